@@ -126,7 +126,13 @@ def _collect(pipes: dict[int, int], deadline: float) -> list[Any]:
 
 
 def _rank_main(
-    rank: int, world_size: int, folder: str, writer: int, fn: Callable[..., Any], args: tuple[Any, ...], timeout: float
+    rank: int,
+    world_size: int,
+    folder: str,
+    writer: int,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    timeout: float,
 ) -> None:
     """The life of one forked rank; never returns."""
     import torch.distributed as dist

@@ -1,0 +1,77 @@
+"""When a rank stops: asked to (TERM, INT, USR1), or because its launcher is gone.
+
+The signals are taken by a thread of their own, since the main thread may sit in a collective, where no
+Python handler runs. A first signal sets a flag; all ranks agree on it at the next step boundary. A second
+one of the same kind, or 20 s without a boundary after TERM or INT, ends the rank at once, unsaved.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+GRACE_S = 20.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOPPED = 130
+
+
+def block_signals() -> None:
+    """Leaves the stop signals to `StopRequest`'s thread. Call before any library starts threads."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+class StopRequest:
+    """The flag, its agreement over all ranks, and the ends that cannot wait for an agreement."""
+
+    def __init__(self, end_now: Callable[[str], None], parent: int | None = None) -> None:
+        """
+        Args:
+            end_now: called from a thread with the reason when the rank must end at once; must not return.
+            parent: the launcher's process id; None takes the parent of this process.
+        """
+        self._end_now = end_now
+        self._parent = os.getppid() if parent is None else parent
+        self._asked: str | None = None
+        self._deadline = float("inf")
+        self._seen: Counter[int] = Counter()
+        threading.Thread(target=self._listen, name="stop-signals", daemon=True).start()
+
+    @property
+    def asked(self) -> str | None:
+        """The signal's name once this rank was asked to stop."""
+        return self._asked
+
+    def boundary(self, device: torch.device) -> bool:
+        """Whether any rank was asked to stop: a one-byte MAX all-reduce at a step boundary. Collective."""
+        flag = torch.tensor([self._asked is not None], dtype=torch.uint8, device=device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        agreed = bool(flag.item())
+        if agreed:
+            # From here on the rank saves, with its peers: the boundary was reached in time.
+            self._deadline = float("inf")
+        return agreed
+
+    def _listen(self) -> None:
+        while True:
+            received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
+            if received is not None:
+                self._receive(received.si_signo)
+            if time.monotonic() > self._deadline:
+                self._end_now(f"asked to stop by {self._asked}, but no step ended within {GRACE_S:.0f} s")
+            if os.getppid() != self._parent:
+                self._end_now("the launcher is gone")
+
+    def _receive(self, number: int) -> None:
+        self._seen[number] += 1
+        name = signal.Signals(number).name
+        if self._seen[number] > 1 and number != signal.SIGUSR1:
+            self._end_now(f"asked to stop by a second {name}")
+        if self._asked is None:
+            self._asked = name
+        if number != signal.SIGUSR1:
+            self._deadline = min(self._deadline, time.monotonic() + GRACE_S)
