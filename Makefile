@@ -1,0 +1,34 @@
+# Thin: every target is a line or two. PYTHON picks the interpreter that makes the environment.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/tiny_cpu
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-all check .venv
+
+demo: .venv
+	$(BIN)/python -m runtime.attempts set-aside $(RUN)
+	DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/deepspeed --num_gpus 4 train.py --strategy ds_configs/tiny_cpu.yaml
+	test -f $(RUN)/done.json
+	$(BIN)/python -m runtime.generate $(RUN)
+
+test: .venv
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv
+	$(BIN)/python -m pytest
+
+check: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# torch comes first: without it, DeepSpeed's own build would look for one.
+.venv: .venv/installed
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,128 @@
+"""A layout under test: the product's own groups, model, engine and step, observed from outside."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.collectives import NO_CLOCK
+from planner import Plan, Strategy, build_plan
+from runtime.build import Totals, build_model
+from runtime.engine import make_engine, prepare_process
+from runtime.groups import make_groups
+from runtime.learning_rate import learning_rate
+from runtime.state import VALUE, View, views
+from runtime.steps import MicroBatch, train_step, training_batches
+from tests.distributed.ranks import run_ranks
+from tests.distributed.reference import STEPS, Course, tokens_of
+
+Part = tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, int] | None, np.ndarray]
+
+
+def run_layout(strategy: Strategy, masks: dict[int, np.ndarray] | None = None, timeout: float = 90) -> Course:
+    """`STEPS` steps in the strategy's layout, put together to global tensors."""
+    plan = build_plan(strategy)
+    ranks = run_ranks(plan.world_size, _train, plan, masks, timeout=timeout)
+    for other in ranks[1:]:
+        assert other["losses"] == ranks[0]["losses"], "ranks report different losses"
+        assert other["norms"] == ranks[0]["norms"], "ranks report different norms"
+    return Course(
+        losses=ranks[0]["losses"],
+        norms=ranks[0]["norms"],
+        gradients=[
+            {name: t for (name, _), t in _assemble([r["gradients"][step] for r in ranks]).items()}
+            for step in range(STEPS)
+        ],
+        final=_assemble([r["final"] for r in ranks]),
+        expert_tokens=[torch.stack([r["expert_tokens"][step] for r in ranks]).sum(0) for step in range(STEPS)],
+    )
+
+
+def start(plan: Plan) -> tuple[Any, Any]:
+    """The engine and groups of this rank, as train.py makes them."""
+    rank = torch.distributed.get_rank()
+    prepare_process()
+    groups = make_groups(plan, rank)
+    model = build_model(plan, groups, torch.device("cpu"))
+    return make_engine(model, plan, groups, NO_CLOCK), groups
+
+
+def _train(plan: Plan, masks: dict[int, np.ndarray] | None) -> dict[str, Any]:
+    engine, groups = start(plan)
+    training = plan.strategy.training
+    caught: dict[str, list[Part]] = {}
+    order = list(views(engine, groups))
+
+    def catch(*_: Any) -> None:
+        # What the optimizer is given. Under ZeRO DeepSpeed steps one parameter group at a time.
+        for view in order:
+            holder = _holder(engine, view)
+            if view.kind == VALUE and holder.grad is not None:
+                flat = holder.grad.reshape(-1)
+                first = view.tensor.storage_offset() - holder.data.storage_offset()
+                caught[view.name] = _part(view, flat[first : first + view.tensor.numel()])
+
+    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    adam.register_step_pre_hook(catch)
+    result: dict[str, Any] = {"losses": [], "norms": [], "gradients": [], "expert_tokens": []}
+    for step in range(STEPS):
+        tokens = tokens_of(plan.strategy, step)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(step + 1, training, training.steps)
+        batches = training_batches(
+            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+        )
+        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        if masks is not None:
+            mask = masks[step]
+            totals = Totals(num_tokens=int(mask.sum()), num_sequences=int(mask.any(1).sum()))
+            cut = training_batches(
+                lambda rows, m=mask: m[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+            )
+            batches = [
+                MicroBatch(tokens_BS1=b.tokens_BS1, mask_BS=m.tokens_BS1)
+                for b, m in zip(batches, cut, strict=True)
+            ]
+        caught.clear()
+        outcome = train_step(engine, groups, batches, totals, NO_CLOCK)
+        result["losses"].append(outcome.loss)
+        result["norms"].append(outcome.grad_norm)
+        result["gradients"].append(list(caught.values()))
+        result["expert_tokens"].append(outcome.expert_tokens)
+    result["final"] = [_part(view, view.tensor) for view in views(engine, groups)]
+    return result
+
+
+def _holder(engine: Any, view: View) -> Tensor:
+    """The tensor that the base optimizer steps and `view` is a part of."""
+    storage = view.tensor.untyped_storage().data_ptr()
+    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    partitions = getattr(engine.optimizer, "single_partition_of_fp32_groups", None)
+    candidates = partitions or [p for g in adam.param_groups for p in g["params"]]
+    (holder,) = [p for p in candidates if p.untyped_storage().data_ptr() == storage]
+    return holder
+
+
+def _part(view: View, values: Tensor) -> Part:
+    array = values.detach().float().numpy().reshape(-1).copy()
+    return view.name, view.kind, view.shard.global_shape, view.shard.offsets, view.shape, view.flat, array
+
+
+def _assemble(ranks: list[list[Part]]) -> dict[tuple[str, str], Tensor]:
+    """Global tensors; every element must be held by some rank, and all that hold it must agree to the bit."""
+    whole: dict[tuple[str, str], np.ndarray] = {}
+    for parts in ranks:
+        for name, kind, shape, offsets, local_shape, flat, values in parts:
+            target = whole.setdefault((name, kind), np.full(shape, np.nan, dtype=np.float32))
+            box = tuple(slice(o, o + n) for o, n in zip(offsets, local_shape, strict=True))
+            local = target[box].reshape(-1).copy()
+            begin, end = flat or (0, local.size)
+            known = local[begin:end]
+            held = ~np.isnan(known)
+            assert np.array_equal(known[held], values[held]), f"replicas of {name} ({kind}) differ"
+            local[begin:end] = values
+            target[box] = local.reshape(local_shape)
+    for (name, kind), values in whole.items():
+        assert not np.isnan(values).any(), f"nobody holds all of {name} ({kind})"
+    return {key: torch.from_numpy(values) for key, values in whole.items()}
