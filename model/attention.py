@@ -1,0 +1,120 @@
+"""Decides how tokens see each other: causal attention with RoPE, grouped key/value heads, optional q/k norms.
+
+Heads are split over tp: queries, keys and values by column, the output by row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.cache_utils import Cache
+
+from .collectives import ModelGroups, copy_to_tp
+from .configuration_switchyard import SwitchyardConfig
+from .linear import ColumnLinear, RowLinear
+from .norm import HeadNorm, ProjectionNorm
+
+# B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, H heads, d head size
+
+
+class Attention(nn.Module):
+    """Causal self-attention of one layer; `layer` is its global number, which names its place in a cache.
+
+    Raises:
+        ValueError: if tp does not divide the query heads and the key/value heads.
+    """
+
+    def __init__(self, config: SwitchyardConfig, layer: int, groups: ModelGroups) -> None:
+        super().__init__()
+        tp = 1 if groups.tp is None else groups.tp.size
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            if getattr(config, name) % tp:
+                raise ValueError(
+                    f"tp {tp} does not divide {name} ({getattr(config, name)}); legal: a divisor"
+                )
+        self.layer, self.groups, self.head_dim = layer, groups, config.head_dim
+        num_q, num_kv = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
+        self.is_grouped = config.num_key_value_heads != config.num_attention_heads
+        self.q_proj = ColumnLinear(config.hidden_size, num_q, groups, config.head_dim)
+        self.k_proj = ColumnLinear(config.hidden_size, num_kv, groups, config.head_dim)
+        self.v_proj = ColumnLinear(config.hidden_size, num_kv, groups, config.head_dim)
+        self.o_proj = RowLinear(num_q, config.hidden_size, groups, config.head_dim)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm == "head":
+            self.q_norm: nn.Module = HeadNorm(config.head_dim, config.rms_norm_eps, groups)
+            self.k_norm: nn.Module = HeadNorm(config.head_dim, config.rms_norm_eps, groups)
+        elif config.qk_norm == "projection":
+            self.q_norm = ProjectionNorm(num_q, config.head_dim, config.rms_norm_eps, groups)
+            self.k_norm = ProjectionNorm(num_kv, config.head_dim, config.rms_norm_eps, groups)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: tuple[Tensor | None, bool],
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """`rotation` from `rotations`, `mask` from `attention_mask`; a cache is extended by these tokens."""
+        x_BSD = copy_to_tp(x_BSD, self.groups.tp, self.groups.clock)
+        q, k = self.q_proj(x_BSD), self.k_proj(x_BSD)
+        if self.qk_norm == "projection":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q_BSHd, k_BSHd = self._heads(q), self._heads(k)
+        if self.qk_norm == "head":
+            q_BSHd, k_BSHd = self.q_norm(q_BSHd), self.k_norm(k_BSHd)
+        q_BHSd = rotate(q_BSHd.transpose(1, 2), rotation)
+        k_BHLd = rotate(k_BSHd.transpose(1, 2), rotation)
+        v_BHLd = self._heads(self.v_proj(x_BSD)).transpose(1, 2)
+        if cache is not None:
+            k_BHLd, v_BHLd = cache.update(k_BHLd, v_BHLd, self.layer)
+        allowed, is_causal = mask
+        y_BHSd = functional.scaled_dot_product_attention(
+            q_BHSd, k_BHLd, v_BHLd, attn_mask=allowed, is_causal=is_causal, enable_gqa=self.is_grouped
+        )
+        return self.o_proj(y_BHSd.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+def rotations(positions_BS: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine for `rotate`, [B or 1, 1, S, d], the angles in fp32 at least.
+
+    Pairs are (i, i + d/2), as in Hugging Face's models.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    exponent = torch.arange(0, head_dim, 2, device=positions_BS.device, dtype=wide) / head_dim
+    angles = positions_BS[:, None, :, None].to(wide) * theta**-exponent
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, signed_sin = rotation
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin
+
+
+def attention_mask(
+    mask_BL: Tensor | None, num_new: int, num_cached: int, num_keys: int, device: torch.device
+) -> tuple[Tensor | None, bool]:
+    """What `scaled_dot_product_attention` is told: (allowed [B, 1, S, L] or None, is_causal).
+
+    `mask_BL` is true for real tokens, cached ones first; None: all are real. A padded token sees itself,
+    so that no row is empty (an empty row gives NaN); nothing real ever sees it.
+    """
+    if mask_BL is None and num_keys == num_cached + num_new:
+        if num_cached == 0:
+            return None, num_new > 1
+        if num_new == 1:
+            return None, False
+    query = torch.arange(num_cached, num_cached + num_new, device=device)[:, None]
+    key = torch.arange(num_keys, device=device)[None, :]
+    allowed = (key <= query)[None, None]
+    if mask_BL is not None:
+        real = functional.pad(mask_BL.bool(), (0, num_keys - mask_BL.shape[1]))
+        allowed = (allowed & real[:, None, None, :]) | (key == query)
+    return allowed, False

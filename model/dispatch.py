@@ -1,0 +1,136 @@
+"""Decides how routed tokens reach their experts and come back: exactly the rows there are, in expert order.
+
+Rows are moved by gathers only, forward and backward (no index_add), so the result is the same in every run
+and a token's does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .collectives import ModelGroups, all_to_all_rows, exchange_counts
+from .experts import Experts
+from .norm import at_least_fp32
+from .router import Routing
+
+# U tokens of this rank's share, K top-k, R rows to send (kept routes), M rows received, D hidden,
+# E experts, L experts of this rank, P ranks of the ep group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Which row each kept route is. Rows are in order of expert, then token."""
+
+    route_R: Tensor  # the route (token · K + place) of each row
+    row_UK: Tensor  # the row of each route; R for a route that is not kept
+    has_gaps: bool  # whether there can be such routes
+    counts_E: Tensor
+
+
+def dispatch(x_UD: Tensor, routing: Routing, experts: Experts, groups: ModelGroups) -> Tensor:
+    """Sum over each token's kept routes of gate · expert(x), [U, D] in the dtype of `x_UD`."""
+    rows = rows_by_expert(routing.experts_UK, routing.kept_UK, experts.num_experts)
+    x_RD = _GatherRows.apply(x_UD, rows)
+    y_RD = _exchange(x_RD, rows.counts_E, experts, groups)
+    return _Combine.apply(y_RD, routing.gates_UK, rows).to(x_UD.dtype)
+
+
+def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int) -> Rows:
+    """Sorts the kept routes by expert. Waits for the device once, and only if some may not be kept."""
+    expert_N = experts_UK.reshape(-1)
+    if kept_UK is not None:
+        expert_N = expert_N.masked_fill(~kept_UK.reshape(-1), num_experts)
+    route_N = expert_N.argsort(stable=True)
+    row_N = torch.empty_like(route_N)
+    row_N.scatter_(0, route_N, torch.arange(len(route_N), device=route_N.device))
+    counts = expert_N.new_zeros(num_experts + 1).scatter_add_(0, expert_N, torch.ones_like(expert_N))
+    counts_E = counts[:num_experts]
+    num_rows = len(route_N) if kept_UK is None else int(counts_E.sum())
+    return Rows(
+        route_R=route_N[:num_rows],
+        row_UK=row_N.clamp(max=num_rows).view_as(experts_UK),
+        has_gaps=kept_UK is not None,
+        counts_E=counts_E,
+    )
+
+
+def _exchange(x_RD: Tensor, counts_E: Tensor, experts: Experts, groups: ModelGroups) -> Tensor:
+    """Every row through its expert, wherever that is; the order of the rows is kept."""
+    if groups.ep is None:
+        return experts(x_RD, counts_E)
+    sent_PL = counts_E.view(groups.ep.size, -1)
+    received_PL = exchange_counts(sent_PL, groups.ep, groups.clock)
+    send_rows, receive_rows = torch.stack([sent_PL.sum(1), received_PL.sum(1)]).tolist()
+    x_MD = all_to_all_rows(x_RD, send_rows, receive_rows, groups.ep, groups.clock)
+    if experts.num_local == 1:
+        y_MD = experts(x_MD, received_PL.sum(0))
+    else:
+        # They arrive by rank, then expert; the experts want them by expert, then rank.
+        expert_PL = torch.arange(experts.num_local, device=x_MD.device).repeat(groups.ep.size)
+        expert_M = expert_PL.repeat_interleave(received_PL.reshape(-1), output_size=sum(receive_rows))
+        order_M = expert_M.argsort(stable=True)
+        back_M = torch.empty_like(order_M)
+        back_M.scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
+        y_MD = experts(_Permute.apply(x_MD, order_M, back_M), received_PL.sum(0))
+        y_MD = _Permute.apply(y_MD, back_M, order_M)
+    return all_to_all_rows(y_MD, receive_rows, send_rows, groups.ep, groups.clock)
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in another order. `index_select`'s own backward adds by index, which is slower and, on GPUs,
+    not the same in every run."""
+
+    @staticmethod
+    def forward(ctx: Any, x_MD: Tensor, order_M: Tensor, back_M: Tensor) -> Tensor:
+        ctx.save_for_backward(back_M)
+        return x_MD.index_select(0, order_M)
+
+    @staticmethod
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor | None, ...]:
+        (back_M,) = ctx.saved_tensors
+        return grad_MD.index_select(0, back_M), None, None
+
+
+class _GatherRows(torch.autograd.Function):
+    """The row of each kept route is its token's; backward sums a token's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x_UD: Tensor, rows: Rows) -> Tensor:
+        ctx.rows = rows
+        return x_UD.index_select(0, rows.route_R // rows.row_UK.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
+        grad_UKD = _pick(grad_RD, ctx.rows)
+        return (grad_UKD.squeeze(1) if grad_UKD.shape[1] == 1 else grad_UKD.sum(1)), None
+
+
+class _Combine(torch.autograd.Function):
+    """Sum over a token's routes of gate · row, in fp32 at least."""
+
+    @staticmethod
+    def forward(ctx: Any, y_RD: Tensor, gates_UK: Tensor, rows: Rows) -> Tensor:
+        ctx.save_for_backward(y_RD, gates_UK)
+        ctx.rows = rows
+        y_UKD = at_least_fp32(_pick(y_RD, rows)) * gates_UK[..., None]
+        return y_UKD.squeeze(1) if y_UKD.shape[1] == 1 else y_UKD.sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_UD: Tensor) -> tuple[Tensor | None, ...]:
+        y_RD, gates_UK = ctx.saved_tensors
+        rows: Rows = ctx.rows
+        grad_R1 = gates_UK.reshape(-1).index_select(0, rows.route_R)[:, None]
+        grad_RD = grad_UD.index_select(0, rows.route_R // gates_UK.shape[1]) * grad_R1
+        grad_gates_UK = (at_least_fp32(_pick(y_RD, rows)) * grad_UD[:, None]).sum(-1)
+        return grad_RD.to(y_RD.dtype), grad_gates_UK, None
+
+
+def _pick(x_RD: Tensor, rows: Rows) -> Tensor:
+    """[U, K, D]: the row of each route, zeros for one that is not kept."""
+    if rows.has_gaps:
+        x_RD = torch.cat([x_RD, x_RD.new_zeros(1, x_RD.shape[1])])
+    return x_RD.index_select(0, rows.row_UK.reshape(-1)).view(*rows.row_UK.shape, x_RD.shape[1])

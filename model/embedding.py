@@ -1,0 +1,41 @@
+"""Decides how token ids become vectors: the vocabulary's rows are split over tp, the results summed.
+
+A vocabulary that tp does not divide gives the first ranks one row more. No rank holds a row that is no
+token, so there is none that could be predicted or stored.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .collectives import ModelGroups, Shard, reduce_from_tp, share_of
+from .linear import mark_tp_sharded
+
+# B sequences, S tokens of each, V vocabulary, D hidden
+
+
+class VocabEmbedding(nn.Module):
+    """Rows [start, start + length) of the [V, D] embedding."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, groups: ModelGroups) -> None:
+        super().__init__()
+        self.groups = groups
+        self.start, self.length = share_of(vocab_size, groups.tp)
+        self.shard = Shard((vocab_size, hidden_size), (self.start, 0))
+        self.weight = nn.Parameter(torch.empty(self.length, hidden_size))
+        mark_tp_sharded(self.weight, groups)
+
+    def forward(self, ids_BS: Tensor) -> Tensor:
+        """[B, S, D]. Without tp, an id outside the vocabulary raises IndexError (on CPU)."""
+        if self.groups.tp is None:
+            return functional.embedding(ids_BS, self.weight)
+        local_BS = ids_BS - self.start
+        elsewhere_BS = (local_BS < 0) | (local_BS >= self.length)
+        x_BSD = functional.embedding(local_BS.masked_fill(elsewhere_BS, 0), self.weight)
+        x_BSD = x_BSD.masked_fill(elsewhere_BS[..., None], 0.0)
+        return reduce_from_tp(x_BSD, self.groups.tp, self.groups.clock)
+
+    def shards(self) -> dict[str, Shard]:
+        return {"weight": self.shard}

@@ -1,0 +1,55 @@
+"""Decides how a matrix is split over tensor parallel ranks: by its outputs (column) or inputs (row)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .collectives import ModelGroups, Shard, reduce_from_tp, share_of
+
+
+class ColumnLinear(nn.Module):
+    """y = W x with the outputs split over tp; `x` must have come through `copy_to_tp`.
+
+    The outputs are shared out in units of `unit` (a head), so that no unit is cut.
+    """
+
+    def __init__(self, in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> None:
+        super().__init__()
+        assert out_features % unit == 0, f"{out_features} outputs are no whole number of units of {unit}"
+        start, length = share_of(out_features // unit, groups.tp)
+        self.shard = Shard((out_features, in_features), (start * unit, 0))
+        self.weight = nn.Parameter(torch.empty(length * unit, in_features))
+        mark_tp_sharded(self.weight, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
+
+    def shards(self) -> dict[str, Shard]:
+        return {"weight": self.shard}
+
+
+class RowLinear(nn.Module):
+    """y = W x with the inputs split over tp; takes this rank's inputs, gives the whole of y on every rank."""
+
+    def __init__(self, in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> None:
+        super().__init__()
+        assert in_features % unit == 0, f"{in_features} inputs are no whole number of units of {unit}"
+        start, length = share_of(in_features // unit, groups.tp)
+        self.groups = groups
+        self.shard = Shard((out_features, in_features), (0, start * unit))
+        self.weight = nn.Parameter(torch.empty(out_features, length * unit))
+        mark_tp_sharded(self.weight, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reduce_from_tp(functional.linear(x, self.weight), self.groups.tp, self.groups.clock)
+
+    def shards(self) -> dict[str, Shard]:
+        return {"weight": self.shard}
+
+
+def mark_tp_sharded(parameter: nn.Parameter, groups: ModelGroups) -> None:
+    """DeepSpeed's marks: without them its norm counts a split parameter on the first tp rank only."""
+    if groups.tp is not None:
+        parameter.model_parallel = parameter.tensor_model_parallel = True

@@ -1,0 +1,317 @@
+"""Decides how the parts make a causal language model, whole or a pipeline stage, to train and generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from .attention import Attention, attention_mask, rotations
+from .collectives import ModelGroups, Shard
+from .configuration_switchyard import SwitchyardConfig
+from .embedding import VocabEmbedding
+from .initialisation import initialize_parameters
+from .mlp import MLP
+from .moe import MoELayer
+from .norm import RMSNorm
+from .output import Aggregation, CrossEntropy, LMHead
+from .router import Routing
+
+# B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, E experts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingSums:
+    """What routing costs and did, summed over this model's MoE layers and this rank's tokens.
+
+    Under tp it is this rank's share: sums over the tp group are the whole. `balance` is Σ_sequences Σ_i
+    f_i·P_i and `z` is Σ_tokens logsumexp², not divided by anything; both carry gradient.
+    """
+
+    balance: Tensor
+    z: Tensor
+    expert_tokens: Tensor  # int64 [MoE layers here, E]: routes to each expert before any drop
+    dropped: Tensor  # int64
+
+
+class SwitchyardPreTrainedModel(PreTrainedModel):
+    config_class = SwitchyardConfig
+    config: SwitchyardConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _no_split_modules = ("DecoderLayer",)
+    _supports_sdpa = True
+    _skip_keys_device_placement = ("past_key_values",)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Weights are drawn by name, all at once, in `init_weights`."""
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm x), then x + mlp(norm x); `layer` is its global number."""
+
+    def __init__(self, config: SwitchyardConfig, layer: int, groups: ModelGroups) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer, groups)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: MLP | MoELayer
+        if config.is_dense_layer(layer):
+            width = config.intermediate_size
+            self.mlp = MLP(config.expert, config.hidden_act, config.hidden_size, width, groups)
+        else:
+            self.mlp = MoELayer(config, groups)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: tuple[Tensor | None, bool],
+        mask_BS: Tensor | None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, Routing | None]:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotation, mask, cache)
+        normed_BSD = self.post_attention_layernorm(x_BSD)
+        if isinstance(self.mlp, MoELayer):
+            y_BSD, routing = self.mlp(normed_BSD, mask_BS)
+            return x_BSD + y_BSD, routing
+        return x_BSD + self.mlp(normed_BSD), None
+
+
+class Decoder(nn.Module):
+    """Holds what is under `model.`: the embedding, the layers by their global number, the final norm."""
+
+    def __init__(
+        self,
+        config: SwitchyardConfig,
+        groups: ModelGroups,
+        layers: Sequence[int],
+        has_embedding: bool,
+        has_output: bool,
+    ) -> None:
+        super().__init__()
+        if has_embedding:
+            self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, groups)
+        self.layers = nn.ModuleDict({str(layer): DecoderLayer(config, layer, groups) for layer in layers})
+        if has_output:
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
+    """A Mixture-of-Experts causal language model, or this rank's part of one.
+
+    `groups`: the tensor and expert parallel groups; this rank then holds its shards only. `layers`,
+    `has_embedding`, `has_output`: the part a pipeline stage holds. Names of parameters are always those
+    in the whole model. Weights are drawn from torch's current seed, by name (see `initialize_parameters`).
+    """
+
+    def __init__(
+        self,
+        config: SwitchyardConfig,
+        groups: ModelGroups | None = None,
+        layers: Sequence[int] | None = None,
+        has_embedding: bool = True,
+        has_output: bool = True,
+    ) -> None:
+        super().__init__(config)
+        self.groups = groups if groups is not None else ModelGroups()
+        every = range(config.num_hidden_layers)
+        held = tuple(every if layers is None else layers)
+        assert set(held) <= set(every), f"layers {held} are not all among the {len(every)} of the model"
+        self.has_embedding, self.has_output = has_embedding, has_output
+        self.is_whole = has_embedding and has_output and held == tuple(every)
+        self.model = Decoder(config, self.groups, held, has_embedding, has_output)
+        if has_output:
+            if config.aggregation == "linear":
+                self.aggregation = Aggregation(config.hidden_size, self.groups)
+            self.lm_head = LMHead(config.hidden_size, config.vocab_size, self.groups)
+        self.post_init()
+
+    # What training calls, stage by stage.
+
+    def embed(self, input_ids_BS: Tensor) -> Tensor:
+        """[B, S, D]."""
+        return self.model.embed_tokens(input_ids_BS)
+
+    def run_layers(self, x_BSD: Tensor, mask_BS: Tensor | None = None) -> tuple[Tensor, RoutingSums]:
+        """This part's layers, in order. `mask_BS` is true for real tokens; None: all are."""
+        positions_1S = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
+        x_BSD, routings = self._run_layers(x_BSD, positions_1S, mask_BS, mask_BS, None, [])
+        return x_BSD, self._sums(routings, x_BSD.device)
+
+    def cross_entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None) -> CrossEntropy:
+        """Final norm, aggregation, head and loss, summed over the valid tokens. `targets_BS` are not shifted
+        here; -100 is ignored as a masked token is."""
+        x_TD = self._before_head(x_BSD).flatten(0, 1)
+        mask_T = None if mask_BS is None else mask_BS.reshape(-1)
+        return self.lm_head.cross_entropy(x_TD, targets_BS.reshape(-1), mask_T)
+
+    def shards(self) -> dict[str, Shard]:
+        """Where each parameter of this rank sits in its global tensor, by global name."""
+        found = {
+            f"{prefix}.{name}": shard
+            for prefix, module in self.named_modules()
+            if module is not self and hasattr(module, "shards")
+            for name, shard in module.shards().items()
+        }
+        return {
+            name: found.get(name, Shard(tuple(parameter.shape), (0,) * parameter.dim()))
+            for name, parameter in self.named_parameters()
+        }
+
+    # What Hugging Face calls.
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_router_logits: bool | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        """`loss` is the cross-entropy alone: its mean over labels other than -100, or, with
+        `num_items_in_batch`, its sum over that number.
+
+        `attention_mask` is 2-D, [B, L], 0 for padding on either side.
+
+        Raises:
+            ValueError: for inputs that contradict each other or that this model does not have.
+        """
+        if not self.is_whole:
+            raise ValueError("forward needs the whole model; a stage has embed, run_layers and cross_entropy")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if kwargs.get("output_attentions"):
+            raise ValueError("output_attentions is not supported: attention weights are never formed")
+        x_BSD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        num_new = x_BSD.shape[1]
+        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        mask_BL = _real_tokens(attention_mask, x_BSD.shape[0], num_cached + num_new)
+        if position_ids is None:
+            position_ids = torch.arange(num_cached, num_cached + num_new, device=x_BSD.device)[None]
+        mask_BS = None if mask_BL is None else mask_BL[:, num_cached:]
+        hidden_states: list[Tensor] = []
+        x_BSD, routings = self._run_layers(
+            x_BSD, position_ids, mask_BL, mask_BS, past_key_values, hidden_states
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(self._before_head(x_BSD[:, kept]))
+        loss = None
+        if labels is not None:
+            entropy = self.cross_entropy(x_BSD[:, :-1], labels[:, 1:].to(x_BSD.device))
+            divisor = entropy.num_tokens.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            loss = entropy.sum / divisor
+        if output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=(*hidden_states, x_BSD) if output_hidden_states else None,
+            router_logits=tuple(r.logits_TE for r in routings) if output_router_logits else None,
+        )
+
+    def init_weights(self) -> None:
+        if not any(parameter.is_meta for parameter in self.parameters()):
+            initialize_parameters(self, torch.initial_seed())
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, but a tensor that is missing, left over or of another shape is an error.
+
+        Raises:
+            ValueError: naming those tensors.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        faults = {key: info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+        if any(faults.values()):
+            told = "; ".join(f"{key}: {sorted(map(str, keys))}" for key, keys in faults.items() if keys)
+            raise ValueError(f"the checkpoint does not hold this model: {told}")
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, for a model that is whole on this rank.
+
+        Raises:
+            ValueError: for a shard, which would pass for a whole model.
+        """
+        if not self.is_whole or self.groups.tp is not None or self.groups.ep is not None:
+            raise ValueError("save_pretrained needs the whole model; this rank holds a shard of it")
+        return super().save_pretrained(*args, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def _run_layers(
+        self,
+        x_BSD: Tensor,
+        positions_BS: Tensor,
+        mask_BL: Tensor | None,
+        mask_BS: Tensor | None,
+        cache: Cache | None,
+        hidden_states: list[Tensor],
+    ) -> tuple[Tensor, list[Routing]]:
+        num_new = x_BSD.shape[1]
+        num_cached, num_keys = 0, num_new
+        if cache is not None:
+            num_cached = int(cache.get_seq_length())
+            num_keys = int(cache.get_mask_sizes(num_new, 0)[0])
+        mask = attention_mask(mask_BL, num_new, num_cached, num_keys, x_BSD.device)
+        rotation = rotations(positions_BS, self.config.head_dim, self.config.rope_theta, x_BSD.dtype)
+        routings = []
+        for layer in self.model.layers.values():
+            hidden_states.append(x_BSD)
+            x_BSD, routing = layer(x_BSD, rotation, mask, mask_BS, cache)
+            if routing is not None:
+                routings.append(routing)
+        return x_BSD, routings
+
+    def _before_head(self, x_BSD: Tensor) -> Tensor:
+        x_BSD = self.model.norm(x_BSD)
+        return self.aggregation(x_BSD) if self.config.aggregation == "linear" else x_BSD
+
+    def _sums(self, routings: list[Routing], device: torch.device) -> RoutingSums:
+        if not routings:
+            zero = torch.zeros((), device=device)
+            none = torch.zeros(0, self.config.num_experts, dtype=torch.int64, device=device)
+            return RoutingSums(balance=zero, z=zero, expert_tokens=none, dropped=none.sum())
+        return RoutingSums(
+            balance=torch.stack([routing.balance for routing in routings]).sum(),
+            z=torch.stack([routing.z for routing in routings]).sum(),
+            expert_tokens=torch.stack([routing.expert_tokens_E for routing in routings]),
+            dropped=torch.stack([routing.dropped for routing in routings]).sum(),
+        )
+
+
+def _real_tokens(attention_mask: Tensor | None, num_sequences: int, num_tokens: int) -> Tensor | None:
+    """[B, L] bool, or None where every token is real, which takes the faster path."""
+    if attention_mask is None:
+        return None
+    if tuple(attention_mask.shape) != (num_sequences, num_tokens):
+        raise ValueError(
+            f"attention_mask is {tuple(attention_mask.shape)}; legal: 2-D, {(num_sequences, num_tokens)}, "
+            "cached tokens included"
+        )
+    mask_BL = attention_mask.bool()
+    return None if bool(mask_BL.all()) else mask_BL

@@ -1,0 +1,65 @@
+"""Decides what a Mixture-of-Experts layer is: a router, this rank's experts, a dispatch, shared experts."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .collectives import ModelGroups, gather_from_tp, split_to_tp
+from .configuration_switchyard import SwitchyardConfig
+from .dispatch import dispatch
+from .experts import Experts
+from .mlp import MLP
+from .router import Router, Routing
+from .stock import StockDispatch
+
+# B sequences, S tokens of each, T = B·S tokens, U this rank's share of them, D hidden
+
+
+class MoELayer(nn.Module):
+    """y = Σ gate · expert(x) over each token's experts, plus the shared experts.
+
+    `dispatch` acts in training: `capacity` drops what does not fit and `deepspeed` sends tokens through the
+    stock layer. Evaluation and generation are always dropless, so that a prediction does not depend on
+    what else is in the sequence or whether there is a cache; an exported model runs without DeepSpeed.
+
+    The attributes after `groups` are those that DeepSpeed's engine reads from its own MoE class.
+    """
+
+    def __init__(self, config: SwitchyardConfig, groups: ModelGroups) -> None:
+        super().__init__()
+        self.groups = groups
+        self.ep_size = 1 if groups.ep is None else groups.ep.size
+        self.num_experts = config.num_experts
+        self.num_local_experts = config.num_experts // self.ep_size
+        self.expert_group_name = f"ep_size_{self.ep_size}"
+        self.router = Router(config, groups)
+        self.experts = Experts(config, groups)
+        self.shared_experts: MLP | None = None
+        if config.num_shared_experts:
+            width = config.num_shared_experts * config.moe_intermediate_size
+            self.shared_experts = MLP(config.expert, config.hidden_act, config.hidden_size, width, groups)
+        self.capacity_factor = config.capacity_factor if config.dispatch == "capacity" else None
+        self.stock = StockDispatch(groups) if config.dispatch == "deepspeed" else None
+
+    def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
+        """DeepSpeed's engine calls this to make groups; this layer was given its groups."""
+
+    def forward(self, x_BSD: Tensor, mask_BS: Tensor | None = None) -> tuple[Tensor, Routing]:
+        """Masked tokens get zeros from the routed experts.
+
+        Raises:
+            ValueError: for a mask with stock dispatch in training, which cannot leave tokens out.
+        """
+        tp, clock = self.groups.tp, self.groups.clock
+        if self.training and self.stock is not None:
+            y_BSD, routing = self.stock(x_BSD, mask_BS, self.router, self.experts)
+        else:
+            x_TD = x_BSD.flatten(0, 1)
+            x_UD = split_to_tp(x_TD, tp, clock)
+            capacity_factor = self.capacity_factor if self.training else None
+            routing = self.router(x_BSD, x_UD, mask_BS, capacity_factor)
+            y_UD = dispatch(x_UD, routing, self.experts, self.groups)
+            y_BSD = gather_from_tp(y_UD, len(x_TD), tp, clock).view_as(x_BSD)
+        if self.shared_experts is not None:
+            y_BSD = y_BSD + self.shared_experts(x_BSD)
+        return y_BSD, routing

@@ -1,0 +1,153 @@
+"""Decides how hidden states become logits and a loss: aggregation by row, head by column, loss in chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from .collectives import Group, ModelGroups, PhaseClock, copy_to_tp, gather_from_tp, split_to_tp
+from .linear import ColumnLinear, RowLinear
+
+# T tokens, C tokens of a chunk, V vocabulary (this rank's rows of it under tp), D hidden
+
+# What one chunk's logits may take in fp32. The loss needs about three times that and the gradients of its
+# inputs, however many tokens there are.
+CHUNK_BYTES = 32 * 2**20
+CHUNK_TOKENS_MIN = 128
+IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """Sum over the valid tokens (fp32, with gradient) and their number (int64), both scalars."""
+
+    sum: Tensor
+    num_tokens: Tensor
+
+
+class Aggregation(RowLinear):
+    """The square projection before the head: split by its inputs, takes and gives whole vectors."""
+
+    def __init__(self, hidden_size: int, groups: ModelGroups) -> None:
+        super().__init__(hidden_size, hidden_size, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(split_to_tp(x, self.groups.tp, self.groups.clock, dim=-1))
+
+
+class LMHead(ColumnLinear):
+    """The [V, D] output matrix, its rows (tokens of the vocabulary) split over tp."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, groups: ModelGroups) -> None:
+        super().__init__(hidden_size, vocab_size, groups)
+        self.vocab_size, self.groups = vocab_size, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of the whole vocabulary, on every tp rank."""
+        tp, clock = self.groups.tp, self.groups.clock
+        return gather_from_tp(super().forward(copy_to_tp(x, tp, clock)), self.vocab_size, tp, clock, dim=-1)
+
+    def cross_entropy(
+        self, x_TD: Tensor, targets_T: Tensor, mask_T: Tensor | None, chunk_tokens: int | None = None
+    ) -> CrossEntropy:
+        """Summed over tokens that `mask_T` calls valid and whose target is not -100.
+
+        Neither the tokens' nor the ranks' logits are ever together: tp ranks exchange three numbers a token.
+        """
+        tp, clock = self.groups.tp, self.groups.clock
+        valid_T = targets_T != IGNORED
+        if mask_T is not None:
+            valid_T = valid_T & mask_T.bool()
+        if chunk_tokens is None:
+            chunk_tokens = max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * self.weight.shape[0]))
+        total = _ChunkedCrossEntropy.apply(
+            copy_to_tp(x_TD, tp, clock),
+            self.weight,
+            targets_T - self.shard.offsets[0],
+            valid_T,
+            tp,
+            clock,
+            chunk_tokens,
+        )
+        return CrossEntropy(sum=total, num_tokens=valid_T.sum())
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Logits and their gradient live for one chunk: the inputs' gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        weight_VD: Tensor,
+        local_targets_T: Tensor,
+        valid_T: Tensor,
+        group: Group | None,
+        clock: PhaseClock,
+        chunk_tokens: int,
+    ) -> Tensor:
+        wide = torch.promote_types(x_TD.dtype, torch.float32)
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        grad_x_TD = torch.empty_like(x_TD) if needs_x else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if needs_weight else None
+        sums = [x_TD.new_zeros((), dtype=wide)]
+        for start in range(0, x_TD.shape[0], chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            x_CD, valid_C = x_TD[chunk], valid_T[chunk]
+            target_C = local_targets_T[chunk]
+            is_here_C = (target_C >= 0) & (target_C < weight_VD.shape[0])
+            target_C1 = target_C.masked_fill(~is_here_C, 0)[:, None]
+            logits_CV = functional.linear(x_CD, weight_VD).to(wide)
+            target_logit_C = logits_CV.gather(1, target_C1)[:, 0].masked_fill(~is_here_C, 0.0)
+            highest_C = logits_CV.amax(1)
+            exp_CV = logits_CV.sub_(highest_C[:, None]).exp_()
+            log_sum_C, target_logit_C = _whole_vocabulary(
+                highest_C, exp_CV.sum(1), target_logit_C, group, clock
+            )
+            sums.append((log_sum_C - target_logit_C).masked_fill(~valid_C, 0.0).sum())
+            if not (needs_x or needs_weight):
+                continue
+            scale_C = (highest_C - log_sum_C).exp().masked_fill(~valid_C, 0.0)
+            grad_CV = exp_CV.mul_(scale_C[:, None])
+            grad_CV.scatter_add_(1, target_C1, -(is_here_C & valid_C).to(wide)[:, None])
+            grad_CV = grad_CV.to(x_TD.dtype)
+            if grad_x_TD is not None:
+                torch.mm(grad_CV, weight_VD, out=grad_x_TD[chunk])
+            if grad_weight_VD is not None:
+                if wide == x_TD.dtype:
+                    grad_weight_VD.addmm_(grad_CV.t(), x_CD)
+                else:
+                    grad_weight_VD += grad_CV.t() @ x_CD
+        ctx.save_for_backward(grad_x_TD, grad_weight_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        return torch.stack(sums).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x_TD, grad_weight_VD = ctx.saved_tensors
+        if grad_x_TD is not None:
+            grad_x_TD = grad_x_TD * grad.to(grad_x_TD.dtype)
+        if grad_weight_VD is not None:
+            grad_weight_VD = (grad_weight_VD * grad).to(ctx.weight_dtype)
+        return grad_x_TD, grad_weight_VD, None, None, None, None, None
+
+
+def _whole_vocabulary(
+    highest_C: Tensor, sum_C: Tensor, target_logit_C: Tensor, group: Group | None, clock: PhaseClock
+) -> tuple[Tensor, Tensor]:
+    """Logsumexp and target's logit over all ranks' parts of the vocabulary, bit-equal on all of them."""
+    if group is None:
+        return highest_C + sum_C.log(), target_logit_C
+    mine_3C = torch.stack([highest_C, sum_C, target_logit_C])
+    all_R3C = mine_3C.new_empty(group.size, *mine_3C.shape)
+    with clock.phase("tensor_parallel"):
+        dist.all_gather_into_tensor(all_R3C.view(-1, mine_3C.shape[1]), mine_3C, group=group.process_group)
+    highest_RC, sum_RC, target_logit_RC = all_R3C.unbind(1)
+    top_C = highest_RC.amax(0)
+    whole_sum_C = (sum_RC * (highest_RC - top_C).exp()).sum(0)
+    return top_C + whole_sum_C.log(), target_logit_RC.sum(0)

@@ -1,0 +1,158 @@
+"""Decides which experts a token goes to, with what weight, and what balance and z-loss that routing costs.
+
+Under tp the partners hold the same tokens. Each decides the routes of all of them from the same numbers,
+without gradient, and takes gates, B and Z, with gradient, on its own contiguous share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .collectives import ModelGroups, share_of, sum_gradients
+from .configuration_switchyard import SwitchyardConfig
+from .norm import at_least_fp32
+
+# B sequences, S tokens of each, T = B·S tokens, U this rank's share of them, D hidden, E experts, K top-k
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """The routes of this rank's share of the tokens, and what they say of the whole."""
+
+    experts_UK: Tensor  # int64
+    gates_UK: Tensor  # fp32, with gradient; 0 where not kept
+    kept_UK: Tensor | None  # bool; None: every route is kept
+    balance: Tensor  # this share's part of the sum over sequences of Σ f·P, with gradient
+    z: Tensor  # this share's part of the sum over valid tokens of logsumexp², with gradient
+    expert_tokens_E: Tensor  # int64: this share's routes to each expert before any drop
+    dropped: Tensor  # int64: this share's dropped routes
+    logits_TE: Tensor  # fp32, all tokens, without gradient under tp
+
+
+class Router(nn.Module):
+    """Softmax over all experts in fp32, then the k highest; `weight` is [E, D], the same on every rank."""
+
+    def __init__(self, config: SwitchyardConfig, groups: ModelGroups) -> None:
+        super().__init__()
+        self.num_experts, self.top_k = config.num_experts, config.num_experts_per_tok
+        self.normalizes_gates = config.normalizes_gates
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+
+    def forward(
+        self, x_BSD: Tensor, x_UD: Tensor, mask_BS: Tensor | None, capacity_factor: float | None
+    ) -> Routing:
+        """`x_UD` is this rank's share of the rows of `x_BSD`; only it gets a gradient.
+
+        `capacity_factor` None: nothing is dropped. Masked tokens have no routes and count nowhere.
+        """
+        num_sequences, num_tokens = x_BSD.shape[:2]
+        tp, clock = self.groups.tp, self.groups.clock
+        start, length = share_of(num_sequences * num_tokens, tp)
+        weight = at_least_fp32(sum_gradients(self.weight, tp, clock))
+        logits_UE = functional.linear(at_least_fp32(x_UD), weight)
+        if tp is None:
+            logits_TE = logits_UE
+        else:
+            with torch.no_grad():
+                logits_TE = functional.linear(at_least_fp32(x_BSD.detach().flatten(0, 1)), weight)
+        scores_UE = logits_UE.softmax(-1)
+        scores_TE = scores_UE.detach() if tp is None else logits_TE.softmax(-1)
+
+        experts_TK = scores_TE.topk(self.top_k, -1).indices
+        valid_T = None if mask_BS is None else mask_BS.reshape(-1).bool()
+        tokens_B = _tokens_of_sequences(mask_BS, num_sequences, num_tokens, x_BSD.device)
+        kept_TK = valid_T if valid_T is None else valid_T[:, None].expand_as(experts_TK)
+        num_routes = kept_TK
+        if capacity_factor is not None:
+            capacity_B = (capacity_factor * self.top_k * tokens_B.double() / self.num_experts).ceil().long()
+            fits_TK = self._fits(scores_TE, experts_TK, valid_T, capacity_B)
+            kept_TK = fits_TK if kept_TK is None else fits_TK & kept_TK
+
+        mine = slice(start, start + length)
+        experts_UK = experts_TK[mine]
+        gates_UK = scores_UE.gather(1, experts_UK)
+        if self.normalizes_gates:
+            gates_UK = gates_UK / gates_UK.sum(-1, keepdim=True)
+        kept_UK = None if kept_TK is None else kept_TK[mine]
+        if kept_UK is not None:
+            gates_UK = gates_UK.masked_fill(~kept_UK, 0.0)
+        routes_UK = _ones_of(num_routes, experts_TK)[mine]
+        expert_tokens_E = experts_UK.new_zeros(self.num_experts)
+        expert_tokens_E.scatter_add_(0, experts_UK.reshape(-1), routes_UK.reshape(-1))
+        dropped = expert_tokens_E.new_zeros(()) if kept_UK is None else routes_UK.sum() - kept_UK.sum()
+        cost_TE = self._cost_of_scores(experts_TK, num_routes, tokens_B, num_tokens, scores_UE.dtype)
+        squares_U = logits_UE.logsumexp(-1).square()
+        if valid_T is not None:
+            squares_U = squares_U.masked_fill(~valid_T[mine], 0.0)
+        return Routing(
+            experts_UK=experts_UK,
+            gates_UK=gates_UK,
+            kept_UK=kept_UK,
+            balance=(scores_UE * cost_TE[mine]).sum(),
+            z=squares_U.sum(),
+            expert_tokens_E=expert_tokens_E,
+            dropped=dropped,
+            logits_TE=logits_TE,
+        )
+
+    def _cost_of_scores(
+        self,
+        experts_TK: Tensor,
+        is_route_TK: Tensor | None,
+        tokens_B: Tensor,
+        num_tokens: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """[T, E]: d(Σ_sequences Σ_i f_i·P_i)/d(score), which is f_i / S of the token's sequence.
+
+        B is linear in the scores, because f has no gradient: their product with this, summed over any share
+        of the tokens, is that share's part of B. f_i = E/(k·S) · routes of the sequence to expert i.
+        """
+        routes_TK = _ones_of(is_route_TK, experts_TK)
+        counts_BE = experts_TK.new_zeros(len(tokens_B), self.num_experts)
+        by_sequence = (len(tokens_B), num_tokens * self.top_k)
+        counts_BE.scatter_add_(1, experts_TK.view(by_sequence), routes_TK.reshape(by_sequence))
+        tokens_B1 = tokens_B.clamp(min=1)[:, None].double()
+        cost_BE = (counts_BE * (self.num_experts / self.top_k) / tokens_B1.square()).to(dtype)
+        cost_TE = cost_BE.repeat_interleave(num_tokens, 0, output_size=len(experts_TK))
+        return cost_TE if is_route_TK is None else cost_TE.masked_fill(~is_route_TK[:, :1], 0.0)
+
+    def _fits(
+        self, scores_TE: Tensor, experts_TK: Tensor, valid_T: Tensor | None, capacity_B: Tensor
+    ) -> Tensor:
+        """[T, K] bool: the route is among its sequence's and expert's highest `capacity` scores.
+
+        Equal scores: the earlier position stays.
+        """
+        num_tokens = len(experts_TK) // len(capacity_B)
+        sequence_T1 = torch.arange(len(experts_TK), device=experts_TK.device)[:, None] // num_tokens
+        # A queue for each sequence and expert, and one for tokens that are masked.
+        queue_TK = sequence_T1 * (self.num_experts + 1) + experts_TK
+        if valid_T is not None:
+            nowhere_T1 = sequence_T1 * (self.num_experts + 1) + self.num_experts
+            queue_TK = torch.where(valid_T[:, None], queue_TK, nowhere_T1)
+        queue_R = queue_TK.reshape(-1)
+        by_score_R = scores_TE.gather(1, experts_TK).reshape(-1).sort(descending=True, stable=True).indices
+        by_queue_R = by_score_R[queue_R[by_score_R].argsort(stable=True)]
+        sorted_R = queue_R[by_queue_R]
+        place_R = torch.arange(len(sorted_R), device=sorted_R.device) - torch.searchsorted(sorted_R, sorted_R)
+        fits_R = place_R < capacity_B[sorted_R // (self.num_experts + 1)]
+        return torch.empty_like(fits_R).scatter_(0, by_queue_R, fits_R).view_as(experts_TK)
+
+
+def _tokens_of_sequences(
+    mask_BS: Tensor | None, num_sequences: int, num_tokens: int, device: torch.device
+) -> Tensor:
+    """S of the formulas: valid tokens of each sequence, [B] int64."""
+    if mask_BS is None:
+        return torch.full((num_sequences,), num_tokens, device=device)
+    return mask_BS.bool().sum(1)
+
+
+def _ones_of(is_route_TK: Tensor | None, like_TK: Tensor) -> Tensor:
+    return torch.ones_like(like_TK) if is_route_TK is None else is_route_TK.long()

@@ -1,0 +1,118 @@
+"""Decides how tokens go through DeepSpeed's own MOELayer and TopKGate, over views of our parameters.
+
+DeepSpeed's modules are held outside the module tree: they add no parameters, names or checkpoint entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .collectives import ModelGroups, share_of
+from .experts import Experts
+from .router import Router, Routing
+
+# B sequences, S tokens of each, D hidden, P ranks of the ep group, L experts of this rank, C rows an expert
+
+
+class StockDispatch:
+    """Dropless in DeepSpeed's way: every expert is padded to the fullest one of the ep group.
+
+    Equal to `dropless` where no token is masked and tp divides the tokens. Its all-to-all is inside
+    DeepSpeed and counts as compute on the clock.
+    """
+
+    def __init__(self, groups: ModelGroups) -> None:
+        self.groups = groups
+        self.layer: Any = None
+
+    def __call__(
+        self, x_BSD: Tensor, mask_BS: Tensor | None, router: Router, experts: Experts
+    ) -> tuple[Tensor, Routing]:
+        """The routing is for the counts: DeepSpeed routes by itself, so its B and Z carry no gradient.
+
+        Raises:
+            ValueError: if a mask is given, or tp does not divide the tokens.
+        """
+        if mask_BS is not None:
+            raise ValueError("dispatch deepspeed cannot leave masked tokens out; legal: dropless, capacity")
+        tp = 1 if self.groups.tp is None else self.groups.tp.size
+        num_tokens = x_BSD.shape[0] * x_BSD.shape[1]
+        if num_tokens % tp:
+            raise ValueError(
+                f"dispatch deepspeed cannot share {num_tokens} tokens among tp {tp}; legal: multiples of {tp}"
+            )
+        if self.layer is None:
+            self.layer = self._build(router, experts)
+        # The same tensors, not copies; set at every call, because an engine may replace parameters.
+        self.layer.gate.wg.weight = router.weight
+        self.layer.experts.experts = experts
+        y_BSD = self.layer(x_BSD, None)
+        with torch.no_grad():
+            x_TD = x_BSD.flatten(0, 1)
+            start, length = share_of(num_tokens, self.groups.tp)
+            routing = router(x_BSD, x_TD[start : start + length], None, None)
+        return y_BSD, routing
+
+    def _build(self, router: Router, experts: Experts) -> Any:
+        from deepspeed.moe.sharded_moe import MOELayer, TopKGate
+        from deepspeed.utils import groups as deepspeed_groups
+        from deepspeed.utils.bwc import bwc_tensor_model_parallel_world_size
+
+        tp, ep = self.groups.tp, self.groups.ep
+        known = bwc_tensor_model_parallel_world_size(deepspeed_groups.mpu)
+        assert known == (1 if tp is None else tp.size), f"DeepSpeed's mpu says tp {known}, the model has {tp}"
+        if tp is not None:
+            _gather_flat_tokens()
+        with torch.device("meta"):  # its own weight is replaced; making one would consume random numbers
+            gate = TopKGate(
+                router.weight.shape[1],
+                router.num_experts,
+                k=router.top_k,
+                min_capacity=0,
+                drop_tokens=False,
+                use_rts=False,
+                top2_2nd_expert_sampling=False,
+            )
+        ep_size = 1 if ep is None else ep.size
+        layer = MOELayer(gate, _Blocks(), f"ep_size_{ep_size}", ep_size, experts.num_local)
+        layer._set_ep_group(None if ep is None else ep.process_group)
+        return layer
+
+
+class _Blocks:
+    """Stands where MOELayer expects its experts: [P, L, C, D] in, [P, L, C, D] out."""
+
+    experts: Experts
+
+    def __call__(self, x_PLCD: Tensor) -> Tensor:
+        num_ranks, num_local, capacity, hidden = x_PLCD.shape
+        x_LRD = x_PLCD.transpose(0, 1).reshape(num_local, num_ranks * capacity, hidden)
+        y_LPCD = self.experts.blocks(x_LRD).view(num_local, num_ranks, capacity, hidden)
+        return y_LPCD.transpose(0, 1)
+
+
+def _gather_flat_tokens() -> None:
+    """Replaces DeepSpeed's gather of tokens by one that gloo takes.
+
+    DeepSpeed 0.19.8, moe/mappings.py:40: `all_gather_into_tensor` gets a flat output and an input that is
+    not flat; gloo answers "invalid tensor size". When that line passes a flat input, delete this.
+    """
+    import deepspeed
+    from deepspeed.moe import mappings
+    from deepspeed.utils.bwc import bwc_tensor_model_parallel_group, bwc_tensor_model_parallel_world_size
+
+    def gather(x: Tensor, dim: int = 0) -> Tensor:
+        mpu = deepspeed.utils.groups.mpu
+        size = bwc_tensor_model_parallel_world_size(mpu)
+        if size == 1:
+            return x.contiguous()
+        x = x.contiguous()
+        gathered = x.new_empty(size * x.numel())
+        group = bwc_tensor_model_parallel_group(mpu)
+        deepspeed.comm.all_gather_into_tensor(gathered, x.view(-1), group=group)
+        return torch.cat([part.view_as(x) for part in gathered.chunk(size)], dim=dim)
+
+    mappings._gather_tokens = gather

@@ -1,0 +1,136 @@
+"""The steps of a run: batches, updates, validation, checkpoints, and a clean end when one is asked for."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from planner import Plan
+from runtime.build import Totals
+from runtime.data import TokenData
+from runtime.groups import RankGroups
+from runtime.learning_rate import learning_rate
+from runtime.signals import StopRequest
+from runtime.steps import StepResult, train_step, training_batches, validation_batches, validation_loss
+from runtime.telemetry import PhaseClock
+
+logger = logging.getLogger(__name__)
+
+# A gradient that is not finite is passed over; this many in a row are no accident.
+MAX_SKIPPED = 10
+
+
+class Diverged(RuntimeError):
+    """Step after step had a gradient that is not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What is told of a step. Losses are means over valid tokens; `tokens` are those of the global batch."""
+
+    step: int
+    result: StepResult
+    validation_loss: float | None
+    learning_rate: float
+    tokens: int
+    phases_s: dict[str, float]
+    step_s: float
+
+
+class Listener(Protocol):
+    """Who hears of each step: files, TensorBoard, the terminal."""
+
+    def step(self, report: StepReport) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """One rank's training from step `first_step` (exclusive) to the strategy's last."""
+
+    plan: Plan
+    engine: DeepSpeedEngine
+    groups: RankGroups
+    data: TokenData
+    clock: PhaseClock
+    stop: StopRequest
+    listener: Listener
+    save: Callable[[int], None]
+    first_step: int
+    horizon: int
+
+    def run(self) -> int:
+        """Trains; returns the last step done: the strategy's, or an earlier one when asked to stop.
+
+        Every step that ends the run, or is a multiple of `output.checkpoint_every`, is saved.
+
+        Raises:
+            Diverged: if too many steps in a row had a gradient that is not finite.
+        """
+        training, output = self.plan.strategy.training, self.plan.strategy.output
+        last_step = training.steps
+        skipped = 0
+        for step in range(self.first_step + 1, last_step + 1):
+            report = self._step(step, validate=step % output.validate_every == 0 or step == last_step)
+            self.listener.step(report)
+            skipped = skipped + 1 if report.result.skipped else 0
+            if skipped:
+                logger.warning("step %d: the gradient is not finite; no update was made", step)
+            if skipped == MAX_SKIPPED:
+                raise Diverged(
+                    f"{MAX_SKIPPED} steps in a row (to step {step}) had a gradient that is not finite; "
+                    "lower training.learning_rate or resume from an earlier checkpoint"
+                )
+            stopping = self.stop.boundary(self.engine.device)
+            if stopping or step == last_step or step % output.checkpoint_every == 0:
+                self.save(step)
+            if stopping:
+                return step
+        return last_step
+
+    def _step(self, step: int, *, validate: bool) -> StepReport:
+        training, batch = self.plan.strategy.training, self.plan.batch
+        rate = learning_rate(step, training, self.horizon)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        started = time.perf_counter()
+        self.clock.reset()
+        with self.clock.phase("data"):
+            micro_batches = training_batches(
+                lambda rows: self.data.train_rows(step - 1, rows),
+                batch,
+                self.groups.stage,
+                self.groups.data.rank,
+                self.engine.device,
+            )
+        # Packed data: every position is valid.
+        num_tokens = batch.global_batch * training.seq_length
+        totals = Totals(num_tokens=num_tokens, num_sequences=batch.global_batch)
+        result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
+        phases_s = self.clock.reset()
+        step_s = time.perf_counter() - started
+        return StepReport(
+            step=step,
+            result=result,
+            validation_loss=self._validate() if validate else None,
+            learning_rate=rate,
+            tokens=num_tokens,
+            phases_s=phases_s,
+            step_s=step_s,
+        )
+
+    def _validate(self) -> float:
+        num_sequences = self.data.num_validation_sequences
+        micro_batches = validation_batches(
+            self.data.validation_rows,
+            num_sequences,
+            self.plan.batch,
+            self.groups.stage,
+            self.groups.data.rank,
+            self.engine.device,
+        )
+        num_tokens = num_sequences * self.plan.strategy.training.seq_length
+        totals = Totals(num_tokens=num_tokens, num_sequences=num_sequences)
+        return validation_loss(self.engine, self.groups, micro_batches, totals)
