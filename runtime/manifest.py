@@ -32,16 +32,16 @@ EXACT = ConfigDict(extra="forbid")
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written or read; the message says which, what was found and what still holds."""
+    """A checkpoint could not be written or read; the message says which one, and what was found."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
     """What a checkpoint says about the run that wrote it; plain JSON values throughout.
 
-    attempt: the claim (attempts/NNNN.json) that wrote it. layout: how the ranks were arranged, to be shown and
-    compared, never needed to read. counters: what the loop goes on from (tokens, data position, optimizer
-    steps, the schedule's horizon). extra: anything else that must come back as it was.
+    attempt: the claim (attempts/NNNN.json) that wrote it. layout: how the ranks were arranged, to be shown
+    and compared, never needed to read. counters: what the loop goes on from (tokens, data position,
+    optimizer steps, the schedule's horizon). extra: anything else that must come back as it was.
     """
 
     attempt: int
@@ -113,6 +113,26 @@ class Manifest:
     __pydantic_config__ = EXACT
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint that was opened: its folder and what its manifest says. Plain data, fit to be sent."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    @property
+    def meta(self) -> Meta:
+        return self.manifest.meta
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(record.num_bytes for record in self.manifest.files.values())
+
+
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
@@ -161,7 +181,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def faults_of(manifest: Manifest) -> tuple[str, ...]:
-    """Every way in which the manifest's tensors do not add up: holes, overlaps, boxes outside, unknown files."""
+    """Every way in which the tensors do not add up: holes, overlaps, boxes outside, unknown files."""
     faults = [f"{name!r} is not a file name" for name in manifest.files if not FILE_NAME.fullmatch(name)]
     for name, kinds in manifest.tensors.items():
         for kind, tensor in kinds.items():

@@ -1,26 +1,22 @@
-"""Decides how one rank's tensors become a safetensors file, and how slices come back out of such files."""
+"""Decides how one rank's tensors become a safetensors file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from runtime.boxes import Box, inside, is_within, overlap, parts, whole
+from runtime.boxes import Box, is_within, whole
 from runtime.durable import fsync_folder
-from runtime.manifest import CheckpointError, FileRecord, Manifest, StoredPiece, StoredTensor, uncovered
-
-logger = logging.getLogger(__name__)
+from runtime.manifest import FileRecord, StoredPiece
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -36,7 +32,6 @@ DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 CHUNK_BYTES = 8 << 20
 
 
@@ -83,9 +78,7 @@ class WrittenPiece:
     stored: StoredPiece
 
 
-def write_shard(
-    path: Path, pieces: Sequence[Piece], progress: Callable[[str], None]
-) -> tuple[FileRecord, tuple[WrittenPiece, ...]]:
+def write_shard(path: Path, pieces: Sequence[Piece]) -> tuple[FileRecord, tuple[WrittenPiece, ...]]:
     """Write `pieces` as one safetensors file, on disk when this returns; hashed while it streams.
 
     safetensors' own writer wants every tensor in memory and its bytes read again for the hash. The format is
@@ -131,12 +124,8 @@ def write_shard(
                     chunk = chunk[taken:]
 
         put(memoryview(len(text).to_bytes(8, "little") + text))
-        progress("header")
-        for index, piece in enumerate(ordered):
+        for piece in ordered:
             put(_bytes_of(piece.tensor))
-            if index == len(ordered) // 2:
-                progress("half of the data")
-        progress("data")
         os.fsync(file.fileno())
     fsync_folder(path.parent)
     return FileRecord(num_bytes=num_bytes, sha256=digest.hexdigest()), tuple(written)
@@ -152,88 +141,16 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-class Reader:
-    """Reads any part of any tensor of a checkpoint, whatever pieces it was written in.
+def _free_key(piece: Piece, taken: Mapping[str, object]) -> str:
+    # Names alone would do, but for what one rank holds twice: two fragments, or a box and its master.
+    key = f"{piece.kind}/{piece.name}"
+    count = 1
+    while key in taken:
+        count += 1
+        key = f"{piece.kind}/{piece.name}#{count}"
+    return key
 
-    Holds the files open; memory is the tensor asked for and one slice on its way. Close it, or use it as a
-    context. The files' hashes are taken as verified.
-    """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder = folder
-        self._manifest = manifest
-        self._files: dict[str, safe_open] = {}
-
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the files."""
-        self._files.clear()
-
-    def stored(self, name: str, kind: str) -> StoredTensor:
-        """What the checkpoint holds under this name and kind.
-
-        Raises:
-            CheckpointError: if it holds no such tensor.
-        """
-        kinds = self._manifest.tensors.get(name, {})
-        if kind not in kinds:
-            has = f"only its {', '.join(sorted(kinds))}" if kinds else "no tensor of that name"
-            raise CheckpointError(f"{self._folder}: no {kind} of {name}: the checkpoint has {has}")
-        return kinds[kind]
-
-    def read(
-        self,
-        name: str,
-        kind: str,
-        *,
-        offsets: tuple[int, ...] | None = None,
-        shape: tuple[int, ...] | None = None,
-        flat: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """A box of the global tensor (offsets and shape; None: all of it), in the dtype it was written in.
-
-        With `flat` = (start, stop), that range of the flattened box, as a vector.
-
-        Raises:
-            CheckpointError: if the tensor is not there, has another shape, or a part is in no file.
-        """
-        stored = self.stored(name, kind)
-        assert (offsets is None) == (shape is None), "a box is offsets and a shape"
-        box = whole(stored.shape) if offsets is None or shape is None else Box(offsets, shape)
-        where = f"{self._folder}: {name} ({kind}) {box}"
-        if not is_within(box, whole(stored.shape)):
-            raise CheckpointError(f"{where}: the checkpoint's tensor has the shape {list(stored.shape)}")
-        assert flat is None or 0 <= flat[0] <= flat[1] <= box.num_elements, f"{where}: flat {flat}"
-
-        out = torch.empty(
-            box.num_elements if flat is None else flat[1] - flat[0], dtype=DTYPES[stored.dtype]
-        )
-        num_filled = position = 0
-        for want in parts(box, flat):
-            target = out[position : position + want.num_elements].view(want.shape)
-            position += want.num_elements
-            for piece in stored.pieces:
-                if overlap(piece.box, want) is not None:
-                    num_filled += self._copy(piece, want, target)
-        if num_filled != out.numel():
-            missing = uncovered(parts(box, flat), stored.pieces)
-            raise CheckpointError(f"{where}: no file holds {', '.join(map(str, missing[:3]))}")
-        return out.view(box.shape) if flat is None else out
-
-    def _copy(self, piece: StoredPiece, want: Box, target: Tensor) -> int:
-        """Copy what `piece` has of `want` into `target`, which is `want`; returns the elements copied."""
-        num_copied = 0
-        start = piece.flat[0] if piece.flat is not None else 0
-        for have in parts(piece.box, piece.flat):
-            common = overlap(want, have)
-            if common is not None:
-                source = self._slice(piece, have, common, position=start)
-                target[inside(common, want)].copy_(source)
-                num_copied += common.num_elements
-            start += have.num_elements
-        return num_copied
+def _bytes_of(tensor: Tensor) -> memoryview:
+    on_cpu = tensor.detach().cpu().contiguous()
+    return memoryview(on_cpu.reshape(-1).view(torch.uint8).numpy())
