@@ -46,6 +46,7 @@ __all__ = [
     "Ranks",
     "Reader",
     "newest",
+    "open_checkpoint",
     "verify",
     "whole_weights",
     "write",
@@ -129,7 +130,7 @@ def newest(folder: Path, ranks: Ranks = ALONE) -> CheckpointInfo | None:
         paths = ranks.on_rank_0(lambda: commit.candidates(folder))
         damages: list[str] = []
         for path in paths:
-            info, damage = ranks.on_rank_0(lambda path=path: _open(path))
+            info, damage = ranks.on_rank_0(lambda path=path: _opened(path))
             damage = damage if info is None else verify(info, ranks)
             if not damage:
                 return info
@@ -159,9 +160,18 @@ def verify(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
     return ranks.broadcast(None if answers is None else tuple(sorted(chain.from_iterable(answers))))
 
 
-def _open(path: Path) -> tuple[CheckpointInfo | None, tuple[str, ...]]:
+def open_checkpoint(path: Path) -> CheckpointInfo:
+    """One checkpoint by its folder. Its manifest is checked, its other files are not: `verify` does that.
+
+    Raises:
+        CheckpointError: if the manifest is missing or damaged.
+    """
+    return CheckpointInfo(folder=path, manifest=read_manifest(path))
+
+
+def _opened(path: Path) -> tuple[CheckpointInfo | None, tuple[str, ...]]:
     try:
-        return CheckpointInfo(folder=path, manifest=read_manifest(path)), ()
+        return open_checkpoint(path), ()
     except CheckpointError as error:
         return None, (str(error),)
 

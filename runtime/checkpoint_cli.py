@@ -15,8 +15,8 @@ from rich.table import Table
 
 from planner import Problem
 from runtime import commit
+from runtime.checkpoint import CheckpointError, CheckpointInfo, open_checkpoint
 from runtime.checkpoint import verify as damage_of
-from runtime.manifest import CheckpointError, CheckpointInfo, read_manifest
 
 DAMAGED, WRONG_INPUT = 1, 2
 OUTPUT_VERSION = 1
@@ -54,7 +54,7 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
     """Show what is in a checkpoint: the newest in FOLDER. Its files' hashes are not read (see verify)."""
     path = _checkpoints(folder)[0]
     try:
-        info = CheckpointInfo(folder=path, manifest=read_manifest(path))
+        info = open_checkpoint(path)
     except CheckpointError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
         raise typer.Exit(DAMAGED) from error
@@ -104,7 +104,7 @@ def _table(info: CheckpointInfo) -> Table:
 
 def _damage(path: Path) -> tuple[str, ...]:
     try:
-        return damage_of(CheckpointInfo(folder=path, manifest=read_manifest(path)))
+        return damage_of(open_checkpoint(path))
     except CheckpointError as error:
         return (str(error),)
 

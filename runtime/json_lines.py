@@ -1,0 +1,85 @@
+"""Decides how files of JSON lines are appended to and read, over kills and resumes.
+
+A line is one write, so that lines of two writers, or of a writer and a kill, never mix. A line that a kill
+tore is ended by the next writer and passed over by readers. When a step was done again after a resume, its
+last line counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class LineFile:
+    """An append-only file of JSON objects, one a line; made, with its folder, if it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            self._write(b"\n")
+
+    def append(self, fields: Mapping[str, Any]) -> None:
+        """Add one object as a line.
+
+        JSON has no NaN and no infinity. Such a number becomes null, and the line gets the key `not_finite`,
+        which names each by its dotted path: {"loss": null, "not_finite": {"loss": "nan"}}.
+
+        Raises:
+            OSError: if the disk does not take the whole line.
+        """
+        not_finite: dict[str, str] = {}
+        plain = _finite(fields, "", not_finite)
+        if not_finite:
+            plain["not_finite"] = not_finite
+        self._write(json.dumps(plain, allow_nan=False, separators=(", ", ": ")).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+    def _write(self, line: bytes) -> None:
+        num_written = os.write(self._descriptor, line)
+        if num_written != len(line):
+            raise OSError(f"{self._path}: only {num_written} of a line's {len(line)} bytes were written")
+
+
+def read_steps(path: Path) -> dict[int, dict[str, Any]]:
+    """The last line of each step, in the order of the steps; torn lines are passed over with a warning.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line:
+            continue
+        try:
+            fields = json.loads(line)
+            steps[int(fields["step"])] = fields
+        except (ValueError, TypeError, KeyError):
+            logger.warning("%s:%d is not a whole line of a step; passed over", path, number)
+    return dict(sorted(steps.items()))
+
+
+def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _finite(item, f"{path}.{key}" if path else key, not_finite) for key, item in value.items()
+        }
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item, f"{path}.{index}", not_finite) for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        not_finite[path] = str(value)
+        return None
+    return value
