@@ -1,0 +1,262 @@
+"""How the text of a strategy is read: YAML 1.2 scalars, duplicate keys refused, a line for every key."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from planner.problems import Problem
+from planner.units import shorten
+
+MAX_BYTES = 2**20  # a strategy is a page; more is some other file
+_MAX_DIGITS = 300  # longer numbers overflow a float
+
+# YAML 1.2.2, section 10.3.2 (core schema): what a plain scalar means. Everything else is text: unlike in
+# YAML 1.1, `no`, `on`, `10:30`, `2024-01-01` and `1_000` are text, `017` is seventeen, `3e-4` is a number.
+_NULL = re.compile(r"~|null|Null|NULL|")
+_TRUE = re.compile(r"true|True|TRUE")
+_FALSE = re.compile(r"false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+")
+_OCTAL = re.compile(r"0o[0-7]+")
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_INFINITY = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
+_NAN = re.compile(r"\.nan|\.NaN|\.NAN")
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(kw_only=True)
+class Entry:
+    """A value of the document with the line of its key or list item; `override` if it came from one."""
+
+    value: "Mapping | tuple[Entry, ...] | str | int | float | bool | None"
+    line: int | None
+    override: str | None = None
+
+    def plain(self) -> Any:
+        """The value as dicts, tuples and scalars."""
+        if isinstance(self.value, Mapping):
+            return {key: entry.plain() for key, entry in self.value.entries.items()}
+        if isinstance(self.value, tuple):
+            return tuple(entry.plain() for entry in self.value)
+        return self.value
+
+
+@dataclass(kw_only=True)
+class Mapping:
+    """A mapping of the document."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+
+def resolve_scalar(text: str) -> str | int | float | bool | None:
+    """What a plain (unquoted) scalar means in YAML 1.2.
+
+    Raises:
+        ValueError: a number of more digits than any strategy needs.
+    """
+    if _NULL.fullmatch(text):
+        return None
+    if _TRUE.fullmatch(text):
+        return True
+    if _FALSE.fullmatch(text):
+        return False
+    is_number = (
+        _INT.fullmatch(text) or _OCTAL.fullmatch(text) or _HEX.fullmatch(text) or _FLOAT.fullmatch(text)
+    )
+    if is_number and len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    if _INT.fullmatch(text):
+        return int(text)
+    if _OCTAL.fullmatch(text) or _HEX.fullmatch(text):
+        return int(text, 0)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if match := _INFINITY.fullmatch(text):
+        return float("-inf" if match.group(1) == "-" else "inf")
+    if _NAN.fullmatch(text):
+        return float("nan")
+    return text
+
+
+class Document:
+    """The tree of one text; `problems` holds what is wrong with the form of it."""
+
+    def __init__(self, text: str, file: str | None, override: str | None = None) -> None:
+        self.problems: list[Problem] = []
+        self._file = file
+        self._override = override
+        self._built: dict[int, Entry] = {}
+        self._open: set[int] = set()
+        self._path: list[str] = []
+        self.root: Entry | None = None
+        node = self._compose(text)
+        if node is not None:
+            self.root = self._build(node, node.start_mark.line + 1)
+
+    def _problem(self, line: int | None, found: str, expected: str, fix: str, key: str | None = None) -> None:
+        path = [*self._path, key] if key is not None else self._path
+        self.problems.append(
+            Problem(
+                path=".".join(path) or None,
+                line=None if self._override else line,
+                found=found,
+                expected=expected,
+                fix=fix,
+                file=self._file,
+                override=self._override,
+            )
+        )
+
+    def _compose(self, text: str) -> Node | None:
+        loader = None
+        try:
+            loader = _Loader(text)
+            node = loader.get_single_node()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            what = " ".join(part for part in (error.context, error.problem) if part)
+            self._problem(
+                mark.line + 1 if mark else None,
+                f"this is not YAML: {shorten(what, 120)}",
+                "a YAML mapping, as in ds_configs/",
+                "correct the text at this line (indent with spaces, close quotes and brackets)",
+            )
+            return None
+        except yaml.YAMLError as error:
+            self._problem(
+                None,
+                f"this is not YAML: {shorten(' '.join(str(error).split()), 120)}",
+                "plain text in UTF-8",
+                "remove the characters that are no text",
+            )
+            return None
+        except RecursionError:
+            self._problem(
+                None,
+                "values are nested too deeply",
+                "at most a few levels",
+                "remove the brackets or indentation",
+            )
+            return None
+        finally:
+            if loader is not None:
+                loader.dispose()
+        if node is None:
+            self._problem(
+                None, "the file is empty", "a YAML mapping", "write the strategy, as in ds_configs/"
+            )
+        return node
+
+    def _build(self, node: Node, line: int) -> Entry:
+        """The entry of a node; an alias gets the entry of its anchor, with the lines of the anchor."""
+        if id(node) in self._open:
+            self._problem(
+                line, "an alias stands inside its own anchor", "a finite value", "write the value out"
+            )
+            return Entry(value=None, line=line)
+        if id(node) in self._built:
+            return Entry(value=self._built[id(node)].value, line=line)
+        self._open.add(id(node))
+        value: Any
+        if isinstance(node, MappingNode):
+            value = self._mapping(node)
+        elif isinstance(node, SequenceNode):
+            self._check_tag(node, "seq")
+            value = tuple(self._build(item, item.start_mark.line + 1) for item in node.value)
+        else:
+            value = self._scalar(node)
+        self._open.discard(id(node))
+        entry = Entry(value=value, line=line, override=self._override)
+        self._built[id(node)] = entry
+        return entry
+
+    def _mapping(self, node: MappingNode) -> Mapping:
+        self._check_tag(node, "map")
+        own: dict[str, Entry] = {}
+        merged: dict[str, Entry] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            key = key_node.value if isinstance(key_node, ScalarNode) else None
+            if key is None or not isinstance(self._scalar(key_node), str):
+                shown = f"{key!r}" if key is not None else "a list or mapping"
+                self._problem(
+                    line, f"the key {shown} is not text", "a name", "remove it, or put it in quotes"
+                )
+                continue
+            if key in lines:
+                self._problem(
+                    line,
+                    f"is written twice, here and in line {lines[key]}",
+                    "every key once",
+                    "remove one of the two",
+                    key,
+                )
+                continue
+            lines[key] = line
+            self._path.append(key)
+            if key == "<<" and key_node.tag == _PLAIN:
+                for name, entry in self._merge(value_node, line):
+                    merged.setdefault(name, entry)
+            else:
+                own[key] = self._build(value_node, line)
+            self._path.pop()
+        return Mapping(entries={**own, **{key: entry for key, entry in merged.items() if key not in own}})
+
+    def _merge(self, node: Node, line: int) -> Iterator[tuple[str, Entry]]:
+        """The entries that `<<` brings in: of one mapping or of a list of them, the earlier one first."""
+        parts = node.value if isinstance(node, SequenceNode) else [node]
+        for part in parts:
+            value = self._build(part, line).value
+            if isinstance(value, Mapping):
+                yield from value.entries.items()
+            elif id(part) not in self._open:
+                self._problem(line, "<< is not given a mapping", "an alias of a mapping", "write <<: *anchor")
+
+    def _scalar(self, node: Node) -> str | int | float | bool | None:
+        assert isinstance(node, ScalarNode)
+        text: str = node.value
+        tag = node.tag.removeprefix(_TAG)
+        if tag == "str":
+            return text
+        try:
+            value = resolve_scalar(text)
+        except ValueError as error:
+            self._problem(
+                node.start_mark.line + 1, str(error), "a number of usual size", "write a smaller number"
+            )
+            return None
+        if tag != _PLAIN and not isinstance(value, _TAGGED.get(tag, ())):
+            self._check_tag(node, "str")
+        return value
+
+    def _check_tag(self, node: Node, kind: str) -> None:
+        if node.tag != _TAG + kind:
+            self._problem(
+                node.start_mark.line + 1,
+                f"the tag {node.tag.replace(_TAG, '!!')} is not understood here",
+                "plain values",
+                "remove the tag",
+            )
+
+
+_PLAIN = "plain"
+_TAGGED: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "null": (type(None),),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's parser without its YAML 1.1 scalars: only whether a scalar is plain is kept."""
+
+    def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
+        if kind is ScalarNode:
+            return _PLAIN if implicit[0] else _TAG + "str"
+        return _TAG + ("seq" if kind is SequenceNode else "map")

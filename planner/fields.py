@@ -1,0 +1,162 @@
+"""The types of a strategy's keys: bounded numbers, quantities with units, and how each says what is wrong."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from planner.units import (
+    EXAMPLES,
+    Dimension,
+    QuantityError,
+    format_quantity,
+    legal_units,
+    parse_quantity,
+    quantity_pattern,
+    shorten,
+)
+
+# Validation and serialisation context: True while the values come from, or go to, text that people write.
+AS_TEXT = {"text": True}
+
+
+class Section(BaseModel):
+    """A mapping of the strategy: no key beside the named ones, no coercion of text to numbers, immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def wrong(found: str, expected: str, fix: str | None = None) -> PydanticCustomError:
+    """What a validator raises; `load` makes a Problem of it."""
+    return PydanticCustomError("switchyard", "{found}", {"found": found, "expected": expected, "fix": fix})
+
+
+def show(value: object) -> str:
+    """A value as the message of a Problem names it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (true or false)"
+    if isinstance(value, (int, float)):
+        return f"{shorten(repr(value), 40)} (a number)"
+    if isinstance(value, str):
+        return f"{shorten(repr(value))} (text)"
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, (tuple, list)) else type(value).__name__
+
+
+def is_text(info: ValidationInfo | SerializationInfo) -> bool:
+    """Whether the values come from (go to) text, where a quantity must carry its unit."""
+    return isinstance(info.context, dict) and bool(info.context.get("text"))
+
+
+def _whole(value: Any) -> Any:
+    """`1e5` is a float to YAML and a whole number to people."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _quantity(dimension: Dimension, whole: bool) -> list[Any]:
+    example = EXAMPLES[dimension]
+
+    def parse(value: Any, info: ValidationInfo) -> Any:
+        expected = f"a number with a unit ({legal_units(dimension)}), for example {example}"
+        if isinstance(value, str):
+            try:
+                value = parse_quantity(value, dimension)
+            except QuantityError as error:
+                raise wrong(str(error), expected) from None
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong(f"{show(value)} is not a quantity", expected)
+        elif is_text(info):
+            raise wrong(f"{value!r} has no unit", expected, f"write {value!r} with its unit")
+        if not 0 < value < 1e30:
+            raise wrong(f"{value!r} {dimension} is out of range", f"more than 0, for example {example}")
+        if whole and value != int(value):
+            raise wrong(f"{value!r} {dimension} is not whole", f"a whole number of {dimension}")
+        return int(value) if whole else float(value)
+
+    def write(value: Any, info: SerializationInfo) -> Any:
+        return format_quantity(value, dimension) if is_text(info) and value is not None else value
+
+    schema = {"type": "string", "pattern": quantity_pattern(dimension), "examples": [example]}
+    return [BeforeValidator(parse), PlainSerializer(write), WithJsonSchema(schema)]
+
+
+_bytes, _rate, _flops, _time = (
+    _quantity("bytes", whole=True),
+    _quantity("bytes/s", whole=False),
+    _quantity("FLOP/s", whole=False),
+    _quantity("seconds", whole=False),
+)
+Bytes = Annotated[int, _bytes[0], _bytes[1], _bytes[2]]
+BytesPerSecond = Annotated[float, _rate[0], _rate[1], _rate[2]]
+FlopPerSecond = Annotated[float, _flops[0], _flops[1], _flops[2]]
+Seconds = Annotated[float, _time[0], _time[1], _time[2]]
+
+LARGEST = 10**9  # of any count; keeps products of a few of them exact and tables of them finite
+Positive = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
+NotNegative = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1), BeforeValidator(_whole)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+NotNegativeNumber = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _matches(pattern: str, expected: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if compiled.fullmatch(value) is None:
+            raise wrong(f"{shorten(value)!r} is not usable as this", expected)
+        return value
+
+    return check
+
+
+# A folder under output.folder and a job's name: no separators, no leading dot or dash.
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+RunName = Annotated[
+    str,
+    AfterValidator(
+        _matches(
+            rf"(?!.*\.\.){NAME_PATTERN}(?<!\.)",
+            "1 to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+        )
+    ),
+]
+# Paths reach shell scripts and manifests: quoted there, but a control character is never meant.
+Path = Annotated[
+    str, AfterValidator(_matches(r"[^\x00-\x1f\x7f]{1,4096}", "a path without control characters"))
+]
+VariableName = Annotated[
+    str,
+    AfterValidator(
+        _matches(r"[A-Za-z_][A-Za-z0-9_]{0,254}", "a variable's name: letters, digits, underscores")
+    ),
+]
+
+
+def _variable_value(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+VariableValue = Annotated[
+    str,
+    BeforeValidator(_variable_value),
+    AfterValidator(_matches(r"[^\x00-\x1f\x7f]{0,4096}", "text on one line")),
+]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]

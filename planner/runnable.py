@@ -1,0 +1,79 @@
+"""What a strategy may describe but this version cannot run yet: one small rule for each."""
+
+from collections.abc import Iterator
+
+from planner.problems import Problem
+from planner.strategy import Strategy
+
+
+def runnable(strategy: Strategy) -> tuple[Problem, ...]:
+    """Everything that keeps this version from training the strategy; empty when it can."""
+    return tuple(problem for rule in _RULES for problem in rule(strategy))
+
+
+def _missing(path: str, value: object, what: str, legal: str) -> Problem:
+    return Problem(
+        path=path,
+        line=None,
+        found=f"{value} can be planned, but this version does not run {what} yet",
+        expected=legal,
+        fix=f"set {path} to {legal} to train, or use `python -m launch plan` only",
+    )
+
+
+def _tensor_parallelism(s: Strategy) -> Iterator[Problem]:
+    if s.parallel.tp > 1:
+        yield _missing("parallel.tp", s.parallel.tp, "tensor parallelism", "1")
+
+
+def _staged_placement(s: Strategy) -> Iterator[Problem]:
+    if s.parallel.placement == "staged":
+        yield _missing("parallel.placement", "staged", "the staged placement", "colocated")
+
+
+def _pipeline(s: Strategy) -> Iterator[Problem]:
+    if s.parallel.pp > 1:
+        yield _missing("parallel.pp", s.parallel.pp, "pipeline parallelism", "1")
+
+
+def _fp8(s: Strategy) -> Iterator[Problem]:
+    if s.training.precision == "fp8":
+        yield _missing("training.precision", "fp8", "FP8 training", "bf16")
+
+
+def _fp8_payload(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.fp8_payload:
+        yield _missing("runtime.fp8_payload", "true", "FP8 payloads", "false")
+
+
+def _bias_balance(s: Strategy) -> Iterator[Problem]:
+    if s.training.balance == "bias":
+        yield _missing("training.balance", "bias", "loss-free balancing", "loss")
+
+
+def _recompute(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.recompute != "none":
+        yield _missing("runtime.recompute", s.runtime.recompute, "recomputation", "none")
+
+
+def _all_to_all(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.all_to_all != "flat":
+        yield _missing("runtime.all_to_all", s.runtime.all_to_all, "a hierarchical all-to-all", "flat")
+
+
+def _init_from(s: Strategy) -> Iterator[Problem]:
+    if s.model.init_from is not None:
+        yield _missing("model.init_from", s.model.init_from, "a start from other weights", "null")
+
+
+_RULES = (
+    _tensor_parallelism,
+    _staged_placement,
+    _pipeline,
+    _fp8,
+    _fp8_payload,
+    _bias_balance,
+    _recompute,
+    _all_to_all,
+    _init_from,
+)

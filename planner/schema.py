@@ -1,0 +1,50 @@
+"""The shape of the schema as data: which keys a path has, what they are, and the JSON schema for editors."""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, get_args
+
+from planner.fields import Section
+from planner.strategy import Strategy
+
+
+def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
+    """The section a path leads to, or None where it leads to a value (or nowhere)."""
+    section: type[Section] | None = Strategy
+    for key in path:
+        if section is None:
+            return None
+        if isinstance(key, int):
+            continue  # an item of claims, which stays the section of its items
+        field = section.model_fields.get(key)
+        section = _section_of(field.annotation) if field is not None else None
+    return section
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_of(part)) is not None), None)
+
+
+@lru_cache(maxsize=1)
+def all_paths() -> tuple[str, ...]:
+    """Every dotted key of a strategy, items of lists left out."""
+
+    def walk(section: type[Section], prefix: str) -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            yield prefix + name
+            inner = _section_of(field.annotation)
+            if inner is not None and name != "claims":
+                yield from walk(inner, f"{prefix}{name}.")
+
+    return tuple(walk(Strategy, ""))
+
+
+def json_schema() -> str:
+    """The JSON schema that completes and checks keys in editors, as the bytes of its file."""
+    schema = Strategy.model_json_schema(mode="validation")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Switchyard strategy"
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

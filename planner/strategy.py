@@ -1,0 +1,319 @@
+"""What a person writes: every section and key of a strategy, its type, its bounds and its default."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from planner.cluster import Cluster
+from planner.fields import (
+    Bytes,
+    Decay,
+    NotNegative,
+    NotNegativeNumber,
+    Path,
+    Positive,
+    PositiveNumber,
+    RunName,
+    Seconds,
+    Section,
+    Seed,
+    Share,
+    Text,
+    VariableName,
+    VariableValue,
+    is_text,
+    show,
+    wrong,
+)
+from planner.quantities import CLAIM_QUANTITIES
+from planner.units import EXAMPLES, QuantityError, format_quantity, legal_units, parse_quantity, shorten
+
+Precision = Literal["fp32", "bf16", "fp8"]
+
+
+class ModelShape(Section):
+    """The model: its shape and how tokens reach their experts. Field names are those of its configuration."""
+
+    num_hidden_layers: Positive = Field(examples=[16])
+    num_experts: Positive = Field(description="a layer", examples=[64])
+    num_experts_per_tok: Positive = 1
+    norm_topk_prob: bool | None = Field(
+        default=None, description="renormalise the gates; null: only for k > 1"
+    )
+    hidden_size: Positive = Field(examples=[1024])
+    moe_intermediate_size: Positive = Field(examples=[2048])
+    expert: Literal["mlp", "swiglu"] = Field(
+        default="mlp", description="mlp: up, down | swiglu: gate, up, down"
+    )
+    hidden_act: Literal["silu", "gelu", "relu"] = "silu"
+    num_shared_experts: NotNegative = 0
+    first_dense_layers: NotNegative = 0
+    intermediate_size: Positive | None = Field(
+        default=None, description="required when first_dense_layers > 0"
+    )
+    num_attention_heads: Positive = Field(examples=[16])
+    num_key_value_heads: Positive = Field(
+        default_factory=lambda data: data["num_attention_heads"],
+        description="null: num_attention_heads; not fewer than tp",
+    )
+    head_dim: Positive = Field(
+        default_factory=lambda data: max(1, data["hidden_size"] // data["num_attention_heads"]),
+        description="null: hidden_size / num_attention_heads",
+    )
+    qk_norm: Literal["none", "head", "projection"] = "none"
+    rope_theta: PositiveNumber = 10_000.0
+    rms_norm_eps: PositiveNumber = 1e-6
+    vocab_size: Annotated[Positive, Field(ge=2)] = Field(examples=[4096])
+    aggregation: Literal["linear", "none"] = Field(
+        default="none", description="linear: hidden × hidden before the head"
+    )
+    dispatch: Literal["dropless", "capacity", "deepspeed"] = "dropless"
+    capacity_factor: PositiveNumber | None = Field(
+        default=None, description="required for dispatch: capacity"
+    )
+    initializer_range: PositiveNumber = 0.02
+    embedding_std: PositiveNumber = 0.5
+    init_from: Path | None = Field(default=None, description="a Hugging Face folder or a run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_derived(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        derived = ("num_key_value_heads", "head_dim")
+        return {key: value for key, value in data.items() if value is not None or key not in derived}
+
+    @property
+    def renormalizes(self) -> bool:
+        """Whether the gates of a token's experts are scaled to a sum of 1."""
+        return self.num_experts_per_tok > 1 if self.norm_topk_prob is None else self.norm_topk_prob
+
+    @property
+    def num_moe_layers(self) -> int:
+        return self.num_hidden_layers - self.first_dense_layers
+
+
+class Parallel(Section):
+    """Where the ranks of a plan stand; also written as a short name (EP64_TP2_PP1_DP1)."""
+
+    placement: Literal["colocated", "staged"] = "colocated"
+    ep: Positive = Field(default=1, description="expert parallel degree")
+    tp: Positive = Field(default=1, description="tensor parallel degree")
+    pp: Positive = Field(default=1, description="pipeline parallel degree")
+    dp: Positive = Field(default=1, description="copies of the whole model")
+    zero_stage: NotNegative = Field(default=1, json_schema_extra={"enum": [0, 1, 2]})
+    rank_order: Literal["document", "compact"] = "document"
+
+    @property
+    def short_name(self) -> str:
+        return f"EP{self.ep}_TP{self.tp}_PP{self.pp}_DP{self.dp}"
+
+
+def parse_short_name(text: str) -> dict[str, int]:
+    """The degrees in a short name; those left out are 1.
+
+    Raises:
+        ValueError: if the text is no short name.
+    """
+    degrees: dict[str, int] = {}
+    for part in text.split("_"):
+        match = re.fullmatch(r"(EP|TP|PP|DP)([1-9]\d{0,8})", part)
+        if match is None or match.group(1).lower() in degrees:
+            raise ValueError(f"{shorten(text)!r} is no short name")
+        degrees[match.group(1).lower()] = int(match.group(2))
+    return degrees
+
+
+def _parse_parallel(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_short_name(value)
+    except ValueError as error:
+        raise wrong(
+            str(error), "EP, TP, PP and DP with their degrees, for example EP64_TP2_PP1_DP1"
+        ) from None
+
+
+class Optimizer(Section):
+    """AdamW; no weight decay on norms, embeddings and biases."""
+
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: PositiveNumber = 1e-8
+    weight_decay: NotNegativeNumber = 0.1
+
+
+class Training(Section):
+    """The course of a training: batch, schedule, loss."""
+
+    precision: Precision = "bf16"
+    seq_length: Positive = Field(examples=[1024])
+    global_batch: Positive = Field(description="sequences; accumulation follows from it", examples=[128])
+    micro_batch: Positive = Field(
+        default=1, description="sequences per data-parallel rank of the widest stage"
+    )
+    steps: Positive = Field(examples=[1000])
+    schedule_steps: Positive | None = Field(
+        default=None, description="the cosine's horizon; null: steps of the first attempt"
+    )
+    warmup_steps: NotNegative = 50
+    learning_rate: PositiveNumber = 3e-4
+    min_learning_rate: NotNegativeNumber = 3e-5
+    optimizer: Optimizer = Optimizer()
+    gradient_clipping: NotNegativeNumber = Field(default=1.0, description="global norm; 0: off")
+    balance: Literal["loss", "bias"] = Field(default="loss", description="bias: balance_loss is not applied")
+    bias_update_speed: NotNegativeNumber = 0.001
+    balance_loss: NotNegativeNumber = 0.01
+    z_loss: NotNegativeNumber = 0.001
+    seed: Seed = 1
+
+
+def _parse_paths(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+class Data(Section):
+    """The text to train on."""
+
+    path: Annotated[Path | tuple[Path, ...] | None, BeforeValidator(_parse_paths)] = Field(
+        default=None,
+        description="a file, folder or glob, or a list of them; null: the standard library's sources",
+    )
+    tokenizer: Path | None = Field(
+        default=None, description="a Hugging Face tokenizer; null: one trained on the data"
+    )
+    validation_sequences: Positive = 64
+
+
+class Runtime(Section):
+    """How a rank does its work."""
+
+    recompute: Literal["none", "layer"] = "none"
+    all_to_all: Literal["flat", "hierarchical"] = "flat"
+    fp8_without_gpu: Literal["emulate", "refuse"] = "emulate"
+    fp8_payload: bool = False
+    check_replicas_every: Positive = 100
+    deterministic: bool = False
+
+
+class Limits(Section):
+    """What a run must keep."""
+
+    utilization_min: Share = 0.95
+    communication_share_max: Share = 0.08
+    memory_max: Bytes = 64 * 10**9
+    balance_min: Share = 0.9
+
+
+class Claim(Section):
+    """A figure that someone stated, to be held against what is derived."""
+
+    quantity: Literal[tuple(CLAIM_QUANTITIES)]  # type: ignore[valid-type]
+    value: Annotated[int | float, WithJsonSchema({"type": ["number", "string"]})] = Field(
+        examples=["12.5 ms"]
+    )
+    where: Text
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _parse_value(cls, value: Any, info: ValidationInfo) -> Any:
+        dimension = CLAIM_QUANTITIES.get(info.data.get("quantity", ""))
+        if dimension is None:
+            return 0  # the quantity is wrong, so nothing can be said about its value
+        expected = f"a number with a unit ({legal_units(dimension)}), for example {EXAMPLES[dimension]}"
+        if dimension == "count":
+            expected = f"a number, for example {EXAMPLES[dimension]}"
+        if isinstance(value, str):
+            try:
+                return parse_quantity(value, dimension)
+            except QuantityError as error:
+                raise wrong(str(error), expected) from None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong(f"{show(value)} is not a quantity", expected)
+        if is_text(info) and dimension not in ("count", "share"):
+            raise wrong(f"{value!r} has no unit", expected, f"write {value!r} with its unit")
+        return value
+
+
+def _write_claims(claims: tuple[Claim, ...], info: SerializationInfo) -> Any:
+    def value(claim: Claim) -> Any:
+        if not is_text(info) or CLAIM_QUANTITIES[claim.quantity] == "count":
+            return claim.value
+        return format_quantity(claim.value, CLAIM_QUANTITIES[claim.quantity])
+
+    return [{"quantity": c.quantity, "value": value(c), "where": c.where} for c in claims]
+
+
+Scalar = bool | int | float | str | None
+
+
+class Launch(Section):
+    """How the ranks are started."""
+
+    launcher: Literal["deepspeed", "torchrun", "srun", "mpirun"] = "deepspeed"
+    python: Path | None = None
+    environment: dict[VariableName, VariableValue] = Field(default_factory=dict)
+    ssh_config: Path | None = None
+    network_interface: Text | None = None
+    timeout: Seconds = 600.0
+    slurm: dict[str, Scalar] = Field(default_factory=dict)
+    kubernetes: dict[str, Scalar] = Field(default_factory=dict)
+
+
+def _parse_hook(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class Operate(Section):
+    """How a run is supervised and watched."""
+
+    restarts_per_hour: NotNegative = 4
+    tensorboard: bool = True
+    wandb: Text | None = Field(default=None, description="a Weights & Biases project")
+    hook: Annotated[tuple[Text, ...] | None, BeforeValidator(_parse_hook)] = Field(
+        default=None, description="a program and its arguments, run without a shell"
+    )
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
+class Output(Section):
+    """Where results go and how often."""
+
+    folder: Path = "runs"
+    checkpoint_every: Positive = 100
+    keep_last: Positive = 2
+    keep_every: Positive | None = None
+    validate_every: Positive = 100
+    resume: Path = Field(default="auto", description="auto | never | require | a folder")
+    branch: bool = False
+
+
+class Strategy(Section):
+    """One strategy: the cluster, the model, the degrees, the course."""
+
+    name: RunName = Field(
+        default="unnamed", description="the folder under output.folder; read from a file: its name"
+    )
+    cluster: Cluster
+    model: ModelShape
+    parallel: Annotated[Parallel, BeforeValidator(_parse_parallel)] = Parallel()
+    training: Training
+    data: Data = Data()
+    runtime: Runtime = Runtime()
+    limits: Limits = Limits()
+    claims: Annotated[tuple[Claim, ...], PlainSerializer(_write_claims)] = ()
+    launch: Launch = Launch()
+    operate: Operate = Operate()
+    output: Output = Output()

@@ -1,0 +1,143 @@
+"""Quantities: which units exist, what they are worth in base units, and how a number prints with its unit."""
+
+import re
+from fractions import Fraction
+from typing import Literal
+
+Dimension = Literal["bytes", "bytes/s", "FLOP/s", "seconds", "share", "tokens/s", "batches/s", "count"]
+
+_DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15}
+_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50}
+
+
+def _with_prefixes(unit: str, scale: Fraction, prefixes: tuple[str, ...]) -> dict[str, Fraction]:
+    table = {}
+    for prefix in prefixes:
+        factor = Fraction(2 ** _BINARY[prefix]) if prefix in _BINARY else Fraction(10 ** _DECIMAL[prefix])
+        table[prefix + unit] = scale * factor
+    return table
+
+
+# unit -> how many base units it is; the first of equal size is the one that is printed
+UNITS: dict[Dimension, dict[str, Fraction]] = {
+    "bytes": {
+        **_with_prefixes("B", Fraction(1), ("", "k", "M", "G", "T", "P")),
+        **_with_prefixes("B", Fraction(1), ("Ki", "Mi", "Gi", "Ti", "Pi")),
+        "KB": Fraction(1000),
+    },
+    "bytes/s": {
+        **_with_prefixes("B/s", Fraction(1), ("", "k", "M", "G", "T")),
+        **_with_prefixes("B/s", Fraction(1), ("Ki", "Mi", "Gi", "Ti")),
+        **_with_prefixes("bps", Fraction(1, 8), ("", "k", "K", "M", "G", "T")),
+        **_with_prefixes("bit/s", Fraction(1, 8), ("", "k", "M", "G", "T")),
+    },
+    "FLOP/s": {
+        **_with_prefixes("FLOPS", Fraction(1), ("", "M", "G", "T", "P")),
+        **_with_prefixes("FLOP/s", Fraction(1), ("", "M", "G", "T", "P")),
+    },
+    "seconds": {
+        "s": Fraction(1),
+        "ms": Fraction(1, 1000),
+        "us": Fraction(1, 10**6),
+        "µs": Fraction(1, 10**6),
+        "ns": Fraction(1, 10**9),
+        "min": Fraction(60),
+        "h": Fraction(3600),
+        "d": Fraction(86400),
+    },
+    "share": {"": Fraction(1), "%": Fraction(1, 100)},
+    "tokens/s": {"tokens/s": Fraction(1)},
+    "batches/s": {"batches/s": Fraction(1)},
+    "count": {"": Fraction(1)},
+}
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
+_QUANTITY = re.compile(rf"({_NUMBER})\s*(\S*)")
+# printed: decimal and binary prefixes of the first spelling of each dimension
+_PRINTED: dict[Dimension, tuple[str, ...]] = {
+    "bytes": ("PB", "TB", "GB", "MB", "kB", "PiB", "TiB", "GiB", "MiB", "KiB", "B"),
+    "bytes/s": ("Tbps", "Gbps", "TB/s", "GB/s", "Mbps", "MB/s", "kbps", "kB/s", "bps", "B/s"),
+    "FLOP/s": ("PFLOPS", "TFLOPS", "GFLOPS", "MFLOPS", "FLOPS"),
+    "seconds": ("d", "h", "min", "s", "ms", "us", "ns"),
+    "share": ("%",),
+    "tokens/s": ("tokens/s",),
+    "batches/s": ("batches/s",),
+    "count": ("",),
+}
+EXAMPLES: dict[Dimension, str] = {
+    "bytes": "64 GB",
+    "bytes/s": "100 Gbps",
+    "FLOP/s": "400 TFLOPS",
+    "seconds": "10 min",
+    "share": "95 %",
+    "tokens/s": "10240 tokens/s",
+    "batches/s": "80 batches/s",
+    "count": "68",
+}
+
+
+class QuantityError(ValueError):
+    """A quantity that cannot be read; the text says what was found."""
+
+
+def parse_quantity(text: str, dimension: Dimension) -> int | float:
+    """The quantity in base units (bytes, bytes/s, FLOP/s, seconds, or the bare number), whole where it is.
+
+    Raises:
+        QuantityError: not a number with a unit, an unknown unit, or a unit of another dimension.
+    """
+    match = _QUANTITY.fullmatch(text.strip()) if len(text) <= 64 else None
+    if match is None:
+        raise QuantityError(f"{shorten(text)!r} is not a number with a unit")
+    number, unit = match.groups()
+    scale = UNITS[dimension].get(unit)
+    if scale is None:
+        if not unit:
+            raise QuantityError(f"{text!r} has no unit")
+        other = next((d for d, units in UNITS.items() if unit in units), None)
+        if other is not None:
+            raise QuantityError(f"{text!r} is a quantity in {other}, not in {dimension}")
+        raise QuantityError(f"{text!r} has the unknown unit {unit!r}")
+    value = Fraction(number) * scale
+    if abs(value) > 10**30:
+        raise QuantityError(f"{text!r} is too large")
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def legal_units(dimension: Dimension) -> str:
+    """The usual units of a dimension as a list to read, the bare number without a unit left out."""
+    return ", ".join(unit for unit in reversed(_PRINTED[dimension]) if unit)
+
+
+def quantity_pattern(dimension: Dimension) -> str:
+    """A regular expression (JSON schema dialect) for the quantities of a dimension."""
+    units = "|".join(re.escape(unit).replace("\\ ", " ") for unit in UNITS[dimension] if unit)
+    return rf"^\s*{_NUMBER}\s*({units})\s*$"
+
+
+def format_quantity(value: int | float, dimension: Dimension) -> str:
+    """The shortest text with a unit that `parse_quantity` reads back to exactly `value`."""
+    if dimension == "count":
+        return repr(value)
+    candidates = []
+    for order, unit in enumerate(_PRINTED[dimension]):
+        scaled = Fraction(value) / UNITS[dimension][unit]
+        number = str(int(scaled)) if scaled.denominator == 1 else repr(float(scaled))
+        text = f"{number} {unit}".strip()
+        if parse_quantity(text, dimension) == value:
+            # A number of 1 to 9999 reads best; then the fewest characters, then the larger unit.
+            candidates.append((not 1 <= abs(scaled) < 10_000, len(number), order, text))
+    assert candidates, f"{value!r} has no exact text in {dimension}"
+    return min(candidates)[3]
+
+
+def format_bytes(value: int | float) -> str:
+    """Bytes for people: three significant digits in GB, MB …, never exact."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """A text that fits on a line of an error message."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
