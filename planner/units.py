@@ -58,7 +58,7 @@ _PRINTED: dict[Dimension, tuple[str, ...]] = {
     "bytes/s": ("Tbps", "Gbps", "TB/s", "GB/s", "Mbps", "MB/s", "kbps", "kB/s", "bps", "B/s"),
     "FLOP/s": ("PFLOPS", "TFLOPS", "GFLOPS", "MFLOPS", "FLOPS"),
     "seconds": ("d", "h", "min", "s", "ms", "us", "ns"),
-    "share": ("%",),
+    "share": ("%", ""),
     "tokens/s": ("tokens/s",),
     "batches/s": ("batches/s",),
     "count": ("",),
@@ -120,7 +120,7 @@ def format_quantity(value: int | float, dimension: Dimension) -> str:
         return repr(value)
     candidates = []
     for order, unit in enumerate(_PRINTED[dimension]):
-        scaled = Fraction(value) / UNITS[dimension][unit]
+        scaled = Fraction(repr(value)) / UNITS[dimension][unit]  # the decimal that repr shows, not the binary
         number = str(int(scaled)) if scaled.denominator == 1 else repr(float(scaled))
         text = f"{number} {unit}".strip()
         if parse_quantity(text, dimension) == value:
