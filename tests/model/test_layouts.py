@@ -1,0 +1,112 @@
+"""Every layout of tensor and expert parallel ranks against one process: sums, counts, every gradient."""
+
+import pytest
+import torch
+
+from tests.model.cases import KINDS, padding, relative
+from tests.model.layouts import Case, in_ranks, one_process
+
+LAYOUTS = {2: [(1, 2), (2, 1), (2, 2)], 4: [(1, 4), (1, 2), (2, 4), (2, 2), (2, 1), (4, 2), (4, 4), (4, 1)]}
+
+
+def cases_of(world_size: int) -> list[tuple[str, Case]]:
+    cases = []
+    for tp, ep in LAYOUTS[world_size]:
+        for kind, changes in KINDS.items():
+            config = {**changes, "num_key_value_heads": 4}
+            if config.get("num_experts", 4) % ep:
+                continue
+            for masked in (False, True):
+                mask = padding(4, 7) if masked else None
+                cases.append(
+                    (
+                        f"tp{tp}_ep{ep}_{kind}_{masked}",
+                        Case(tp=tp, ep=ep, config=config, mask=mask, dtype=torch.float64),
+                    )
+                )
+    return cases
+
+
+def assert_equal(name, got, expected, tolerance):
+    (grads, values), (expected_grads, expected_values) = got, expected
+    for key in ("num_tokens", "dropped", "expert_tokens"):
+        assert torch.equal(values[key], expected_values[key]), (name, key)
+    for key in ("loss", "balance", "z"):
+        assert relative(values[key], expected_values[key]) < tolerance, (name, key)
+    assert grads.keys() == expected_grads.keys()
+    for key, grad in grads.items():
+        reference = expected_grads[key]
+        # A gradient that is nothing but rounding (no token came by) has no relative error.
+        error = relative(grad, reference) if reference.norm() > 1e-9 else float(grad.norm())
+        assert error < tolerance, (name, key, error)
+
+
+@pytest.mark.parametrize("world_size", LAYOUTS)
+def test_layouts_equal_one_process(world_size):
+    cases = cases_of(world_size)
+    for (name, case), got in zip(cases, in_ranks(world_size, [c for _, c in cases]), strict=True):
+        assert_equal(name, got, one_process(case), 1e-10)
+
+
+def test_fp32_with_grouped_products_equals_one_process():
+    config = {
+        "hidden_size": 32,
+        "moe_intermediate_size": 32,
+        "num_experts": 8,
+        "expert": "swiglu",
+        "num_shared_experts": 1,
+        "aggregation": "linear",
+        "num_key_value_heads": 4,
+    }
+    cases = [Case(tp=tp, ep=ep, config=config, num_tokens=13) for tp, ep in LAYOUTS[4]]
+    for case, got in zip(cases, in_ranks(4, cases), strict=True):
+        assert_equal(f"tp{case.tp}_ep{case.ep}", got, one_process(case), 1e-5)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3])
+def test_fewer_tokens_than_ranks_work(num_tokens):
+    """A rank's share may be empty; it still joins every collective, forward and backward."""
+    cases = [
+        Case(
+            tp=tp,
+            ep=ep,
+            config={"num_key_value_heads": 4},
+            num_sequences=4 // tp,
+            num_tokens=num_tokens,
+            dtype=torch.float64,
+        )
+        for tp, ep in LAYOUTS[4]
+    ]
+    for case, got in zip(cases, in_ranks(4, cases), strict=True):
+        assert_equal(f"tp{case.tp}_ep{case.ep}", got, one_process(case), 1e-8)
+
+
+def test_all_tokens_to_one_expert_and_a_rank_without_a_valid_token():
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[1:3] = False
+    cases = [
+        Case(
+            tp=tp,
+            ep=ep,
+            config={"num_key_value_heads": 4, **top},
+            num_tokens=6,
+            mask=mask,
+            has_favourite=True,
+        )
+        for tp, ep in LAYOUTS[4]
+        for top in ({"num_experts_per_tok": 1}, {"num_experts_per_tok": 4})
+    ]
+    for case, got in zip(cases, in_ranks(4, cases), strict=True):
+        assert_equal(f"tp{case.tp}_ep{case.ep}", got, one_process(case), 1e-5)
+        busy = got[1]["expert_tokens"].count_nonzero(1)
+        assert (busy == case.config["num_experts_per_tok"]).all()
+
+
+def test_every_collective_is_timed():
+    config = {"num_key_value_heads": 4, "num_hidden_layers": 1}
+    cases = [Case(tp=2, ep=1, config=config), Case(tp=1, ep=2, config=config), Case(config=config)]
+    entered = [values["entered"] for _, values in in_ranks(2, cases)]
+    assert set(entered[0]) == {"tensor_parallel"}
+    # counts, rows there and back; the gradients of both
+    assert entered[1] == {"all_to_all": 5}
+    assert entered[2] == {}
