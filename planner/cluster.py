@@ -89,9 +89,6 @@ _HOSTS_SCHEMA = {
         },
     ]
 }
-_GPU_SCHEMA = {
-    "anyOf": [{"type": "string", "enum": sorted(devices())}, {"$ref": "#/$defs/Gpu"}],
-}
 
 
 class Links(Section):

@@ -67,6 +67,17 @@ def ep_divides_experts(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def ep_is_legal(s: Strategy) -> bool:
+    """Whether ep divides the experts, as far as they are known.
+
+    A wrong ep has its own Problem and is no reason to blame what follows from it.
+    """
+    try:
+        return s.model.num_experts % s.parallel.ep == 0
+    except UnknownValueError:
+        return True
+
+
 def ep_needs_moe_layers(s: Strategy) -> Iterator[Problem]:
     if s.model.first_dense_layers == s.model.num_hidden_layers and s.parallel.ep > 1:
         yield _broken(
@@ -188,7 +199,7 @@ def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
             f"at most {MAX_WORLD:,} ranks",
             "lower parallel.dp, pp, ep or tp",
         )
-    elif not cluster.gpu.is_cpu and cluster.spare_hosts < cluster.hosts.count:
+    elif ep_is_legal(s) and not cluster.gpu.is_cpu and cluster.spare_hosts < cluster.hosts.count:
         slots = cluster.slots
         usable = cluster.hosts.count - cluster.spare_hosts
         room = sum(slots[:usable])
@@ -364,17 +375,14 @@ def stock_dispatch_fills_validation(s: Strategy) -> Iterator[Problem]:
 
 
 def _widest(s: Strategy) -> int:
-    return max(1, largest_data_parallel_size(s.parallel))
+    """The largest data-parallel size; while ep and tp are wrong themselves, dp, which divides any of them."""
+    if ep_is_legal(s) and not (s.parallel.ep % s.parallel.tp and s.parallel.tp % s.parallel.ep):
+        return largest_data_parallel_size(s.parallel)
+    return s.parallel.dp
 
 
 def batch_is_whole(s: Strategy) -> Iterator[Problem]:
     widest, micro_batch, global_batch = _widest(s), s.training.micro_batch, s.training.global_batch
-    if (
-        s.parallel.placement == "colocated"
-        and s.parallel.ep % s.parallel.tp
-        and s.parallel.tp % s.parallel.ep
-    ):
-        return  # there is no data-parallel size until the degrees nest
     sequences = micro_batch * widest
     if global_batch % sequences:
         below = global_batch // sequences * sequences

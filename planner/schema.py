@@ -6,7 +6,9 @@ from functools import lru_cache
 from typing import Any, get_args
 
 from planner.fields import Section
-from planner.strategy import Strategy
+from planner.hardware import devices
+from planner.strategy import SHORT_NAME_PATTERN, Strategy
+from planner.units import UNITS, format_quantity, quantity_pattern
 
 
 def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
@@ -43,8 +45,40 @@ def all_paths() -> tuple[str, ...]:
 
 
 def json_schema() -> str:
-    """The JSON schema that completes and checks keys in editors, as the bytes of its file."""
+    """The JSON schema that completes and checks keys in editors, as the bytes of its file.
+
+    It describes what is written (quantities are texts with a unit, `parallel` may be a short name), where
+    pydantic's own describes what is held.
+    """
     schema = Strategy.model_json_schema(mode="validation")
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "Switchyard strategy"
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    sections = schema["$defs"]
+    for section in (schema, *sections.values()):
+        for field in section["properties"].values():
+            dimension = _DIMENSIONS.get(field.get("pattern", ""))
+            if dimension is not None and "default" in field:
+                field["default"] = format_quantity(field["default"], dimension)
+            if "$ref" in field:
+                field.pop("default", None)  # a section; its keys have their defaults
+    top = schema["properties"]
+    short_name = {"type": "string", "pattern": SHORT_NAME_PATTERN, "examples": ["EP64_TP2_PP1_DP1"]}
+    top["parallel"] = {"anyOf": [top["parallel"], short_name]}
+    top["claims"].pop("default")
+    gpu = sections["Cluster"]["properties"]["gpu"]
+    named = {"type": "string", "enum": list(devices())}
+    sections["Cluster"]["properties"]["gpu"] = {"anyOf": [{"$ref": gpu.pop("$ref")}, named], **gpu}
+    for name in ("num_key_value_heads", "head_dim"):
+        derived = sections["ModelShape"]["properties"][name]
+        derived["type"] = ["integer", "null"]
+    sections["Launch"]["properties"]["environment"]["additionalProperties"]["type"] = ["string", "integer"]
+    sections["Operate"]["properties"]["hook"]["anyOf"].append({"type": "string"})
+    return (
+        json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema},
+            indent=2,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
+
+
+_DIMENSIONS = {quantity_pattern(dimension): dimension for dimension in UNITS}

@@ -119,6 +119,9 @@ class Parallel(Section):
         return f"EP{self.ep}_TP{self.tp}_PP{self.pp}_DP{self.dp}"
 
 
+SHORT_NAME_PATTERN = r"^(EP|TP|PP|DP)[1-9]\d*(_(EP|TP|PP|DP)[1-9]\d*)*$"
+
+
 def parse_short_name(text: str) -> dict[str, int]:
     """The degrees in a short name; those left out are 1.
 

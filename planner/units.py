@@ -124,10 +124,10 @@ def format_quantity(value: int | float, dimension: Dimension) -> str:
         number = str(int(scaled)) if scaled.denominator == 1 else repr(float(scaled))
         text = f"{number} {unit}".strip()
         if parse_quantity(text, dimension) == value:
-            # A number of 1 to 9999 reads best; then the fewest characters, then the larger unit.
-            candidates.append((not 1 <= abs(scaled) < 10_000, len(number), order, text))
+            # A unit, a number of 1 to 9999, the fewest characters, the larger unit: in this order.
+            candidates.append((not unit, not 1 <= abs(scaled) < 10_000, len(number), order, text))
     assert candidates, f"{value!r} has no exact text in {dimension}"
-    return min(candidates)[3]
+    return min(candidates)[4]
 
 
 def format_bytes(value: int | float) -> str:

@@ -1,0 +1,143 @@
+"""The commands: python -m launch COMMAND STRATEGY [key=value …] [--json] [--plain]."""
+
+import difflib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
+from planner import Plan, Problem, StrategyError, build_plan, load
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    help="Plan the training of Mixture-of-Experts models.",
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Plan the training of Mixture-of-Experts models."""  # makes typer keep `plan` as a subcommand
+
+
+@app.command()
+def plan(
+    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    is_plain: Annotated[
+        bool, typer.Option("--plain", help="text without colour and lines, for logs")
+    ] = False,
+    is_full: Annotated[
+        bool, typer.Option("--full", help="also the whole strategy, defaults included")
+    ] = False,
+) -> int:
+    """What follows from a strategy: stages, ranks, hosts, groups, batch."""
+    _refuse_second_strategy(overrides or [])
+    built = build_plan(load(strategy, overrides or ()))
+    if is_json:
+        print_json("plan", YES, {"plan": _as_json(built, is_full)})
+    else:
+        from planner.report import print_plan
+
+        print_plan(built, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout), is_full=is_full)
+    return YES
+
+
+def _as_json(built: Plan, is_full: bool) -> dict[str, Any]:
+    from planner.artifacts import plan_dict
+
+    content = plan_dict(built)
+    if is_full:
+        content["strategy"] = built.strategy.model_dump(mode="json", context={"text": True})
+    return content
+
+
+def _refuse_second_strategy(overrides: list[str]) -> None:
+    for text in overrides:
+        if "=" not in text and (text.endswith((".yaml", ".yml")) or Path(text).exists()):
+            raise StrategyError(
+                [
+                    Problem(
+                        path=None,
+                        line=None,
+                        found=f"{text} would be a second strategy; two plans side by side are not there yet",
+                        expected="one strategy, then key=value",
+                        fix="plan one after the other",
+                    )
+                ]
+            )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command and returns the process's exit code; users never see a traceback.
+
+    SWITCHYARD_DEBUG=1 shows the traceback of what broke.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no crash
+    is_json = "--json" in arguments
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    try:
+        code = _run(arguments, command)
+        sys.stdout.flush()
+    except StrategyError as error:
+        code = print_problems(command, error.problems, is_json=is_json)
+    except KeyboardInterrupt:
+        code = STOPPED
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); nothing more can be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = YES
+    except Exception as error:
+        if os.environ.get("SWITCHYARD_DEBUG") == "1":
+            traceback.print_exc()
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"something broke that is no mistake of yours: {what}", file=sys.stderr)
+        print("  SWITCHYARD_DEBUG=1 shows where", file=sys.stderr)
+        if is_json:
+            print_json(command, BROKE, {"error": what})
+        code = BROKE
+    return code
+
+
+def _run(arguments: list[str], command: str | None) -> int:
+    wants_help = "--help" in arguments
+    known = sorted(
+        str(info.name or info.callback.__name__) for info in app.registered_commands if info.callback
+    )
+    if command not in known and not wants_help:
+        raise StrategyError([_unknown_command(command, known)])
+    try:
+        code = app(arguments, prog_name="python -m launch", standalone_mode=False)
+    except Exception as error:
+        # typer's parser raises the errors of its own copy of click, or of click itself, by version.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        usage = f"python -m launch {command or 'COMMAND'} STRATEGY [key=value …]"
+        raise StrategyError([_usage(str(explain()).rstrip("."), usage)]) from None
+    return code if isinstance(code, int) else YES
+
+
+def _unknown_command(command: str | None, known: list[str]) -> Problem:
+    close = difflib.get_close_matches(command or "", known, n=1)
+    found = "no command is given" if command is None else f"there is no command {command!r}"
+    if close:
+        found += f"; did you mean {close[0]}?"
+    fix = f"python -m launch {close[0] if close else known[0]} STRATEGY"
+    return Problem(path=None, line=None, found=found, expected=f"one of: {', '.join(known)}", fix=fix)
+
+
+def _usage(found: str, usage: str) -> Problem:
+    return Problem(path=None, line=None, found=found, expected=usage, fix="add --help to see the options")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
