@@ -1,0 +1,283 @@
+"""Decides which files are the corpus, in which order, and by what number the whole is known.
+
+`data.path` is nothing (the Python standard library's sources), or a file, folder, glob or Hugging Face
+dataset, or a list of those in the order in which they are read. Within a folder or glob the order is that
+of the sorted relative paths, so that it is the same on every host.
+"""
+
+import glob
+import hashlib
+import os
+import re
+import stat
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from planner.problems import Problem
+
+Kind = Literal["text", "jsonl", "parquet", "arrow"]
+KINDS: dict[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+# Distributions differ in whether they ship the library's own tests; without them a demo on another machine
+# reads much the same text, and half as much (12 of 31 MB in CPython 3.11.7).
+NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
+# NAME, OWNER/NAME, and either with :CONFIGURATION
+DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+BLOCK_BYTES = 1 << 20
+MAX_PROBLEMS = 20  # more of one kind teach nothing, and a corpus may hold millions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file of the corpus. `is_named`: the user wrote this very file, so it must not be left out."""
+
+    file: Path
+    kind: Kind
+    is_named: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The files to read, in order; what is wrong with the others; what is worth a warning."""
+
+    sources: tuple[Source, ...]
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class CorpusUnreadable(Exception):
+    """Files of the corpus cannot be read; carries their Problems."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def data_problem(
+    found: str, expected: str, fix: str, file: Path | None = None, line: int | None = None
+) -> Problem:
+    """A Problem of `data.path`, in the data's own file and line where it has one."""
+    where = None if file is None else str(file)
+    return Problem(path="data.path", line=line, found=found, expected=expected, fix=fix, file=where)
+
+
+def find_corpus(path: str | Sequence[str] | None) -> Corpus:
+    """The files that `data.path` means. A file that is reached twice is read once, with a warning."""
+    if path is None:
+        parts = [_standard_library()]
+    else:
+        entries = (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
+        parts = [_find(str(entry)) for entry in entries]
+    sources: dict[tuple[int, int] | str, Source] = {}
+    num_repeated = 0
+    for source in (source for part in parts for source in part.sources):
+        # Text that is read twice could stand on both sides of the validation split.
+        first = sources.setdefault(_identity(source.file), source)
+        num_repeated += first is not source
+    problems = [problem for part in parts for problem in part.problems]
+    if not sources and not problems:
+        problems.append(_empty("data.path names no file", "give text, JSONL or Parquet files"))
+    warnings = [warning for part in parts for warning in part.warnings]
+    if num_repeated:
+        warnings.append(f"data.path reaches {num_repeated} files more than once; each is read once")
+    return Corpus(sources=tuple(sources.values()), problems=tuple(problems), warnings=tuple(warnings))
+
+
+def listing(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
+    """What the file system says of each file: size, mtime_ns, ctime_ns, inode.
+
+    Two equal listings mean equal bytes: a write changes ctime, which no program can set back. The device
+    number is left out, because it differs between the hosts of one shared path.
+
+    Raises:
+        CorpusUnreadable: where a file is gone.
+    """
+    rows: dict[str, tuple[int, ...]] = {}
+    problems = []
+    for source in sources:
+        try:
+            status = source.file.stat()
+        except OSError as error:
+            problems.append(_unreadable(source.file, error))
+            continue
+        rows[f"{source.kind}:{source.file}"] = (
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_ino,
+        )
+    if problems:
+        raise CorpusUnreadable(problems[:MAX_PROBLEMS])
+    return rows
+
+
+def hash_corpus(sources: Sequence[Source]) -> str:
+    """sha256 over kind and bytes of every file, in order; names and places do not count.
+
+    Raises:
+        CorpusUnreadable: with one Problem for each file that cannot be read.
+    """
+
+    def hash_file(source: Source) -> bytes | OSError:
+        digest = hashlib.sha256()
+        try:
+            with source.file.open("rb") as stream:
+                while block := stream.read(BLOCK_BYTES):
+                    digest.update(block)
+        except OSError as error:
+            return error
+        return digest.digest()
+
+    whole = hashlib.sha256()
+    problems = []
+    # Threads, because a shared file system answers slowly and sha256 runs without the interpreter lock.
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for source, digest in zip(sources, pool.map(hash_file, sources), strict=True):
+            if isinstance(digest, OSError):
+                problems.append(_unreadable(source.file, digest))
+            else:
+                whole.update(source.kind.encode() + b"\0" + digest)
+    if problems:
+        raise CorpusUnreadable(problems[:MAX_PROBLEMS])
+    return whole.hexdigest()
+
+
+def _standard_library() -> Corpus:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    problems: list[Problem] = []
+    files = [file for file in _walk(root, problems, NOT_LIBRARY) if file.suffix == ".py"]
+    if not files and not problems:
+        problems.append(_empty(f"this Python has no library sources in {root}", "name your own text"))
+    sources = tuple(Source(file=file, kind="text", is_named=False) for file in files)
+    return Corpus(sources=sources, problems=tuple(problems))
+
+
+def _find(entry: str) -> Corpus:
+    path = Path(entry).expanduser()
+    try:
+        status = path.stat()
+    except OSError as error:
+        # A name with a star in it may exist as it stands; otherwise it is a glob.
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return Corpus(sources=(), problems=(_unreadable(path, error),))
+        if glob.has_magic(entry):
+            return _find_glob(entry)
+        return _find_dataset(entry)
+    if stat.S_ISDIR(status.st_mode):
+        problems: list[Problem] = []
+        files = list(_walk(path, problems))
+        if not files and not problems:
+            problems.append(_empty(f"the folder {entry} holds no file", "name a folder that holds text"))
+        return Corpus(sources=tuple(_source(file, False) for file in files), problems=tuple(problems))
+    if not stat.S_ISREG(status.st_mode):
+        return Corpus(sources=(), problems=(_empty(f"{entry} is a device or pipe", "name a regular file"),))
+    return Corpus(sources=(_source(path, True),))
+
+
+def _find_glob(pattern: str) -> Corpus:
+    matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 (absolute patterns)
+    files = [Path(match) for match in matches if Path(match).is_file()]
+    if files:
+        return Corpus(sources=tuple(_source(file, False) for file in files))
+    if matches:
+        fix = f"write {pattern.rstrip('/')}/**/* for the files below, or name the folder itself"
+        return Corpus(sources=(), problems=(_empty(f"the glob {pattern} matches folders only", fix),))
+    fix = f"correct the pattern (it is read from {Path.cwd()})"
+    return Corpus(sources=(), problems=(_empty(f"the glob {pattern} matches nothing", fix),))
+
+
+def _find_dataset(name: str) -> Corpus:
+    """The files of a Hugging Face dataset's `train` split, which `datasets` downloads and keeps as Arrow."""
+    expected = "a file, folder or glob that exists, or the name of a Hugging Face dataset"
+    here = f"{name!r} is no file or folder (seen from {Path.cwd()})"
+    looks_like_a_file = _kind(Path(name)) != "text" or Path(name).suffix in {
+        ".txt",
+        ".md",
+        ".py",
+        ".json",
+        ".gz",
+    }
+    if looks_like_a_file or not DATASET_NAME.fullmatch(name):
+        return Corpus(sources=(), problems=(data_problem(here, expected, "correct the path"),))
+    try:
+        import datasets  # an extra: only who names a dataset needs it
+    except ImportError:
+        found = f"{here}, and the package datasets, which could download it, is not installed"
+        fix = "correct the path; or, if it is a dataset's name: pip install -e '.[datasets]'"
+        return Corpus(sources=(), problems=(data_problem(found, expected, fix),))
+    dataset, _, configuration = name.partition(":")
+    try:
+        split = datasets.load_dataset(dataset, configuration or None, split="train")
+    except Exception as error:  # it raises a dozen classes of several packages; all mean the same to a user
+        found = f"{here}, and as a Hugging Face dataset it cannot be had: {type(error).__name__}: {error}"
+        fix = "correct the name (NAME or NAME:CONFIGURATION), or download it where there is a network"
+        return Corpus(sources=(), problems=(data_problem(found, expected, fix),))
+    files = [Path(row["filename"]) for row in split.cache_files]
+    if not files:
+        return Corpus(sources=(), problems=(_empty(f"the dataset {name} holds no file", "name another"),))
+    return Corpus(sources=tuple(Source(file=file, kind="arrow", is_named=True) for file in files))
+
+
+def _walk(
+    folder: Path,
+    problems: list[Problem],
+    left_out: frozenset[str] = frozenset(),
+    above: tuple[tuple[int, int], ...] = (),
+) -> Iterator[Path]:
+    """The files below `folder`, sorted by their parts; hidden ones and `__pycache__` are no one's text.
+
+    A dangling link is among them: reading it says what is wrong with it.
+    """
+    try:
+        status = folder.stat()
+        identity = status.st_dev, status.st_ino
+        if identity in above:  # a link that leads back
+            return
+        with os.scandir(folder) as entries:
+            children = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        problems.append(_unreadable(folder, error))
+        return
+    for child in children:
+        if child.name.startswith(".") or child.name == "__pycache__":
+            continue
+        if child.is_dir():
+            if child.name not in left_out:
+                yield from _walk(Path(child.path), problems, left_out, (*above, identity))
+        elif child.is_file() or child.is_symlink() and not Path(child.path).exists():
+            yield Path(child.path)
+
+
+def _identity(file: Path) -> tuple[int, int] | str:
+    try:
+        status = file.stat()
+    except OSError:
+        return str(file)  # `listing` makes the Problem
+    return status.st_dev, status.st_ino
+
+
+def _source(file: Path, is_named: bool) -> Source:
+    return Source(file=file, kind=_kind(file), is_named=is_named)
+
+
+def _kind(file: Path) -> Kind:
+    return next((kind for suffix, kind in KINDS.items() if file.name.lower().endswith(suffix)), "text")
+
+
+def _empty(found: str, fix: str) -> Problem:
+    return data_problem(found, "a file, folder, glob or Hugging Face dataset that holds text", fix)
+
+
+def _unreadable(file: Path, error: OSError) -> Problem:
+    found = f"cannot be read: {error.strerror or error}"
+    return data_problem(
+        found, "files that this user may read", "correct its permissions, or leave it out", file
+    )
