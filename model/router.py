@@ -118,7 +118,7 @@ class Router(nn.Module):
         by_sequence = (len(tokens_B), num_tokens * self.top_k)
         counts_BE.scatter_add_(1, experts_TK.view(by_sequence), routes_TK.reshape(by_sequence))
         tokens_B1 = tokens_B.clamp(min=1)[:, None].double()
-        cost_BE = (counts_BE * (self.num_experts / self.top_k) / tokens_B1.square()).to(dtype)
+        cost_BE = (counts_BE.double() * (self.num_experts / self.top_k) / tokens_B1.square()).to(dtype)
         cost_TE = cost_BE.repeat_interleave(num_tokens, 0, output_size=len(experts_TK))
         return cost_TE if is_route_TK is None else cost_TE.masked_fill(~is_route_TK[:, :1], 0.0)
 

@@ -58,7 +58,7 @@ def test_bf16_stays_near_fp32_and_routes_in_fp32():
         x, sums = model.run_layers(model.embed(ids))
         entropy = model.cross_entropy(x, targets)
         (entropy.sum + sums.balance + sums.z).backward()
-        losses.append(float(entropy.sum))
+        losses.append(float(entropy.sum.detach()))
         assert entropy.sum.dtype == sums.balance.dtype == sums.z.dtype == torch.float32
         assert all(p.grad.isfinite().all() and p.grad.dtype == dtype for p in model.parameters())
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
@@ -82,7 +82,7 @@ def test_stages_in_a_row_equal_the_whole_model():
     assert torch.equal(torch.cat([a.expert_tokens, b.expert_tokens]), sums.expert_tokens)
     assert c.expert_tokens.shape == (0, config.num_experts)
     assert float(c.balance) == float(c.z) == int(c.dropped) == 0
-    assert float(a.balance + b.balance) == pytest.approx(float(sums.balance), rel=1e-6)
+    assert relative(a.balance + b.balance, sums.balance) < 1e-6
 
 
 def test_a_token_does_not_depend_on_its_batch():
