@@ -23,6 +23,7 @@ def ds_config(plan: Plan) -> dict[str, Any]:
     return {
         "train_batch_size": plan.batch.global_batch,
         "gradient_accumulation_steps": plan.batch.accumulation,
+        "managed_gradient_accumulation": True,
         "gradient_clipping": training.gradient_clipping,
         "optimizer": {
             "type": "AdamW",

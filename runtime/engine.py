@@ -19,14 +19,14 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
 from model.collectives import PhaseClock
-from model.moe import MoE
+from model.moe import MoELayer
 from planner import Plan
 from planner.ds_config import ds_config
 from runtime.groups import RankGroups, check_deepspeed, give_to_deepspeed
 from runtime.norm import clip_factor, global_norm, replicas
 
 
-class EngineMoE(MoE, DeepSpeedMoE):
+class EngineMoE(MoELayer, DeepSpeedMoE):
     """Our layer, recognised by the engine as DeepSpeed's (engine.py:2102). Adds no state and no parameter."""
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
@@ -51,7 +51,7 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseC
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
     grid = give_to_deepspeed(groups)
     for layer in module.modules():
-        if type(layer) is MoE:
+        if type(layer) is MoELayer:
             layer.__class__ = EngineMoE
     engine, *_ = deepspeed.initialize(
         model=module,
@@ -67,11 +67,9 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseC
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms, embeddings and biases do not. DeepSpeed splits experts off by itself."""
-    embeddings = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     decayed, kept = [], []
     for name, parameter in module.named_parameters():
-        plain = parameter.dim() < 2 or id(parameter) in embeddings or "embed_tokens" in name
-        (kept if plain else decayed).append(parameter)
+        (kept if parameter.dim() < 2 or "embed_tokens" in name else decayed).append(parameter)
     groups = [
         {"name": "decayed", "params": decayed, "weight_decay": weight_decay},
         {"name": "kept", "params": kept, "weight_decay": 0.0},

@@ -130,7 +130,7 @@ def check_deepspeed(groups: RankGroups) -> None:
     name = groups.expert_group_name
     found = {
         "data": theirs._get_data_parallel_group(),
-        "tp": theirs.get_model_parallel_group(),
+        "tp": theirs.mpu.get_model_parallel_group(),
         "ep": theirs._get_expert_parallel_group(name),
         "edp": theirs._get_expert_data_parallel_group(name),
     }

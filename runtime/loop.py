@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from planner import Plan
@@ -83,7 +85,7 @@ class Loop:
                     f"{MAX_SKIPPED} steps in a row (to step {step}) had a gradient that is not finite; "
                     "lower training.learning_rate or resume from an earlier checkpoint"
                 )
-            stopping = self.stop.boundary(self.engine.device)
+            stopping = self.stop.boundary(self._any_rank)
             if stopping or step == last_step or step % output.checkpoint_every == 0:
                 self.save(step)
             if stopping:
@@ -120,6 +122,12 @@ class Loop:
             phases_s=phases_s,
             step_s=step_s,
         )
+
+    def _any_rank(self, flag: bool) -> bool:
+        """A one-byte MAX all-reduce."""
+        byte = torch.tensor([flag], dtype=torch.uint8, device=self.engine.device)
+        dist.all_reduce(byte, op=dist.ReduceOp.MAX)
+        return bool(byte.item())
 
     def _validate(self) -> float:
         num_sequences = self.data.num_validation_sequences

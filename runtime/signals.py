@@ -12,9 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-import torch
-import torch.distributed as dist
-
 GRACE_S = 20.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STOPPED = 130
@@ -46,11 +43,13 @@ class StopRequest:
         """The signal's name once this rank was asked to stop."""
         return self._asked
 
-    def boundary(self, device: torch.device) -> bool:
-        """Whether any rank was asked to stop: a one-byte MAX all-reduce at a step boundary. Collective."""
-        flag = torch.tensor([self._asked is not None], dtype=torch.uint8, device=device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        agreed = bool(flag.item())
+    def boundary(self, any_rank: Callable[[bool], bool]) -> bool:
+        """Whether any rank was asked to stop, decided at a step boundary by all ranks alike.
+
+        Args:
+            any_rank: collective; whether the flag is set on any rank.
+        """
+        agreed = any_rank(self._asked is not None)
         if agreed:
             # From here on the rank saves, with its peers: the boundary was reached in time.
             self._deadline = float("inf")

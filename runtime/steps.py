@@ -56,7 +56,9 @@ def train_step(
     for micro_batch in micro_batches:
         with clock.phase("compute"):
             loss, micro_sums = engine(micro_batch.tokens_BS1, micro_batch.mask_BS, totals)
-            engine.backward(loss, scale_wrt_gas=False)
+            # `backward` divides by the accumulation. Asked not to (scale_wrt_gas=False), DeepSpeed 0.19.8 still
+            # does, in a hook on the forward's output (engine.py:3179); so the factor is given back.
+            engine.backward(loss * engine.gradient_accumulation_steps())
         sums.append(micro_sums)
         with clock.phase("optimizer"):
             engine.step()
@@ -78,7 +80,9 @@ def validation_loss(
     engine: DeepSpeedEngine, groups: RankGroups, micro_batches: Sequence[MicroBatch], totals: Totals
 ) -> float:
     """Mean cross-entropy over the validation tokens, the same on every rank. Collective over the world."""
+    engine.eval()
     sums = [engine.module(batch.tokens_BS1, batch.mask_BS, totals)[1] for batch in micro_batches]
+    engine.train()
     return _sum_over_world(sums, groups, engine.device)[0] / totals.num_tokens
 
 

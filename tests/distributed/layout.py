@@ -35,7 +35,9 @@ def run_layout(strategy: Strategy, masks: dict[int, np.ndarray] | None = None, t
             for step in range(STEPS)
         ],
         final=_assemble([r["final"] for r in ranks]),
-        expert_tokens=[torch.stack([r["expert_tokens"][step] for r in ranks]).sum(0) for step in range(STEPS)],
+        expert_tokens=[
+            torch.stack([r["expert_tokens"][step] for r in ranks]).sum(0) for step in range(STEPS)
+        ],
     )
 
 
@@ -52,13 +54,13 @@ def _train(plan: Plan, masks: dict[int, np.ndarray] | None) -> dict[str, Any]:
     engine, groups = start(plan)
     training = plan.strategy.training
     caught: dict[str, list[Part]] = {}
-    order = list(views(engine, groups))
+    order = [view for view in views(engine, groups) if view.kind == VALUE]
 
     def catch(*_: Any) -> None:
         # What the optimizer is given. Under ZeRO DeepSpeed steps one parameter group at a time.
         for view in order:
             holder = _holder(engine, view)
-            if view.kind == VALUE and holder.grad is not None:
+            if holder.grad is not None:
                 flat = holder.grad.reshape(-1)
                 first = view.tensor.storage_offset() - holder.data.storage_offset()
                 caught[view.name] = _part(view, flat[first : first + view.tensor.numel()])

@@ -4,6 +4,7 @@ Plain PyTorch: the whole global batch at once, autograd, torch's own norm clippi
 model's code with the ranks (tests/model proves that against independent formulas) and nothing else.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.modeling_switchyard import SwitchyardForCausalLM, initialize_parameters
+from model.router import Router, Routing
 from planner import Strategy
 from runtime.build import model_config
 from runtime.learning_rate import learning_rate
@@ -46,13 +48,13 @@ def tiny(**changes: Any) -> Strategy:
         "parallel": {"zero_stage": 1},
         "training": {
             "precision": "fp32",
-            "seq_length": 8,
+            "seq_length": 5,
             "global_batch": 16,
             "micro_batch": 1,
             "steps": STEPS,
             "warmup_steps": 2,
-            "learning_rate": 1e-2,
-            "min_learning_rate": 1e-3,
+            "learning_rate": 3e-3,
+            "min_learning_rate": 3e-4,
             "gradient_clipping": 0.5,
             "seed": 3,
         },
@@ -82,7 +84,7 @@ class Course:
     gradients: list[dict[str, Tensor]]
     final: dict[tuple[str, str], Tensor]
     expert_tokens: list[Tensor]
-    smallest_gap: float = 1.0
+    smallest_gap: float = 1.0  # of a routing decision: below 1e-4 rounding may flip a route
 
 
 def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None) -> Course:
@@ -105,6 +107,10 @@ def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None
         eps=settings.eps,
     )
     losses, norms, gradients, expert_tokens = [], [], [], []
+    gaps: list[float] = []
+    for layer in model.modules():
+        if isinstance(layer, Router):
+            layer.register_forward_hook(lambda module, args, routing: gaps.append(_gap(routing, strategy)))
     for step in range(STEPS):
         tokens = torch.from_numpy(tokens_of(strategy, step))
         mask = None if masks is None else torch.from_numpy(masks[step])
@@ -122,7 +128,8 @@ def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None
             group["lr"] = learning_rate(step + 1, training, training.steps)
         adam.zero_grad()
         objective.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clipping)
+        limit = training.gradient_clipping or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
         losses.append(loss.item())
         norms.append(norm.item())
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
@@ -134,5 +141,32 @@ def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None
         final[name, "weight"] = parameter.detach().clone()
         final |= {(name, kind): state[kind] for kind in ("exp_avg", "exp_avg_sq")}
     return Course(
-        losses=losses, norms=norms, gradients=gradients, final=final, expert_tokens=expert_tokens
+        losses=losses,
+        norms=norms,
+        gradients=gradients,
+        final=final,
+        expert_tokens=expert_tokens,
+        smallest_gap=min(gaps),
     )
+
+
+def _gap(routing: Routing, strategy: Strategy) -> float:
+    """How clear the closest decision was, in probability: of a token for its k-th expert, and, with a
+    capacity, of an expert for the last token of a sequence that fits."""
+    shape = strategy.model
+    top_k, num_experts = shape.num_experts_per_tok, shape.num_experts
+    scores = routing.logits_TE.detach().softmax(-1)
+    ranked = scores.sort(-1, descending=True)
+    gap = 1.0
+    if top_k < num_experts:
+        gap = (ranked.values[:, top_k - 1] - ranked.values[:, top_k]).min().item()
+    if shape.capacity_factor is not None:
+        seq_length = strategy.training.seq_length
+        capacity = math.ceil(shape.capacity_factor * top_k * seq_length / num_experts)
+        chosen = torch.zeros_like(scores).scatter_(1, ranked.indices[:, :top_k], 1.0) * scores
+        # [sequence, position, expert], the highest first: what an expert takes before and after its limit.
+        rows = chosen.view(-1, seq_length, num_experts).sort(1, descending=True).values
+        if capacity < seq_length:
+            first, second = rows[:, capacity - 1], rows[:, capacity]
+            gap = min(gap, (first - second)[second > 0].min().item() if (second > 0).any() else 1.0)
+    return gap

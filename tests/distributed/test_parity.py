@@ -1,28 +1,50 @@
 """Expert parallel layouts train the same model as one process: loss, gradients, norm, updates, moments."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 
 from planner import Strategy
+from planner.strategy import Training
 from tests.distributed.equality import assert_equal
 from tests.distributed.layout import run_layout
 from tests.distributed.ranks import run_ranks
 from tests.distributed.reference import STEPS, Course, run_reference, tiny
 
 
-@cache
-def _reference(strategy_json: str, masked: bool) -> Course:
-    strategy = Strategy.model_validate_json(strategy_json)
-    return run_ranks(1, run_reference, strategy, _masks(strategy) if masked else None)[0]
+_SETTLED: dict[tuple[str, bool], tuple[int, Course]] = {}
 
 
-def reference(strategy: Strategy, masked: bool = False) -> Course:
-    """One process, computed once for all layouts of a model (the layout itself does not enter)."""
+def check(strategy: Strategy, masked: bool = False, reference: Strategy | None = None) -> None:
+    """Holds a layout against one process, with the first seed whose routes are all clear.
+
+    Args:
+        masked: with padding. reference: what one process runs instead of the same strategy.
+    """
+    seed, expected = settled(reference or strategy, masked)
+    strategy = strategy.model_copy(update={"training": _with(strategy, seed=seed)})
+    assert_equal(run_layout(strategy, _masks(strategy) if masked else None), expected)
+
+
+def settled(strategy: Strategy, masked: bool = False) -> tuple[int, Course]:
+    """A seed with clear routes and one process's course, computed once a model: the layout does not enter."""
     plain = strategy.model_copy(update={"parallel": tiny().parallel})
-    training = plain.training.model_copy(update={"micro_batch": 1})
-    return _reference(plain.model_copy(update={"training": training}).model_dump_json(), masked)
+    key = (repr(plain.model_copy(update={"training": _with(plain, micro_batch=1)})), masked)
+    if key not in _SETTLED:
+        _SETTLED[key] = run_ranks(1, _settle, plain, masked)[0]
+    return _SETTLED[key]
+
+
+def _settle(strategy: Strategy, masked: bool) -> tuple[int, Course]:
+    for seed in range(1, 200):
+        trial = strategy.model_copy(update={"training": _with(strategy, seed=seed)})
+        course = run_reference(trial, _masks(trial) if masked else None)
+        if course.smallest_gap > 1.1e-4:
+            return seed, course
+    raise AssertionError("no seed has clear routes")
+
+
+def _with(strategy: Strategy, **changes: object) -> Training:
+    return strategy.training.model_copy(update=changes)
 
 
 def _masks(strategy: Strategy) -> dict[int, np.ndarray]:
@@ -44,7 +66,7 @@ def test_expert_parallel_equals_one_process(ep: int, zero_stage: int, accumulati
         parallel={"ep": ep, "dp": dp, "zero_stage": zero_stage},
         training__micro_batch=16 // 4 // accumulation,
     )
-    assert_equal(run_layout(strategy), reference(strategy))
+    check(strategy)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +84,8 @@ def test_expert_parallel_equals_one_process(ep: int, zero_stage: int, accumulati
 )
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_model_variants_equal_one_process(changes: dict[str, object], zero_stage: int) -> None:
-    strategy = tiny(
-        parallel={"ep": 2, "dp": 2, "zero_stage": zero_stage}, training__micro_batch=2, **changes
-    )
-    assert_equal(run_layout(strategy), reference(strategy))
+    strategy = tiny(parallel={"ep": 2, "dp": 2, "zero_stage": zero_stage}, training__micro_batch=2, **changes)
+    check(strategy)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])
@@ -75,7 +95,7 @@ def test_padding_equals_one_process(zero_stage: int) -> None:
         training__micro_batch=2,
         model__num_experts_per_tok=2,
     )
-    assert_equal(run_layout(strategy, _masks(strategy)), reference(strategy, masked=True))
+    check(strategy, masked=True)
 
 
 def test_stock_dispatch_equals_one_process() -> None:
@@ -90,4 +110,4 @@ def test_stock_dispatch_equals_one_process() -> None:
             **changes,
         )
         plain = tiny(model__num_experts_per_tok=top_k, **changes)
-        assert_equal(run_layout(stock), reference(plain))
+        check(stock, reference=plain)

@@ -1,0 +1,130 @@
+"""How a run ends: one readable reason, told once, and the file that programs look for.
+
+When one rank fails its peers fail too, in a broken collective. The store keeps the first real reason; an
+error that only says that a peer is gone waits a moment for it and stays silent when it comes.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+
+from planner import Problem, StrategyError
+from runtime.attempts import write_done, write_failed
+from runtime.identity import Identity
+
+DONE, WRONG_INPUT, BROKE, STOPPED = 0, 2, 3, 130
+ECHO_WAIT_S = 3.0
+
+# What torch says when the other end of a collective has gone.
+_PEER_GONE = (
+    "onnection closed",
+    "onnection reset",
+    "roken pipe",
+    "onnection refused",
+    "gloo/transport",
+    "ncclRemoteError",
+)
+
+
+@dataclass(kw_only=True)
+class Ending:
+    """One rank's way out. Filled as the run comes to know its store, folder, attempt and checkpoints."""
+
+    identity: Identity
+    store: dist.Store | None = None
+    run_folder: Path | None = None
+    attempt: int | None = None
+    checkpoint: int | None = None
+
+    def done(self, result: dict[str, Any]) -> int:
+        if self._speaks:
+            write_done(self.run_folder, {"attempt": self.attempt, **result})
+        return DONE
+
+    def wrong(self, problems: Sequence[Problem], *, told: bool = False) -> int:
+        """The input is wrong. `told`: the Problems were printed already."""
+        if self.identity.rank == 0 and not told:
+            print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
+        self._write_failed(WRONG_INPUT, [problem.as_json() for problem in problems])
+        return WRONG_INPUT
+
+    def stopped(self, reason: str) -> int:
+        if self.identity.rank == 0:
+            saved = (
+                "nothing was saved"
+                if self.checkpoint is None
+                else f"the last checkpoint is step {self.checkpoint}"
+            )
+            print(f"stopped: {reason}; {saved}", file=sys.stderr, flush=True)
+        self._write_failed(STOPPED, [])
+        return STOPPED
+
+    def stop_now(self, reason: str) -> NoReturn:
+        """From a thread, while the main one may be stuck in a collective: says why and ends the process."""
+        self.stopped(reason)
+        os._exit(STOPPED)
+
+    def failed(self, error: BaseException) -> int:
+        """Something broke: on this rank, or on a peer, which this rank notices as a broken collective."""
+        if isinstance(error, StrategyError):
+            return self.wrong(error.problems)
+        own = f"[{self.identity}] {self._describe(error)}"
+        reason = self._first_reason(own, is_echo=_is_peer_loss(error))
+        if reason == own:
+            print(own, file=sys.stderr, flush=True)
+        self._write_failed(BROKE, [{"found": reason}])
+        return BROKE
+
+    def leave(self, code: int) -> NoReturn:
+        """Ends without the interpreter's farewell: after a failure a library's exit handler may wait for a peer."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    @property
+    def _speaks(self) -> bool:
+        return self.identity.rank == 0 and self.run_folder is not None and self.attempt is not None
+
+    def _write_failed(self, code: int, problems: list[dict[str, object]]) -> None:
+        if self._speaks:
+            write_failed(
+                self.run_folder,
+                code=code,
+                problems=problems,
+                checkpoint=self.checkpoint,
+                attempt=self.attempt,
+            )
+
+    def _describe(self, error: BaseException) -> str:
+        if os.environ.get("SWITCHYARD_DEBUG"):
+            return "".join(traceback.format_exception(error)).rstrip()
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        return f"{type(error).__name__}: {error}{place}\n  SWITCHYARD_DEBUG=1 shows the whole traceback"
+
+    def _first_reason(self, own: str, *, is_echo: bool) -> str:
+        """The first reason that any rank gave; an echo gives others time to be first."""
+        if self.store is None:
+            return own
+        try:
+            deadline = time.monotonic() + (ECHO_WAIT_S if is_echo else 0.0)
+            while time.monotonic() < deadline and not self.store.check(["failure"]):
+                time.sleep(0.05)
+            return self.store.compare_set("failure", "", own).decode()
+        except RuntimeError:
+            # The store went with rank 0: it has spoken, or was killed and its launcher says so.
+            return "rank 0 is gone" if is_echo else own
+
+
+def _is_peer_loss(error: BaseException) -> bool:
+    """Whether the error says no more than that another rank is gone."""
+    if isinstance(error, (dist.DistNetworkError, ConnectionError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _PEER_GONE)

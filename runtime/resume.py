@@ -1,0 +1,100 @@
+"""Where a run goes on from: decided by rank 0 before any group is joined, by what `output.resume` asks for."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner import Plan, Problem, StrategyError
+from planner.fingerprint import course_fingerprint, model_fingerprint
+from runtime.checkpoint import CheckpointError, CheckpointInfo, newest
+from runtime.data import TokenData
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprints:
+    """What a checkpoint must match: `model` to load its weights at all, `course` to go on from it."""
+
+    model: str
+    course: str
+
+
+def fingerprints(plan: Plan, data: TokenData) -> Fingerprints:
+    return Fingerprints(
+        model=model_fingerprint(plan.strategy, data.tokenizer_hash),
+        course=course_fingerprint(plan.strategy, data.content_hash),
+    )
+
+
+def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> CheckpointInfo | None:
+    """The checkpoint to go on from; None starts afresh.
+
+    Raises:
+        StrategyError: if the folder holds what `output.resume` rules out, or another model or course.
+    """
+    output = plan.strategy.output
+    own = _newest(run_folder)
+    if output.resume == "never":
+        if own is not None or _has_telemetry(run_folder):
+            raise _refuse(
+                f"{run_folder} holds a run already",
+                "an empty folder, as resume: never asks for",
+                "choose another name, move the folder aside, or set output.resume=auto",
+            )
+        return None
+    if own is not None:
+        # A branch that was interrupted goes on from its own checkpoints.
+        _check(own, prints, course=True)
+        return own
+    if output.resume == "auto":
+        return None
+    if output.resume == "require":
+        raise _refuse(
+            f"{run_folder} holds no checkpoint",
+            "a whole checkpoint of this run, as resume: require asks for",
+            "check output.folder and name, or set output.resume=auto",
+        )
+    source = Path(output.resume)
+    found = _newest(source)
+    if found is None:
+        raise _refuse(
+            f"{source} holds no checkpoint", "the folder of a run or of a checkpoint", "check output.resume"
+        )
+    _check(found, prints, course=not output.branch)
+    return found
+
+
+def _newest(folder: Path) -> CheckpointInfo | None:
+    try:
+        return newest(folder)
+    except CheckpointError as error:
+        raise _refuse(
+            str(error),
+            "at least one whole checkpoint, or none at all",
+            "restore one from a backup, or move the folder aside to start afresh",
+        ) from error
+
+
+def _check(info: CheckpointInfo, prints: Fingerprints, *, course: bool) -> None:
+    if info.meta.model_fingerprint != prints.model:
+        raise _refuse(
+            f"{info.folder} is of another model ({info.meta.model_fingerprint}; this one is {prints.model})",
+            "the same model section (but dispatch, capacity_factor, initialisation) and the same tokenizer",
+            "restore those keys, or choose another name",
+        )
+    if course and info.meta.course_fingerprint != prints.course:
+        raise _refuse(
+            f"{info.folder} is of another course ({info.meta.course_fingerprint}; this one is {prints.course})",
+            "the same data and the same training section (but steps and micro_batch)",
+            "restore those keys, choose another name, or branch: "
+            f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",
+        )
+
+
+def _has_telemetry(run_folder: Path) -> bool:
+    return (run_folder / "telemetry.jsonl").exists()
+
+
+def _refuse(found: str, expected: str, fix: str) -> StrategyError:
+    return StrategyError((Problem(path="output.resume", line=None, found=found, expected=expected, fix=fix),))
