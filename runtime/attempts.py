@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from planner import Problem
 from runtime.durable import fsync_folder, replace, write_new
 
 SCHEMA_VERSION = 1
@@ -53,29 +52,29 @@ def holds(run_folder: Path, attempt: int) -> bool:
     return _highest(run_folder) == attempt
 
 
-def write_done(run_folder: Path, result: Mapping[str, Any], *, attempt: int) -> None:
-    """Say that the run is finished, with what came of it: the only sign of success."""
-    _write_end(run_folder, DONE_NAME, {"attempt": attempt, **result}, attempt)
+def write_done(run_folder: Path, result: Mapping[str, Any]) -> None:
+    """Say that the run is finished, with its `attempt` and what came of it: the only sign of success."""
+    assert isinstance(result.get("attempt"), int), f"done by no attempt: {result}"
+    _write_end(run_folder, DONE_NAME, result)
 
 
 def write_failed(
     run_folder: Path,
+    *,
     code: int,
-    problems: Sequence[Problem | str],
+    problems: Sequence[Mapping[str, Any]],
     checkpoint: int | None,
-    attempt: int | None,
+    attempt: int,
 ) -> None:
     """Say that the run ended without being finished.
 
     Args:
         code: the exit code that is meant, whatever a launcher makes of it.
-        problems: what a user can correct; as text, what broke otherwise: its Problem has only `found`.
+        problems: Problems as plain data; what is no user's mistake has only `found`.
         checkpoint: the step of the newest whole checkpoint; None: there is none.
-        attempt: None for a mistake that was found before the run was claimed.
     """
-    found = [{"found": problem} if isinstance(problem, str) else problem.as_json() for problem in problems]
-    content = {"attempt": attempt, "code": code, "problems": found, "checkpoint": checkpoint}
-    _write_end(run_folder, FAILED_NAME, content, attempt)
+    content = {"attempt": attempt, "code": code, "problems": list(problems), "checkpoint": checkpoint}
+    _write_end(run_folder, FAILED_NAME, content)
 
 
 def set_aside(run_folder: Path) -> Path:
@@ -93,11 +92,11 @@ def set_aside(run_folder: Path) -> Path:
         return target
 
 
-def _write_end(run_folder: Path, name: str, content: Mapping[str, Any], attempt: int | None) -> None:
-    if attempt is not None and not holds(run_folder, attempt):
-        logger.warning("%s is not written: a newer attempt than %d holds the run", run_folder / name, attempt)
+def _write_end(run_folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    attempt = content["attempt"]
+    if not holds(run_folder, attempt):
+        logger.warning("%s is not written: attempt %d no longer holds the run", run_folder / name, attempt)
         return
-    run_folder.mkdir(parents=True, exist_ok=True)
     replace(run_folder / name, _to_bytes(content))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import traceback
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -18,7 +20,7 @@ from runtime import commit
 from runtime.checkpoint import CheckpointError, CheckpointInfo, open_checkpoint
 from runtime.checkpoint import verify as damage_of
 
-DAMAGED, WRONG_INPUT = 1, 2
+DAMAGED, WRONG_INPUT, BROKE = 1, 2, 3
 OUTPUT_VERSION = 1
 
 Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or one checkpoint")]
@@ -29,7 +31,11 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Looks into c
 def main() -> None:
     """Run the command line."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    app(prog_name="python -m runtime.checkpoint")
+    try:
+        app(prog_name="python -m runtime.checkpoint")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BROKE)
 
 
 @app.command()

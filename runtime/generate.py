@@ -1,0 +1,165 @@
+"""Decides how a trained run continues a text: one process, the newest whole checkpoint, no DeepSpeed.
+
+python -m runtime.generate RUN [--prompt TEXT] [--tokens N] [--temperature T] [--seed N]
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from model.modeling_switchyard import SwitchyardForCausalLM
+from planner import Problem, Strategy, StrategyError, load
+from runtime.build import model_config
+from runtime.checkpoint import CheckpointError, CheckpointInfo, newest, whole_weights
+from runtime.tokenizer import TextCoder, TokenizerUnusable, load_tokenizer, read_coder
+
+# Much of what the default corpus holds begins so.
+DEFAULT_PROMPT = "def "
+TOKENIZER_NAME = "tokenizer.json"
+NOT_WHOLE, WRONG_INPUT, BROKE = 1, 2, 3
+
+
+class NothingToContinue(Exception):
+    """The run cannot generate; carries the Problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
+def continuation(
+    run_folder: Path, prompt: str, num_tokens: int, *, temperature: float = 0.0, seed: int = 1
+) -> str:
+    """What the run's newest whole checkpoint writes after `prompt`: at most `num_tokens` tokens, without it.
+
+    Args:
+        prompt: may be empty: then a new text begins.
+        temperature: 0 always takes the likeliest token; above 0 draws, the same way for the same `seed`.
+
+    Raises:
+        NothingToContinue: if the folder holds no run, no checkpoint, no tokenizer, or another model.
+        StrategyError: if the run's strategy.yaml is no strategy.
+        CheckpointError: if it has checkpoints and none is whole.
+    """
+    strategy = _strategy(run_folder)
+    info = newest(run_folder / "checkpoints")
+    if info is None:
+        raise _nothing(run_folder, "the run has no checkpoint yet", "wait for its first, or train it again")
+    coder = _tokenizer(run_folder, info)
+    model = load_model(strategy, info)
+
+    ids = coder.tokenizer.encode(prompt, add_special_tokens=False).ids
+    # An empty prompt begins as a document does in the packed data: after the end of the one before.
+    given = torch.tensor([ids or [coder.end_of_text]])
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    torch.manual_seed(seed)
+    with torch.inference_mode():
+        made = model.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=num_tokens,
+            eos_token_id=coder.end_of_text,
+            pad_token_id=coder.end_of_text,
+            **sampling,
+        )
+    # Decoded together with the prompt: a character may be cut between two tokens.
+    whole = coder.tokenizer.decode([*ids, *made[0, given.shape[1] :].tolist()], skip_special_tokens=True)
+    start = coder.tokenizer.decode(ids, skip_special_tokens=True)
+    return whole[len(start) :]
+
+
+def default_prompt(run_folder: Path) -> str:
+    """A beginning that fits the run's data: "def " for the standard library's sources, else a new text.
+
+    Raises:
+        NothingToContinue, StrategyError: as `continuation`.
+    """
+    return DEFAULT_PROMPT if _strategy(run_folder).data.path is None else ""
+
+
+def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalLM:
+    """The whole model in one process, in fp32, with the checkpoint's weights.
+
+    Raises:
+        NothingToContinue: if the checkpoint does not hold exactly this model's tensors.
+    """
+    config = model_config(strategy)
+    # Dispatch is a way to train; without this, `deepspeed` would ask for DeepSpeed here too.
+    config.dispatch, config.capacity_factor = "dropless", None
+    model = SwitchyardForCausalLM(config).eval()
+    targets = model.state_dict()
+    wrong = []
+    for name, tensor in whole_weights(info):
+        target = targets.pop(name, None)
+        if target is None or target.shape != tensor.shape:
+            wrong.append(name)
+        else:
+            target.copy_(tensor)
+    if wrong or targets:
+        named = ", ".join([*wrong, *targets][:3])
+        raise _nothing(
+            info.folder,
+            f"{len(wrong) + len(targets)} tensors are not those of the run's strategy.yaml: {named}",
+            "restore the strategy.yaml that the run was trained with",
+        )
+    return model
+
+
+def _strategy(run_folder: Path) -> Strategy:
+    path = run_folder / "strategy.yaml"
+    if not path.is_file():
+        found = "no strategy.yaml in it" if run_folder.is_dir() else "no such folder"
+        raise _nothing(run_folder, found, "give the folder of a run, such as runs/tiny_cpu")
+    return load(path)
+
+
+def _tokenizer(run_folder: Path, info: CheckpointInfo) -> TextCoder:
+    """The tokenizer kept with the checkpoint, or with the run."""
+    for path in (info.folder / TOKENIZER_NAME, run_folder / TOKENIZER_NAME):
+        if path.is_file():
+            end_of_text = info.meta.extra.get("end_of_text")
+            return load_tokenizer(path) if end_of_text is None else read_coder(path, end_of_text)
+    raise _nothing(info.folder, f"no {TOKENIZER_NAME} in it or in the run", "copy the tokenizer there")
+
+
+def _nothing(folder: Path, found: str, fix: str) -> NothingToContinue:
+    expected = f"a run with strategy.yaml, {TOKENIZER_NAME} and a whole checkpoint"
+    problem = Problem(path=None, line=None, file=str(folder), found=found, expected=expected, fix=fix)
+    return NothingToContinue(problem)
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="the folder of a run")],
+    prompt: Annotated[str | None, typer.Option(help="the text to continue")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="how many tokens to write at most")] = 60,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token")] = 0.0,
+    seed: Annotated[int, typer.Option(help="for a temperature above 0")] = 1,
+) -> None:
+    """Continue a text with the newest checkpoint of RUN."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        given = default_prompt(run) if prompt is None else prompt
+        written = continuation(run, given, tokens, temperature=temperature, seed=seed)
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(NOT_WHOLE) from error
+    except (NothingToContinue, StrategyError, TokenizerUnusable) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise typer.Exit(BROKE) from error
+    Console(highlight=False, soft_wrap=True).print(Text(given, style="bold") + Text(written))
+
+
+if __name__ == "__main__":
+    typer.run(main)
