@@ -37,12 +37,13 @@ class ProgressLine:
         # No thread of its own: it is drawn when a step is told, and costs nothing between.
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=None),
             TextColumn("{task.fields[facts]}"),
             console=self._console,
             auto_refresh=False,
+            expand=True,
         )
-        self._task = self._bar.add_task("", total=last_step, completed=first_step - 1, facts="starting")
+        self._task = self._bar.add_task("start", total=last_step, completed=first_step - 1, facts="")
 
     def __enter__(self) -> ProgressLine:
         if self._console.is_terminal:
