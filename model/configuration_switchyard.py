@@ -23,6 +23,7 @@ class SwitchyardConfig(PreTrainedConfig):
 
     None means: `num_key_value_heads` = `num_attention_heads`, `head_dim` = `hidden_size` /
     `num_attention_heads`, `norm_topk_prob` = only for `num_experts_per_tok` > 1.
+    `max_position_embeddings` is the length trained with; it tells tools, and bounds nothing here.
     The first `first_dense_layers` layers have a dense MLP of `intermediate_size` instead of experts.
 
     Raises:
@@ -49,6 +50,7 @@ class SwitchyardConfig(PreTrainedConfig):
     qk_norm: str = "none"
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 4096
     vocab_size: int = 4096
     aggregation: str = "none"
     dispatch: str = "dropless"
@@ -129,6 +131,7 @@ def _faults(config: SwitchyardConfig) -> list[str]:
         "num_key_value_heads",
         "head_dim",
         "vocab_size",
+        "max_position_embeddings",
     )
     for name in counts:
         if not _is_count(getattr(config, name)):

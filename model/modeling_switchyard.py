@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,32 +12,15 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from .attention import Attention, attention_mask, rotations
+from .attention import attention_mask, rotations
 from .collectives import ModelGroups, Shard
 from .configuration_switchyard import SwitchyardConfig
-from .embedding import VocabEmbedding
+from .decoder import Decoder, RoutingSums, sum_routings
 from .initialisation import initialize_parameters
-from .mlp import MLP
-from .moe import MoELayer
-from .norm import RMSNorm
 from .output import Aggregation, CrossEntropy, LMHead
 from .router import Routing
 
 # B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, E experts
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoutingSums:
-    """What routing costs and did, summed over this model's MoE layers and this rank's tokens.
-
-    Under tp it is this rank's share: sums over the tp group are the whole. `balance` is Σ_sequences Σ_i
-    f_i·P_i and `z` is Σ_tokens logsumexp², not divided by anything; both carry gradient.
-    """
-
-    balance: Tensor
-    z: Tensor
-    expert_tokens: Tensor  # int64 [MoE layers here, E]: routes to each expert before any drop
-    dropped: Tensor  # int64
 
 
 class SwitchyardPreTrainedModel(PreTrainedModel):
@@ -52,56 +34,6 @@ class SwitchyardPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Weights are drawn by name, all at once, in `init_weights`."""
-
-
-class DecoderLayer(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x); `layer` is its global number."""
-
-    def __init__(self, config: SwitchyardConfig, layer: int, groups: ModelGroups) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, layer, groups)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp: MLP | MoELayer
-        if config.is_dense_layer(layer):
-            width = config.intermediate_size
-            self.mlp = MLP(config.expert, config.hidden_act, config.hidden_size, width, groups)
-        else:
-            self.mlp = MoELayer(config, groups)
-
-    def forward(
-        self,
-        x_BSD: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        mask: tuple[Tensor | None, bool],
-        mask_BS: Tensor | None,
-        cache: Cache | None = None,
-    ) -> tuple[Tensor, Routing | None]:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotation, mask, cache)
-        normed_BSD = self.post_attention_layernorm(x_BSD)
-        if isinstance(self.mlp, MoELayer):
-            y_BSD, routing = self.mlp(normed_BSD, mask_BS)
-            return x_BSD + y_BSD, routing
-        return x_BSD + self.mlp(normed_BSD), None
-
-
-class Decoder(nn.Module):
-    """Holds what is under `model.`: the embedding, the layers by their global number, the final norm."""
-
-    def __init__(
-        self,
-        config: SwitchyardConfig,
-        groups: ModelGroups,
-        layers: Sequence[int],
-        has_embedding: bool,
-        has_output: bool,
-    ) -> None:
-        super().__init__()
-        if has_embedding:
-            self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, groups)
-        self.layers = nn.ModuleDict({str(layer): DecoderLayer(config, layer, groups) for layer in layers})
-        if has_output:
-            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
@@ -144,7 +76,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         """This part's layers, in order. `mask_BS` is true for real tokens; None: all are."""
         positions_1S = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
         x_BSD, routings = self._run_layers(x_BSD, positions_1S, mask_BS, mask_BS, None, [])
-        return x_BSD, self._sums(routings, x_BSD.device)
+        return x_BSD, sum_routings(routings, self.config.num_experts, x_BSD.device)
 
     def cross_entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None) -> CrossEntropy:
         """Final norm, aggregation, head and loss, summed over the valid tokens. `targets_BS` are not shifted
@@ -290,18 +222,6 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
     def _before_head(self, x_BSD: Tensor) -> Tensor:
         x_BSD = self.model.norm(x_BSD)
         return self.aggregation(x_BSD) if self.config.aggregation == "linear" else x_BSD
-
-    def _sums(self, routings: list[Routing], device: torch.device) -> RoutingSums:
-        if not routings:
-            zero = torch.zeros((), device=device)
-            none = torch.zeros(0, self.config.num_experts, dtype=torch.int64, device=device)
-            return RoutingSums(balance=zero, z=zero, expert_tokens=none, dropped=none.sum())
-        return RoutingSums(
-            balance=torch.stack([routing.balance for routing in routings]).sum(),
-            z=torch.stack([routing.z for routing in routings]).sum(),
-            expert_tokens=torch.stack([routing.expert_tokens_E for routing in routings]),
-            dropped=torch.stack([routing.dropped for routing in routings]).sum(),
-        )
 
 
 def _real_tokens(attention_mask: Tensor | None, num_sequences: int, num_tokens: int) -> Tensor | None:

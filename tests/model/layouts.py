@@ -99,7 +99,7 @@ def in_ranks(world_size: int, cases: list[Case]) -> list[tuple[dict[str, Tensor]
 
 def _all_steps(cases: list[Case]) -> list[dict]:
     torch.set_num_threads(1)
-    groups = {size: group_of(size) for size in (1, 2, 4) if size <= dist.get_world_size()}
+    groups = {size: group_of(size) for size in (1, 2, 3, 4) if dist.get_world_size() % size == 0}
     results = []
     for case in cases:
         clock = CountingClock({})

@@ -63,6 +63,36 @@ def test_fp32_with_grouped_products_equals_one_process():
         assert_equal(f"tp{case.tp}_ep{case.ep}", got, one_process(case), 1e-5)
 
 
+def test_three_ranks_and_sizes_that_they_do_not_divide():
+    config = {
+        **KINDS["top3_shared_dense"],
+        "num_experts": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "hidden_size": 20,
+        "vocab_size": 35,
+        "aggregation": "linear",
+    }
+    cases = [
+        Case(tp=tp, ep=ep, config=config, num_sequences=3, mask=mask, dtype=torch.float64)
+        for tp, ep in ((3, 3), (3, 1), (1, 3))
+        for mask in (None, padding(3, 7))
+    ]
+    for case, got in zip(cases, in_ranks(3, cases), strict=True):
+        assert_equal(f"tp{case.tp}_ep{case.ep}", got, one_process(case), 1e-10)
+
+
+def test_bf16_in_ranks_stays_as_near_to_fp32_as_one_process_does():
+    config = {"hidden_size": 32, "moe_intermediate_size": 32, "num_key_value_heads": 4}
+    exact, _ = one_process(Case(config=config))
+    noise, _ = one_process(Case(config=config, dtype=torch.bfloat16))
+    for case in (Case(tp=tp, ep=ep, config=config, dtype=torch.bfloat16) for tp, ep in ((1, 2), (2, 2))):
+        ((grads, _),) = in_ranks(2, [case])
+        for name, grad in grads.items():
+            assert grad.dtype == torch.bfloat16
+            assert relative(grad, exact[name]) < 0.02 + 2 * relative(noise[name], exact[name]), name
+
+
 @pytest.mark.parametrize("num_tokens", [1, 2, 3])
 def test_fewer_tokens_than_ranks_work(num_tokens):
     """A rank's share may be empty; it still joins every collective, forward and backward."""

@@ -1,0 +1,99 @@
+"""Decides how layers follow each other, and what their routing adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from .attention import Attention
+from .collectives import ModelGroups
+from .configuration_switchyard import SwitchyardConfig
+from .embedding import VocabEmbedding
+from .mlp import MLP
+from .moe import MoELayer
+from .norm import RMSNorm
+from .router import Routing
+
+# B sequences, S tokens of each, D hidden, E experts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingSums:
+    """What routing costs and did, summed over this model's MoE layers and this rank's tokens.
+
+    Under tp it is this rank's share: sums over the tp group are the whole. `balance` is Σ_sequences Σ_i
+    f_i·P_i and `z` is Σ_tokens logsumexp², not divided by anything; both carry gradient.
+    """
+
+    balance: Tensor
+    z: Tensor
+    expert_tokens: Tensor  # int64 [MoE layers here, E]: routes to each expert before any drop
+    dropped: Tensor  # int64
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm x), then x + mlp(norm x); `layer` is its global number."""
+
+    def __init__(self, config: SwitchyardConfig, layer: int, groups: ModelGroups) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer, groups)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: MLP | MoELayer
+        if config.is_dense_layer(layer):
+            width = config.intermediate_size
+            self.mlp = MLP(config.expert, config.hidden_act, config.hidden_size, width, groups)
+        else:
+            self.mlp = MoELayer(config, groups)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: tuple[Tensor | None, bool],
+        mask_BS: Tensor | None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, Routing | None]:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotation, mask, cache)
+        normed_BSD = self.post_attention_layernorm(x_BSD)
+        if isinstance(self.mlp, MoELayer):
+            y_BSD, routing = self.mlp(normed_BSD, mask_BS)
+            return x_BSD + y_BSD, routing
+        return x_BSD + self.mlp(normed_BSD), None
+
+
+class Decoder(nn.Module):
+    """Holds what is under `model.`: the embedding, the layers by their global number, the final norm."""
+
+    def __init__(
+        self,
+        config: SwitchyardConfig,
+        groups: ModelGroups,
+        layers: Sequence[int],
+        has_embedding: bool,
+        has_output: bool,
+    ) -> None:
+        super().__init__()
+        if has_embedding:
+            self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, groups)
+        self.layers = nn.ModuleDict({str(layer): DecoderLayer(config, layer, groups) for layer in layers})
+        if has_output:
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+def sum_routings(routings: list[Routing], num_experts: int, device: torch.device) -> RoutingSums:
+    """Zeros without gradient for a part of the model that has no MoE layer."""
+    if not routings:
+        zero = torch.zeros((), device=device)
+        none = torch.zeros(0, num_experts, dtype=torch.int64, device=device)
+        return RoutingSums(balance=zero, z=zero, expert_tokens=none, dropped=none.sum())
+    return RoutingSums(
+        balance=torch.stack([routing.balance for routing in routings]).sum(),
+        z=torch.stack([routing.z for routing in routings]).sum(),
+        expert_tokens=torch.stack([routing.expert_tokens_E for routing in routings]),
+        dropped=torch.stack([routing.dropped for routing in routings]).sum(),
+    )
