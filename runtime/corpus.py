@@ -252,7 +252,7 @@ def _walk(
         if child.is_dir():
             if child.name not in left_out:
                 yield from _walk(Path(child.path), problems, left_out, (*above, identity))
-        elif child.is_file() or child.is_symlink() and not Path(child.path).exists():
+        elif child.is_file() or (child.is_symlink() and not Path(child.path).exists()):
             yield Path(child.path)
 
 

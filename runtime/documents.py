@@ -1,6 +1,7 @@
 """Decides what a document is (a text file, a line of JSONL, a row of Parquet or Arrow); reads it in pieces.
 
-A document may be larger than memory, so readers give pieces of about a mebibyte; none ever holds a corpus.
+A document may be larger than memory, so it comes in pieces of a quarter of a million characters; only the
+lines of JSONL and the rows of tables are held whole.
 """
 
 import codecs
@@ -16,8 +17,8 @@ from planner.problems import Problem
 from runtime.corpus import BLOCK_BYTES, MAX_PROBLEMS, Source, data_problem
 
 COLUMN = "text"
-PIECE_CHARACTERS = 1 << 20
-CUT_CHARACTERS = 1 << 16  # how far back from a piece's end a good place to cut is looked for
+PIECE_CHARACTERS = 1 << 18
+CUT_CHARACTERS = 1 << 14  # how far back from a piece's end a good place to cut is looked for
 NUM_ROWS = 256
 # Behind a single line break, or before a single space, between two visible characters: byte-level BPE splits
 # words there too, so that the cut changes no token. The last is for text that has neither.

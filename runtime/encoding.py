@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from runtime.tokenizer import TextCoder, sample_bytes, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
-BATCH_CHARACTERS = 2 << 20  # an encoded token takes some hundred bytes until its id is taken out
+BATCH_CHARACTERS = 1 << 20  # encoding takes some 200 bytes a character for as long as it lasts
 NUM_NAMED = 3
 PROGRESS_S = 5.0
 
@@ -82,13 +83,13 @@ def _train(survey: Survey, vocab_size: int) -> TextCoder:
 
 
 def _sample(sources: Iterable[Source], share: float) -> Iterator[str]:
-    """Pieces spread evenly over the corpus, up to this share of its bytes: the same ones every time."""
-    num_seen = num_taken = 0
-    for piece in _pieces(sources):
-        num_bytes = len(piece.text.encode())
-        num_seen += num_bytes
-        if share == 1.0 or num_taken < share * num_seen:
-            num_taken += num_bytes
+    """About this share of the corpus's pieces, drawn by lot: the same ones every time.
+
+    Every n-th piece would not do: where the corpus repeats itself, that may be the same text each time.
+    """
+    lot = random.Random(0)  # its random() is promised to stay the same over Python's releases
+    for number, piece in enumerate(_pieces(sources)):
+        if lot.random() < share or number == 0:
             yield piece.text
 
 

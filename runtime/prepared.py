@@ -17,7 +17,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,11 @@ def remove_leftovers(cache: Path) -> None:
         try:
             lock = os.open(folder / LOCK, os.O_RDWR)
         except OSError:
-            continue  # renamed just now, or on a file system without locks: no one can tell, so it stays
+            # Empty: killed right after mkdir. Otherwise renamed just now, or on a file system without
+            # locks: there no one can tell, so it stays.
+            with suppress(OSError):
+                folder.rmdir()
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -198,7 +202,10 @@ def _own_folder(cache: Path, key: str) -> Iterator[Path]:
     while True:
         folder = cache / f".tmp-{key[:16]}-{secrets.token_hex(4)}"
         folder.mkdir()
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            continue  # a cleaner took the empty folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
@@ -207,7 +214,7 @@ def _own_folder(cache: Path, key: str) -> Iterator[Path]:
             break
         if (folder / LOCK).exists():
             break
-        os.close(lock)  # a cleaner came between the two lines above
+        os.close(lock)  # a cleaner came between opening and locking
     try:
         yield folder
     finally:

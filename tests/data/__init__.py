@@ -1,0 +1,1 @@
+"""The data room: corpus, tokenizer, sequences, cache."""

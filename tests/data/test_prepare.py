@@ -1,0 +1,334 @@
+"""Preparing once: the cache, what is refused, kills, damage, and two who prepare at once."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner import StrategyError
+from runtime import prepared
+from runtime.data import open_data, prepare
+from tests.data.strategies import make_strategy, words, write_corpus
+
+# Prepares CORPUS with its runs in RUNS; a third argument makes it wait in the middle of the work.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from runtime import encoding
+from runtime.data import prepare
+from tests.data.strategies import make_strategy
+if len(sys.argv) > 3:
+    write = encoding._write_tokens
+    def slowly(file, *arguments):
+        file.write_bytes(b"half")
+        print("half", flush=True)
+        time.sleep(float(sys.argv[3]))
+        return write(file, *arguments)
+    encoding._write_tokens = slowly
+print(prepare(make_strategy(Path(sys.argv[2]), Path(sys.argv[1]))), flush=True)
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def problems(strategy) -> list[str]:
+    with pytest.raises(StrategyError) as caught:
+        prepare(strategy)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")
+
+
+def test_tokens_are_the_documents_joined_by_the_end_of_text(tmp_path: Path) -> None:
+    documents = [words(200), "日本語 🎉\r\n", "", "it says <|endoftext|> itself", "last"]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number, document in enumerate(documents):
+        (folder / f"{number}.txt").write_bytes(document.encode())
+    strategy = make_strategy(tmp_path, folder)
+    prepare(strategy)
+    data = open_data(strategy)
+    ends = np.flatnonzero(data.tokens == data.end_of_text)
+    assert len(ends) == 4
+    assert ends[-1] == len(data.tokens) - 1
+    starts = [0, *(ends[:-1] + 1)]
+    read = [data.tokenizer().decode(data.tokens[a:b].tolist()) for a, b in zip(starts, ends, strict=True)]
+    assert read == [document for document in documents if document]
+
+
+def test_entry_is_the_same_wherever_the_same_text_lies(tmp_path: Path, corpus: Path) -> None:
+    other = write_corpus(tmp_path / "elsewhere" / "renamed")
+    first, second = make_strategy(tmp_path / "one", corpus), make_strategy(tmp_path / "two", other)
+    assert prepare(first).name == prepare(second).name
+    a, b = open_data(first), open_data(second)
+    assert (a.content_hash, a.tokenizer_hash) == (b.content_hash, b.tokenizer_hash)
+    assert np.array_equal(a.tokens, b.tokens)
+
+
+@pytest.mark.parametrize("change", ["model.vocab_size=290", "data.validation_sequences=4", "text"])
+def test_content_hash_changes_with_what_is_read(tmp_path: Path, corpus: Path, change: str) -> None:
+    before = make_strategy(tmp_path, corpus)
+    prepare(before)
+    content_hash = open_data(before).content_hash
+    if change == "text":
+        (corpus / "3.txt").write_text(words(60, seed=99))
+    after = make_strategy(tmp_path, corpus, *([change] if change != "text" else []))
+    prepare(after)
+    assert open_data(after).content_hash != content_hash
+
+
+def test_content_hash_ignores_what_the_training_section_says(tmp_path: Path, corpus: Path) -> None:
+    """`training` is in the course's fingerprint by itself."""
+    hashes = set()
+    for change in ("training.seed=1", "training.seed=2", "training.seq_length=8", "training.global_batch=8"):
+        strategy = make_strategy(tmp_path, corpus, change)
+        prepare(strategy)
+        hashes.add(open_data(strategy).content_hash)
+    assert len(hashes) == 1
+
+
+def test_second_time_tokenizes_nothing(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    monkeypatch.setattr("runtime.preparation.encode_corpus", None)
+    assert prepare(strategy) == entry
+
+
+def test_settled_files_are_not_read_again(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "SETTLED_S", -1.0)
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    monkeypatch.setattr("runtime.preparation.hash_corpus", None)
+    monkeypatch.setattr(prepared, "hash_file", None)
+    assert prepare(strategy) == entry
+
+
+def test_files_written_a_moment_ago_are_read_again(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    monkeypatch.setattr("runtime.preparation.hash_corpus", lambda sources: "another hash")
+    assert prepare(strategy) != entry
+    assert not (tmp_path / ".cache" / "data" / "seen").exists()
+
+
+def test_large_vocabulary_is_stored_in_four_bytes(tmp_path: Path, corpus: Path) -> None:
+    from tests.data.test_tokenizer import word_tokenizer
+
+    filling = [f"w{number}" for number in range(70_000)]
+    word_tokenizer("<unk>", *filling, "</s>").save(str(tmp_path / "t.json"))
+    (corpus / "0.txt").write_text("w69999 w0 " * 500)
+    strategy = make_strategy(
+        tmp_path, corpus / "0.txt", f"data.tokenizer={tmp_path}/t.json", "model.vocab_size=70002"
+    )
+    prepare(strategy)
+    data = open_data(strategy)
+    assert data.tokens.dtype == np.uint32
+    assert data.tokens[:3].tolist() == [70_000, 1, 70_000]
+    assert data.tokens[-1] == data.end_of_text == 70_001
+
+
+def test_too_little_data_names_what_is_there_and_what_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"".join(bytes([32 + i % 90]) * (1 + i % 2) for i in range(70)))
+    (problem,) = problems(make_strategy(tmp_path, tmp_path / "a.txt"))
+    # 105 bytes, no pair of them twice, and the end of text: 106 tokens; less 3 × 2, that is 6 times 16.
+    assert "gives 6 sequences of 16 tokens (106 tokens)" in problem
+    assert "at least 7: 3 for validation (data.validation_sequences) and 4 for one global batch" in problem
+
+
+def test_just_enough_data_are_accepted(tmp_path: Path) -> None:
+    from tests.data.test_tokenizer import word_tokenizer
+
+    word_tokenizer("<unk>", "a", "</s>").save(str(tmp_path / "t.json"))
+    tokens = 7 * 16 + 2 * 3  # seven sequences, two tokens more for each held out
+    for num_words, accepted in ((tokens - 1, True), (tokens - 2, False)):
+        (tmp_path / "a.txt").write_text("a " * num_words)
+        strategy = make_strategy(tmp_path, tmp_path / "a.txt", f"data.tokenizer={tmp_path}/t.json")
+        if accepted:
+            prepare(strategy)
+            assert open_data(strategy).num_train_sequences == 4
+        else:
+            assert "gives 6 sequences" in problems(strategy)[0]
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"txt": 1}\n{"text": 2}\n')
+    paths = [tmp_path / "bad.jsonl", f"{tmp_path}/*.none", tmp_path / "gone.txt"]
+    found = problems(make_strategy(tmp_path, paths, "model.vocab_size=256"))
+    assert len(found) == 5
+    assert [f"{tmp_path}/bad.jsonl:{line}: " in "".join(found) for line in (1, 2, 3)] == [False, True, True]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0"])
+def test_data_without_text_are_a_problem(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(content)
+    (problem,) = problems(make_strategy(tmp_path, tmp_path / "data"))
+    assert "there is no text in it" in problem
+
+
+def test_unusable_tokenizer_is_a_problem(tmp_path: Path, corpus: Path) -> None:
+    (problem,) = problems(make_strategy(tmp_path, corpus, "data.tokenizer=nowhere"))
+    assert problem.startswith("data.tokenizer: nowhere is no file or folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission_is_a_problem(tmp_path: Path, corpus: Path) -> None:
+    (corpus / "2.txt").chmod(0)
+    (problem,) = problems(make_strategy(tmp_path, corpus))
+    assert "2.txt: data.path: cannot be read: Permission denied" in problem
+
+
+def test_dangling_link_is_a_problem(tmp_path: Path, corpus: Path) -> None:
+    (corpus / "7.txt").symlink_to(tmp_path / "gone")
+    (problem,) = problems(make_strategy(tmp_path, corpus))
+    assert "7.txt: data.path: cannot be read: No such file" in problem
+
+
+def test_cache_that_cannot_be_written_is_a_problem(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    (problem,) = problems(make_strategy(tmp_path / "runs", corpus))
+    assert problem.startswith("output.folder: the prepared data cannot be written")
+
+
+def test_file_that_changes_while_it_is_read_is_a_problem(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import preparation
+
+    encode = preparation.encode_corpus
+
+    def encode_and_change(*arguments):
+        manifest = encode(*arguments)
+        (corpus / "1.txt").write_text("other")
+        return manifest
+
+    monkeypatch.setattr(preparation, "encode_corpus", encode_and_change)
+    assert "1.txt changed while it was read" in problems(make_strategy(tmp_path, corpus))[0]
+    assert not list((tmp_path / ".cache" / "data").glob("*"))
+
+
+def test_repetition_is_warned_of_with_its_count(
+    tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strategy = make_strategy(tmp_path, corpus, "training.steps=1000")
+    prepare(strategy)
+    data = open_data(strategy)
+    assert data.epochs(1000) == 4000 / data.num_train_sequences > 1
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"{4000 / data.num_train_sequences:.2f} times" in warning.getMessage()
+
+
+def test_run_within_one_epoch_warns_of_nothing(
+    tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare(make_strategy(tmp_path, corpus, "training.steps=1"))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_warnings_are_repeated_by_a_later_start(
+    tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (corpus / "picture").write_bytes(b"\x89PNG\0")
+    strategy = make_strategy(tmp_path, corpus, "model.vocab_size=9000", "training.steps=1")
+    for _ in range(2):
+        caplog.clear()
+        prepare(strategy)
+        warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warned) == 2
+        assert warned[0].startswith("data: 1 files are not UTF-8 text and were left out: ")
+        assert "are never used" in warned[1]
+
+
+def test_kill_in_the_middle_leaves_nothing_that_is_believed(tmp_path: Path, corpus: Path) -> None:
+    process = start(corpus, tmp_path, 60)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    cache = tmp_path / ".cache" / "data"
+    assert [path.name[:5] for path in cache.iterdir()] == [".tmp-"]
+    strategy = make_strategy(tmp_path, corpus)
+    with pytest.raises(StrategyError, match="not in"):
+        open_data(strategy)
+    entry = prepare(strategy)
+    assert open_data(strategy).num_train_sequences > 0
+    assert list(cache.iterdir()) == [entry]
+
+
+def test_two_who_prepare_at_once_come_to_one_entry(tmp_path: Path, corpus: Path) -> None:
+    slow = start(corpus, tmp_path, 1.5)
+    assert slow.stdout is not None
+    assert slow.stdout.readline() == "half\n"
+    fast = start(corpus, tmp_path)  # must neither wait for the other nor take its folder away
+    entries = {fast.communicate(timeout=30)[0].strip()}
+    assert slow.poll() is None
+    entries.add(slow.communicate(timeout=30)[0].strip())
+    assert (fast.returncode, slow.returncode) == (0, 0)
+    assert entries == {str(path) for path in (tmp_path / ".cache" / "data").iterdir()}
+    assert open_data(make_strategy(tmp_path, corpus)).num_train_sequences > 0
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "removed"])
+def test_damaged_entry_is_made_anew_with_a_warning(
+    tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    tokens = open_data(strategy).tokens.copy()
+    content = bytearray((entry / name).read_bytes())
+    if damage == "removed":
+        (entry / name).unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        (entry / name).write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    if (name, damage) != ("tokens.bin", "flipped"):  # every rank sees that; this one, rank 0's prepare
+        with pytest.raises(StrategyError, match="as they were written"):
+            open_data(strategy)
+    assert prepare(strategy) == entry
+    assert "are damaged and are made anew" in caplog.text
+    assert np.array_equal(open_data(strategy).tokens, tokens)
+
+
+def test_rank_that_is_told_the_entry_looks_at_no_corpus(tmp_path: Path, corpus: Path) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    for file in corpus.iterdir():
+        file.unlink()
+    assert open_data(strategy, entry=entry).num_train_sequences > 0
+
+
+def test_cache_may_lie_elsewhere(tmp_path: Path, corpus: Path) -> None:
+    strategy = make_strategy(tmp_path / "runs", corpus)
+    assert prepare(strategy, tmp_path / "cache").parent == tmp_path / "cache"
+    assert open_data(strategy, tmp_path / "cache").folder.parent == tmp_path / "cache"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_prepared_standard_library_opens_at_once(tmp_path: Path) -> None:
+    strategy = make_strategy(tmp_path, None, "model.vocab_size=1024")
+    started = time.perf_counter()
+    prepare(strategy)
+    first_s = time.perf_counter() - started
+    started = time.perf_counter()
+    prepare(strategy)
+    assert time.perf_counter() - started < first_s / 5
+    manifest = json.loads((next((tmp_path / ".cache" / "data").glob("[!.s]*")) / "manifest.json").read_text())
+    assert manifest["manifest"]["num_tokens"] > 1_000_000
