@@ -15,10 +15,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -29,6 +29,9 @@ MANIFEST_NAME = "manifest.json"
 # A manifest may come from anywhere: a file it names must not lead out of its folder, or to a hidden one.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 EXACT = ConfigDict(extra="forbid")
+Dtype = Literal[
+    "F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"
+]  # as safetensors spells them
 
 
 class CheckpointError(Exception):
@@ -77,10 +80,10 @@ class StoredPiece:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A global tensor of one kind. dtype is safetensors' name for it (F32, BF16, …)."""
+    """A global tensor of one kind."""
 
     shape: tuple[int, ...]
-    dtype: str
+    dtype: Dtype
     pieces: tuple[StoredPiece, ...]
 
     __pydantic_config__ = EXACT
@@ -143,7 +146,7 @@ def to_bytes(manifest: Manifest) -> bytes:
         CheckpointError: if meta holds something that JSON cannot (a tensor, NaN).
     """
     try:
-        fields = asdict(manifest)  # not pydantic's dump: it turns NaN into null without a word
+        fields = _MANIFEST.dump_python(manifest)  # not dump_json: it turns NaN into null without a word
         fields["sha256"] = _own_hash(fields)
         return json.dumps(fields, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
@@ -183,29 +186,39 @@ def read_manifest(folder: Path) -> Manifest:
 def faults_of(manifest: Manifest) -> tuple[str, ...]:
     """Every way in which the tensors do not add up: holes, overlaps, boxes outside, unknown files."""
     faults = [f"{name!r} is not a file name" for name in manifest.files if not FILE_NAME.fullmatch(name)]
+    # A model's layers, and the kinds of a tensor, are cut alike: each way to cut is looked at once. That is
+    # 0.1 s instead of 1.3 for 64 ranks and 30,720 pieces (2 cores).
+    sound: set[object] = set()
     for name, kinds in manifest.tensors.items():
         for kind, tensor in kinds.items():
-            faults += (f"{name} ({kind}): {fault}" for fault in _faults_of_tensor(tensor, manifest.files))
+            unknown = {piece.file for piece in tensor.pieces} - manifest.files.keys()
+            if unknown:
+                faults.append(f"{name} ({kind}): a piece lies in {min(unknown)}, which is not listed")
+            cut = (tensor.shape, tuple((p.offsets, p.shape, p.flat) for p in tensor.pieces))
+            if cut in sound:
+                continue
+            if fault := _fault_of_cut(tensor):
+                faults.append(f"{name} ({kind}): {fault}")
+            else:
+                sound.add(cut)
     return tuple(faults)
 
 
-def _faults_of_tensor(tensor: StoredTensor, files: Mapping[str, FileRecord]) -> list[str]:
+def _fault_of_cut(tensor: StoredTensor) -> str | None:
     everything = whole(tensor.shape)
     for piece in tensor.pieces:
-        if piece.file not in files:
-            return [f"a piece lies in {piece.file}, which the manifest does not list"]
-        if not is_within(piece.box, everything):
-            return [f"{_named(piece)} lies outside the shape {list(tensor.shape)}"]
+        if not is_within(piece.box, everything) or min((1, *piece.shape)) < 1:
+            return f"{_named(piece)} lies outside the shape {list(tensor.shape)}"
         start, stop = piece.flat or (0, prod(piece.shape))
         if not 0 <= start <= stop <= prod(piece.shape):
-            return [f"{_named(piece)} lies outside its own box"]
+            return f"{_named(piece)} lies outside its own box"
     missing = uncovered([everything], tensor.pieces)
     if missing:
-        return [f"no piece covers {missing[0]} of the shape {list(tensor.shape)}"]
+        return f"no piece covers {missing[0]} of the shape {list(tensor.shape)}"
     # Covered everywhere and no more elements than there are: so no two pieces share one.
     if sum(piece.num_elements for piece in tensor.pieces) != tensor.num_elements:
-        return [f"its pieces overlap: {', '.join(map(_named, tensor.pieces[:4]))}"]
-    return []
+        return f"its pieces overlap: {', '.join(map(_named, tensor.pieces[:4]))}"
+    return None
 
 
 def uncovered(boxes: Iterable[Box], pieces: Iterable[StoredPiece]) -> list[Box]:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from runtime.boxes import Box, is_within, whole
 from runtime.durable import fsync_folder
-from runtime.manifest import FileRecord, StoredPiece
+from runtime.manifest import Dtype, FileRecord, StoredPiece
 
-DTYPE_NAMES = {
+DTYPE_NAMES: dict[torch.dtype, Dtype] = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -74,7 +74,7 @@ class WrittenPiece:
     name: str
     kind: str
     global_shape: tuple[int, ...]
-    dtype: str
+    dtype: Dtype
     stored: StoredPiece
 
 

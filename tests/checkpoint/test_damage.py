@@ -57,6 +57,10 @@ def drop_a_piece(fields) -> None:
     fields["tensors"]["model.layers.0.mlp.experts.up"]["exp_avg"]["pieces"].pop()
 
 
+def another_dtype(fields) -> None:
+    fields["tensors"]["model.norm.weight"]["weight"]["dtype"] = "F31"
+
+
 def lead_outside(fields) -> None:
     fields["files"]["../../secret"] = fields["files"].pop("rank-0001.safetensors")
     for kinds in fields["tensors"].values():
@@ -87,6 +91,10 @@ DAMAGES = {
     "hole": (
         lambda step: rewrite_manifest(step, drop_a_piece),
         r"experts.up \(exp_avg\): no piece covers \[2:4, 0:5, 0:3\]",
+    ),
+    "unknown dtype": (
+        lambda step: rewrite_manifest(step, another_dtype),
+        "is not a manifest: tensors.model.norm.weight.weight.dtype",
     ),
     "file outside": (lambda step: rewrite_manifest(step, lead_outside), "'../../secret' is not a file name"),
 }
