@@ -4,6 +4,7 @@ import difflib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,10 @@ import typer
 
 from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
 from planner import Plan, Problem, StrategyError, build_plan, load
+
+# What a command does once its arguments are read. It runs outside of typer, which would turn an interrupt
+# and a closed pipe into exits of its own.
+Work = Callable[[], int]
 
 app = typer.Typer(
     add_completion=False,
@@ -36,17 +41,21 @@ def plan(
     is_full: Annotated[
         bool, typer.Option("--full", help="also the whole strategy, defaults included")
     ] = False,
-) -> int:
+) -> Work:
     """What follows from a strategy: stages, ranks, hosts, groups, batch."""
-    _refuse_second_strategy(overrides or [])
-    built = build_plan(load(strategy, overrides or ()))
-    if is_json:
-        print_json("plan", YES, {"plan": _as_json(built, is_full)})
-    else:
-        from planner.report import print_plan
 
-        print_plan(built, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout), is_full=is_full)
-    return YES
+    def work() -> int:
+        _refuse_second_strategy(overrides or [])
+        built = build_plan(load(strategy, overrides or ()))
+        if is_json:
+            print_json("plan", YES, {"plan": _as_json(built, is_full)})
+        else:
+            from planner.report import print_plan
+
+            print_plan(built, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout), is_full=is_full)
+        return YES
+
+    return work
 
 
 def _as_json(built: Plan, is_full: bool) -> dict[str, Any]:
@@ -85,7 +94,8 @@ def main(arguments: list[str]) -> int:
     is_json = "--json" in arguments
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        code = _run(arguments, command)
+        work = _read_arguments(arguments, command)
+        code = work() if work is not None else YES
         sys.stdout.flush()
     except StrategyError as error:
         code = print_problems(command, error.problems, is_json=is_json)
@@ -107,7 +117,8 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def _run(arguments: list[str], command: str | None) -> int:
+def _read_arguments(arguments: list[str], command: str | None) -> Work | None:
+    """The work that is asked for, or None when the help was printed."""
     wants_help = "--help" in arguments
     known = sorted(
         str(info.name or info.callback.__name__) for info in app.registered_commands if info.callback
@@ -115,7 +126,7 @@ def _run(arguments: list[str], command: str | None) -> int:
     if command not in known and not wants_help:
         raise StrategyError([_unknown_command(command, known)])
     try:
-        code = app(arguments, prog_name="python -m launch", standalone_mode=False)
+        work = app(arguments, prog_name="python -m launch", standalone_mode=False)
     except Exception as error:
         # typer's parser raises the errors of its own copy of click, or of click itself, by version.
         explain = getattr(error, "format_message", None)
@@ -123,7 +134,7 @@ def _run(arguments: list[str], command: str | None) -> int:
             raise
         usage = f"python -m launch {command or 'COMMAND'} STRATEGY [key=value …]"
         raise StrategyError([_usage(str(explain()).rstrip("."), usage)]) from None
-    return code if isinstance(code, int) else YES
+    return work if callable(work) else None
 
 
 def _unknown_command(command: str | None, known: list[str]) -> Problem:

@@ -25,6 +25,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
 _NAN = re.compile(r"\.nan|\.NaN|\.NAN")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -221,6 +222,12 @@ class Document:
         assert isinstance(node, ScalarNode)
         text: str = node.value
         tag = node.tag.removeprefix(_TAG)
+        if _SURROGATE.search(text):  # "\ud800" in double quotes; nothing could write it to a file again
+            line = node.start_mark.line + 1
+            self._problem(
+                line, f"{shorten(ascii(text))} is half a character", "Unicode text", "correct the text"
+            )
+            return None
         if tag == "str":
             return text
         try:

@@ -13,6 +13,7 @@ from planner.problems import Problem
 from planner.refused import refusal, synonym
 from planner.schema import all_paths, section_at
 
+MAX_FAULTS = 100  # more at once is not a strategy with mistakes but another kind of file
 _IS_MISSING = "is missing"
 
 
@@ -25,13 +26,14 @@ class Fault:
     expected: str = ""
     fix: str = ""
     problems: tuple[Problem, ...] = ()  # of a file that the value names
+    is_derived: bool = False  # a default that could not be taken from other keys because there were faults
     meant: tuple[str, ...] | None = None  # for an unknown key: the path of the key it seems to stand for
 
 
 def faults_of(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
     """One Fault for each path that is wrong in `data`."""
     faults: dict[tuple[str | int, ...], Fault] = {}
-    for details in error.errors(include_url=False):
+    for details in error.errors(include_url=False)[:MAX_FAULTS]:
         fault = _fault(details, data)
         faults.setdefault(fault.path, fault)  # a union reports each of its branches; the first one will do
     meant = {fault.meant for fault in faults.values()}
@@ -50,9 +52,9 @@ def _fault(details: ErrorDetails, data: dict[str, Any]) -> Fault:
         else _existing(details["loc"], data)
     )
     if kind == "default_factory_not_called":
-        return Fault(path=path, found=None)
+        return Fault(path=path, found=None, is_derived=True)
     if kind == "missing":
-        return _missing(path)
+        return _missing(path) if not isinstance(path[-1], int) else _too_short(path[:-1], data)
     if kind == "extra_forbidden":
         return _unknown_key(path)
     context: dict[str, Any] = details.get("ctx", {})
@@ -106,6 +108,11 @@ def _missing(path: tuple[str | int, ...]) -> Fault:
     field = _field(path)
     example = field.examples[0] if field is not None and field.examples else "…"
     return Fault(path=path, found=_IS_MISSING, expected=_expected("", path), fix=f"add {key}: {example}")
+
+
+def _too_short(path: tuple[str | int, ...], data: Any) -> Fault:
+    found = f"a list of {len(_value_at(path, data))}"
+    return Fault(path=path, found=found, expected=_expected("", path), fix=_example_fix(path))
 
 
 def _unknown_key(path: tuple[str | int, ...]) -> Fault:

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from planner.document import MAX_BYTES, Document, Entry, Mapping
-from planner.explain import Fault, faults_of
+from planner.explain import MAX_FAULTS, Fault, faults_of
 from planner.fields import AS_TEXT
 from planner.overrides import apply_overrides
-from planner.partial import STAND_IN, Partial
+from planner.partial import DERIVED, STAND_IN, Partial
 from planner.problems import Problem, StrategyError
 from planner.rules import broken_rules
 from planner.strategy import Strategy
@@ -91,12 +91,19 @@ def _check(root: Entry, file: str | None, earlier: Sequence[Problem]) -> list[Pr
             strategy = Strategy.model_validate(data, context=AS_TEXT)
             break
         except ValidationError as error:
+            is_hopeless = error.error_count() > MAX_FAULTS
             for fault in faults_of(error, data):
+                if fault.is_derived:
+                    continue  # follows once its sources have their stand-ins
                 problems += _problems_of(fault, root, file)
                 faulty.add(_stand_in(data, fault.path))
                 if fault.meant is not None:
                     faulty.add(fault.meant)  # what was meant for it is not known
+            if is_hopeless:
+                break
     if strategy is not None:
+        model = data["model"]
+        faulty |= {key for key, sources in DERIVED.items() if key[-1] not in model and sources & faulty}
         for rule_problem in broken_rules(Partial(strategy, frozenset(faulty)).as_strategy()):
             path = tuple((rule_problem.path or "").split("."))
             entry = _locate(root, path)

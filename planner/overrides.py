@@ -15,7 +15,8 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
     """The document with the overrides in it, and what is wrong with the overrides themselves."""
     problems: list[Problem] = []
     given: dict[str, str] = {}
-    for text in overrides:
+    for raw in overrides:
+        text = raw.encode(errors="backslashreplace").decode()  # bytes of the command line that are no UTF-8
         key, _, value = text.partition("=")
         key = key.strip()
         if "=" not in text or not _KEY.fullmatch(key):

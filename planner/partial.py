@@ -25,6 +25,12 @@ STAND_IN: dict[str, Any] = {
     "training": {"seq_length": 1, "global_batch": 1, "steps": 1},
 }
 
+# keys whose defaults follow from others, and are as unknown as these
+DERIVED = {
+    ("model", "num_key_value_heads"): {("model", "num_attention_heads")},
+    ("model", "head_dim"): {("model", "num_attention_heads"), ("model", "hidden_size")},
+}
+
 
 class UnknownValueError(Exception):
     """A rule read a key whose value is faulty."""

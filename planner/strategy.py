@@ -224,8 +224,8 @@ class Claim(Section):
     """A figure that someone stated, to be held against what is derived."""
 
     quantity: Literal[tuple(CLAIM_QUANTITIES)]  # type: ignore[valid-type]
-    value: Annotated[int | float, WithJsonSchema({"type": ["number", "string"]})] = Field(
-        examples=["12.5 ms"]
+    value: Annotated[int | float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})] = (
+        Field(examples=["12.5 ms"])
     )
     where: Text
 

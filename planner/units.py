@@ -123,7 +123,8 @@ def format_quantity(value: int | float, dimension: Dimension) -> str:
         scaled = Fraction(repr(value)) / UNITS[dimension][unit]  # the decimal that repr shows, not the binary
         number = str(int(scaled)) if scaled.denominator == 1 else repr(float(scaled))
         text = f"{number} {unit}".strip()
-        if parse_quantity(text, dimension) == value:
+        read = parse_quantity(text, dimension)
+        if (float(read) if isinstance(value, float) else read) == value:
             # A unit, a number of 1 to 9999, the fewest characters, the larger unit: in this order.
             candidates.append((not unit, not 1 <= abs(scaled) < 10_000, len(number), order, text))
     assert candidates, f"{value!r} has no exact text in {dimension}"

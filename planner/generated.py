@@ -1,0 +1,25 @@
+"""Writes the generated files of ds_configs/: the json beside each strategy, the schema for editors.
+
+python -m planner.generated
+"""
+
+from pathlib import Path
+
+from planner.artifacts import ds_config_json
+from planner.load import load
+from planner.plan import build_plan
+from planner.schema import json_schema
+
+FOLDER = Path("ds_configs")
+SCHEMA = FOLDER / "strategy.schema.json"
+
+
+def write_generated() -> None:
+    """Brings every generated file up to date with what it is generated from."""
+    for path in sorted(FOLDER.glob("*.yaml")):
+        path.with_suffix(".json").write_text(ds_config_json(build_plan(load(path))), encoding="utf-8")
+    SCHEMA.write_text(json_schema(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_generated()

@@ -1,0 +1,158 @@
+"""`python -m launch plan` as people and programs call it: text, JSON, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = "ds_configs/ep64_tp2_staged.yaml"
+
+
+def launch(
+    *arguments: str, env: dict[str, str] | None = None, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *options, "-m", "launch", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def test_plan_prints_the_documents_layout() -> None:
+    done = launch("plan", REFERENCE)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "ep64_tp2_staged: EP64_TP2_PP1_DP1, staged, rank order document"
+    assert lines[1].startswith("68 of 128 GPUs, on 9 of 16 hosts, 7 spare; plan ")
+    assert "embedding 0-1 embedding 1 × 2 - 64" in lines
+    assert "experts 2-65 layers 0-15 64 × 1 1 × 64 1" in lines
+    assert "aggregation 66-67 output 1 × 2 - 64" in lines
+    assert "host-08 4 64-67 experts, aggregation" in lines
+    assert "tp embedding 1 2 (0, 1)" in lines
+    assert "ep experts 1 64 (2-65)" in lines
+    assert "note: EP spans 9 hosts; 8 with parallel.rank_order: compact" in lines
+    assert any(line.startswith("note: this version plans it but cannot train it yet: ") for line in lines)
+    assert "\x1b" not in done.stdout
+
+
+def test_plan_json_is_one_object_on_stdout() -> None:
+    done = launch("plan", REFERENCE, "parallel.rank_order=compact", "--json", "--full")
+    answer = json.loads(done.stdout)
+    assert (answer["schema_version"], answer["command"], answer["code"]) == (1, "plan", 0)
+    assert [stage["ranks"] for stage in answer["plan"]["stages"]] == [[64, 65], [0, 63], [66, 67]]
+    assert answer["plan"]["strategy"]["cluster"]["links"]["inter_host"] == "100 Gbps"
+
+
+def test_full_prints_every_default() -> None:
+    done = launch("plan", "ds_configs/tiny_cpu.yaml", "--full")
+    assert "rms_norm_eps: 1.0e-06" in done.stdout
+    assert "check_replicas_every: 100" in done.stdout
+
+
+def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
+    done = launch("plan", "ds_configs/tiny_cpu.yaml", "parallel.ep=6", "training.steps=0", "--json")
+    assert done.returncode == 2
+    assert "command line: parallel.ep=6: 6 does not divide model.num_experts (64)" in done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["code"] == 2
+    assert [problem["path"] for problem in answer["problems"]] == ["training.steps", "parallel.ep"]
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no command is given"),
+        (("plna", REFERENCE), "there is no command 'plna'; did you mean plan?"),
+        (("audit", REFERENCE), "there is no command 'audit'"),
+        (("plan",), "strategy"),
+        (("plan", "nothing.yaml"), "nothing.yaml: there is no such file"),
+        (("plan", "ds_configs"), "ds_configs: this is a directory"),
+        (("plan", REFERENCE, "--colour"), "No such option: --colour"),
+        (("plan", REFERENCE, "ds_configs/tiny_cpu.yaml"), "would be a second strategy"),
+        (("plan", REFERENCE, "nonsense"), "this is no override"),
+    ],
+)
+def test_wrong_call_is_2_with_what_is_legal(
+    arguments: tuple[str, ...], words: str, is_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, *(["--json"] if is_json else [])]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "expected:" in captured.err
+    if is_json:
+        answer = json.loads(captured.out)
+        assert (answer["code"], len(answer["problems"])) == (2, 1)
+    else:
+        assert captured.out == ""
+
+
+def test_what_breaks_inside_is_one_line_and_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError("a fuse blew")
+
+    monkeypatch.setattr("launch.__main__.build_plan", breaks)
+    monkeypatch.delenv("SWITCHYARD_DEBUG", raising=False)
+    assert main(["plan", REFERENCE, "--json"]) == 3
+    captured = capsys.readouterr()
+    assert "something broke that is no mistake of yours: RuntimeError: a fuse blew" in captured.err
+    assert "Traceback" not in captured.err
+    assert json.loads(captured.out)["code"] == 3
+    monkeypatch.setenv("SWITCHYARD_DEBUG", "1")
+    assert main(["plan", REFERENCE]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
+def test_help_is_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert "plan" in capsys.readouterr().out
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.__main__.load", interrupted)
+    assert main(["plan", REFERENCE]) == 130
+
+
+def test_plan_imports_no_torch() -> None:
+    done = launch("plan", REFERENCE, options=("-X", "importtime"))
+    modules = {
+        line.rpartition("|")[2].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "planner.plan" in modules
+    assert not {
+        name for name in modules if name.partition(".")[0] in ("torch", "deepspeed", "transformers", "numpy")
+    }
+
+
+def test_reader_that_stops_early_is_no_error() -> None:
+    command = f"{sys.executable} -m launch plan {REFERENCE} --full | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_name_that_a_terminal_cannot_show_is_no_crash() -> None:
+    done = launch("plan", REFERENCE, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "\\xd7" in done.stdout

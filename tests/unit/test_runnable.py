@@ -1,0 +1,30 @@
+"""What can be planned and not yet run is named, one Problem each."""
+
+import pytest
+
+from planner import load
+from planner.runnable import runnable
+from tests.unit.examples import strategy
+
+
+def test_the_demo_runs() -> None:
+    assert runnable(load("ds_configs/tiny_cpu.yaml")) == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path"),
+    [
+        (("parallel.placement=staged",), "parallel.placement"),
+        (("parallel.pp=2",), "parallel.pp"),
+        (("training.precision=fp8",), "training.precision"),
+        (("training.balance=bias",), "training.balance"),
+        (("runtime.recompute=layer",), "runtime.recompute"),
+        (("runtime.fp8_payload=true",), "runtime.fp8_payload"),
+        (("runtime.all_to_all=hierarchical",), "runtime.all_to_all"),
+        (("model.init_from=runs/x",), "model.init_from"),
+    ],
+)
+def test_what_is_not_there_yet_is_one_problem(overrides: tuple[str, ...], path: str) -> None:
+    (problem,) = runnable(strategy(*overrides))
+    assert problem.path == path
+    assert "this version does not run" in problem.found
