@@ -24,7 +24,10 @@ def strategy_yaml(plan: Plan) -> str:
 
 def full_strategy(strategy: Strategy) -> str:
     """A strategy as YAML with every default written and every quantity with its unit."""
-    data = _without_tuples(strategy.model_dump(context=AS_TEXT))
+    plain = _without_tuples(strategy.model_dump(context=AS_TEXT))
+    data = {
+        key: _Block(value) if isinstance(value, dict) and value else value for key, value in plain.items()
+    }
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
     )
@@ -65,7 +68,7 @@ def plan_dict(plan: Plan, environment: Mapping[str, str] | None = None) -> dict[
                 "layers": list(stage.layers),
                 "has_embedding": stage.has_embedding,
                 "has_output": stage.has_output,
-                "ranks": [stage.ranks[0], stage.ranks[-1]],
+                "ranks": [stage.dense.first_rank, stage.dense.last_rank],
                 "micro_batch": plan.batch.micro_batch_of(stage),
                 "dense": _grid(stage.dense),
                 "expert": None if stage.expert is None else _grid(stage.expert),
@@ -129,6 +132,10 @@ def _without_tuples(value: Any) -> Any:
     return value
 
 
+class _Block(dict[str, Any]):
+    """A section, written one key a line."""
+
+
 class _Dumper(yaml.SafeDumper):
     """PyYAML's writer, whose YAML 1.1 leaves text such as `3e-4` bare that YAML 1.2 reads as a number."""
 
@@ -144,4 +151,9 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else '"')
 
 
+def _represent_block(dumper: yaml.SafeDumper, section: _Block) -> yaml.MappingNode:
+    return dumper.represent_mapping("tag:yaml.org,2002:map", section.items(), flow_style=False)
+
+
+_Dumper.add_representer(_Block, _represent_block)
 _Dumper.add_representer(str, _represent_text)

@@ -23,7 +23,11 @@ class Grid:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        return tuple(range(self.first_rank, self.first_rank + prod(self.sizes)))
+        return tuple(range(self.first_rank, self.last_rank + 1))
+
+    @property
+    def last_rank(self) -> int:
+        return self.first_rank + prod(self.sizes) - 1
 
     def size(self, axis: str) -> int:
         return self.sizes[self.axes.index(axis)]
@@ -50,5 +54,5 @@ class Grid:
         return prod(self.sizes[self.axes.index(axis) + 1 :])
 
     def _check(self, rank: int) -> None:
-        if not self.first_rank <= rank < self.first_rank + prod(self.sizes):
+        if not self.first_rank <= rank <= self.last_rank:
             raise ValueError(f"rank {rank} is not in the grid that begins at rank {self.first_rank}")

@@ -37,6 +37,7 @@ def print_plan(plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False
             print("\n" + "\n".join(f"note: {line}" for line in lines), file=out)
         return
     # rich takes 50 ms to import, which a log or a pipe need not pay.
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -46,13 +47,14 @@ def print_plan(plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False
     for line in heading[1:]:
         console.print(Text(line))
     for table in tables:
-        drawn = RichTable(title=Text(table.title, style="bold"), title_justify="left")
+        drawn = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=SIMPLE_HEAD)
         for column in table.columns:
             drawn.add_column(Text(column), justify="right" if column in table.numeric else "left")
         for row in table.rows:
             drawn.add_row(*(Text(cell) for cell in row))
         console.print()
-        console.print(drawn)
+        console.print(drawn, end="")
+    console.print()
     for line in notes(plan):
         console.print(Text.assemble(("note: ", "yellow"), line))
 
@@ -153,7 +155,8 @@ def _kind(plan: Plan, host: Host) -> tuple[int, str]:
 
 def _stages_on(plan: Plan, first: Host, last: Host) -> str:
     low, high = first.ranks[0], last.ranks[-1]
-    return ", ".join(s.name for s in plan.stages if s.ranks[0] <= high and low <= s.ranks[-1])
+    grids = ((stage.name, stage.dense) for stage in plan.stages)
+    return ", ".join(name for name, grid in grids if grid.first_rank <= high and low <= grid.last_rank)
 
 
 def group_table(plan: Plan) -> Table:
