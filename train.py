@@ -1,22 +1,29 @@
-"""One rank, from the strategy to the trained model. Started by `deepspeed train.py --strategy FILE [key=value …]`.
+"""One rank, from the strategy to the trained model: `deepspeed train.py --strategy FILE [key=value …]`.
 
 The story, top to bottom: read the strategy and derive the plan; check, and agree with all ranks, before any
 group is joined; make the groups, this rank's part of the model and its engine; go on from a checkpoint if
-there is one; train; say how it ended. What happens inside each step is in runtime/.
+there is one; train; say how it ended. What a step is made of stands in runtime/.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner import Plan, Problem, StrategyError, build_plan, load
-from planner.environment import apply_environment
 from planner.runnable import runnable
 from runtime.identity import Identity, identify
+from runtime.signals import StopRequest, block_signals
+
+if TYPE_CHECKING:
+    from runtime.ending import Ending
+    from runtime.startup import Verdict
 
 DOCUMENT_STRATEGY = "ds_configs/ep64_tp2_staged.yaml"
-# The strategy document's names for the same keys.
+# The strategy document's flags, and the keys they mean.
 DOCUMENT_FLAGS = {
     "ep_degree": "parallel.ep",
     "tp_degree": "parallel.tp",
@@ -26,12 +33,156 @@ DOCUMENT_FLAGS = {
 }
 
 
+def main(argv: Sequence[str]) -> None:
+    """Ends the process: 0 done, 2 wrong input, 3 broke, 130 stopped on request."""
+    path, overrides = parse_arguments(argv)
+    try:
+        identity = identify()
+    except ValueError as error:
+        sys.exit(f"{error}\nstart it with deepspeed, torchrun, or plain python for a plan of one rank")
+    plan, problems = make_plan(path, overrides, identity)
+    if plan is not None and identity.rank >= plan.world_size:
+        sys.exit(0)  # launchers start whole hosts; the plan's last host may be a partial one
+    if identity.rank == 0 and problems:
+        print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
+    prepare_process(plan)
+
+    # torch is loaded from here on, which takes seconds: mistakes in the strategy were told before.
+    from runtime.ending import Ending
+
+    ending = Ending(identity=identity)
+    try:
+        code = run(plan, problems, identity, ending)
+    except Exception as error:
+        code = ending.failed(error)
+    ending.leave(code)
+
+
+def run(plan: Plan | None, problems: Sequence[Problem], identity: Identity, ending: "Ending") -> int:
+    """Agrees with the other ranks on what to do, and does it."""
+    from runtime.opening import open_run, run_folder_of
+    from runtime.startup import agree
+
+    stop = StopRequest(ending.stop_now)
+    if plan is not None:
+        ending.run_folder = run_folder_of(plan)
+    verdict = agree(plan, problems, identity, ending, stop, open_run)
+    if verdict.exit_code is not None:
+        return verdict.exit_code
+    assert plan is not None, "no rank goes on without a plan"
+    return train(plan, identity, verdict, ending, stop)
+
+
+def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", stop: StopRequest) -> int:
+    """Groups, model, engine, checkpoint, steps."""
+    from runtime.attempts import holds
+    from runtime.build import build_model
+    from runtime.data import open_data
+    from runtime.devices import join_world, peak_memory_bytes, sum_over_world, take_device
+    from runtime.engine import make_engine
+    from runtime.groups import make_groups
+    from runtime.loop import Loop
+    from runtime.opening import TOKENIZER_NAME
+    from runtime.phases import PhaseClock
+    from runtime.resume import fingerprints
+    from runtime.saving import Saver, restore
+    from runtime.teller import Teller
+
+    folder, attempt = ending.run_folder, verdict.attempt
+    ending.attempt = attempt
+    device = take_device(plan, identity)
+    join_world(plan, identity, ending.store, device)
+    data = open_data(plan.strategy, entry=Path(verdict.entry))
+    clock = PhaseClock()
+    groups = make_groups(plan, identity.rank, clock)
+    engine = make_engine(build_model(plan, groups, device), plan, groups, clock)
+    done = restore(Path(verdict.checkpoint), engine, groups) if verdict.checkpoint else 0
+    ending.checkpoint = done or None
+    saver = Saver(
+        plan=plan,
+        engine=engine,
+        groups=groups,
+        folder=folder / "checkpoints",
+        files={TOKENIZER_NAME: folder / TOKENIZER_NAME},
+        prints=fingerprints(plan, data),
+        attempt=attempt,
+        horizon=verdict.horizon,
+        end_of_text=data.end_of_text,
+        holds=lambda: holds(folder, attempt),
+    )
+    teller = Teller(
+        plan, folder, identity.rank, attempt=attempt, first_step=done + 1, device_type=device.type
+    )
+
+    def save(step: int) -> None:
+        saver.save(step, teller.result())
+        ending.checkpoint = step
+
+    with teller:
+        loop = Loop(
+            plan=plan,
+            engine=engine,
+            groups=groups,
+            data=data,
+            clock=clock,
+            stop=stop,
+            tell=teller.step,
+            save=save,
+            first_step=done + 1,
+            horizon=verdict.horizon,
+        )
+        last_step = loop.run()
+    if last_step < plan.strategy.training.steps:
+        return ending.stopped(
+            f"asked to by {stop.asked or 'a signal to another rank'} after step {last_step}"
+        )
+    result = teller.result() | {"peak_memory_bytes": sum_over_world(peak_memory_bytes(device), device)}
+    if identity.rank == 0:
+        result["picture"] = teller.picture().name
+        teller.farewell(result)
+    return ending.done(result)
+
+
+def make_plan(
+    path: str, overrides: Sequence[str], identity: Identity
+) -> tuple[Plan | None, tuple[Problem, ...]]:
+    """The plan, and what keeps these processes, in this version, from training it."""
+    try:
+        plan = build_plan(load(path, overrides))
+    except StrategyError as error:
+        return None, error.problems
+    problems = list(runnable(plan.strategy))
+    if identity.world_size < plan.world_size:
+        started = f"{identity.world_size} process{'es were' if identity.world_size > 1 else ' was'} started"
+        problems.append(
+            Problem(
+                path="parallel",
+                line=None,
+                file=path,
+                found=f"{plan.strategy.parallel.short_name} has {plan.world_size} ranks; {started}",
+                expected=f"{plan.world_size} processes, one a rank",
+                fix=f"start it with deepspeed --num_gpus {plan.world_size} train.py …, or change the degrees",
+            )
+        )
+    return plan, tuple(problems)
+
+
+def prepare_process(plan: Plan | None) -> None:
+    """What must be set before torch is loaded: who takes signals, threads, logs, the accelerator."""
+    block_signals()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if plan is not None and plan.strategy.cluster.gpu.is_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
 def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str]]:
     """The strategy's path and its overrides. Leaves with exit code 2 on a wrong command line."""
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="train.py", description="Train a strategy.", allow_abbrev=False)
     parser.add_argument("--strategy", metavar="FILE", help="the strategy to train")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help="given by launchers; the environment counts")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     for flag, key in DOCUMENT_FLAGS.items():
         parser.add_argument(f"--{flag}", metavar="N", help=f"the same as {key}=N")
     arguments = parser.parse_intermixed_args(argv)
@@ -42,50 +193,5 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str]]:
     return arguments.strategy or DOCUMENT_STRATEGY, overrides + arguments.overrides
 
 
-def make_plan(path: str, overrides: Sequence[str], identity: Identity) -> tuple[Plan | None, tuple[Problem, ...]]:
-    """The plan, and what keeps it from being trained by these processes in this version."""
-    try:
-        plan = build_plan(apply_environment(load(path, overrides)))
-    except StrategyError as error:
-        return None, error.problems
-    problems = list(runnable(plan.strategy))
-    if identity.world_size < plan.world_size:
-        started = f"{identity.world_size} process" + "es" * (identity.world_size != 1)
-        problems.append(
-            Problem(
-                path="parallel",
-                line=None,
-                file=path,
-                found=f"{plan.strategy.parallel.short_name} needs {plan.world_size} ranks; {started} started",
-                expected=f"{plan.world_size} processes, one a rank",
-                fix=f"start it with deepspeed --num_gpus {plan.world_size} train.py …, or change the degrees",
-            )
-        )
-    return plan, tuple(problems)
-
-
-def main(argv: Sequence[str]) -> int:
-    """Returns the exit code of one rank: 0 done, 2 wrong input, 3 broke, 130 stopped on request."""
-    path, overrides = parse_arguments(argv)
-    try:
-        identity = identify()
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    plan, problems = make_plan(path, overrides, identity)
-    if plan is not None:
-        if identity.rank >= plan.world_size:
-            return 0  # launchers start whole hosts; the plan's last host may be partial
-        if plan.strategy.cluster.gpu.is_cpu:
-            os.environ["DS_ACCELERATOR"] = "cpu"
-    if problems and identity.rank == 0:
-        print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
-
-    # From here on torch is loaded, which takes seconds; a mistake in the strategy was told before.
-    from runtime.rank import run_rank
-
-    return run_rank(identity, plan, problems)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

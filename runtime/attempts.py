@@ -52,6 +52,12 @@ def holds(run_folder: Path, attempt: int) -> bool:
     return _highest(run_folder) == attempt
 
 
+def may_be_running(run_folder: Path) -> bool:
+    """Whether the last attempt has not said how it ended: it runs, or it was killed."""
+    has_ended = any((run_folder / name).exists() for name in (DONE_NAME, FAILED_NAME))
+    return _highest(run_folder) > 0 and not has_ended
+
+
 def write_done(run_folder: Path, result: Mapping[str, Any]) -> None:
     """Say that the run is finished, with its `attempt` and what came of it: the only sign of success."""
     assert isinstance(result.get("attempt"), int), f"done by no attempt: {result}"

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from planner import Problem, StrategyError
-from runtime.attempts import write_done, write_failed
+from runtime.attempts import claim, may_be_running, write_done, write_failed
 from runtime.identity import Identity
 
 DONE, WRONG_INPUT, BROKE, STOPPED = 0, 2, 3, 130
@@ -44,14 +44,23 @@ class Ending:
     checkpoint: int | None = None
 
     def done(self, result: dict[str, Any]) -> int:
+        """The run reached its last step; `result` goes into done.json, the only sign of success."""
         if self._speaks:
             write_done(self.run_folder, {"attempt": self.attempt, **result})
         return DONE
 
+    def tell(self, problems: Sequence[Problem]) -> None:
+        print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
+
     def wrong(self, problems: Sequence[Problem], *, told: bool = False) -> int:
         """The input is wrong. `told`: the Problems were printed already."""
-        if self.identity.rank == 0 and not told:
-            print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
+        if self.identity.rank == 0:
+            if not told:
+                self.tell(problems)
+            folder = self.run_folder
+            # A mistaken start must not take the folder from a run that may be alive.
+            if folder is not None and self.attempt is None and not may_be_running(folder):
+                self.attempt = claim(folder, {})
         self._write_failed(WRONG_INPUT, [problem.as_json() for problem in problems])
         return WRONG_INPUT
 

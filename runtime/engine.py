@@ -33,20 +33,16 @@ class EngineMoE(MoELayer, DeepSpeedMoE):
         """The groups are the plan's already (runtime.groups.give_to_deepspeed)."""
 
 
-def prepare_process() -> None:
-    """What must hold before DeepSpeed's communication starts in this process."""
-    # Its CPU op is compiled under a lock at the first start (comm/torch.py:49); a killed build hangs every
-    # later run, and a machine without a compiler cannot start at all. gloo does the same work.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-
-
 def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseClock) -> DeepSpeedEngine:
     """Wraps `module` in an engine that follows `plan`. Collective over the plan's world.
 
     Raises:
         runtime.groups.GroupMismatch: if DeepSpeed ended up with other groups than the plan's.
     """
+    # DeepSpeed would compile a CPU op under a lock at the first start (comm/torch.py:49): a killed build hangs
+    # every later run, and a machine without a compiler could not start at all. gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
     grid = give_to_deepspeed(groups)

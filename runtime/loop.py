@@ -1,10 +1,8 @@
 """The steps of a run: batches, updates, validation, checkpoints, and a clean end when one is asked for."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -17,7 +15,7 @@ from runtime.groups import RankGroups
 from runtime.learning_rate import learning_rate
 from runtime.signals import StopRequest
 from runtime.steps import StepResult, train_step, training_batches, validation_batches, validation_loss
-from runtime.telemetry import PhaseClock
+from runtime.phases import PhaseClock
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +29,8 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What is told of a step. Losses are means over valid tokens; `tokens` are those of the global batch."""
+    """What is told of a step. Losses are means over valid tokens; `tokens` are those of the global batch;
+    `phases_s` sum to the step's time."""
 
     step: int
     result: StepResult
@@ -39,18 +38,11 @@ class StepReport:
     learning_rate: float
     tokens: int
     phases_s: dict[str, float]
-    step_s: float
-
-
-class Listener(Protocol):
-    """Who hears of each step: files, TensorBoard, the terminal."""
-
-    def step(self, report: StepReport) -> None: ...
 
 
 @dataclass(kw_only=True)
 class Loop:
-    """One rank's training from step `first_step` (exclusive) to the strategy's last."""
+    """One rank's training from step `first_step` (counted from 1) to the strategy's last."""
 
     plan: Plan
     engine: DeepSpeedEngine
@@ -58,7 +50,7 @@ class Loop:
     data: TokenData
     clock: PhaseClock
     stop: StopRequest
-    listener: Listener
+    tell: Callable[[StepReport], None]
     save: Callable[[int], None]
     first_step: int
     horizon: int
@@ -74,9 +66,9 @@ class Loop:
         training, output = self.plan.strategy.training, self.plan.strategy.output
         last_step = training.steps
         skipped = 0
-        for step in range(self.first_step + 1, last_step + 1):
+        for step in range(self.first_step, last_step + 1):
             report = self._step(step, validate=step % output.validate_every == 0 or step == last_step)
-            self.listener.step(report)
+            self.tell(report)
             skipped = skipped + 1 if report.result.skipped else 0
             if skipped:
                 logger.warning("step %d: the gradient is not finite; no update was made", step)
@@ -97,8 +89,7 @@ class Loop:
         rate = learning_rate(step, training, self.horizon)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        started = time.perf_counter()
-        self.clock.reset()
+        self.clock.reset()  # a step is not charged for the validation or checkpoint before it
         with self.clock.phase("data"):
             micro_batches = training_batches(
                 lambda rows: self.data.train_rows(step - 1, rows),
@@ -112,7 +103,6 @@ class Loop:
         totals = Totals(num_tokens=num_tokens, num_sequences=batch.global_batch)
         result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
         phases_s = self.clock.reset()
-        step_s = time.perf_counter() - started
         return StepReport(
             step=step,
             result=result,
@@ -120,7 +110,6 @@ class Loop:
             learning_rate=rate,
             tokens=num_tokens,
             phases_s=phases_s,
-            step_s=step_s,
         )
 
     def _any_rank(self, flag: bool) -> bool:

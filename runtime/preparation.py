@@ -25,6 +25,7 @@ from runtime.prepared import (
     read_entry,
     recall_corpus_hash,
     remember_corpus_hash,
+    remove_leftovers,
     verify_tokens,
     write_entry,
 )
@@ -75,6 +76,7 @@ def prepare(strategy: Strategy, cache_folder: Path | None = None) -> Path:
         logger.warning("data: %s", warning)
     folder = cache / inputs.key
     try:
+        remove_leftovers(cache)
         manifest = _read_whole(folder)
         if manifest is None:
             write_entry(cache, inputs.key, lambda target: _encode(target, strategy, inputs))

@@ -114,7 +114,6 @@ def write_entry(cache: Path, key: str, fill: Callable[[Path], Manifest]) -> Path
         OSError: where the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(cache)
     final = cache / key
     with _own_folder(cache, key) as folder:
         manifest = fill(folder)

@@ -9,10 +9,12 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 
 GRACE_S = 20.0
+# A terminal or a batch system signals the whole process group, and the launcher passes the signal on:
+# what arrives this soon after the first is the same request.
+ECHO_S = 3.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STOPPED = 130
 
@@ -35,7 +37,7 @@ class StopRequest:
         self._parent = os.getppid() if parent is None else parent
         self._asked: str | None = None
         self._deadline = float("inf")
-        self._seen: Counter[int] = Counter()
+        self._first_at: dict[int, float] = {}
         threading.Thread(target=self._listen, name="stop-signals", daemon=True).start()
 
     @property
@@ -66,11 +68,12 @@ class StopRequest:
                 self._end_now("the launcher is gone")
 
     def _receive(self, number: int) -> None:
-        self._seen[number] += 1
         name = signal.Signals(number).name
-        if self._seen[number] > 1 and number != signal.SIGUSR1:
+        now = time.monotonic()
+        first_at = self._first_at.setdefault(number, now)
+        if now - first_at > ECHO_S and number != signal.SIGUSR1:
             self._end_now(f"asked to stop by a second {name}")
         if self._asked is None:
             self._asked = name
         if number != signal.SIGUSR1:
-            self._deadline = min(self._deadline, time.monotonic() + GRACE_S)
+            self._deadline = min(self._deadline, first_at + GRACE_S)

@@ -9,7 +9,7 @@ from torch import Tensor
 from model.collectives import NO_CLOCK
 from planner import Plan, Strategy, build_plan
 from runtime.build import Totals, build_model
-from runtime.engine import make_engine, prepare_process
+from runtime.engine import make_engine
 from runtime.groups import make_groups
 from runtime.learning_rate import learning_rate
 from runtime.state import VALUE, View, views
@@ -44,7 +44,6 @@ def run_layout(strategy: Strategy, masks: dict[int, np.ndarray] | None = None, t
 def start(plan: Plan) -> tuple[Any, Any]:
     """The engine and groups of this rank, as train.py makes them."""
     rank = torch.distributed.get_rank()
-    prepare_process()
     groups = make_groups(plan, rank)
     model = build_model(plan, groups, torch.device("cpu"))
     return make_engine(model, plan, groups, NO_CLOCK), groups

@@ -1,0 +1,71 @@
+"""Which device a rank computes on, and the world it joins."""
+
+import os
+import resource
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from planner import Plan, Problem
+from runtime.identity import Identity
+
+_KIB = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB on Linux
+
+
+def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
+    """What keeps this rank from the device that the strategy names."""
+    if plan.strategy.cluster.gpu.is_cpu:
+        return []
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if identity.local_rank < found:
+        return []
+    have = f"{found} GPUs" if found else "no GPU"
+    return [
+        Problem(
+            path="cluster.gpu",
+            line=None,
+            found=f"the strategy names a GPU; {identity.host} has {have}, and local rank {identity.local_rank} needs one",
+            expected="a GPU for each local rank",
+            fix="run it on such hosts; `python -m launch rehearse` and `dryrun` need no GPU, and "
+            "cluster.gpu=cpu trains on CPUs",
+        )
+    ]
+
+
+def take_device(plan: Plan, identity: Identity) -> torch.device:
+    """The CPU with the threads it was given, or the local rank's GPU."""
+    if plan.strategy.cluster.gpu.is_cpu:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        return torch.device("cpu")
+    device = torch.device("cuda", identity.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def join_world(plan: Plan, identity: Identity, store: dist.Store, device: torch.device) -> None:
+    """Joins the plan's world over the store that all ranks met at. Collective."""
+    is_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if is_gpu else "gloo",
+        store=dist.PrefixStore("world", store),
+        rank=identity.rank,
+        world_size=plan.world_size,
+        timeout=timedelta(seconds=plan.strategy.launch.timeout),
+        device_id=device if is_gpu else None,
+    )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most this rank held at once: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+
+
+def sum_over_world(value: int, device: torch.device) -> int:
+    """Collective."""
+    total = torch.tensor([value], dtype=torch.int64, device=device)
+    dist.all_reduce(total)
+    return int(total.item())

@@ -1,0 +1,101 @@
+"""How rank 0 opens a run, before any group is joined: data, what to go on from, the claim, the run's files."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from planner import Plan
+from planner.artifacts import ds_config_json, plan_json, strategy_yaml
+from planner.environment import read_environment
+from runtime.attempts import claim, write_done
+from runtime.checkpoint import CheckpointInfo
+from runtime.data import TokenData, open_data, prepare
+from runtime.durable import replace
+from runtime.resume import fingerprints, find_start
+from runtime.saving import layout_of
+from runtime.startup import Verdict
+
+TOKENIZER_NAME = "tokenizer.json"
+
+logger = logging.getLogger(__name__)
+
+
+def run_folder_of(plan: Plan) -> Path:
+    output = plan.strategy.output
+    return Path(output.folder) / plan.strategy.name
+
+
+def open_run(plan: Plan) -> Verdict:
+    """What all ranks will do. Writes the run's files once nothing can be refused any more.
+
+    Raises:
+        StrategyError: with what is wrong with the data, the folder or the operator's variables.
+    """
+    strategy = plan.strategy
+    operator = read_environment(plan, os.environ)
+    for warning in operator.warnings:
+        logger.warning("%s", warning)
+    entry = prepare(strategy)
+    data = open_data(strategy, entry=entry)
+    folder = run_folder_of(plan)
+    start = find_start(plan, folder, fingerprints(plan, data))
+    attempt = claim(folder, {"fingerprint": plan.fingerprint})
+    _write_files(plan, folder, data, operator.values)
+    horizon = _horizon(plan, start)
+    if start is not None:
+        _tell(plan, start, horizon)
+        if start.step >= strategy.training.steps and start.folder.parent.parent == folder:
+            result = start.meta.extra.get("result", {})
+            write_done(folder, {"attempt": attempt, "step": start.step, **result})
+            print(
+                f"{folder} is finished: step {start.step} of {strategy.training.steps}",
+                *_lines(result),
+                sep="\n",
+            )
+            return Verdict(exit_code=0, attempt=attempt)
+    return Verdict(
+        exit_code=None,
+        attempt=attempt,
+        entry=str(entry),
+        checkpoint="" if start is None else str(start.folder),
+        horizon=horizon,
+    )
+
+
+def _horizon(plan: Plan, start: CheckpointInfo | None) -> int:
+    """The cosine's last step: as written, else that of the run's first attempt, which the checkpoint keeps."""
+    training = plan.strategy.training
+    if training.schedule_steps is not None:
+        return training.schedule_steps
+    if start is None or plan.strategy.output.branch:
+        return training.steps
+    return int(start.meta.counters["horizon"])
+
+
+def _tell(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
+    print(f"resuming from {start.folder}", flush=True)
+    written, now = start.meta.layout, layout_of(plan)
+    changed = [f"{key} {written.get(key)} → {now[key]}" for key in now if written.get(key) != now[key]]
+    if changed:
+        print(f"  written in another layout, resharded: {', '.join(changed)}", flush=True)
+    training = plan.strategy.training
+    if training.steps > horizon:
+        print(
+            f"  steps {horizon + 1} to {training.steps} run at min_learning_rate: the schedule ends at {horizon}",
+            flush=True,
+        )
+
+
+def _lines(result: dict[str, object]) -> list[str]:
+    return [f"  {key}: {value}" for key, value in result.items()]
+
+
+def _write_files(plan: Plan, folder: Path, data: TokenData, environment: dict[str, str]) -> None:
+    for name, text in {
+        "strategy.yaml": strategy_yaml(plan),
+        "plan.json": plan_json(plan, environment),
+        "ds_config.json": ds_config_json(plan),
+    }.items():
+        replace(folder / name, text.encode())
+    shutil.copyfile(data.tokenizer_file, folder / TOKENIZER_NAME)

@@ -1,0 +1,112 @@
+"""Tells of a run: every rank its own lines; rank 0 the run's lines, TensorBoard, the terminal, the picture."""
+
+import contextlib
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from planner import Plan
+from runtime import loss_curve
+from runtime.loop import StepReport
+from runtime.progress import ProgressLine
+from runtime.telemetry import RankLine, StepLine, Telemetry, memory_bytes
+
+
+class Teller:
+    """A context around the steps of one rank; remembers what the run's result is made of."""
+
+    def __init__(
+        self, plan: Plan, run_folder: Path, rank: int, *, attempt: int, first_step: int, device_type: str
+    ) -> None:
+        self._plan, self._run_folder, self._device_type = plan, run_folder, device_type
+        self._first_step = first_step
+        tensorboard = plan.strategy.operate.tensorboard
+        self._telemetry = Telemetry(
+            run_folder, rank, attempt=attempt, first_step=first_step, tensorboard=tensorboard
+        )
+        last_step = plan.strategy.training.steps
+        self._progress = ProgressLine(first_step=first_step, last_step=last_step) if rank == 0 else None
+        self._context = contextlib.ExitStack()
+        self._began = time.monotonic()
+        self._first: StepReport | None = None
+        self._last: StepReport | None = None
+
+    def __enter__(self) -> "Teller":
+        self._context.callback(self._telemetry.close)
+        if self._progress is not None:
+            self._context.enter_context(self._progress)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.close()
+
+    def step(self, report: StepReport) -> None:
+        """Keeps and shows one step."""
+        self._first = self._first or report
+        self._last = report
+        result = report.result
+        self._telemetry.rank_step(
+            RankLine(
+                step=report.step,
+                phases_s=report.phases_s,
+                memory_bytes=memory_bytes(self._device_type),
+                expert_tokens=result.expert_tokens.tolist(),
+            )
+        )
+        if self._progress is None:
+            return
+        line = StepLine(
+            step=report.step,
+            loss=result.loss,
+            validation_loss=report.validation_loss,
+            learning_rate=report.learning_rate,
+            grad_norm=result.grad_norm,
+            tokens=report.tokens,
+            phases_s=report.phases_s,
+            dropped_tokens=result.dropped_tokens,
+        )
+        self._telemetry.step(line)
+        self._progress.step(
+            report.step,
+            loss=result.loss,
+            validation_loss=report.validation_loss,
+            tokens_per_s=line.tokens_per_s,
+        )
+
+    def result(self) -> dict[str, Any]:
+        """What came of the steps so far, as done.json holds it. Losses are those of this attempt."""
+        assert self._first is not None and self._last is not None, "no step was made"
+        return {
+            "step": self._last.step,
+            "loss": _plain(self._last.result.loss),
+            "validation_loss": _plain(self._last.validation_loss),
+            "first_step": self._first.step,
+            "first_loss": _plain(self._first.result.loss),
+            "seconds": round(time.monotonic() - self._began, 1),
+        }
+
+    def picture(self) -> Path:
+        """Draws loss.png; for rank 0."""
+        strategy = self._plan.strategy
+        return loss_curve.draw(self._run_folder, title=strategy.name, vocab_size=strategy.model.vocab_size)
+
+    def farewell(self, result: dict[str, Any]) -> None:
+        """The result on the terminal; for rank 0."""
+        minutes, seconds = divmod(round(result["seconds"]), 60)
+        memory = result["peak_memory_bytes"] / 2**30
+        validation = result["validation_loss"]
+        print(
+            f"{self._run_folder}: step {result['step']}, loss {result['first_loss']:.3f} → {result['loss']:.3f}"
+            + (f", validation {validation:.3f}" if validation is not None else "")
+            + f"; {minutes}:{seconds:02d} min, {memory:.1f} GiB over all ranks at their peaks",
+            flush=True,
+        )
+
+
+def _plain(value: float | None) -> float | None:
+    """JSON has no NaN: what is not finite is null."""
+    return value if value is not None and math.isfinite(value) else None
