@@ -1,7 +1,7 @@
 """Thinking without a cluster: from what a person wrote to what follows from it. Imports no torch."""
 
 from planner.grid import Grid
-from planner.load import load, loads
+from planner.load import load, loads, with_lines
 from planner.placement import Stage
 from planner.plan import Batch, Host, Plan, build_plan
 from planner.problems import Problem, StrategyError
@@ -19,4 +19,5 @@ __all__ = [
     "build_plan",
     "load",
     "loads",
+    "with_lines",
 ]

@@ -58,6 +58,29 @@ def loads(
     return Strategy.model_validate(root.plain(), context=AS_TEXT)
 
 
+def with_lines(
+    problems: Iterable[Problem], path: str | os.PathLike[str], overrides: Iterable[str] = ()
+) -> tuple[Problem, ...]:
+    """Problems that were found in a loaded strategy, each with the file and line (or override) of its key.
+
+    For what is only known after loading: that this version cannot run a key, that this machine has no GPU.
+    """
+    file = os.fspath(path)
+    root = Document(_read(file), file).root
+    assert root is not None, "only strategies that loaded have such problems"
+    root, _ = apply_overrides(root, tuple(overrides))
+    return tuple(
+        _problem(_locate(root, (problem.path or "").split(".")), file, problem.path, *_said(problem))
+        if problem.path and problem.file is None
+        else problem
+        for problem in problems
+    )
+
+
+def _said(problem: Problem) -> tuple[str, str, str]:
+    return problem.found, problem.expected, problem.fix
+
+
 def _read(file: str) -> str:
     """The text of a file, or the one Problem that keeps it from being read."""
     expected = "a strategy in YAML, for example ds_configs/tiny_cpu.yaml"

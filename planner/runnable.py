@@ -66,6 +66,26 @@ def _init_from(s: Strategy) -> Iterator[Problem]:
         yield _missing("model.init_from", s.model.init_from, "a start from other weights", "null")
 
 
+def _deterministic(s: Strategy) -> Iterator[Problem]:
+    if (
+        s.runtime.deterministic and not s.cluster.gpu.is_cpu
+    ):  # on a CPU every kernel used here is deterministic
+        yield _missing("runtime.deterministic", "true", "deterministic GPU kernels", "false")
+
+
+def _operation(s: Strategy) -> Iterator[Problem]:
+    """What watches a run beside its own files and TensorBoard."""
+    for key, what in (
+        ("wandb", "Weights & Biases"),
+        ("hook", "the supervisor's hook"),
+        ("metrics_port", "a metrics server"),
+    ):
+        value = getattr(s.operate, key)
+        if value is not None:
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            yield _missing(f"operate.{key}", shown, what, "null")
+
+
 _RULES = (
     _tensor_parallelism,
     _staged_placement,
@@ -76,4 +96,6 @@ _RULES = (
     _recompute,
     _all_to_all,
     _init_from,
+    _deterministic,
+    _operation,
 )

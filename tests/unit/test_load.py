@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner import Problem, StrategyError, load, loads
+from planner import Problem, StrategyError, load, loads, with_lines
+from planner.runnable import runnable
 from tests.unit.examples import TEXT, strategy
 
 # Line 5: a size without a unit. 9: a misspelt key. 14: a rule. 18: text for a number. 19: below zero.
@@ -277,6 +278,18 @@ def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
     assert load(path) == strategy()
+
+
+def test_later_problems_get_the_line_or_override_of_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(TEXT + "  precision: fp8\nparallel: EP2_TP2\n")
+    overrides = ("parallel.pp=2",)
+    placed = with_lines(runnable(load(path, overrides)), path, overrides)
+    assert [(p.path, p.line, p.override) for p in placed] == [
+        ("parallel.tp", 19, None),
+        ("parallel.pp", None, "parallel.pp=2"),
+        ("training.precision", 18, None),
+    ]
 
 
 # Overrides

@@ -22,6 +22,10 @@ def test_the_demo_runs() -> None:
         (("runtime.fp8_payload=true",), "runtime.fp8_payload"),
         (("runtime.all_to_all=hierarchical",), "runtime.all_to_all"),
         (("model.init_from=runs/x",), "model.init_from"),
+        (("runtime.deterministic=true",), "runtime.deterministic"),
+        (("operate.wandb=project",), "operate.wandb"),
+        (("operate.hook=[notify, --x]",), "operate.hook"),
+        (("operate.metrics_port=9000",), "operate.metrics_port"),
     ],
 )
 def test_what_is_not_there_yet_is_one_problem(overrides: tuple[str, ...], path: str) -> None:
