@@ -30,7 +30,7 @@ class Peak(Section):
 class Gpu(Section):
     """The device in a slot."""
 
-    memory: Bytes
+    memory: Bytes = Field(examples=["64 GB"])
     peak: Peak
 
     @property

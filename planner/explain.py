@@ -213,7 +213,7 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
             "text on one line" if names[:2] == ("launch", "environment") else "text, a number, true or false"
         )
     schema = owner.model_json_schema()["properties"][names[-1]]
-    words = " or ".join(dict.fromkeys(_in_words(branch) for branch in schema.get("anyOf", [schema])))
+    words = ", or ".join(dict.fromkeys(_in_words(branch) for branch in schema.get("anyOf", [schema])))
     if field := _field(path):
         example = field.examples[0] if field.examples else None
         words += f", for example {example}" if example is not None and "for example" not in words else ""
@@ -224,7 +224,7 @@ def _in_words(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return f"one of: {', '.join(str(value) for value in schema['enum'])}"
     words = _KINDS.get(schema.get("type", ""), "a value")
-    if schema.get("type") == "string" and "examples" in schema:
+    if schema.get("type") == "string" and "pattern" in schema and "examples" in schema:
         return f"a number with a unit, for example {schema['examples'][0]}"
     if schema.get("type") == "array" and "prefixItems" in schema:
         return f"a list of {len(schema['prefixItems'])} ({_in_words(schema['prefixItems'][0])} each)"

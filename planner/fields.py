@@ -48,7 +48,7 @@ def show(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return f"{str(value).lower()} (true or false)"
+        return str(value).lower()
     if isinstance(value, (int, float)):
         return f"{shorten(repr(value), 40)} (a number)"
     if isinstance(value, str):
@@ -121,7 +121,7 @@ def _matches(pattern: str, expected: str) -> Callable[[str], str]:
 
     def check(value: str) -> str:
         if compiled.fullmatch(value) is None:
-            raise wrong(f"{shorten(value)!r} is not usable as this", expected)
+            raise wrong(f"{shorten(value)!r} cannot be used" if value else "the text is empty", expected)
         return value
 
     return check
@@ -140,7 +140,12 @@ RunName = Annotated[
 ]
 # Paths reach shell scripts and manifests: quoted there, but a control character is never meant.
 Path = Annotated[
-    str, AfterValidator(_matches(r"[^\x00-\x1f\x7f]{1,4096}", "a path without control characters"))
+    str,
+    AfterValidator(
+        _matches(
+            r"[^\x00-\x1f\x7f]{1,4096}", "a path: 1 to 4096 characters, none of them a control character"
+        )
+    ),
 ]
 VariableName = Annotated[
     str,
@@ -154,6 +159,14 @@ def _variable_value(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _scalar(value: Any) -> Any:
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise wrong(f"{show(value)} is no single value", "text, a number, true, false or null")
+    return value
+
+
+# A setting that is handed on to another program as it is written.
+Scalar = Annotated[bool | int | float | str | None, BeforeValidator(_scalar)]
 VariableValue = Annotated[
     str,
     BeforeValidator(_variable_value),

@@ -24,6 +24,7 @@ from planner.fields import (
     Positive,
     PositiveNumber,
     RunName,
+    Scalar,
     Seconds,
     Section,
     Seed,
@@ -182,9 +183,11 @@ class Training(Section):
 
 
 def _parse_paths(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    return value
+    items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    for item in items:
+        if not isinstance(item, str) and value is not None:
+            raise wrong(f"{show(item)} is no path", "a path, a list of paths, or null")
+    return items if isinstance(value, list) else value
 
 
 class Data(Section):
@@ -223,11 +226,11 @@ class Limits(Section):
 class Claim(Section):
     """A figure that someone stated, to be held against what is derived."""
 
-    quantity: Literal[tuple(CLAIM_QUANTITIES)]  # type: ignore[valid-type]
+    quantity: Literal[tuple(CLAIM_QUANTITIES)] = Field(examples=["forward_latency"])  # type: ignore[valid-type]
     value: Annotated[int | float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})] = (
         Field(examples=["12.5 ms"])
     )
-    where: Text
+    where: Text = Field(description="its place in the document", examples=["Latency Analysis"])
 
     @field_validator("value", mode="before")
     @classmethod
@@ -259,9 +262,6 @@ def _write_claims(claims: tuple[Claim, ...], info: SerializationInfo) -> Any:
     return [{"quantity": c.quantity, "value": value(c), "where": c.where} for c in claims]
 
 
-Scalar = bool | int | float | str | None
-
-
 class Launch(Section):
     """How the ranks are started."""
 
@@ -276,6 +276,8 @@ class Launch(Section):
 
 
 def _parse_hook(value: Any) -> Any:
+    if value is not None and not isinstance(value, (str, tuple)):
+        raise wrong(f"{show(value)} is no command", "a program and its arguments as a list, or null")
     return (value,) if isinstance(value, str) else value
 
 

@@ -176,7 +176,12 @@ def test_what_is_refused_on_purpose_says_why(section: str, key: str, words: str)
         ("steps: 100", "steps: 100\nruntime: {deterministic: no}", "runtime.deterministic", "'no' (text)"),
         ("steps: 100", "steps: 100\nruntime: 3", "runtime", "not a mapping"),
         ("steps: 100", "steps: 100\noutput: {keep_last: 0}", "output.keep_last", "out of range"),
-        ("steps: 100", "steps: 100\nlaunch: {environment: {A-B: x}}", "launch.environment.A-B", "not usable"),
+        (
+            "steps: 100",
+            "steps: 100\nlaunch: {environment: {A-B: x}}",
+            "launch.environment.A-B",
+            "cannot be used",
+        ),
         ("steps: 100", "steps: 100\nlaunch: {environment: {A: [x]}}", "launch.environment.A", "not text"),
         ("steps: 100", "steps: 100\nparallel: EP4_XP2", "parallel", "'EP4_XP2' is no short name"),
         ("steps: 100", "steps: 100\nparallel: EP4_EP2", "parallel", "'EP4_EP2' is no short name"),
