@@ -9,7 +9,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 demo: .venv
 	$(BIN)/python -m runtime.attempts set-aside $(RUN)
-	DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/deepspeed --num_gpus 4 train.py --strategy ds_configs/tiny_cpu.yaml
+	env -u CUDA_VISIBLE_DEVICES DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/deepspeed --quiet --num_gpus 4 train.py --strategy ds_configs/tiny_cpu.yaml
 	test -f $(RUN)/done.json
 	$(BIN)/python -m runtime.generate $(RUN)
 

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,6 +172,8 @@ def prepare_process(plan: Plan | None) -> None:
     """What must be set before torch is loaded: who takes signals, threads, logs, the accelerator."""
     block_signals()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    # torch 2.13 deprecates a name that DeepSpeed 0.19.8 calls: nothing a user could act on.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if plan is not None and plan.strategy.cluster.gpu.is_cpu:

@@ -132,14 +132,22 @@ def all_gather_shares(
     longest = _share(size, 0, group.size)[1]
     if rows.shape[0] < longest:
         rows = torch.cat([rows, rows.new_zeros(longest - rows.shape[0], *rows.shape[1:])])
-    gathered = rows.new_empty(group.size * longest, *rows.shape[1:])
-    with clock.phase("tensor_parallel"):
-        dist.all_gather_into_tensor(gathered, rows, group=group.process_group)
+    gathered = all_gather(rows, group, clock).flatten(0, 1)
     if size != group.size * longest:
         lengths = [_share(size, rank, group.size)[1] for rank in range(group.size)]
         parts = gathered.split(longest)
         gathered = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
     return gathered.movedim(0, dim)
+
+
+def all_gather(x: Tensor, group: Group, clock: PhaseClock = NO_CLOCK) -> Tensor:
+    """[group size, …]: the tensors of all ranks, which have one shape. No gradient."""
+    gathered = x.new_empty(group.size * x.shape[0], *x.shape[1:])
+    # torch 2.13 gave the call a new name and warns about the old one, which torch 2.11 still needs.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    with clock.phase("tensor_parallel"):
+        gather(gathered, x.contiguous(), group=group.process_group)
+    return gathered.unflatten(0, (group.size, x.shape[0]))
 
 
 def _all_reduce(x: Tensor, group: Group, clock: PhaseClock) -> Tensor:

@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from .collectives import Group, ModelGroups, PhaseClock, copy_to_tp, gather_from_tp, split_to_tp
+from .collectives import (
+    Group,
+    ModelGroups,
+    PhaseClock,
+    all_gather,
+    copy_to_tp,
+    gather_from_tp,
+    split_to_tp,
+)
 from .linear import ColumnLinear, RowLinear
 
 # T tokens, C tokens of a chunk, V vocabulary (this rank's rows of it under tp), D hidden
@@ -143,10 +150,7 @@ def _whole_vocabulary(
     """Logsumexp and target's logit over all ranks' parts of the vocabulary, bit-equal on all of them."""
     if group is None:
         return highest_C + sum_C.log(), target_logit_C
-    mine_3C = torch.stack([highest_C, sum_C, target_logit_C])
-    all_R3C = mine_3C.new_empty(group.size, *mine_3C.shape)
-    with clock.phase("tensor_parallel"):
-        dist.all_gather_into_tensor(all_R3C.view(-1, mine_3C.shape[1]), mine_3C, group=group.process_group)
+    all_R3C = all_gather(torch.stack([highest_C, sum_C, target_logit_C]), group, clock)
     highest_RC, sum_RC, target_logit_RC = all_R3C.unbind(1)
     top_C = highest_RC.amax(0)
     whole_sum_C = (sum_RC * (highest_RC - top_C).exp()).sum(0)

@@ -53,7 +53,7 @@ class Router(nn.Module):
         num_sequences, num_tokens = x_BSD.shape[:2]
         tp, clock = self.groups.tp, self.groups.clock
         start, length = share_of(num_sequences * num_tokens, tp)
-        weight = at_least_fp32(sum_gradients(self.weight, tp, clock))
+        weight = sum_gradients(at_least_fp32(self.weight), tp, clock)
         logits_UE = functional.linear(at_least_fp32(x_UD), weight)
         if tp is None:
             logits_TE = logits_UE

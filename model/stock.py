@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from .collectives import ModelGroups, share_of
+from .collectives import Group, ModelGroups, all_gather, share_of
 from .experts import Experts
 from .router import Router, Routing
 
@@ -100,19 +101,19 @@ def _gather_flat_tokens() -> None:
     DeepSpeed 0.19.8, moe/mappings.py:40: `all_gather_into_tensor` gets a flat output and an input that is
     not flat; gloo answers "invalid tensor size". When that line passes a flat input, delete this.
     """
-    import deepspeed
     from deepspeed.moe import mappings
-    from deepspeed.utils.bwc import bwc_tensor_model_parallel_group, bwc_tensor_model_parallel_world_size
+    from deepspeed.utils import bwc
+    from deepspeed.utils import groups as deepspeed_groups
 
     def gather(x: Tensor, dim: int = 0) -> Tensor:
-        mpu = deepspeed.utils.groups.mpu
-        size = bwc_tensor_model_parallel_world_size(mpu)
-        if size == 1:
-            return x.contiguous()
-        x = x.contiguous()
-        gathered = x.new_empty(size * x.numel())
-        group = bwc_tensor_model_parallel_group(mpu)
-        deepspeed.comm.all_gather_into_tensor(gathered, x.view(-1), group=group)
-        return torch.cat([part.view_as(x) for part in gathered.chunk(size)], dim=dim)
+        mpu = deepspeed_groups.mpu
+        process_group = bwc.bwc_tensor_model_parallel_group(mpu)
+        group = Group(
+            process_group=process_group,
+            ranks=tuple(dist.get_process_group_ranks(process_group)),
+            rank=bwc.bwc_tensor_model_parallel_rank(mpu),
+            size=bwc.bwc_tensor_model_parallel_world_size(mpu),
+        )
+        return torch.cat(all_gather(x, group).unbind(0), dim=dim)
 
     mappings._gather_tokens = gather

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,3 +116,18 @@ def _to_bytes(content: Mapping[str, Any]) -> bytes:
     return (
         json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1, allow_nan=False).encode() + b"\n"
     )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m runtime.attempts set-aside RUN`: makes room for a run that starts afresh."""
+    if len(arguments) != 2 or arguments[0] != "set-aside":
+        print("usage: python -m runtime.attempts set-aside RUN", file=sys.stderr)
+        return 2
+    folder = Path(arguments[1])
+    if folder.is_dir():
+        print(f"{folder} is moved aside to {set_aside(folder)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.model.cases import KINDS, padding, relative
-from tests.model.layouts import Case, in_ranks, one_process
+from model.collectives import ModelGroups
+from tests.distributed.ranks import run_ranks
+from tests.model.cases import KINDS, config_of, make_model, padding, relative, tokens
+from tests.model.layouts import Case, group_of, in_ranks, one_process
 
 LAYOUTS = {2: [(1, 2), (2, 1), (2, 2)], 4: [(1, 4), (1, 2), (2, 4), (2, 2), (2, 1), (4, 2), (4, 4), (4, 1)]}
 
@@ -140,3 +143,26 @@ def test_every_collective_is_timed():
     # counts, rows there and back; the gradients of both
     assert entered[1] == {"all_to_all": 5}
     assert entered[2] == {}
+
+
+def logits_and_continuation(groups: ModelGroups) -> tuple[Tensor, Tensor]:
+    model = make_model(config_of(**KINDS["swiglu_top2"]), torch.float64, groups=groups).eval()
+    ids, _ = tokens(3, 6)
+    mask = torch.ones(3, 6, dtype=torch.int64)
+    mask[1, :3] = 0
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask).logits
+    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    return logits, model.generate(ids, attention_mask=mask, **settings)
+
+
+def parallel_logits_and_continuation() -> tuple[Tensor, Tensor]:
+    group = group_of(2)
+    return logits_and_continuation(ModelGroups(tp=group, ep=group))
+
+
+def test_every_tp_rank_has_the_logits_of_the_whole_vocabulary():
+    logits, continuation = logits_and_continuation(ModelGroups())
+    for parallel_logits, parallel_continuation in run_ranks(2, parallel_logits_and_continuation):
+        assert relative(parallel_logits, logits) < 1e-10
+        assert torch.equal(parallel_continuation, continuation)

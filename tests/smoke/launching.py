@@ -1,0 +1,125 @@
+"""Starts the real thing: `deepspeed train.py` as a user types it, on a small strategy and a small text."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STRATEGY = """
+name: smoke
+cluster: {{hosts: 1, gpus_per_host: 4, gpu: cpu, links: {{intra_host: 10 GB/s, inter_host: 10 GB/s}}}}
+model: {{num_hidden_layers: 2, num_experts: 8, hidden_size: 32, moe_intermediate_size: 32, num_attention_heads: 4,
+        vocab_size: 512, aggregation: linear}}
+parallel: {{ep: 2, zero_stage: 1}}
+training: {{precision: fp32, seq_length: 32, global_batch: 8, micro_batch: 2, steps: 12, warmup_steps: 3,
+           learning_rate: 4e-3, min_learning_rate: 4e-4}}
+data: {{path: {text}, validation_sequences: 9}}
+output: {{folder: {runs}, checkpoint_every: 3, validate_every: 4}}
+"""
+
+
+class Launch:
+    """One `deepspeed train.py` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = folder / "runs" / "smoke"
+        text = folder / "text.txt"
+        lines = (f"The {n}th wagon of train {n % 7} goes to track {n * n % 13}.\n" for n in range(3000))
+        text.write_text("".join(lines))
+        self.strategy = folder / "smoke.yaml"
+        self.strategy.write_text(STRATEGY.format(text=text, runs=folder / "runs"))
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, *overrides: str, ranks: int = 2, env: dict[str, str] | None = None) -> None:
+        """Starts it; a free port each time, since attempts may overlap in time with the last one's sockets."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
+        command += ["--master_port", str(port), "train.py", "--strategy", str(self.strategy), *overrides]
+        environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | (env or {})
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, timeout: float = 120) -> tuple[int, str]:
+        """Waits; returns the exit code and everything it printed. Nothing of it is left running."""
+        assert self._process is not None
+        ours = self.ranks()
+        try:
+            output, _ = self._process.communicate(timeout=timeout)
+        finally:
+            for process in (*ours, self._process):
+                if process.is_running() if isinstance(process, psutil.Process) else process.poll() is None:
+                    process.kill()
+        return self._process.returncode, output
+
+    def train(self, *overrides: str, ranks: int = 2, env: dict[str, str] | None = None) -> tuple[int, str]:
+        self.start(*overrides, ranks=ranks, env=env)
+        return self.finish()
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes of the ranks, by local rank."""
+        assert self._process is not None
+        found: dict[str, psutil.Process] = {}
+        try:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        for child in children:
+            try:
+                arguments = child.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            if "train.py" in arguments and "deepspeed.launcher.launch" not in arguments:
+                place = next((a for a in arguments if a.startswith("--local_rank")), None)
+                if place is not None:
+                    found[place] = child
+        return [found[place] for place in sorted(found)]
+
+    def wait_for_step(self, step: int, timeout: float = 90) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if any(line["step"] >= step for line in self.lines()):
+                return
+            assert self._process is not None
+            assert self._process.poll() is None, self._process.communicate()[0]
+            time.sleep(0.02)
+        raise AssertionError(f"step {step} was not reached in {timeout} s")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole lines of telemetry.jsonl."""
+        path = self.run / "telemetry.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def losses(self) -> dict[int, tuple[float, float | None, float]]:
+        """By step, of its last line: loss, validation loss, gradient norm."""
+        return {
+            line["step"]: (line["loss"], line["validation_loss"], line["grad_norm"]) for line in self.lines()
+        }
+
+    def read(self, name: str) -> dict[str, Any]:
+        return json.loads((self.run / name).read_text())
+
+    def signal_ranks(self, number: signal.Signals) -> None:
+        for rank in self.ranks():
+            rank.send_signal(number)

@@ -1,0 +1,119 @@
+"""`deepspeed train.py` for real: it trains, survives a kill, stops when asked, and says what is wrong once."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.smoke.launching import Launch
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Launch, str]:
+    """A run that nothing disturbs."""
+    launch = Launch(tmp_path_factory.mktemp("unbroken"))
+    code, output = launch.train()
+    assert (launch.run / "done.json").exists(), output
+    assert code == 0, output
+    return launch, output
+
+
+def test_a_run_leaves_its_files_and_its_loss_falls(unbroken: tuple[Launch, str]) -> None:
+    launch, output = unbroken
+    names = {path.name for path in launch.run.iterdir()}
+    assert names >= {
+        "strategy.yaml",
+        "plan.json",
+        "ds_config.json",
+        "telemetry.jsonl",
+        "ranks",
+        "checkpoints",
+        "attempts",
+        "done.json",
+        "tensorboard",
+        "loss.png",
+        "tokenizer.json",
+    }
+    losses = launch.losses()
+    assert list(losses) == list(range(1, 13))
+    assert losses[1][0] == pytest.approx(6.2, abs=0.3)  # ln 512: nothing is known yet
+    assert losses[12][0] < losses[1][0] - 0.2
+    assert [step for step, (_, validation, _) in losses.items() if validation is not None] == [4, 8, 12]
+    line = launch.lines()[-1]
+    assert sum(line["phases_s"].values()) == pytest.approx(line["step_s"])
+    done = launch.read("done.json")
+    assert done["attempt"] == 1
+    assert done["step"] == 12
+    assert done["loss"] == losses[12][0]
+    assert "step 12/12" in output
+    assert (launch.run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((launch.run / "checkpoints").glob("step-*"))) == 2  # keep_last
+
+
+def test_a_finished_run_prints_its_result_and_trains_no_further(unbroken: tuple[Launch, str]) -> None:
+    launch, _ = unbroken
+    before = launch.losses()
+    code, output = launch.train()
+    assert code == 0, output
+    assert "is finished: step 12 of 12" in output
+    assert launch.losses() == before
+    assert launch.read("done.json")["attempt"] == 2
+
+
+def test_a_killed_run_resumes_to_the_same_bits(unbroken: tuple[Launch, str], tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    launch.start()
+    launch.wait_for_step(5)
+    launch.ranks()[1].kill()
+    code, output = launch.finish()
+    assert code != 0
+    assert not (launch.run / "done.json").exists()
+    assert launch.read("failed.json")["code"] == 3
+    assert "Traceback" not in output
+
+    code, output = launch.train()
+    assert code == 0, output
+    assert "resuming from" in output
+    assert launch.losses() == unbroken[0].losses()
+    assert {line["attempt"] for line in launch.lines()} == {1, 2}
+
+
+def test_term_saves_at_a_step_boundary_and_the_run_goes_on(unbroken: tuple[Launch, str], tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    launch.start()
+    launch.wait_for_step(4)
+    launch.signal_ranks(signal.SIGTERM)
+    launch.finish()
+    failed = launch.read("failed.json")
+    assert failed["code"] == 130
+    assert failed["problems"] == []
+    last = max(launch.losses())
+    assert failed["checkpoint"] == last, "it saved the step at which it stopped"
+
+    code, output = launch.train()
+    assert code == 0, output
+    assert launch.losses() == unbroken[0].losses()
+
+
+def test_problems_are_told_once_and_nothing_starts(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    code, output = launch.train("parallel.ep=3", "training.steps=none", "model.num_expert=4")
+    assert code != 0
+    for key in ("parallel.ep=3", "training.steps=none", "model.num_expert=4"):
+        assert output.count(f"command line: {key}: ") == 1, output
+    assert output.count("did you mean") == 1
+    assert "Traceback" not in output
+    assert not launch.run.exists()
+
+
+def test_bad_data_is_a_problem_of_all_ranks_told_by_one(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    (tmp_path / "text.txt").write_text("too little")
+    code, output = launch.train()
+    assert code != 0
+    assert output.count("data.path") >= 1
+    assert output.count("expected:") == 1
+    assert "Traceback" not in output
+    failed = launch.read("failed.json")
+    assert failed["code"] == 2
+    assert failed["problems"][0]["fix"]
