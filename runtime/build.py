@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.configuration_switchyard import SwitchyardConfig
-from model.modeling_switchyard import SwitchyardForCausalLM, initialize_parameters
+from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan, Strategy
 from runtime.groups import RankGroups
 
@@ -80,14 +80,16 @@ def model_config(strategy: Strategy) -> SwitchyardConfig:
 def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> TrainingModel:
     """This rank's shard, drawn by (seed, name, expert) so that every layout starts from the same model."""
     strategy, stage = plan.strategy, groups.stage
-    model = SwitchyardForCausalLM(
-        model_config(strategy),
-        groups=groups.model,
-        layers=stage.layers,
-        has_embedding=stage.has_embedding,
-        has_output=stage.has_output,
-    )
-    initialize_parameters(model, strategy.training.seed)
+    # The constructor draws by (torch's seed, name, expert).
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(strategy.training.seed)
+        model = SwitchyardForCausalLM(
+            model_config(strategy),
+            groups=groups.model,
+            layers=stage.layers,
+            has_embedding=stage.has_embedding,
+            has_output=stage.has_output,
+        )
     training = strategy.training
     # With loss-free balancing the balance loss is reported but not minimised.
     balance_loss = training.balance_loss if training.balance == "loss" else 0.0

@@ -39,8 +39,8 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseC
     Raises:
         runtime.groups.GroupMismatch: if DeepSpeed ended up with other groups than the plan's.
     """
-    # DeepSpeed would compile a CPU op under a lock at the first start (comm/torch.py:49): a killed build hangs
-    # every later run, and a machine without a compiler could not start at all. gloo does the same work.
+    # DeepSpeed would compile a CPU op under a lock at the first start (comm/torch.py:49): a killed build
+    # hangs every later run, and a machine without a compiler could not start. gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not deepspeed.comm.is_initialized():

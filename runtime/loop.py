@@ -13,9 +13,9 @@ from runtime.build import Totals
 from runtime.data import TokenData
 from runtime.groups import RankGroups
 from runtime.learning_rate import learning_rate
+from runtime.phases import PhaseClock
 from runtime.signals import StopRequest
 from runtime.steps import StepResult, train_step, training_batches, validation_batches, validation_loss
-from runtime.phases import PhaseClock
 
 logger = logging.getLogger(__name__)
 

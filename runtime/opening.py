@@ -1,4 +1,4 @@
-"""How rank 0 opens a run, before any group is joined: data, what to go on from, the claim, the run's files."""
+"""How rank 0 opens a run before any group is joined: data, where to go on from, the claim, the files."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from runtime.attempts import claim, write_done
 from runtime.checkpoint import CheckpointInfo
 from runtime.data import TokenData, open_data, prepare
 from runtime.durable import replace
-from runtime.resume import fingerprints, find_start
+from runtime.resume import find_start, fingerprints
 from runtime.saving import layout_of
 from runtime.startup import Verdict
 
@@ -64,7 +64,7 @@ def open_run(plan: Plan) -> Verdict:
 
 
 def _horizon(plan: Plan, start: CheckpointInfo | None) -> int:
-    """The cosine's last step: as written, else that of the run's first attempt, which the checkpoint keeps."""
+    """The cosine's last step: as written, else that of the first attempt, which the checkpoint keeps."""
     training = plan.strategy.training
     if training.schedule_steps is not None:
         return training.schedule_steps
@@ -82,7 +82,7 @@ def _tell(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
     training = plan.strategy.training
     if training.steps > horizon:
         print(
-            f"  steps {horizon + 1} to {training.steps} run at min_learning_rate: the schedule ends at {horizon}",
+            f"  the schedule ends at step {horizon}: later steps run at min_learning_rate",
             flush=True,
         )
 

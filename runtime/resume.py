@@ -1,4 +1,4 @@
-"""Where a run goes on from: decided by rank 0 before any group is joined, by what `output.resume` asks for."""
+"""Where a run goes on from: rank 0 decides by `output.resume`, before any group is joined."""
 
 import logging
 from dataclasses import dataclass
@@ -79,13 +79,13 @@ def _newest(folder: Path) -> CheckpointInfo | None:
 def _check(info: CheckpointInfo, prints: Fingerprints, *, course: bool) -> None:
     if info.meta.model_fingerprint != prints.model:
         raise _refuse(
-            f"{info.folder} is of another model ({info.meta.model_fingerprint}; this one is {prints.model})",
+            f"{info.folder} is of another model ({info.meta.model_fingerprint}, not {prints.model})",
             "the same model section (but dispatch, capacity_factor, initialisation) and the same tokenizer",
             "restore those keys, or choose another name",
         )
     if course and info.meta.course_fingerprint != prints.course:
         raise _refuse(
-            f"{info.folder} is of another course ({info.meta.course_fingerprint}; this one is {prints.course})",
+            f"{info.folder} is of another course ({info.meta.course_fingerprint}, not {prints.course})",
             "the same data and the same training section (but steps and micro_batch)",
             "restore those keys, choose another name, or branch: "
             f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",

@@ -102,7 +102,7 @@ class Saver:
 
 
 def restore(folder: Path, engine: DeepSpeedEngine, groups: RankGroups) -> int:
-    """Fills this rank's weights, masters and moments, whatever layout wrote them; returns the step. Collective.
+    """Fills this rank's weights and moments, whatever layout wrote them; returns the step. Collective.
 
     Raises:
         runtime.checkpoint.CheckpointError: if a tensor is missing or has another shape.

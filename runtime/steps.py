@@ -17,7 +17,7 @@ from runtime.groups import RankGroups
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What one rank feeds at once. tokens_BS1: int64 [sequences, seq_length + 1]; mask_BS: None when all are valid."""
+    """What one rank feeds at once: int64 [sequences, seq_length + 1]; mask_BS None: all are valid."""
 
     tokens_BS1: Tensor
     mask_BS: Tensor | None = None
@@ -56,8 +56,8 @@ def train_step(
     for micro_batch in micro_batches:
         with clock.phase("compute"):
             loss, micro_sums = engine(micro_batch.tokens_BS1, micro_batch.mask_BS, totals)
-            # `backward` divides by the accumulation. Asked not to (scale_wrt_gas=False), DeepSpeed 0.19.8 still
-            # does, in a hook on the forward's output (engine.py:3179); so the factor is given back.
+            # `backward` divides by the accumulation. Asked not to (scale_wrt_gas=False), DeepSpeed 0.19.8
+            # still does, in a hook on the forward's output (engine.py:3179); so the factor is given back.
             engine.backward(loss * engine.gradient_accumulation_steps())
         sums.append(micro_sums)
         with clock.phase("optimizer"):

@@ -1,4 +1,4 @@
-"""Tells of a run: every rank its own lines; rank 0 the run's lines, TensorBoard, the terminal, the picture."""
+"""Tells of a run: every rank its own lines; rank 0 the run's, TensorBoard, the terminal, the picture."""
 
 import contextlib
 import math
@@ -79,7 +79,8 @@ class Teller:
 
     def result(self) -> dict[str, Any]:
         """What came of the steps so far, as done.json holds it. Losses are those of this attempt."""
-        assert self._first is not None and self._last is not None, "no step was made"
+        assert self._first is not None, "no step was made"
+        assert self._last is not None
         return {
             "step": self._last.step,
             "loss": _plain(self._last.result.loss),
@@ -100,7 +101,8 @@ class Teller:
         memory = result["peak_memory_bytes"] / 2**30
         validation = result["validation_loss"]
         print(
-            f"{self._run_folder}: step {result['step']}, loss {result['first_loss']:.3f} → {result['loss']:.3f}"
+            f"{self._run_folder}: step {result['step']}, "
+            + f"loss {result['first_loss']:.3f} → {result['loss']:.3f}"
             + (f", validation {validation:.3f}" if validation is not None else "")
             + f"; {minutes}:{seconds:02d} min, {memory:.1f} GiB over all ranks at their peaks",
             flush=True,

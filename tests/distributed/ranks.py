@@ -114,7 +114,7 @@ def _collect(pipes: dict[int, int], deadline: float) -> list[Any]:
                     results[key.data] = value
                 else:
                     errors[key.data] = value
-                    # Peers of a failed rank hang or fail in their next collective: a moment to say so is enough.
+                    # Peers of a failed rank hang or fail in their next collective: give them a moment.
                     deadline = min(deadline, time.monotonic() + 1.0)
     if errors:
         rank = min(errors, key=lambda r: ("Connection" in errors[r], r))

@@ -10,7 +10,6 @@ from tests.distributed.layout import run_layout
 from tests.distributed.ranks import run_ranks
 from tests.distributed.reference import STEPS, Course, run_reference, tiny
 
-
 _SETTLED: dict[tuple[str, bool], tuple[int, Course]] = {}
 
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STRATEGY = """
 name: smoke
 cluster: {{hosts: 1, gpus_per_host: 4, gpu: cpu, links: {{intra_host: 10 GB/s, inter_host: 10 GB/s}}}}
-model: {{num_hidden_layers: 2, num_experts: 8, hidden_size: 32, moe_intermediate_size: 32, num_attention_heads: 4,
-        vocab_size: 512, aggregation: linear}}
+model: {{num_hidden_layers: 2, num_experts: 8, hidden_size: 32, moe_intermediate_size: 32,
+        num_attention_heads: 4, vocab_size: 512, aggregation: linear}}
 parallel: {{ep: 2, zero_stage: 1}}
 training: {{precision: fp32, seq_length: 32, global_batch: 8, micro_batch: 2, steps: 12, warmup_steps: 3,
            learning_rate: 4e-3, min_learning_rate: 4e-4}}
@@ -41,13 +41,15 @@ class Launch:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, *overrides: str, ranks: int = 2, env: dict[str, str] | None = None) -> None:
-        """Starts it; a free port each time, since attempts may overlap in time with the last one's sockets."""
+        """Starts it, on a free port each time: the last attempt's sockets may still be closing."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
         command += ["--master_port", str(port), "train.py", "--strategy", str(self.strategy), *overrides]
-        environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | (env or {})
+        environment = (
+            os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | (env or {})
+        )
         environment.pop("CUDA_VISIBLE_DEVICES", None)
         self._process = subprocess.Popen(
             command,
@@ -109,7 +111,9 @@ class Launch:
         path = self.run / "telemetry.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [
+            json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
+        ]
 
     def losses(self) -> dict[int, tuple[float, float | None, float]]:
         """By step, of its last line: loss, validation loss, gradient norm."""

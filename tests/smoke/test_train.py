@@ -1,4 +1,4 @@
-"""`deepspeed train.py` for real: it trains, survives a kill, stops when asked, and says what is wrong once."""
+"""`deepspeed train.py` for real: it trains, survives a kill, stops when asked, says once what is wrong."""
 
 import signal
 from pathlib import Path
@@ -78,7 +78,9 @@ def test_a_killed_run_resumes_to_the_same_bits(unbroken: tuple[Launch, str], tmp
     assert {line["attempt"] for line in launch.lines()} == {1, 2}
 
 
-def test_term_saves_at_a_step_boundary_and_the_run_goes_on(unbroken: tuple[Launch, str], tmp_path: Path) -> None:
+def test_term_saves_at_a_step_boundary_and_the_run_goes_on(
+    unbroken: tuple[Launch, str], tmp_path: Path
+) -> None:
     launch = Launch(tmp_path)
     launch.start()
     launch.wait_for_step(4)
