@@ -40,13 +40,15 @@ def main(argv: Sequence[str]) -> None:
     try:
         identity = identify()
     except ValueError as error:
-        sys.exit(f"{error}\nstart it with deepspeed, torchrun, or plain python for a plan of one rank")
+        how = "start it with deepspeed, torchrun, or plain python for a plan of one rank"
+        print(f"{error}\n{how}", file=sys.stderr)
+        sys.exit(2)
     plan, problems = make_plan(path, overrides, identity)
     if plan is not None and identity.rank >= plan.world_size:
         sys.exit(0)  # launchers start whole hosts; the plan's last host may be a partial one
     if identity.rank == 0 and problems:
         print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
-    prepare_process(plan)
+    prepare_process(plan, identity)
 
     # torch is loaded from here on, which takes seconds: mistakes in the strategy were told before.
     from runtime.ending import Ending
@@ -168,7 +170,7 @@ def make_plan(
     return plan, tuple(problems)
 
 
-def prepare_process(plan: Plan | None) -> None:
+def prepare_process(plan: Plan | None, identity: Identity) -> None:
     """What must be set before torch is loaded: who takes signals, threads, logs, the accelerator."""
     block_signals()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
@@ -176,6 +178,8 @@ def prepare_process(plan: Plan | None) -> None:
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # DeepSpeed 0.19.8 insists on it (engine.py:1972), and a plain `python train.py` has nobody who set it.
+    os.environ.setdefault("LOCAL_RANK", str(identity.local_rank))
     if plan is not None and plan.strategy.cluster.gpu.is_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
 

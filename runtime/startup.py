@@ -91,7 +91,7 @@ def agree(
     verdict = _decide(store, own, plan, timeout_s, ending, stop, open_run)
     store.set("verdict", json.dumps(asdict(verdict)))
     if verdict.exit_code is not None:
-        _wait_for_readers(store, world_size)
+        _wait_for_readers(store, min(world_size, identity.world_size) - 1)
     return verdict
 
 
@@ -201,10 +201,14 @@ def _await_verdict(store: dist.Store, stop: StopRequest) -> Verdict:
     return verdict
 
 
-def _wait_for_readers(store: dist.Store, world_size: int) -> None:
-    """Rank 0 may serve the store: it stays until the others have read that the run is over."""
+def _wait_for_readers(store: dist.Store, num_readers: int) -> None:
+    """Rank 0 may serve the store: it stays until the others have read that the run is over.
+
+    Args:
+        num_readers: the other ranks that were started, which may be fewer than the plan has.
+    """
     deadline = time.monotonic() + BAD_NEWS_TIMEOUT_S
-    while store.add("read", 0) < world_size - 1 and time.monotonic() < deadline:
+    while store.add("read", 0) < num_readers and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
