@@ -24,6 +24,7 @@ class SwitchyardConfig(PreTrainedConfig):
     None means: `num_key_value_heads` = `num_attention_heads`, `head_dim` = `hidden_size` /
     `num_attention_heads`, `norm_topk_prob` = only for `num_experts_per_tok` > 1.
     `max_position_embeddings` is the length trained with; it tells tools, and bounds nothing here.
+    `router_bias`: experts are chosen by score + a bias that training steers (loss-free balancing).
     The first `first_dense_layers` layers have a dense MLP of `intermediate_size` instead of experts.
 
     Raises:
@@ -57,6 +58,7 @@ class SwitchyardConfig(PreTrainedConfig):
     capacity_factor: float | None = None
     initializer_range: float = 0.02
     embedding_std: float = 0.5
+    router_bias: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None

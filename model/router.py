@@ -42,6 +42,9 @@ class Router(nn.Module):
         self.normalizes_gates = config.normalizes_gates
         self.groups = groups
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+        # DeepSeek-V3's loss-free balancing: it decides who is chosen and enters nothing else.
+        self.bias: Tensor | None
+        self.register_buffer("bias", torch.zeros(config.num_experts) if config.router_bias else None)
 
     def forward(
         self, x_BSD: Tensor, x_UD: Tensor, mask_BS: Tensor | None, capacity_factor: float | None
@@ -63,7 +66,8 @@ class Router(nn.Module):
         scores_UE = logits_UE.softmax(-1)
         scores_TE = scores_UE.detach() if tp is None else logits_TE.softmax(-1)
 
-        experts_TK = scores_TE.topk(self.top_k, -1).indices
+        ranking_TE = scores_TE if self.bias is None else scores_TE + self.bias.to(scores_TE.dtype)
+        experts_TK = ranking_TE.topk(self.top_k, -1).indices
         valid_T = None if mask_BS is None else mask_BS.reshape(-1).bool()
         tokens_B = _tokens_of_sequences(mask_BS, num_sequences, num_tokens, x_BSD.device)
         kept_TK = valid_T if valid_T is None else valid_T[:, None].expand_as(experts_TK)

@@ -21,11 +21,6 @@ def _missing(path: str, value: object, what: str, legal: str) -> Problem:
     )
 
 
-def _tensor_parallelism(s: Strategy) -> Iterator[Problem]:
-    if s.parallel.tp > 1:
-        yield _missing("parallel.tp", s.parallel.tp, "tensor parallelism", "1")
-
-
 def _staged_placement(s: Strategy) -> Iterator[Problem]:
     if s.parallel.placement == "staged":
         yield _missing("parallel.placement", "staged", "the staged placement", "colocated")
@@ -44,11 +39,6 @@ def _fp8(s: Strategy) -> Iterator[Problem]:
 def _fp8_payload(s: Strategy) -> Iterator[Problem]:
     if s.runtime.fp8_payload:
         yield _missing("runtime.fp8_payload", "true", "FP8 payloads", "false")
-
-
-def _bias_balance(s: Strategy) -> Iterator[Problem]:
-    if s.training.balance == "bias":
-        yield _missing("training.balance", "bias", "loss-free balancing", "loss")
 
 
 def _recompute(s: Strategy) -> Iterator[Problem]:
@@ -87,12 +77,10 @@ def _operation(s: Strategy) -> Iterator[Problem]:
 
 
 _RULES = (
-    _tensor_parallelism,
     _staged_placement,
     _pipeline,
     _fp8,
     _fp8_payload,
-    _bias_balance,
     _recompute,
     _all_to_all,
     _init_from,

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from model.configuration_switchyard import SwitchyardConfig
 from model.modeling_switchyard import SwitchyardForCausalLM
+from model.router import Router
 from planner import Plan, Strategy
+from planner.strategy import Training
 from runtime.groups import RankGroups
 
 
@@ -40,11 +42,13 @@ class TrainingModel(nn.Module):
     gradient of the global batch, however it is cut.
     """
 
-    def __init__(self, model: SwitchyardForCausalLM, *, balance_loss: float, z_loss: float) -> None:
+    def __init__(self, model: SwitchyardForCausalLM, training: Training) -> None:
         super().__init__()
         self.model = model
-        self.balance_loss = balance_loss
-        self.z_loss = z_loss
+        # With loss-free balancing B is reported but not minimised.
+        self.balance_loss = training.balance_loss if training.balance == "loss" else 0.0
+        self.bias_update_speed = training.bias_update_speed if training.balance == "bias" else None
+        self.z_loss = training.z_loss
 
     def forward(self, tokens_BS1: Tensor, mask_BS: Tensor | None, totals: Totals) -> tuple[Tensor, Sums]:
         """
@@ -70,11 +74,27 @@ class TrainingModel(nn.Module):
         )
         return loss, sums
 
+    @torch.no_grad()
+    def steer_routers(self, expert_tokens: Tensor) -> None:
+        """Loss-free balancing (DeepSeek-V3 report, section 2.1.2): an expert above the mean load becomes
+        harder to choose in the next step, one below it easier, each by `bias_update_speed`.
+
+        Args:
+            expert_tokens: routes of the whole global batch to each expert, [MoE layers here, num_experts].
+        """
+        assert self.bias_update_speed is not None, "the strategy balances by loss"
+        routers = [module for module in self.model.modules() if isinstance(module, Router)]
+        for router, counts in zip(routers, expert_tokens.double(), strict=True):
+            router.bias += self.bias_update_speed * torch.sign(counts.mean() - counts).to(router.bias)
+
 
 def model_config(strategy: Strategy) -> SwitchyardConfig:
     """The strategy's model section as a Hugging Face config."""
-    fields = strategy.model.model_dump(exclude={"init_from"})
-    return SwitchyardConfig(**fields, max_position_embeddings=strategy.training.seq_length)
+    return SwitchyardConfig(
+        **strategy.model.model_dump(exclude={"init_from"}),
+        max_position_embeddings=strategy.training.seq_length,
+        router_bias=strategy.training.balance == "bias",
+    )
 
 
 def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> TrainingModel:
@@ -90,7 +110,4 @@ def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> Trainin
             has_embedding=stage.has_embedding,
             has_output=stage.has_output,
         )
-    training = strategy.training
-    # With loss-free balancing the balance loss is reported but not minimised.
-    balance_loss = training.balance_loss if training.balance == "loss" else 0.0
-    return TrainingModel(model, balance_loss=balance_loss, z_loss=training.z_loss).to(device)
+    return TrainingModel(model, strategy.training).to(device)

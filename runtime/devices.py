@@ -26,7 +26,7 @@ def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
         Problem(
             path="cluster.gpu",
             line=None,
-            found=f"the strategy names a GPU; {identity.host} has {have} for local rank {identity.local_rank}",
+            found=f"a GPU is named; {identity.host} has {have} for local rank {identity.local_rank}",
             expected="a GPU for each local rank",
             fix="run it on such hosts; `python -m launch rehearse` and `dryrun` need no GPU, and "
             "cluster.gpu=cpu trains on CPUs",

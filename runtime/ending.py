@@ -92,7 +92,7 @@ class Ending:
         return BROKE
 
     def leave(self, code: int) -> NoReturn:
-        """Ends without the interpreter's farewell: a library's exit handler may wait for a peer that failed."""
+        """Ends without the interpreter's farewell: an exit handler may wait for a peer that failed."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

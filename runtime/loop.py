@@ -14,6 +14,7 @@ from runtime.data import TokenData
 from runtime.groups import RankGroups
 from runtime.learning_rate import learning_rate
 from runtime.phases import PhaseClock
+from runtime.replicas import check_replicas
 from runtime.signals import StopRequest
 from runtime.steps import StepResult, train_step, training_batches, validation_batches, validation_loss
 
@@ -61,7 +62,8 @@ class Loop:
         Every step that ends the run, or is a multiple of `output.checkpoint_every`, is saved.
 
         Raises:
-            Diverged: if too many steps in a row had a gradient that is not finite.
+            runtime.replicas.ReplicasDiverged: if copies of a parameter are no longer the same.
+        Diverged: if too many steps in a row had a gradient that is not finite.
         """
         training, output = self.plan.strategy.training, self.plan.strategy.output
         last_step = training.steps
@@ -77,6 +79,8 @@ class Loop:
                     f"{MAX_SKIPPED} steps in a row (to step {step}) had a gradient that is not finite; "
                     "lower training.learning_rate or resume from an earlier checkpoint"
                 )
+            if step % self.plan.strategy.runtime.check_replicas_every == 0:
+                check_replicas(self.engine.module, self.groups)
             stopping = self.stop.boundary(self._any_rank)
             if stopping or step == last_step or step % output.checkpoint_every == 0:
                 self.save(step)

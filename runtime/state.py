@@ -40,7 +40,7 @@ class View:
 
 
 def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
-    """Every parameter and both Adam moments that this rank holds, in a fixed order.
+    """Every buffer, every parameter and both Adam moments that this rank holds, in a fixed order.
 
     Before the first step Adam has no moments; they are created as zeros, as its first step would.
     """
@@ -50,6 +50,11 @@ def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
         parts = _partitioned(engine.optimizer)
     else:
         parts = _whole(engine.optimizer)
+    first = groups.data.rank == 0 and groups.tp.rank == 0
+    for name, buffer in engine.module.model.named_buffers():
+        shape = tuple(buffer.shape)
+        where = Shard(shape, (0,) * buffer.dim())
+        yield View(name=name, kind=VALUE, shard=where, shape=shape, flat=None, tensor=buffer, is_owner=first)
     for parameter, flat, tensors in parts:
         name = names[id(parameter)]
         owner = _is_owner(parameter, groups, partitioned=flat is not None)

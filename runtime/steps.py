@@ -63,6 +63,13 @@ def train_step(
         with clock.phase("optimizer"):
             engine.step()
     grad_norm = float(engine.get_global_grad_norm())
+    expert_tokens = torch.stack([s.expert_tokens for s in sums]).sum(0)
+    if engine.module.bias_update_speed is not None and np.isfinite(grad_norm):
+        with clock.phase("gradient_reduce"):
+            everywhere = expert_tokens.clone()
+            for peers in (groups.data, groups.tp):  # tp partners count a share of the tokens each
+                dist.all_reduce(everywhere, group=peers.process_group)
+        engine.module.steer_routers(everywhere)
     world = _sum_over_world(sums, groups, engine.device)
     return StepResult(
         loss=world[0] / totals.num_tokens,
@@ -71,7 +78,7 @@ def train_step(
         grad_norm=grad_norm,
         skipped=not np.isfinite(grad_norm),
         dropped_tokens=round(world[3]),
-        expert_tokens=torch.stack([s.expert_tokens for s in sums]).sum(0),
+        expert_tokens=expert_tokens,
     )
 
 
