@@ -213,14 +213,17 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
             "text on one line" if names[:2] == ("launch", "environment") else "text, a number, true or false"
         )
     schema = owner.model_json_schema()["properties"][names[-1]]
-    words = ", or ".join(dict.fromkeys(_in_words(branch) for branch in schema.get("anyOf", [schema])))
+    too_much = kind.startswith("less_than")
+    branches = (_in_words(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))
+    words = ", or ".join(dict.fromkeys(branches))
     if field := _field(path):
         example = field.examples[0] if field.examples else None
         words += f", for example {example}" if example is not None and "for example" not in words else ""
     return words
 
 
-def _in_words(schema: dict[str, Any]) -> str:
+def _in_words(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
+    """`with_maximum`: also one so large that it says nothing to who is below it."""
     if "enum" in schema:
         return f"one of: {', '.join(str(value) for value in schema['enum'])}"
     words = _KINDS.get(schema.get("type", ""), "a value")
@@ -236,7 +239,7 @@ def _in_words(schema: dict[str, Any]) -> str:
             ("exclusiveMaximum", "less than"),
             ("maximum", "at most"),
         )
-        if key in schema and not (key == "maximum" and schema[key] >= 10**9)
+        if key in schema and not (key == "maximum" and schema[key] >= 10**9 and not with_maximum)
     ]
     return ", ".join([words, *bounds])
 

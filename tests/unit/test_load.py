@@ -398,3 +398,8 @@ def test_any_value_at_any_key_is_a_strategy_or_problems(data: st.DataObject) -> 
 def test_any_text_is_a_strategy_or_problems(text: str) -> None:
     with pytest.raises(StrategyError):
         loads(text)
+
+
+def test_too_large_a_value_names_the_bound_that_it_broke() -> None:
+    assert "at most 1,000,000,000" in only(TEXT, "training.steps=1000000007").expected
+    assert "at most" not in only(TEXT, "training.steps=0").expected
