@@ -22,15 +22,17 @@ from planner.units import shorten
 class Peak(Section):
     """Dense peak rate of a device in each precision; None where it is not known."""
 
-    fp32: FlopPerSecond | None = None
-    bf16: FlopPerSecond | None = None
-    fp8: FlopPerSecond | None = None
+    fp32: FlopPerSecond | None = Field(default=None, description="null: not known")
+    bf16: FlopPerSecond | None = Field(default=None, description="null: not known")
+    fp8: FlopPerSecond | None = Field(
+        default=None, description="null: not known, or the device has no FP8 units"
+    )
 
 
 class Gpu(Section):
     """The device in a slot."""
 
-    memory: Bytes = Field(examples=["64 GB"])
+    memory: Bytes = Field(description="of one device", examples=["64 GB"])
     peak: Peak
 
     @property

@@ -16,7 +16,6 @@ from pydantic import (
 
 from planner.cluster import Cluster
 from planner.fields import (
-    Bytes,
     Decay,
     NotNegative,
     NotNegativeNumber,
@@ -24,18 +23,14 @@ from planner.fields import (
     Positive,
     PositiveNumber,
     RunName,
-    Scalar,
-    Seconds,
     Section,
     Seed,
-    Share,
     Text,
-    VariableName,
-    VariableValue,
     is_text,
     show,
     wrong,
 )
+from planner.operation import Launch, Limits, Operate, Output, Runtime
 from planner.quantities import CLAIM_QUANTITIES
 from planner.units import EXAMPLES, QuantityError, format_quantity, legal_units, parse_quantity, shorten
 
@@ -45,24 +40,26 @@ Precision = Literal["fp32", "bf16", "fp8"]
 class ModelShape(Section):
     """The model: its shape and how tokens reach their experts. Field names are those of its configuration."""
 
-    num_hidden_layers: Positive = Field(examples=[16])
+    num_hidden_layers: Positive = Field(description="dense and MoE layers together", examples=[16])
     num_experts: Positive = Field(description="a layer", examples=[64])
-    num_experts_per_tok: Positive = 1
+    num_experts_per_tok: Positive = Field(default=1, description="k, the experts that each token goes to")
     norm_topk_prob: bool | None = Field(
         default=None, description="renormalise the gates; null: only for k > 1"
     )
-    hidden_size: Positive = Field(examples=[1024])
-    moe_intermediate_size: Positive = Field(examples=[2048])
+    hidden_size: Positive = Field(description="the width of a token", examples=[1024])
+    moe_intermediate_size: Positive = Field(description="the inner width of an expert", examples=[2048])
     expert: Literal["mlp", "swiglu"] = Field(
         default="mlp", description="mlp: up, down | swiglu: gate, up, down"
     )
-    hidden_act: Literal["silu", "gelu", "relu"] = "silu"
-    num_shared_experts: NotNegative = 0
-    first_dense_layers: NotNegative = 0
-    intermediate_size: Positive | None = Field(
-        default=None, description="required when first_dense_layers > 0"
+    hidden_act: Literal["silu", "gelu", "relu"] = Field(
+        default="silu", description="the activation of experts and dense layers"
     )
-    num_attention_heads: Positive = Field(examples=[16])
+    num_shared_experts: NotNegative = Field(default=0, description="experts that every token goes to")
+    first_dense_layers: NotNegative = Field(default=0, description="leading layers with an MLP, no experts")
+    intermediate_size: Positive | None = Field(
+        default=None, description="the inner width of dense layers; required when first_dense_layers > 0"
+    )
+    num_attention_heads: Positive = Field(description="query heads", examples=[16])
     num_key_value_heads: Positive = Field(
         default_factory=lambda data: data["num_attention_heads"],
         description="null: num_attention_heads; not fewer than tp",
@@ -71,19 +68,32 @@ class ModelShape(Section):
         default_factory=lambda data: max(1, data["hidden_size"] // data["num_attention_heads"]),
         description="null: hidden_size / num_attention_heads",
     )
-    qk_norm: Literal["none", "head", "projection"] = "none"
-    rope_theta: PositiveNumber = 10_000.0
-    rms_norm_eps: PositiveNumber = 1e-6
-    vocab_size: Annotated[Positive, Field(ge=2)] = Field(examples=[4096])
+    qk_norm: Literal["none", "head", "projection"] = Field(
+        default="none",
+        description="RMSNorm of queries and keys: head as in Qwen3-MoE, projection as in OLMoE",
+    )
+    rope_theta: PositiveNumber = Field(default=10_000.0, description="the base of the rotary embedding")
+    rms_norm_eps: PositiveNumber = Field(default=1e-6, description="added to the mean square in every norm")
+    vocab_size: Annotated[Positive, Field(ge=2)] = Field(
+        description="token ids; also the size of a tokenizer that is trained", examples=[4096]
+    )
     aggregation: Literal["linear", "none"] = Field(
         default="none", description="linear: hidden × hidden before the head"
     )
-    dispatch: Literal["dropless", "capacity", "deepspeed"] = "dropless"
-    capacity_factor: PositiveNumber | None = Field(
-        default=None, description="required for dispatch: capacity"
+    dispatch: Literal["dropless", "capacity", "deepspeed"] = Field(
+        default="dropless", description="capacity: drop what is too much | deepspeed: its own MOELayer"
     )
-    initializer_range: PositiveNumber = 0.02
-    embedding_std: PositiveNumber = 0.5
+    capacity_factor: PositiveNumber | None = Field(
+        default=None,
+        description="required for dispatch: capacity; room of an expert is ceil(factor·k·S/num_experts) "
+        "of a sequence's S tokens",
+    )
+    initializer_range: PositiveNumber = Field(
+        default=0.02, description="standard deviation of matrices at the start"
+    )
+    embedding_std: PositiveNumber = Field(
+        default=0.5, description="standard deviation of the embedding at the start"
+    )
     init_from: Path | None = Field(default=None, description="a Hugging Face folder or a run")
 
     @model_validator(mode="before")
@@ -107,13 +117,21 @@ class ModelShape(Section):
 class Parallel(Section):
     """Where the ranks of a plan stand; also written as a short name (EP64_TP2_PP1_DP1)."""
 
-    placement: Literal["colocated", "staged"] = "colocated"
+    placement: Literal["colocated", "staged"] = Field(
+        default="colocated", description="staged: embedding, experts and output on ranks of their own"
+    )
     ep: Positive = Field(default=1, description="expert parallel degree")
     tp: Positive = Field(default=1, description="tensor parallel degree")
     pp: Positive = Field(default=1, description="pipeline parallel degree")
     dp: Positive = Field(default=1, description="copies of the whole model")
-    zero_stage: NotNegative = Field(default=1, json_schema_extra={"enum": [0, 1, 2]})
-    rank_order: Literal["document", "compact"] = "document"
+    zero_stage: NotNegative = Field(
+        default=1,
+        json_schema_extra={"enum": [0, 1, 2]},
+        description="what DeepSpeed partitions: 0 nothing, 1 the optimizer, 2 gradients too",
+    )
+    rank_order: Literal["document", "compact"] = Field(
+        default="document", description="staged only: compact numbers the expert stages first"
+    )
 
     @property
     def short_name(self) -> str:
@@ -152,34 +170,43 @@ def _parse_parallel(value: Any) -> Any:
 class Optimizer(Section):
     """AdamW; no weight decay on norms, embeddings and biases."""
 
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    eps: PositiveNumber = 1e-8
-    weight_decay: NotNegativeNumber = 0.1
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="decay of the two moments")
+    eps: PositiveNumber = Field(default=1e-8, description="added to the root of the second moment")
+    weight_decay: NotNegativeNumber = Field(default=0.1, description="of matrices, times the learning rate")
 
 
 class Training(Section):
     """The course of a training: batch, schedule, loss."""
 
-    precision: Precision = "bf16"
-    seq_length: Positive = Field(examples=[1024])
+    precision: Precision = Field(
+        default="bf16",
+        description="bf16 and fp8 hold bf16 weights and fp32 masters, and sum gradients in fp32",
+    )
+    seq_length: Positive = Field(description="targets of a sequence, in tokens", examples=[1024])
     global_batch: Positive = Field(description="sequences; accumulation follows from it", examples=[128])
     micro_batch: Positive = Field(
         default=1, description="sequences per data-parallel rank of the widest stage"
     )
-    steps: Positive = Field(examples=[1000])
+    steps: Positive = Field(description="updates, those of earlier attempts included", examples=[1000])
     schedule_steps: Positive | None = Field(
         default=None, description="the cosine's horizon; null: steps of the first attempt"
     )
-    warmup_steps: NotNegative = 50
-    learning_rate: PositiveNumber = 3e-4
-    min_learning_rate: NotNegativeNumber = 3e-5
+    warmup_steps: NotNegative = Field(default=50, description="steps of linear warm-up")
+    learning_rate: PositiveNumber = Field(default=3e-4, description="the peak, after the warm-up")
+    min_learning_rate: NotNegativeNumber = Field(
+        default=3e-5, description="the end of the cosine, and after it"
+    )
     optimizer: Optimizer = Optimizer()
     gradient_clipping: NotNegativeNumber = Field(default=1.0, description="global norm; 0: off")
     balance: Literal["loss", "bias"] = Field(default="loss", description="bias: balance_loss is not applied")
-    bias_update_speed: NotNegativeNumber = 0.001
-    balance_loss: NotNegativeNumber = 0.01
-    z_loss: NotNegativeNumber = 0.001
-    seed: Seed = 1
+    bias_update_speed: NotNegativeNumber = Field(default=0.001, description="of balance: bias, a step")
+    balance_loss: NotNegativeNumber = Field(
+        default=0.01, description="the factor of the balance loss B; 0: off"
+    )
+    z_loss: NotNegativeNumber = Field(
+        default=0.001, description="the factor of the router's z-loss Z; 0: off"
+    )
+    seed: Seed = Field(default=1, description="of initialisation and data order, the only randomness")
 
 
 def _parse_paths(value: Any) -> Any:
@@ -200,35 +227,17 @@ class Data(Section):
     tokenizer: Path | None = Field(
         default=None, description="a Hugging Face tokenizer; null: one trained on the data"
     )
-    validation_sequences: Positive = 64
-
-
-class Runtime(Section):
-    """How a rank does its work."""
-
-    recompute: Literal["none", "layer"] = "none"
-    all_to_all: Literal["flat", "hierarchical"] = "flat"
-    fp8_without_gpu: Literal["emulate", "refuse"] = "emulate"
-    fp8_payload: bool = False
-    check_replicas_every: Positive = 100
-    deterministic: bool = False
-
-
-class Limits(Section):
-    """What a run must keep."""
-
-    utilization_min: Share = 0.95
-    communication_share_max: Share = 0.08
-    memory_max: Bytes = 64 * 10**9
-    balance_min: Share = 0.9
+    validation_sequences: Positive = Field(default=64, description="held out, spread evenly over the data")
 
 
 class Claim(Section):
     """A figure that someone stated, to be held against what is derived."""
 
-    quantity: Literal[tuple(CLAIM_QUANTITIES)] = Field(examples=["forward_latency"])  # type: ignore[valid-type]
+    quantity: Literal[tuple(CLAIM_QUANTITIES)] = Field(  # type: ignore[valid-type]
+        description="which figure", examples=["forward_latency"]
+    )
     value: Annotated[int | float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})] = (
-        Field(examples=["12.5 ms"])
+        Field(description="in a unit of the quantity", examples=["12.5 ms"])
     )
     where: Text = Field(description="its place in the document", examples=["Latency Analysis"])
 
@@ -260,49 +269,6 @@ def _write_claims(claims: tuple[Claim, ...], info: SerializationInfo) -> Any:
         return format_quantity(claim.value, CLAIM_QUANTITIES[claim.quantity])
 
     return [{"quantity": c.quantity, "value": value(c), "where": c.where} for c in claims]
-
-
-class Launch(Section):
-    """How the ranks are started."""
-
-    launcher: Literal["deepspeed", "torchrun", "srun", "mpirun"] = "deepspeed"
-    python: Path | None = None
-    environment: dict[VariableName, VariableValue] = Field(default_factory=dict)
-    ssh_config: Path | None = None
-    network_interface: Text | None = None
-    timeout: Seconds = 600.0
-    slurm: dict[str, Scalar] = Field(default_factory=dict)
-    kubernetes: dict[str, Scalar] = Field(default_factory=dict)
-
-
-def _parse_hook(value: Any) -> Any:
-    if value is not None and not isinstance(value, (str, tuple)):
-        raise wrong(f"{show(value)} is no command", "a program and its arguments as a list, or null")
-    return (value,) if isinstance(value, str) else value
-
-
-class Operate(Section):
-    """How a run is supervised and watched."""
-
-    restarts_per_hour: NotNegative = 4
-    tensorboard: bool = True
-    wandb: Text | None = Field(default=None, description="a Weights & Biases project")
-    hook: Annotated[tuple[Text, ...] | None, BeforeValidator(_parse_hook)] = Field(
-        default=None, description="a program and its arguments, run without a shell"
-    )
-    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
-
-
-class Output(Section):
-    """Where results go and how often."""
-
-    folder: Path = "runs"
-    checkpoint_every: Positive = 100
-    keep_last: Positive = 2
-    keep_every: Positive | None = None
-    validate_every: Positive = 100
-    resume: Path = Field(default="auto", description="auto | never | require | a folder")
-    branch: bool = False
 
 
 class Strategy(Section):
