@@ -214,7 +214,7 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
         )
     schema = owner.model_json_schema()["properties"][names[-1]]
     too_much = kind.startswith("less_than")
-    branches = (_in_words(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))
+    branches = (in_words(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))
     words = ", or ".join(dict.fromkeys(branches))
     if field := _field(path):
         example = field.examples[0] if field.examples else None
@@ -222,15 +222,18 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
     return words
 
 
-def _in_words(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
-    """`with_maximum`: also one so large that it says nothing to who is below it."""
+def in_words(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
+    """The legal values that a JSON schema tells of.
+
+    `with_maximum`: also one so large that it says nothing to who is below it.
+    """
     if "enum" in schema:
         return f"one of: {', '.join(str(value) for value in schema['enum'])}"
     words = _KINDS.get(schema.get("type", ""), "a value")
     if schema.get("type") == "string" and "pattern" in schema and "examples" in schema:
         return f"a number with a unit, for example {schema['examples'][0]}"
     if schema.get("type") == "array" and "prefixItems" in schema:
-        return f"a list of {len(schema['prefixItems'])} ({_in_words(schema['prefixItems'][0])} each)"
+        return f"a list of {len(schema['prefixItems'])} ({in_words(schema['prefixItems'][0])} each)"
     bounds = [
         f"{word} {schema[key]:g}" if abs(schema[key]) < 10**6 else f"{word} {schema[key]:,}"
         for key, word in (

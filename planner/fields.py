@@ -109,6 +109,8 @@ Seconds = Annotated[float, _time[0], _time[1], _time[2]]
 LARGEST = 10**9  # of any count; keeps products of a few of them exact and tables of them finite
 Positive = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
 NotNegative = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_whole)]
+# Not Positive with a second bound: messages and the schema for editors would show the first one.
+VocabSize = Annotated[int, Field(ge=2, le=LARGEST), BeforeValidator(_whole)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1), BeforeValidator(_whole)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]

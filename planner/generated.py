@@ -1,4 +1,4 @@
-"""Writes the generated files of ds_configs/: the json beside each strategy, the schema for editors.
+"""Writes the generated files: the json beside each strategy, the schema for editors, the strategy reference.
 
 python -m planner.generated
 """
@@ -8,10 +8,12 @@ from pathlib import Path
 from planner.artifacts import ds_config_json
 from planner.load import load
 from planner.plan import build_plan
+from planner.reference import strategy_reference
 from planner.schema import json_schema
 
 FOLDER = Path("ds_configs")
 SCHEMA = FOLDER / "strategy.schema.json"
+REFERENCE = Path("docs/strategy.md")
 
 
 def write_generated() -> None:
@@ -19,6 +21,7 @@ def write_generated() -> None:
     for path in sorted(FOLDER.glob("*.yaml")):
         path.with_suffix(".json").write_text(ds_config_json(build_plan(load(path))), encoding="utf-8")
     SCHEMA.write_text(json_schema(), encoding="utf-8")
+    REFERENCE.write_text(strategy_reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from planner.fields import (
     Section,
     Seed,
     Text,
+    VocabSize,
     is_text,
     show,
     wrong,
@@ -74,7 +75,7 @@ class ModelShape(Section):
     )
     rope_theta: PositiveNumber = Field(default=10_000.0, description="the base of the rotary embedding")
     rms_norm_eps: PositiveNumber = Field(default=1e-6, description="added to the mean square in every norm")
-    vocab_size: Annotated[Positive, Field(ge=2)] = Field(
+    vocab_size: VocabSize = Field(
         description="token ids; also the size of a tokenizer that is trained", examples=[4096]
     )
     aggregation: Literal["linear", "none"] = Field(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from planner import build_plan, load, loads
 from planner.artifacts import ds_config_json, plan_json, readable_json, strategy_yaml
-from planner.generated import SCHEMA
+from planner.generated import REFERENCE, SCHEMA
+from planner.reference import strategy_reference
 from planner.schema import json_schema
 from tests.unit.examples import plan, strategy
 
@@ -111,3 +112,14 @@ def test_schema_describes_what_is_written() -> None:
     memory = schema["$defs"]["Limits"]["properties"]["memory_max"]
     assert (memory["type"], memory["default"]) == ("string", "64 GB")
     assert schema["required"] == ["cluster", "model", "training"]
+
+
+def test_strategy_reference_is_the_generated_one() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == strategy_reference(), "run: python -m planner.generated"
+
+
+def test_every_key_says_what_it_means() -> None:
+    rows = [line.split(" | ") for line in strategy_reference().splitlines() if line.startswith("| `")]
+    silent = [cells[0] for cells in rows if len(cells) == 4 and not cells[3].strip(" |")]
+    assert len(rows) > 90
+    assert not silent
