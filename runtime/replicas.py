@@ -26,6 +26,7 @@ def check_replicas(module: nn.Module, groups: RankGroups) -> None:
     hashes = {name: torch.hash_tensor(p.detach()) for name, p in module.named_parameters()}
     experts = {name for name, p in module.named_parameters() if is_expert(p)}
     split = {name for name, p in module.named_parameters() if is_split_over_tp(p)}
+    faults = []
     for axis, group, names in (
         ("data", groups.data, [name for name in hashes if name not in experts]),
         ("tp", groups.tp, [name for name in hashes if name not in experts | split]),
@@ -35,10 +36,12 @@ def check_replicas(module: nn.Module, groups: RankGroups) -> None:
             continue
         differing = _differing(names, [hashes[name] for name in names], group)
         if differing:
-            raise ReplicasDiverged(
+            faults.append(
                 f"{len(differing)} of {len(names)} parameters are not the same on the ranks "
                 f"{', '.join(map(str, group.ranks))} ({axis} peers): {', '.join(differing[:3])}"
             )
+    if faults:  # only now: the peers were in the same collectives
+        raise ReplicasDiverged("; ".join(faults))
 
 
 def _differing(names: Sequence[str], hashes: Sequence[Tensor], group: Group) -> list[str]:
