@@ -93,7 +93,7 @@ def _zero(plan: Plan) -> dict[str, Any]:
     stage = zero_stage(plan)
     return {
         "stage": stage,
-        # Off, ZeRO 1 loses gradients of experts (stage_1_and_2.py:866 warns of it).
+        # Off, ZeRO 1 gets the gradients of experts wrong (stage_1_and_2.py:866 warns that it is untested).
         "contiguous_gradients": True,
         "overlap_comm": False,
         "reduce_scatter": True,
