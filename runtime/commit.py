@@ -104,6 +104,11 @@ def candidates(folder: Path) -> tuple[Path, ...]:
     return tuple(found[step] for step in order)
 
 
+def newest_step(folder: Path) -> int | None:
+    """The highest step that has a checkpoint in `folder`, by its name alone; None where there is none."""
+    return max(_steps(folder), default=None)
+
+
 def remove(path: Path) -> None:
     """Delete a folder that no longer counts; what cannot be deleted is left, with a warning."""
     try:

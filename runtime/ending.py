@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from planner import Problem, StrategyError
 from runtime.attempts import claim, may_be_running, write_done, write_failed
+from runtime.commit import newest_step
 from runtime.identity import Identity
 
 DONE, WRONG_INPUT, BROKE, STOPPED = 0, 2, 3, 130
@@ -45,7 +46,7 @@ class Ending:
 
     def done(self, result: dict[str, Any]) -> int:
         """The run reached its last step; `result` goes into done.json, the only sign of success."""
-        if self._speaks:
+        if self.identity.rank == 0:
             write_done(self.run_folder, {"attempt": self.attempt, **result})
         return DONE
 
@@ -54,31 +55,25 @@ class Ending:
 
     def wrong(self, problems: Sequence[Problem], *, told: bool = False) -> int:
         """The input is wrong. `told`: the Problems were printed already."""
-        if self.identity.rank == 0:
-            if not told:
-                self.tell(problems)
-            folder = self.run_folder
-            # A mistaken start must not take the folder from a run that may be alive.
-            if folder is not None and self.attempt is None and not may_be_running(folder):
-                self.attempt = claim(folder, {})
+        if self.identity.rank == 0 and not told:
+            self.tell(problems)
         self._write_failed(WRONG_INPUT, [problem.as_json() for problem in problems])
         return WRONG_INPUT
 
     def stopped(self, reason: str) -> int:
         if self.identity.rank == 0:
-            saved = (
-                "nothing was saved"
-                if self.checkpoint is None
-                else f"the last checkpoint is step {self.checkpoint}"
-            )
+            step = self._newest_checkpoint()
+            saved = "nothing was saved" if step is None else f"the last checkpoint is step {step}"
             print(f"stopped: {reason}; {saved}", file=sys.stderr, flush=True)
         self._write_failed(STOPPED, [])
         return STOPPED
 
     def stop_now(self, reason: str) -> NoReturn:
         """From a thread, while the main one may be stuck in a collective: says why and ends the process."""
-        self.stopped(reason)
-        os._exit(STOPPED)
+        try:
+            self.stopped(reason)
+        finally:
+            os._exit(STOPPED)
 
     def failed(self, error: BaseException) -> int:
         """Something broke: on this rank, or on a peer, which this rank notices as a broken collective."""
@@ -97,19 +92,31 @@ class Ending:
         sys.stderr.flush()
         os._exit(code)
 
-    @property
-    def _speaks(self) -> bool:
-        return self.identity.rank == 0 and self.run_folder is not None and self.attempt is not None
-
     def _write_failed(self, code: int, problems: list[dict[str, object]]) -> None:
-        if self._speaks:
-            write_failed(
-                self.run_folder,
-                code=code,
-                problems=problems,
-                checkpoint=self.checkpoint,
-                attempt=self.attempt,
-            )
+        """Rank 0's word to programs. A disk that does not take it changes nothing about how the run ended."""
+        folder = self.run_folder
+        if self.identity.rank != 0 or folder is None:
+            return
+        try:
+            # A start that came to nothing must not take the folder from a run that may be alive.
+            if self.attempt is None and not may_be_running(folder):
+                self.attempt = claim(folder, {})
+            if self.attempt is not None:
+                write_failed(
+                    folder,
+                    code=code,
+                    problems=problems,
+                    checkpoint=self._newest_checkpoint(),
+                    attempt=self.attempt,
+                )
+        except OSError as error:
+            print(f"{folder}: failed.json could not be written: {error}", file=sys.stderr, flush=True)
+
+    def _newest_checkpoint(self) -> int | None:
+        """The last step this attempt saved or went on from; before that, what older attempts left."""
+        if self.checkpoint is not None or self.run_folder is None:
+            return self.checkpoint
+        return newest_step(self.run_folder / "checkpoints")
 
     def _describe(self, error: BaseException) -> str:
         if os.environ.get("SWITCHYARD_DEBUG"):

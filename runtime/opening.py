@@ -12,6 +12,7 @@ from runtime.attempts import claim, write_done
 from runtime.checkpoint import CheckpointInfo
 from runtime.data import TokenData, open_data, prepare
 from runtime.durable import replace
+from runtime.ending import Ending
 from runtime.resume import find_start, fingerprints
 from runtime.saving import layout_of
 from runtime.startup import Verdict
@@ -26,8 +27,10 @@ def run_folder_of(plan: Plan) -> Path:
     return Path(output.folder) / plan.strategy.name
 
 
-def open_run(plan: Plan) -> Verdict:
+def open_run(plan: Plan, ending: Ending) -> Verdict:
     """What all ranks will do. Writes the run's files once nothing can be refused any more.
+
+    From the claim on `ending` knows the attempt, so that whatever breaks here too gets its failed.json.
 
     Raises:
         StrategyError: with what is wrong with the data, the folder or the operator's variables.
@@ -40,12 +43,14 @@ def open_run(plan: Plan) -> Verdict:
     data = open_data(strategy, entry=entry)
     folder = run_folder_of(plan)
     start = find_start(plan, folder, fingerprints(plan, data))
-    attempt = claim(folder, {"fingerprint": plan.fingerprint})
+    attempt = ending.attempt = claim(folder, {"fingerprint": plan.fingerprint})
     _write_files(plan, folder, data, operator.values)
-    horizon = _horizon(plan, start)
+    is_own = start is not None and start.folder.parent.parent == folder
+    horizon = horizon_of(plan, start, is_own=is_own)
     if start is not None:
         _tell(plan, start, horizon)
-        if start.step >= strategy.training.steps and start.folder.parent.parent == folder:
+        if start.step >= strategy.training.steps:
+            assert is_own, "find_start refuses another run that has nothing left to train"
             result = start.meta.extra.get("result", {})
             write_done(folder, {"attempt": attempt, "step": start.step, **result})
             print(
@@ -63,12 +68,16 @@ def open_run(plan: Plan) -> Verdict:
     )
 
 
-def _horizon(plan: Plan, start: CheckpointInfo | None) -> int:
-    """The cosine's last step: as written, else that of the first attempt, which the checkpoint keeps."""
+def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int:
+    """The cosine's last step: as written, else that of the first attempt, which the checkpoint keeps.
+
+    Args:
+        is_own: whether `start` is of this run; a branch's first attempt goes on from another run's.
+    """
     training = plan.strategy.training
     if training.schedule_steps is not None:
         return training.schedule_steps
-    if start is None or plan.strategy.output.branch:
+    if start is None or (plan.strategy.output.branch and not is_own):
         return training.steps
     return int(start.meta.counters["horizon"])
 

@@ -46,6 +46,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
     if own is not None:
         # A branch that was interrupted goes on from its own checkpoints.
         _check(own, prints, course=True)
+        _refuse_going_back(output.resume, run_folder, own)
         return own
     if output.resume == "auto":
         return None
@@ -62,7 +63,26 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
             f"{source} holds no checkpoint", "the folder of a run or of a checkpoint", "check output.resume"
         )
     _check(found, prints, course=not output.branch)
+    if found.step >= plan.strategy.training.steps:
+        raise _refuse(
+            f"{found.folder} is at step {found.step}, and training.steps is {plan.strategy.training.steps}",
+            "a checkpoint with steps left to train",
+            f"set training.steps above {found.step}",
+        )
     return found
+
+
+def _refuse_going_back(resume: str, run_folder: Path, newest_one: CheckpointInfo) -> None:
+    """A strategy that names an older step of its own run would start from there again after every restart."""
+    named = Path(resume).resolve()
+    is_own_step = named.parent == (run_folder / "checkpoints").resolve()
+    if is_own_step and named != newest_one.folder.resolve():
+        raise _refuse(
+            f"{resume} is not the newest checkpoint of this run, which is {newest_one.folder.name}",
+            "auto, or a checkpoint of another run",
+            "branch from it (output.branch=true name=NEW), or move the newer ones aside and set "
+            "output.resume=auto",
+        )
 
 
 def _newest(folder: Path) -> CheckpointInfo | None:

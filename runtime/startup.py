@@ -59,7 +59,7 @@ def agree(
     identity: Identity,
     ending: Ending,
     stop: StopRequest,
-    open_run: Callable[[Plan], Verdict],
+    open_run: Callable[[Plan, Ending], Verdict],
 ) -> Verdict:
     """The verdict that all ranks follow. Rank 0 hears all ranks, opens the run, and decides.
 
@@ -122,7 +122,7 @@ def _decide(
     timeout_s: float,
     ending: Ending,
     stop: StopRequest,
-    open_run: Callable[[Plan], Verdict],
+    open_run: Callable[[Plan, Ending], Verdict],
 ) -> Verdict:
     """Rank 0's decision; whatever goes wrong in it becomes a verdict too, so that no rank waits for one."""
     if plan is None or own.problems:
@@ -133,7 +133,7 @@ def _decide(
             return Verdict(exit_code=ending.stopped(f"asked to by {stop.asked} before the start"))
         if problems:
             return Verdict(exit_code=ending.wrong(problems))
-        return open_run(plan)
+        return open_run(plan, ending)
     except StrategyError as error:
         return Verdict(exit_code=ending.wrong(error.problems))
     except Exception as error:

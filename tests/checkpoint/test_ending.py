@@ -1,0 +1,61 @@
+"""How a run ends: what failed.json says, also when the start came to nothing or the disk takes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner import Problem
+from runtime.attempts import claim, write_done
+from runtime.commit import step_name
+from runtime.ending import Ending
+from runtime.identity import Identity
+
+PROBLEM = Problem(path="parallel.ep", line=3, found="6", expected="a divisor of 64", fix="set it to 8")
+
+
+def ending(folder: Path, rank: int = 0) -> Ending:
+    identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
+    return Ending(identity=identity, run_folder=folder)
+
+
+def failed(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "failed.json").read_text())
+
+
+def test_a_start_that_came_to_nothing_replaces_what_an_older_attempt_said(tmp_path: Path) -> None:
+    write_done(tmp_path, {"attempt": claim(tmp_path, {})})
+    assert ending(tmp_path).stopped("asked to by SIGTERM before the start") == 130
+    assert not (tmp_path / "done.json").exists()
+    assert failed(tmp_path)["code"] == 130
+    assert failed(tmp_path)["attempt"] == 2
+
+
+def test_a_start_that_came_to_nothing_leaves_a_run_that_may_be_alive(tmp_path: Path) -> None:
+    claim(tmp_path, {})
+    assert ending(tmp_path).wrong([PROBLEM]) == 2
+    assert sorted(path.name for path in (tmp_path / "attempts").iterdir()) == ["0001.json"]
+    assert not (tmp_path / "failed.json").exists()
+
+
+def test_the_checkpoint_of_older_attempts_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints" / step_name(7)).mkdir(parents=True)
+    ending(tmp_path).stopped("asked to")
+    assert failed(tmp_path)["checkpoint"] == 7
+    assert "the last checkpoint is step 7" in capsys.readouterr().err
+
+
+def test_only_rank_0_writes(tmp_path: Path) -> None:
+    ending(tmp_path, rank=1).failed(OSError("gone"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_nothing_changes_no_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert ending(tmp_path / "file" / "run").wrong([PROBLEM]) == 2
+    told = capsys.readouterr().err
+    assert told.count("parallel.ep") == 1
+    assert "failed.json could not be written" in told
