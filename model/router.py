@@ -131,7 +131,9 @@ class Router(nn.Module):
     ) -> Tensor:
         """[T, K] bool: the route is among its sequence's and expert's highest `capacity` scores.
 
-        Equal scores: the earlier position stays.
+        Equal scores: the earlier position stays. Scores are equal here when they agree to 1 part in 2^15:
+        a sequence that begins with the same token twice has the same score twice, but for rounding, and
+        rounding differs from layout to layout.
         """
         num_tokens = len(experts_TK) // len(capacity_B)
         sequence_T1 = torch.arange(len(experts_TK), device=experts_TK.device)[:, None] // num_tokens
@@ -141,12 +143,19 @@ class Router(nn.Module):
             nowhere_T1 = sequence_T1 * (self.num_experts + 1) + self.num_experts
             queue_TK = torch.where(valid_T[:, None], queue_TK, nowhere_T1)
         queue_R = queue_TK.reshape(-1)
-        by_score_R = scores_TE.gather(1, experts_TK).reshape(-1).sort(descending=True, stable=True).indices
+        by_score_R = _coarse(scores_TE.gather(1, experts_TK).reshape(-1)).argsort(
+            descending=True, stable=True
+        )
         by_queue_R = by_score_R[queue_R[by_score_R].argsort(stable=True)]
         sorted_R = queue_R[by_queue_R]
         place_R = torch.arange(len(sorted_R), device=sorted_R.device) - torch.searchsorted(sorted_R, sorted_R)
         fits_R = place_R < capacity_B[sorted_R // (self.num_experts + 1)]
         return torch.empty_like(fits_R).scatter_(0, by_queue_R, fits_R).view_as(experts_TK)
+
+
+def _coarse(scores_R: Tensor) -> Tensor:
+    """Positive scores rounded to 16 significant bits, as int32 in the same order."""
+    return (scores_R.float().view(torch.int32) + 0x80) >> 8
 
 
 def _tokens_of_sequences(

@@ -1,0 +1,26 @@
+"""Tokens whose scores differ by rounding only are dropped by position, whichever way the rounding fell."""
+
+import torch
+
+from model.collectives import ModelGroups
+from model.router import Router
+from tests.model.cases import config_of
+
+
+def _kept(scores: torch.Tensor) -> list[bool]:
+    """Six tokens of one sequence that all chose expert 0, which takes three."""
+    router = Router(config_of(num_experts=2, num_experts_per_tok=1), ModelGroups())
+    both = torch.stack([scores, 1 - scores], 1)
+    chosen = torch.zeros(6, 1, dtype=torch.int64)
+    return router._fits(both, chosen, None, torch.tensor([3]))[:, 0].tolist()
+
+
+def test_rounding_does_not_decide_who_is_dropped() -> None:
+    for seed in range(20):
+        noise = torch.randn(6, generator=torch.Generator().manual_seed(seed)) * 1e-7
+        assert _kept(torch.full((6,), 0.7123) + noise) == [True] * 3 + [False] * 3
+
+
+def test_what_rounding_cannot_explain_decides() -> None:
+    scores = torch.tensor([0.7, 0.7001, 0.6999, 0.7002, 0.7, 0.7003])
+    assert _kept(scores) == [False, True, False, True, False, True]
