@@ -7,9 +7,9 @@ from typing import Any
 from planner.strategy import Strategy
 
 # Keys of `model` that change neither what a weight means nor its shape: how tokens travel, how weights begin.
-_MODEL_EXCEPT = frozenset({"dispatch", "capacity_factor", "initializer_range", "embedding_std", "init_from"})
+MODEL_EXCEPT = frozenset({"dispatch", "capacity_factor", "initializer_range", "embedding_std", "init_from"})
 # Keys of `training` that a run may change and still be the same course.
-_COURSE_EXCEPT = frozenset({"steps", "micro_batch"})
+COURSE_EXCEPT = frozenset({"steps", "micro_batch"})
 # Sections that no rank reads to do its work: what was claimed, what should hold, who watches.
 _PLAN_EXCEPT = frozenset({"claims", "limits", "operate"})
 
@@ -21,7 +21,7 @@ def plan_fingerprint(strategy: Strategy) -> str:
 
 def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:
     """What a checkpoint's weights mean: the tokenizer, and `model` without dispatch and initialisation."""
-    model = strategy.model.model_dump(exclude=set(_MODEL_EXCEPT))
+    model = strategy.model.model_dump(exclude=set(MODEL_EXCEPT))
     model["norm_topk_prob"] = strategy.model.renormalizes  # null and what it stands for are the same model
     return _digest("model", {"model": model, "tokenizer": tokenizer_hash})
 
@@ -32,8 +32,8 @@ def course_fingerprint(strategy: Strategy, data_hash: str) -> str:
     Steps and micro_batch are left out. With schedule_steps null the horizon is that of the first attempt,
     which the checkpoint keeps, so null stays null here.
     """
-    model = strategy.model.model_dump(include=set(_MODEL_EXCEPT))
-    training = strategy.training.model_dump(exclude=set(_COURSE_EXCEPT))
+    model = strategy.model.model_dump(include=set(MODEL_EXCEPT))
+    training = strategy.training.model_dump(exclude=set(COURSE_EXCEPT))
     return _digest("course", {"model": model, "training": training, "data": data_hash})
 
 

@@ -1,15 +1,12 @@
 """Where a run goes on from: rank 0 decides by `output.resume`, before any group is joined."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner import Plan, Problem, StrategyError
-from planner.fingerprint import course_fingerprint, model_fingerprint
+from planner import Plan, Problem, StrategyError, load
+from planner.fingerprint import COURSE_EXCEPT, MODEL_EXCEPT, course_fingerprint, model_fingerprint
 from runtime.checkpoint import CheckpointError, CheckpointInfo, newest
 from runtime.data import TokenData
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
         return None
     if own is not None:
         # A branch that was interrupted goes on from its own checkpoints.
-        _check(own, prints, course=True)
+        _check(plan, own, prints, course=True)
         _refuse_going_back(output.resume, run_folder, own)
         return own
     if output.resume == "auto":
@@ -62,7 +59,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
         raise _refuse(
             f"{source} holds no checkpoint", "the folder of a run or of a checkpoint", "check output.resume"
         )
-    _check(found, prints, course=not output.branch)
+    _check(plan, found, prints, course=not output.branch)
     if found.step >= plan.strategy.training.steps:
         raise _refuse(
             f"{found.folder} is at step {found.step}, and training.steps is {plan.strategy.training.steps}",
@@ -96,20 +93,38 @@ def _newest(folder: Path) -> CheckpointInfo | None:
         ) from error
 
 
-def _check(info: CheckpointInfo, prints: Fingerprints, *, course: bool) -> None:
+def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, course: bool) -> None:
     if info.meta.model_fingerprint != prints.model:
+        changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT) or "the tokenizer changed"
         raise _refuse(
-            f"{info.folder} is of another model ({info.meta.model_fingerprint}, not {prints.model})",
+            f"{info.folder} is of another model: {changed}",
             "the same model section (but dispatch, capacity_factor, initialisation) and the same tokenizer",
             "restore those keys, or choose another name",
         )
     if course and info.meta.course_fingerprint != prints.course:
+        # The model is the same, so what differs in its section is what belongs to the course.
+        changed = _changed(plan, info, "training", "model", except_for=COURSE_EXCEPT) or "the data changed"
         raise _refuse(
-            f"{info.folder} is of another course ({info.meta.course_fingerprint}, not {prints.course})",
+            f"{info.folder} is of another course: {changed}",
             "the same data and the same training section (but steps and micro_batch)",
             "restore those keys, choose another name, or branch: "
             f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",
         )
+
+
+def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: frozenset[str]) -> str:
+    """Which keys are not as in the strategy that the checkpoint's run keeps beside it, for a message."""
+    try:
+        theirs = load(info.folder.parent.parent / "strategy.yaml").model_dump()
+    except StrategyError:
+        return "its strategy.yaml is not there to show which keys differ"
+    ours = plan.strategy.model_dump()
+    return "; ".join(
+        f"{section}.{key} was {theirs[section].get(key)}, now {value}"
+        for section in sections
+        for key, value in ours[section].items()
+        if key not in except_for and theirs[section].get(key) != value
+    )
 
 
 def _has_telemetry(run_folder: Path) -> bool:

@@ -95,3 +95,17 @@ def test_the_horizon_stays_that_of_the_first_attempt(tmp_path: Path) -> None:
     assert horizon_of(longer, start, is_own=True) == META.counters["horizon"], "also of a branch gone on with"
     assert horizon_of(longer, start, is_own=False) == 30, "a branch begins a horizon of its own"
     assert horizon_of(plan("training.schedule_steps=60"), start, is_own=True) == 60
+
+
+def test_a_refusal_names_the_keys_that_differ(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    (tmp_path / "strategy.yaml").write_text(STRATEGY)
+    other = Fingerprints(model=PRINTS.model, course="x")
+    changed = plan("training.learning_rate=1e-3", "training.steps=30")
+    assert "another course: training.learning_rate was 0.0003, now 0.001;" in refusal(
+        changed, tmp_path, other
+    )
+    assert "another course: the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
+    other = Fingerprints(model="x", course="x")
+    smaller = plan("model.num_experts=2")
+    assert "another model: model.num_experts was 4, now 2;" in refusal(smaller, tmp_path, other)
