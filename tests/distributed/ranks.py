@@ -50,9 +50,12 @@ def warm() -> None:
 
     for name in LAZY_MODULES:
         importlib.import_module(name)
+    import deepspeed
     import torch
 
     torch.set_num_threads(1)
+    # DeepSpeed asks once a process which of its C ops could be built here, and imports setuptools for it.
+    assert deepspeed.ops.__compatible_ops__ is not None
 
 
 def run_ranks(world_size: int, fn: Callable[..., Any], *args: Any, timeout: float = 60.0) -> list[Any]:

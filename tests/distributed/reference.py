@@ -69,29 +69,46 @@ def tiny(**changes: Any) -> Strategy:
 
 
 def tokens_of(strategy: Strategy, step: int) -> np.ndarray:
-    """Global batch `step`: int64 [global_batch, seq_length + 1]."""
+    """Global batch `step`: int64 [global_batch, seq_length + 1].
+
+    No token twice in a sequence: "a a" looks the same twice to the first layer, and a capacity would hang on
+    that tie.
+    """
     training = strategy.training
-    draw = np.random.default_rng([17, step])
-    return draw.integers(0, strategy.model.vocab_size, (training.global_batch, training.seq_length + 1))
+    lots = np.random.default_rng([17, step]).random((training.global_batch, strategy.model.vocab_size))
+    assert training.seq_length < strategy.model.vocab_size
+    return lots.argsort(1)[:, : training.seq_length + 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What a run did: by step the loss, norm, and clipped gradients; at the end parameters and moments."""
+    """What a run did: by step loss, B, Z, norm and clipped gradients; at the end parameters and moments."""
 
     losses: list[float]
+    balances: list[float]
+    zs: list[float]
     norms: list[float]
-    gradients: list[dict[str, Tensor]]
+    gradients: list[dict[str, Tensor]]  # as the optimizer gets them
     final: dict[tuple[str, str], Tensor]
     expert_tokens: list[Tensor]
+    clipping: float  # the limit of the norm; 0: off
     smallest_gap: float = 1.0  # of a routing decision: below 1e-4 rounding may flip a route
 
 
-def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None) -> Course:
+class UnclearRoute(Exception):
+    """A routing decision that rounding may flip."""
+
+
+def run_reference(
+    strategy: Strategy, masks: dict[int, np.ndarray] | None = None, clearer_than: float = 0.0
+) -> Course:
     """`STEPS` steps of the whole model in this process.
 
     Args:
         masks: by step, bool [global_batch, seq_length], False where padding.
+
+    Raises:
+        UnclearRoute: at the first routing decision that is not clearer than `clearer_than`, if that is not 0.
     """
     torch.set_num_threads(1)
     training = strategy.training
@@ -106,11 +123,17 @@ def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None
         betas=settings.betas,
         eps=settings.eps,
     )
-    losses, norms, gradients, expert_tokens = [], [], [], []
+    losses, balances, zs, norms, gradients, expert_tokens = [], [], [], [], [], []
     gaps: list[float] = []
+
+    def note_gap(router: Router, args: tuple[Any, ...], routing: Routing) -> None:
+        gaps.append(_gap(routing, router.bias, args[2], strategy))
+        if 0 < clearer_than >= gaps[-1]:
+            raise UnclearRoute(gaps[-1])
+
     for layer in model.modules():
         if isinstance(layer, Router):
-            layer.register_forward_hook(lambda module, args, routing: gaps.append(_gap(routing, strategy)))
+            layer.register_forward_hook(note_gap)
     for step in range(STEPS):
         tokens = torch.from_numpy(tokens_of(strategy, step))
         mask = None if masks is None else torch.from_numpy(masks[step])
@@ -119,11 +142,9 @@ def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None
         num_tokens = tokens[:, 1:].numel() if mask is None else int(mask.sum())
         num_sequences = len(tokens) if mask is None else int(mask.any(1).sum())
         loss = entropy.sum / num_tokens
-        objective = (
-            loss
-            + training.balance_loss * routing.balance / num_sequences
-            + training.z_loss * routing.z / num_tokens
-        )
+        balance, z = routing.balance / num_sequences, routing.z / num_tokens
+        balance_loss = training.balance_loss if training.balance == "loss" else 0.0
+        objective = loss + balance_loss * balance + training.z_loss * z
         for group in adam.param_groups:
             group["lr"] = learning_rate(step + 1, training, training.steps)
         adam.zero_grad()
@@ -131,42 +152,63 @@ def run_reference(strategy: Strategy, masks: dict[int, np.ndarray] | None = None
         limit = training.gradient_clipping or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
         losses.append(loss.item())
+        balances.append(balance.item())
+        zs.append(z.item())
         norms.append(norm.item())
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
         expert_tokens.append(routing.expert_tokens)
         adam.step()
+        if training.balance == "bias":
+            _steer(model, routing.expert_tokens, training.bias_update_speed)
     final = {}
+    for name, buffer in model.named_buffers():
+        final[name, "weight"] = buffer.clone()
     for name, parameter in model.named_parameters():
         state = adam.state[parameter]
         final[name, "weight"] = parameter.detach().clone()
         final |= {(name, kind): state[kind] for kind in ("exp_avg", "exp_avg_sq")}
     return Course(
         losses=losses,
+        balances=balances,
+        zs=zs,
         norms=norms,
         gradients=gradients,
         final=final,
         expert_tokens=expert_tokens,
-        smallest_gap=min(gaps),
+        clipping=training.gradient_clipping,
+        smallest_gap=min(gaps, default=1.0),
     )
 
 
-def _gap(routing: Routing, strategy: Strategy) -> float:
+@torch.no_grad()
+def _steer(model: SwitchyardForCausalLM, expert_tokens: Tensor, speed: float) -> None:
+    """DeepSeek-V3: after a step, an expert above the mean load loses `speed` of bias, one below gains it."""
+    routers = [layer for layer in model.modules() if isinstance(layer, Router)]
+    for router, counts in zip(routers, expert_tokens.tolist(), strict=True):
+        mean = sum(counts) / len(counts)
+        for expert, count in enumerate(counts):
+            router.bias[expert] += speed if count < mean else -speed if count > mean else 0.0
+
+
+def _gap(routing: Routing, bias: Tensor | None, mask_BS: Tensor | None, strategy: Strategy) -> float:
     """How clear the closest decision was, in probability: of a token for its k-th expert, and, with a
     capacity, of an expert for the last token of a sequence that fits."""
-    shape = strategy.model
+    shape, seq_length = strategy.model, strategy.training.seq_length
     top_k, num_experts = shape.num_experts_per_tok, shape.num_experts
-    scores = routing.logits_TE.detach().softmax(-1)
-    ranked = scores.sort(-1, descending=True)
-    gap = 1.0
+    scores_TE = routing.logits_TE.detach().softmax(-1)
+    valid_T = torch.ones(len(scores_TE), dtype=torch.bool) if mask_BS is None else mask_BS.reshape(-1)
+    ranked = (scores_TE if bias is None else scores_TE + bias).sort(-1, descending=True)
+    gaps = [torch.ones(1)]
     if top_k < num_experts:
-        gap = (ranked.values[:, top_k - 1] - ranked.values[:, top_k]).min().item()
-    if shape.capacity_factor is not None:
-        seq_length = strategy.training.seq_length
-        capacity = math.ceil(shape.capacity_factor * top_k * seq_length / num_experts)
-        chosen = torch.zeros_like(scores).scatter_(1, ranked.indices[:, :top_k], 1.0) * scores
+        gaps.append((ranked.values[:, top_k - 1] - ranked.values[:, top_k])[valid_T])
+    if shape.dispatch == "capacity":
+        chosen_TE = torch.zeros_like(scores_TE).scatter_(1, ranked.indices[:, :top_k], 1.0) * scores_TE
         # [sequence, position, expert], the highest first: what an expert takes before and after its limit.
-        rows = chosen.view(-1, seq_length, num_experts).sort(1, descending=True).values
-        if capacity < seq_length:
-            first, second = rows[:, capacity - 1], rows[:, capacity]
-            gap = min(gap, (first - second)[second > 0].min().item() if (second > 0).any() else 1.0)
-    return gap
+        queue_BSE = (chosen_TE * valid_T[:, None]).view(-1, seq_length, num_experts)
+        queue_BSE = queue_BSE.sort(1, descending=True).values
+        for queue_SE, num_valid in zip(queue_BSE, valid_T.view(-1, seq_length).sum(1).tolist(), strict=True):
+            capacity = math.ceil(shape.capacity_factor * top_k * num_valid / num_experts)
+            if 0 < capacity < seq_length:
+                last_E, first_out_E = queue_SE[capacity - 1], queue_SE[capacity]
+                gaps.append((last_E - first_out_E)[first_out_E > 0])
+    return min(gap.min().item() for gap in gaps if gap.numel())

@@ -1,59 +1,9 @@
 """Expert parallel layouts train the same model as one process: loss, gradients, norm, updates, moments."""
 
-import numpy as np
 import pytest
 
-from planner import Strategy
-from planner.strategy import Training
-from tests.distributed.equality import assert_equal
-from tests.distributed.layout import run_layout
-from tests.distributed.ranks import run_ranks
-from tests.distributed.reference import STEPS, Course, run_reference, tiny
-
-_SETTLED: dict[tuple[str, bool], tuple[int, Course]] = {}
-
-
-def check(strategy: Strategy, masked: bool = False, reference: Strategy | None = None) -> None:
-    """Holds a layout against one process, with the first seed whose routes are all clear.
-
-    Args:
-        masked: with padding. reference: what one process runs instead of the same strategy.
-    """
-    seed, expected = settled(reference or strategy, masked)
-    strategy = strategy.model_copy(update={"training": _with(strategy, seed=seed)})
-    assert_equal(run_layout(strategy, _masks(strategy) if masked else None), expected)
-
-
-def settled(strategy: Strategy, masked: bool = False) -> tuple[int, Course]:
-    """A seed with clear routes and one process's course, computed once a model: the layout does not enter."""
-    plain = strategy.model_copy(update={"parallel": tiny().parallel})
-    key = (repr(plain.model_copy(update={"training": _with(plain, micro_batch=1)})), masked)
-    if key not in _SETTLED:
-        _SETTLED[key] = run_ranks(1, _settle, plain, masked)[0]
-    return _SETTLED[key]
-
-
-def _settle(strategy: Strategy, masked: bool) -> tuple[int, Course]:
-    for seed in range(1, 200):
-        trial = strategy.model_copy(update={"training": _with(strategy, seed=seed)})
-        course = run_reference(trial, _masks(trial) if masked else None)
-        if course.smallest_gap > 1.1e-4:
-            return seed, course
-    raise AssertionError("no seed has clear routes")
-
-
-def _with(strategy: Strategy, **changes: object) -> Training:
-    return strategy.training.model_copy(update=changes)
-
-
-def _masks(strategy: Strategy) -> dict[int, np.ndarray]:
-    """Right padding of every length, from none to the whole sequence."""
-    training = strategy.training
-    draw = np.random.default_rng(5)
-    lengths = draw.integers(0, training.seq_length + 1, (STEPS, training.global_batch))
-    lengths[:, :3] = [0, training.seq_length, 1]
-    positions = np.arange(training.seq_length)
-    return {step: positions < lengths[step][:, None] for step in range(STEPS)}
+from tests.distributed.reference import tiny
+from tests.distributed.settled import check
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
