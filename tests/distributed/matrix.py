@@ -1,10 +1,10 @@
 """The matrix of layouts and settings: its axes, the legal cases, and a small set that covers all pairs."""
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from zlib import crc32
 
 from planner import Strategy
 from planner.rules import broken_rules
@@ -185,10 +185,9 @@ def covering() -> tuple[Case, ...]:
     """Legal cases that hold every legal pair.
 
     Greedy: each case starts from the first pair that is missing and takes, axis by axis, the legal value
-    that adds most missing pairs; of equals the one used least so far.
+    that adds most missing pairs; of equals one by lot, the same in every run.
     """
     missing = dict.fromkeys(pair for pair in _pairs_of_axes() if _plainest(dict(pair)) is not None)
-    used: Counter[Setting] = Counter()
     cases = []
     while missing:
         settings = dict(next(iter(missing)))
@@ -196,13 +195,13 @@ def covering() -> tuple[Case, ...]:
             if name in settings:
                 continue
             legal = [value for value in values if _plainest(settings | {name: value}) is not None]
-            gain = {value: (_gain(settings, (name, value), missing), -used[name, value]) for value in legal}
+            lots = {value: crc32(f"{len(cases)} {name} {value}".encode()) for value in legal}
+            gain = {value: (_gain(settings, (name, value), missing), lots[value]) for value in legal}
             settings[name] = max(gain, key=gain.__getitem__)
         case = Case(**settings)
         assert case.is_legal
         for pair in pairs(case):
             missing.pop(pair, None)
-        used.update(settings.items())
         cases.append(case)
     return tuple(sorted(cases, key=str))
 
