@@ -287,11 +287,11 @@ def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
 
 def test_later_problems_get_the_line_or_override_of_their_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
-    path.write_text(TEXT + "  precision: fp8\nparallel: EP2_TP2\n")
+    path.write_text(TEXT + "  precision: fp8\nparallel: {placement: staged}\n")
     overrides = ("parallel.pp=2",)
     placed = with_lines(runnable(load(path, overrides)), path, overrides)
     assert [(p.path, p.line, p.override) for p in placed] == [
-        ("parallel.tp", 19, None),
+        ("parallel.placement", 19, None),
         ("parallel.pp", None, "parallel.pp=2"),
         ("training.precision", 18, None),
     ]

@@ -17,7 +17,6 @@ def test_the_demo_runs() -> None:
         (("parallel.placement=staged",), "parallel.placement"),
         (("parallel.pp=2",), "parallel.pp"),
         (("training.precision=fp8",), "training.precision"),
-        (("training.balance=bias",), "training.balance"),
         (("runtime.recompute=layer",), "runtime.recompute"),
         (("runtime.fp8_payload=true",), "runtime.fp8_payload"),
         (("runtime.all_to_all=hierarchical",), "runtime.all_to_all"),
@@ -32,3 +31,7 @@ def test_what_is_not_there_yet_is_one_problem(overrides: tuple[str, ...], path: 
     (problem,) = runnable(strategy(*overrides))
     assert problem.path == path
     assert "this version does not run" in problem.found
+
+
+def test_tensor_parallelism_and_loss_free_balancing_run() -> None:
+    assert runnable(strategy("parallel=EP64_TP2", "training.balance=bias")) == ()
