@@ -59,31 +59,35 @@ class Loop:
     def run(self) -> int:
         """Trains; returns the last step done: the strategy's, or an earlier one when asked to stop.
 
-        Every step that ends the run, or is a multiple of `output.checkpoint_every`, is saved.
+        Every step that ends the run, or is a multiple of `output.checkpoint_every`, is saved; the latter
+        waits for a step whose gradient is finite, lest broken weights take the place of the last good ones.
 
         Raises:
             runtime.replicas.ReplicasDiverged: if copies of a parameter are no longer the same.
-        Diverged: if too many steps in a row had a gradient that is not finite.
+            Diverged: if too many steps in a row had a gradient that is not finite.
         """
         training, output = self.plan.strategy.training, self.plan.strategy.output
         last_step = training.steps
-        skipped = 0
+        skipped, is_due = 0, False
         for step in range(self.first_step, last_step + 1):
             report = self._step(step, validate=step % output.validate_every == 0 or step == last_step)
             self.tell(report)
             skipped = skipped + 1 if report.result.skipped else 0
-            if skipped:
+            if skipped and self.groups.rank == 0:  # the norm, and so the warning, is the same on all ranks
                 logger.warning("step %d: the gradient is not finite; no update was made", step)
             if skipped == MAX_SKIPPED:
                 raise Diverged(
                     f"{MAX_SKIPPED} steps in a row (to step {step}) had a gradient that is not finite; "
-                    "lower training.learning_rate or resume from an earlier checkpoint"
+                    "the last checkpoint is from before them: branch from this run with a lower "
+                    "training.learning_rate (output.resume=RUN output.branch=true name=NEW)"
                 )
             if step % self.plan.strategy.runtime.check_replicas_every == 0:
                 check_replicas(self.engine.module, self.groups)
             stopping = self.stop.boundary(self._any_rank)
-            if stopping or step == last_step or step % output.checkpoint_every == 0:
+            is_due = is_due or step % output.checkpoint_every == 0
+            if stopping or step == last_step or (is_due and not skipped):
                 self.save(step)
+                is_due = False
             if stopping:
                 return step
         return last_step
