@@ -14,52 +14,51 @@ def distance(a: Tensor, b: Tensor) -> float:
     return difference / max(b.double().norm().item(), 1e-30) if difference else 0.0
 
 
-def differences(found: Course, expected: Course) -> dict[str, float]:
-    """The worst distance of each kind of quantity over all steps and tensors.
+def differences(found: Course, expected: Course) -> dict[str, tuple[float, str]]:
+    """The worst distance of each kind of quantity over all steps and tensors, and where it is.
 
     "clipped gradient" is what the optimizer was given, "gradient" the same without its own clipping.
     """
-    worst: dict[str, float] = {}
+    worst: dict[str, tuple[float, str]] = {}
 
-    def note(kind: str, value: float) -> None:
-        worst[kind] = value if value != value else max(worst.get(kind, 0.0), value)
+    def note(kind: str, value: float, where: str) -> None:
+        if kind not in worst or not value <= worst[kind][0]:
+            worst[kind] = (value, where)
 
-    for kind in ("losses", "balances", "zs", "norms"):
-        for a, b in zip(getattr(found, kind), getattr(expected, kind), strict=True):
-            note(kind.removesuffix("es" if kind == "losses" else "s"), _of_numbers(a, b))
-    for a, b in zip(found.expert_tokens, expected.expert_tokens, strict=True):
-        note("routes", float((a - b).abs().sum()))
-    steps = zip(found.gradients, expected.gradients, found.norms, expected.norms, strict=True)
-    for mine, theirs, my_norm, their_norm in steps:
+    for kind, name in (("loss", "losses"), ("balance", "balances"), ("z", "zs"), ("norm", "norms")):
+        for step, (a, b) in enumerate(zip(getattr(found, name), getattr(expected, name), strict=True)):
+            note(kind, _of_numbers(a, b), f"step {step}")
+    for step, (a, b) in enumerate(zip(found.expert_tokens, expected.expert_tokens, strict=True)):
+        note("routes", float((a - b).abs().sum()), f"step {step}")
+    for step in range(len(expected.gradients)):
+        mine, theirs = found.gradients[step], expected.gradients[step]
         assert mine.keys() == theirs.keys()
-        mine_unclipped, theirs_unclipped = (
-            1.0 / clip_factor(my_norm, found.clipping),
-            1.0 / clip_factor(their_norm, expected.clipping),
-        )
+        my_factor = clip_factor(found.norms[step], found.clipping)
+        their_factor = clip_factor(expected.norms[step], expected.clipping)
         for name in theirs:
-            kind = family(name)
-            note(f"clipped gradient of {kind}", distance(mine[name], theirs[name]))
-            note(
-                f"gradient of {kind}",
-                distance(mine[name] * mine_unclipped, theirs[name] * theirs_unclipped),
-            )
+            where = f"{name}, step {step}"
+            note(f"clipped gradient of {family(name)}", distance(mine[name], theirs[name]), where)
+            unclipped = distance(mine[name] / my_factor, theirs[name] / their_factor)
+            note(f"gradient of {family(name)}", unclipped, where)
     assert found.final.keys() == expected.final.keys()
     for (name, kind), value in expected.final.items():
-        note(f"{kind} of {family(name)}", distance(found.final[name, kind], value))
+        note(f"{kind} of {family(name)}", distance(found.final[name, kind], value), name)
     return worst
 
 
 def assert_equal(found: Course, expected: Course, tolerance: float = TOLERANCE) -> dict[str, float]:
-    """The distances, which are all within `tolerance`.
+    """The worst distance of each kind of quantity, all within `tolerance`.
 
     Raises:
-        AssertionError: naming every kind of quantity that is further away.
+        AssertionError: naming every kind of quantity that is further away, and where.
     """
     assert expected.smallest_gap > CLEAR, f"a route hangs on {expected.smallest_gap:.1e}: choose another seed"
-    found_distances = differences(found, expected)
-    far = {kind: value for kind, value in found_distances.items() if not value <= tolerance}
-    assert not far, f"differs from one process by more than {tolerance}: {far}"
-    return found_distances
+    worst = differences(found, expected)
+    far = [
+        f"{kind} by {value:.1e} ({where})" for kind, (value, where) in worst.items() if not value <= tolerance
+    ]
+    assert not far, f"differs from one process by more than {tolerance}: {'; '.join(far)}"
+    return {kind: value for kind, (value, _) in worst.items()}
 
 
 def clip_factor(norm: float, limit: float) -> float:

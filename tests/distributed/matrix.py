@@ -67,8 +67,9 @@ class Case:
     def strategy(self) -> Strategy:
         is_odd = self.tokens == "odd"
         width = self.layout.data * self.accumulation
-        # Small batches of few sequences would leave most experts without a token.
-        micro_batch = (1 if width > 4 else 3) if is_odd else 16 // width
+        micro_batch = 16 // width
+        if is_odd and micro_batch % 2 == 0:
+            micro_batch -= 1
         global_batch = micro_batch * width
         return tiny(
             model__num_experts_per_tok=self.top_k,
