@@ -63,9 +63,8 @@ def _parse_gpu(value: Any) -> Any:
             f"write {guess}" if guess else "write one of these, or {memory: 64 GB, peak: {bf16: 400 TFLOPS}}"
         )
         raise wrong(f"the device {shorten(value)!r} is not known", ", ".join(known), fix)
-    return NamedGpu.model_validate(
-        {"name": value, **{k: v for k, v in known[value].items() if k != "source"}}, context={"text": True}
-    )
+    entry = {key: known[value][key] for key in ("memory", "peak")}
+    return NamedGpu.model_validate({"name": value, **entry}, context={"text": True})
 
 
 def _write_gpu(gpu: Gpu, info: SerializationInfo) -> Any:
