@@ -107,7 +107,7 @@ class Output(Section):
     keep_every: Positive | None = Field(
         default=None, description="checkpoints of steps that are a multiple of it stay too"
     )
-    validate_every: Positive = Field(default=100, description="steps; validated after the last step too")
+    validate_every: Positive = Field(default=50, description="steps; validated after the last step too")
     resume: Path = Field(
         default="auto", description="auto | never | require | the folder of a run or checkpoint to go on from"
     )

@@ -59,6 +59,11 @@ def may_be_running(run_folder: Path) -> bool:
     return _highest(run_folder) > 0 and not has_ended
 
 
+def is_done(run_folder: Path) -> bool:
+    """Whether an attempt has said that the run is finished, and none has begun since."""
+    return (run_folder / DONE_NAME).exists()
+
+
 def write_done(run_folder: Path, result: Mapping[str, Any]) -> None:
     """Say that the run is finished, with its `attempt` and what came of it: the only sign of success."""
     assert isinstance(result.get("attempt"), int), f"done by no attempt: {result}"

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from planner import Problem, StrategyError
-from runtime.attempts import claim, may_be_running, write_done, write_failed
+from runtime.attempts import claim, is_done, may_be_running, write_done, write_failed
 from runtime.commit import newest_step
 from runtime.identity import Identity
 
@@ -98,8 +98,9 @@ class Ending:
         if self.identity.rank != 0 or folder is None:
             return
         try:
-            # A start that came to nothing must not take the folder from a run that may be alive.
-            if self.attempt is None and not may_be_running(folder):
+            # A start that came to nothing must not take the folder from a run that may be alive, nor the
+            # sign of success from one that is finished.
+            if self.attempt is None and not may_be_running(folder) and not is_done(folder):
                 self.attempt = claim(folder, {})
             if self.attempt is not None:
                 write_failed(

@@ -1,7 +1,8 @@
 """One process running the whole model: what every layout is held against.
 
-Plain PyTorch: the whole global batch at once, autograd, torch's own norm clipping and AdamW. It shares the
-model's code with the ranks (tests/model proves that against independent formulas) and nothing else.
+Plain PyTorch: the whole global batch at once, autograd, torch's own norm clipping and AdamW. In bf16 the
+model computes in bf16 and AdamW steps fp32 copies of the weights as they were rounded. It shares the model's
+code with the ranks (tests/model proves that against independent formulas) and nothing else.
 """
 
 import math
@@ -114,9 +115,14 @@ def run_reference(
     training = strategy.training
     model = SwitchyardForCausalLM(model_config(strategy))
     initialize_parameters(model, training.seed)
+    masters = dict(model.named_parameters())
+    is_bf16 = training.precision == "bf16"
+    if is_bf16:
+        model.bfloat16()
+        masters = {n: p.detach().float().requires_grad_() for n, p in model.named_parameters()}
     embeddings = {"model.embed_tokens.weight"}
-    kept = [p for n, p in model.named_parameters() if p.dim() < 2 or n in embeddings]
-    decayed = [p for n, p in model.named_parameters() if p.dim() >= 2 and n not in embeddings]
+    kept = [p for n, p in masters.items() if p.dim() < 2 or n in embeddings]
+    decayed = [p for n, p in masters.items() if p.dim() >= 2 and n not in embeddings]
     settings = training.optimizer
     adam = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
@@ -147,23 +153,27 @@ def run_reference(
         objective = loss + balance_loss * balance + training.z_loss * z
         for group in adam.param_groups:
             group["lr"] = learning_rate(step + 1, training, training.steps)
-        adam.zero_grad()
+        model.zero_grad()
         objective.backward()
+        for name, parameter in model.named_parameters() if is_bf16 else ():
+            masters[name].grad = parameter.grad.float()
         limit = training.gradient_clipping or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(masters.values(), limit)
         losses.append(loss.item())
         balances.append(balance.item())
         zs.append(z.item())
         norms.append(norm.item())
-        gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
+        gradients.append({n: p.grad.clone() for n, p in masters.items()})
         expert_tokens.append(routing.expert_tokens)
         adam.step()
+        for name, parameter in model.named_parameters() if is_bf16 else ():
+            parameter.data.copy_(masters[name].data)
         if training.balance == "bias":
             _steer(model, routing.expert_tokens, training.bias_update_speed)
     final = {}
     for name, buffer in model.named_buffers():
         final[name, "weight"] = buffer.clone()
-    for name, parameter in model.named_parameters():
+    for name, parameter in masters.items():
         state = adam.state[parameter]
         final[name, "weight"] = parameter.detach().clone()
         final |= {(name, kind): state[kind] for kind in ("exp_avg", "exp_avg_sq")}

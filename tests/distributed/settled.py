@@ -41,6 +41,10 @@ def with_seed(strategy: Strategy, seed: int) -> Strategy:
     return strategy.model_copy(update={"training": _with(strategy, seed=seed)})
 
 
+def with_precision(strategy: Strategy, precision: str) -> Strategy:
+    return strategy.model_copy(update={"training": _with(strategy, precision=precision)})
+
+
 def padding(strategy: Strategy) -> dict[int, np.ndarray]:
     """By step, right padding of every length, from none to the whole sequence."""
     training = strategy.training

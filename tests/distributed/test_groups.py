@@ -1,4 +1,4 @@
-"""DeepSpeed must hold the plan's groups; another table stops the run before step 1, with both in the message."""
+"""DeepSpeed must hold the plan's groups; another table stops the run before step 1, with both named."""
 
 import pytest
 import torch.distributed as dist

@@ -1,0 +1,63 @@
+"""What the experts are sent: each route once, by one tp partner only, and not a byte more."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from planner import Plan, build_plan
+from tests.distributed.layout import start
+from tests.distributed.ranks import run_ranks
+from tests.distributed.reference import tiny, tokens_of
+
+
+def _count(plan: Plan) -> dict[str, Any]:
+    """One forward and backward; counts rows and bytes of every all-to-all of floating-point rows."""
+    from runtime.build import Totals
+    from runtime.steps import training_batches
+
+    engine, groups = start(plan)
+    sent: list[tuple[int, int]] = []
+    original = dist.all_to_all_single
+
+    @functools.wraps(original)
+    def counted(output: torch.Tensor, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if input.is_floating_point():
+            sent.append((input.shape[0], input.numel() * input.element_size()))
+        return original(output, input, *args, **kwargs)
+
+    dist.all_to_all_single = counted
+    tokens = tokens_of(plan.strategy, 0)
+    (batch,) = training_batches(
+        lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+    )
+    loss, sums = engine(
+        batch.tokens_BS1, None, Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+    )
+    engine.backward(loss)
+    return {"sent": sent, "routes": sums.expert_tokens.sum(1).tolist()}
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize(("ep", "tp"), [(4, 1), (4, 2), (4, 4), (2, 4)])
+def test_each_route_crosses_once(ep: int, tp: int, top_k: int) -> None:
+    world = max(ep, tp)
+    strategy = tiny(
+        parallel={"ep": ep, "tp": tp, "zero_stage": 0},
+        training__micro_batch=16 * tp // world,
+        model__num_experts_per_tok=top_k,
+    )
+    ranks = run_ranks(world, _count, build_plan(strategy))
+    training, model = strategy.training, strategy.model
+    routes = training.global_batch * training.seq_length * top_k
+    layers = model.num_hidden_layers
+    # tp partners' shares differ by at most one token, and together they are all tokens once.
+    assert [sum(rank["routes"][layer] for rank in ranks) for layer in range(layers)] == [routes] * layers
+    for rank in ranks:
+        assert len(rank["sent"]) == 4 * layers, "dispatch and combine, forward and backward, and no more"
+    total_rows = sum(rows for rank in ranks for rows, _ in rank["sent"])
+    total_bytes = sum(num_bytes for rank in ranks for _, num_bytes in rank["sent"])
+    assert total_rows == 4 * layers * routes
+    assert total_bytes == total_rows * model.hidden_size * 4
