@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from runtime.build import TrainingModel
-from tests.distributed.reference import run_reference, tiny
 from tests.distributed.ranks import run_ranks
+from tests.distributed.reference import run_reference, tiny
 from tests.distributed.test_parity import check
 
 BIAS = {"training__balance": "bias", "training__bias_update_speed": 0.02}
