@@ -7,7 +7,7 @@ sums to what autograd really saves.
 from planner.portion import Portion
 
 _INDEX = 8  # bytes of an int64
-_WIDE = 4  # bytes of fp32: norms and the router compute in it
+_WIDE = 4  # bytes of fp32, in which norms and the router compute, and of an int32
 
 
 def norm(p: Portion, tokens: int, width: int, num_norms: int = 1) -> int:
@@ -63,20 +63,21 @@ def dispatch(p: Portion) -> int:
         dense = p.tokens * model.num_experts * p.stock_capacity
         return a * model.hidden_size * (p.tokens + p.sent) + dense * (_WIDE + 2 * a)
     routes = p.share_tokens * model.num_experts_per_tok
-    kept = a * p.sent * model.hidden_size + 2 * _INDEX * routes
+    kept = a * p.sent * model.hidden_size + _INDEX * (2 * routes + model.num_experts)
     if p.ep > 1 and model.num_experts > p.ep:
         kept += 2 * _INDEX * p.received
     return kept
 
 
 def experts(p: Portion) -> int:
-    """Every expert's input, what its activation needs, and the input of its last product."""
+    """Every expert's input, what its activation needs, the input of its last product, where each one ends."""
     model = p.model
     if model.expert == "swiglu":
         inner = 4  # gate and up in one tensor, the activation, their product
     else:
         inner = 1 if model.hidden_act == "relu" else 2  # relu keeps its result, which the product keeps too
-    return p.element_bytes * p.computed * (model.hidden_size + inner * model.moe_intermediate_size)
+    ends = _WIDE * (model.num_experts // p.ep)
+    return p.element_bytes * p.computed * (model.hidden_size + inner * model.moe_intermediate_size) + ends
 
 
 def mlp(p: Portion, width: int, *, keeps_input: bool) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "ParameterTensor",
     "Portion",
     "Work",
+    "count_parameters",
     "executed_flops",
     "model_flops",
     "model_parameters",

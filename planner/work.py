@@ -45,11 +45,13 @@ class Work:
     flops_recompute: what backward computes a second time: the scores of fused attention, and under
         runtime.recompute the forward pass of layers.
     activation_bytes: kept from forward to backward when nothing is recomputed.
+    is_in_layer: what runtime.recompute computes again.
     """
 
     name: str
     kind: Kind
     num_layers: int
+    is_in_layer: bool = True
     flops_forward: int = 0
     flops_backward: int = 0
     flops_recompute: int = 0
@@ -82,13 +84,19 @@ def _works(
     works: list[Work] = []
     if has_embedding:
         works.append(
-            Work(name="embedding", kind="embedding", num_layers=1, activation_bytes=activations.embedding(p))
+            Work(
+                name="embedding",
+                kind="embedding",
+                num_layers=1,
+                is_in_layer=False,
+                activation_bytes=activations.embedding(p),
+            )
         )
     for work in _layers(p, num_dense, num_moe):
         repeated = work.flops_recompute + (work.flops_forward if recomputes else 0)
         works.append(replace(work, flops_recompute=repeated))
     if has_output:
-        works += _output(p)
+        works += (replace(work, is_in_layer=False) for work in _output(p))
     return tuple(works)
 
 

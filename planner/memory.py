@@ -1,0 +1,162 @@
+"""What fills the memory of a rank, cause by cause: state to the byte, the rest as bounds from above."""
+
+from dataclasses import dataclass, fields
+
+from planner import activations
+from planner.ds_config import ds_config, zero_stage
+from planner.gradients import gradient_bytes
+from planner.placement import Stage
+from planner.plan import Plan
+from planner.portion import BALANCED, Load, Portion, portion
+from planner.state import FP32_BYTES, groups_of, static_state
+from planner.work import stage_work
+
+# The CUDA context with the kernels of torch and its libraries, which no allocator counts: "1-2GB", of which
+# 1.3 GB were measured on one card (Hugging Face transformers 4.49, docs, "Model training anatomy"). The upper
+# figure, because NCCL's buffers come on top. To be replaced by a measurement on the cluster.
+GPU_OVERHEAD_BYTES = 2_000_000_000
+# Resident bytes of a CPU rank beside its tensors: TO BE MEASURED
+CPU_OVERHEAD_BYTES = 700_000_000
+# model/output.py: what one chunk of logits may take, and the fewest tokens of a chunk.
+_CHUNK_BYTES = 32 * 2**20
+_CHUNK_TOKENS_MIN = 128
+# DeepSpeed 0.19.8 without ZeRO flattens gradients in pieces of this many elements (engine.py:151).
+_PIECE_ELEMENTS = 500_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankMemory:
+    """Bytes of one rank by cause. weights, masters and moments are exact, the others bounds from above.
+
+    gradients: at their peak, before the update. activations: kept from forward to backward, of all
+    micro-batches in flight. dispatch_buffers: rows on their way to experts and back. logits: one chunk of
+    them, and the gradients that the loss makes at once. buckets: DeepSpeed's reduction buffers. overhead:
+    what the framework takes outside of tensors.
+    """
+
+    rank: int
+    weights: int
+    masters: int
+    moments: int
+    gradients: int
+    activations: int
+    dispatch_buffers: int
+    logits: int
+    buckets: int
+    overhead: int
+
+    @property
+    def static_bytes(self) -> int:
+        """What is held between steps."""
+        return self.weights + self.masters + self.moments
+
+    @property
+    def peak_bytes(self) -> int:
+        """All causes at their own peaks, as if these came together."""
+        return sum(count for _, count in self.by_cause)
+
+    @property
+    def by_cause(self) -> tuple[tuple[str, int], ...]:
+        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "rank")
+
+
+def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
+    """What fills the memory of a rank."""
+    stage = plan.stage_of(rank)
+    p = portion(plan, stage, load)
+    tp_rank = stage.dense.coordinate("tp", rank)
+    places = (
+        stage.dense.coordinate("data", rank),
+        0 if stage.expert is None else stage.expert.coordinate("edp", rank),
+    )
+    state = static_state(plan, stage, tp_rank)
+    bucket = int(ds_config(plan)["zero_optimization"]["reduce_bucket_size"])
+    is_cpu = plan.strategy.cluster.gpu.is_cpu
+    return RankMemory(
+        rank=rank,
+        weights=state.weights,
+        masters=state.masters,
+        moments=state.moments,
+        gradients=gradient_bytes(plan, stage, tp_rank, places, bucket),
+        activations=kept_activations(plan, stage, load),
+        dispatch_buffers=_dispatch_buffers(p) if _num_moe_layers(plan, stage) else 0,
+        logits=_logits(p) if stage.has_output else 0,
+        buckets=_buckets(plan, stage, tp_rank, bucket),
+        overhead=CPU_OVERHEAD_BYTES if is_cpu else GPU_OVERHEAD_BYTES,
+    )
+
+
+def fullest_ranks(plan: Plan, load: Load = BALANCED) -> tuple[RankMemory, ...]:
+    """The fullest rank of each stage: of its TP partners the first one, which has the longest shares.
+
+    Data-parallel peers hold equally much but for gradients; of these the first and the last are looked at.
+    """
+    found = []
+    for stage in plan.stages:
+        ends = {stage.ranks[0], stage.ranks[-stage.dense.size("tp")]}
+        memories = [rank_memory(plan, rank, load) for rank in sorted(ends)]
+        found.append(max(memories, key=lambda memory: memory.peak_bytes))
+    return tuple(found)
+
+
+def memory_limit(plan: Plan) -> int:
+    """What a rank may take: the device's memory or limits.memory_max, whichever is less."""
+    strategy = plan.strategy
+    return min(strategy.cluster.gpu.memory, strategy.limits.memory_max)
+
+
+def kept_activations(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
+    """Bytes kept for backward, of all micro-batches in flight: stage i of n has n − i of them (1F1B)."""
+    p = portion(plan, stage, load)
+    works = [work for work in stage_work(plan, stage, load) if work.kind != "head"]
+    boundary = p.element_bytes * p.tokens * p.model.hidden_size  # a hidden state as stages hand it over
+    kept = sum(work.activation_bytes for work in works)
+    working = 0
+    if plan.strategy.runtime.recompute == "layer" and stage.layers:
+        # A layer keeps its input; the one that is computed again has all of it for that moment.
+        working = sum(work.activation_bytes // work.num_layers for work in works if work.is_in_layer)
+        kept = len(stage.layers) * boundary + sum(w.activation_bytes for w in works if not w.is_in_layer)
+    kept += boundary * ((not stage.has_embedding) + (not stage.has_output))
+    in_flight = min(plan.batch.accumulation, len(plan.stages) - plan.stages.index(stage))
+    return kept * in_flight + working
+
+
+def _num_moe_layers(plan: Plan, stage: Stage) -> int:
+    return sum(layer >= plan.strategy.model.first_dense_layers for layer in stage.layers)
+
+
+def _dispatch_buffers(p: Portion) -> int:
+    """Rows in flight of the one layer at work, beside those kept for backward.
+
+    Sent rows live until they are combined; the received ones twice while they are sorted, and as results
+    twice again; combining makes one row a route in fp32, twice.
+    """
+    hidden, a = p.model.hidden_size, p.element_bytes
+    copies = 1 if p.model.num_experts == p.ep else 2
+    exchange = a * hidden * (p.sent + (2 * copies * p.received if p.ep > 1 else p.received))
+    combine = (
+        hidden * p.share_tokens * p.model.num_experts_per_tok * (a + 2 * FP32_BYTES) + a * hidden * p.sent
+    )
+    return max(exchange, combine)
+
+
+def _logits(p: Portion) -> int:
+    """Gradients of the head's input and weight, made in the forward pass, and the chunk being worked on.
+
+    Of a chunk live at once: logits as they come, in fp32, and their gradient; of the one before, two of them.
+    """
+    chunk = min(p.tokens, max(_CHUNK_TOKENS_MIN, _CHUNK_BYTES // (FP32_BYTES * p.vocabulary)))
+    product = p.element_bytes * p.vocabulary * p.model.hidden_size
+    return activations.head(p) + product + 3 * FP32_BYTES * chunk * p.vocabulary
+
+
+def _buckets(plan: Plan, stage: Stage, tp_rank: int, bucket: int) -> int:
+    """The bucket, which DeepSpeed makes whole however small the model is, and the copy that is reduced."""
+    groups = groups_of(plan, stage, tp_rank)
+    element = FP32_BYTES if plan.strategy.training.precision == "fp32" else 2
+    sizes = [sum(group.num_elements for group in groups if group.is_expert is kind) for kind in (False, True)]
+    largest = max(tensor.num_elements for group in groups for tensor in group.tensors)
+    if zero_stage(plan) == 0:
+        return element * min(max(sizes), _PIECE_ELEMENTS + largest)
+    copy = min(sum(sizes), max(bucket, largest))
+    return element * (bucket + copy)
