@@ -32,6 +32,11 @@ _PEER_GONE = (
     "gloo/transport",
     "ncclRemoteError",
 )
+# What is told of it where no rank gives a reason of its own.
+_PEER_GONE_TEXT = (
+    "another rank is gone without a word: killed, perhaps for want of memory, or cut off; "
+    "see what its launcher and its host say\n  SWITCHYARD_DEBUG=1 shows how it was noticed"
+)
 
 
 @dataclass(kw_only=True)
@@ -79,8 +84,10 @@ class Ending:
         """Something broke: on this rank, or on a peer, which this rank notices as a broken collective."""
         if isinstance(error, StrategyError):
             return self.wrong(error.problems)
-        own = f"[{self.identity}] {self._describe(error)}"
-        reason = self._first_reason(own, is_echo=_is_peer_loss(error))
+        is_echo = _is_peer_loss(error)
+        told = _PEER_GONE_TEXT if is_echo and not _wants_traceback() else self._describe(error)
+        own = f"[{self.identity}] {told}"
+        reason = self._first_reason(own, is_echo=is_echo)
         if reason == own:
             print(own, file=sys.stderr, flush=True)
         self._write_failed(BROKE, [{"found": reason}])
@@ -120,7 +127,7 @@ class Ending:
         return newest_step(self.run_folder / "checkpoints")
 
     def _describe(self, error: BaseException) -> str:
-        if os.environ.get("SWITCHYARD_DEBUG"):
+        if _wants_traceback():
             return "".join(traceback.format_exception(error)).rstrip()
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
@@ -138,6 +145,10 @@ class Ending:
         except RuntimeError:
             # The store went with rank 0: it has spoken, or was killed and its launcher says so.
             return "rank 0 is gone" if is_echo else own
+
+
+def _wants_traceback() -> bool:
+    return bool(os.environ.get("SWITCHYARD_DEBUG"))
 
 
 def _is_peer_loss(error: BaseException) -> bool:

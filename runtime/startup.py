@@ -193,6 +193,7 @@ def _differences(own: Report, peer: dict[str, Any]) -> list[Problem]:
 def _await_verdict(store: dist.Store, stop: StopRequest) -> Verdict:
     """On the other ranks: waits for rank 0, which may be busy with the data for as long as it lives."""
     if not _appears(store, "verdict", lambda: stop.asked is not None):
+        store.add("read", 1)  # rank 0, asked to stop like this one, does not wait for it to read
         return Verdict(exit_code=STOPPED)
     told = json.loads(store.get("verdict"))
     verdict = Verdict(**{field.name: told[field.name] for field in fields(Verdict)})

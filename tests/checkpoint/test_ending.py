@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from planner import Problem
 from runtime.attempts import claim, write_done
@@ -24,12 +25,18 @@ def failed(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "failed.json").read_text())
 
 
-def test_a_start_that_came_to_nothing_replaces_what_an_older_attempt_said(tmp_path: Path) -> None:
-    write_done(tmp_path, {"attempt": claim(tmp_path, {})})
+def test_a_start_that_came_to_nothing_replaces_what_an_older_failure_said(tmp_path: Path) -> None:
+    assert ending(tmp_path).wrong([PROBLEM]) == 2
     assert ending(tmp_path).stopped("asked to by SIGTERM before the start") == 130
-    assert not (tmp_path / "done.json").exists()
     assert failed(tmp_path)["code"] == 130
     assert failed(tmp_path)["attempt"] == 2
+
+
+def test_a_start_that_came_to_nothing_leaves_a_finished_run(tmp_path: Path) -> None:
+    write_done(tmp_path, {"attempt": claim(tmp_path, {})})
+    assert ending(tmp_path).wrong([PROBLEM]) == 2
+    assert (tmp_path / "done.json").exists()
+    assert not (tmp_path / "failed.json").exists()
 
 
 def test_a_start_that_came_to_nothing_leaves_a_run_that_may_be_alive(tmp_path: Path) -> None:
@@ -59,3 +66,25 @@ def test_a_disk_that_takes_nothing_changes_no_exit_code(
     told = capsys.readouterr().err
     assert told.count("parallel.ep") == 1
     assert "failed.json could not be written" in told
+
+
+def test_a_peer_that_is_gone_without_a_reason_is_told_in_our_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.ending.ECHO_WAIT_S", 0.0)
+    one = ending(tmp_path)
+    one.store = dist.HashStore()
+    assert one.failed(RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")) == 3
+    assert "another rank is gone without a word" in failed(tmp_path)["problems"][0]["found"]
+    assert "gloo" not in capsys.readouterr().err
+
+
+def test_a_peers_own_reason_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = ending(tmp_path), ending(tmp_path, rank=1)
+    one.store = other.store = dist.HashStore()
+    assert other.failed(MemoryError("no more")) == 3
+    assert one.failed(RuntimeError("gloo/transport: Connection reset by peer")) == 3
+    assert "MemoryError: no more" in failed(tmp_path)["problems"][0]["found"]
+    told = capsys.readouterr().err
+    assert told.count("MemoryError") == 1
+    assert "another rank is gone" not in told
