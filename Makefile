@@ -5,7 +5,7 @@ RUN := runs/tiny_cpu
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-all check .venv
+.PHONY: demo test test-all matrix check .venv
 
 demo: .venv
 	$(BIN)/python -m runtime.attempts set-aside $(RUN)
@@ -19,6 +19,9 @@ test: .venv
 
 test-all: .venv
 	$(BIN)/python -m pytest
+
+matrix: .venv
+	$(BIN)/python -W ignore -m tests.distributed.matrix_table
 
 check: .venv
 	$(BIN)/ruff format --check .

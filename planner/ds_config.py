@@ -12,7 +12,7 @@ from planner.plan import Plan
 
 # Elements of a reduction or gather bucket. DeepSpeed's own default, 5·10⁸, is 1 GB of bf16 a bucket; 5·10⁷ is
 # 100 MB, long enough to fill a 100 Gbps link (8 ms) and short beside the memory of any GPU.
-_BUCKET_ELEMENTS = 50_000_000
+BUCKET_ELEMENTS = 50_000_000
 _NEVER = 10**9  # steps: runtime.telemetry prints, DeepSpeed does not
 
 
@@ -99,10 +99,10 @@ def _zero(plan: Plan) -> dict[str, Any]:
         "contiguous_gradients": True,
         "overlap_comm": False,
         "reduce_scatter": True,
-        "reduce_bucket_size": _BUCKET_ELEMENTS,
+        "reduce_bucket_size": BUCKET_ELEMENTS,
         "use_multi_rank_bucket_allreduce": True,
         "allgather_partitions": True,
-        "allgather_bucket_size": _BUCKET_ELEMENTS,
+        "allgather_bucket_size": BUCKET_ELEMENTS,
         "round_robin_gradients": False,
         "parameter_alignment": False,
         "load_from_fp32_weights": True,

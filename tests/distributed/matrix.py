@@ -181,6 +181,22 @@ def pairs(case: Case) -> set[Pair]:
     return set(itertools.combinations(((name, getattr(case, name)) for name in AXES), 2))
 
 
+def in_bf16() -> tuple[Case, ...]:
+    """Every layout with every way of summing gradients that bf16 has."""
+    return tuple(
+        Case(
+            layout=layout,
+            zero_stage=zero_stage,
+            accumulation=accumulation,
+            top_k=2,
+            balance_loss=0.5,
+            z_loss=0.05,
+            precision="bf16",
+        )
+        for layout, zero_stage, accumulation in itertools.product(LAYOUTS, (1, 2), (1, 2))
+    )
+
+
 @cache
 def covering() -> tuple[Case, ...]:
     """Legal cases that hold every legal pair.

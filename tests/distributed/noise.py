@@ -13,7 +13,7 @@ from tests.distributed.equality import clip_factor, family
 from tests.distributed.layout import run_layout
 from tests.distributed.ranks import run_ranks
 from tests.distributed.reference import Course, run_reference
-from tests.distributed.settled import with_precision, with_seed
+from tests.distributed.settled import one_process, with_precision, with_seed
 
 SEEDS = range(1, 9)
 _MEASURED: dict[str, tuple[Course, dict[str, float]]] = {}
@@ -31,7 +31,8 @@ def noise(strategy: Strategy) -> dict[str, float]:
 
 
 def _measured(strategy: Strategy) -> tuple[Course, dict[str, float]]:
-    key = repr(strategy.model)
+    strategy = with_precision(one_process(strategy), "bf16")
+    key = repr(strategy)
     if key not in _MEASURED:
         _MEASURED[key] = run_ranks(1, _measure, strategy)[0]
     return _MEASURED[key]

@@ -30,11 +30,17 @@ def check(strategy: Strategy, masked: bool = False, reference: Strategy | None =
 
 def settled(strategy: Strategy, masked: bool = False) -> tuple[int, Course]:
     """A seed with clear routes and one process's course with it, computed once a model."""
-    plain = strategy.model_copy(update={"parallel": tiny().parallel})
-    key = (repr(plain.model_copy(update={"training": _with(plain, micro_batch=1)})), masked)
+    plain = one_process(strategy)
+    key = (repr(plain), masked)
     if key not in _SETTLED:
         _SETTLED[key] = run_ranks(1, _settle, plain, masked)[0]
     return _SETTLED[key]
+
+
+def one_process(strategy: Strategy) -> Strategy:
+    """The strategy without its layout: what is left is the same training."""
+    plain = {"parallel": tiny().parallel, "training": _with(strategy, micro_batch=1)}
+    return strategy.model_copy(update=plain)
 
 
 def with_seed(strategy: Strategy, seed: int) -> Strategy:
