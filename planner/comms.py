@@ -97,6 +97,17 @@ def _spread(offset: int, stride: int, size: int, num_ranks: int, host_size: int)
     return Spread(size=size, local=-worst[0], hosts=worst[1])
 
 
+def slowdown(device: Device, network: Network) -> float:
+    """How much longer a rank computes because its host has fewer cores than ranks: they take turns."""
+    return max(1.0, network.host_size / device.cores) if device.cores else 1.0
+
+
+def world_spread(plan: Plan, network: Network) -> Spread:
+    """All ranks as one group."""
+    grid = Grid(axes=("world",), sizes=(plan.world_size,), first_rank=0)
+    return spread_of(grid, "world", network.host_size)
+
+
 def all_to_all_bytes(num_bytes: float, spread: Spread) -> float:
     """What leaves a rank that holds `num_bytes` for its group, its own part left out."""
     return num_bytes * (spread.size - 1) / spread.size

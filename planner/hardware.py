@@ -73,7 +73,6 @@ class Device:
     tile_rows: int
     elementwise: Curve
     operation_s: float
-    adamw_per_s: float
     intra_latency_s: float
     inter_latency_s: float
     message_s: float
@@ -166,7 +165,6 @@ def _device(name: str, entry: Mapping[str, Any], calibration: str | None) -> Dev
         tile_rows=int(entry.get("tile_rows") or 1),
         elementwise=_curve(entry["elementwise"], "bytes", "bytes/s"),
         operation_s=_number(entry["operation"], "seconds"),
-        adamw_per_s=float(entry["adamw"]),
         intra_latency_s=_number(latency["intra_host"], "seconds"),
         inter_latency_s=_number(latency["inter_host"], "seconds"),
         message_s=_number(entry["message"], "seconds"),

@@ -24,7 +24,6 @@ BARE = Device(
     tile_rows=1,
     elementwise=Curve(points=((1, 1e12), (2, 1e12))),
     operation_s=1e-9,
-    adamw_per_s=1e9,
     intra_latency_s=0.0,
     inter_latency_s=0.0,
     message_s=0.0,

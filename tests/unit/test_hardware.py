@@ -43,7 +43,6 @@ cpu:
   gemm: {fp32: [[10, 0.5], [20, 1]]}
   elementwise: [[1 kB, 1 GB/s], [2 kB, 2 GB/s]]
   operation: 5 us
-  adamw: 1e8
   latency: {intra_host: 100 us, inter_host: 100 us}
   message: 1 us
   link_share: 1

@@ -1,0 +1,50 @@
+"""What a prediction rests on, as lines that are printed beside it."""
+
+from collections.abc import Iterator
+
+from planner.hardware import Device
+from planner.plan import Plan
+
+
+def runtime_predicted(plan: Plan) -> str:
+    """Which runtime the expected value is for, and what it overlaps."""
+    if len(plan.stages) == 1:
+        return (
+            "this version's runtime, which overlaps nothing: every collective is waited for, "
+            "gradients are reduced after backward (overlap_comm: false)"
+        )
+    return (
+        "1F1B over whole micro-batches; what is handed over travels while its sender goes on, "
+        "inside a stage nothing overlaps"
+    )
+
+
+def assumptions(plan: Plan, device: Device) -> tuple[str, ...]:
+    """Lines in the order of how much hangs on them."""
+    return tuple(_lines(plan, device))
+
+
+def _lines(plan: Plan, device: Device) -> Iterator[str]:
+    strategy = plan.strategy
+    yield "tokens reach experts evenly (balance 1.0); what the fullest rank gets more, all wait for"
+    links = strategy.cluster.links
+    if device.collectives and len(plan.hosts) == 1:
+        yield "collectives inside the host as measured, not from cluster.links"
+    else:
+        yield (
+            f"links of a rank, one way: {links.intra_host / 1e9:g} GB/s inside a host, "
+            f"{links.inter_host / 1e9:g} GB/s between hosts; large messages reach {device.link_share:.0%}"
+        )
+    if device.cores is not None and len(plan.hosts[0].ranks) > device.cores:
+        ranks = len(plan.hosts[0].ranks)
+        slower = ranks / device.cores
+        yield f"{ranks} ranks share {device.cores} cores: computing takes {slower:g} times as long"
+    if strategy.training.precision == "fp8":
+        yield "products of weights at the FP8 rate, attention in bf16; hand-overs and gradients in bf16"
+    if strategy.runtime.fp8_payload:
+        yield "tokens travel to experts and back in FP8 in the forward pass, their gradients in bf16"
+    if strategy.model.dispatch == "deepspeed":
+        yield "DeepSpeed's own all-to-all is inside its layer: telemetry counts it as compute"
+    if any(host_ranks != len(plan.hosts[0].ranks) for host_ranks in (len(h.ranks) for h in plan.hosts[:-1])):
+        yield "hosts carry different numbers of ranks; groups are taken to lie as on equally full ones"
+    yield from device.sources

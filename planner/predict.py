@@ -1,0 +1,137 @@
+"""What a plan costs before it runs: seconds by phase, throughput, what bounds it, the whole run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.assumptions import assumptions, runtime_predicted
+from planner.comms import Network, all_gather_s, network_of, send_s, spread_of
+from planner.counts import executed_flops, model_flops
+from planner.hardware import Device, device_of
+from planner.phases import StagePrediction, bottleneck
+from planner.placement import Stage
+from planner.plan import Plan
+from planner.products import rate
+from planner.schedule import Boundary, Bracket, forward_latency_s, stage_phases, step_bracket
+from planner.timing import stage_time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a plan is expected to do; seconds and tokens per second of the whole job.
+
+    phases_s: of the stage that is busiest; they sum to the expected step. utilization and
+    communication_share: means over ranks. mfu: model FLOPs over the peak of the ranks used; `executed`
+    counts what they really compute. balance: 1.0, the assumption that it rests on.
+    """
+
+    bracket: Bracket
+    runtime: str
+    stages: tuple[StagePrediction, ...]
+    tokens_per_step: int
+    mfu: float
+    executed: float
+    balance: float
+    forward_latency_s: float
+    bottleneck: str
+    device: Device
+    assumptions: tuple[str, ...]
+
+    @property
+    def step_s(self) -> float:
+        return self.bracket.expected_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens_per_step / self.step_s
+
+    @property
+    def busiest(self) -> StagePrediction:
+        return max(self.stages, key=lambda stage: stage.time.micro_batch_s)
+
+    @property
+    def phases_s(self) -> Mapping[str, float]:
+        return self.busiest.phases.phases_s
+
+    @property
+    def utilization(self) -> float:
+        return self._mean([stage.utilization for stage in self.stages])
+
+    @property
+    def communication_share(self) -> float:
+        return self._mean([stage.communication_share for stage in self.stages])
+
+    @property
+    def bubble_share(self) -> float:
+        """Waiting for other stages, mean over ranks, of the step."""
+        return self._mean([stage.phases.bubble_s / self.step_s for stage in self.stages])
+
+    def _mean(self, values: list[float]) -> float:
+        ranks = [stage.num_ranks for stage in self.stages]
+        return sum(v * n for v, n in zip(values, ranks, strict=True)) / sum(ranks)
+
+
+def predict(plan: Plan, device: Device | None = None) -> Prediction:
+    """What a plan costs on `device`; None: what hardware.yaml knows of the strategy's own."""
+    device = device or device_of(plan.strategy.cluster.gpu)
+    network = network_of(plan, device)
+    times = [stage_time(plan, stage, device, network) for stage in plan.stages]
+    boundaries = boundaries_of(plan, network)
+    accumulation = plan.batch.accumulation
+    bracket = step_bracket(times, boundaries, accumulation)
+    phases = stage_phases(times, boundaries, accumulation, bracket.expected_s)
+    transfers = [0.0, *(boundary.transfer_s for boundary in boundaries)]
+    stages = tuple(
+        StagePrediction(
+            name=stage.name,
+            num_ranks=stage.dense.size("data") * stage.dense.size("tp"),
+            time=time,
+            phases=phase,
+            transfer_in_s=transfer,
+        )
+        for stage, time, phase, transfer in zip(plan.stages, times, phases, transfers, strict=True)
+    )
+    training = plan.strategy.training
+    peak = plan.world_size * rate(device, training.precision)[0] * bracket.expected_s
+    return Prediction(
+        bracket=bracket,
+        runtime=runtime_predicted(plan),
+        stages=stages,
+        tokens_per_step=training.global_batch * training.seq_length,
+        mfu=model_flops(plan).total / peak,
+        executed=executed_flops(plan).total / peak,
+        balance=1.0,
+        forward_latency_s=forward_latency_s(times, boundaries, accumulation),
+        bottleneck=bottleneck(plan, stages, bracket.expected_s),
+        device=device,
+        assumptions=assumptions(plan, device),
+    )
+
+
+def predicted_phases(plan: Plan, rank: int, device: Device | None = None) -> dict[str, float]:
+    """What telemetry keeps beside a measured step of `rank`: seconds of each phase, and step_s."""
+    prediction = predict(plan, device)
+    stage = prediction.stages[plan.stages.index(plan.stage_of(rank))]
+    return {**stage.phases.phases_s, "step_s": prediction.step_s}
+
+
+def boundaries_of(plan: Plan, network: Network) -> tuple[Boundary, ...]:
+    """Hand-overs between neighbouring stages, of one micro-batch.
+
+    Whole sequences travel. TP partners hold the same ones: each sends, and receives, its part of them, and
+    partners of the receiving stage gather the rest from each other. The fuller end decides.
+    """
+    found = []
+    for before, after in zip(plan.stages, plan.stages[1:], strict=False):
+        from_bytes, to_bytes = _end_bytes(plan, before), _end_bytes(plan, after)
+        per_rank = max(from_bytes / before.dense.size("tp"), to_bytes / after.dense.size("tp"))
+        seconds = send_s(per_rank, network, same_host=plan.world_size <= network.host_size)
+        gathered = all_gather_s(to_bytes, spread_of(after.dense, "tp", network.host_size), network)
+        found.append(Boundary(transfer_s=seconds + gathered))
+    return tuple(found)
+
+
+def _end_bytes(plan: Plan, stage: Stage) -> float:
+    """Activations of one micro-batch on one data-parallel rank at a boundary."""
+    element = 4 if plan.strategy.training.precision == "fp32" else 2
+    tokens = plan.batch.micro_batch_of(stage) * plan.strategy.training.seq_length
+    return float(tokens * plan.strategy.model.hidden_size * element)

@@ -1,0 +1,129 @@
+"""How stages and micro-batches follow each other: a step's bracket from what each stage is busy with.
+
+Stages work one micro-batch forward, one backward, in turn (1F1B): with m micro-batches a step takes the way
+of one micro-batch through all stages and back, and m - 1 times what the slowest of them takes for one more.
+
+ideal     communication runs beside computation, also the gradients' reduction
+expected  inside a stage nothing overlaps; what is handed to the next stage travels while the sender goes on
+none      a stage also waits while it sends and receives
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.timing import Pass, StageTime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """Seconds in which one micro-batch's activations go from a stage to the next, or their gradients back."""
+
+    transfer_s: float
+
+    @property
+    def both_ways_s(self) -> float:
+        return 2 * self.transfer_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bracket:
+    """Seconds of one step."""
+
+    ideal_s: float
+    expected_s: float
+    none_s: float
+
+
+def step_bracket(stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int) -> Bracket:
+    """The step's time, from everything overlapped to nothing; `boundaries[i]` is behind `stages[i]`."""
+    more = accumulation - 1
+    busy = [stage.micro_batch_s for stage in stages]
+    hidden = [_overlapped_s(stage.forward) + _overlapped_s(stage.backward) for stage in stages]
+    once = [boundary.both_ways_s for boundary in boundaries]
+    widest = max((boundary.transfer_s for boundary in boundaries), default=0.0)
+    expected = sum(busy) + sum(once) + more * max(*busy, widest)
+    waiting = [b + x for b, x in zip(busy, _transfers_s(boundaries, len(stages)), strict=True)]
+    none = sum(busy) + sum(once) + more * max(waiting)
+    ideal = max(
+        sum(hidden) + more * max(hidden),
+        accumulation * widest,
+        *(
+            accumulation * (stage.forward.communication_s + stage.backward.communication_s)
+            + stage.gradient_reduce_s
+            for stage in stages
+        ),
+    )
+    after = max(
+        stage.gradient_reduce_s + stage.optimizer_s + stage.data_s + stage.other_s for stage in stages
+    )
+    return Bracket(
+        ideal_s=ideal + max(stage.optimizer_s for stage in stages),
+        expected_s=expected + after,
+        none_s=none + after,
+    )
+
+
+def forward_latency_s(
+    stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int
+) -> float:
+    """Seconds until the whole global batch has gone forward once, nothing overlapped inside a stage."""
+    busy = [stage.forward.total_s for stage in stages]
+    transfers = [boundary.transfer_s for boundary in boundaries]
+    return sum(busy) + sum(transfers) + (accumulation - 1) * max(*busy, *transfers, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePhases:
+    """A step of one stage's slowest rank: seconds in the phases of telemetry, which sum to the step.
+
+    stage_wait is transfer (its own hand-overs) and bubble (waiting for other stages).
+    """
+
+    phases_s: dict[str, float]
+    transfer_s: float
+    bubble_s: float
+
+    def share(self, *names: str) -> float:
+        whole = sum(self.phases_s.values())
+        return sum(self.phases_s[name] for name in names) / whole if whole else 0.0
+
+
+def stage_phases(
+    stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int, step_s: float
+) -> tuple[StagePhases, ...]:
+    """The phases of each stage in a step of `step_s` seconds."""
+    found = []
+    for stage, transfer in zip(stages, _transfers_s(boundaries, len(stages)), strict=True):
+        own = {
+            "data": stage.data_s,
+            "compute": accumulation * (stage.forward.compute_s + stage.backward.compute_s),
+            "all_to_all": accumulation * (stage.forward.all_to_all_s + stage.backward.all_to_all_s),
+            "tensor_parallel": accumulation
+            * (stage.forward.tensor_parallel_s + stage.backward.tensor_parallel_s),
+            "stage_wait": 0.0,
+            "gradient_reduce": stage.gradient_reduce_s,
+            "optimizer": stage.optimizer_s,
+            "other": stage.other_s,
+        }
+        if len(stages) > 1:
+            own["stage_wait"] = max(0.0, step_s - sum(own.values()))
+        transferred = min(accumulation * transfer, own["stage_wait"])
+        found.append(
+            StagePhases(
+                phases_s=own, transfer_s=transferred, bubble_s=max(0.0, own["stage_wait"] - transferred)
+            )
+        )
+    return tuple(found)
+
+
+def _overlapped_s(one: Pass) -> float:
+    return max(one.compute_s, one.communication_s)
+
+
+def _transfers_s(boundaries: Sequence[Boundary], num_stages: int) -> list[float]:
+    """Of each stage, the hand-overs of one micro-batch at its two ends, both ways."""
+    seconds = [0.0] * num_stages
+    for i, boundary in enumerate(boundaries):
+        seconds[i] += boundary.both_ways_s
+        seconds[i + 1] += boundary.both_ways_s
+    return seconds
