@@ -72,7 +72,9 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
         }
         _print_json({**facts, "tensors": tensors})
         return
-    console = Console(highlight=False, soft_wrap=True)
+    # Not on a terminal nothing is cut: names are what people search for.
+    width = None if sys.stdout.isatty() else 1000
+    console = Console(highlight=False, soft_wrap=True, width=width)
     for key, value in facts.items():
         text = json.dumps(value) if isinstance(value, dict) else value
         console.print(f"{key.replace('_', ' '):20} {text}", markup=False)

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from runtime.checkpoint import write
 from runtime.checkpoint_cli import app
-from tests.checkpoint.states import SHAPES, full_state, save, sliced
+from tests.checkpoint.states import META, SHAPES, full_state, save, sliced, whole_piece
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +69,13 @@ def test_inspect_shows_the_newest(run):
     assert "model fingerprint    model-1" in result.stdout
     assert "model.layers.0.mlp.experts.up" in result.stdout
     assert "4×5×3" in result.stdout
+
+
+def test_inspect_cuts_no_name_when_it_is_piped(tmp_path):
+    name = "model.layers.15.mlp.shared_experts.down_projection.of_a_long_name.weight"
+    piece = whole_piece(name, "weight", torch.ones(3))
+    write(tmp_path / "checkpoints", 1, [piece], META)
+    assert name in call("inspect", tmp_path).stdout
 
 
 def test_inspect_as_json(run):
