@@ -1,6 +1,7 @@
 """The face of all exact counts: parameters of the model and of a rank, work of a stage, FLOPs of a step."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from planner.parameters import (
     ParameterCounts,
@@ -59,6 +60,7 @@ def rank_parameters(plan: Plan, rank: int) -> tuple[ParameterTensor, ...]:
     return parameters_of(plan, rank)
 
 
+@lru_cache(maxsize=256)
 def token_flops(model: ModelShape, seq_length: int) -> int:
     """Forward FLOPs a token, attention counted as causal: what the mathematics asks, whatever the layout."""
     counts = model_parameters(model)

@@ -96,6 +96,7 @@ def stage_parameters(model: ModelShape, stage: Stage, tp_rank: int = 0) -> tuple
     )
 
 
+@lru_cache(maxsize=4096)
 def part_of_model(
     model: ModelShape,
     *,

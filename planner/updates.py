@@ -1,6 +1,7 @@
 """Seconds of what a rank does once a step: reducing gradients, updating weights, gathering them again."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from planner import comms, kernels
@@ -8,7 +9,7 @@ from planner.comms import Network, Spread, slowdown, spread_of, world_spread
 from planner.ds_config import BUCKET_ELEMENTS, zero_stage
 from planner.hardware import Device
 from planner.kernels import Traffic
-from planner.parameters import stage_parameters
+from planner.parameters import ParameterTensor, stage_parameters
 from planner.placement import Stage
 from planner.plan import Plan
 
@@ -71,7 +72,11 @@ class _Held:
 
 
 def _held(plan: Plan, stage: Stage) -> _Held:
-    tensors = stage_parameters(plan.strategy.model, stage)
+    return _held_of(stage_parameters(plan.strategy.model, stage))
+
+
+@lru_cache(maxsize=4096)
+def _held_of(tensors: tuple[ParameterTensor, ...]) -> _Held:
     experts = sum(t.num_elements for t in tensors if t.is_expert)
     return _Held(
         dense=sum(t.num_elements for t in tensors) - experts, experts=experts, num_tensors=len(tensors)
