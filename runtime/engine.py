@@ -87,7 +87,9 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
                 parts = (
                     g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False)
                 )
-                for gradient, parameter in zip(parts, optimizer.params_in_partition[index], strict=True):
+                # Not strict: a partition that its parameters do not fill ends in zeros, unmarked
+                # (stage_1_and_2.py:2838), and one without parameters is nothing but zeros.
+                for gradient, parameter in zip(parts, optimizer.params_in_partition[index], strict=False):
                     yield gradient, replicas(parameter, groups, partitioned=True)
 
         optimizer.scaled_global_norm = lambda norm_type=2: global_norm(held(), engine.device)
