@@ -21,36 +21,39 @@ from tests.distributed.reference import STEPS, Course, tokens_of
 Part = tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, int] | None, np.ndarray]
 
 
-Fault = Callable[[], None]
 REPORTED = ("losses", "balances", "zs", "norms")
 
 
 def run_layout(
     strategy: Strategy,
     masks: dict[int, np.ndarray] | None = None,
-    fault: Fault | None = None,
+    before: Callable[[], None] | None = None,
     timeout: float = 90,
+    replicas_agree: bool = True,
 ) -> Course:
     """`STEPS` steps in the strategy's layout, put together to global tensors.
 
     Args:
         masks: by step, bool [global_batch, seq_length], False where padding.
-        fault: breaks something in every rank before its groups are made. Ranks may then contradict each
-            other: the first one that holds an element is heard, and the comparison has to notice.
+        before: changes something in every rank, before its groups are made.
+        replicas_agree: False lets ranks contradict each other, so that it is the comparison that has to
+            notice: the first rank that holds an element is heard.
     """
     plan = build_plan(strategy)
-    ranks = run_ranks(plan.world_size, _train, plan, masks, fault, timeout=timeout)
-    agree = fault is None
-    for other in ranks[1:] if agree else []:
+    ranks = run_ranks(plan.world_size, _train, plan, masks, before, timeout=timeout)
+    for other in ranks[1:] if replicas_agree else []:
         for what in REPORTED:
             assert other[what] == ranks[0][what], f"ranks report different {what}"
     return Course(
         **{what: ranks[0][what] for what in REPORTED},
         gradients=[
-            {name: t for (name, _), t in _assemble([r["gradients"][step] for r in ranks], agree).items()}
+            {
+                name: t
+                for (name, _), t in _assemble([r["gradients"][step] for r in ranks], replicas_agree).items()
+            }
             for step in range(STEPS)
         ],
-        final=_assemble([r["final"] for r in ranks], agree),
+        final=_assemble([r["final"] for r in ranks], replicas_agree),
         clipping=strategy.training.gradient_clipping,
         expert_tokens=[
             torch.stack([r["expert_tokens"][step] for r in ranks]).sum(0) for step in range(STEPS)
@@ -66,9 +69,11 @@ def start(plan: Plan) -> tuple[Any, Any]:
     return make_engine(model, plan, groups, NO_CLOCK), groups
 
 
-def _train(plan: Plan, masks: dict[int, np.ndarray] | None, fault: Fault | None) -> dict[str, Any]:
-    if fault is not None:
-        fault()
+def _train(
+    plan: Plan, masks: dict[int, np.ndarray] | None, before: Callable[[], None] | None
+) -> dict[str, Any]:
+    if before is not None:
+        before()
     engine, groups = start(plan)
     training = plan.strategy.training
     caught: dict[str, list[Part]] = {}

@@ -1,6 +1,8 @@
 """One process's course of a model, computed once: the layout does not enter, and every route is clear."""
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,29 +13,42 @@ from tests.distributed.layout import run_layout
 from tests.distributed.ranks import run_ranks
 from tests.distributed.reference import STEPS, Course, UnclearRoute, run_reference, tiny
 
-_SETTLED: dict[tuple[str, bool], tuple[int, Course]] = {}
+Masks = dict[int, np.ndarray]  # by step, bool [global_batch, seq_length], False where padding
+Before = Callable[[], None]  # changes something in a process of its own, before anything is built
+
+_SETTLED: dict[tuple[Any, ...], tuple[int, Course]] = {}
 
 
-def check(strategy: Strategy, masked: bool = False, reference: Strategy | None = None) -> dict[str, float]:
+def check(
+    strategy: Strategy,
+    masks: Callable[[Strategy], Masks] | None = None,
+    reference: Strategy | None = None,
+    before: Before | None = None,
+) -> dict[str, float]:
     """Holds a layout against one process, with the first seed whose routes are all clear.
 
     Args:
-        masked: with padding. reference: what one process runs instead of the same strategy.
+        masks: what pads the batches. reference: what one process runs instead of the same strategy.
+        before: what is changed alike in every rank and in the one process.
 
     Returns:
         The worst distance of each kind of quantity.
     """
-    seed, expected = settled(reference or strategy, masked)
+    seed, expected = settled(reference or strategy, masks, before)
     strategy = with_seed(strategy, seed)
-    return assert_equal(run_layout(strategy, padding(strategy) if masked else None), expected)
+    return assert_equal(run_layout(strategy, masks and masks(strategy), before), expected)
 
 
-def settled(strategy: Strategy, masked: bool = False) -> tuple[int, Course]:
+def settled(
+    strategy: Strategy,
+    masks: Callable[[Strategy], Masks] | None = None,
+    before: Before | None = None,
+) -> tuple[int, Course]:
     """A seed with clear routes and one process's course with it, computed once a model."""
     plain = one_process(strategy)
-    key = (repr(plain), masked)
+    key = (repr(plain), masks, before)
     if key not in _SETTLED:
-        _SETTLED[key] = run_ranks(1, _settle, plain, masked)[0]
+        _SETTLED[key] = run_ranks(1, _settle, plain, masks and masks(strategy), before)[0]
     return _SETTLED[key]
 
 
@@ -51,8 +66,8 @@ def with_precision(strategy: Strategy, precision: str) -> Strategy:
     return strategy.model_copy(update={"training": _with(strategy, precision=precision)})
 
 
-def padding(strategy: Strategy) -> dict[int, np.ndarray]:
-    """By step, right padding of every length, from none to the whole sequence."""
+def padding(strategy: Strategy) -> Masks:
+    """Right padding of every length, from none to the whole sequence."""
     training = strategy.training
     draw = np.random.default_rng(5)
     lengths = draw.integers(0, training.seq_length + 1, (STEPS, training.global_batch))
@@ -61,11 +76,12 @@ def padding(strategy: Strategy) -> dict[int, np.ndarray]:
     return {step: positions < lengths[step][:, None] for step in range(STEPS)}
 
 
-def _settle(strategy: Strategy, masked: bool) -> tuple[int, Course]:
+def _settle(strategy: Strategy, masks: Masks | None, before: Before | None) -> tuple[int, Course]:
+    if before is not None:
+        before()
     for seed in range(1, 200):
-        trial = with_seed(strategy, seed)
         with contextlib.suppress(UnclearRoute):
-            return seed, run_reference(trial, padding(trial) if masked else None, clearer_than=1.1 * CLEAR)
+            return seed, run_reference(with_seed(strategy, seed), masks, clearer_than=1.1 * CLEAR)
     raise AssertionError("no seed has clear routes")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.distributed.reference import tiny
-from tests.distributed.settled import check
+from tests.distributed.settled import check, padding
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -44,7 +44,7 @@ def test_padding_equals_one_process(zero_stage: int) -> None:
         training__micro_batch=2,
         model__num_experts_per_tok=2,
     )
-    check(strategy, masked=True)
+    check(strategy, padding)
 
 
 def test_stock_dispatch_equals_one_process() -> None:
