@@ -173,7 +173,8 @@ def make_plan(
 def prepare_process(plan: Plan | None, identity: Identity) -> None:
     """What must be set before torch is loaded: who takes signals, threads, logs, the accelerator."""
     block_signals()
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    who = "" if identity.rank == 0 else f"[{identity}] "
+    logging.basicConfig(format=f"{who}%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     # torch 2.13 deprecates a name that DeepSpeed 0.19.8 calls: nothing a user could act on.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

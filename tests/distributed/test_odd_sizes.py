@@ -1,0 +1,38 @@
+"""Sizes that nothing divides: worlds of 3 and 6, partitions that their parameters do not fill, odd widths."""
+
+from typing import Any
+
+import pytest
+
+from tests.distributed.reference import tiny
+from tests.distributed.settled import check
+
+ODD = {
+    "model__num_experts": 12,
+    "model__vocab_size": 47,
+    "model__hidden_size": 20,
+    "model__head_dim": 4,
+    "model__moe_intermediate_size": 10,
+    "model__first_dense_layers": 1,
+    "model__intermediate_size": 33,
+    "model__num_experts_per_tok": 2,
+    "model__aggregation": "none",
+}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "heads"),
+    [({"ep": 3, "dp": 2}, 4), ({"ep": 1, "dp": 3}, 4), ({"ep": 3, "tp": 3, "dp": 2}, 12), ({"tp": 3}, 12)],
+    ids=str,
+)
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_odd_sizes_equal_one_process(degrees: dict[str, int], heads: int, zero_stage: int) -> None:
+    changes: dict[str, Any] = ODD | {"model__num_attention_heads": heads, "model__num_key_value_heads": heads}
+    check(
+        tiny(
+            parallel=degrees | {"zero_stage": zero_stage},
+            training__global_batch=12,
+            training__micro_batch=1,
+            **changes,
+        )
+    )
