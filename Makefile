@@ -12,7 +12,7 @@ demo: .venv
 	env -u CUDA_VISIBLE_DEVICES DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/deepspeed --quiet --num_gpus 4 train.py --strategy ds_configs/tiny_cpu.yaml
 	test -f $(RUN)/done.json
-	$(BIN)/python -m runtime.generate $(RUN)
+	$(BIN)/python -m runtime.generate $(RUN) --temperature 0.7
 
 test: .venv
 	$(BIN)/python -m pytest -m "not slow"
@@ -34,5 +34,5 @@ check: .venv
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
 	touch $@

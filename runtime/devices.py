@@ -28,8 +28,8 @@ def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
             line=None,
             found=f"a GPU is named; {identity.host} has {have} for local rank {identity.local_rank}",
             expected="a GPU for each local rank",
-            fix="run it on such hosts; `python -m launch rehearse` and `dryrun` need no GPU, and "
-            "cluster.gpu=cpu trains on CPUs",
+            fix="run it on such hosts, or set cluster.gpu=cpu to train on CPUs; "
+            "`python -m launch plan` needs no GPU",
         )
     ]
 
