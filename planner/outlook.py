@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from planner.counts import model_parameters
 from planner.hardware import Device
 from planner.memory import fullest_ranks, memory_limit
+from planner.parts import Parts
 from planner.placement import largest_data_parallel_size
 from planner.plan import Plan, build_plan
 from planner.predict import Prediction, predict
@@ -113,7 +114,9 @@ def _worst_utilization(prediction: Prediction) -> float:
 
 def _what_keeps(plan: Plan, device: Device, keeps: Keeps) -> str:
     """The cheapest change of the strategy that keeps a limit, and the links that would."""
-    found = next((text for text, other in _changes(plan) if keeps(other, predict(other, device))), None)
+    parts = Parts(device)
+    changes = _changes(plan)
+    found = next((text for text, other in changes if keeps(other, predict(other, parts=parts))), None)
     cheapest = f"cheapest change: {found}" if found else "no change of layout or runtime that was tried does"
     times = _bandwidth_that_keeps(plan, device, keeps)
     if times is None:

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from planner.assumptions import assumptions, runtime_predicted
 from planner.comms import Network, all_gather_s, network_of, send_s, spread_of
 from planner.counts import executed_flops, model_flops
 from planner.hardware import Device, device_of
+from planner.parts import Parts
 from planner.phases import StagePrediction, bottleneck
 from planner.placement import Stage
 from planner.plan import Plan
 from planner.products import rate
 from planner.schedule import Boundary, Bracket, forward_latency_s, stage_phases, step_bracket
+from planner.strategy import Strategy
 from planner.timing import stage_time
 
 
@@ -70,11 +73,15 @@ class Prediction:
         return sum(v * n for v, n in zip(values, ranks, strict=True)) / sum(ranks)
 
 
-def predict(plan: Plan, device: Device | None = None) -> Prediction:
-    """What a plan costs on `device`; None: what hardware.yaml knows of the strategy's own."""
-    device = device or device_of(plan.strategy.cluster.gpu)
+def predict(plan: Plan, device: Device | None = None, parts: Parts | None = None) -> Prediction:
+    """What a plan costs on `device`; None: what hardware.yaml knows of the strategy's own.
+
+    `parts` saves work where many plans of one model are predicted.
+    """
+    parts = parts or Parts(device or device_of(plan.strategy.cluster.gpu))
+    device = parts.device
     network = network_of(plan, device)
-    times = [stage_time(plan, stage, device, network) for stage in plan.stages]
+    times = [stage_time(plan, stage, parts, network) for stage in plan.stages]
     boundaries = boundaries_of(plan, network)
     accumulation = plan.batch.accumulation
     bracket = step_bracket(times, boundaries, accumulation)
@@ -120,18 +127,26 @@ def boundaries_of(plan: Plan, network: Network) -> tuple[Boundary, ...]:
     Whole sequences travel. TP partners hold the same ones: each sends, and receives, its part of them, and
     partners of the receiving stage gather the rest from each other. The fuller end decides.
     """
-    found = []
-    for before, after in zip(plan.stages, plan.stages[1:], strict=False):
-        from_bytes, to_bytes = _end_bytes(plan, before), _end_bytes(plan, after)
-        per_rank = max(from_bytes / before.dense.size("tp"), to_bytes / after.dense.size("tp"))
-        seconds = send_s(per_rank, network, same_host=plan.world_size <= network.host_size)
-        gathered = all_gather_s(to_bytes, spread_of(after.dense, "tp", network.host_size), network)
-        found.append(Boundary(transfer_s=seconds + gathered))
-    return tuple(found)
+    sequences = plan.batch.global_batch // plan.batch.accumulation
+    num_bytes = sequence_bytes(plan.strategy) * sequences
+    same_host = plan.world_size <= network.host_size
+    return tuple(
+        hand_over(before, after, num_bytes, network, same_host=same_host)
+        for before, after in pairwise(plan.stages)
+    )
 
 
-def _end_bytes(plan: Plan, stage: Stage) -> float:
-    """Activations of one micro-batch on one data-parallel rank at a boundary."""
-    element = 4 if plan.strategy.training.precision == "fp32" else 2
-    tokens = plan.batch.micro_batch_of(stage) * plan.strategy.training.seq_length
-    return float(tokens * plan.strategy.model.hidden_size * element)
+def hand_over(
+    before: Stage, after: Stage, num_bytes: float, network: Network, *, same_host: bool
+) -> Boundary:
+    """`num_bytes`: activations of one micro-batch of all ranks."""
+    from_bytes, to_bytes = num_bytes / before.data_parallel_size, num_bytes / after.data_parallel_size
+    per_rank = max(from_bytes / before.dense.size("tp"), to_bytes / after.dense.size("tp"))
+    gathered = all_gather_s(to_bytes, spread_of(after.dense, "tp", network.host_size), network)
+    return Boundary(transfer_s=send_s(per_rank, network, same_host=same_host) + gathered)
+
+
+def sequence_bytes(strategy: Strategy) -> float:
+    """A sequence's activations as stages hand them over."""
+    element = 4 if strategy.training.precision == "fp32" else 2
+    return float(strategy.training.seq_length * strategy.model.hidden_size * element)

@@ -11,7 +11,8 @@ none      a stage also waits while it sends and receives
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.timing import Pass, StageTime
+from planner.parts import Pass
+from planner.timing import StageTime
 
 
 @dataclass(frozen=True, kw_only=True)

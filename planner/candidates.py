@@ -1,0 +1,132 @@
+"""Every legal layout of a model on a cluster: degrees that nest, divide and fit, and cuts of the batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from planner.legal import divisors
+from planner.placement import Stage, largest_data_parallel_size, place, world_size
+from planner.plan import Batch, Host, Plan
+from planner.rules import broken_rules
+from planner.strategy import Parallel, Strategy
+
+# Above so many combinations pp is taken from the divisors of the layers: an answer takes seconds.
+MANY = 120_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What a search may use: every host, spares included, and which placements, ZeRO stages and recompute."""
+
+    strategy: Strategy
+    num_gpus: int
+
+    @property
+    def zero_stages(self) -> tuple[int, ...]:
+        return (0, 1, 2) if self.strategy.training.precision == "fp32" else (1, 2)
+
+
+def space_of(strategy: Strategy) -> Space:
+    """The whole cluster of a strategy, nothing spare."""
+    cluster = strategy.cluster.model_copy(update={"spare_hosts": 0})
+    whole = strategy.model_copy(update={"cluster": cluster})
+    return Space(strategy=whole, num_gpus=sum(cluster.slots))
+
+
+def layouts(space: Space) -> tuple[tuple[Parallel, ...], bool]:
+    """Degrees that nest, divide and fit, with ZeRO 1; and whether all pp were tried."""
+    found = tuple(_layouts(space, range(1, space.strategy.model.num_hidden_layers + 1)))
+    if sum(len(micro_batches(space, parallel)) for parallel in found) * 2 <= MANY:
+        return found, True
+    even = divisors(space.strategy.model.num_hidden_layers)
+    return tuple(parallel for parallel in found if parallel.pp in even), False
+
+
+def _layouts(space: Space, pps: range) -> Iterator[Parallel]:
+    model, given = space.strategy.model, space.strategy.parallel
+    order = given.rank_order if given.placement == "staged" else "compact"
+    eps = divisors(model.num_experts) if model.num_moe_layers else (1,)
+    batch_divisors = divisors(space.strategy.training.global_batch)
+    for placement in ("colocated", "staged"):
+        for ep in eps:
+            for tp in _tps(space, placement, ep):
+                for pp in pps:
+                    for size in batch_divisors:
+                        parallel = Parallel.model_construct(
+                            placement=placement,
+                            ep=ep,
+                            tp=tp,
+                            pp=pp,
+                            dp=1,
+                            zero_stage=1,
+                            rank_order=order if placement == "staged" else "document",
+                        )
+                        each = largest_data_parallel_size(parallel)
+                        dp, rest = divmod(size, each)
+                        if rest or not dp or world_size(parallel) * dp > space.num_gpus:
+                            continue
+                        yield parallel.model_copy(update={"dp": dp})
+
+
+def _tps(space: Space, placement: str, ep: int) -> tuple[int, ...]:
+    """tp nests with ep and is legal with this model; what does not depend on the other degrees."""
+    model = space.strategy.model
+    most = model.num_key_value_heads if placement == "colocated" else max(space.strategy.cluster.slots)
+    found = []
+    for tp in range(1, most + 1):
+        if ep % tp and tp % ep:
+            continue
+        parallel = space.strategy.parallel.model_copy(
+            update={"placement": placement, "ep": ep, "tp": tp, "pp": 1, "dp": 1, "rank_order": "document"}
+        )
+        legal = space.strategy.model_copy(update={"parallel": parallel})
+        if all(problem.path not in ("parallel.tp", "parallel.ep") for problem in broken_rules(legal)):
+            found.append(tp)
+    return tuple(found)
+
+
+def micro_batches(space: Space, parallel: Parallel) -> tuple[int, ...]:
+    """Every micro_batch with a whole accumulation."""
+    return divisors(space.strategy.training.global_batch // largest_data_parallel_size(parallel))
+
+
+def light_plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:
+    """A plan without what only a launch needs (fingerprint, names of hosts); the degrees are legal."""
+    strategy, world = space.strategy, world_size(parallel)
+    updates = {
+        "parallel": parallel,
+        "training": _cut(strategy, micro_batch),
+        "runtime": _runtime(strategy, recompute),
+    }
+    sequences = micro_batch * largest_data_parallel_size(parallel)
+    batch = Batch(
+        global_batch=strategy.training.global_batch,
+        micro_batch=micro_batch,
+        accumulation=strategy.training.global_batch // sequences,
+    )
+    slots = max(strategy.cluster.slots)
+    return Plan(
+        strategy=strategy.model_copy(update=updates),
+        hosts=(_host(world if strategy.cluster.gpu.is_cpu else min(world, slots)),),
+        stages=_stages(parallel, strategy.model.num_hidden_layers),
+        batch=batch,
+        fingerprint="",
+    )
+
+
+def _cut(strategy: Strategy, micro_batch: int) -> object:
+    return strategy.training.model_copy(update={"micro_batch": micro_batch})
+
+
+def _runtime(strategy: Strategy, recompute: str) -> object:
+    return strategy.runtime.model_copy(update={"recompute": recompute})
+
+
+@lru_cache(maxsize=4096)
+def _host(num_ranks: int) -> Host:
+    return Host(name="each", ranks=tuple(range(num_ranks)))
+
+
+@lru_cache(maxsize=256)
+def _stages(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
+    return place(parallel, num_layers)

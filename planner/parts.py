@@ -1,0 +1,263 @@
+"""Seconds of one micro-batch on one rank, by part of a stage: a MoE layer, a dense layer, embedding, output.
+
+A stage is a sum of parts, and few parts differ between the plans of a search, so each is worked out once. Of
+a stage's ranks the slowest is meant: the first of its TP partners, in the group that lies worst over hosts.
+Tokens are taken to reach experts evenly. Nothing is overlapped here; planner.schedule puts it together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from planner import comms, kernels
+from planner.comms import Network, slowdown, spread_of
+from planner.hardware import Device
+from planner.kernels import Traffic
+from planner.parameters import stage_parameters
+from planner.placement import Stage
+from planner.plan import Plan
+from planner.portion import Portion, portion
+from planner.products import backward_s, forward_s
+from planner.work import stage_work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Seconds of one pass of one micro-batch; `causes` split `compute_s` by module."""
+
+    compute_s: float
+    all_to_all_s: float
+    tensor_parallel_s: float
+    causes: tuple[tuple[str, float], ...]
+
+    @property
+    def communication_s(self) -> float:
+        return self.all_to_all_s + self.tensor_parallel_s
+
+    @property
+    def total_s(self) -> float:
+        return self.compute_s + self.communication_s
+
+
+def joined(passes: Sequence[tuple[int, Pass]]) -> Pass:
+    """Several parts, each some times, as one pass."""
+    causes: dict[str, float] = {}
+    for times, one in passes:
+        for cause, seconds in one.causes:
+            causes[cause] = causes.get(cause, 0.0) + times * seconds
+    return Pass(
+        compute_s=sum(times * one.compute_s for times, one in passes),
+        all_to_all_s=sum(times * one.all_to_all_s for times, one in passes),
+        tensor_parallel_s=sum(times * one.tensor_parallel_s for times, one in passes),
+        causes=tuple(causes.items()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a stage: its passes, the parameters that a rank holds of it, what it keeps for backward.
+
+    all_to_all_bytes: what leaves a rank one way in the forward pass.
+    """
+
+    forward: Pass
+    backward: Pass
+    dense_elements: int
+    expert_elements: int
+    num_tensors: int
+    busy_s: float  # both passes
+    kept_bytes: int
+    all_to_all_bytes: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of plans of one model, precision and device, each worked out when first asked for."""
+
+    device: Device
+    _known: dict[tuple[object, ...], Part] = field(default_factory=dict, compare=False, repr=False)
+
+    def of(self, plan: Plan, stage: Stage, network: Network) -> tuple[tuple[int, Part], ...]:
+        """How often a stage has which part."""
+        dense, moe = _layers(plan, stage)
+        size = network.host_size
+        key = (
+            plan.batch.micro_batch_of(stage),
+            stage.dense.size("tp"),
+            spread_of(stage.dense, "tp", size),
+            None if stage.expert is None else spread_of(stage.expert, "ep", size),
+            size,
+            network.intra_bytes_per_s,
+            network.inter_bytes_per_s,
+            tuple(plan.strategy.runtime.model_dump().items()),
+        )
+        found = []
+        for times, which in ((dense, "dense"), (moe, "moe")):
+            if times:
+                found.append((times, self._part(plan, stage, network, which, key)))
+        if stage.has_embedding:
+            found.append((1, self._part(plan, stage, network, "embedding", key)))
+        if stage.has_output:
+            found.append((1, self._part(plan, stage, network, "output", key)))
+        return tuple(found)
+
+    def _part(self, plan: Plan, stage: Stage, network: Network, which: str, key: tuple[object, ...]) -> Part:
+        key = (which, *key)
+        if key not in self._known:
+            layer = {"dense": (0,), "moe": (plan.strategy.model.first_dense_layers,)}.get(which, ())
+            alone = replace(
+                stage, layers=layer, has_embedding=which == "embedding", has_output=which == "output"
+            )
+            self._known[key] = _part(plan, alone, self.device, network)
+        return self._known[key]
+
+
+def _part(plan: Plan, stage: Stage, device: Device, network: Network) -> Part:
+    p = portion(plan, stage)
+    passes = [_pass(plan, stage, p, device, network, is_backward=b) for b in (False, True)]
+    tensors = stage_parameters(plan.strategy.model, stage)
+    experts = sum(tensor.num_elements for tensor in tensors if tensor.is_expert)
+    sends = p.ep > 1 and _layers(plan, stage)[1] > 0
+    return Part(
+        forward=passes[0],
+        backward=passes[1],
+        busy_s=passes[0].total_s + passes[1].total_s,
+        dense_elements=sum(tensor.num_elements for tensor in tensors) - experts,
+        expert_elements=experts,
+        num_tensors=len(tensors),
+        kept_bytes=sum(w.activation_bytes for w in stage_work(plan, stage) if w.kind != "head"),
+        all_to_all_bytes=_dispatched_bytes(plan, p) * (p.ep - 1) / p.ep if sends else 0.0,
+    )
+
+
+def _layers(plan: Plan, stage: Stage) -> tuple[int, int]:
+    dense = sum(layer < plan.strategy.model.first_dense_layers for layer in stage.layers)
+    return dense, len(stage.layers) - dense
+
+
+def _pass(
+    plan: Plan, stage: Stage, p: Portion, device: Device, network: Network, *, is_backward: bool
+) -> Pass:
+    recomputes = plan.strategy.runtime.recompute == "layer"
+    slow = slowdown(device, network)
+    causes = [
+        (name, seconds * slow)
+        for name, seconds in _compute(plan, stage, p, device, is_backward=is_backward, recomputes=recomputes)
+    ]
+    all_to_all = _all_to_all_s(plan, stage, p, network, is_backward=False)
+    tensor_parallel = _tensor_parallel_s(plan, stage, p, network)[is_backward]
+    if is_backward:
+        again = all_to_all if recomputes else 0.0
+        all_to_all = again + _all_to_all_s(plan, stage, p, network, is_backward=True)
+        tensor_parallel += _layer_sums_s(plan, stage, p, network)[0] if recomputes else 0.0
+    return Pass(
+        compute_s=sum(seconds for _, seconds in causes),
+        all_to_all_s=all_to_all,
+        tensor_parallel_s=tensor_parallel,
+        causes=tuple(causes),
+    )
+
+
+def _compute(
+    plan: Plan, stage: Stage, p: Portion, device: Device, *, is_backward: bool, recomputes: bool
+) -> list[tuple[str, float]]:
+    precision = plan.strategy.training.precision
+    causes: list[tuple[str, float]] = []
+    for work in stage_work(plan, stage):
+        if is_backward:
+            again = recomputes and work.is_in_layer
+            seconds = backward_s(work, p, device, precision, recomputes=again)
+        else:
+            seconds = forward_s(work, p, device, precision)
+        if work.name == "head":  # its gradients are made in the forward pass (model/output.py)
+            seconds = (
+                0.0 if is_backward else seconds + backward_s(work, p, device, precision, recomputes=False)
+            )
+        if seconds:
+            causes.append((f"products: {work.name}", seconds))
+    traffic = _traffic(plan, stage, p, is_backward=is_backward, recomputes=recomputes)
+    moved = traffic.num_bytes / device.elementwise.at(kernels.operation_bytes(p.model, p.tokens))
+    issued = traffic.operations * device.operation_s
+    causes.append(("operations that are no products", moved))
+    if device.is_cpu:
+        causes.append(("issuing operations", issued))
+    else:
+        # A GPU works while the host issues; what the host takes longer, the GPU waits.
+        causes.append(("waiting for the host to issue", max(0.0, issued - sum(s for _, s in causes))))
+    return causes
+
+
+def _traffic(plan: Plan, stage: Stage, p: Portion, *, is_backward: bool, recomputes: bool) -> Traffic:
+    dense, moe = _layers(plan, stage)
+    parts = [kernels.layers(p, dense, moe, is_backward=is_backward)] if stage.layers else []
+    if stage.layers and is_backward and recomputes:
+        parts.append(kernels.layers(p, dense, moe, is_backward=False))
+    if stage.has_embedding:
+        parts.append(kernels.embedding(p, is_backward=is_backward))
+    if stage.has_output:
+        parts.append(kernels.output(p, is_backward=is_backward))
+    return Traffic(
+        operations=sum(part.operations for part in parts), num_bytes=sum(part.num_bytes for part in parts)
+    )
+
+
+def _dispatched_bytes(plan: Plan, p: Portion, *, is_backward: bool = False) -> float:
+    """Rows that a rank sends to all experts in one layer, its own included; FP8 rows carry a 4-byte scale."""
+    hidden = p.model.hidden_size
+    if plan.strategy.runtime.fp8_payload and not is_backward:
+        return p.sent * (hidden + 4.0)
+    return float(p.sent * hidden * p.element_bytes)
+
+
+def _all_to_all_s(plan: Plan, stage: Stage, p: Portion, network: Network, *, is_backward: bool) -> float:
+    """Rows there and back in each MoE layer; in the forward pass their counts too."""
+    if p.ep == 1 or stage.expert is None:
+        return 0.0
+    spread = spread_of(stage.expert, "ep", network.host_size)
+    hierarchical = plan.strategy.runtime.all_to_all == "hierarchical"
+    num_bytes = _dispatched_bytes(plan, p, is_backward=is_backward)
+    seconds = 2 * comms.all_to_all_s(num_bytes, spread, network, hierarchical=hierarchical)
+    if not is_backward:
+        seconds += comms.all_to_all_s(8 * p.model.num_experts, spread, network, hierarchical=hierarchical)
+    return _layers(plan, stage)[1] * seconds
+
+
+def _tensor_parallel_s(plan: Plan, stage: Stage, p: Portion, network: Network) -> tuple[float, float]:
+    """Forward and backward collectives between TP partners, as model/ makes them."""
+    if p.tp == 1:
+        return 0.0, 0.0
+    spread = spread_of(stage.dense, "tp", network.host_size)
+    whole = p.tokens * p.model.hidden_size * p.element_bytes
+    total = comms.all_reduce_s(whole, spread, network)
+    gather = comms.all_gather_s(whole, spread, network)
+    forward, backward = _layer_sums_s(plan, stage, p, network)
+    if stage.has_embedding:
+        forward += total
+    if stage.has_output:
+        num_chunks = kernels.chunks(p)
+        chunk = 3 * 4 * p.tp * p.tokens / num_chunks
+        forward += num_chunks * comms.all_gather_s(chunk, spread, network)
+        backward += total
+        if p.model.aggregation == "linear":
+            forward += total
+            backward += gather
+    return forward, backward
+
+
+def _layer_sums_s(plan: Plan, stage: Stage, p: Portion, network: Network) -> tuple[float, float]:
+    if p.tp == 1 or not stage.layers:
+        return 0.0, 0.0
+    dense, moe = _layers(plan, stage)
+    spread = spread_of(stage.dense, "tp", network.host_size)
+    whole = p.tokens * p.model.hidden_size * p.element_bytes
+    total = comms.all_reduce_s(whole, spread, network)
+    gather = comms.all_gather_s(whole, spread, network)
+    router = comms.all_reduce_s(p.model.num_experts * p.model.hidden_size * 4, spread, network)
+    sums = dense + moe + dense + (moe if p.model.num_shared_experts else 0)  # attention, MLPs
+    forward = sums * total + moe * gather
+    backward = sums * total + moe * (gather + router)
+    if p.model.qk_norm == "projection":
+        small = 2 * (dense + moe) * comms.all_reduce_s(4 * p.tokens, spread, network)
+        forward, backward = forward + small, backward + small
+    elif p.model.qk_norm == "head":
+        backward += 2 * (dense + moe) * comms.all_reduce_s(4 * p.model.head_dim, spread, network)
+    return forward, backward

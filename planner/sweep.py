@@ -1,0 +1,217 @@
+"""One layout, cut in every way: seconds and memory of each ZeRO stage, micro_batch and recompute, quickly.
+
+The same numbers as planner.predict and, for memory, an estimate within some 15 %; a search asks for tens of
+thousands of them, so whatever two of them share is worked out once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from math import ceil
+from typing import Literal
+
+from planner import comms
+from planner.candidates import Space, light_plan, micro_batches
+from planner.comms import Network, Spread, network_of, spread_of, world_spread
+from planner.ds_config import BUCKET_ELEMENTS
+from planner.kernels import DATA_OPERATIONS
+from planner.memory import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES
+from planner.parts import Parts
+from planner.placement import Stage, largest_data_parallel_size
+from planner.plan import Plan
+from planner.predict import hand_over, sequence_bytes
+from planner.state import bytes_per_parameter
+from planner.strategy import Parallel
+from planner.timing import stage_time
+from planner.updates import Held, reduce_and_gather_s, update_s
+
+Recompute = Literal["none", "layer"]
+_MODES: tuple[Recompute, ...] = ("none", "layer")
+_MARGIN_BYTES = 300_000_000  # logits, rows in flight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One way to run a layout; `parallel` holds its ZeRO stage. peak_bytes: estimated."""
+
+    parallel: Parallel
+    micro_batch: int
+    recompute: Recompute
+    step_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """Stages that are alike: what they hold, how their groups lie."""
+
+    stage: Stage
+    key: tuple[object, ...]
+    data: Spread
+    edp: Spread
+
+
+@dataclass
+class Sweep:
+    """The options of many layouts of one model on one cluster."""
+
+    space: Space
+    parts: Parts
+    _busy: dict[tuple[object, ...], tuple[float, int, Held]] = field(default_factory=dict)
+    _once: dict[tuple[object, ...], tuple[float, float, float]] = field(default_factory=dict)
+    _world: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def options(self, parallel: Parallel) -> Iterator[Option]:
+        """Every ZeRO stage and micro_batch, with and without recompute; ZeRO 2 is left out where DeepSpeed is
+        given it for ZeRO 1 too."""
+        training = self.space.strategy.training
+        is_bf16 = training.precision != "fp32"
+        sizes = micro_batches(self.space, parallel)
+        plan = light_plan(self.space, parallel, sizes[0], "none")
+        network = network_of(plan, self.parts.device)
+        kinds, order = self._kinds(plan, network)
+        widest = largest_data_parallel_size(parallel)
+        world_s = self._world_s(plan, network)
+        layouts = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
+        for micro_batch in sizes:
+            accumulation = training.global_batch // (micro_batch * widest)
+            sum_s, widest_s = self._hand_overs(plan, kinds, order, network, accumulation)
+            for mode in _MODES:
+                busy = [self._micro_batch(kind, plan, network, micro_batch, mode) for kind in kinds]
+                ways = [busy[i][0] for i in order]
+                flow_s = sum(ways) + sum_s + (accumulation - 1) * max(*ways, widest_s, 0.0)
+                for zero, layout in layouts.items():
+                    given = 2 if is_bf16 and zero == 1 and accumulation > 1 else zero
+                    if zero == 2 and is_bf16 and accumulation > 1:
+                        continue  # ZeRO 1 stands for both
+                    after = max(
+                        self._after_s(kind, held, given, accumulation, network, is_bf16=is_bf16)
+                        for kind, (_, _, held) in zip(kinds, busy, strict=True)
+                    )
+                    bookkeeping = world_s + accumulation * _data_s(self.parts)
+                    yield Option(
+                        parallel=layout,
+                        micro_batch=micro_batch,
+                        recompute=mode,
+                        step_s=flow_s + after + bookkeeping,
+                        peak_bytes=self._peak(kinds, order, busy, given, accumulation, mode),
+                    )
+
+    def _kinds(self, plan: Plan, network: Network) -> tuple[list[_Kind], list[int]]:
+        """The different stages, and which of them each stage is."""
+        kinds: list[_Kind] = []
+        order: list[int] = []
+        seen: dict[tuple[object, ...], int] = {}
+        model, size = plan.strategy.model, network.host_size
+        for stage in plan.stages:
+            dense = sum(layer < model.first_dense_layers for layer in stage.layers)
+            ep = None if stage.expert is None else spread_of(stage.expert, "ep", size)
+            data = spread_of(stage.dense, "data", size)
+            edp = data if stage.expert is None else spread_of(stage.expert, "edp", size)
+            tp = spread_of(stage.dense, "tp", size)
+            key = (dense, len(stage.layers), stage.has_embedding, stage.has_output, tp, ep, size)
+            full = (*key, data, edp)
+            if full not in seen:
+                seen[full] = len(kinds)
+                kinds.append(_Kind(stage=stage, key=key, data=data, edp=edp))
+            order.append(seen[full])
+        return kinds, order
+
+    def _micro_batch(
+        self, kind: _Kind, plan: Plan, network: Network, micro_batch: int, recompute: Recompute
+    ) -> tuple[float, int, Held]:
+        """Seconds of one micro-batch both ways, bytes kept of it, parameters."""
+        scale = largest_data_parallel_size(plan.strategy.parallel) // kind.stage.data_parallel_size
+        key = (*kind.key, micro_batch * scale, recompute)
+        if key not in self._busy:
+            other = light_plan(self.space, plan.strategy.parallel, micro_batch, recompute)
+            time = stage_time(other, kind.stage, self.parts, network)
+            self._busy[key] = (time.micro_batch_s, time.kept_bytes, time.held)
+        return self._busy[key]
+
+    def _after_s(
+        self, kind: _Kind, held: Held, zero: int, accumulation: int, network: Network, *, is_bf16: bool
+    ) -> float:
+        key = (kind.data, kind.edp, held.dense, held.experts, zero, network.host_size)
+        if key not in self._once:
+            device = self.parts.device
+            reduction, gather = reduce_and_gather_s(
+                kind.stage, held, device, network, zero=zero, is_bf16=is_bf16
+            )
+            self._once[key] = (
+                reduction,
+                gather,
+                update_s(kind.stage, held, device, network, zero=zero),
+            )
+        reduction, gather, update = self._once[key]
+        return reduction * (accumulation if zero == 2 else 1) + gather + update
+
+    def _world_s(self, plan: Plan, network: Network) -> float:
+        """The norm's collective, the sums of a step and other bookkeeping."""
+        key = (plan.world_size, network.host_size)
+        if key not in self._world:
+            spread = world_spread(plan, network)
+            norm = comms.all_reduce_s(8, spread, network)
+            one = stage_time(plan, plan.stages[0], self.parts, network)
+            self._world[key] = norm + one.other_s
+        return self._world[key]
+
+    def _hand_overs(
+        self, plan: Plan, kinds: list[_Kind], order: list[int], network: Network, accumulation: int
+    ) -> tuple[float, float]:
+        """Both ways of all boundaries, and one way of the slowest, of one micro-batch."""
+        if len(order) == 1:
+            return 0.0, 0.0
+        num_bytes = sequence_bytes(self.space.strategy) * (
+            self.space.strategy.training.global_batch // accumulation
+        )
+        same_host = plan.world_size <= network.host_size
+        known: dict[tuple[int, int], float] = {}
+        for pair in pairwise(order):
+            if pair not in known:
+                before, after = kinds[pair[0]].stage, kinds[pair[1]].stage
+                boundary = hand_over(before, after, num_bytes, network, same_host=same_host)
+                known[pair] = boundary.transfer_s
+        seconds = [known[pair] for pair in pairwise(order)]
+        return 2 * sum(seconds), max(seconds)
+
+    def _peak(
+        self,
+        kinds: list[_Kind],
+        order: list[int],
+        busy: list[tuple[float, int, Held]],
+        zero: int,
+        accumulation: int,
+        recompute: Recompute,
+    ) -> int:
+        """State, activations in flight, buckets, of the fullest stage."""
+        precision = self.space.strategy.training.precision
+        most, last = 0.0, len(order)
+        for i, which in enumerate(order):
+            if i and which == order[i - 1]:
+                continue  # the same, with fewer micro-batches in flight
+            kind, (_, kept, held) = kinds[which], busy[which]
+            state = held.dense * _state_bytes(precision, zero, kind.data.size)
+            state += held.experts * _state_bytes(precision, zero, kind.edp.size)
+            num_layers = len(kind.stage.layers)
+            flight = min(accumulation, last - i)
+            if recompute == "layer" and num_layers:
+                most = max(most, state + kept / num_layers * (1 + 0.1 * num_layers * flight))
+            else:
+                most = max(most, state + kept * flight)
+        element = 4 if precision == "fp32" else 2
+        elements = min(BUCKET_ELEMENTS, max(held.dense + held.experts for _, _, held in busy))
+        overhead = (
+            CPU_OVERHEAD_BYTES if self.space.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
+        ) + _MARGIN_BYTES
+        return ceil(most + overhead + 2 * element * elements)
+
+
+@lru_cache(maxsize=4096)
+def _state_bytes(precision: Literal["fp32", "bf16", "fp8"], zero: int, ranks: int) -> float:
+    return bytes_per_parameter(precision, zero).total(ranks)
+
+
+def _data_s(parts: Parts) -> float:
+    return DATA_OPERATIONS * parts.device.operation_s
