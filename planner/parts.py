@@ -88,7 +88,7 @@ class Parts:
             size,
             network.intra_bytes_per_s,
             network.inter_bytes_per_s,
-            tuple(plan.strategy.runtime.model_dump().items()),
+            tuple(plan.strategy.runtime.__dict__.values()),
         )
         found = []
         for times, which in ((dense, "dense"), (moe, "moe")):

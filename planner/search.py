@@ -11,11 +11,9 @@ from planner.placement import world_size
 from planner.plan import Plan
 from planner.predict import Prediction, predict
 from planner.strategy import Parallel, Strategy
-from planner.sweep import Option, Sweep
+from planner.sweep import SURE_ABOVE, SURE_BELOW, Option, Sweep
 
-# An estimate of memory this far from the limit decides; nearer ones are worked out to the byte.
-_SURE_BELOW, _SURE_ABOVE = 0.7, 1.5
-_PARETO_ROWS = 60  # of the estimated front whose memory is worked out to the byte
+_PARETO_ROWS = 30  # of the estimated front whose memory is worked out to the byte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,7 @@ def _fitting(sweep: Sweep, parallel: Parallel) -> tuple[list[Row], int]:
     unfit = 0
     fits_plain: set[tuple[int, int]] = set()
     space = sweep.space
-    limit = min(space.strategy.cluster.gpu.memory, space.strategy.limits.memory_max)
+    limit = sweep.limit_bytes
     gpus, training = world_size(parallel), space.strategy.training
     tokens = training.global_batch * training.seq_length
     for option in sweep.options(parallel):
@@ -127,7 +125,7 @@ def _fitting(sweep: Sweep, parallel: Parallel) -> tuple[list[Row], int]:
             peak_bytes=option.peak_bytes,
             limit_bytes=limit,
         )
-        if _SURE_BELOW * limit < row.peak_bytes < _SURE_ABOVE * limit:
+        if SURE_BELOW * limit < row.peak_bytes < SURE_ABOVE * limit:
             row = row.exact()
         if row.headroom_bytes >= 0:
             rows.append(row)

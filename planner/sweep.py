@@ -23,11 +23,13 @@ from planner.plan import Plan
 from planner.predict import hand_over, sequence_bytes
 from planner.state import bytes_per_parameter
 from planner.strategy import Parallel
-from planner.timing import stage_time
+from planner.timing import held_of, stage_time
 from planner.updates import Held, reduce_and_gather_s, update_s
 
 Recompute = Literal["none", "layer"]
 _MODES: tuple[Recompute, ...] = ("none", "layer")
+# An estimate of memory this far from the limit decides; nearer ones are to be worked out to the byte.
+SURE_BELOW, SURE_ABOVE = 0.75, 1.3
 _MARGIN_BYTES = 300_000_000  # logits, rows in flight
 
 
@@ -62,9 +64,14 @@ class Sweep:
     _once: dict[tuple[object, ...], tuple[float, float, float]] = field(default_factory=dict)
     _world: dict[tuple[int, int], float] = field(default_factory=dict)
 
+    @property
+    def limit_bytes(self) -> int:
+        strategy = self.space.strategy
+        return min(strategy.cluster.gpu.memory, strategy.limits.memory_max)
+
     def options(self, parallel: Parallel) -> Iterator[Option]:
-        """Every ZeRO stage and micro_batch, with and without recompute; ZeRO 2 is left out where DeepSpeed is
-        given it for ZeRO 1 too."""
+        """Every ZeRO stage and micro_batch, and recompute where it is not sure to fit without. ZeRO 2 is left
+        out where DeepSpeed is given it for ZeRO 1 too."""
         training = self.space.strategy.training
         is_bf16 = training.precision != "fp32"
         sizes = micro_batches(self.space, parallel)
@@ -77,7 +84,11 @@ class Sweep:
         for micro_batch in sizes:
             accumulation = training.global_batch // (micro_batch * widest)
             sum_s, widest_s = self._hand_overs(plan, kinds, order, network, accumulation)
+            fits_surely = False
             for mode in _MODES:
+                if fits_surely:
+                    break  # nothing to be won by computing again
+                fits_surely = True
                 busy = [self._micro_batch(kind, plan, network, micro_batch, mode) for kind in kinds]
                 ways = [busy[i][0] for i in order]
                 flow_s = sum(ways) + sum_s + (accumulation - 1) * max(*ways, widest_s, 0.0)
@@ -90,12 +101,14 @@ class Sweep:
                         for kind, (_, _, held) in zip(kinds, busy, strict=True)
                     )
                     bookkeeping = world_s + accumulation * _data_s(self.parts)
+                    peak = self._peak(kinds, order, busy, given, accumulation, mode)
+                    fits_surely = fits_surely and peak < SURE_BELOW * self.limit_bytes
                     yield Option(
                         parallel=layout,
                         micro_batch=micro_batch,
                         recompute=mode,
                         step_s=flow_s + after + bookkeeping,
-                        peak_bytes=self._peak(kinds, order, busy, given, accumulation, mode),
+                        peak_bytes=peak,
                     )
 
     def _kinds(self, plan: Plan, network: Network) -> tuple[list[_Kind], list[int]]:
@@ -126,8 +139,10 @@ class Sweep:
         key = (*kind.key, micro_batch * scale, recompute)
         if key not in self._busy:
             other = light_plan(self.space, plan.strategy.parallel, micro_batch, recompute)
-            time = stage_time(other, kind.stage, self.parts, network)
-            self._busy[key] = (time.micro_batch_s, time.kept_bytes, time.held)
+            found = self.parts.of(other, kind.stage, network)
+            busy_s = sum(times * part.busy_s for times, part in found)
+            kept = sum(times * part.kept_bytes for times, part in found)
+            self._busy[key] = (busy_s, kept, held_of(found))
         return self._busy[key]
 
     def _after_s(

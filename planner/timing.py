@@ -36,7 +36,7 @@ class StageTime:
 def stage_time(plan: Plan, stage: Stage, parts: Parts, network: Network) -> StageTime:
     """What a stage of a plan costs."""
     found, device = parts.of(plan, stage, network), parts.device
-    held = _held(found)
+    held = held_of(found)
     other = kernels.OTHER_OPERATIONS * device.operation_s * slowdown(device, network)
     return StageTime(
         forward=joined([(times, part.forward) for times, part in found]),
@@ -51,7 +51,8 @@ def stage_time(plan: Plan, stage: Stage, parts: Parts, network: Network) -> Stag
     )
 
 
-def _held(found: tuple[tuple[int, Part], ...]) -> Held:
+def held_of(found: tuple[tuple[int, Part], ...]) -> Held:
+    """The parameters of a stage's rank."""
     return Held(
         dense=sum(times * part.dense_elements for times, part in found),
         experts=sum(times * part.expert_elements for times, part in found),
