@@ -25,7 +25,7 @@ def strategy_of(layout: Layout, **changes: object) -> Strategy:
     return tiny(parallel=degrees, **(settings | changes))
 
 
-@pytest.mark.parametrize("seq_length", [1, 3, 5])
+@pytest.mark.parametrize("seq_length", [1, 3])
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.tp > 1], ids=str)
 def test_token_counts_that_tp_does_not_divide(layout: Layout, seq_length: int) -> None:
     """One sequence a micro-batch: of one or three tokens, some of four partners have no token at all."""
@@ -76,7 +76,7 @@ def test_all_tokens_to_one_expert_and_none_to_another(layout: Layout, top_k: int
 
 
 def first_half_is_padding(strategy: Strategy) -> Masks:
-    """The first eight of sixteen sequences have no valid token: of 4 data-parallel ranks, two have nothing."""
+    """The first eight of sixteen sequences have no valid token: two of 4 data-parallel ranks have nothing."""
     training = strategy.training
     mask = np.ones((training.global_batch, training.seq_length), dtype=bool)
     mask[: training.global_batch // 2] = False
