@@ -1,6 +1,6 @@
 """How a plan reads on a terminal and in a log: tables as data, drawn by rich or as plain columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -27,13 +27,19 @@ def print_plan(plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False
     """A plan for people; plain text without colour or lines for logs, tables of rich for a terminal."""
     if is_full:
         print(full_strategy(plan.strategy), file=out)
-    heading = list(_heading(plan))
     tables = (stage_table(plan), host_table(plan), group_table(plan))
+    print_tables(tuple(_heading(plan)), tables, notes(plan), out, is_plain=is_plain)
+
+
+def print_tables(
+    heading: Sequence[str], tables: Sequence[Table], lines: Sequence[str], out: TextIO, *, is_plain: bool
+) -> None:
+    """Lines, the first of them bold, then tables, then lines that are marked as notes."""
     if is_plain:
         print("\n".join(heading), file=out)
         for table in tables:
             print(f"\n{plain_text(table)}", file=out)
-        if lines := notes(plan):
+        if lines:
             print("\n" + "\n".join(f"note: {line}" for line in lines), file=out)
         return
     # rich takes 50 ms to import, which a log or a pipe need not pay.
@@ -55,7 +61,7 @@ def print_plan(plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False
         console.print()
         console.print(drawn, end="")
     console.print()
-    for line in notes(plan):
+    for line in lines:
         console.print(Text.assemble(("note: ", "yellow"), line))
 
 
