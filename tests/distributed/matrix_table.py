@@ -203,11 +203,14 @@ def main(arguments: list[str] | None = None) -> int:
     cases = by_lot(everything())
     chosen = cases[: options.sample] + list(in_bf16())
     started = time.monotonic()
-    results = list(run_all(chosen, options.jobs, tell))
-    minutes = (time.monotonic() - started) / 60
     told = "" if options.sample is None else f" --sample {options.sample}"
     command = f"python -m tests.distributed.matrix_table{told}"
-    options.output.write_text(document(results, len(cases), minutes, command), encoding="utf-8")
+    results: list[Result] = []
+    for result in run_all(chosen, options.jobs, tell):
+        results.append(result)
+        if len(results) % 100 == 0 or len(results) == len(chosen):  # a run that is cut short leaves its table
+            minutes = (time.monotonic() - started) / 60
+            options.output.write_text(document(results, len(cases), minutes, command), encoding="utf-8")
     failed = sum(r.failure is not None for r in results)
     tell(f"{options.output}: {len(results)} cases, {failed} not equal, {minutes:.1f} min")
     return 1 if failed else 0
