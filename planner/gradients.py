@@ -5,10 +5,10 @@ partition, and in an fp32 sum. The reduction bucket is counted apart. A bound fr
 largest tensor too high; all references are to zero/stage_1_and_2.py of DeepSpeed 0.19.8.
 """
 
-from functools import lru_cache
+from collections.abc import Iterator
 
 from planner.ds_config import gradient_dtype, zero_stage
-from planner.parameters import ParameterTensor
+from planner.parameters import ParameterTensor, stage_parameters
 from planner.placement import Stage
 from planner.plan import Plan
 from planner.state import FP32_BYTES, FlatGroup, groups_of
@@ -22,84 +22,76 @@ def gradient_bytes(plan: Plan, stage: Stage, tp_rank: int, places: tuple[int, in
         bucket: elements of DeepSpeed's reduction bucket.
     """
     groups = groups_of(plan, stage, tp_rank)
+    zero = zero_stage(plan)
     is_fp32 = plan.strategy.training.precision == "fp32"
-    return _peak(
-        groups,
-        places,
-        bucket,
-        zero_stage(plan),
-        FP32_BYTES if is_fp32 else 2,
-        # bf16 gradients are added to one flat fp32 partition from the first micro-batch on (line 1262).
-        not is_fp32 and gradient_dtype(plan) == "fp32",
-        plan.batch.accumulation > 1,
-    )
-
-
-@lru_cache(maxsize=4096)
-def _peak(
-    groups: tuple[FlatGroup, ...],
-    places: tuple[int, int],
-    bucket: int,
-    zero: int,
-    element: int,
-    has_flat_sum: bool,
-    accumulates: bool,
-) -> int:
+    element = FP32_BYTES if is_fp32 else 2
     whole = sum(group.num_elements for group in groups)
     if zero == 0:
         return element * whole
-    largest = max(tensor.num_elements for group in groups for tensor in group.tensors)
-    mine = [_own(group, places[group.is_expert]) for group in groups]
-    own = sum(tensor.num_elements for held in mine for tensor in held)
-    if has_flat_sum:
-        # A gradient too large for the bucket stays until the end of backward where it is the rank's own.
-        oversized = sum(t.num_elements for held in mine for t in held if t.num_elements > bucket)
+    own = frozenset(name for group in groups for name in _own(group, places[group.is_expert]))
+    # From backward's end to its beginning: the order in which autograd makes gradients.
+    backward = stage_parameters(plan.strategy.model, stage, tp_rank)[::-1]
+    if not is_fp32 and gradient_dtype(plan) == "fp32":
+        # bf16 gradients are added to one flat fp32 partition (line 1262), which stays to the update.
         sums = sum(group.partition for group in groups)
-        return FP32_BYTES * sums + element * (oversized + (0 if oversized else largest))
+        return FP32_BYTES * sums + element * _replay(backward, own, bucket, collects=False)
     # A group's own part is flattened, and made fp32, while all groups' gradients are still there (line 3114).
-    wider = element if element == FP32_BYTES else element + FP32_BYTES
-    update = element * own + wider * max(group.partition for group in groups)
-    if zero == 2:
-        # Each micro-batch collects anew while the sum of the earlier ones is kept (line 1040).
-        return max(element * (own * (2 if accumulates else 1) + largest), update)
-    return max(element * _reduced_at_the_end(groups, mine, bucket), update)
+    collected = sum(tensor.num_elements for tensor in backward if tensor.name in own)
+    wider = element if is_fp32 else element + FP32_BYTES
+    update = element * collected + wider * max(group.partition for group in groups)
+    if zero == 1:
+        forward = tuple(tensor for group in groups for tensor in group.tensors)
+        return max(element * _replay(forward, own, bucket, made_before=True), update)
+    # Each micro-batch collects anew while the sum of the earlier ones is kept (line 1040).
+    earlier = collected if plan.batch.accumulation > 1 else 0
+    return max(element * (earlier + _replay(backward, own, bucket)), update)
 
 
-def _own(group: FlatGroup, place: int) -> tuple[ParameterTensor, ...]:
+def _own(group: FlatGroup, place: int) -> Iterator[str]:
     """The tensors of which a part lies in the partition at `place`; each is collected whole."""
     first, last = place * group.partition, (place + 1) * group.partition
-    own, offset = [], 0
+    offset = 0
     for tensor in group.tensors:
         if offset < last and offset + tensor.num_elements > first:
-            own.append(tensor)
+            yield tensor.name
         offset += tensor.num_elements
-    return tuple(own)
 
 
-def _reduced_at_the_end(
-    groups: tuple[FlatGroup, ...], mine: list[tuple[ParameterTensor, ...]], bucket: int
+def _replay(
+    tensors: tuple[ParameterTensor, ...],
+    own: frozenset[str],
+    bucket: int,
+    *,
+    made_before: bool = False,
+    collects: bool = True,
 ) -> int:
-    """ZeRO 1: all gradients are there, then pass through the bucket in order (line 972).
+    """Peak elements of gradients outside of the bucket.
 
-    What is in the bucket leaves its own tensor; own gradients go on into a buffer for all own gradients,
-    made when the first one arrives (line 2177).
+    ZeRO 2 sends each through the bucket when it is made; ZeRO 1 (`made_before`) all in the end (line 972).
+    What is in the bucket has left its own tensor; one too large for it waits outside (line 1449). Once the
+    bucket is reduced, own gradients go on into a buffer for all own gradients, made when the first one
+    arrives (line 2177), or with `collects` false into the fp32 sum. Then what was too large stays where it
+    was, if it is the rank's own or made before.
     """
-    own_names = {tensor.name for held in mine for tensor in held}
-    collected = sum(tensor.num_elements for held in mine for tensor in held)
-    live = peak = sum(group.num_elements for group in groups)
+    live = peak = sum(tensor.num_elements for tensor in tensors) if made_before else 0
+    all_own = sum(tensor.num_elements for tensor in tensors if tensor.name in own)
     is_collecting = False
     waiting: list[ParameterTensor] = []
     filled = 0
-    for tensor in [tensor for group in groups for tensor in group.tensors] + [None]:
+    for tensor in (*tensors, None):
+        if tensor is not None and not made_before:
+            live += tensor.num_elements
+            peak = max(peak, live)
         if tensor is None or filled + tensor.num_elements > bucket:
             for reduced in waiting:
-                if reduced.name in own_names:
-                    if not is_collecting:
-                        is_collecting = True
-                        live += collected
-                        peak = max(peak, live)
-                    if reduced.num_elements > bucket:
-                        live -= reduced.num_elements
+                is_own = reduced.name in own
+                if is_own and collects and not is_collecting:
+                    is_collecting = True
+                    live += all_own
+                    peak = max(peak, live)
+                leaves = collects if is_own else not made_before
+                if leaves and reduced.num_elements > bucket:
+                    live -= reduced.num_elements
             waiting, filled = [], 0
         if tensor is not None:
             if tensor.num_elements <= bucket:
