@@ -6,18 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-PHASES = (
-    "data",
-    "compute",
-    "all_to_all",
-    "tensor_parallel",
-    "stage_wait",
-    "gradient_reduce",
-    "optimizer",
-    "other",
-)
-COMMUNICATION = ("all_to_all", "tensor_parallel", "stage_wait", "gradient_reduce")
-USEFUL = ("compute", "optimizer")
+from planner.phases import COMMUNICATION, PHASES, USEFUL
+
+__all__ = ["COMMUNICATION", "PHASES", "USEFUL", "PhaseClock", "communication_share", "step_s", "utilization"]
 
 
 class PhaseClock:
