@@ -101,12 +101,16 @@ class UnclearRoute(Exception):
 
 
 def run_reference(
-    strategy: Strategy, masks: dict[int, np.ndarray] | None = None, clearer_than: float = 0.0
+    strategy: Strategy,
+    masks: dict[int, np.ndarray] | None = None,
+    clearer_than: float = 0.0,
+    shake: int | None = None,
 ) -> Course:
     """`STEPS` steps of the whole model in this process.
 
     Args:
         masks: by step, bool [global_batch, seq_length], False where padding.
+        shake: changes the weights that it starts from by a rounding or so, each lot in another way.
 
     Raises:
         UnclearRoute: at the first routing decision that is not clearer than `clearer_than`, if that is not 0.
@@ -115,6 +119,8 @@ def run_reference(
     training = strategy.training
     model = SwitchyardForCausalLM(model_config(strategy))
     initialize_parameters(model, training.seed)
+    if shake is not None:
+        _shake(model, shake)
     masters = dict(model.named_parameters())
     is_bf16 = training.precision == "bf16"
     if is_bf16:
@@ -188,6 +194,14 @@ def run_reference(
         clipping=training.gradient_clipping,
         smallest_gap=min(gaps, default=1.0),
     )
+
+
+@torch.no_grad()
+def _shake(model: SwitchyardForCausalLM, lot: int) -> None:
+    """By 6e-8 of each element, half of what fp32 resolves."""
+    generator = torch.Generator().manual_seed(lot)
+    for parameter in model.parameters():
+        parameter *= 1 + 2**-24 * torch.randn(parameter.shape, generator=generator)
 
 
 @torch.no_grad()

@@ -1,4 +1,9 @@
-"""One process's course of a model, computed once: the layout does not enter, and every route is clear."""
+"""One process's course of a model, computed once: the layout does not enter.
+
+Five steps are only comparable where one process agrees with itself. A seed is taken whose routes are all
+clear, and whose course stays what it is when the first weights change by a rounding: with some seeds Adam,
+on gradients near zero, makes 4e-5 of that by the second step.
+"""
 
 import contextlib
 from collections.abc import Callable
@@ -8,13 +13,15 @@ import numpy as np
 
 from planner import Strategy
 from planner.strategy import Training
-from tests.distributed.equality import CLEAR, assert_equal
+from tests.distributed.equality import CLEAR, TOLERANCE, assert_equal, differences
 from tests.distributed.layout import run_layout
 from tests.distributed.ranks import run_ranks
 from tests.distributed.reference import STEPS, Course, UnclearRoute, run_reference, tiny
 
 Masks = dict[int, np.ndarray]  # by step, bool [global_batch, seq_length], False where padding
 Before = Callable[[], None]  # changes something in a process of its own, before anything is built
+
+STEADY = TOLERANCE / 4
 
 _SETTLED: dict[tuple[Any, ...], tuple[int, Course]] = {}
 
@@ -25,7 +32,7 @@ def check(
     reference: Strategy | None = None,
     before: Before | None = None,
 ) -> dict[str, float]:
-    """Holds a layout against one process, with the first seed whose routes are all clear.
+    """Holds a layout against one process, with the first seed that is fit for it.
 
     Args:
         masks: what pads the batches. reference: what one process runs instead of the same strategy.
@@ -44,7 +51,7 @@ def settled(
     masks: Callable[[Strategy], Masks] | None = None,
     before: Before | None = None,
 ) -> tuple[int, Course]:
-    """A seed with clear routes and one process's course with it, computed once a model."""
+    """A fit seed and one process's course with it, computed once a model."""
     plain = one_process(strategy)
     key = (repr(plain), masks, before)
     if key not in _SETTLED:
@@ -80,9 +87,16 @@ def _settle(strategy: Strategy, masks: Masks | None, before: Before | None) -> t
     if before is not None:
         before()
     for seed in range(1, 200):
+        trial = with_seed(strategy, seed)
         with contextlib.suppress(UnclearRoute):
-            return seed, run_reference(with_seed(strategy, seed), masks, clearer_than=1.1 * CLEAR)
-    raise AssertionError("no seed has clear routes")
+            course = run_reference(trial, masks, clearer_than=1.1 * CLEAR)
+            if all(_agree(course, run_reference(trial, masks, shake=lot)) for lot in range(2)):
+                return seed, course
+    raise AssertionError("no seed has clear routes and a steady course")
+
+
+def _agree(course: Course, shaken: Course) -> bool:
+    return all(value <= STEADY for value, _ in differences(shaken, course).values())
 
 
 def _with(strategy: Strategy, **changes: object) -> Training:
