@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner import Plan, Problem, StrategyError, build_plan, load, with_lines
+from planner.drift import launch_problems
 from planner.runnable import runnable
 from runtime.identity import Identity, identify
 from runtime.signals import StopRequest, block_signals
@@ -154,7 +155,7 @@ def make_plan(
         plan = build_plan(load(path, overrides))
     except StrategyError as error:
         return None, error.problems
-    problems = list(with_lines(runnable(plan.strategy), path, overrides))
+    problems = [*launch_problems(plan), *with_lines(runnable(plan.strategy), path, overrides)]
     if identity.world_size < plan.world_size:
         started = f"{identity.world_size} process{'es were' if identity.world_size > 1 else ' was'} started"
         problems.append(

@@ -11,12 +11,12 @@ MODEL_EXCEPT = frozenset({"dispatch", "capacity_factor", "initializer_range", "e
 # Keys of `training` that a run may change and still be the same course.
 COURSE_EXCEPT = frozenset({"steps", "micro_batch"})
 # Sections that no rank reads to do its work: what was claimed, what should hold, who watches.
-_PLAN_EXCEPT = frozenset({"claims", "limits", "operate"})
+PLAN_EXCEPT = frozenset({"claims", "limits", "operate"})
 
 
 def plan_fingerprint(strategy: Strategy) -> str:
     """Everything that the ranks of one launch must agree on: 16 hexadecimal digits."""
-    return _digest("plan", strategy.model_dump(exclude=set(_PLAN_EXCEPT)))
+    return _digest("plan", strategy.model_dump(exclude=set(PLAN_EXCEPT)))
 
 
 def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:
