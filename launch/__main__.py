@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
+from launch.forecast import ledger, prediction_answer, print_prediction, search
 from planner import Plan, Problem, StrategyError, build_plan, load
 
 # What a command does once its arguments are read. It runs outside of typer, which would turn an interrupt
@@ -41,21 +42,31 @@ def plan(
     is_full: Annotated[
         bool, typer.Option("--full", help="also the whole strategy, defaults included")
     ] = False,
+    hardware: Annotated[
+        str | None, typer.Option("--hardware", help="a calibration", show_default=False)
+    ] = None,
 ) -> Work:
-    """What follows from a strategy: stages, ranks, hosts, groups, batch."""
+    """What follows from a strategy: stages, ranks, hosts, groups, batch, memory, time."""
 
     def work() -> int:
         _refuse_second_strategy(overrides or [])
         built = build_plan(load(strategy, overrides or ()))
         if is_json:
-            print_json("plan", YES, {"plan": _as_json(built, is_full)})
+            answer = {"plan": _as_json(built, is_full), "prediction": prediction_answer(built, hardware)}
+            print_json("plan", YES, answer)
         else:
             from planner.report import print_plan
 
-            print_plan(built, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout), is_full=is_full)
+            plainly = is_plain or not is_terminal(sys.stdout)
+            print_plan(built, sys.stdout, is_plain=plainly, is_full=is_full)
+            print_prediction(built, hardware, is_plain=plainly)
         return YES
 
     return work
+
+
+app.command()(search)
+app.command()(ledger)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from planner.predict import Prediction, predict
 from planner.strategy import Parallel, Strategy
 from planner.sweep import SURE_ABOVE, SURE_BELOW, Option, Sweep
 
+_EXACT_ROWS = 200
 _PARETO_ROWS = 30  # of the estimated front whose memory is worked out to the byte
 
 
@@ -78,7 +79,7 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
     """
     device = device or device_of(strategy.cluster.gpu)
     rows: list[Row] = []
-    num_too_large, largest, all_pp = 0, 0, True
+    num_ways, largest, all_pp = 0, 0, True
     space = space_of(strategy)
     for varied in _varied(strategy, device, vary):
         space = space_of(varied)
@@ -86,53 +87,65 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
         found, all_pp = layouts(space)
         for parallel in found:
             largest = max(largest, world_size(parallel))
-            fitting, unfit = _fitting(sweep, parallel)
-            rows += fitting
-            num_too_large += unfit
+            for way in _ways(sweep, parallel):
+                num_ways += 1
+                rows += way
     rows.sort(key=lambda row: (-row.tokens_per_s, row.gpus, row.option.parallel.pp))
+    rows = _that_fit(rows)
     front = [row.exact() for row in _front(rows)[:_PARETO_ROWS]]
     return Search(
         rows=tuple(rows),
         pareto=tuple(row for row in front if row.headroom_bytes >= 0),
-        num_legal=len(rows) + num_too_large,
-        num_too_large=num_too_large,
+        num_legal=num_ways,
+        num_too_large=num_ways - len(rows),
         num_gpus=space.num_gpus,
         lines=tuple(_unused(space, largest, all_pp)),
     )
 
 
-def _fitting(sweep: Sweep, parallel: Parallel) -> tuple[list[Row], int]:
-    """The options of a layout that fit the memory, and how many do not.
-
-    Recompute is an option where a plan does not fit without it.
-    """
-    rows: list[Row] = []
-    unfit = 0
-    fits_plain: set[tuple[int, int]] = set()
-    space = sweep.space
-    limit = sweep.limit_bytes
-    gpus, training = world_size(parallel), space.strategy.training
-    tokens = training.global_batch * training.seq_length
+def _ways(sweep: Sweep, parallel: Parallel) -> Iterator[tuple[Row, ...]]:
+    """Each ZeRO stage and micro_batch of a layout, without and perhaps with recompute; those that may fit."""
+    limit, training = sweep.limit_bytes, sweep.space.strategy.training
+    gpus, tokens = world_size(parallel), training.global_batch * training.seq_length
+    ways: dict[tuple[int, int], list[Row]] = {}
     for option in sweep.options(parallel):
-        key = (option.micro_batch, option.parallel.zero_stage)
-        if key in fits_plain:
-            continue
-        row = Row(
-            space=space,
-            option=option,
-            tokens_per_s=tokens / option.step_s,
-            gpus=gpus,
-            peak_bytes=option.peak_bytes,
-            limit_bytes=limit,
-        )
-        if SURE_BELOW * limit < row.peak_bytes < SURE_ABOVE * limit:
-            row = row.exact()
-        if row.headroom_bytes >= 0:
-            rows.append(row)
-            fits_plain.add(key)
-        elif option.recompute == "layer":
-            unfit += 1
-    return rows, unfit
+        way = ways.setdefault((option.micro_batch, option.parallel.zero_stage), [])
+        if option.peak_bytes < SURE_ABOVE * limit:
+            way.append(
+                Row(
+                    space=sweep.space,
+                    option=option,
+                    tokens_per_s=tokens / option.step_s,
+                    gpus=gpus,
+                    peak_bytes=option.peak_bytes,
+                    limit_bytes=limit,
+                )
+            )
+    return (tuple(way) for way in ways.values())
+
+
+def _that_fit(rows: Sequence[Row]) -> list[Row]:
+    """Of each way to run a layout the faster one that fits; rows come fastest first, and go so.
+
+    Near the limit memory is worked out to the byte for the fastest rows, and estimated for the others.
+    """
+    kept: list[Row] = []
+    num_exact = 0
+    served: set[tuple[int, int, int, int, int, int, str, int, str, int]] = set()
+    for row in rows:
+        if row.peak_bytes > SURE_BELOW * row.limit_bytes:
+            if num_exact < _EXACT_ROWS:
+                row, num_exact = row.exact(), num_exact + 1
+            if row.headroom_bytes < 0:
+                continue
+            option, p, training = row.option, row.option.parallel, row.space.strategy.training
+            degrees = (p.ep, p.tp, p.pp, p.dp, p.zero_stage, option.micro_batch, p.placement)
+            key = (*degrees, training.global_batch, training.precision, row.gpus)
+            if key in served:
+                continue
+            served.add(key)
+        kept.append(row)
+    return kept
 
 
 def why_better(row: Row, base: Prediction, device: Device) -> str:

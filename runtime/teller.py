@@ -1,17 +1,22 @@
 """Tells of a run: every rank its own lines; rank 0 the run's, TensorBoard, the terminal, the picture."""
 
 import contextlib
+import logging
 import math
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from planner import Plan
+from planner import Plan, StrategyError
+from planner.hardware import calibration_path, device_of
+from planner.predict import predicted_phases
 from runtime import loss_curve
 from runtime.loop import StepReport
 from runtime.progress import ProgressLine
 from runtime.telemetry import RankLine, StepLine, Telemetry, memory_bytes
+
+logger = logging.getLogger(__name__)
 
 
 class Teller:
@@ -27,6 +32,7 @@ class Teller:
             run_folder, rank, attempt=attempt, first_step=first_step, tensorboard=tensorboard
         )
         last_step = plan.strategy.training.steps
+        self._predicted = _predicted(plan) if rank == 0 else {}
         self._progress = ProgressLine(first_step=first_step, last_step=last_step) if rank == 0 else None
         self._context = contextlib.ExitStack()
         self._began = time.monotonic()
@@ -68,6 +74,7 @@ class Teller:
             tokens=report.tokens,
             phases_s=report.phases_s,
             dropped_tokens=result.dropped_tokens,
+            predicted=self._predicted,
         )
         self._telemetry.step(line)
         self._progress.step(
@@ -107,6 +114,17 @@ class Teller:
             + f"; {minutes}:{seconds:02d} min, {memory:.1f} GiB over all ranks at their peaks",
             flush=True,
         )
+
+
+def _predicted(plan: Plan) -> dict[str, float]:
+    """What the planner expects of rank 0's steps, for the ledger. A damaged calibration stops no run."""
+    gpu = plan.strategy.cluster.gpu
+    try:
+        device = device_of(gpu, calibration_path(plan.strategy.output.folder))
+    except StrategyError as error:
+        logger.warning("the prediction rests on the shipped numbers: %s", error)
+        device = device_of(gpu)
+    return predicted_phases(plan, 0, device)
 
 
 def _plain(value: float | None) -> float | None:
