@@ -139,7 +139,7 @@ def _devices() -> Iterator[str]:
 
 def _claims() -> Iterator[str]:
     yield "## Quantities of claims\n"
-    yield "What a claim may be about. This version reads and keeps claims; it does not judge them yet.\n"
+    yield "What a claim may be about. `python -m launch audit` judges them: see [audit](how-to/audit.md).\n"
     by_dimension: dict[Dimension, list[str]] = {}
     for name, dimension in CLAIM_QUANTITIES.items():
         by_dimension.setdefault(dimension, []).append(f"`{name}`")

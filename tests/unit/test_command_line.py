@@ -54,6 +54,53 @@ def test_plan_json_is_one_object_on_stdout() -> None:
     assert answer["plan"]["strategy"]["cluster"]["links"]["inter_host"] == "100 Gbps"
 
 
+def test_audit_prints_each_claim_and_says_no() -> None:
+    done = launch("audit", REFERENCE)
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0].startswith("ep64_tp2_staged: EP64_TP2_PP1_DP1, staged; plan ")
+    assert lines[1].startswith("49 claims: ")
+    assert any(
+        line.startswith("memory_share, by its own figures 6.25 % 0.025 % does not hold") for line in lines
+    )
+    assert (
+        "gpus_used 68 68 holds Parallel Strategy Overview 2 embedding + 64 experts + 2 aggregation = 68"
+        in lines
+    )
+    assert "GPU count passes 68 needed, 128 there, 7 hosts kept spare" in lines
+    assert "\x1b" not in done.stdout
+
+
+def test_audit_json_is_one_object_on_stdout() -> None:
+    done = launch("audit", REFERENCE, "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["schema_version"], answer["command"], answer["code"]) == (1, "audit", 1)
+    claims = {claim["quantity"]: claim for claim in answer["audit"]["claims"]}
+    assert claims["gpus_for_dp2"]["verdict"] == "cannot be met on this cluster"
+    assert claims["gpus_for_dp2"]["derived"] == 136
+    assert answer["audit"]["load_balance"]["stages"][1]["num_ranks"] == 64
+    assert len(answer["audit"]["checks"]) == 6
+
+
+def test_audit_without_claims_says_so_and_shows_balance(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "ds_configs/ep64_tp2.yaml", "--plain"]) == 1  # its limits are not kept
+    printed = capsys.readouterr().out
+    assert "the strategy makes no claims" in printed
+    assert "Load balance: " in printed
+    assert "Compatibility checks" in printed
+
+
+def test_audit_is_yes_where_all_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ("limits.utilization_min=0", "limits.communication_share_max=1")
+    assert main(["audit", "ds_configs/ep64_tp2.yaml", *limits, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["audit"]["holds"] is True
+
+
+def test_audit_of_a_wrong_strategy_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", REFERENCE, "parallel.ep=6"]) == 2
+    assert "6 does not divide model.num_experts (64)" in capsys.readouterr().err
+
+
 def test_full_prints_every_default() -> None:
     done = launch("plan", "ds_configs/tiny_cpu.yaml", "--full")
     assert "rms_norm_eps: 1.0e-06" in done.stdout
@@ -75,7 +122,7 @@ def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
     [
         ((), "no command is given"),
         (("plna", REFERENCE), "there is no command 'plna'; did you mean plan?"),
-        (("audit", REFERENCE), "there is no command 'audit'"),
+        (("adit", REFERENCE), "there is no command 'adit'; did you mean audit?"),
         (("plan",), "strategy"),
         (("plan", "nothing.yaml"), "nothing.yaml: there is no such file"),
         (("plan", "ds_configs"), "ds_configs: this is a directory"),
