@@ -49,8 +49,7 @@ def variables(plan: Plan, operator: OperatorEnvironment) -> dict[str, str]:
     if launch.network_interface is not None:
         values["GLOO_SOCKET_IFNAME"] = launch.network_interface
         if not gpu.is_cpu:
-            # NCCL takes a bare name for the beginning of one; with = it is the whole.
-            values["NCCL_SOCKET_IFNAME"] = f"={launch.network_interface}"
+            values["NCCL_SOCKET_IFNAME"] = launch.network_interface
     values |= {name: format_ranks(ranks) for name, ranks in group_ranks(plan).items()}
     values["MAX_MEMORY_PER_GPU"] = str(operator.memory_limit_bytes)
     values["MEMORY_FRACTION"] = _share(operator.memory_limit_bytes, gpu.memory)

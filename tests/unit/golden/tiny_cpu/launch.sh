@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Starts tiny_cpu: 4 ranks on 1 host.
+# plan 0000PLAN0000. Made by `python -m launch generate`: generate again rather than edit.
+# Usage: launch.sh [PORT]. Ends 0 done, 2 wrong input, 3 something broke, 130 stopped on request.
+set -euo pipefail
+
+project=/srv/switchyard
+run=/srv/switchyard/runs/tiny_cpu
+python=/srv/venv/bin/python
+plan=0000PLAN0000
+
+refuse() {
+  printf 'launch.sh: %s\n' "$*" >&2
+  exit 2
+}
+
+# A fresh port each time: the sockets of the last attempt may still be closing.
+port=${1:-$((20000 + RANDOM % 12000))}
+[[ $# -le 1 && $port =~ ^[0-9]+$ ]] || refuse 'usage: launch.sh [PORT]'
+
+cd "$project"
+command -v "$python" >/dev/null || refuse "there is no $python here"
+# Files of two plans side by side (a half-finished generate, a run started by hand) must not be launched.
+for file in strategy.yaml plan.json ds_config.json hostfile env; do
+  grep -qsF "$plan" "$run/$file" || refuse "$run/$file is not of plan $plan: generate again"
+done
+# What an operator exports must reach every rank, so it must be in the file that does.
+for name in EMBEDDING_GPUS EXPERT_GPUS AGGREGATION_GPUS MAX_MEMORY_PER_GPU MEMORY_FRACTION; do
+  if [[ -n ${!name:-} ]] && ! grep -qxF "$name=${!name}" "$run/env"; then
+    refuse "$name=${!name} is not what $run/env says: generate again with it set, or unset it"
+  fi
+done
+done_before=$(cat "$run/done.json" 2>/dev/null || true)
+failed_before=$(cat "$run/failed.json" 2>/dev/null || true)
+# Made here: the hosts would race for it.
+mkdir -p "$run/logs"
+
+unset CUDA_VISIBLE_DEVICES # DeepSpeed would take it for a list of this machine's slots
+# DeepSpeed reads an environment file on many hosts only.
+while IFS= read -r variable; do
+  export "${variable?}"
+done <"$run/env"
+
+# On one host the launcher under DeepSpeed's runner takes a request to stop, and asks each rank once.
+# shellcheck disable=SC2317 # the trap calls it
+ask_to_stop() {
+  "$python" -c 'import psutil, sys
+runner = psutil.Process(int(sys.argv[1]))
+for process in runner.children() or [runner]:
+    process.terminate()' "$launcher" || true
+}
+
+# No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
+command=("$python" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus 4
+  --master_port "$port" --no_local_rank --quiet train.py --strategy "$run/strategy.yaml")
+
+set -m # a process group of its own: signals reach this script alone, which asks each rank once
+stopping=''
+trap 'stopping=yes; ask_to_stop' INT TERM HUP
+"${command[@]}" &
+launcher=$!
+set +m
+code=0
+wait "$launcher" || code=$?
+while kill -0 "$launcher" 2>/dev/null; do
+  code=0
+  wait "$launcher" || code=$?
+done
+trap - INT TERM HUP
+
+# The code that a launcher ends with is no sign of success: only what rank 0 wrote in this attempt counts.
+if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
+  exit 0
+fi
+outcome=3
+[[ -z $stopping ]] || outcome=130
+if [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
+  outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
+fi
+echo "launch.sh: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
+exit "${outcome:-3}"
