@@ -107,24 +107,6 @@ def audit(
     return work
 
 
-@app.command()
-def generate(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[bool, typer.Option("--plain", help="the same: nothing of it is coloured")] = False,
-) -> Work:
-    """The files of a launch, in the run's folder: hostfile, env, launch.sh, launch.sbatch and the plan's."""
-
-    def work() -> int:
-        from launch.generate import generate as write
-
-        _refuse_second_strategy(overrides or [])
-        return write(strategy, overrides or (), is_json=is_json)
-
-    return work
-
-
 def _as_json(built: Plan, is_full: bool) -> dict[str, Any]:
     from planner.artifacts import plan_dict
 
