@@ -21,7 +21,7 @@ TAKEN = frozenset(
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_SIZE CROSS_RANK CROSS_SIZE MASTER_ADDR MASTER_PORT "
     f"CUDA_VISIBLE_DEVICES DS_ACCELERATOR DS_ENV_FILE {VARIABLE}".split()
 )
-# DeepSpeed 0.19.8 puts a value with anything unusual into double quotes (launcher/multinode_runner.py:42),
+# DeepSpeed 0.19.8 puts a value with anything unusual into double quotes (launcher/multinode_runner.py:40),
 # in which a shell still reads these; pdsh reads %h, %n and %u.
 _ALTERED = re.compile(r'[$`"\\%]')
 _INTERFACES = re.compile(r"[A-Za-z0-9_.:@-]+(,[A-Za-z0-9_.:@-]+)*")

@@ -1,4 +1,4 @@
-"""`python -m launch generate`, and the launch.sh that it writes, for real: DeepSpeed's launcher, two ranks."""
+"""`python -m launch generate`, and the launch.sh that it writes, for real: DeepSpeed and two ranks."""
 
 import json
 import os
@@ -24,12 +24,12 @@ def test_generated_script_trains_and_says_so(tmp_path: Path) -> None:
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "9"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 3/3" in done.stdout
     assert launch.read("done.json")["step"] == 3
-    # The ranks had the variables of the file: rank 0 writes the same bytes, the document's variables included.
+    # The ranks had the variables of the file: rank 0 writes the same bytes, with those variables.
     assert {name: (launch.run / name).read_bytes() for name in written} == written
     assert json.loads(written["plan.json"])["environment"]["EXPERT_GPUS"] == "0,1"

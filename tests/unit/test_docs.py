@@ -19,7 +19,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 # Files of a run or of a reader's own; what stands for a name; files of DeepSpeed, which have their own test.
-NOT_OURS = re.compile(r"^(runs|texts|checkpoints|attempts|ranks|tensorboard)/|NAME|RUN|NNNN|FOLDER|…")
+NOT_OURS = re.compile(r"^(runs|texts|checkpoints|attempts|ranks|tensorboard|logs)/|NAME|RUN|NNNN|FOLDER|…")
 # Endings alone (`.py`) are spoken of, too.
 ENDINGS = (".py", ".md", ".yaml", ".json", ".txt", ".toml", ".png")
 FILES_OF_A_RUN = re.compile(

@@ -135,7 +135,7 @@ def test_operators_variables_win_and_both_limits_agree() -> None:
         (("launch.slurm={comment: 'a\"b'}",), "launch.slurm.comment", "taken apart"),
         (('launch.slurm={comment: "a\\n#SBATCH -N1"}',), "launch.slurm.comment", "taken apart"),
         (("output.folder=my runs",), "output.folder", "which would alter it"),
-        (("cluster.hosts=[localhost slots=7, b]",), "cluster.hosts", "takes it for itself"),
+        (("cluster.hosts=[localhost slots=4, b slots=4]",), "cluster.hosts", "takes it for itself"),
         (("cluster.hosts=['fe80::1', b]",), "cluster.hosts", "before a colon"),
         (("cluster.hosts=[a slots=7, b slots=7]", "parallel.tp=2"), "parallel.tp", "ranks 6-7 spans a and b"),
     ],
