@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
+from launch.fallback import fallback
 from launch.forecast import ledger, prediction_answer, print_prediction, search
+from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
 from planner import Plan, Problem, StrategyError, build_plan, load
 
 # What a command does once its arguments are read. It runs outside of typer, which would turn an interrupt
@@ -33,7 +35,9 @@ def _commands() -> None:
 
 @app.command()
 def plan(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
+    strategy: Annotated[
+        str | None, typer.Argument(help="a strategy in YAML; not needed with --from", show_default=False)
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
     is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     is_plain: Annotated[
@@ -45,12 +49,23 @@ def plan(
     hardware: Annotated[
         str | None, typer.Option("--hardware", help="a calibration", show_default=False)
     ] = None,
+    model_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="FOLDER", help="the model of a Hugging Face config.json", show_default=False
+        ),
+    ] = None,
 ) -> Work:
     """What follows from a strategy: stages, ranks, hosts, groups, batch, memory, time."""
 
     def work() -> int:
+        if strategy is None:
+            if model_from is None:
+                raise no_strategy()
+            plainly = is_plain or not is_terminal(sys.stdout)
+            return answer_model(model_from, is_json=is_json, is_plain=plainly)
         _refuse_second_strategy(overrides or [])
-        built = build_plan(load(strategy, overrides or ()))
+        built = build_plan(load(strategy, overrides or (), model_from=model_from))
         if is_json:
             answer = {"plan": _as_json(built, is_full), "prediction": prediction_answer(built, hardware)}
             print_json("plan", YES, answer)
@@ -59,6 +74,8 @@ def plan(
 
             plainly = is_plain or not is_terminal(sys.stdout)
             print_plan(built, sys.stdout, is_plain=plainly, is_full=is_full)
+            print_memory(built, is_plain=plainly)
+            print_ignored(strategy, model_from)
             print_prediction(built, hardware, is_plain=plainly)
         return YES
 
@@ -67,24 +84,7 @@ def plan(
 
 app.command()(search)
 app.command()(ledger)
-
-
-@app.command()
-def generate(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[bool, typer.Option("--plain", help="the same: nothing of it is coloured")] = False,
-) -> Work:
-    """The files of a launch, in the run's folder: hostfile, env, launch.sh, launch.sbatch and the plan's."""
-
-    def work() -> int:
-        from launch.generate import generate as write
-
-        _refuse_second_strategy(overrides or [])
-        return write(strategy, overrides or (), is_json=is_json)
-
-    return work
+app.command()(fallback)
 
 
 @app.command()
@@ -107,10 +107,29 @@ def audit(
     return work
 
 
+@app.command()
+def generate(
+    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    is_plain: Annotated[bool, typer.Option("--plain", help="the same: nothing of it is coloured")] = False,
+) -> Work:
+    """The files of a launch, in the run's folder: hostfile, env, launch.sh, launch.sbatch and the plan's."""
+
+    def work() -> int:
+        from launch.generate import generate as write
+
+        _refuse_second_strategy(overrides or [])
+        return write(strategy, overrides or (), is_json=is_json)
+
+    return work
+
+
 def _as_json(built: Plan, is_full: bool) -> dict[str, Any]:
     from planner.artifacts import plan_dict
+    from planner.memory_report import memory_dict
 
-    content = plan_dict(built)
+    content = {**plan_dict(built), "memory": memory_dict(built)}
     if is_full:
         content["strategy"] = built.strategy.model_dump(mode="json", context={"text": True})
     return content

@@ -24,7 +24,16 @@ def strategy_yaml(plan: Plan) -> str:
 
 def full_strategy(strategy: Strategy) -> str:
     """A strategy as YAML with every default written and every quantity with its unit."""
-    plain = _without_tuples(strategy.model_dump(context=AS_TEXT))
+    return _as_yaml(strategy.model_dump(context=AS_TEXT))
+
+
+def section_yaml(name: str, section: Mapping[str, Any]) -> str:
+    """One section as a strategy writes it."""
+    return _as_yaml({name: dict(section)})
+
+
+def _as_yaml(sections: dict[str, Any]) -> str:
+    plain = _without_tuples(sections)
     data = {
         key: _Block(value) if isinstance(value, dict) and value else value for key, value in plain.items()
     }

@@ -12,25 +12,35 @@ from planner.explain import MAX_FAULTS, Fault, faults_of
 from planner.fields import AS_TEXT
 from planner.overrides import apply_overrides
 from planner.partial import DERIVED, STAND_IN, Partial
+from planner.pretrained import with_model
 from planner.problems import Problem, StrategyError
 from planner.rules import broken_rules
 from planner.strategy import Strategy
 
 
-def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Strategy:
+def load(
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), *, model_from: str | None = None
+) -> Strategy:
     """The strategy of a file, with `key=value` overrides applied before anything is checked.
+
+    `model_from` names a folder with a Hugging Face config.json, whose model takes the place of the file's.
 
     Raises:
         StrategyError: with every fault of form and every broken rule whose own inputs are well-formed.
     """
     file = os.fspath(path)
-    return loads(_read(file), overrides, file=file, name=FilePath(file).stem)
+    return loads(_read(file), overrides, file=file, name=FilePath(file).stem, model_from=model_from)
 
 
 def loads(
-    text: str, overrides: Iterable[str] = (), *, file: str | None = None, name: str = "unnamed"
+    text: str,
+    overrides: Iterable[str] = (),
+    *,
+    file: str | None = None,
+    name: str = "unnamed",
+    model_from: str | None = None,
 ) -> Strategy:
-    """The strategy of a text; `name` is its name unless it writes one.
+    """The strategy of a text; `name` is its name unless it writes one, `model_from` as for `load`.
 
     Raises:
         StrategyError: as `load`.
@@ -47,9 +57,12 @@ def loads(
         root = None
     if root is None:
         raise StrategyError(problems)
+    root, model_problems = with_model(root, file, model_from)
     root, override_problems = apply_overrides(root, tuple(overrides))
-    problems += override_problems
+    problems += (*model_problems, *override_problems)
     assert isinstance(root.value, Mapping)
+    if model_problems:
+        raise StrategyError(sorted(problems, key=_order))  # a model that cannot be read has no keys to check
     if "name" not in root.value.entries:
         root.value.entries["name"] = Entry(value=name, line=1)
     problems += _check(root, file, tuple(problems))
@@ -68,6 +81,7 @@ def with_lines(
     file = os.fspath(path)
     root = Document(_read(file), file).root
     assert root is not None, "only strategies that loaded have such problems"
+    root, _ = with_model(root, file, None)
     root, _ = apply_overrides(root, tuple(overrides))
     return tuple(
         _problem(_locate(root, (problem.path or "").split(".")), file, problem.path, *_said(problem))

@@ -170,7 +170,7 @@ def test_help_is_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("launch.__main__.load", interrupted)
