@@ -118,6 +118,11 @@ def device_of(gpu: Any, calibration: Path | None = None) -> Device:
     return _device("unnamed", entry, None)
 
 
+def device_named(name: str) -> Device:
+    """A shipped entry."""
+    return _device(name, devices()[name], None)
+
+
 def _is_entry(gpu: Any, entry: Mapping[str, Any]) -> bool:
     peaks = {key: float(parse_quantity(text, "FLOP/s")) for key, text in entry["peak"].items()}
     written = {key: value for key, value in gpu.peak.model_dump().items() if value is not None}

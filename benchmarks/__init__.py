@@ -1,0 +1,1 @@
+"""Programs that measure this machine; each prints a table."""

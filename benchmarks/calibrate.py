@@ -1,0 +1,162 @@
+"""Measures this machine and writes what the planner knows of it: `python -m benchmarks.calibrate`.
+
+Primitives only: products, operations, collectives between forked ranks; never a training step. The entry goes
+to a file beside the runs (`runs/hardware.yaml`), where `plan`, `search` and train.py find it by themselves.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+
+from benchmarks import collectives, primitives
+from benchmarks.primitives import Rates
+from planner.hardware import CALIBRATION_NAME, CPU, device_named, devices
+
+
+def main(argv: list[str]) -> int:
+    """0 when the file is written."""
+    options = _options(argv)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load_before = os.getloadavg()[0]
+    print(f"products and operations, {cores if options.name == CPU else 1} at once …", flush=True)
+    rates: Rates = _run(cores if options.name == CPU else 1, _primitives, options.name)
+    measured: list[dict[str, Any]] = []
+    for ranks in options.ranks if options.name == CPU else []:
+        for group in (size for size in (2, 4, 8, 16) if size <= ranks and ranks % size == 0):
+            print(f"collectives of {group} on a host with {ranks} ranks …", flush=True)
+            for kind, points in _run(ranks, _collectives, str(group)).items():
+                measured.append({"kind": kind, "ranks_on_host": ranks, "group": group, "points": points})
+    load = max(load_before, os.getloadavg()[0])
+    text = entry(options.name, rates, measured, cores=cores, load=load)
+    path = Path(options.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(text)
+    print(f"written to {path}; load average while measuring {load:.1f} on {cores} cores")
+    return 0
+
+
+def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int, load: float) -> str:
+    """The entry as YAML, in the form of planner/hardware.yaml."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    where = f"{platform.node()}, {date.today().isoformat()}, torch {torch.__version__}"
+    lines = [
+        f"# Measured by python -m benchmarks.calibrate on {where}; load average {load:.1f} on {cores} cores.",
+        f"{name}:",
+        f"  memory: {memory // cores} B",
+        f"  peak: {{{', '.join(f'{p}: {rate / 1e9:.4g} GFLOPS' for p, rate in rates.peaks.items())}}}",
+        f"  source: measured, {where}",
+        "  gemm:",
+        *(f"    {precision}: {_points(points)}" for precision, points in rates.gemm.items()),
+        "  grouped:",
+        *(f"    {precision}: {_points(points)}" for precision, points in rates.grouped.items()),
+        "  elementwise: ["
+        + ", ".join(f"[{moved:.0f} B, {rate / 1e9:.4g} GB/s]" for moved, rate in rates.elementwise)
+        + "]",
+        f"  operation: {rates.operation_s * 1e6:.4g} us",
+        *_network(name, measured),
+        *([f"  cores: {cores}"] if name == CPU else []),
+        *(["  collectives:"] if measured else []),
+        *(
+            f"    - {{kind: {m['kind']}, ranks_on_host: {m['ranks_on_host']}, group: {m['group']}, points: ["
+            + ", ".join(f"[{size:.0f} B, {seconds * 1e6:.4g} us]" for size, seconds in m["points"])
+            + "]}"
+            for m in measured
+        ),
+        "  sources:",
+        "    gemm: measured, a product and the two of its backward pass; as many at once as there are cores",
+        "    elementwise: measured, a product of two tensors in memory",
+        "    operation: measured, a chain of small operations through autograd",
+        f"    network: {'measured, gloo between ranks of this host' if measured else 'as shipped'}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _network(name: str, measured: list[dict[str, Any]]) -> list[str]:
+    """Beyond this host nothing was measured: what is shipped for such a device stays."""
+    shipped = device_named(name)
+    smallest = [m["points"][0][1] for m in measured if m["kind"] == "all_reduce"]
+    intra = min(smallest) if smallest else shipped.intra_latency_s
+    return [
+        f"  latency: {{intra_host: {intra * 1e6:.4g} us, "
+        f"inter_host: {shipped.inter_latency_s * 1e6:.4g} us}}",
+        f"  message: {shipped.message_s * 1e6:.4g} us",
+        f"  link_share: {shipped.link_share}",
+        f"  tile_rows: {shipped.tile_rows}",
+    ]
+
+
+def _points(points: list[tuple[float, float]]) -> str:
+    return "[" + ", ".join(f"[{size:.4g}, {share:.4g}]" for size, share in sorted(points)) + "]"
+
+
+# Forked ranks
+
+
+def _run(ranks: int, work: Any, argument: str) -> Any:
+    """What `work` found on rank 0 of so many processes with one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = processes.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        store = str(Path(folder) / "store")
+        started = [
+            context.Process(target=_rank, args=(rank, ranks, store, work, argument, sender), daemon=True)
+            for rank in range(ranks)
+        ]
+        for process in started:
+            process.start()
+        sender.close()
+        try:
+            found = receiver.recv()
+        except EOFError:
+            raise RuntimeError("a rank ended without a result; what it said stands above") from None
+        for process in started:
+            process.join()
+    return found
+
+
+def _rank(rank: int, ranks: int, store: str, work: Any, argument: str, sender: Connection) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    found = work(rank, ranks, argument)
+    if rank == 0:
+        sender.send(found)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _primitives(rank: int, ranks: int, name: str) -> Rates:
+    return primitives.measure(torch.device("cpu" if name == CPU else "cuda"))
+
+
+def _collectives(rank: int, ranks: int, group: str) -> dict[str, list[tuple[float, float]]]:
+    return collectives.measure(rank, ranks, int(group))
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibrate", description=__doc__)
+    parser.add_argument(
+        "--out", default=f"runs/{CALIBRATION_NAME}", help="the file (output.folder/hardware.yaml)"
+    )
+    parser.add_argument(
+        "--name", default=CPU, choices=sorted(devices()), help="the device, as cluster.gpu names it"
+    )
+    parser.add_argument(
+        "--ranks", type=int, nargs="*", default=[2, 4], help="ranks on this host, for collectives"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
