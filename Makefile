@@ -23,6 +23,9 @@ test-all: .venv
 matrix: .venv
 	$(BIN)/python -W ignore -m tests.distributed.matrix_table
 
+bench: .venv
+	$(BIN)/python -m benchmarks.calibrate
+
 check: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

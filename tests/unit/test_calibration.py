@@ -1,0 +1,47 @@
+"""What the calibration writes is what the planner reads. Imports torch, measures nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.calibrate import entry
+from benchmarks.primitives import Rates
+from planner import load
+from planner.hardware import device_of
+
+RATES = Rates(
+    peaks={"fp32": 75.9e9, "bf16": 5.8e9},
+    gemm={"fp32": [(64.0, 0.3), (1024.0, 1.0)], "bf16": [(64.0, 0.5), (1024.0, 1.0)]},
+    grouped={"fp32": [(46.15, 0.4), (256.0, 0.9)], "bf16": [(46.15, 0.7), (256.0, 1.0)]},
+    elementwise=[(12_000.0, 2e9), (6_000_000.0, 7e9)],
+    operation_s=3e-6,
+)
+MEASURED = [
+    {"kind": "all_reduce", "ranks_on_host": 4, "group": 2, "points": [(64.0, 4e-4), (4_194_304.0, 4e-3)]}
+]
+
+
+def test_an_entry_is_read_back_as_it_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.yaml"
+    path.write_text(entry("cpu", RATES, MEASURED, cores=2, load=0.5), encoding="utf-8")
+    device = device_of(load("ds_configs/tiny_cpu.yaml").cluster.gpu, path)
+    assert device.is_calibrated
+    assert device.peak == {"fp32": 75.9e9, "bf16": 5.8e9}
+    assert device.gemm["fp32"].points == ((64.0, 0.3), (1024.0, 1.0))
+    assert device.grouped["bf16"].points == ((46.15, 0.7), (256.0, 1.0))
+    assert device.elementwise.points == ((12_000.0, 2e9), (6_000_000.0, 7e9))
+    assert (device.operation_s, device.cores) == (pytest.approx(3e-6), 2)
+    (collective,) = device.collectives
+    assert (collective.kind, collective.ranks_on_host, collective.group) == ("all_reduce", 4, 2)
+    assert collective.seconds(64) == pytest.approx(4e-4)
+    assert device.intra_latency_s == pytest.approx(4e-4)
+
+
+def test_without_collectives_the_shipped_network_stays(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.yaml"
+    path.write_text(entry("H100", RATES, [], cores=8, load=0.5), encoding="utf-8")
+    gpu = load("ds_configs/tiny_cpu.yaml", ["cluster.gpu=H100", "cluster.gpus_per_host=4"]).cluster.gpu
+    device = device_of(gpu, path)
+    assert device.intra_latency_s == pytest.approx(12e-6)
+    assert device.link_share == 0.85
+    assert device.cores is None
