@@ -75,8 +75,8 @@ def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int
         ),
         "  sources:",
         "    gemm: measured, a product and the two of its backward pass; as many at once as there are cores",
-        "    elementwise: measured, a product of two tensors in memory",
-        "    operation: measured, a chain of small operations through autograd",
+        "    elementwise: measured, a mixture of operations on tensors that take turns",
+        "    operation: measured, a chain of small operations and views through autograd",
         f"    network: {'measured, gloo between ranks of this host' if measured else 'as shipped'}",
         "",
     ]

@@ -15,6 +15,7 @@ _GROUPS = 16
 _GROUPED = ((6, 64), (24, 64), (96, 64), (96, 128), (256, 256))  # rows of one expert, its width
 _MOVED = (12_000, 100_000, 400_000, 1_500_000, 6_000_000, 48_000_000)  # bytes of one operation
 _CHAIN = 64
+_LIVE_BYTES, _ROUNDS = 32 * 2**20, 4  # of the tensors that take turns; how many turns are timed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,21 +99,47 @@ def _grouped_rate(rows: int, width: int, dtype: torch.dtype, device: torch.devic
 
 
 def _moving_rate(moved: int, device: torch.device) -> float:
-    """Bytes/s of an operation that reads two tensors and makes a third, without what issuing it takes."""
-    a, b, tiny = (torch.randn(size, device=device) for size in (moved // 12, moved // 12, 4))
-    whole, issued = seconds(lambda: a * b, device), seconds(lambda: tiny * tiny, device)
-    return moved / max(whole - issued, 0.2 * whole)
+    """Bytes/s of a mixture of operations, of `moved` bytes where two tensors are read and one is made.
+
+    Issuing them is left out.
+    The tensors change in turn, so that most come from memory, as activations do in a step.
+    """
+    return _mixture_bytes(moved // 12) / max(
+        seconds(_mixture(moved // 12, device), device, 0.5) - seconds(_mixture(64, device), device), 1e-9
+    )
+
+
+def _mixture(elements: int, device: torch.device) -> Callable[[], object]:
+    width = 64
+    rows = max(1, elements // width)
+    num_pairs = max(2, min(64, _LIVE_BYTES // (8 * rows * width)))
+    pairs = [tuple(torch.rand(rows, width, device=device) + 1 for _ in range(2)) for _ in range(num_pairs)]
+    order = torch.randperm(rows, device=device)
+
+    def work() -> None:
+        for _ in range(_ROUNDS):
+            a, b = pairs[0]
+            pairs.append(pairs.pop(0))
+            kept = (a * b, a + b, functional.silu(a), a.square(), a / b, a.sum(-1), a.index_select(0, order))
+            del kept
+
+    return work
+
+
+def _mixture_bytes(elements: int) -> float:
+    """Three tensors for the operations of two, two for those of one, one for the sum."""
+    return float(_ROUNDS * 4 * elements * (3 + 3 + 2 + 2 + 3 + 1 + 2))
 
 
 def _operation_s(device: torch.device) -> float:
-    """Seconds to issue an operation, over a chain of them forward and backward through autograd."""
-    x = torch.ones(4, device=device, requires_grad=True)
-    factor = torch.ones(4, device=device)
+    """Seconds to issue an operation with a view beside it, as in a model: a chain forward and backward."""
+    x = torch.ones(2, 2, device=device, requires_grad=True)
+    factor = torch.ones(2, 2, device=device)
 
     def work() -> None:
         y: Tensor = x
         for _ in range(_CHAIN):
-            y = y * factor
+            y = (y * factor).transpose(0, 1)
         y.sum().backward()
 
     return seconds(work, device) / (2 * _CHAIN)
