@@ -32,6 +32,8 @@ class Held:
 
 def held_by_rank(plan: Plan) -> Held:
     """Runs two steps of `plan` on this rank and weighs what it holds."""
+    # What the parent of the forked ranks holds (tests before this one) is not this rank's.
+    inherited = _all_tensors()
     engine, groups = start(plan)
     peak = _Peak(engine)
     for step in range(2):
@@ -51,7 +53,7 @@ def held_by_rank(plan: Plan) -> Held:
         masters=weigh(masters),
         moments=weigh(tensor for state in adam.state.values() for tensor in state.values()),
         gradients=peak.bytes,
-        everything=weigh(_all_tensors()),
+        everything=weigh(_all_tensors()) - weigh(inherited),
         largest=max(p.numel() * p.element_size() for p in engine.module.parameters()),
         num_groups=len(adam.param_groups),
     )
