@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launch.envfile import OPERATOR_VARIABLES
 from launch.hostfile import is_local, made_up
+from launch.ssh_options import OPTIONS
 from planner import Plan
 
 # The files that a launch reads or keeps; each carries the plan's fingerprint.
@@ -18,12 +19,14 @@ class Place:
     """Where a launch happens: paths that are the same on every host.
 
     project: the folder of train.py. run: the run's folder. python: the interpreter, a path or a name.
+    program: what every rank runs, as DeepSpeed's runner takes it; it writes done.json or failed.json to run.
     """
 
     project: Path
     run: Path
     python: str
     ssh_config: Path | None
+    program: tuple[str, ...] = ("train.py",)
 
 
 def launch_sh(plan: Plan, place: Place) -> str:
@@ -57,6 +60,8 @@ def fill(text: str, plan: Plan, place: Place) -> str:
         "WORLD": str(world),
         "LAST": ",".join(map(str, range(world))),
         "FIRST": shlex.quote(plan.hosts[0].name),
+        "PROGRAM": shlex.join(place.program),
+        "SSH_OPTIONS": " ".join(OPTIONS),
         "SSH_CONFIG_FILE": shlex.quote(str(place.ssh_config)),
     }
     return re.sub(r"@([A-Z_]+)@", lambda match: values[match.group(1)], text)
@@ -139,7 +144,7 @@ for process in runner.children() or [runner]:
 
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
 command=("$python" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus @WORLD@
-  --master_port "$port" --no_local_rank --quiet train.py --strategy "$run/strategy.yaml")
+  --master_port "$port" --no_local_rank --quiet @PROGRAM@ --strategy "$run/strategy.yaml")
 """
 
 _SSH_CONFIG = """\
@@ -151,7 +156,7 @@ ssh_options+=(-F "$ssh_config")
 _REMOTE_START = """\
 command -v pdsh >/dev/null || refuse 'DeepSpeed starts other hosts with pdsh, which is not installed here'
 # Never a prompt, and an end where a host is cut off: without keep-alives pdsh would wait for ever.
-ssh_options=(-o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=5 -o ServerAliveCountMax=6)
+ssh_options=(@SSH_OPTIONS@)
 @SSH_CONFIG@export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} ${ssh_options[*]}"
 export DS_ENV_FILE="$run/env"
 @ACCELERATOR@# Rank 0 is on the first host; where that is an alias of ssh's, this is what it stands for.
@@ -168,7 +173,7 @@ ask_to_stop() {
 # DeepSpeed's own check of ssh knows nothing of the options above.
 command=("$python" -m deepspeed.launcher.runner --hostfile "$run/hostfile" --force_multi --no_ssh_check
   --master_addr "$master" --master_port "$port" --no_local_rank --enable_each_rank_log "$run/logs"
-  train.py --strategy "$run/strategy.yaml")
+  @PROGRAM@ --strategy "$run/strategy.yaml")
 echo "launch.sh: @RANKS@; rank 0 tells the story in $run/logs/*_rank0.log"
 """
 

@@ -41,7 +41,7 @@ mkdir -p "$run/logs"
 
 command -v pdsh >/dev/null || refuse 'DeepSpeed starts other hosts with pdsh, which is not installed here'
 # Never a prompt, and an end where a host is cut off: without keep-alives pdsh would wait for ever.
-ssh_options=(-o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=5 -o ServerAliveCountMax=6)
+ssh_options=(-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=6)
 export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} ${ssh_options[*]}"
 export DS_ENV_FILE="$run/env"
 # Rank 0 is on the first host; where that is an alias of ssh's, this is what it stands for.

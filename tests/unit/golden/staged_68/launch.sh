@@ -37,7 +37,7 @@ mkdir -p "$run/logs"
 
 command -v pdsh >/dev/null || refuse 'DeepSpeed starts other hosts with pdsh, which is not installed here'
 # Never a prompt, and an end where a host is cut off: without keep-alives pdsh would wait for ever.
-ssh_options=(-o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=5 -o ServerAliveCountMax=6)
+ssh_options=(-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=6)
 ssh_config=/srv/switchyard/cluster.ssh
 [[ -r $ssh_config ]] || refuse "the ssh configuration $ssh_config cannot be read"
 ssh_options+=(-F "$ssh_config")
