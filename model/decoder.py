@@ -75,13 +75,13 @@ class Decoder(nn.Module):
         groups: ModelGroups,
         layers: Sequence[int],
         has_embedding: bool,
-        has_output: bool,
+        has_norm: bool,
     ) -> None:
         super().__init__()
         if has_embedding:
             self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, groups)
         self.layers = nn.ModuleDict({str(layer): DecoderLayer(config, layer, groups) for layer in layers})
-        if has_output:
+        if has_norm:
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 

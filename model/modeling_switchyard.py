@@ -13,7 +13,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from .attention import attention_mask, rotations
-from .collectives import ModelGroups, Shard
+from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
 from .decoder import Decoder, RoutingSums, sum_routings
 from .initialisation import initialize_parameters
@@ -40,7 +40,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
     """A Mixture-of-Experts causal language model, or this rank's part of one.
 
     `groups`: the tensor and expert parallel groups; this rank then holds its shards only. `layers`,
-    `has_embedding`, `has_output`: the part a pipeline stage holds. Names of parameters are always those
+    `has_embedding`, `has_output`, `has_norm` (the final one; None: with the output): the part a pipeline
+    stage holds. Names of parameters are always those
     in the whole model. Weights are drawn from torch's current seed, by name (see `initialize_parameters`).
     """
 
@@ -51,6 +52,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         layers: Sequence[int] | None = None,
         has_embedding: bool = True,
         has_output: bool = True,
+        has_norm: bool | None = None,
     ) -> None:
         super().__init__(config)
         self.groups = groups if groups is not None else ModelGroups()
@@ -58,8 +60,9 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         held = tuple(every if layers is None else layers)
         assert set(held) <= set(every), f"layers {held} are not all among the {len(every)} of the model"
         self.has_embedding, self.has_output = has_embedding, has_output
-        self.is_whole = has_embedding and has_output and held == tuple(every)
-        self.model = Decoder(config, self.groups, held, has_embedding, has_output)
+        has_norm = has_output if has_norm is None else has_norm
+        self.is_whole = has_embedding and has_norm and has_output and held == tuple(every)
+        self.model = Decoder(config, self.groups, held, has_embedding, has_norm)
         if has_output:
             if config.aggregation == "linear":
                 self.aggregation = Aggregation(config.hidden_size, self.groups)
@@ -81,9 +84,22 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
     def cross_entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None) -> CrossEntropy:
         """Final norm, aggregation, head and loss, summed over the valid tokens. `targets_BS` are not shifted
         here; -100 is ignored as a masked token is."""
-        x_TD = self._before_head(x_BSD).flatten(0, 1)
-        mask_T = None if mask_BS is None else mask_BS.reshape(-1)
-        return self.lm_head.cross_entropy(x_TD, targets_BS.reshape(-1), mask_T)
+        return self._entropy(self._before_head(x_BSD), targets_BS, mask_BS)
+
+    def normalize(self, x_BSD: Tensor) -> Tensor:
+        """The final norm alone, for a part that holds it and hands its result to the output's ranks."""
+        return self.model.norm(x_BSD)
+
+    def cross_entropy_of_share(
+        self, x_BSC: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None
+    ) -> CrossEntropy:
+        """As `cross_entropy`, from this rank's share of normalised vectors: [B, S, C], C its columns of D."""
+        if self.config.aggregation == "linear":
+            x_BSD = self.aggregation.of_share(x_BSC)
+        else:
+            groups = self.groups
+            x_BSD = gather_from_tp(x_BSC, self.config.hidden_size, groups.tp, groups.clock, dim=-1)
+        return self._entropy(x_BSD, targets_BS, mask_BS)
 
     def shards(self) -> dict[str, Shard]:
         """Where each parameter of this rank sits in its global tensor, by global name."""
@@ -218,6 +234,10 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             if routing is not None:
                 routings.append(routing)
         return x_BSD, routings
+
+    def _entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None) -> CrossEntropy:
+        mask_T = None if mask_BS is None else mask_BS.reshape(-1)
+        return self.lm_head.cross_entropy(x_BSD.flatten(0, 1), targets_BS.reshape(-1), mask_T)
 
     def _before_head(self, x_BSD: Tensor) -> Tensor:
         x_BSD = self.model.norm(x_BSD)

@@ -44,7 +44,11 @@ class Aggregation(RowLinear):
         super().__init__(hidden_size, hidden_size, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(split_to_tp(x, self.groups.tp, self.groups.clock, dim=-1))
+        return self.of_share(split_to_tp(x, self.groups.tp, self.groups.clock, dim=-1))
+
+    def of_share(self, x: Tensor) -> Tensor:
+        """The same from the columns of x that are this rank's inputs."""
+        return super().forward(x)
 
 
 class LMHead(ColumnLinear):

@@ -76,6 +76,7 @@ def plan_dict(plan: Plan, environment: Mapping[str, str] | None = None) -> dict[
                 "name": stage.name,
                 "layers": list(stage.layers),
                 "has_embedding": stage.has_embedding,
+                "has_norm": stage.has_norm,
                 "has_output": stage.has_output,
                 "ranks": [stage.dense.first_rank, stage.dense.last_rank],
                 "micro_batch": plan.batch.micro_batch_of(stage),

@@ -74,7 +74,7 @@ def count_parameters(model: ModelShape, tensors: Iterable[ParameterTensor]) -> P
 def whole_model(model: ModelShape) -> tuple[ParameterTensor, ...]:
     """Every parameter of the model, unsplit."""
     layers = tuple(range(model.num_hidden_layers))
-    return part_of_model(model, layers=layers, has_embedding=True, has_output=True)
+    return part_of_model(model, layers=layers, has_embedding=True, has_norm=True, has_output=True)
 
 
 def parameters_of(plan: Plan, rank: int) -> tuple[ParameterTensor, ...]:
@@ -89,6 +89,7 @@ def stage_parameters(model: ModelShape, stage: Stage, tp_rank: int = 0) -> tuple
         model,
         layers=stage.layers,
         has_embedding=stage.has_embedding,
+        has_norm=stage.has_norm,
         has_output=stage.has_output,
         tp=stage.dense.size("tp"),
         tp_rank=tp_rank,
@@ -102,12 +103,13 @@ def part_of_model(
     *,
     layers: tuple[int, ...],
     has_embedding: bool,
+    has_norm: bool,
     has_output: bool,
     tp: int = 1,
     tp_rank: int = 0,
     ep: int = 1,
 ) -> tuple[ParameterTensor, ...]:
-    """Some layers, perhaps the embedding, perhaps the output, as one rank of tp and ep holds them.
+    """Some layers, perhaps the embedding, the final norm, the output, as one rank of tp and ep holds them.
 
     The ranks of an EP group hold equally much: other experts of the same shapes.
     """
@@ -118,6 +120,8 @@ def part_of_model(
     for layer in layers:
         is_dense = layer < model.first_dense_layers
         tensors += _named(layer, _layer(model, is_dense, tp, tp_rank, ep))
+    if has_norm:
+        tensors.append(ParameterTensor(name="model.norm.weight", kind="norms", shape=(model.hidden_size,)))
     if has_output:
         tensors += _output(model, tp, tp_rank)
     return tuple(tensors)
@@ -189,7 +193,6 @@ def _mlp(
 
 def _output(model: ModelShape, tp: int, tp_rank: int) -> Iterator[ParameterTensor]:
     hidden = model.hidden_size
-    yield ParameterTensor(name="model.norm.weight", kind="norms", shape=(hidden,))
     if model.aggregation == "linear":
         yield _split("aggregation.weight", "aggregation", (hidden, share(hidden, tp, tp_rank)), tp)
     yield _split("lm_head.weight", "head", (share(model.vocab_size, tp, tp_rank), hidden), tp)

@@ -96,6 +96,8 @@ class Parts:
                 found.append((times, self._part(plan, stage, network, which, key)))
         if stage.has_embedding:
             found.append((1, self._part(plan, stage, network, "embedding", key)))
+        if stage.has_norm:
+            found.append((1, self._part(plan, stage, network, "norm", key)))
         if stage.has_output:
             found.append((1, self._part(plan, stage, network, "output", key)))
         return tuple(found)
@@ -105,7 +107,11 @@ class Parts:
         if key not in self._known:
             layer = {"dense": (0,), "moe": (plan.strategy.model.first_dense_layers,)}.get(which, ())
             alone = replace(
-                stage, layers=layer, has_embedding=which == "embedding", has_output=which == "output"
+                stage,
+                layers=layer,
+                has_embedding=which == "embedding",
+                has_norm=which == "norm",
+                has_output=which == "output",
             )
             self._known[key] = _part(plan, alone, self.device, network)
         return self._known[key]

@@ -12,12 +12,14 @@ class Stage:
     """Ranks that hold the same layers, in two views of the same block of ranks.
 
     `dense` has the axes data × tp: its first axis is the stage's data-parallel size. `expert` has edp × ep,
-    and is None where a stage holds no layers.
+    and is None where a stage holds no layers. The final norm (`has_norm`) is with the last layer, so that
+    what aggregation ranks get are slices of vectors that are ready for their rows.
     """
 
     name: str
     layers: tuple[int, ...]
     has_embedding: bool
+    has_norm: bool
     has_output: bool
     dense: Grid
     expert: Grid | None
@@ -61,6 +63,7 @@ def colocated(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
                 name="all" if parallel.pp == 1 else f"layers-{i}",
                 layers=layers,
                 has_embedding=i == 0,
+                has_norm=i == parallel.pp - 1,
                 has_output=i == parallel.pp - 1,
                 dense=Grid(axes=("data", "tp"), sizes=(n // parallel.tp, parallel.tp), first_rank=first),
                 expert=Grid(axes=("edp", "ep"), sizes=(n // parallel.ep, parallel.ep), first_rank=first),
@@ -85,6 +88,7 @@ def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
             name="experts" if pp == 1 else f"experts-{i}",
             layers=layers,
             has_embedding=False,
+            has_norm=i == pp - 1,
             has_output=False,
             dense=Grid(axes=("data", "tp"), sizes=(dp * ep, 1), first_rank=first_expert + i * dp * ep),
             expert=Grid(axes=("edp", "ep"), sizes=(dp, ep), first_rank=first_expert + i * dp * ep),
@@ -96,6 +100,7 @@ def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
             name="embedding",
             layers=(),
             has_embedding=True,
+            has_norm=False,
             has_output=False,
             dense=Grid(axes=("data", "tp"), sizes=(dp, tp), first_rank=first_embedding),
             expert=None,
@@ -105,6 +110,7 @@ def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
             name="aggregation",
             layers=(),
             has_embedding=False,
+            has_norm=False,
             has_output=True,
             dense=Grid(axes=("data", "tp"), sizes=(dp, tp), first_rank=first_aggregation),
             expert=None,

@@ -123,7 +123,8 @@ class Sweep:
             data = spread_of(stage.dense, "data", size)
             edp = data if stage.expert is None else spread_of(stage.expert, "edp", size)
             tp = spread_of(stage.dense, "tp", size)
-            key = (dense, len(stage.layers), stage.has_embedding, stage.has_output, tp, ep, size)
+            ends = (stage.has_embedding, stage.has_norm, stage.has_output)
+            key = (dense, len(stage.layers), *ends, tp, ep, size)
             full = (*key, data, edp)
             if full not in seen:
                 seen[full] = len(kinds)

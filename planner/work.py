@@ -67,6 +67,7 @@ def stage_work(plan: Plan, stage: Stage, load: Load = BALANCED) -> tuple[Work, .
         dense,
         len(stage.layers) - dense,
         stage.has_embedding,
+        stage.has_norm,
         stage.has_output,
         plan.strategy.runtime.recompute == "layer",
     )
@@ -78,6 +79,7 @@ def _works(
     num_dense: int,
     num_moe: int,
     has_embedding: bool,
+    has_norm: bool,
     has_output: bool,
     recomputes: bool,
 ) -> tuple[Work, ...]:
@@ -95,6 +97,8 @@ def _works(
     for work in _layers(p, num_dense, num_moe):
         repeated = work.flops_recompute + (work.flops_forward if recomputes else 0)
         works.append(replace(work, flops_recompute=repeated))
+    if has_norm:
+        works.append(_final_norm(p))
     if has_output:
         works += (replace(work, is_in_layer=False) for work in _output(p))
     return tuple(works)
@@ -228,14 +232,18 @@ def _experts(p: Portion, layers: int) -> Work:
     )
 
 
-def _output(p: Portion) -> Iterator[Work]:
-    hidden = p.model.hidden_size
-    yield Work(
+def _final_norm(p: Portion) -> Work:
+    return Work(
         name="final norm",
         kind="norms",
         num_layers=1,
-        activation_bytes=activations.norm(p, p.tokens, hidden),
+        is_in_layer=False,
+        activation_bytes=activations.norm(p, p.tokens, p.model.hidden_size),
     )
+
+
+def _output(p: Portion) -> Iterator[Work]:
+    hidden = p.model.hidden_size
     if p.model.aggregation == "linear":
         gemms = (Gemm(m=p.tokens, n=hidden, k=share(hidden, p.tp, 0)),)
         yield _of_gemms("aggregation", "aggregation", 1, gemms, activations.aggregation(p))

@@ -62,6 +62,7 @@ def built(plan: Plan, rank: int) -> SwitchyardForCausalLM:
             groups=groups,
             layers=stage.layers,
             has_embedding=stage.has_embedding,
+            has_norm=stage.has_norm,
             has_output=stage.has_output,
         )
 
