@@ -1,4 +1,9 @@
-"""Times collectives of gloo between ranks of this host: all groups of a size at once, as in a step."""
+"""Times collectives of gloo between ranks of this host as a step meets them: after work of each rank's own.
+
+A collective in an empty loop finds its peers waiting and its data in cache; in a step it finds neither, and
+where a host has more ranks than cores its peers may not even have begun. So each is timed as what it adds to
+a loop of work, all groups of a size at once.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,25 +12,38 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-KINDS = ("all_to_all", "all_reduce", "all_gather")
-SIZES = (64, 4_096, 65_536, 524_288, 4_194_304)  # bytes of a rank: sent, summed, or gathered
-_BUDGET_S, _REPEATS = 0.4, 40
+KINDS = ("all_to_all", "all_reduce", "all_gather", "send")
+SIZES = (64, 4_096, 65_536, 524_288, 4_194_304)  # bytes of a rank: sent, summed, gathered, or of one message
+# Between two collectives a rank of a small model computes for some milliseconds.
+_WORK_S = 2e-3
+_WORK_ROWS, _WORK_WIDTH, _WORK_TENSORS = 1_024, 64, 48  # 12 MB that take turns: more than a core's cache
+_BATCH_S, _BATCHES = 0.12, 5  # seconds of one batch of repetitions, and how many of each are made
+
+Action = Callable[[], object]
 
 
 def measure(rank: int, world: int, group_size: int) -> dict[str, list[tuple[float, float]]]:
-    """kind -> (bytes, seconds on the slowest rank), over consecutive groups. Collective."""
+    """kind -> (bytes, seconds), over consecutive groups. Collective.
+
+    `send`: one way of a message between neighbours, measured in groups of two.
+    """
     groups = [
         dist.new_group(list(range(first, first + group_size)), timeout=timedelta(minutes=5))
         for first in range(0, world, group_size)
     ]
     group = groups[rank // group_size]
-    return {
-        kind: [(float(size), _seconds(_work(kind, size, group_size, group))) for size in SIZES]
-        for kind in KINDS
-    }
+    work = _work_of(world)
+    alone_s = _batch_s(work, int(_BATCH_S / _WORK_S))
+    found: dict[str, list[tuple[float, float]]] = {}
+    for kind in KINDS if group_size == 2 else KINDS[:-1]:
+        found[kind] = [
+            (float(size), _added_s(_collective(kind, size, rank, group_size, group), work, alone_s))
+            for size in SIZES
+        ]
+    return found
 
 
-def _work(kind: str, size: int, group_size: int, group: dist.ProcessGroup) -> Callable[[], object]:
+def _collective(kind: str, size: int, rank: int, group_size: int, group: dist.ProcessGroup) -> Action:
     elements = max(group_size, size // 4 // group_size * group_size)
     whole = torch.zeros(elements)
     if kind == "all_to_all":
@@ -33,23 +51,56 @@ def _work(kind: str, size: int, group_size: int, group: dist.ProcessGroup) -> Ca
         return lambda: dist.all_to_all_single(received, whole, group=group)
     if kind == "all_reduce":
         return lambda: dist.all_reduce(whole, group=group)
-    share = torch.zeros(elements // group_size)
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    return lambda: gather(whole, share, group=group)
+    if kind == "all_gather":
+        share = torch.zeros(elements // group_size)
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        return lambda: gather(whole, share, group=group)
+    if rank % 2 == 0:
+        return lambda: dist.send(whole, dst=rank + 1, group=group)
+    return lambda: dist.recv(whole, src=rank - 1, group=group)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """The lower quartile of one rank, the largest over the world; every rank repeats it as often."""
+def _work_of(world: int) -> Action:
+    """Some products and operations that are none, of about _WORK_S of a core's time on every rank."""
+    tensors = [torch.rand(_WORK_ROWS, _WORK_WIDTH) for _ in range(_WORK_TENSORS)]
+    weight = torch.rand(_WORK_WIDTH, _WORK_WIDTH) / _WORK_WIDTH
+
+    def some(repeats: int) -> None:
+        for _ in range(repeats):
+            a, b = tensors.pop(0), tensors[0]
+            tensors.append(torch.sigmoid((a * b + a) @ weight))
+
+    some(_WORK_TENSORS)
+    began = time.process_time()
+    some(4 * _WORK_TENSORS)
+    each = torch.tensor([(time.process_time() - began) / (4 * _WORK_TENSORS)], dtype=torch.float64)
+    dist.all_reduce(each)  # every rank works equally much
+    repeats = max(1, round(_WORK_S / (float(each) / world)))
+    return lambda: some(repeats)
+
+
+def _added_s(collective: Action, work: Action, alone_s: float) -> float:
+    """What a collective adds to work: the least over batches of a mean, less that of work alone."""
+
+    def both() -> None:
+        work()
+        collective()
+
+    once_s = _mean_s(both, 3)
+    return max(1e-6, _batch_s(both, max(4, int(_BATCH_S / once_s))) - alone_s)
+
+
+def _batch_s(action: Action, repeats: int) -> float:
+    return min(_mean_s(action, repeats) for _ in range(_BATCHES))
+
+
+def _mean_s(action: Action, repeats: int) -> float:
+    """Seconds of one of `repeats`, from when all ranks begin to when all are done, on the slowest."""
+    dist.barrier()
     began = time.perf_counter()
-    for _ in range(3):
-        work()
-    each = torch.tensor([(time.perf_counter() - began) / 3])
-    dist.all_reduce(each, op=dist.ReduceOp.MAX)
-    found = []
-    for _ in range(max(5, min(_REPEATS, int(_BUDGET_S / float(each))))):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    slowest = torch.tensor([sorted(found)[len(found) // 4]], dtype=torch.float64)
+    for _ in range(repeats):
+        action()
+    dist.barrier()
+    slowest = torch.tensor([(time.perf_counter() - began) / repeats], dtype=torch.float64)
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     return float(slowest)

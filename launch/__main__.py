@@ -5,15 +5,16 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
+from launch.compare import compare
 from launch.fallback import fallback
 from launch.forecast import ledger, prediction_answer, print_prediction, search
 from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
+from launch.words import refuse_second, strategies_among
 from planner import Plan, Problem, StrategyError, build_plan, load
 
 # What a command does once its arguments are read. It runs outside of typer, which would turn an interrupt
@@ -38,7 +39,10 @@ def plan(
     strategy: Annotated[
         str | None, typer.Argument(help="a strategy in YAML; not needed with --from", show_default=False)
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="a second strategy to compare it with; key=value …", show_default=False),
+    ] = None,
     is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     is_plain: Annotated[
         bool, typer.Option("--plain", help="text without colour and lines, for logs")
@@ -56,7 +60,7 @@ def plan(
         ),
     ] = None,
 ) -> Work:
-    """What follows from a strategy: stages, ranks, hosts, groups, batch, memory, time."""
+    """What follows from a strategy: stages, ranks, hosts, groups, batch, memory, time. Two: side by side."""
 
     def work() -> int:
         if strategy is None:
@@ -64,8 +68,19 @@ def plan(
                 raise no_strategy()
             plainly = is_plain or not is_terminal(sys.stdout)
             return answer_model(model_from, is_json=is_json, is_plain=plainly)
-        _refuse_second_strategy(overrides or [])
-        built = build_plan(load(strategy, overrides or (), model_from=model_from))
+        others, changes = strategies_among(overrides or [])
+        if others:
+            return compare(
+                [strategy, *others],
+                changes,
+                hardware=hardware,
+                model_from=model_from,
+                plan_of=lambda built: _as_json(built, is_full),
+                is_json=is_json,
+                is_plain=is_plain or not is_terminal(sys.stdout),
+                is_full=is_full,
+            )
+        built = build_plan(load(strategy, changes, model_from=model_from))
         if is_json:
             answer = {"plan": _as_json(built, is_full), "prediction": prediction_answer(built, hardware)}
             print_json("plan", YES, answer)
@@ -101,7 +116,7 @@ def audit(
     def work() -> int:
         from launch.audit import run_audit
 
-        _refuse_second_strategy(overrides or [])
+        refuse_second(overrides or ())
         return run_audit(strategy, overrides or (), is_json=is_json, is_plain=is_plain)
 
     return work
@@ -119,7 +134,7 @@ def generate(
     def work() -> int:
         from launch.generate import generate as write
 
-        _refuse_second_strategy(overrides or [])
+        refuse_second(overrides or ())
         return write(strategy, overrides or (), is_json=is_json)
 
     return work
@@ -133,22 +148,6 @@ def _as_json(built: Plan, is_full: bool) -> dict[str, Any]:
     if is_full:
         content["strategy"] = built.strategy.model_dump(mode="json", context={"text": True})
     return content
-
-
-def _refuse_second_strategy(overrides: list[str]) -> None:
-    for text in overrides:
-        if "=" not in text and (text.endswith((".yaml", ".yml")) or Path(text).exists()):
-            raise StrategyError(
-                [
-                    Problem(
-                        path=None,
-                        line=None,
-                        found=f"{text} would be a second strategy; two plans side by side are not there yet",
-                        expected="one strategy, then key=value",
-                        fix="plan one after the other",
-                    )
-                ]
-            )
 
 
 def main(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ import typer
 
 from launch.answer import NO, YES, is_terminal, print_json
 from launch.forecast import device_for
+from launch.words import refuse_second
 from planner import Problem, StrategyError, load
 
 _ROWS = 12
@@ -31,6 +32,7 @@ def fallback(
     """The scaling questions and fallbacks; with a loss, what to run on what is left (1: nothing)."""
 
     def work() -> int:
+        refuse_second(overrides or ())
         if lost_hosts is not None and lost_gpus is not None:
             raise StrategyError([_two_losses()])
         plainly = is_plain or not is_terminal(sys.stdout)

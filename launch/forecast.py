@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.answer import NO, YES, is_terminal, print_json
+from launch.words import refuse_second
 from planner import Plan, Problem, StrategyError, load
 from planner.hardware import Device, calibration_path, device_of
 from planner.strategy import Strategy
@@ -27,7 +28,7 @@ def prediction_answer(built: Plan, hardware: str | None) -> dict[str, Any]:
     """The prediction of a plan for --json."""
     from planner.forecast import prediction_dict
 
-    prediction, run, checks, bar = _foresee(built, hardware)
+    prediction, run, checks, bar = foresee(built, hardware)
     return prediction_dict(built, prediction, run, checks, bar)
 
 
@@ -36,7 +37,7 @@ def print_prediction(built: Plan, hardware: str | None, *, is_plain: bool) -> No
     from planner.forecast import cause_table, forecast_lines, limit_notes, limit_table, phase_table
     from planner.report import print_tables
 
-    prediction, run, checks, bar = _foresee(built, hardware)
+    prediction, run, checks, bar = foresee(built, hardware)
     print()
     print_tables(
         ("Prediction", *(f"  {line}" for line in forecast_lines(built, prediction, run, bar))),
@@ -47,7 +48,8 @@ def print_prediction(built: Plan, hardware: str | None, *, is_plain: bool) -> No
     )
 
 
-def _foresee(built: Plan, hardware: str | None) -> Any:
+def foresee(built: Plan, hardware: str | None) -> Any:
+    """The prediction of a plan, its whole run, its limits, and the error bar of such predictions so far."""
     from planner.ledger import error_bar, read_ledger
     from planner.outlook import limit_checks, whole_run
     from planner.predict import predict
@@ -83,6 +85,7 @@ def search(
         from planner.report import print_tables
         from planner.search import search as find
 
+        refuse_second(overrides or ())
         given = load(strategy, overrides or ())
         found = find(given, device_for(given, hardware), _varied(vary))
         if write is not None:

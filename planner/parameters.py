@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Literal
 
@@ -25,7 +25,7 @@ class ParameterTensor:
     is_expert: bool = False
     is_split_over_tp: bool = False
 
-    @property
+    @cached_property
     def num_elements(self) -> int:
         return prod(self.shape)
 

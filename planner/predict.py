@@ -56,6 +56,14 @@ class Prediction:
         return self.busiest.phases.phases_s
 
     @property
+    def mean_phases_s(self) -> dict[str, float]:
+        """Means over ranks, which sum to the step too: what plans with other stages can be held against."""
+        return {
+            name: self._mean([stage.phases.phases_s[name] for stage in self.stages])
+            for name in self.busiest.phases.phases_s
+        }
+
+    @property
     def utilization(self) -> float:
         return self._mean([stage.utilization for stage in self.stages])
 

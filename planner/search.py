@@ -50,6 +50,13 @@ class Row:
     def name(self) -> str:
         return f"{self.option.parallel.short_name} {self.option.parallel.placement}"
 
+    @property
+    def way(self) -> tuple[object, ...]:
+        """What tells it from others but for recompute."""
+        option, p, training = self.option, self.option.parallel, self.space.strategy.training
+        degrees = (p.placement, p.ep, p.tp, p.pp, p.dp, p.zero_stage, option.micro_batch)
+        return (*degrees, training.global_batch, training.precision)
+
     def exact(self) -> "Row":
         """The same with its memory to the byte."""
         if self.is_exact:
@@ -97,7 +104,7 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
         rows=tuple(rows),
         pareto=tuple(row for row in front if row.headroom_bytes >= 0),
         num_legal=num_ways,
-        num_too_large=num_ways - len(rows),
+        num_too_large=num_ways - len({row.way for row in rows}),
         num_gpus=space.num_gpus,
         lines=tuple(_unused(space, largest, all_pp)),
     )
@@ -131,27 +138,24 @@ def _that_fit(rows: Sequence[Row]) -> list[Row]:
     """
     kept: list[Row] = []
     num_exact = 0
-    served: set[tuple[int, int, int, int, int, int, str, int, str, int]] = set()
+    served: set[tuple[object, ...]] = set()
     for row in rows:
         if row.peak_bytes > SURE_BELOW * row.limit_bytes:
             if num_exact < _EXACT_ROWS:
                 row, num_exact = row.exact(), num_exact + 1
             if row.headroom_bytes < 0:
                 continue
-            option, p, training = row.option, row.option.parallel, row.space.strategy.training
-            degrees = (p.ep, p.tp, p.pp, p.dp, p.zero_stage, option.micro_batch, p.placement)
-            key = (*degrees, training.global_batch, training.precision, row.gpus)
-            if key in served:
+            if row.way in served:
                 continue
-            served.add(key)
+            served.add(row.way)
         kept.append(row)
     return kept
 
 
 def why_better(row: Row, base: Prediction, device: Device) -> str:
-    """What a row gains against a prediction, largest first."""
+    """What a row gains against a prediction, by phase as the mean over ranks, largest first."""
     other = predict(row.plan, device)
-    before, after = base.phases_s, other.phases_s
+    before, after = base.mean_phases_s, other.mean_phases_s
     gains = sorted(((before[name] - after[name], name) for name in before), reverse=True)
     said = [
         f"{name} {before[name] * 1e3:.3g} → {after[name] * 1e3:.3g} ms" for gain, name in gains if gain > 0

@@ -6,7 +6,7 @@ under ZeRO 1 and 2 and cuts it into equal partitions over the ranks that hold th
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from planner.ds_config import zero_stage
 from planner.parameters import ParameterTensor, stage_parameters
@@ -81,7 +81,7 @@ class FlatGroup:
     ranks: int
     is_expert: bool
 
-    @property
+    @cached_property
     def num_elements(self) -> int:
         return sum(tensor.num_elements for tensor in self.tensors)
 

@@ -127,7 +127,13 @@ def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
         (("plan", "nothing.yaml"), "nothing.yaml: there is no such file"),
         (("plan", "ds_configs"), "ds_configs: this is a directory"),
         (("plan", REFERENCE, "--colour"), "No such option: --colour"),
-        (("plan", REFERENCE, "ds_configs/tiny_cpu.yaml"), "would be a second strategy"),
+        (("audit", REFERENCE, "ds_configs/tiny_cpu.yaml"), "would be a second strategy; only plan takes two"),
+        (
+            ("search", REFERENCE, "ds_configs/tiny_cpu.yaml"),
+            "would be a second strategy; only plan takes two",
+        ),
+        (("fallback", REFERENCE, "other.yml"), "would be a second strategy; only plan takes two"),
+        (("plan", REFERENCE, REFERENCE, REFERENCE), "3 strategies are given"),
         (("plan", REFERENCE, "nonsense"), "this is no override"),
     ],
 )

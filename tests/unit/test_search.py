@@ -27,6 +27,20 @@ def test_better_plans_than_the_references_are_found_and_explained(found: Search)
     assert any(row.name == "EP64_TP2_PP1_DP1 colocated" for row in found.rows)
 
 
+def test_legal_plans_are_those_that_fit_and_those_that_do_not(found: Search) -> None:
+    """A way to run a layout counts once, with recompute or without."""
+    ways = {
+        (
+            row.name,
+            row.strategy.parallel.zero_stage,
+            row.option.micro_batch,
+        )
+        for row in found.rows
+    }
+    assert len(ways) + found.num_too_large == found.num_legal
+    assert len(ways) < len(found.rows), "no layout was found with and without recompute"
+
+
 def test_rows_are_legal_ranked_and_what_predict_says(found: Search) -> None:
     speeds = [row.tokens_per_s for row in found.rows]
     assert speeds == sorted(speeds, reverse=True)
