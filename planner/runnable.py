@@ -21,16 +21,6 @@ def _missing(path: str, value: object, what: str, legal: str) -> Problem:
     )
 
 
-def _staged_placement(s: Strategy) -> Iterator[Problem]:
-    if s.parallel.placement == "staged":
-        yield _missing("parallel.placement", "staged", "the staged placement", "colocated")
-
-
-def _pipeline(s: Strategy) -> Iterator[Problem]:
-    if s.parallel.pp > 1:
-        yield _missing("parallel.pp", s.parallel.pp, "pipeline parallelism", "1")
-
-
 def _fp8(s: Strategy) -> Iterator[Problem]:
     if s.training.precision == "fp8":
         yield _missing("training.precision", "fp8", "FP8 training", "bf16")
@@ -77,8 +67,6 @@ def _operation(s: Strategy) -> Iterator[Problem]:
 
 
 _RULES = (
-    _staged_placement,
-    _pipeline,
     _fp8,
     _fp8_payload,
     _recompute,

@@ -5,6 +5,7 @@ The only place of the product that makes a process group. The tables exist befor
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch.distributed as dist
 
@@ -17,10 +18,23 @@ class GroupMismatch(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Link:
+    """What the ranks of two neighbouring stages hand over in: activations forward, gradients back.
+
+    Over NCCL a group for each, of both stages' ranks: it knows no tags, and what waits one way must not hold
+    up the other. gloo has tags, which tell messages apart in the one group of the world.
+    """
+
+    activations: dist.ProcessGroup
+    gradients: dist.ProcessGroup
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankGroups:
     """One rank's groups. `data` are its gradient peers for dense parameters, `edp` for its experts.
 
-    A group of one rank has a process group too: DeepSpeed asks for it.
+    A group of one rank has a process group too: DeepSpeed asks for it. `incoming` and `outgoing` lead to the
+    neighbouring stages, None at the ends of the model.
     """
 
     rank: int
@@ -29,6 +43,8 @@ class RankGroups:
     tp: Group
     ep: Group
     edp: Group
+    incoming: Link | None
+    outgoing: Link | None
     model: ModelGroups
 
     @property
@@ -56,6 +72,8 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
                     mine[axis] = Group(
                         process_group=made[ranks], ranks=ranks, rank=ranks.index(rank), size=len(ranks)
                     )
+    links = _make_links(plan)
+    place = plan.stages.index(plan.stage_of(rank))
     alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
     mine = {axis: mine.get(axis, alone) for axis in ("data", "tp", "ep", "edp")}
     model = ModelGroups(
@@ -63,7 +81,25 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
         ep=mine["ep"] if mine["ep"].size > 1 else None,
         clock=clock,
     )
-    return RankGroups(rank=rank, stage=plan.stage_of(rank), model=model, **mine)
+    return RankGroups(
+        rank=rank,
+        stage=plan.stages[place],
+        incoming=links[place - 1] if place > 0 else None,
+        outgoing=links[place] if place < len(links) else None,
+        model=model,
+        **mine,
+    )
+
+
+def _make_links(plan: Plan) -> list[Link]:
+    """One for each boundary, in the order in which activations flow."""
+    if dist.get_backend() != "nccl":
+        return [Link(activations=dist.group.WORLD, gradients=dist.group.WORLD)] * (len(plan.stages) - 1)
+    links = []
+    for before, after in pairwise(plan.stages):
+        ranks = sorted((*before.ranks, *after.ranks))
+        links.append(Link(activations=dist.new_group(ranks), gradients=dist.new_group(ranks)))
+    return links
 
 
 class StageGrid:
@@ -109,11 +145,12 @@ def give_to_deepspeed(groups: RankGroups) -> StageGrid:
     """
     from deepspeed.utils import groups as theirs
 
-    name = groups.expert_group_name
-    theirs._EXPERT_PARALLEL_GROUP[name] = groups.ep.process_group
-    theirs._EXPERT_PARALLEL_GROUP_RANKS[name] = list(groups.ep.ranks)
-    theirs._EXPERT_DATA_PARALLEL_GROUP[name] = groups.edp.process_group
-    theirs._EXPERT_DATA_PARALLEL_GROUP_RANKS[name] = list(groups.edp.ranks)
+    if groups.stage.expert is not None:
+        name = groups.expert_group_name
+        theirs._EXPERT_PARALLEL_GROUP[name] = groups.ep.process_group
+        theirs._EXPERT_PARALLEL_GROUP_RANKS[name] = list(groups.ep.ranks)
+        theirs._EXPERT_DATA_PARALLEL_GROUP[name] = groups.edp.process_group
+        theirs._EXPERT_DATA_PARALLEL_GROUP_RANKS[name] = list(groups.edp.ranks)
     grid = StageGrid(groups)
     theirs.mpu = grid
     return grid
@@ -127,16 +164,14 @@ def check_deepspeed(groups: RankGroups) -> None:
     """
     from deepspeed.utils import groups as theirs
 
-    name = groups.expert_group_name
-    found = {
-        "data": theirs._get_data_parallel_group(),
-        "tp": theirs.mpu.get_model_parallel_group(),
-        "ep": theirs._get_expert_parallel_group(name),
-        "edp": theirs._get_expert_data_parallel_group(name),
-    }
+    names = set() if groups.stage.expert is None else {groups.expert_group_name}
+    found = {"data": theirs._get_data_parallel_group(), "tp": theirs.mpu.get_model_parallel_group()}
+    for name in names:
+        found["ep"] = theirs._get_expert_parallel_group(name)
+        found["edp"] = theirs._get_expert_data_parallel_group(name)
     planned = {axis: getattr(groups, axis).ranks for axis in found}
     held = {axis: tuple(dist.get_process_group_ranks(group)) for axis, group in found.items()}
-    if held != planned or set(theirs._get_expert_parallel_group_dict()) != {name}:
+    if held != planned or set(theirs._get_expert_parallel_group_dict()) != names:
         raise GroupMismatch(
             f"rank {groups.rank}: DeepSpeed holds other groups than the plan\n"
             f"  plan:      {planned}\n  DeepSpeed: {held}"

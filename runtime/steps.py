@@ -11,8 +11,10 @@ from torch import Tensor
 
 from model.collectives import PhaseClock
 from planner import Batch, Stage
+from runtime.boundary import Ports
 from runtime.build import Sums, Totals
 from runtime.groups import RankGroups
+from runtime.schedule import Schedule, due, forward_only, one_forward_one_backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +49,32 @@ def train_step(
     micro_batches: Sequence[MicroBatch],
     totals: Totals,
     clock: PhaseClock,
+    schedule: Schedule = one_forward_one_backward,
 ) -> StepResult:
     """Forward and backward of every micro-batch, then one clipped update. Collective over the world.
 
     Gradients are summed over micro-batches and ranks: each loss is divided by `totals` already.
     """
+    ports: Ports = engine.module.ports
+    losses: dict[int, Tensor] = {}  # of the micro-batches in flight
     sums: list[Sums] = []
-    for micro_batch in micro_batches:
+    actions = schedule(ports.place, ports.num_stages, len(micro_batches))
+    for index, action in enumerate(actions):
+        ports.post(due(actions, index))
+        micro_batch = micro_batches[action.micro_batch]
+        if action.kind == "forward":
+            with clock.phase("compute"):
+                losses[action.micro_batch], micro_sums = engine(
+                    micro_batch.tokens_BS1, micro_batch.mask_BS, totals, action.micro_batch
+                )
+            sums.append(micro_sums)
+            continue
         with clock.phase("compute"):
-            loss, micro_sums = engine(micro_batch.tokens_BS1, micro_batch.mask_BS, totals)
             # `backward` divides by the accumulation. Asked not to (scale_wrt_gas=False), DeepSpeed 0.19.8
             # still does, in a hook on the forward's output (engine.py:3179); so the factor is given back.
-            engine.backward(loss * engine.gradient_accumulation_steps())
-        sums.append(micro_sums)
+            engine.backward(losses.pop(action.micro_batch) * engine.gradient_accumulation_steps())
+        if index == len(actions) - 1:
+            ports.finish()
         with clock.phase("optimizer"):
             engine.step()
     grad_norm = float(engine.get_global_grad_norm())
@@ -88,7 +103,13 @@ def validation_loss(
 ) -> float:
     """Mean cross-entropy over the validation tokens, the same on every rank. Collective over the world."""
     engine.eval()
-    sums = [engine.module(batch.tokens_BS1, batch.mask_BS, totals)[1] for batch in micro_batches]
+    ports: Ports = engine.module.ports
+    actions = forward_only(ports.place, ports.num_stages, len(micro_batches))
+    sums = []
+    for index, batch in enumerate(micro_batches):
+        ports.post(due(actions, index))
+        sums.append(engine.module(batch.tokens_BS1, batch.mask_BS, totals, index)[1])
+    ports.finish()
     engine.train()
     return _sum_over_world(sums, groups, engine.device)[0] / totals.num_tokens
 

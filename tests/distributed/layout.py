@@ -55,9 +55,7 @@ def run_layout(
         ],
         final=_assemble([r["final"] for r in ranks], replicas_agree),
         clipping=strategy.training.gradient_clipping,
-        expert_tokens=[
-            torch.stack([r["expert_tokens"][step] for r in ranks]).sum(0) for step in range(STEPS)
-        ],
+        expert_tokens=[_all_layers(plan, [r["expert_tokens"][step] for r in ranks]) for step in range(STEPS)],
     )
 
 
@@ -120,6 +118,16 @@ def _train(
         result["expert_tokens"].append(outcome.expert_tokens)
     result["final"] = [_part(view, view.tensor) for view in views(engine, groups)]
     return result
+
+
+def _all_layers(plan: Plan, by_rank: list[Tensor]) -> Tensor:
+    """Every MoE layer's counts, [layers, experts], from what ranks counted in the layers of their stages."""
+    model = plan.strategy.model
+    counts = torch.zeros(model.num_hidden_layers, model.num_experts, dtype=torch.int64)
+    for rank, found in enumerate(by_rank):
+        held = [layer for layer in plan.stage_of(rank).layers if layer >= model.first_dense_layers]
+        counts[held] += found
+    return counts[model.first_dense_layers :]
 
 
 def _holder(engine: Any, view: View) -> Tensor:

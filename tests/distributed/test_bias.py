@@ -50,9 +50,13 @@ def test_the_bias_moves_every_step_and_evens_the_load() -> None:
 def test_steering_by_hand() -> None:
     strategy = tiny(**BIAS)
     from model.modeling_switchyard import SwitchyardForCausalLM
+    from planner import build_plan
+    from runtime.boundary import Ports
     from runtime.build import model_config
 
-    module = TrainingModel(SwitchyardForCausalLM(model_config(strategy)), strategy.training)
+    (stage,) = build_plan(strategy).stages
+    ports = Ports(place=0, num_stages=1, incoming=None, outgoing=None)
+    module = TrainingModel(SwitchyardForCausalLM(model_config(strategy)), strategy.training, stage, ports)
     counts = torch.tensor([[4, 0, 2, 2, 2, 2, 2, 2], [9, 1, 0, 0, 0, 0, 0, 0]])
     module.steer_routers(counts)
     first, second = (module.model.model.layers[str(layer)].mlp.router.bias for layer in (0, 1))

@@ -287,13 +287,13 @@ def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
 
 def test_later_problems_get_the_line_or_override_of_their_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
-    path.write_text(TEXT + "  precision: fp8\nparallel: {placement: staged}\n")
-    overrides = ("parallel.pp=2",)
+    path.write_text(TEXT + "  precision: fp8\nruntime: {fp8_payload: true}\n")
+    overrides = ("runtime.recompute=layer",)
     placed = with_lines(runnable(load(path, overrides)), path, overrides)
     assert [(p.path, p.line, p.override) for p in placed] == [
-        ("parallel.placement", 19, None),
-        ("parallel.pp", None, "parallel.pp=2"),
         ("training.precision", 18, None),
+        ("runtime.fp8_payload", 19, None),
+        ("runtime.recompute", None, "runtime.recompute=layer"),
     ]
 
 

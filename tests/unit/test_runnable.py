@@ -14,8 +14,6 @@ def test_the_demo_runs() -> None:
 @pytest.mark.parametrize(
     ("overrides", "path"),
     [
-        (("parallel.placement=staged",), "parallel.placement"),
-        (("parallel.pp=2",), "parallel.pp"),
         (("training.precision=fp8",), "training.precision"),
         (("runtime.recompute=layer",), "runtime.recompute"),
         (("runtime.fp8_payload=true",), "runtime.fp8_payload"),
@@ -35,3 +33,8 @@ def test_what_is_not_there_yet_is_one_problem(overrides: tuple[str, ...], path: 
 
 def test_tensor_parallelism_and_loss_free_balancing_run() -> None:
     assert runnable(strategy("parallel=EP64_TP2", "training.balance=bias")) == ()
+
+
+def test_stages_run() -> None:
+    assert runnable(strategy("parallel.placement=staged")) == ()
+    assert runnable(strategy("parallel.pp=2")) == ()
