@@ -146,9 +146,7 @@ class Port:
             if not target.is_contiguous():
                 buffer = torch.empty_like(target, memory_format=torch.contiguous_format)
                 arriving.copies.append((target, buffer))
-            operations.append(
-                self._operation(dist.irecv, buffer, piece, number, micro_batch, self._receives)
-            )
+            operations.append(self._operation(dist.irecv, buffer, piece, number, micro_batch, self._receives))
         arriving.works = dist.batch_isend_irecv(operations)
         return arriving
 
