@@ -81,7 +81,7 @@ def first_row(stage: Stage, rank: int, num_sequences: int) -> int:
 
 
 def _facing(rank: int, own: Stage, other: Stage) -> Iterator[int]:
-    """`rank` itself where it is of `other`; otherwise the ranks of `other` that hold some of its sequences."""
+    """`rank` itself where it is of `other`; otherwise the ranks of `other` that hold sequences of its own."""
     if other.dense.first_rank <= rank <= other.dense.last_rank:
         yield rank
         return
