@@ -134,8 +134,8 @@ def _check(root: Entry, file: str | None, earlier: Sequence[Problem]) -> list[Pr
                     continue  # follows once its sources have their stand-ins
                 problems += _problems_of(fault, root, file)
                 faulty.add(_stand_in(data, fault.path))
-                if fault.meant is not None:
-                    faulty.add(fault.meant)  # what was meant for it is not known
+                if fault.meant is not None and not _is_written(root, fault.meant):
+                    faulty.add(fault.meant)  # its default is not what was meant
             if is_hopeless:
                 break
     if strategy is not None:
@@ -186,6 +186,18 @@ def _stand_in(data: dict[str, Any], path: tuple[str | int, ...]) -> tuple[str, .
 
 def _first_index(path: tuple[str | int, ...]) -> int:
     return next((i for i, key in enumerate(path) if isinstance(key, int)), len(path))
+
+
+def _is_written(root: Entry, path: Sequence[str]) -> bool:
+    """Whether the key has a value that somebody wrote, be it inside a short name."""
+    entry = root
+    for key in path:
+        if not isinstance(entry.value, Mapping):
+            return entry.value is not None
+        if key not in entry.value.entries:
+            return False
+        entry = entry.value.entries[key]
+    return True
 
 
 def _locate(root: Entry, path: Sequence[str | int]) -> Entry:

@@ -99,9 +99,9 @@ def test_term_saves_at_a_step_boundary_and_the_run_goes_on(
 
 def test_problems_are_told_once_and_nothing_starts(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
-    code, output = launch.train("parallel.ep=two", "training.steps=none", "model.num_expert=4")
+    code, output = launch.train("parallel.ep=3", "training.steps=none", "model.num_expert=4")
     assert code != 0
-    for key in ("parallel.ep=two", "training.steps=none", "model.num_expert=4"):
+    for key in ("parallel.ep=3", "training.steps=none", "model.num_expert=4"):
         assert output.count(f"command line: {key}: ") == 1, output
     assert output.count("did you mean") == 1
     assert "Traceback" not in output

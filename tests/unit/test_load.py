@@ -84,6 +84,24 @@ def test_a_rule_stays_silent_when_its_own_input_is_faulty() -> None:
     assert only(text).path == "model.num_experts"
 
 
+def test_a_misspelt_key_leaves_the_key_that_is_written_to_its_rules() -> None:
+    """num_experts stands in the file as 64, whatever was meant by the override."""
+    experts, ep = problems_of(TEXT, "parallel.ep=3", "model.num_expert=4")
+    assert (ep.path, ep.override) == ("parallel.ep", "parallel.ep=3")
+    assert "3 does not divide model.num_experts (64)" in ep.found
+    assert "did you mean num_experts?" in experts.found
+
+
+def test_a_misspelt_key_leaves_the_degrees_of_a_short_name_to_their_rules() -> None:
+    text = replaced("steps: 100", "steps: 100\nparallel: EP3_TP1\nep: 4")
+    assert [p.path for p in problems_of(text)] == ["parallel.ep", "ep"]
+
+
+def test_a_misspelt_key_silences_rules_on_the_default_that_was_not_meant() -> None:
+    """ZeRO 0 is legal in fp32, which is what was meant, and not in bf16, the default."""
+    assert only(TEXT, "training.presicion=fp32", "parallel.zero_stage=0").path == "training.presicion"
+
+
 def test_what_follows_from_a_wrong_degree_is_not_blamed() -> None:
     assert only(TEXT, "parallel.ep=6").path == "parallel.ep"
 
