@@ -15,7 +15,7 @@ from runtime.groups import make_groups
 from runtime.learning_rate import learning_rate
 from runtime.state import VALUE, View, views
 from runtime.steps import MicroBatch, train_step, training_batches
-from tests.distributed.ranks import run_ranks
+from tests.distributed.ranks import World, kept, run_ranks
 from tests.distributed.reference import STEPS, Course, tokens_of
 
 Part = tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, int] | None, np.ndarray]
@@ -28,19 +28,24 @@ def run_layout(
     strategy: Strategy,
     masks: dict[int, np.ndarray] | None = None,
     before: Callable[[], None] | None = None,
-    timeout: float = 90,
+    timeout: float = 120,
     replicas_agree: bool = True,
+    world: World | None = None,
 ) -> Course:
     """`STEPS` steps in the strategy's layout, put together to global tensors.
 
     Args:
         masks: by step, bool [global_batch, seq_length], False where padding.
-        before: changes something in every rank, before its groups are made.
+        before: changes something in every rank, before its groups are made; the ranks are then new ones.
         replicas_agree: False lets ranks contradict each other, so that it is the comparison that has to
             notice: the first rank that holds an element is heard.
+        world: where it runs, if not in the world of its size that all tests share.
     """
     plan = build_plan(strategy)
-    ranks = run_ranks(plan.world_size, _train, plan, masks, before, timeout=timeout)
+    if before is not None:
+        ranks = run_ranks(plan.world_size, _train, plan, masks, before, timeout=timeout)
+    else:
+        ranks = (world or kept(plan.world_size)).run(_train, plan, masks, None, timeout=timeout)
     for other in ranks[1:] if replicas_agree else []:
         for what in REPORTED:
             assert other[what] == ranks[0][what], f"ranks report different {what}"

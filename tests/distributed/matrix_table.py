@@ -1,27 +1,13 @@
-"""Runs the whole matrix, or a sample of it, against one process, and writes the docs' table.
+"""The docs' table of the matrix: what was run, what was worst, and what is not equal."""
 
-python -m tests.distributed.matrix_table [--sample N] [--jobs N] [--output docs/matrix.md]
-"""
-
-import argparse
 import os
 import platform
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from multiprocessing import get_context
-from pathlib import Path
-from zlib import crc32
 
-from tests.distributed.equality import TOLERANCE, differences
-from tests.distributed.layout import run_layout
-from tests.distributed.matrix import LAYOUTS, Case, covering, everything, in_bf16
-from tests.distributed.noise import SEEDS, distance_in_bf16, noise
-from tests.distributed.ranks import RankError, warm
-from tests.distributed.settled import settled, with_seed
+from tests.distributed.equality import TOLERANCE
+from tests.distributed.matrix import LAYOUTS, Case, covering
+from tests.distributed.noise import SEEDS, noise
 
 Worst = dict[str, float]
 
@@ -51,55 +37,6 @@ class Result:
     case: Case
     worst: Worst
     failure: str | None
-
-
-def run_case(case: Case) -> Result:
-    """Never raises for what a case does wrong: the others shall still run."""
-    try:
-        if case.precision == "bf16":
-            worst, limits = distance_in_bf16(case.strategy), noise(case.strategy)
-            far = [kind for kind in worst if not worst[kind] <= limits[kind]]
-        else:
-            seed, expected = settled(case.reference)
-            found = differences(run_layout(with_seed(case.strategy, seed)), expected)
-            worst = {kind: value for kind, (value, _) in found.items()}
-            far = [f"{kind} by {v:.1e} ({where})" for kind, (v, where) in found.items() if not v <= TOLERANCE]
-        return Result(case=case, worst=worst, failure="; ".join(far) or None)
-    except (AssertionError, RankError) as error:
-        return Result(case=case, worst={}, failure=str(error).strip().splitlines()[-1])
-
-
-def by_lot(cases: Iterable[Case]) -> list[Case]:
-    """The same shuffle in every run, layout by layout in turn: the first n are a fair sample."""
-    by_layout = {
-        layout: sorted((c for c in cases if c.layout == layout), key=lambda c: crc32(str(c).encode()))
-        for layout in LAYOUTS
-    }
-    longest = max(map(len, by_layout.values()))
-    return [group[i] for i in range(longest) for group in by_layout.values() if i < len(group)]
-
-
-def run_all(cases: list[Case], jobs: int, tell: Callable[[str], None]) -> Iterator[Result]:
-    """Results as they come. What all cases share is computed first, in this process, for the workers."""
-    warm()
-    started = time.monotonic()
-    for case in cases:
-        if case.precision == "bf16":
-            noise(case.strategy)
-        else:
-            settled(case.reference)
-    tell(f"one process's courses took {time.monotonic() - started:.0f} s")
-    started = time.monotonic()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
-        for done, future in enumerate(as_completed([pool.submit(run_case, case) for case in cases]), start=1):
-            result = future.result()
-            if result.failure:
-                tell(f"FAILED {result.case}: {result.failure}")
-            if done % 20 == 0 or done == len(cases):
-                spent = time.monotonic() - started
-                left = spent / done * (len(cases) - done)
-                tell(f"{done}/{len(cases)} cases, {spent / 60:.1f} min, about {left / 60:.0f} min to go")
-            yield result
 
 
 def table(results: list[Result]) -> str:
@@ -188,33 +125,3 @@ def _show(value: float) -> str:
 
 def _markdown(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sample", type=int, help="only so many fp32 cases, by lot; bf16 is run in full")
-    parser.add_argument("--jobs", type=int, default=2, help="cases at the same time")
-    parser.add_argument("--output", type=Path, default=Path("docs/matrix.md"))
-    options = parser.parse_args(arguments)
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    cases = by_lot(everything())
-    chosen = cases[: options.sample] + list(in_bf16())
-    started = time.monotonic()
-    told = "" if options.sample is None else f" --sample {options.sample}"
-    command = f"python -m tests.distributed.matrix_table{told}"
-    results: list[Result] = []
-    for result in run_all(chosen, options.jobs, tell):
-        results.append(result)
-        if len(results) % 100 == 0 or len(results) == len(chosen):  # a run that is cut short leaves its table
-            minutes = (time.monotonic() - started) / 60
-            options.output.write_text(document(results, len(cases), minutes, command), encoding="utf-8")
-    failed = sum(r.failure is not None for r in results)
-    tell(f"{options.output}: {len(results)} cases, {failed} not equal, {minutes:.1f} min")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

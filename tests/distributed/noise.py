@@ -11,7 +11,7 @@ import torch
 from planner import Strategy
 from tests.distributed.equality import clip_factor, family
 from tests.distributed.layout import run_layout
-from tests.distributed.ranks import run_ranks
+from tests.distributed.ranks import World, kept
 from tests.distributed.reference import Course, run_reference
 from tests.distributed.settled import one_process, with_precision, with_seed
 
@@ -19,10 +19,13 @@ SEEDS = range(1, 9)
 _MEASURED: dict[str, tuple[Course, dict[str, float]]] = {}
 
 
-def distance_in_bf16(strategy: Strategy) -> dict[str, float]:
+def distance_in_bf16(
+    strategy: Strategy, world: World | None = None, timeout: float = 120
+) -> dict[str, float]:
     """Of the layout in bf16 from one process in bf16, by kind, the worst of all steps."""
-    seed = SEEDS[0]
-    return spread(run_layout(with_seed(with_precision(strategy, "bf16"), seed)), _measured(strategy)[0])
+    expected = _measured(strategy)[0]
+    strategy = with_seed(with_precision(strategy, "bf16"), SEEDS[0])
+    return spread(run_layout(strategy, world=world, timeout=timeout), expected)
 
 
 def noise(strategy: Strategy) -> dict[str, float]:
@@ -34,7 +37,7 @@ def _measured(strategy: Strategy) -> tuple[Course, dict[str, float]]:
     strategy = with_precision(one_process(strategy), "bf16")
     key = repr(strategy)
     if key not in _MEASURED:
-        _MEASURED[key] = run_ranks(1, _measure, strategy)[0]
+        _MEASURED[key] = kept(1).run(_measure, strategy, timeout=300)[0]
     return _MEASURED[key]
 
 

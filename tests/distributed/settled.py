@@ -7,6 +7,7 @@ on gradients near zero, makes 4e-5 of that by the second step.
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from planner import Strategy
 from planner.strategy import Training
 from tests.distributed.equality import CLEAR, TOLERANCE, assert_equal, differences
 from tests.distributed.layout import run_layout
-from tests.distributed.ranks import run_ranks
+from tests.distributed.ranks import kept, run_ranks
 from tests.distributed.reference import STEPS, Course, UnclearRoute, run_reference, tiny
 
 Masks = dict[int, np.ndarray]  # by step, bool [global_batch, seq_length], False where padding
@@ -55,7 +56,8 @@ def settled(
     plain = one_process(strategy)
     key = (repr(plain), masks, before)
     if key not in _SETTLED:
-        _SETTLED[key] = run_ranks(1, _settle, plain, masks and masks(strategy), before)[0]
+        run = partial(run_ranks, 1) if before else kept(1).run
+        _SETTLED[key] = run(_settle, plain, masks and masks(strategy), before, timeout=300)[0]
     return _SETTLED[key]
 
 

@@ -3,7 +3,8 @@
 from collections import Counter
 
 from tests.distributed.matrix import LAYOUTS, Case, everything
-from tests.distributed.matrix_table import Result, by_lot, document, run_case
+from tests.distributed.matrix_run import by_lot, run_case
+from tests.distributed.matrix_table import Result, document
 
 
 def test_a_sample_is_fair_to_all_layouts() -> None:
