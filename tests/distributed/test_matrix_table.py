@@ -1,9 +1,15 @@
-"""The table in the docs says what was run, what was worst, and what is not equal."""
+"""The matrix runs every case once, keeps what it has, and its table says what is not equal."""
 
+import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
-from tests.distributed.matrix import LAYOUTS, Case, everything
-from tests.distributed.matrix_run import by_lot, run_case
+import pytest
+
+from tests.distributed import matrix_run
+from tests.distributed.matrix import LAYOUTS, Case, everything, in_bf16
+from tests.distributed.matrix_run import Log, by_lot, by_world, run_cases
 from tests.distributed.matrix_table import Result, document
 
 
@@ -32,8 +38,56 @@ def test_the_document_tells_a_sample_from_the_whole_and_lists_what_differs() -> 
     assert "all 2 cases in fp32" in document(results, 2, 1.0, "python -m somewhere")
 
 
-def test_a_case_that_raises_is_a_result() -> None:
+def test_a_world_runs_alike_cases_and_all_are_run_once() -> None:
+    cases = [*everything(), *in_bf16()]
+    worlds = by_world(cases)
+    assert Counter(case for world in worlds for case in world) == Counter(cases)
+    assert all(len({(case.layout, case.precision) for case in world}) == 1 for world in worlds)
+    assert max(map(len, worlds)) == 24
+    assert len({world[0].layout for world in worlds[: len(LAYOUTS)]}) == len(LAYOUTS)
+
+
+def test_a_case_that_raises_is_a_result_and_the_others_still_run() -> None:
     """Nine experts a token, where there are eight."""
-    result = run_case(Case(layout=LAYOUTS[0], top_k=9))
-    assert result.failure is not None
-    assert not result.worst
+    good = Case(layout=LAYOUTS[0])
+    first, bad, last = run_cases([good, replace(good, top_k=9), replace(good, top_k=2)])
+    assert bad.failure is not None
+    assert not bad.worst
+    assert first.failure is None
+    assert last.failure is None
+    assert 0 < last.worst["gradient of expert"] < 1e-5
+
+
+def test_a_case_that_comes_out_otherwise_after_others_is_not_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter((1e-7, 1e-7, 2e-7))
+    monkeypatch.setattr(
+        matrix_run,
+        "run_case",
+        lambda case, world: Result(case=case, worst={"loss": next(losses)}, failure=None),
+    )
+    first, second = run_cases([Case(layout=LAYOUTS[0]), Case(layout=LAYOUTS[0], top_k=2)])
+    assert first.failure is not None
+    assert "comes out otherwise after 1 other cases" in first.failure
+    assert second.failure is None
+
+
+def test_results_are_kept_for_the_same_code_and_no_other(tmp_path: Path) -> None:
+    path, case, other = tmp_path / "matrix.jsonl", *everything()[:2]
+    result = Result(case=case, worst={"loss": 2e-7}, failure="a reason")
+    log = Log(path, {"code": "1"}, fresh=False)
+    log.add(result, 1.5)
+    with path.open("a") as file:
+        file.write('{"case": "cut sho')
+    again = Log(path, {"code": "1"}, fresh=False)
+    assert again.find(case) == result
+    assert again.find(other) is None
+    assert again.spent_s == 1.5
+    again.add(replace(result, case=other), 1.0)
+    assert [json.loads(line).get("case") for line in path.read_text().splitlines()] == [
+        None,
+        str(case),
+        str(other),
+    ]
+    assert Log(path, {"code": "1"}, fresh=True).find(case) is None
+    again.add(result, 1.0)
+    assert Log(path, {"code": "2"}, fresh=False).find(case) is None
