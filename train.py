@@ -55,6 +55,8 @@ def main(argv: Sequence[str]) -> None:
     from runtime.ending import Ending
 
     ending = Ending(identity=identity)
+    if plan is not None:
+        ending.locate = lambda found: with_lines(found, path, overrides)
     try:
         code = run(plan, problems, identity, ending)
     except Exception as error:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,9 +41,13 @@ _PEER_GONE_TEXT = (
 
 @dataclass(kw_only=True)
 class Ending:
-    """One rank's way out. Filled as the run comes to know its store, folder, attempt and checkpoints."""
+    """One rank's way out. Filled as the run comes to know its store, folder, attempt and checkpoints.
+
+    locate: gives Problems the file and line of their keys, where those are known.
+    """
 
     identity: Identity
+    locate: Callable[[Sequence[Problem]], Sequence[Problem]] = tuple
     store: dist.Store | None = None
     run_folder: Path | None = None
     attempt: int | None = None
@@ -56,13 +60,13 @@ class Ending:
         return DONE
 
     def tell(self, problems: Sequence[Problem]) -> None:
-        print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
+        print("\n".join(map(str, self.locate(problems))), file=sys.stderr, flush=True)
 
     def wrong(self, problems: Sequence[Problem], *, told: bool = False) -> int:
         """The input is wrong. `told`: the Problems were printed already."""
         if self.identity.rank == 0 and not told:
             self.tell(problems)
-        self._write_failed(WRONG_INPUT, [problem.as_json() for problem in problems])
+        self._write_failed(WRONG_INPUT, [problem.as_json() for problem in self.locate(problems)])
         return WRONG_INPUT
 
     def stopped(self, reason: str) -> int:

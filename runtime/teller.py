@@ -106,12 +106,10 @@ class Teller:
         """The result on the terminal; for rank 0."""
         minutes, seconds = divmod(round(result["seconds"]), 60)
         memory = result["peak_memory_bytes"] / 2**30
-        validation = result["validation_loss"]
+        first, last, validation = (_told(result[key]) for key in ("first_loss", "loss", "validation_loss"))
         print(
-            f"{self._run_folder}: step {result['step']}, "
-            + f"loss {result['first_loss']:.3f} → {result['loss']:.3f}"
-            + (f", validation {validation:.3f}" if validation is not None else "")
-            + f"; {minutes}:{seconds:02d} min, {memory:.1f} GiB over all ranks at their peaks",
+            f"{self._run_folder}: step {result['step']}, loss {first} → {last}, validation {validation}; "
+            f"{minutes}:{seconds:02d} min, {memory:.1f} GiB over all ranks at their peaks",
             flush=True,
         )
 
@@ -125,6 +123,11 @@ def _predicted(plan: Plan) -> dict[str, float]:
         logger.warning("the prediction rests on the shipped numbers: %s", error)
         device = device_of(gpu)
     return predicted_phases(plan, 0, device)
+
+
+def _told(loss: float | None) -> str:
+    """As a person reads it; the last step is always validated, so that a number is missing only for this."""
+    return "not finite" if loss is None else f"{loss:.3f}"
 
 
 def _plain(value: float | None) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from planner import Problem
+from planner import Problem, with_lines
 from runtime.attempts import claim, write_done
 from runtime.commit import step_name
 from runtime.ending import Ending
@@ -51,6 +51,23 @@ def test_the_checkpoint_of_older_attempts_is_told(tmp_path: Path, capsys: pytest
     ending(tmp_path).stopped("asked to")
     assert failed(tmp_path)["checkpoint"] == 7
     assert "the last checkpoint is step 7" in capsys.readouterr().err
+
+
+def test_a_problem_of_a_key_is_told_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data and devices are only looked at when the strategy has long been read."""
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\ndata:\n  path: empty.txt\n")
+    one = ending(tmp_path / "run")
+    one.locate = lambda problems: with_lines(problems, path, ())
+    one.wrong([Problem(path="data.path", line=None, found="no text", expected="text", fix="give some")])
+    assert capsys.readouterr().err.startswith(f"{path}:3: data.path: no text\n")
+    assert (
+        failed(tmp_path / "run")["problems"][0]["file"],
+        failed(tmp_path / "run")["problems"][0]["line"],
+    ) == (
+        str(path),
+        3,
+    )
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:
