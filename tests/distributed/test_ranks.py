@@ -30,7 +30,7 @@ def _nothing() -> None:
 
 
 def test_a_case_does_not_depend_on_those_before_it() -> None:
-    """New ranks for each case, and the same ranks for all of them, twice and in another order."""
+    """New ranks for each case, and the same ranks for all of them in another order, one twice."""
     alone = {case: bits(run_layout(case.strategy, before=_nothing)) for case in CASES}
     with World(4) as world:
         for case in (*reversed(CASES), CASES[-1]):
