@@ -21,10 +21,19 @@ def launch_sbatch(plan: Plan, place: Place) -> str:
             _OPENING.replace("@SBATCH@", lines),
             CHECKS,
             _START,
-            RESULT.replace("@WHO@", "launch.sbatch").replace("@AFTER@", _AFTER),
+            RESULT,
         )
     )
-    return fill(body.replace("trap 'stopping=yes; ask_to_stop' INT TERM HUP", _TRAPS), plan, place)
+    for name, fragment in {
+        "WHO": "launch.sbatch",
+        "TRAPS": _TRAPS,
+        "WATCH": "",
+        "GUARD": "",
+        "CLEAN": "",
+        "AFTER": _AFTER,
+    }.items():
+        body = body.replace(f"@{name}@", fragment)
+    return fill(body, plan, place)
 
 
 def slurm_problems(plan: Plan) -> Iterator[Problem]:

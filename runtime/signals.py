@@ -5,14 +5,12 @@ Python handler runs. A first signal sets a flag; all ranks agree on it at the ne
 one of the same kind, or 20 s without a boundary after TERM or INT, ends the rank at once, unsaved.
 """
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import psutil
+from runtime.launcher import LauncherWatch
 
 GRACE_S = 20.0
 # A terminal or a batch system signals the whole process group, and the launcher passes the signal on:
@@ -37,8 +35,8 @@ class StopRequest:
             parent: the launcher's process id; None takes the parent of this process.
         """
         self._end_now = end_now
-        self._parent = os.getppid() if parent is None else parent
-        self._runner = runner_above(self._parent)
+        self._launcher = LauncherWatch(parent)
+        self._is_abandoned = False
         self._asked: str | None = None
         self._deadline = float("inf")
         self._first_at: dict[int, float] = {}
@@ -68,10 +66,10 @@ class StopRequest:
                 self._receive(received.si_signo)
             if time.monotonic() > self._deadline:
                 self._end_now(f"asked to stop by {self._asked}, but no step ended within {GRACE_S:.0f} s")
-            if os.getppid() != self._parent:
+            if self._launcher.is_gone():
                 self._end_now("the launcher is gone")
-            if self._runner is not None and _parent_of(self._parent) != self._runner:
-                self._runner = None
+            if not self._is_abandoned and self._launcher.is_abandoned():
+                self._is_abandoned = True
                 self._receive(signal.SIGTERM)
 
     def _receive(self, number: int) -> None:
@@ -84,31 +82,3 @@ class StopRequest:
             self._asked = name
         if number != signal.SIGUSR1:
             self._deadline = min(self._deadline, first_at + GRACE_S)
-
-
-def runner_above(launcher: int) -> int | None:
-    """The process id of the `deepspeed` command above its launcher on this host; None under anything else.
-
-    DeepSpeed 0.19.8 handles no signal there on a single node (runner.py:632): TERM or KILL ends the command
-    that was typed and leaves launch.py and the ranks running. They take its end as a TERM.
-    """
-    if "deepspeed.launcher.launch" not in _command_of(launcher):
-        return None
-    runner = _parent_of(launcher)
-    words = _command_of(runner)[:4] if runner is not None else []
-    is_runner = any(Path(word).name == "deepspeed" or word == "deepspeed.launcher.runner" for word in words)
-    return runner if is_runner else None
-
-
-def _command_of(process: int) -> list[str]:
-    try:
-        return psutil.Process(process).cmdline()
-    except psutil.Error:
-        return []
-
-
-def _parent_of(process: int) -> int | None:
-    try:
-        return psutil.Process(process).ppid()
-    except psutil.Error:
-        return None

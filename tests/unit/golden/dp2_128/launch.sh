@@ -43,29 +43,75 @@ command -v pdsh >/dev/null || refuse 'DeepSpeed starts other hosts with pdsh, wh
 # Never a prompt, and an end where a host is cut off: without keep-alives pdsh would wait for ever.
 ssh_options=(-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=6)
 export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} ${ssh_options[*]}"
-export DS_ENV_FILE="$run/env"
+export PDSH_RCMD_TYPE=ssh DS_ENV_FILE="$run/env"
+# DeepSpeed hands these on to the hosts' shells, which would read these characters; pdsh reads %.
+altered='*[$`"%\\]*'
+for name in $(compgen -e); do
+  case $name in
+    PYTHON* | UCX* | MLFLOW* | MV2* | NCCL*)
+      # shellcheck disable=SC2053 # a pattern
+      if [[ ${!name} == $altered || ${!name} == *$'\n'* ]]; then
+        refuse "$name=${!name} would not reach the hosts as it is: unset it"
+      fi
+      ;;
+  esac
+done
+hosts=$(sed -n 's/^\([^# ][^ ]*\) slots=.*/\1/p' "$run/hostfile" | paste -s -d , -)
 # Rank 0 is on the first host; where that is an alias of ssh's, this is what it stands for.
 # LAUNCH_MASTER_ADDR names another address of that host.
 master=${LAUNCH_MASTER_ADDR:-$(ssh "${ssh_options[@]}" -G host-00 | sed -n 's/^hostname //p')} ||
   refuse "ssh cannot read its configuration"
+[[ $master =~ ^[A-Za-z0-9_.:-]+$ ]] || refuse "the address $master of rank 0 is no name or number"
 
-# DeepSpeed's runner passes it on to the launcher of every host.
-# shellcheck disable=SC2317 # the trap calls it
-ask_to_stop() {
-  kill -TERM "$launcher" 2>/dev/null || true
+on_hosts() {
+  pdsh -S -f 1024 -w "$hosts" "cd '$project' && '$python' -m launch.job $1 '$link'"
 }
 
+link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
+trap '"$python" -m launch.job remove "$link"' EXIT
+
+# A host that is down, or sees other files, is told now and by its name; the others would wait for it.
+ready="for _ in 1 2 3 4 5 6 7 8; do
+  [ -r '$project/train.py' ] && [ -x '$link' ] && exit 0
+  sleep 1
+done
+echo 'it does not see $project/train.py and $link: they must be at the same shared paths on all hosts'
+exit 1"
+pdsh -S -f 1024 -w "$hosts" "$ready" >&2 || refuse 'not every host is ready (see above); nothing was started'
+
 # DeepSpeed's own check of ssh knows nothing of the options above.
-command=("$python" -m deepspeed.launcher.runner --hostfile "$run/hostfile" --force_multi --no_ssh_check
+command=("$link" -m deepspeed.launcher.runner --hostfile "$run/hostfile" --force_multi --no_ssh_check
   --master_addr "$master" --master_port "$port" --no_local_rank --enable_each_rank_log "$run/logs"
   train.py --strategy "$run/strategy.yaml")
 echo "launch.sh: 128 ranks on 16 hosts; rank 0 tells the story in $run/logs/*_rank0.log"
 
+# Ends the attempt when this script is killed, or when one host has been out of it for 30 s.
+guard() {
+  local out=0
+  trap '' INT TERM HUP
+  while kill -0 "$launcher" 2>/dev/null; do
+    sleep 1
+    [[ ! -e ${link%/*}/host-ended ]] || out=$((out + 1))
+    if ((out > 30)) || ! kill -0 $$ 2>/dev/null; then
+      on_hosts end || true
+      kill -KILL "$launcher" 2>/dev/null
+      kill -0 $$ 2>/dev/null || "$python" -m launch.job remove "$link"
+      return
+    fi
+  done
+}
+
 set -m # a process group of its own: signals reach this script alone, which asks each rank once
 stopping=''
-trap 'stopping=yes; ask_to_stop' INT TERM HUP
-"${command[@]}" &
+trap 'stopping=yes; on_hosts ask || true' INT TERM HUP
+"${command[@]}" 2> >(
+  while IFS= read -r line; do
+    printf '%s\n' "$line" >&2
+    [[ $line != pdsh@*': ssh exited with exit code '* ]] || : >"${link%/*}/host-ended"
+  done
+) &
 launcher=$!
+guard &
 set +m
 code=0
 wait "$launcher" || code=$?
@@ -76,11 +122,13 @@ done
 trap - INT TERM HUP
 
 # The code that a launcher ends with is no sign of success: only what rank 0 wrote in this attempt counts.
-if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
-  exit 0
-fi
 outcome=3
 [[ -z $stopping ]] || outcome=130
+if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
+  outcome=0
+fi
+[[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
+[[ $outcome != 0 ]] || exit 0
 if [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi

@@ -41,24 +41,40 @@ while IFS= read -r variable; do
   export "${variable?}"
 done <"$run/env"
 
-# On one host the launcher under DeepSpeed's runner takes a request to stop, and asks each rank once.
-# shellcheck disable=SC2317 # the trap calls it
-ask_to_stop() {
-  "$python" -c 'import psutil, sys
-runner = psutil.Process(int(sys.argv[1]))
-for process in runner.children() or [runner]:
-    process.terminate()' "$launcher" || true
+# shellcheck disable=SC2317 # called by the traps
+on_hosts() {
+  "$python" -m launch.job "$1" "$link"
 }
 
+link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
+trap '"$python" -m launch.job remove "$link"' EXIT
+
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
-command=("$python" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus 4
+command=("$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus 4
   --master_port "$port" --no_local_rank --quiet train.py --strategy "$run/strategy.yaml")
+
+# Ends the attempt when this script is killed, or when one host has been out of it for 30 s.
+guard() {
+  local out=0
+  trap '' INT TERM HUP
+  while kill -0 "$launcher" 2>/dev/null; do
+    sleep 1
+    [[ ! -e ${link%/*}/host-ended ]] || out=$((out + 1))
+    if ((out > 30)) || ! kill -0 $$ 2>/dev/null; then
+      on_hosts end || true
+      kill -KILL "$launcher" 2>/dev/null
+      kill -0 $$ 2>/dev/null || "$python" -m launch.job remove "$link"
+      return
+    fi
+  done
+}
 
 set -m # a process group of its own: signals reach this script alone, which asks each rank once
 stopping=''
-trap 'stopping=yes; ask_to_stop' INT TERM HUP
+trap 'stopping=yes; on_hosts ask || true' INT TERM HUP
 "${command[@]}" &
 launcher=$!
+guard &
 set +m
 code=0
 wait "$launcher" || code=$?
@@ -69,11 +85,13 @@ done
 trap - INT TERM HUP
 
 # The code that a launcher ends with is no sign of success: only what rank 0 wrote in this attempt counts.
-if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
-  exit 0
-fi
 outcome=3
 [[ -z $stopping ]] || outcome=130
+if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
+  outcome=0
+fi
+[[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
+[[ $outcome != 0 ]] || exit 0
 if [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi

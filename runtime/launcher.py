@@ -1,0 +1,129 @@
+"""What a rank sees of the launcher above it: whether it is still there, and which hosts it was given."""
+
+import base64
+import json
+import os
+import select
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_STDIN = 0
+
+
+class LauncherWatch:
+    """The processes between a rank and who started it, on this host."""
+
+    def __init__(self, launcher: int | None = None) -> None:
+        """
+        Args:
+            launcher: the launcher's process id; None takes the parent of this process.
+        """
+        self._launcher = os.getppid() if launcher is None else launcher
+        self._runner = runner_above(self._launcher)
+        self._connection = connection_above(self._launcher)
+        self._has_stdin_ended = None if self._connection is None else _end_of_stdin()
+
+    def is_gone(self) -> bool:
+        """Whether the launcher, this rank's parent, has ended."""
+        return os.getppid() != self._launcher
+
+    def is_abandoned(self) -> bool:
+        """Whether what started the launcher has ended: the command on this host, or the way to it over ssh."""
+        if self._runner is not None and _parent_of(self._launcher) != self._runner:
+            return True
+        if self._connection is not None and not _is_alive(self._connection):
+            return True
+        return self._has_stdin_ended is not None and self._has_stdin_ended()
+
+
+def runner_above(launcher: int) -> int | None:
+    """The process id of the `deepspeed` command above its launcher on this host; None under anything else.
+
+    DeepSpeed 0.19.8 handles no signal there on a single node (runner.py:632): TERM or KILL ends the command
+    that was typed and leaves launch.py and the ranks running. They take its end as a TERM.
+    """
+    if not _is_deepspeeds(launcher):
+        return None
+    runner = _parent_of(launcher)
+    words = _command_of(runner)[:4] if runner is not None else []
+    is_runner = any(Path(word).name == "deepspeed" or word == "deepspeed.launcher.runner" for word in words)
+    return runner if is_runner else None
+
+
+def connection_above(launcher: int) -> psutil.Process | None:
+    """The process of sshd that serves the connection over which DeepSpeed started its launcher; None elsewhere.
+
+    sshd ends it with the connection, and leaves what was started over it running.
+    """
+    if not _is_deepspeeds(launcher):
+        return None
+    try:
+        above = psutil.Process(launcher).parents()
+        return next((process for process in above if process.name() in ("sshd", "sshd-session")), None)
+    except psutil.Error:
+        return None
+
+
+def hosts_given(launcher: int | None = None) -> dict[str, int] | None:
+    """The hosts and their numbers of ranks, in order, with which DeepSpeed started this rank's launcher.
+
+    None under another launcher, or where its command cannot be read.
+    """
+    prefix = "--world_info="
+    for word in _command_of(os.getppid() if launcher is None else launcher):
+        if word.startswith(prefix):
+            try:
+                hosts: dict[str, list[Any]] = json.loads(base64.urlsafe_b64decode(word[len(prefix) :]))
+                return {name: len(slots) for name, slots in hosts.items()}
+            except (ValueError, AttributeError, TypeError):
+                return None
+    return None
+
+
+def _end_of_stdin() -> Callable[[], bool] | None:
+    """Tells whether standard input has ended, if it is a pipe or a socket that has not ended yet.
+
+    pdsh and ssh pass nothing on, but they hold it open: when pdsh is killed, ssh goes on and closes it.
+    """
+    try:
+        mode = os.fstat(_STDIN).st_mode
+    except OSError:
+        return None
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return None
+    watch = select.poll()
+    watch.register(_STDIN, getattr(select, "POLLRDHUP", 0))  # a hang-up is reported unasked
+
+    def has_ended() -> bool:
+        return bool(watch.poll(0))
+
+    return None if has_ended() else has_ended
+
+
+def _is_deepspeeds(launcher: int) -> bool:
+    return "deepspeed.launcher.launch" in _command_of(launcher)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _command_of(process: int) -> list[str]:
+    try:
+        return psutil.Process(process).cmdline()
+    except psutil.Error:
+        return []
+
+
+def _parent_of(process: int) -> int | None:
+    try:
+        return psutil.Process(process).ppid()
+    except psutil.Error:
+        return None
