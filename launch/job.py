@@ -1,8 +1,8 @@
 """One attempt among the processes of a host: the name it has there, asking its ranks to stop, ending it.
 
 DeepSpeed 0.19.8 ends a job's processes on a host by the path of its interpreter
-(launcher/multinode_runner.py:126), which all jobs share. So each attempt runs through a link of its own to the
-interpreter, and whatever runs through that link belongs to it.
+(launcher/multinode_runner.py:126), which all jobs share. So each attempt runs through a link of its own to
+the interpreter, and whatever runs through that link belongs to it.
 
 `python -m launch.job make|ask|end|remove PATH`, which launch.sh calls on every host.
 """
@@ -74,7 +74,7 @@ def ask(link: Path) -> None:
 
 
 def end(link: Path, grace_s: float = GRACE_S) -> list[psutil.Process]:
-    """Ends all that runs through the link on this host, by force after `grace_s`; returns what would not end."""
+    """Ends all that runs through the link on this host, by force after `grace_s`; returns what is left."""
     asked: set[int] = set()
 
     def ask_new() -> None:

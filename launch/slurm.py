@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from launch.script import CHECKS, RESULT, Place, fill
+from launch.script import CHECKS, Place, fill
+from launch.script_end import RESULT
 from planner import Plan, Problem
 
 # Seconds before the time limit at which ranks are asked to save; longer steps need more: launch.slurm.signal.

@@ -32,7 +32,7 @@ class LauncherWatch:
         return os.getppid() != self._launcher
 
     def is_abandoned(self) -> bool:
-        """Whether what started the launcher has ended: the command on this host, or the way to it over ssh."""
+        """Whether what started the launcher has ended: a command on this host, or a connection to it."""
         if self._runner is not None and _parent_of(self._launcher) != self._runner:
             return True
         if self._connection is not None and not _is_alive(self._connection):
@@ -55,7 +55,7 @@ def runner_above(launcher: int) -> int | None:
 
 
 def connection_above(launcher: int) -> psutil.Process | None:
-    """The process of sshd that serves the connection over which DeepSpeed started its launcher; None elsewhere.
+    """The sshd that serves the connection over which DeepSpeed started its launcher; None elsewhere.
 
     sshd ends it with the connection, and leaves what was started over it running.
     """

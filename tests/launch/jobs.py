@@ -44,7 +44,7 @@ def end(reason):
     (run / "light" / f"{rank}.end").write_text(reason)
     os._exit(130)
 stop = StopRequest(end)
-seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "pid": os.getpid(), "hosts": hosts_given()}
+seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "hosts": hosts_given()}
 (run / "light").mkdir(exist_ok=True)
 temporary = run / "light" / f"{rank}.new"
 temporary.write_text(json.dumps(seen))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch.hosts import LoopbackHosts
-from tests.launch.jobs import Job, until
+from tests.launch.jobs import Job
 
 TWO = ("cluster.hosts=[node1, node2]", "cluster.gpus_per_host=2")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -17,9 +18,20 @@ NAMED = "cluster.hosts=[" + ",".join(f"user@node{i}" for i in range(16)) + "]"
 # Notes how it was called, and then does what the test asks.
 STAND_IN = """\
 #!/usr/bin/env bash
-{{ printf '%s\\n' "$@"; }} >>"{folder}/$(basename "$0").called"
-env >"{folder}/$(basename "$0").env"
-{then}
+name=$(basename "$0")
+name=${{name%%-*}}
+if [[ "$1 $2" == '-m launch.job' ]]; then
+  name=job
+fi
+{{ printf '%s\\n' "$@"; }} >>"{folder}/$name.called"
+env >"{folder}/$name.env"
+if [[ $name != job ]]; then
+  {then}
+elif [[ $3 == make ]]; then
+  mkdir "$4/job-1" "$4/job-1/bin"
+  ln -s "$0" "$4/job-1/bin/python-1"
+  echo "$4/job-1/bin/python-1"
+fi
 """
 
 
@@ -33,7 +45,7 @@ class Scene:
         write_together(self.run, launch_files(built, self.place, {}))
         (folder / "bin").mkdir()
         for name in ("python", "pdsh", "scancel"):
-            self.stand_in(name, "")
+            self.stand_in(name, "true")
         self.stand_in("ssh", 'echo user root; echo "hostname 10.0.0.7"')
 
     def stand_in(self, name: str, then: str) -> None:
@@ -124,6 +136,66 @@ def test_only_what_rank_0_wrote_now_counts(tiny: Scene, then: str, code: int) ->
     (tiny.run / "done.json").write_text('{"attempt": 1}\n')
     tiny.stand_in("python", then)
     assert tiny.start("launch.sh")[0] == code
+
+
+@pytest.mark.parametrize(("then", "ends"), [(end("done", attempt=2), 0), ("exit 0", 1), ("kill -9 $$", 1)])
+def test_what_is_left_is_ended_unless_all_went_well(tiny: Scene, then: str, ends: int) -> None:
+    tiny.stand_in("python", then)
+    tiny.start("launch.sh")
+    link = str(tiny.run / "logs/job-1/bin/python-1")
+    assert tiny.called("job") == [
+        *("-m", "launch.job", "make", str(tiny.run / "logs")),
+        *("-m", "launch.job", "end", link) * ends,
+        *("-m", "launch.job", "remove", link),
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_asks_the_ranks_of_all_hosts(staged: Scene, number: signal.Signals) -> None:
+    asked = f"grep -qs launch.job.ask {staged.folder}/pdsh.called"
+    wait = f"kill -{number} $PPID; until {asked}; do sleep 0.05; done; "
+    staged.stand_in("python", wait + end("failed", attempt=1, code=130) + "; exit 130")
+    assert staged.start("launch.sh")[0] == 130
+    assert sum("-m launch.job ask" in word for word in staged.called("pdsh")) == 1
+
+
+def test_a_killed_launch_sh_takes_its_ranks_with_it(staged: Scene) -> None:
+    staged.stand_in("python", "kill -9 $PPID; exec sleep 60")
+    assert staged.start("launch.sh")[0] == -signal.SIGKILL
+    assert sum("-m launch.job end" in word for word in staged.called("pdsh")) == 1
+    assert staged.called("job")[-2] == "remove"
+
+
+def test_a_lost_host_ends_the_others_after_a_while(staged: Scene) -> None:
+    script = staged.run / "launch.sh"
+    script.write_text(script.read_text().replace("out > 30", "out > 1"))
+    lost = "pdsh@head: node3: ssh exited with exit code 255"
+    staged.stand_in("python", f"echo '{lost}' >&2; exec sleep 60")
+    code, told = staged.start("launch.sh")
+    assert code == 3
+    assert lost in told
+    assert any("-m launch.job end" in word for word in staged.called("pdsh"))
+
+
+def test_a_host_that_is_not_ready_is_told_before_anything_starts(staged: Scene) -> None:
+    staged.stand_in(
+        "pdsh", "echo node3: ssh: connect to host node3 port 22: Connection refused >&2; exit 255"
+    )
+    code, told = staged.start("launch.sh")
+    assert code == 2
+    assert "node3: ssh: connect" in told
+    assert "nothing was started" in told
+    assert staged.called("python") == []
+
+
+@pytest.mark.parametrize("value", ["a $B", "`x`", 'say "yes"', "50%", "back\\slash", "two\nlines"])
+def test_a_variable_of_the_shell_that_hosts_would_alter_is_refused(staged: Scene, value: str) -> None:
+    staged.stand_in("python", end("done", attempt=1))
+    code, told = staged.start("launch.sh", PYTHONSTARTUP=value)
+    assert code == 2
+    assert "PYTHONSTARTUP=" in told
+    assert "as it is" in told
+    assert staged.start("launch.sh", PYTHONSTARTUP="it's (a) b; c", OTHER=value)[0] == 0
 
 
 def test_files_of_two_plans_are_not_launched(staged: Scene) -> None:

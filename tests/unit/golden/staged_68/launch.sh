@@ -76,7 +76,8 @@ ready="for _ in 1 2 3 4 5 6 7 8; do
 done
 echo 'it does not see $project/train.py and $link: they must be at the same shared paths on all hosts'
 exit 1"
-pdsh -S -f 1024 -w "$hosts" "$ready" >&2 || refuse 'not every host is ready (see above); nothing was started'
+pdsh -S -f 1024 -w "$hosts" "$ready" >&2 ||
+  refuse 'not every host is ready (see above); nothing was started'
 
 # DeepSpeed's own check of ssh knows nothing of the options above.
 command=("$link" -m deepspeed.launcher.runner --hostfile "$run/hostfile" --force_multi --no_ssh_check
@@ -86,15 +87,17 @@ echo "launch.sh: 68 ranks on 9 hosts; rank 0 tells the story in $run/logs/*_rank
 
 # Ends the attempt when this script is killed, or when one host has been out of it for 30 s.
 guard() {
-  local out=0
+  local out=0 parent=$$
   trap '' INT TERM HUP
   while kill -0 "$launcher" 2>/dev/null; do
     sleep 1
     [[ ! -e ${link%/*}/host-ended ]] || out=$((out + 1))
-    if ((out > 30)) || ! kill -0 $$ 2>/dev/null; then
+    # A killed process that nobody has waited for is still there, but is no parent any more.
+    [[ ! -r /proc/$BASHPID/stat ]] || read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
+    if [[ $parent != "$$" ]] || ((out > 30)); then
       on_hosts end || true
-      kill -KILL "$launcher" 2>/dev/null
-      kill -0 $$ 2>/dev/null || "$python" -m launch.job remove "$link"
+      kill -KILL "$launcher" 2>/dev/null || true
+      [[ $parent == "$$" ]] || "$python" -m launch.job remove "$link"
       return
     fi
   done

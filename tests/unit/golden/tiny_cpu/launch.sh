@@ -55,15 +55,17 @@ command=("$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --nu
 
 # Ends the attempt when this script is killed, or when one host has been out of it for 30 s.
 guard() {
-  local out=0
+  local out=0 parent=$$
   trap '' INT TERM HUP
   while kill -0 "$launcher" 2>/dev/null; do
     sleep 1
     [[ ! -e ${link%/*}/host-ended ]] || out=$((out + 1))
-    if ((out > 30)) || ! kill -0 $$ 2>/dev/null; then
+    # A killed process that nobody has waited for is still there, but is no parent any more.
+    [[ ! -r /proc/$BASHPID/stat ]] || read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
+    if [[ $parent != "$$" ]] || ((out > 30)); then
       on_hosts end || true
-      kill -KILL "$launcher" 2>/dev/null
-      kill -0 $$ 2>/dev/null || "$python" -m launch.job remove "$link"
+      kill -KILL "$launcher" 2>/dev/null || true
+      [[ $parent == "$$" ]] || "$python" -m launch.job remove "$link"
       return
     fi
   done

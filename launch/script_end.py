@@ -1,0 +1,67 @@
+"""How launch.sh and launch.sbatch end: signals, what is left on the hosts, and whether the run is done."""
+
+# pdsh says so of a host whose launcher failed or whose connection broke, and goes on waiting for the others.
+WATCH = """ 2> >(
+  while IFS= read -r line; do
+    printf '%s\\n' "$line" >&2
+    [[ $line != pdsh@*': ssh exited with exit code '* ]] || : >"${link%/*}/host-ended"
+  done
+)"""
+
+# Beside what the launcher does itself: it says nothing when it is killed, and waits when a host is lost.
+GUARD = """
+# Ends the attempt when this script is killed, or when one host has been out of it for 30 s.
+guard() {
+  local out=0 parent=$$
+  trap '' INT TERM HUP
+  while kill -0 "$launcher" 2>/dev/null; do
+    sleep 1
+    [[ ! -e ${link%/*}/host-ended ]] || out=$((out + 1))
+    # A killed process that nobody has waited for is still there, but is no parent any more.
+    [[ ! -r /proc/$BASHPID/stat ]] || read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
+    if [[ $parent != "$$" ]] || ((out > 30)); then
+      on_hosts end || true
+      kill -KILL "$launcher" 2>/dev/null || true
+      [[ $parent == "$$" ]] || "$python" -m launch.job remove "$link"
+      return
+    fi
+  done
+}
+"""
+
+# What is left when the launcher did not end by itself.
+CLEAN = """\
+[[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
+"""
+
+TRAPS = "trap 'stopping=yes; on_hosts ask || true' INT TERM HUP"
+
+# The code of deepspeed says nothing (0 after a killed launcher, 1 for any signal): rank 0's files do.
+RESULT = """\
+set -m # a process group of its own: signals reach this script alone, which asks each rank once
+stopping=''
+@TRAPS@
+"${command[@]}"@WATCH@ &
+launcher=$!
+@GUARD@set +m
+code=0
+wait "$launcher" || code=$?
+while kill -0 "$launcher" 2>/dev/null; do
+  code=0
+  wait "$launcher" || code=$?
+done
+trap - INT TERM HUP
+
+# The code that a launcher ends with is no sign of success: only what rank 0 wrote in this attempt counts.
+outcome=3
+[[ -z $stopping ]] || outcome=130
+if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
+  outcome=0
+fi
+@CLEAN@[[ $outcome != 0 ]] || exit 0
+if [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
+  outcome=$(sed -n 's/^.*"code": *\\([0-9][0-9]*\\).*$/\\1/p' "$run/failed.json" | head -n 1)
+fi
+@AFTER@echo "@WHO@: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
+exit "${outcome:-3}"
+"""
