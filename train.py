@@ -92,6 +92,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     from runtime.phases import PhaseClock
     from runtime.resume import fingerprints
     from runtime.saving import Saver, restore
+    from runtime.startup import agree_on_groups
     from runtime.teller import Teller
 
     folder, attempt = ending.run_folder, verdict.attempt
@@ -101,7 +102,13 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     data = open_data(plan.strategy, entry=Path(verdict.entry))
     clock = PhaseClock()
     groups = make_groups(plan, identity.rank, clock)
-    engine = make_engine(build_model(plan, groups, device), plan, groups, clock)
+    engine = agree_on_groups(
+        lambda: make_engine(build_model(plan, groups, device), plan, groups, clock),
+        plan,
+        identity,
+        ending,
+        device,
+    )
     done = restore(Path(verdict.checkpoint), engine, groups) if verdict.checkpoint else 0
     ending.checkpoint = done or None
     saver = Saver(

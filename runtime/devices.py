@@ -3,12 +3,14 @@
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from planner import Plan, Problem
+from planner.environment import read_environment
 from runtime.identity import Identity
 
 _KIB = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB on Linux
@@ -21,12 +23,12 @@ def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if identity.local_rank < found:
         return []
-    have = f"{found} GPUs" if found else "no GPU"
+    have = f"{found} GPU{'s' if found > 1 else ''}" if found else "no GPU"
     return [
         Problem(
             path="cluster.gpu",
             line=None,
-            found=f"a GPU is named; {identity.host} has {have} for local rank {identity.local_rank}",
+            found=f"a GPU is named; {identity.host} has {have} for its ranks",
             expected="a GPU for each local rank",
             fix="run it on such hosts, or set cluster.gpu=cpu to train on CPUs; "
             "`python -m launch plan` needs no GPU",
@@ -34,13 +36,21 @@ def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
     ]
 
 
-def take_device(plan: Plan, identity: Identity) -> torch.device:
-    """The CPU with the threads it was given, or the local rank's GPU."""
+def take_device(plan: Plan, identity: Identity, environ: Mapping[str, str] = os.environ) -> torch.device:
+    """The CPU with the threads it was given, or the local rank's GPU, held to the memory limit.
+
+    The limit is the operator's (MAX_MEMORY_PER_GPU and MEMORY_FRACTION: the smaller binds), else the plan's.
+    An allocation beyond it is an out-of-memory error of torch, as on a smaller GPU.
+    """
     if plan.strategy.cluster.gpu.is_cpu:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
         return torch.device("cpu")
     device = torch.device("cuda", identity.local_rank)
     torch.cuda.set_device(device)
+    limit = read_environment(plan, environ).memory_limit_bytes
+    total = torch.cuda.get_device_properties(device).total_memory
+    if limit < total:
+        torch.cuda.set_per_process_memory_fraction(limit / total, device)
     return device
 
 

@@ -6,36 +6,30 @@ rank that found a mistake ends without leaving the others in a collective. Rank 
 
 import json
 import os
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
-from importlib.metadata import version
-from typing import Any
+from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 from planner import Plan, Problem, StrategyError
-from runtime.devices import device_problems
+from planner.environment import format_ranks, read_environment
+from runtime.devices import device_problems, sum_over_world
 from runtime.ending import STOPPED, Ending
+from runtime.groups import GroupMismatch
 from runtime.identity import Identity
+from runtime.reports import Report, is_odd, problems_of, report, silent
 from runtime.signals import StopRequest
 
-PACKAGES = ("torch", "deepspeed", "transformers")
 # Without a plan there is no launch.timeout; and who brings only bad news does not wait long for a listener.
 BAD_NEWS_TIMEOUT_S = 60.0
+# Once one rank cannot start, the others are given this long to say what they found.
+HURRY_S = 10.0
 
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a rank found before the start."""
-
-    rank: int
-    host: str
-    fingerprint: str
-    versions: dict[str, str]
-    problems: tuple[Problem, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,28 +65,31 @@ def agree(
         RuntimeError: if the other ranks cannot be reached.
     """
     if plan is not None:
-        found = device_problems(plan, identity)
+        found = [*device_problems(plan, identity), *variable_problems(plan)]
         if identity.rank == 0 and found:
             ending.tell(found)
         problems = [*problems, *found]
-    own = Report(
-        rank=identity.rank,
-        host=identity.host,
-        fingerprint="" if plan is None else plan.fingerprint,
-        versions=_versions(),
-        problems=tuple(problems),
-    )
+    own = report(plan, identity, problems)
     world_size = identity.world_size if plan is None else plan.world_size
     timeout_s = BAD_NEWS_TIMEOUT_S if plan is None or problems else plan.strategy.launch.timeout
     store = ending.store = connect(identity, world_size, timeout_s)
     if identity.rank > 0:
-        store.set(f"report/{own.rank}", json.dumps(asdict(own)))
+        store.set(f"report/{own.rank}", own.to_json())
         return _await_verdict(store, stop)
     verdict = _decide(store, own, plan, timeout_s, ending, stop, open_run)
     store.set("verdict", json.dumps(asdict(verdict)))
     if verdict.exit_code is not None:
         _wait_for_readers(store, min(world_size, identity.world_size) - 1)
     return verdict
+
+
+def variable_problems(plan: Plan, environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
+    """Where this rank's own EXPERT_GPUS and the like contradict the plan."""
+    try:
+        read_environment(plan, environ)
+    except StrategyError as error:
+        return error.problems
+    return ()
 
 
 def connect(identity: Identity, world_size: int, timeout_s: float) -> dist.Store:
@@ -115,6 +112,50 @@ def connect(identity: Identity, world_size: int, timeout_s: float) -> dist.Store
     return dist.PrefixStore(f"switchyard/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
+def agree_on_groups(
+    make: Callable[[], T], plan: Plan, identity: Identity, ending: Ending, device: torch.device
+) -> T:
+    """What `make` makes, once no rank has found other groups in DeepSpeed than the plan's. Collective.
+
+    Raises:
+        StrategyError: on every rank, where some rank did.
+    """
+    made, found = None, ""
+    try:
+        made = make()
+    except GroupMismatch as error:
+        found = str(error)
+    if sum_over_world(int(made is None), device) == 0:
+        assert made is not None
+        return made
+    raise StrategyError([_other_groups(plan, identity, ending, found)])
+
+
+def _other_groups(plan: Plan, identity: Identity, ending: Ending, found: str) -> Problem:
+    """On every rank: which ranks hold other groups, and what the first of them says."""
+    store = ending.store
+    assert store is not None, "the ranks met at a store"
+    store.set(f"groups/{identity.rank}", found)
+    deadline = time.monotonic() + BAD_NEWS_TIMEOUT_S
+    texts = {
+        rank: store.get(f"groups/{rank}").decode()
+        for rank in range(plan.world_size)
+        if _appears(store, f"groups/{rank}", lambda: time.monotonic() > deadline)
+    }
+    store.add("groups/read", 1)
+    if identity.rank == 0:
+        _wait_for_readers(store, plan.world_size, "groups/read")
+    wrong = tuple(rank for rank, text in texts.items() if text)
+    return Problem(
+        path=None,
+        line=None,
+        found=f"DeepSpeed holds other groups than the plan on rank{'s' if len(wrong) > 1 else ''} "
+        f"{format_ranks(wrong)}: {texts[wrong[0]]}",
+        expected="the groups of plan.json",
+        fix="use the DeepSpeed of constraints.txt; with that one it is a bug: please report it",
+    )
+
+
 def _decide(
     store: dist.Store,
     own: Report,
@@ -128,7 +169,7 @@ def _decide(
     if plan is None or own.problems:
         return Verdict(exit_code=ending.wrong(own.problems, told=True))
     try:
-        problems = _hear(store, own, plan.world_size, timeout_s, stop)
+        problems = _hear(store, own, plan, timeout_s, stop)
         if stop.asked is not None:
             return Verdict(exit_code=ending.stopped(f"asked to by {stop.asked} before the start"))
         if problems:
@@ -141,53 +182,24 @@ def _decide(
 
 
 def _hear(
-    store: dist.Store, own: Report, world_size: int, timeout_s: float, stop: StopRequest
+    store: dist.Store, own: Report, plan: Plan, timeout_s: float, stop: StopRequest
 ) -> tuple[Problem, ...]:
-    """Every rank's Problems, each once, and where a rank differs from rank 0."""
-    deadline = time.monotonic() + timeout_s
-    problems: list[Problem] = []
-    silent: list[int] = []
-    for rank in range(1, world_size):
-        key = f"report/{rank}"
-        if not _appears(store, key, lambda: time.monotonic() > deadline or stop.asked is not None):
-            silent.append(rank)
-            continue
-        peer = json.loads(store.get(key))
-        theirs = [Problem(**problem) for problem in peer["problems"]]
-        problems += theirs or _differences(own, peer)
-    if silent:
-        problems.append(
-            Problem(
-                path=None,
-                line=None,
-                found=f"ranks {', '.join(map(str, silent))} did not report within {timeout_s:.0f} s",
-                expected=f"all {world_size} ranks of the plan",
-                fix="look at those ranks' logs; launch.timeout sets how long to wait",
-            )
-        )
-    return tuple(dict.fromkeys(problems))
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-
-
-def _differences(own: Report, peer: dict[str, Any]) -> list[Problem]:
-    """A rank with another plan or other packages would train something else."""
-    who = f"rank {peer['rank']} on {peer['host']}"
-    mine = {"plan": own.fingerprint} | own.versions
-    theirs = {"plan": peer["fingerprint"]} | peer["versions"]
-    return [
-        Problem(
-            path=None,
-            line=None,
-            found=f"{who} has {name} {theirs.get(name, 'none')}",
-            expected=f"{name} {value}, as on rank 0 on {own.host}",
-            fix=f"use the same {'strategy file and overrides' if name == 'plan' else name} on all hosts",
-        )
-        for name, value in mine.items()
-        if theirs.get(name) != value
-    ]
+    """What keeps the ranks that report from training together; those that do not are Problems too."""
+    began = time.monotonic()
+    deadline = began + timeout_s
+    reports = {own.rank: own}
+    waiting = list(range(1, plan.world_size))
+    while waiting and time.monotonic() < deadline and stop.asked is None:
+        heard = [rank for rank in waiting if store.check([f"report/{rank}"])]
+        for rank in heard:
+            reports[rank] = Report.from_json(store.get(f"report/{rank}"))
+            if is_odd(own, reports[rank]):
+                deadline = min(deadline, time.monotonic() + HURRY_S)
+        waiting = [rank for rank in waiting if rank not in reports]
+        if not heard:
+            time.sleep(0.05)
+    reports = dict(sorted(reports.items()))
+    return (*problems_of(plan, reports), *silent(plan, reports, time.monotonic() - began))
 
 
 def _await_verdict(store: dist.Store, stop: StopRequest) -> Verdict:
@@ -202,14 +214,14 @@ def _await_verdict(store: dist.Store, stop: StopRequest) -> Verdict:
     return verdict
 
 
-def _wait_for_readers(store: dist.Store, num_readers: int) -> None:
+def _wait_for_readers(store: dist.Store, num_readers: int, key: str = "read") -> None:
     """Rank 0 may serve the store: it stays until the others have read that the run is over.
 
     Args:
         num_readers: the other ranks that were started, which may be fewer than the plan has.
     """
     deadline = time.monotonic() + BAD_NEWS_TIMEOUT_S
-    while store.add("read", 0) < num_readers and time.monotonic() < deadline:
+    while store.add(key, 0) < num_readers and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
