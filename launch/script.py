@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch.envfile import OPERATOR_VARIABLES
 from launch.hostfile import MAX_PDSH_HOSTS, is_local, made_up
-from launch.script_end import CLEAN, GUARD, RESULT, TRAPS, WATCH
+from launch.script_end import CLEAN, END_GUARD, GUARD, RESULT, START_GUARD, TRAPS, WATCH
 from launch.script_start import CPU_DEVICES, GPU_DEVICES, LOCAL_START, REMOTE_START, SSH_CONFIG
 from launch.ssh_options import OPTIONS
 from planner import Plan
@@ -40,7 +40,8 @@ def launch_sh(plan: Plan, place: Place) -> str:
         "WHO": "launch.sh",
         "TRAPS": TRAPS,
         "WATCH": "" if is_local(plan) else WATCH,
-        "GUARD": "guard &\n",
+        "GUARD": START_GUARD,
+        "END_GUARD": END_GUARD,
         "CLEAN": CLEAN,
         "AFTER": "",
         "DEVICES": CPU_DEVICES if is_cpu else GPU_DEVICES,

@@ -29,6 +29,15 @@ guard() {
 }
 """
 
+START_GUARD = """\
+guard &
+guard=$!
+disown "$guard"
+"""
+END_GUARD = """\
+kill -KILL -- "-$guard" 2>/dev/null || true
+"""
+
 # What is left when the launcher did not end by itself.
 CLEAN = """\
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
@@ -51,7 +60,7 @@ while kill -0 "$launcher" 2>/dev/null; do
   wait "$launcher" || code=$?
 done
 trap - INT TERM HUP
-
+@END_GUARD@
 # The code that a launcher ends with is no sign of success: only what rank 0 wrote in this attempt counts.
 outcome=3
 [[ -z $stopping ]] || outcome=130

@@ -30,6 +30,7 @@ def launch_sbatch(plan: Plan, place: Place) -> str:
         "TRAPS": _TRAPS,
         "WATCH": "",
         "GUARD": "",
+        "END_GUARD": "",
         "CLEAN": "",
         "AFTER": _AFTER,
     }.items():

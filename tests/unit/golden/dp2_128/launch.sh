@@ -115,6 +115,8 @@ trap 'stopping=yes; on_hosts ask || true' INT TERM HUP
 ) &
 launcher=$!
 guard &
+guard=$!
+disown "$guard"
 set +m
 code=0
 wait "$launcher" || code=$?
@@ -123,6 +125,7 @@ while kill -0 "$launcher" 2>/dev/null; do
   wait "$launcher" || code=$?
 done
 trap - INT TERM HUP
+kill -KILL -- "-$guard" 2>/dev/null || true
 
 # The code that a launcher ends with is no sign of success: only what rank 0 wrote in this attempt counts.
 outcome=3

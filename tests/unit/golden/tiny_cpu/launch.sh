@@ -77,6 +77,8 @@ trap 'stopping=yes; on_hosts ask || true' INT TERM HUP
 "${command[@]}" &
 launcher=$!
 guard &
+guard=$!
+disown "$guard"
 set +m
 code=0
 wait "$launcher" || code=$?
@@ -85,6 +87,7 @@ while kill -0 "$launcher" 2>/dev/null; do
   wait "$launcher" || code=$?
 done
 trap - INT TERM HUP
+kill -KILL -- "-$guard" 2>/dev/null || true
 
 # The code that a launcher ends with is no sign of success: only what rank 0 wrote in this attempt counts.
 outcome=3
