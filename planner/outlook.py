@@ -16,7 +16,7 @@ from planner.units import format_bytes
 
 _UNLIMITED = 1e6  # times as fast as the strategy's links
 _DAY_S, _HOUR_S = 86_400, 3_600
-_STATE_BYTES = 12  # of a parameter in a checkpoint: fp32 weights and two moments
+STATE_BYTES = 12  # of a parameter in a checkpoint: fp32 weights and two moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def whole_run(plan: Plan, prediction: Prediction, data_tokens: int | None = None
         epochs=tokens / data_tokens if data_tokens else None,
         days=seconds / _DAY_S,
         gpu_hours=seconds / _HOUR_S * plan.world_size,
-        checkpoint_bytes=_STATE_BYTES * model_parameters(plan.strategy.model).total,
+        checkpoint_bytes=STATE_BYTES * model_parameters(plan.strategy.model).total,
     )
 
 
