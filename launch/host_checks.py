@@ -9,6 +9,7 @@ from launch.gpu_checks import gpu_checks
 from launch.inspect_host import PACKAGES
 from launch.ssh_failures import Failure
 from planner import Plan
+from planner.code import code_fingerprint
 from planner.counts import model_parameters
 from planner.outlook import STATE_BYTES
 from planner.units import format_bytes
@@ -56,18 +57,22 @@ def _versions(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator
     asked: dict[str, Callable[[dict[str, Any]], str | None]] = {"python": lambda facts: facts["python"]}
     for package in PACKAGES:
         asked[package] = lambda facts, package=package: facts["packages"][package]  # type: ignore[misc]
+    needed: tuple[str, ...] = PACKAGES
     if not plan.strategy.cluster.gpu.is_cpu:
         asked |= {"torch's CUDA": lambda facts: facts["cuda"], "NCCL": lambda facts: facts["nccl"]}
+        needed += ("torch's CUDA",)
     for name, of in asked.items():
         values = {host: of(answer.facts) for host, answer in answers.items()}
-        if name in PACKAGES and not any(values.values()):
+        if name in needed and not any(values.values()):
             fix = f"install {name} into the launch's environment, as constraints.txt pins it"
+            if name not in PACKAGES:
+                fix = "install a build of torch with CUDA (pip takes it from PyTorch's index)"
             for host in values:
                 yield Check(
                     name=name,
                     host=host,
                     verdict="fails",
-                    found="not installed",
+                    found="not installed" if name in PACKAGES else "this torch is built without it",
                     expected=f"{name} in the launch's environment",
                     fix=fix,
                 )
@@ -92,6 +97,7 @@ def _code(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Che
             )
     readable = {host: value for host, value in values.items() if value is not None}
     if readable:
+        readable = {"this machine": code_fingerprint(), **readable}
         fix = "bring the same files to all hosts: another git revision, or a change that was not saved there"
         yield from equal_everywhere("code", readable, missing="none", fix=fix)
 

@@ -54,7 +54,7 @@ class Ssh:
 
     def command(self, host: str, program: Program, environ: Mapping[str, str] = os.environ) -> list[str]:
         """The argument list that starts a program on a host."""
-        if self.is_local:
+        if self.is_local and host == "localhost":
             return list(program.command)
         options = ssh_arguments(self.ssh_config, environ)
         # ssh joins what follows the host with blanks and hands it to the login shell there.

@@ -28,8 +28,16 @@ def _lines(plan: Plan, device: Device) -> Iterator[str]:
     strategy = plan.strategy
     yield "tokens reach experts evenly (balance 1.0); what the fullest rank gets more, all wait for"
     links = strategy.cluster.links
+    inside, between = device.intra_bytes_per_s, device.inter_bytes_per_s
     if device.collectives and len(plan.hosts) == 1:
         yield "collectives inside the host as measured, not from cluster.links"
+    elif inside is not None or between is not None:
+        measured = [
+            f"{rate / 1e9:.3g} GB/s {where}"
+            for rate, where in ((inside, "inside a host"), (between, "between hosts"))
+            if rate is not None
+        ]
+        yield f"links of a rank, one way, as measured: {', '.join(measured)}; not from cluster.links"
     else:
         yield (
             f"links of a rank, one way: {links.intra_host / 1e9:g} GB/s inside a host, "

@@ -58,11 +58,14 @@ class Network:
 
 
 def network_of(plan: Plan, device: Device) -> Network:
-    """The network between the ranks of a plan; a host is as full as its first, which is the fullest."""
+    """The network between the ranks of a plan; a host is as full as its first, which is the fullest.
+
+    Links that were measured stand for those of the strategy.
+    """
     links = plan.strategy.cluster.links
     return Network(
-        intra_bytes_per_s=links.intra_host * device.link_share,
-        inter_bytes_per_s=links.inter_host * device.link_share,
+        intra_bytes_per_s=device.intra_bytes_per_s or links.intra_host * device.link_share,
+        inter_bytes_per_s=device.inter_bytes_per_s or links.inter_host * device.link_share,
         host_size=len(plan.hosts[0].ranks),
         device=device,
     )

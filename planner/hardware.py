@@ -18,6 +18,7 @@ from planner.units import Dimension, QuantityError, parse_quantity
 CPU = "cpu"
 CALIBRATION_NAME = "hardware.yaml"  # under output.folder, where `python -m benchmarks.calibrate` writes
 _SHIPPED = Path(__file__).parent / "hardware.yaml"
+UNNAMED = "unnamed"  # a device that is written by its memory and peaks, and is no entry
 # What a device without a name is taken for, where no shipped entry has its memory and peaks.
 _LIKE = "GPU-400TFLOPS-64GB"
 
@@ -80,6 +81,9 @@ class Device:
     cores: int | None
     collectives: tuple[MeasuredCollective, ...]
     sources: tuple[str, ...]
+    # Measured bytes/s of a rank, one way, which then stand for the strategy's links.
+    intra_bytes_per_s: float | None = None
+    inter_bytes_per_s: float | None = None
 
 
 @lru_cache(maxsize=1)
@@ -102,20 +106,28 @@ def device_of(gpu: Any, calibration: Path | None = None) -> Device:
     Raises:
         StrategyError: if the calibration cannot be read.
     """
-    entries = devices()
-    name = getattr(gpu, "name", None)
-    if name is None:
-        name = next((n for n, e in entries.items() if _is_entry(gpu, e)), None)
+    name, shipped = entry_of(gpu)
     if calibration is not None:
-        measured = _read_calibration(calibration)
-        if name in measured:
+        measured = read_calibration(calibration)
+        if name in measured and (name != UNNAMED or is_entry(gpu, measured[name])):
             return _device(name, measured[name], str(calibration))
-    if name is not None:
-        return _device(name, entries[name], None)
+    return _device(name, shipped, None)
+
+
+def entry_of(gpu: Any) -> tuple[str, dict[str, Any]]:
+    """The shipped entry of a strategy's `cluster.gpu`, under the name that a calibration gives it."""
+    entries = devices()
+    name = getattr(gpu, "name", None) or next((n for n, e in entries.items() if is_entry(gpu, e)), None)
+    return (UNNAMED, _entry_like(gpu)) if name is None else (name, entries[name])
+
+
+def _entry_like(gpu: Any) -> dict[str, Any]:
+    """An entry with the curves of another device, for one that is written by its memory and peaks."""
     peak = {key: f"{value} FLOPS" for key, value in gpu.peak.model_dump().items() if value is not None}
-    entry = {**entries[_LIKE], "peak": peak, "source": "the strategy's own memory and peaks"}
+    entry = {**devices()[_LIKE], "memory": f"{gpu.memory} B", "peak": peak}
+    entry["source"] = "the strategy's own memory and peaks"
     entry["sources"] = dict.fromkeys(entry["sources"], f"assumption, as for {_LIKE}")
-    return _device("unnamed", entry, None)
+    return entry
 
 
 def device_named(name: str) -> Device:
@@ -123,13 +135,19 @@ def device_named(name: str) -> Device:
     return _device(name, devices()[name], None)
 
 
-def _is_entry(gpu: Any, entry: Mapping[str, Any]) -> bool:
+def is_entry(gpu: Any, entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has the memory and the peaks of a strategy's `cluster.gpu`."""
     peaks = {key: float(parse_quantity(text, "FLOP/s")) for key, text in entry["peak"].items()}
     written = {key: value for key, value in gpu.peak.model_dump().items() if value is not None}
     return bool(parse_quantity(entry["memory"], "bytes") == gpu.memory and peaks == written)
 
 
-def _read_calibration(path: Path) -> dict[str, dict[str, Any]]:
+def read_calibration(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a hardware file as written.
+
+    Raises:
+        StrategyError: if it is none.
+    """
     try:
         entries = _entries(path.read_text(encoding="utf-8"), str(path))
         for name, entry in entries.items():
@@ -159,6 +177,7 @@ def _device(name: str, entry: Mapping[str, Any], calibration: str | None) -> Dev
     latency = entry["latency"]
     sources = [f"{key}: {text}" for key, text in entry["sources"].items()]
     grouped = entry.get("grouped") or {}
+    links = entry.get("links") or {}
     collectives = entry.get("collectives") or ()
     return Device(
         name=name,
@@ -185,6 +204,8 @@ def _device(name: str, entry: Mapping[str, Any], calibration: str | None) -> Dev
             for item in collectives
         ),
         sources=(f"{name}: {entry['source']}", *sources) + ((f"from {calibration}",) if calibration else ()),
+        intra_bytes_per_s=_number(links["intra_host"], "bytes/s") if "intra_host" in links else None,
+        inter_bytes_per_s=_number(links["inter_host"], "bytes/s") if "inter_host" in links else None,
     )
 
 

@@ -120,7 +120,7 @@ def _what_keeps(plan: Plan, device: Device, keeps: Keeps) -> str:
     cheapest = f"cheapest change: {found}" if found else "no change of layout or runtime that was tried does"
     times = _bandwidth_that_keeps(plan, device, keeps)
     if times is None:
-        best = predict(_with_links(plan, _UNLIMITED), replace(device, collectives=()))
+        best = predict(_with_links(plan, _UNLIMITED), _unmeasured(device))
         return (
             f"{cheapest}; no bandwidth does: with unlimited links communication is "
             f"{_worst_communication(best):.0%} (start-up times, copies and waits), utilization "
@@ -135,7 +135,7 @@ def _what_keeps(plan: Plan, device: Device, keeps: Keeps) -> str:
 
 def _bandwidth_that_keeps(plan: Plan, device: Device, keeps: Keeps) -> float | None:
     """By how much both links must be faster, within 1 %; None when no bandwidth is enough."""
-    plain = replace(device, collectives=())  # measured times do not know other links
+    plain = _unmeasured(device)
 
     def is_enough(times: float) -> bool:
         other = _with_links(plan, times)
@@ -150,6 +150,11 @@ def _bandwidth_that_keeps(plan: Plan, device: Device, keeps: Keeps) -> float | N
         middle = (low * high) ** 0.5
         low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
+
+
+def _unmeasured(device: Device) -> Device:
+    """Without its measured times and links, which do not know other links."""
+    return replace(device, collectives=(), intra_bytes_per_s=None, inter_bytes_per_s=None)
 
 
 def _with_links(plan: Plan, times: float) -> Plan:

@@ -131,7 +131,7 @@ def _part(plan: Plan, stage: Stage, device: Device, network: Network) -> Part:
         expert_elements=experts,
         num_tensors=len(tensors),
         kept_bytes=sum(w.activation_bytes for w in stage_work(plan, stage) if w.kind != "head"),
-        all_to_all_bytes=_dispatched_bytes(plan, p) * (p.ep - 1) / p.ep if sends else 0.0,
+        all_to_all_bytes=dispatched_bytes(plan, p) * (p.ep - 1) / p.ep if sends else 0.0,
     )
 
 
@@ -206,7 +206,7 @@ def _traffic(plan: Plan, stage: Stage, p: Portion, *, is_backward: bool, recompu
     )
 
 
-def _dispatched_bytes(plan: Plan, p: Portion, *, is_backward: bool = False) -> float:
+def dispatched_bytes(plan: Plan, p: Portion, *, is_backward: bool = False) -> float:
     """Rows that a rank sends to all experts in one layer, its own included; FP8 rows carry a 4-byte scale."""
     hidden = p.model.hidden_size
     if plan.strategy.runtime.fp8_payload and not is_backward:
@@ -220,7 +220,7 @@ def _all_to_all_s(plan: Plan, stage: Stage, p: Portion, network: Network, *, is_
         return 0.0
     spread = spread_of(stage.expert, "ep", network.host_size)
     hierarchical = plan.strategy.runtime.all_to_all == "hierarchical"
-    num_bytes = _dispatched_bytes(plan, p, is_backward=is_backward)
+    num_bytes = dispatched_bytes(plan, p, is_backward=is_backward)
     seconds = 2 * comms.all_to_all_s(num_bytes, spread, network, hierarchical=hierarchical)
     if not is_backward:
         seconds += comms.all_to_all_s(8 * p.model.num_experts, spread, network, hierarchical=hierarchical)

@@ -1,0 +1,80 @@
+"""Which of many alike are slow: a robust test, and what it means for hosts and the links between them."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeVar
+
+K = TypeVar("K", bound=Hashable)
+Pair = tuple[str, str]
+
+# Standard deviations of a normal distribution in one MAD (median absolute deviation).
+_MAD_IN_SIGMAS = 1.4826
+_SIGMAS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How much slower than the median is still alike: `factor` times, or `floor_s` seconds, or noise."""
+
+    factor: float
+    floor_s: float
+
+
+# Measurements on a GPU repeat within some percent. Ranks on CPUs take turns on the cores: gloo's times varied
+# threefold, by a few milliseconds (2 cores under load, torch 2.13, 2026-11-25).
+GPU = Tolerance(factor=1.5, floor_s=50e-6)
+CPU = Tolerance(factor=3.0, floor_s=5e-3)
+
+
+def slow_ones(seconds: Mapping[K, float], tolerance: Tolerance) -> dict[K, float]:
+    """Those that take much longer than the others, with how many times the median they take.
+
+    Slow is what lies above the median by more than 5 robust standard deviations (1.4826·MAD), *and* by more
+    than the tolerance: among values that hardly differ MAD is near 0, and every hair would be an outlier.
+    Median and MAD stay what they are until half of the values are slow (Rousseeuw and Croux 1993); a mean and
+    a standard deviation would be drawn by the very value that is looked for. With fewer than three values
+    nothing can be said.
+    """
+    if len(seconds) < 3:
+        return {}
+    middle = median(seconds.values())
+    spread = _MAD_IN_SIGMAS * median(abs(value - middle) for value in seconds.values())
+    limit = middle + max(_SIGMAS * spread, (tolerance.factor - 1) * middle, tolerance.floor_s)
+    return {key: value / middle for key, value in seconds.items() if value > limit and middle > 0}
+
+
+def late_ones(seconds: Mapping[K, float], tolerance: Tolerance) -> dict[K, float]:
+    """Members of one group who come late to an exchange, with the seconds that the others wait for them.
+
+    From a common start all members of a group end together. Who takes far less than the others has begun
+    later: the others were waiting. The test is `slow_ones` upside down.
+    """
+    if len(seconds) < 3:
+        return {}
+    middle = median(seconds.values())
+    spread = _MAD_IN_SIGMAS * median(abs(value - middle) for value in seconds.values())
+    gap = max(_SIGMAS * spread, tolerance.floor_s)
+    return {
+        key: middle - value
+        for key, value in seconds.items()
+        if value < middle - gap and value < middle / tolerance.factor
+    }
+
+
+def slow_hosts(seconds: Mapping[Pair, float], tolerance: Tolerance) -> dict[str, float]:
+    """Hosts to which even the fastest link is slow, with how many times the median of the hosts it takes.
+
+    A host is judged by its fastest pair. A slow host has no fast one; a slow link spoils only one pair of
+    each of its ends. So this holds for three hosts already, where two of the three pairs are slow.
+    """
+    hosts = dict.fromkeys(host for pair in seconds for host in pair)
+    best = {host: min(value for pair, value in seconds.items() if host in pair) for host in hosts}
+    return slow_ones(best, tolerance)
+
+
+def slow_links(seconds: Mapping[Pair, float], tolerance: Tolerance) -> dict[Pair, float]:
+    """Slow pairs of hosts of which neither is slow itself."""
+    hosts = slow_hosts(seconds, tolerance)
+    rest = {pair: value for pair, value in seconds.items() if not set(pair) & set(hosts)}
+    return slow_ones(rest, tolerance)

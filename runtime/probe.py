@@ -1,0 +1,236 @@
+"""Preflight's ranks: `deepspeed --module runtime.probe --strategy FILE --out FOLDER`, on the plan's hosts.
+
+They join the plan's world and groups as train.py does, run the plan's own exchanges at its own sizes, and
+messages between every pair of hosts. Rank 0 writes what all measured to probe.json, and then done.json, the
+only sign of success; the verdict is launch's. Nothing is trained, and no other file is written.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner import Plan, StrategyError, build_plan, load
+from planner.drift import launch_problems
+from planner.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
+from runtime.identity import Identity, identify
+from runtime.signals import block_signals
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.collectives import Group
+    from runtime.ending import Ending
+    from runtime.groups import RankGroups
+    from runtime.pairs import PairTrial
+    from runtime.signals import StopRequest
+    from runtime.startup import Verdict
+
+SCHEMA_VERSION = 1
+RESULT_NAME, PROGRESS_NAME = "probe.json", "progress.txt"
+# A link that hangs is told after this long, however patient the strategy is with a training.
+MAX_TIMEOUT_S = 120.0
+# Seconds for the repetitions of all exchanges, and of all pairs of hosts; each has its share.
+EXCHANGES_S, PAIRS_S = 20.0, 20.0
+# A message between hosts is the plan's largest between two ranks, but large enough to fill a link.
+MIN_PAIR_BYTES, MAX_PAIR_BYTES = 4 * 2**20, 64 * 2**20
+
+
+def main(argv: Sequence[str]) -> None:
+    """Ends the process: 0 done, 2 wrong input, 3 broke, 130 stopped on request."""
+    options = _options(argv)
+    try:
+        identity = identify()
+    except ValueError as error:
+        print(f"{error}\nit is started by python -m launch preflight STRATEGY", file=sys.stderr)
+        sys.exit(2)
+    plan: Plan | None = None
+    try:
+        plan = build_plan(load(options.strategy, options.overrides))
+        problems = launch_problems(plan)
+    except StrategyError as error:
+        problems = error.problems
+    if plan is not None and identity.rank >= plan.world_size:
+        sys.exit(0)
+    if identity.rank == 0 and problems:
+        print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
+    block_signals()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from runtime.ending import Ending
+    from runtime.signals import StopRequest
+    from runtime.startup import agree
+
+    folder = Path(options.out)
+    ending = Ending(identity=identity, run_folder=folder)
+    try:
+        stop = StopRequest(ending.stop_now)
+        verdict = agree(plan, problems, identity, ending, stop, _claim)
+        code = verdict.exit_code
+        if code is None:
+            assert plan is not None, "no rank goes on without a plan"
+            ending.attempt = verdict.attempt
+            code = _probe(plan, identity, ending, stop, folder)
+    except Exception as error:
+        code = ending.failed(error)
+    ending.leave(code)
+
+
+def _claim(plan: Plan, ending: "Ending") -> "Verdict":
+    from runtime.attempts import claim
+    from runtime.startup import Verdict
+
+    assert ending.run_folder is not None
+    ending.attempt = claim(ending.run_folder, {"fingerprint": plan.fingerprint})
+    return Verdict(exit_code=None, attempt=ending.attempt)
+
+
+def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: "StopRequest", folder: Path) -> int:
+    from runtime.devices import join_world, sum_over_world, take_device
+    from runtime.groups import make_groups
+
+    launch = plan.strategy.launch
+    patient = launch.model_copy(update={"timeout": min(launch.timeout, MAX_TIMEOUT_S)})
+    plan = replace(plan, strategy=plan.strategy.model_copy(update={"launch": patient}))
+    device = take_device(plan, identity)
+    assert ending.store is not None
+    join_world(plan, identity, ending.store, device)
+    groups = make_groups(plan, identity.rank)
+
+    def tell(what: str) -> None:
+        if identity.rank == 0:
+            print(f"probe: {what}", flush=True)
+            with (folder / PROGRESS_NAME).open("a", encoding="utf-8") as file:
+                file.write(f"{what}\n")
+
+    def any_rank(asked: bool) -> bool:
+        return sum_over_world(int(asked), device) > 0
+
+    measured = measure(plan, groups, device, tell, lambda: stop.boundary(any_rank))
+    if measured is None:
+        return ending.stopped("asked to")
+    # Through the store: every backend has one.
+    store = ending.store
+    store.set(
+        f"probe/{identity.rank}", json.dumps({"rank": identity.rank, "host": identity.host, **measured})
+    )
+    if identity.rank == 0:
+        from runtime.durable import replace as write
+
+        ranks = [json.loads(store.get(f"probe/{rank}")) for rank in range(plan.world_size)]
+        write(folder / RESULT_NAME, json.dumps(_result(plan, ranks, device)).encode())
+    return ending.done({})
+
+
+def measure(
+    plan: Plan,
+    groups: "RankGroups",
+    device: "torch.device",
+    tell: Callable[[str], None] = lambda what: None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """All that this rank measures, as plain data; None if the ranks were asked to stop. Collective.
+
+    Args:
+        tell: called with what comes next.
+        is_over: collective; whether any rank was asked to stop.
+    """
+    from runtime.pairs import run_pairs
+    from runtime.trials import World, run_exchange
+
+    exchanges, rounds = exchanges_of(plan), host_pairs(plan)
+    world = World(rank=groups.rank, device=device, budget_s=EXCHANGES_S / max(1, len(exchanges)))
+    found: dict[str, Any] = {"exchanges": {}, "pairs": []}
+    for exchange in exchanges:
+        if is_over():
+            return None
+        tell(exchange.title)
+        trial = run_exchange(exchange, _group_in(exchange, groups), world)
+        if trial is not None:
+            found["exchanges"][exchange.title] = asdict(trial)
+    link = replace(world, budget_s=PAIRS_S / (len(rounds) + 1))
+    size = pair_bytes(exchanges)
+    inside = neighbours(plan)
+    if inside:
+        tell("pairs of ranks of a host")
+        found["pairs"] += _trials(run_pairs(inside, size, link), inside, groups.rank)
+    for number, pairs in enumerate(rounds, start=1):
+        if is_over():
+            return None
+        tell(f"pairs of hosts, round {number} of {len(rounds)}")
+        ranks = tuple(ends for pair in pairs for ends in rank_pairs(plan, pair))
+        found["pairs"] += _trials(run_pairs(ranks, size, link), ranks, groups.rank)
+    return found
+
+
+def _trials(trial: "PairTrial | None", pairs: Sequence[tuple[int, int]], rank: int) -> list[dict[str, Any]]:
+    if trial is None:
+        return []
+    ends = next(pair for pair in pairs if pair[0] == rank)
+    return [{"ranks": list(ends), **asdict(trial)}]
+
+
+def _group_in(exchange: Exchange, groups: "RankGroups") -> "Group | None":
+    """This rank's group in an exchange of its own stage; None on ranks of other stages, and for a send."""
+    if exchange.kind == "send" or exchange.stage != groups.stage.name:
+        return None
+    group: Group = getattr(groups, exchange.axis)
+    return group
+
+
+def pair_bytes(exchanges: Sequence[Exchange]) -> int:
+    """The plan's largest message between two ranks, within bounds that fill a link and end in time."""
+    largest = 0
+    for exchange in exchanges:
+        if exchange.kind == "send":
+            largest = max(largest, *(message[2] for message in exchange.messages))
+        elif exchange.kind == "all_to_all":
+            largest = max(largest, exchange.num_bytes // len(exchange.groups[0]))
+        else:
+            largest = max(largest, exchange.num_bytes)
+    return min(max(largest, MIN_PAIR_BYTES), MAX_PAIR_BYTES)
+
+
+def _result(plan: Plan, ranks: list[dict[str, Any]], device: "torch.device") -> dict[str, Any]:
+    """What probe.json holds: seconds on each rank, by exchange and by pair."""
+    import torch
+
+    is_gpu = device.type == "cuda"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": plan.fingerprint,
+        "backend": "nccl" if is_gpu else "gloo",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if is_gpu else None,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if is_gpu else None,
+        "pair_bytes": pair_bytes(exchanges_of(plan)),
+        "hosts": [rank["host"] for rank in ranks],
+        "exchanges": {
+            exchange.title: {
+                str(rank["rank"]): rank["exchanges"][exchange.title]
+                for rank in ranks
+                if exchange.title in rank["exchanges"]
+            }
+            for exchange in exchanges_of(plan)
+        },
+        "pairs": [pair for rank in ranks for pair in rank["pairs"]],
+    }
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="runtime.probe", description="The ranks of `python -m launch preflight`.", allow_abbrev=False
+    )
+    parser.add_argument("--strategy", metavar="FILE", required=True, help="the strategy")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="where rank 0 writes its result")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_intermixed_args(argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
