@@ -1,6 +1,7 @@
 """`preflight`: are the hosts and the links between them as the strategy says, before a training finds out."""
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import sys
