@@ -51,9 +51,14 @@ def gpu_checks(plan: Plan, roles: tuple[Role, ...], facts: Facts) -> Iterator[Ch
     yield from _health(able)
     yield from _xids(able)
     yield from _users(slots, able)
-    models = {host: ", ".join(sorted({d["name"] for d in _working(found)})) for host, found in able.items()}
-    fix = "use hosts with the same GPUs, or list those alone under cluster.hosts"
-    yield from equal_everywhere("GPU model", models, missing="none", fix=fix)
+    models = {
+        host: ", ".join(sorted({device["name"] for device in _working(found)}))
+        for host, found in able.items()
+        if _working(found)
+    }
+    if models:
+        fix = "use hosts with the same GPUs, or list those alone under cluster.hosts"
+        yield from equal_everywhere("GPU model", models, missing="none", fix=fix)
     drivers = {host: found["gpus"]["driver"] for host, found in able.items()}
     yield from equal_everywhere("driver", drivers, missing="none", fix="install the same driver on all hosts")
 

@@ -44,24 +44,6 @@ def slow_ones(seconds: Mapping[K, float], tolerance: Tolerance) -> dict[K, float
     return {key: value / middle for key, value in seconds.items() if value > limit and middle > 0}
 
 
-def late_ones(seconds: Mapping[K, float], tolerance: Tolerance) -> dict[K, float]:
-    """Members of one group who come late to an exchange, with the seconds that the others wait for them.
-
-    From a common start all members of a group end together. Who takes far less than the others has begun
-    later: the others were waiting. The test is `slow_ones` upside down.
-    """
-    if len(seconds) < 3:
-        return {}
-    middle = median(seconds.values())
-    spread = _MAD_IN_SIGMAS * median(abs(value - middle) for value in seconds.values())
-    gap = max(_SIGMAS * spread, tolerance.floor_s)
-    return {
-        key: middle - value
-        for key, value in seconds.items()
-        if value < middle - gap and value < middle / tolerance.factor
-    }
-
-
 def slow_hosts(seconds: Mapping[Pair, float], tolerance: Tolerance) -> dict[str, float]:
     """Hosts to which even the fastest link is slow, with how many times the median of the hosts it takes.
 

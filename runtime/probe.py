@@ -122,7 +122,7 @@ def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: "StopRequest"
         from runtime.durable import replace as write
 
         ranks = [json.loads(store.get(f"probe/{rank}")) for rank in range(plan.world_size)]
-        write(folder / RESULT_NAME, json.dumps(_result(plan, ranks, device)).encode())
+        write(folder / RESULT_NAME, json.dumps(result_of(plan, ranks, device.type)).encode())
     return ending.done({})
 
 
@@ -195,11 +195,11 @@ def pair_bytes(exchanges: Sequence[Exchange]) -> int:
     return min(max(largest, MIN_PAIR_BYTES), MAX_PAIR_BYTES)
 
 
-def _result(plan: Plan, ranks: list[dict[str, Any]], device: "torch.device") -> dict[str, Any]:
+def result_of(plan: Plan, ranks: list[dict[str, Any]], device_type: str) -> dict[str, Any]:
     """What probe.json holds: seconds on each rank, by exchange and by pair."""
     import torch
 
-    is_gpu = device.type == "cuda"
+    is_gpu = device_type == "cuda"
     return {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": plan.fingerprint,

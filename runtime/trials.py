@@ -23,10 +23,13 @@ _DTYPES = {1: torch.uint8, 2: torch.bfloat16, 4: torch.float32}
 class Trial:
     """What one rank saw of an exchange.
 
-    median_s: of its own repetitions, each from a common start. wrong: what was wrong with the values, or "".
+    Medians over its own repetitions, each from a common start: median_s until the exchange is done, issue_s
+    until the rank has begun its own part of it. A rank that is slow by itself shows in the second; the first
+    is long on all that wait for it. wrong: what was wrong with the values, or "".
     """
 
     median_s: float
+    issue_s: float
     repeats: int
     wrong: str
 
@@ -58,10 +61,10 @@ class World:
 
 
 class Work(Protocol):
-    """An exchange on one rank: filled with values that tell who sent them, done once, looked at."""
+    """An exchange on one rank: filled with values that tell who sent them, begun, looked at when done."""
 
     def fill(self) -> None: ...
-    def once(self) -> None: ...
+    def start(self) -> list[dist.Work]: ...
     def wrong(self) -> str: ...
 
 
@@ -85,9 +88,7 @@ def run_exchange(exchange: Exchange, group: Group | None, world: World) -> Trial
         world.meet()
         if work is not None:
             work.fill()
-            began = world.now()
-            work.once()
-            seconds = world.now() - began
+            seconds = _once(work, world)[1]
             found = found or work.wrong()
     repeats = repeats_in(world.largest(seconds), world.budget_s)
     if work is None and exchange.kind != "send":
@@ -95,17 +96,29 @@ def run_exchange(exchange: Exchange, group: Group | None, world: World) -> Trial
     times = []
     for _ in range(repeats):
         world.meet(meeting)
-        began = world.now()
         if work is not None:
-            work.once()
-        times.append(world.now() - began)
+            times.append(_once(work, world))
     world.meet(meeting)
     if work is None:
         return None
     work.fill()
-    work.once()
-    world.now()
-    return Trial(median_s=median(times), repeats=repeats, wrong=found or work.wrong())
+    _once(work, world)
+    return Trial(
+        median_s=median(whole for _, whole in times),
+        issue_s=median(issued for issued, _ in times),
+        repeats=repeats,
+        wrong=found or work.wrong(),
+    )
+
+
+def _once(work: Work, world: World) -> tuple[float, float]:
+    """Seconds until this rank's part is begun, and until the exchange is done."""
+    began = world.now()
+    pending = work.start()
+    issued = time.perf_counter() - began
+    for part in pending:
+        part.wait()
+    return issued, world.now() - began
 
 
 def repeats_in(once_s: float, budget_s: float) -> int:
@@ -127,8 +140,8 @@ class _AllReduce:
     def fill(self) -> None:
         self._values.copy_(self._mine)
 
-    def once(self) -> None:
-        dist.all_reduce(self._values, group=self._group.process_group)
+    def start(self) -> list[dist.Work]:
+        return [dist.all_reduce(self._values, group=self._group.process_group, async_op=True)]
 
     def wrong(self) -> str:
         return difference(self._values, self._sum, "the sum")
@@ -149,8 +162,9 @@ class _AllToAll:
     def fill(self) -> None:
         self._received.zero_()
 
-    def once(self) -> None:
-        dist.all_to_all_single(self._received, self._sent, group=self._group.process_group)
+    def start(self) -> list[dist.Work]:
+        group = self._group.process_group
+        return [dist.all_to_all_single(self._received, self._sent, group=group, async_op=True)]
 
     def wrong(self) -> str:
         return difference(self._received, self._expected, "what the others sent")
@@ -176,15 +190,14 @@ class _Sends:
             else:
                 values.copy_(known)
 
-    def once(self) -> None:
+    def start(self) -> list[dist.Work]:
         operations = [
             dist.P2POp(dist.irecv, values, sender)
             if receiver == self._rank
             else dist.P2POp(dist.isend, values, receiver)
             for (sender, receiver, _), values in zip(self.messages, self._values, strict=True)
         ]
-        for pending in dist.batch_isend_irecv(operations) if operations else ():
-            pending.wait()
+        return dist.batch_isend_irecv(operations)
 
     def wrong(self) -> str:
         for (sender, receiver, _), values, known in zip(
