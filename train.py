@@ -84,7 +84,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     from runtime.attempts import holds
     from runtime.build import build_model
     from runtime.data import open_data
-    from runtime.devices import join_world, peak_memory_bytes, sum_over_world, take_device
+    from runtime.devices import join_world, mean_over_world, peak_memory_bytes, sum_over_world, take_device
     from runtime.engine import make_engine
     from runtime.groups import make_groups
     from runtime.loop import Loop
@@ -94,6 +94,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     from runtime.saving import Saver, restore
     from runtime.startup import agree_on_groups
     from runtime.teller import Teller
+    from runtime.timeline import TRACED, Timeline
 
     folder, attempt = ending.run_folder, verdict.attempt
     ending.attempt = attempt
@@ -143,15 +144,19 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
             save=save,
             first_step=done + 1,
             horizon=verdict.horizon,
+            timeline=Timeline(plan=plan, rank=identity.rank, folder=folder, step=done + TRACED),
         )
         last_step = loop.run()
     if last_step < plan.strategy.training.steps:
         return ending.stopped(
             f"asked to by {stop.asked or 'a signal to another rank'} after step {last_step}"
         )
-    result = teller.result() | {"peak_memory_bytes": sum_over_world(peak_memory_bytes(device), device)}
+    result = teller.result() | {
+        "peak_memory_bytes": sum_over_world(peak_memory_bytes(device), device),
+        "stage_wait_share": mean_over_world(teller.stage_wait_share(), device),
+    }
     if identity.rank == 0:
-        result["picture"] = teller.picture().name
+        result["picture"] = teller.pictures().name
         teller.farewell(result)
     return ending.done(result)
 

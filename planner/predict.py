@@ -76,6 +76,11 @@ class Prediction:
         """Waiting for other stages, mean over ranks, of the step."""
         return self._mean([stage.phases.bubble_s / self.step_s for stage in self.stages])
 
+    @property
+    def stage_wait_share(self) -> float:
+        """Waiting for other stages and handing over to them, mean over ranks, of the step."""
+        return self._mean([stage.phases.share("stage_wait") for stage in self.stages])
+
     def _mean(self, values: list[float]) -> float:
         ranks = [stage.num_ranks for stage in self.stages]
         return sum(v * n for v, n in zip(values, ranks, strict=True)) / sum(ranks)

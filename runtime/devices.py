@@ -74,6 +74,13 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
 
 
+def mean_over_world(value: float, device: torch.device) -> float:
+    """Collective."""
+    total = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
+
+
 def sum_over_world(value: int, device: torch.device) -> int:
     """Collective."""
     total = torch.tensor([value], dtype=torch.int64, device=device)

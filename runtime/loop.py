@@ -17,6 +17,7 @@ from runtime.phases import PhaseClock
 from runtime.replicas import check_replicas
 from runtime.signals import StopRequest
 from runtime.steps import StepResult, train_step, training_batches, validation_batches, validation_loss
+from runtime.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Loop:
     save: Callable[[int], None]
     first_step: int
     horizon: int
+    timeline: Timeline | None = None
 
     def run(self) -> int:
         """Trains; returns the last step done: the strategy's, or an earlier one when asked to stop.
@@ -97,6 +99,7 @@ class Loop:
         rate = learning_rate(step, training, self.horizon)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
+        is_caught = self.timeline is not None and self.timeline.catch(step, self.clock)
         self.clock.reset()  # a step is not charged for the validation or checkpoint before it
         with self.clock.phase("data"):
             micro_batches = training_batches(
@@ -111,6 +114,8 @@ class Loop:
         totals = Totals(num_tokens=num_tokens, num_sequences=batch.global_batch)
         result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
         phases_s = self.clock.reset()
+        if self.timeline is not None and is_caught:
+            self.timeline.keep(result, self.clock)
         return StepReport(
             step=step,
             result=result,

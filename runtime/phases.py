@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 
 from planner.phases import COMMUNICATION, PHASES, USEFUL
 
 __all__ = ["COMMUNICATION", "PHASES", "USEFUL", "PhaseClock", "communication_share", "step_s", "utilization"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Something with a name, from `start_ns` to `end_ns` of this host's perf_counter_ns."""
+
+    name: str
+    start_ns: int
+    end_ns: int
 
 
 class PhaseClock:
@@ -41,6 +51,7 @@ class PhaseClock:
         self._open = ["other"]
         self._spent_ns = dict.fromkeys(PHASES, 0)
         self._mark_ns = now_ns()
+        self._recording: list[Span] | None = None
 
     def phase(self, name: str) -> _Span:
         """A context in which time counts to `name`, one of PHASES."""
@@ -57,10 +68,24 @@ class PhaseClock:
         self._spent_ns = dict.fromkeys(PHASES, 0)
         return phases_s
 
+    def record(self) -> None:
+        """From here on keeps each stretch of time by itself, until `recorded`."""
+        self._move_on()
+        self._recording = []
+
+    def recorded(self) -> tuple[Span, ...]:
+        """The stretches since `record`, in order, and no more of them."""
+        self._move_on()
+        assert self._recording is not None, "nothing was recorded"
+        spans, self._recording = tuple(self._recording), None
+        return spans
+
     def _move_on(self) -> None:
         if self._synchronize is not None:
             self._synchronize()
         now_ns = self._now_ns()
+        if self._recording is not None and now_ns > self._mark_ns:
+            self._recording.append(Span(name=self._open[-1], start_ns=self._mark_ns, end_ns=now_ns))
         self._spent_ns[self._open[-1]] += now_ns - self._mark_ns
         self._mark_ns = now_ns
 

@@ -1,5 +1,6 @@
 """One training step and one validation pass: micro-batches in, sums over the whole world out."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from planner import Batch, Stage
 from runtime.boundary import Ports
 from runtime.build import Sums, Totals
 from runtime.groups import RankGroups
+from runtime.phases import Span
 from runtime.schedule import Schedule, due, forward_only, one_forward_one_backward
 
 
@@ -32,6 +34,7 @@ class StepResult:
     loss: mean cross-entropy over the global batch's valid tokens. balance, z: the spec's B and Z.
     grad_norm: before clipping; not finite when the step was skipped.
     expert_tokens: tokens this rank routed to each expert, [MoE layers of the stage, num_experts].
+    passes: when this rank did what. ended_ns: when the step's last collective over the world was over.
     """
 
     loss: float
@@ -41,6 +44,8 @@ class StepResult:
     skipped: bool
     dropped_tokens: int
     expert_tokens: Tensor
+    passes: tuple[Span, ...]
+    ended_ns: int
 
 
 def train_step(
@@ -58,6 +63,15 @@ def train_step(
     ports: Ports = engine.module.ports
     losses: dict[int, Tensor] = {}  # of the micro-batches in flight
     sums: list[Sums] = []
+    passes: list[Span] = []
+    began_ns = time.perf_counter_ns()
+
+    def passed(name: str) -> None:
+        nonlocal began_ns
+        now_ns = time.perf_counter_ns()
+        passes.append(Span(name=name, start_ns=began_ns, end_ns=now_ns))
+        began_ns = now_ns
+
     actions = schedule(ports.place, ports.num_stages, len(micro_batches))
     for index, action in enumerate(actions):
         ports.post(due(actions, index))
@@ -68,11 +82,13 @@ def train_step(
                     micro_batch.tokens_BS1, micro_batch.mask_BS, totals, action.micro_batch
                 )
             sums.append(micro_sums)
+            passed(f"forward {action.micro_batch}")
             continue
         with clock.phase("compute"):
             # `backward` divides by the accumulation. Asked not to (scale_wrt_gas=False), DeepSpeed 0.19.8
             # still does, in a hook on the forward's output (engine.py:3179); so the factor is given back.
             engine.backward(losses.pop(action.micro_batch) * engine.gradient_accumulation_steps())
+        passed(f"backward {action.micro_batch}")
         if index == len(actions) - 1:
             ports.finish()
         with clock.phase("optimizer"):
@@ -86,6 +102,7 @@ def train_step(
                 dist.all_reduce(everywhere, group=peers.process_group)
         engine.module.steer_routers(everywhere)
     world = _sum_over_world(sums, groups, engine.device)
+    passed("update")
     return StepResult(
         loss=world[0] / totals.num_tokens,
         balance=world[1] / totals.num_sequences,
@@ -94,6 +111,8 @@ def train_step(
         skipped=not np.isfinite(grad_norm),
         dropped_tokens=round(world[3]),
         expert_tokens=expert_tokens,
+        passes=tuple(passes),
+        ended_ns=passes[-1].end_ns,
     )
 
 

@@ -3,16 +3,18 @@
 import contextlib
 import logging
 import math
+import statistics
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from planner import Plan, StrategyError
-from planner.hardware import calibration_path, device_of
-from planner.predict import predicted_phases
-from runtime import loss_curve
+from planner.hardware import Device, calibration_path, device_of
+from planner.predict import predict, predicted_phases
+from runtime import loss_curve, timeline
 from runtime.loop import StepReport
+from runtime.phases import step_s
 from runtime.progress import ProgressLine
 from runtime.telemetry import RankLine, StepLine, Telemetry, memory_bytes
 
@@ -38,6 +40,7 @@ class Teller:
         self._began = time.monotonic()
         self._first: StepReport | None = None
         self._last: StepReport | None = None
+        self._wait_shares: list[float] = []
 
     def __enter__(self) -> "Teller":
         self._context.callback(self._telemetry.close)
@@ -54,6 +57,7 @@ class Teller:
         """Keeps and shows one step."""
         self._first = self._first or report
         self._last = report
+        self._wait_shares.append(report.phases_s["stage_wait"] / step_s(report.phases_s))
         result = report.result
         self._telemetry.rank_step(
             RankLine(
@@ -97,9 +101,14 @@ class Teller:
             "seconds": round(time.monotonic() - self._began, 1),
         }
 
-    def picture(self) -> Path:
-        """Draws loss.png; for rank 0."""
+    def stage_wait_share(self) -> float:
+        """The part of a step in which this rank waited for other stages: median over this attempt's steps."""
+        return statistics.median(self._wait_shares)
+
+    def pictures(self) -> Path:
+        """Draws loss.png, which it returns, and timeline.png; for rank 0."""
         strategy = self._plan.strategy
+        timeline.draw(self._run_folder)
         return loss_curve.draw(self._run_folder, title=strategy.name, vocab_size=strategy.model.vocab_size)
 
     def farewell(self, result: dict[str, Any]) -> None:
@@ -112,17 +121,29 @@ class Teller:
             f"{minutes}:{seconds:02d} min, {memory:.1f} GiB over all ranks at their peaks",
             flush=True,
         )
+        if len(self._plan.stages) > 1:
+            expected = predict(self._plan, _device(self._plan))
+            print(
+                f"ranks waited {result['stage_wait_share']:.1%} of a step for other stages (median of the "
+                f"steps, mean over ranks); predicted were {expected.stage_wait_share:.1%}, of which "
+                f"{expected.bubble_share:.1%} bubble and the rest transfer",
+                flush=True,
+            )
 
 
 def _predicted(plan: Plan) -> dict[str, float]:
-    """What the planner expects of rank 0's steps, for the ledger. A damaged calibration stops no run."""
+    """What the planner expects of rank 0's steps, for the ledger."""
+    return predicted_phases(plan, 0, _device(plan))
+
+
+def _device(plan: Plan) -> Device:
+    """What is known of the device; a damaged calibration stops no run."""
     gpu = plan.strategy.cluster.gpu
     try:
-        device = device_of(gpu, calibration_path(plan.strategy.output.folder))
+        return device_of(gpu, calibration_path(plan.strategy.output.folder))
     except StrategyError as error:
         logger.warning("the prediction rests on the shipped numbers: %s", error)
-        device = device_of(gpu)
-    return predicted_phases(plan, 0, device)
+        return device_of(gpu)
 
 
 def _told(loss: float | None) -> str:

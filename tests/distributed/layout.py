@@ -1,6 +1,8 @@
 """A layout under test: the product's own groups, model, engine and step, observed from outside."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from runtime.build import Totals, build_model
 from runtime.engine import make_engine
 from runtime.groups import make_groups
 from runtime.learning_rate import learning_rate
+from runtime.resume import Fingerprints
+from runtime.saving import Saver, restore
 from runtime.state import VALUE, View, views
 from runtime.steps import MicroBatch, train_step, training_batches
 from tests.distributed.ranks import World, kept, run_ranks
@@ -46,21 +50,50 @@ def run_layout(
         ranks = run_ranks(plan.world_size, _train, plan, masks, before, timeout=timeout)
     else:
         ranks = (world or kept(plan.world_size)).run(_train, plan, masks, None, timeout=timeout)
-    for other in ranks[1:] if replicas_agree else []:
+    return _together(plan, ranks, replicas_agree)
+
+
+def run_relay(first: Strategy, second: Strategy, folder: Path, at: int) -> Course:
+    """`at` steps in the first strategy's layout, a checkpoint in `folder`, the rest in the second's."""
+    legs = []
+    for strategy, leg in (
+        (first, Leg(first=0, last=at, saved=folder)),
+        (second, Leg(first=at, last=STEPS, loaded=folder)),
+    ):
+        plan = build_plan(strategy)
+        legs.append((plan, kept(plan.world_size).run(_train, plan, None, None, leg)))
+    courses = [_together(plan, ranks, agree=True) for plan, ranks in legs]
+    joined = {
+        what: [*getattr(courses[0], what), *getattr(courses[1], what)]
+        for what in (*REPORTED, "gradients", "expert_tokens")
+    }
+    return replace(courses[1], **joined)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """Steps `first` to `last` of a course; `loaded`, `saved`: folders of checkpoints before and after."""
+
+    first: int = 0
+    last: int = STEPS
+    loaded: Path | None = None
+    saved: Path | None = None
+
+
+def _together(plan: Plan, ranks: list[dict[str, Any]], agree: bool) -> Course:
+    for other in ranks[1:] if agree else []:
         for what in REPORTED:
             assert other[what] == ranks[0][what], f"ranks report different {what}"
+    steps = range(len(ranks[0]["losses"]))
     return Course(
         **{what: ranks[0][what] for what in REPORTED},
         gradients=[
-            {
-                name: t
-                for (name, _), t in _assemble([r["gradients"][step] for r in ranks], replicas_agree).items()
-            }
-            for step in range(STEPS)
+            {name: t for (name, _), t in _assemble([r["gradients"][step] for r in ranks], agree).items()}
+            for step in steps
         ],
-        final=_assemble([r["final"] for r in ranks], replicas_agree),
-        clipping=strategy.training.gradient_clipping,
-        expert_tokens=[_all_layers(plan, [r["expert_tokens"][step] for r in ranks]) for step in range(STEPS)],
+        final=_assemble([r["final"] for r in ranks], agree),
+        clipping=plan.strategy.training.gradient_clipping,
+        expert_tokens=[_all_layers(plan, [r["expert_tokens"][step] for r in ranks]) for step in steps],
     )
 
 
@@ -73,11 +106,17 @@ def start(plan: Plan) -> tuple[Any, Any]:
 
 
 def _train(
-    plan: Plan, masks: dict[int, np.ndarray] | None, before: Callable[[], None] | None
+    plan: Plan,
+    masks: dict[int, np.ndarray] | None,
+    before: Callable[[], None] | None,
+    leg: Leg | None = None,
 ) -> dict[str, Any]:
     if before is not None:
         before()
+    leg = leg or Leg()
     engine, groups = start(plan)
+    if leg.loaded is not None:
+        assert restore(leg.loaded / f"step-{leg.first:08d}", engine, groups) == leg.first
     training = plan.strategy.training
     caught: dict[str, list[Part]] = {}
     parameters = {name.removeprefix("model.") for name, _ in engine.module.named_parameters()}
@@ -95,7 +134,7 @@ def _train(
     adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
     adam.register_step_pre_hook(catch)
     result: dict[str, Any] = {what: [] for what in (*REPORTED, "gradients", "expert_tokens")}
-    for step in range(STEPS):
+    for step in range(leg.first, leg.last):
         tokens = tokens_of(plan.strategy, step)
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(step + 1, training, training.steps)
@@ -121,8 +160,25 @@ def _train(
         result["norms"].append(outcome.grad_norm)
         result["gradients"].append(list(caught.values()))
         result["expert_tokens"].append(outcome.expert_tokens)
+    if leg.saved is not None:
+        _saver(plan, engine, groups, leg.saved).save(leg.last, {})
     result["final"] = [_part(view, view.tensor) for view in views(engine, groups)]
     return result
+
+
+def _saver(plan: Plan, engine: Any, groups: Any, folder: Path) -> Saver:
+    return Saver(
+        plan=plan,
+        engine=engine,
+        groups=groups,
+        folder=folder,
+        files={},
+        prints=Fingerprints(model="model", course="course"),
+        attempt=1,
+        horizon=STEPS,
+        end_of_text=0,
+        holds=lambda: True,
+    )
 
 
 def _all_layers(plan: Plan, by_rank: list[Tensor]) -> Tensor:

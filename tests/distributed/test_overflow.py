@@ -16,7 +16,7 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.reference import tiny, tokens_of
 
 
-def _three_steps(plan: Plan, poisoned_rank: int, poison: float, where: str) -> dict[str, Any]:
+def three_steps(plan: Plan, poisoned_rank: int, poison: float, where: str) -> dict[str, Any]:
     """Steps 0 and 2 are sound; in step 1 one rank's gradient of one parameter is poisoned."""
     engine, groups = start(plan)
     rank = dist.get_rank()
@@ -59,7 +59,7 @@ def test_every_rank_skips(precision: str, zero_stage: int, poison: float, where:
             training__micro_batch=4,
         )
     )
-    for result in run_ranks(plan.world_size, _three_steps, plan, 3, poison, where):
+    for result in run_ranks(plan.world_size, three_steps, plan, 3, poison, where):
         assert result["skipped"] == [False, True, False]
         assert result["unchanged"] == [False, True, False]
         assert result["finite"]

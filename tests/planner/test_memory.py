@@ -45,6 +45,16 @@ CASES: dict[str, dict[str, Any]] = {
         "model__intermediate_size": 30,
         "training__micro_batch": 8,
     },
+    "staged, fp32, ZeRO 1": {
+        "parallel": {"placement": "staged", "ep": 4, "tp": 2, "zero_stage": 1},
+        "training__micro_batch": 2,
+    },
+    "two stages, bf16, ZeRO 2, odd vocabulary": {
+        "parallel": {"ep": 2, "tp": 2, "pp": 2, "zero_stage": 2},
+        "training__precision": "bf16",
+        "model__vocab_size": 49,
+        "training__micro_batch": 4,
+    },
     "eight ranks, bf16, loss-free balancing": {
         "parallel__ep": 8,
         "training__precision": "bf16",
