@@ -21,6 +21,8 @@ FINE = StepResult(
     skipped=False,
     dropped_tokens=0,
     expert_tokens=torch.ones(1, 4, dtype=torch.int64),
+    passes=(),
+    ended_ns=0,
 )
 NAN = float("nan")
 
