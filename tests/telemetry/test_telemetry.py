@@ -135,9 +135,9 @@ def test_memory_is_what_is_resident():
 def test_telemetry_costs_little(tmp_path):
     telemetry = Telemetry(tmp_path, 0, attempt=1, tensorboard=True)
     large = RankLine(step=1, phases_s=PHASES_S, memory_bytes=1, expert_tokens=[[100] * 64] * 16)
-    started = time.perf_counter()
+    started = time.process_time()  # of this process, whatever else the machine does
     for step in range(100):
         telemetry.step(step_line(step))
         telemetry.rank_step(large)
     telemetry.close()
-    assert (time.perf_counter() - started) / 100 < 10e-3  # 1 % of a demo step of 1 s
+    assert (time.process_time() - started) / 100 < 10e-3  # 1 % of a demo step of 1 s
