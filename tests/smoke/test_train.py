@@ -119,3 +119,23 @@ def test_bad_data_is_a_problem_of_all_ranks_told_by_one(tmp_path: Path) -> None:
     failed = launch.read("failed.json")
     assert failed["code"] == 2
     assert failed["problems"][0]["fix"]
+
+
+def test_stages_train_the_same_and_one_grid_goes_on(unbroken: tuple[Launch, str], tmp_path: Path) -> None:
+    """1 embedding, 2 expert and 1 aggregation rank for six steps, then the colocated two ranks for three."""
+    launch, horizon = Launch(tmp_path), "training.schedule_steps=12"
+    code, output = launch.train("parallel.placement=staged", "training.steps=6", horizon, ranks=4)
+    assert code == 0, output
+    assert "of a step for other stages" in output
+    assert {"timeline.json", "timeline.png"} <= {path.name for path in launch.run.iterdir()}
+    code, output = launch.train("training.steps=9", horizon, ranks=2)
+    assert code == 0, output
+    found, expected = launch.losses(), unbroken[0].losses()
+    assert list(found) == list(range(1, 10))
+    for step, (loss, validation, norm) in found.items():
+        tolerance = 1e-5 if step <= 5 else 1e-4  # routes may flip later on
+        assert loss == pytest.approx(expected[step][0], rel=tolerance)
+        assert norm == pytest.approx(expected[step][2], rel=10 * tolerance)
+        if validation is not None and expected[step][1] is not None:
+            assert validation == pytest.approx(expected[step][1], rel=tolerance)
+    assert [step for step, (_, validation, _) in found.items() if validation is not None] == [4, 6, 8, 9]
