@@ -23,7 +23,7 @@ NOT_OURS = re.compile(r"^(runs|texts|checkpoints|attempts|ranks|tensorboard|logs
 # Endings alone (`.py`) are spoken of, too.
 ENDINGS = (".py", ".md", ".yaml", ".json", ".txt", ".toml", ".png")
 FILES_OF_A_RUN = re.compile(
-    r"(strategy\.yaml|plan\.json|ds_config\.json|manifest\.json|tokenizer\.json|done\.json|failed\.json"
+    r"(strategy\.yaml|plan\.json|ds_config\.json|manifest\.json|timeline\.json|timeline\.png|tokenizer\.json|done\.json|failed\.json"
     r"|loss\.png|wagons\.yaml|five\.yaml)$"
 )
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
