@@ -53,10 +53,18 @@ class ModelGroups:
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a local tensor sits in its global tensor: it starts at `offsets` and has the local shape."""
+    """Where a local tensor sits in its global tensor: it starts at `offsets` and has the local shape.
+
+    Its last `padding` rows stand for nothing: they are zeros that nobody reads.
+    """
 
     global_shape: tuple[int, ...]
     offsets: tuple[int, ...]
+    padding: int = 0
+
+    def real(self, local: Tensor) -> Tensor:
+        """The local tensor, or one like it, without its padding."""
+        return local[: len(local) - self.padding] if self.padding else local
 
 
 def share_of(size: int, group: Group | None) -> tuple[int, int]:
@@ -64,6 +72,12 @@ def share_of(size: int, group: Group | None) -> tuple[int, int]:
     if group is None:
         return 0, size
     return _share(size, group.rank, group.size)
+
+
+def padded_share_of(size: int, group: Group | None) -> tuple[int, int, int]:
+    """Start, length and how many are missing to the longest share: 0 or 1."""
+    start, length = share_of(size, group)
+    return start, length, 0 if group is None else _share(size, 0, group.size)[1] - length
 
 
 def _share(size: int, rank: int, parts: int) -> tuple[int, int]:

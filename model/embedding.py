@@ -1,7 +1,8 @@
 """Decides how token ids become vectors: the vocabulary's rows are split over tp, the results summed.
 
-A vocabulary that tp does not divide gives the first ranks one row more. No rank holds a row that is no
-token, so there is none that could be predicted or stored.
+A vocabulary that tp does not divide gives the first ranks one row more, and the others a row of zeros that
+is never looked up, predicted or stored. Partners whose parameters have one size have one order of summing: a
+flat buffer of gradients is summed in pieces, and two buffers that differ in length are cut in other places.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .collectives import ModelGroups, Shard, reduce_from_tp, share_of
+from .collectives import ModelGroups, Shard, padded_share_of, reduce_from_tp
 from .linear import mark_tp_sharded
 
 # B sequences, S tokens of each, V vocabulary, D hidden
@@ -22,9 +23,9 @@ class VocabEmbedding(nn.Module):
     def __init__(self, vocab_size: int, hidden_size: int, groups: ModelGroups) -> None:
         super().__init__()
         self.groups = groups
-        self.start, self.length = share_of(vocab_size, groups.tp)
-        self.shard = Shard((vocab_size, hidden_size), (self.start, 0))
-        self.weight = nn.Parameter(torch.empty(self.length, hidden_size))
+        self.start, self.length, padding = padded_share_of(vocab_size, groups.tp)
+        self.shard = Shard((vocab_size, hidden_size), (self.start, 0), padding)
+        self.weight = nn.Parameter(torch.empty(self.length + padding, hidden_size))
         mark_tp_sharded(self.weight, groups)
 
     def forward(self, ids_BS: Tensor) -> Tensor:

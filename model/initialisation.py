@@ -21,17 +21,20 @@ def initialize_parameters(model: SwitchyardForCausalLM, seed: int) -> None:
     sliced; stacked experts one by one, keyed by the global expert id too. At most one whole tensor is held.
     """
     shards = model.shards()
-    for name, parameter in model.named_parameters():
+    for name, local in model.named_parameters():
+        shard = shards[name]
+        if shard.padding:
+            local.zero_()
+        parameter = shard.real(local)
         if parameter.dim() == 1:
             parameter.fill_(1.0)
             continue
-        shard = shards[name]
         is_embedding = name.endswith("embed_tokens.weight")
         std = model.config.embedding_std if is_embedding else model.config.initializer_range
         if parameter.dim() == 3:
-            for local in range(parameter.shape[0]):
-                expert = shard.offsets[0] + local
-                parameter[local].copy_(_draw(shard.global_shape[1:], std, f"{seed}/{name}/{expert}"))
+            for place in range(parameter.shape[0]):
+                expert = shard.offsets[0] + place
+                parameter[place].copy_(_draw(shard.global_shape[1:], std, f"{seed}/{name}/{expert}"))
         else:
             whole = _draw(shard.global_shape, std, f"{seed}/{name}")
             here = zip(shard.offsets, parameter.shape, strict=True)

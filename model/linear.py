@@ -6,25 +6,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .collectives import ModelGroups, Shard, reduce_from_tp, share_of
+from .collectives import ModelGroups, Shard, padded_share_of, reduce_from_tp, share_of
 
 
 class ColumnLinear(nn.Module):
     """y = W x with the outputs split over tp; `x` must have come through `copy_to_tp`.
 
-    The outputs are shared out in units of `unit` (a head), so that no unit is cut.
+    The outputs are shared out in units of `unit` (a head), so that no unit is cut. A shorter share is padded
+    with zeros to the longest, so that partners' parameters have one size (see model/embedding.py).
     """
 
     def __init__(self, in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> None:
         super().__init__()
         assert out_features % unit == 0, f"{out_features} outputs are no whole number of units of {unit}"
-        start, length = share_of(out_features // unit, groups.tp)
-        self.shard = Shard((out_features, in_features), (start * unit, 0))
-        self.weight = nn.Parameter(torch.empty(length * unit, in_features))
+        start, length, missing = padded_share_of(out_features // unit, groups.tp)
+        self.shard = Shard((out_features, in_features), (start * unit, 0), missing * unit)
+        self.weight = nn.Parameter(torch.empty((length + missing) * unit, in_features))
         mark_tp_sharded(self.weight, groups)
 
+    @property
+    def real_weight(self) -> Tensor:
+        """The weight without its padding, whose gradient is then zero."""
+        return self.shard.real(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight)
+        return functional.linear(x, self.real_weight)
 
     def shards(self) -> dict[str, Shard]:
         return {"weight": self.shard}

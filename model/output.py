@@ -78,7 +78,7 @@ class LMHead(ColumnLinear):
             chunk_tokens = max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * self.weight.shape[0]))
         total = _ChunkedCrossEntropy.apply(
             copy_to_tp(x_TD, tp, clock),
-            self.weight,
+            self.real_weight,
             targets_T - self.shard.offsets[0],
             valid_T,
             tp,

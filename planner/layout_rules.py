@@ -95,6 +95,26 @@ def aggregation_splits_over_tp(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def dense_widths_split_over_tp(s: Strategy) -> Iterator[Problem]:
+    """Widths of dense layers and shared experts: with shares of two sizes, TP partners would lay out their
+    gradients differently, sum them in another order, and drift apart by the last bit."""
+    tp, model = s.parallel.tp, s.model
+    widths = []
+    if model.first_dense_layers and model.intermediate_size is not None:
+        widths.append(("model.intermediate_size", model.intermediate_size))
+    if model.num_shared_experts:
+        shared = model.num_shared_experts * model.moe_intermediate_size
+        widths.append(("model.num_shared_experts × moe_intermediate_size", shared))
+    for name, width in widths if s.parallel.placement == "colocated" else ():
+        if width % tp:
+            yield broken(
+                "parallel.tp",
+                f"{tp} does not divide {name} ({width}), whose columns it splits",
+                f"a divisor of {width}: {listed(divisors(width))}",
+                f"set parallel.tp to {nearest(divisors(width), tp)}, or change the width",
+            )
+
+
 def zero_stage_is_supported(s: Strategy) -> Iterator[Problem]:
     stage = s.parallel.zero_stage
     if stage == 3:
@@ -210,6 +230,7 @@ RULES = (
     pp_within_layers,
     heads_split_over_tp,
     aggregation_splits_over_tp,
+    dense_widths_split_over_tp,
     zero_stage_is_supported,
     zero_0_is_fp32,
     compact_is_staged,

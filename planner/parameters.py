@@ -115,7 +115,7 @@ def part_of_model(
     """
     tensors: list[ParameterTensor] = []
     if has_embedding:
-        rows = share(model.vocab_size, tp, tp_rank)
+        rows = share(model.vocab_size, tp, 0)  # a shorter share is padded
         tensors.append(_split("model.embed_tokens.weight", "embedding", (rows, model.hidden_size), tp))
     for layer in layers:
         is_dense = layer < model.first_dense_layers
@@ -195,4 +195,4 @@ def _output(model: ModelShape, tp: int, tp_rank: int) -> Iterator[ParameterTenso
     hidden = model.hidden_size
     if model.aggregation == "linear":
         yield _split("aggregation.weight", "aggregation", (hidden, share(hidden, tp, tp_rank)), tp)
-    yield _split("lm_head.weight", "head", (share(model.vocab_size, tp, tp_rank), hidden), tp)
+    yield _split("lm_head.weight", "head", (share(model.vocab_size, tp, 0), hidden), tp)

@@ -25,7 +25,7 @@ class View:
     """A tensor of the training state, in place.
 
     name: of the parameter in the whole model. kind: "weight", "exp_avg" or "exp_avg_sq".
-    shard: where this rank's local tensor, of `shape`, sits in the global one.
+    shard: where this rank's local tensor, of `shape` without its padding, sits in the global one.
     flat: the range of the flattened local tensor that `tensor` is; None when it is all of it.
     is_owner: exactly one rank of the world is, for each element; it writes the checkpoint.
     """
@@ -57,15 +57,21 @@ def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
         yield View(name=name, kind=VALUE, shard=where, shape=shape, flat=None, tensor=buffer, is_owner=first)
     for parameter, flat, tensors in parts:
         name = names[id(parameter)]
+        shard = shards[name]
+        real = shard.real(parameter)
         owner = _is_owner(parameter, groups, partitioned=flat is not None)
+        if flat is not None:  # padding is at the end
+            flat = (flat[0], min(flat[1], real.numel()))
+            if flat[0] >= flat[1]:
+                continue
         for kind, tensor in tensors.items():
             yield View(
                 name=name,
                 kind=kind,
-                shard=shards[name],
-                shape=tuple(parameter.shape),
+                shard=shard,
+                shape=tuple(real.shape),
                 flat=flat,
-                tensor=tensor,
+                tensor=shard.real(tensor) if flat is None else tensor[: flat[1] - flat[0]],
                 is_owner=owner,
             )
 

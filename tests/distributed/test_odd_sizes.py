@@ -20,6 +20,28 @@ ODD = {
 }
 
 
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("degrees", [{"ep": 2, "tp": 2, "dp": 3}, {"ep": 8, "tp": 2}], ids=str)
+def test_partners_of_an_odd_vocabulary_stay_the_same_to_the_bit(
+    degrees: dict[str, int], zero_stage: int
+) -> None:
+    """The sum over three or more ranks depends on where in a buffer an element is, by the last bit."""
+    data = degrees.get("dp", 1) * max(degrees["ep"], degrees["tp"]) // 2
+    strategy = tiny(
+        model__num_experts=8,
+        model__num_experts_per_tok=4,
+        model__hidden_size=20,
+        model__head_dim=2,
+        model__vocab_size=31,
+        parallel=degrees | {"zero_stage": zero_stage},
+        training__seq_length=7,
+        training__micro_batch=2,
+        training__global_batch=4 * data,
+        training__z_loss=0.05,
+    )
+    check(strategy)
+
+
 @pytest.mark.parametrize(
     ("degrees", "heads"),
     [({"ep": 3, "dp": 2}, 4), ({"ep": 1, "dp": 3}, 4), ({"ep": 3, "tp": 3, "dp": 2}, 12), ({"tp": 3}, 12)],

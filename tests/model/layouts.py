@@ -123,6 +123,8 @@ def _join(case: Case, ranks: list[dict]) -> tuple[dict[str, Tensor], dict[str, A
         is_expert = ".experts." in name
         for rank, result in enumerate(ranks):
             shard, grad = result["grads"][name]
+            assert not grad[len(shard.real(grad)) :].any(), f"{name}: padding has a gradient"
+            grad = shard.real(grad)
             box = tuple(slice(o, o + n) for o, n in zip(shard.offsets, grad.shape, strict=True))
             if is_expert or tuple(grad.shape) != shard.global_shape or rank % case.tp == 0:
                 whole[box] += grad

@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
         "model__num_shared_experts": 1,
         "model__qk_norm": "projection",
         "model__first_dense_layers": 1,
-        "model__intermediate_size": 30,
+        "model__intermediate_size": 32,
         "training__micro_batch": 8,
     },
     "staged, fp32, ZeRO 1": {

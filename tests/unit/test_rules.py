@@ -34,6 +34,18 @@ BROKEN = [
         "leaves no layer with experts",
         "1 for a model without experts",
     ),
+    (
+        ("parallel=EP4_TP4", "model.first_dense_layers=1", "model.intermediate_size=2730"),
+        "parallel.tp",
+        "4 does not divide model.intermediate_size (2730)",
+        "1, 2, 3, 5, 6, 7, 10",
+    ),
+    (
+        ("parallel=EP4_TP4", "model.num_shared_experts=2", "model.moe_intermediate_size=9"),
+        "parallel.tp",
+        "4 does not divide model.num_shared_experts × moe_intermediate_size (18)",
+        "1, 2, 3, 6, 9, 18",
+    ),
     (("parallel.pp=17", "cluster.hosts=32"), "parallel.pp", "17 stages for 16 layers", "at most 16"),
     (
         ("parallel.tp=8", "parallel.ep=8", "model.num_key_value_heads=4"),
