@@ -157,19 +157,17 @@ def run_all(cases: list[Case], jobs: int, tell: Tell) -> Iterator[list[Result]]:
     tell(f"one process's courses took {time.monotonic() - started:.0f} s")
     context = multiprocessing.get_context("fork")
     started, done = time.monotonic(), 0
-    with ProcessPoolExecutor(jobs, context, _start_worker, (context.Value("i"),)) as pool:
-        waiting: set[Future[list[Result]]] = {pool.submit(run_cases, world) for world in by_world(cases)}
-        try:
-            while waiting:
-                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    done += len(future.result())
-                    yield future.result()
-                spent = time.monotonic() - started
-                left = spent / done * (len(cases) - done)
-                tell(f"{done}/{len(cases)} cases, {spent / 60:.1f} min, about {left / 60:.0f} min to go")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (context.Value("i"),))
+    waiting: set[Future[list[Result]]] = {pool.submit(run_cases, world) for world in by_world(cases)}
+    while waiting:
+        ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in ready:
+            done += len(future.result())
+            yield future.result()
+        spent = time.monotonic() - started
+        left = spent / done * (len(cases) - done)
+        tell(f"{done}/{len(cases)} cases, {spent / 60:.1f} min, about {left / 60:.0f} min to go")
+    pool.shutdown()
 
 
 def _start_worker(count: Any) -> None:
@@ -226,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         write()
         tell(f"stopped; {len(results)} results are in {options.results}, and the next run goes on from them")
-        return 130
+        os._exit(130)  # the interpreter would wait for the workers' worlds, which end with this process
     write()
     failed = sum(result.failure is not None for result in results)
     tell(f"{options.output}: {len(results)} cases, {failed} not equal, {log.spent_s / 60:.1f} min")
