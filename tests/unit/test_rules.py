@@ -219,10 +219,10 @@ def test_a_lost_spare_is_counted_in_the_fix() -> None:
     ],
 )
 def test_enormous_numbers_are_judged_at_once(overrides: tuple[str, ...]) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(StrategyError):
         loads(TEXT, overrides)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_rule_that_reads_a_faulty_key_yields_nothing() -> None:
