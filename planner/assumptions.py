@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from planner.hardware import Device
+from planner.memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
 from planner.plan import Plan
 
 
@@ -55,4 +56,10 @@ def _lines(plan: Plan, device: Device) -> Iterator[str]:
         yield "DeepSpeed's own all-to-all is inside its layer: telemetry counts it as compute"
     if any(host_ranks != len(plan.hosts[0].ranks) for host_ranks in (len(h.ranks) for h in plan.hosts[:-1])):
         yield "hosts carry different numbers of ranks; groups are taken to lie as on equally full ones"
+    if not device.is_cpu:
+        low, high = (f"{count / 1e9:.3g}" for count in GPU_OVERHEAD_RANGE)
+        yield (
+            f"a GPU holds {GPU_OVERHEAD_BYTES / 1e9:.3g} GB outside of tensors, CUDA's context and NCCL's buffers "
+            f"(reports say {low} to {high}, by the number of groups)"
+        )
     yield from device.sources

@@ -11,10 +11,12 @@ from planner.portion import BALANCED, Load, Portion, portion
 from planner.state import FP32_BYTES, groups_of, static_state
 from planner.work import stage_work
 
-# The CUDA context with the kernels of torch and its libraries, which no allocator counts: "1-2GB", of which
-# 1.3 GB were measured on one card (Hugging Face transformers 4.49, docs, "Model training anatomy"). The upper
-# figure, because NCCL's buffers come on top. To be replaced by a measurement on the cluster.
-GPU_OVERHEAD_BYTES = 2_000_000_000
+# What a GPU rank holds that no tensor is: the CUDA context with the kernels of torch and its libraries, and
+# NCCL's buffers. 1.06 GB without, 4.34 GB with the buffers of one all-to-all group of 8, both read on an H100
+# beside PyTorch's own memory (NVIDIA/nccl#1685, 2025); 1.6 GB with one communicator and 6 GB with three and more
+# in another report (NVIDIA/nccl#864, 2023). To be replaced by a measurement on the cluster.
+GPU_OVERHEAD_BYTES = 4_340_000_000
+GPU_OVERHEAD_RANGE = (1_060_000_000, 6_000_000_000)
 # Resident bytes of one CPU rank of a tiny model after two steps: Python, torch 2.13, DeepSpeed 0.19.8 and
 # transformers 5.23 (measured 2026-11-23 on Linux with gloo; 111 MB of it are shared with other ranks).
 CPU_OVERHEAD_BYTES = 434_000_000
