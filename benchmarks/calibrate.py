@@ -22,6 +22,8 @@ from benchmarks import collectives, primitives
 from benchmarks.primitives import Rates
 from planner.hardware import CALIBRATION_NAME, CPU, device_named, devices
 
+_GLOO = "measured, gloo between ranks of this host, after work of each rank's own"
+
 
 def main(argv: list[str]) -> int:
     """0 when the file is written."""
@@ -63,6 +65,7 @@ def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int
         "  elementwise: ["
         + ", ".join(f"[{moved:.0f} B, {rate / 1e9:.4g} GB/s]" for moved, rate in rates.elementwise)
         + "]",
+        *([f"  fresh: {rates.fresh / 1e9:.4g} GB/s"] if rates.fresh is not None else []),
         f"  operation: {rates.operation_s * 1e6:.4g} us",
         *_network(name, measured),
         *([f"  cores: {cores}"] if name == CPU else []),
@@ -75,9 +78,9 @@ def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int
         ),
         "  sources:",
         "    gemm: measured, a product and the two of its backward pass; as many at once as there are cores",
-        "    elementwise: measured, a mixture of operations on tensors that take turns",
+        "    elementwise: measured, a mixture of operations on tensors in turn, and first touch of memory",
         "    operation: measured, a chain of small operations and views through autograd",
-        f"    network: {'measured, gloo between ranks of this host' if measured else 'as shipped'}",
+        f"    network: {_GLOO if measured else 'as shipped'}",
         "",
     ]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ SIZES = (64, 4_096, 65_536, 524_288, 4_194_304)  # bytes of a rank: sent, summed
 # Between two collectives a rank of a small model computes for some milliseconds.
 _WORK_S = 2e-3
 _WORK_ROWS, _WORK_WIDTH, _WORK_TENSORS = 1_024, 64, 48  # 12 MB that take turns: more than a core's cache
-_BATCH_S, _BATCHES = 0.12, 5  # seconds of one batch of repetitions, and how many of each are made
+_BATCH_S, _BATCHES = 0.12, 4  # seconds of one batch of repetitions, and how many of each are made
 
 Action = Callable[[], object]
 
@@ -33,7 +33,8 @@ def measure(rank: int, world: int, group_size: int) -> dict[str, list[tuple[floa
     ]
     group = groups[rank // group_size]
     work = _work_of(world)
-    alone_s = _batch_s(work, int(_BATCH_S / _WORK_S))
+    # Work alone is timed again beside every collective: what disturbs the machine comes and goes.
+    alone_s: list[float] = []
     found: dict[str, list[tuple[float, float]]] = {}
     for kind in KINDS if group_size == 2 else KINDS[:-1]:
         found[kind] = [
@@ -79,19 +80,19 @@ def _work_of(world: int) -> Action:
     return lambda: some(repeats)
 
 
-def _added_s(collective: Action, work: Action, alone_s: float) -> float:
-    """What a collective adds to work: the least over batches of a mean, less that of work alone."""
+def _added_s(collective: Action, work: Action, alone_s: list[float]) -> float:
+    """What a collective adds to work: the least over batches of a mean, less the least of work alone."""
 
     def both() -> None:
         work()
         collective()
 
-    once_s = _mean_s(both, 3)
-    return max(1e-6, _batch_s(both, max(4, int(_BATCH_S / once_s))) - alone_s)
-
-
-def _batch_s(action: Action, repeats: int) -> float:
-    return min(_mean_s(action, repeats) for _ in range(_BATCHES))
+    repeats = max(4, int(_BATCH_S / _mean_s(both, 3)))
+    together_s = []
+    for _ in range(_BATCHES):
+        together_s.append(_mean_s(both, repeats))
+        alone_s.append(_mean_s(work, repeats))
+    return max(1e-6, min(together_s) - min(alone_s))
 
 
 def _mean_s(action: Action, repeats: int) -> float:

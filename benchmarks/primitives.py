@@ -13,8 +13,9 @@ _ROWS = 8  # a product of [8·d, d] × [d, d]: many tokens through a matrix, as 
 _WIDTHS = (16, 32, 64, 128, 256, 512)
 _GROUPS = 16
 _GROUPED = ((6, 64), (24, 64), (96, 64), (96, 128), (256, 256))  # rows of one expert, its width
-# Bytes of one operation; results beyond some 32 MiB cost page faults, as those of a flat optimizer do.
-_MOVED = (12_000, 100_000, 400_000, 1_500_000, 6_000_000, 48_000_000, 150_000_000)
+# Bytes of one operation. Each tensor stays below 32 MiB: what larger ones cost is `fresh`.
+_MOVED = (12_000, 100_000, 400_000, 1_500_000, 6_000_000, 48_000_000)
+_FRESH_BYTES = 64 * 2**20
 _CHAIN = 64
 _LIVE_BYTES, _ROUNDS = 32 * 2**20, 4  # of the tensors that take turns; how many turns are timed at once
 
@@ -22,13 +23,15 @@ _LIVE_BYTES, _ROUNDS = 32 * 2**20, 4  # of the tensors that take turns; how many
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """peaks: FLOP/s. gemm, grouped: (cube root of m·n·k, share of the peak). elementwise: (bytes moved,
-    bytes/s). operation_s: issuing one operation, forward or backward."""
+    bytes/s). operation_s: issuing one operation, forward or backward. fresh: bytes/s of first touching
+    memory, on top of writing it; None for a device whose allocator keeps it."""
 
     peaks: dict[str, float]
     gemm: dict[str, list[tuple[float, float]]]
     grouped: dict[str, list[tuple[float, float]]]
     elementwise: list[tuple[float, float]]
     operation_s: float
+    fresh: float | None = None
 
 
 def measure(device: torch.device) -> Rates:
@@ -46,6 +49,7 @@ def measure(device: torch.device) -> Rates:
         grouped=grouped,
         elementwise=[(float(moved), _moving_rate(moved, device)) for moved in _MOVED],
         operation_s=_operation_s(device),
+        fresh=_fresh_rate(device) if device.type == "cpu" else None,
     )
 
 
@@ -130,6 +134,13 @@ def _mixture(elements: int, device: torch.device) -> Callable[[], object]:
 def _mixture_bytes(elements: int) -> float:
     """Three tensors for the operations of two, two for those of one, one for the sum."""
     return float(_ROUNDS * 4 * elements * (3 + 3 + 2 + 2 + 3 + 1 + 2))
+
+
+def _fresh_rate(device: torch.device) -> float:
+    """Bytes/s of what the system asks for the pages of a tensor too large to be kept by the allocator."""
+    kept = torch.zeros(_FRESH_BYTES // 4, device=device)
+    fresh_s = seconds(lambda: torch.empty_like(kept).fill_(1.0), device)
+    return _FRESH_BYTES / max(fresh_s - seconds(lambda: kept.fill_(1.0), device), 1e-6)
 
 
 def _operation_s(device: torch.device) -> float:

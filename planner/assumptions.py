@@ -15,17 +15,17 @@ def runtime_predicted(plan: Plan) -> str:
             "gradients are reduced after backward (overlap_comm: false)"
         )
     return (
-        "1F1B over whole micro-batches; what is handed over travels while its sender goes on, "
-        "inside a stage nothing overlaps"
+        "this version's runtime: 1F1B over micro-batches; what is handed over travels while its sender goes "
+        "on, stages without layers in chunks; inside a stage nothing overlaps"
     )
 
 
-def assumptions(plan: Plan, device: Device) -> tuple[str, ...]:
-    """Lines in the order of how much hangs on them."""
-    return tuple(_lines(plan, device))
+def assumptions(plan: Plan, device: Device, slower: float) -> tuple[str, ...]:
+    """Lines in the order of how much hangs on them. `slower`: what sharing cores costs (planner.comms)."""
+    return tuple(_lines(plan, device, slower))
 
 
-def _lines(plan: Plan, device: Device) -> Iterator[str]:
+def _lines(plan: Plan, device: Device, slower: float) -> Iterator[str]:
     strategy = plan.strategy
     yield "tokens reach experts evenly (balance 1.0); what the fullest rank gets more, all wait for"
     links = strategy.cluster.links
@@ -46,8 +46,8 @@ def _lines(plan: Plan, device: Device) -> Iterator[str]:
         )
     if device.cores is not None and len(plan.hosts[0].ranks) > device.cores:
         ranks = len(plan.hosts[0].ranks)
-        slower = ranks / device.cores
-        yield f"{ranks} ranks share {device.cores} cores: computing takes {slower:g} times as long"
+        some = "" if len(plan.stages) == 1 else f", of which {slower * device.cores:.1f} are at work at once"
+        yield f"{ranks} ranks share {device.cores} cores{some}: computing takes {slower:.3g} times as long"
     if strategy.training.precision == "fp8":
         yield "products of weights at the FP8 rate, attention in bf16; hand-overs and gradients in bf16"
     if strategy.runtime.fp8_payload:
@@ -59,7 +59,7 @@ def _lines(plan: Plan, device: Device) -> Iterator[str]:
     if not device.is_cpu:
         low, high = (f"{count / 1e9:.3g}" for count in GPU_OVERHEAD_RANGE)
         yield (
-            f"a GPU holds {GPU_OVERHEAD_BYTES / 1e9:.3g} GB outside of tensors, CUDA's context and NCCL's buffers "
-            f"(reports say {low} to {high}, by the number of groups)"
+            f"a GPU holds {GPU_OVERHEAD_BYTES / 1e9:.3g} GB outside of tensors: CUDA's context, NCCL's "
+            f"buffers (reports say {low} to {high}, by the number of groups)"
         )
     yield from device.sources

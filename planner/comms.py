@@ -31,14 +31,21 @@ class Spread:
         return self.size - self.local
 
 
+_PAIR = Spread(size=2, local=2, hosts=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The links of a rank, one way; `host_size` ranks stand on a full host."""
+    """The links of a rank, one way; `host_size` ranks stand on a full host.
+
+    at_work: how many of them compute at once, on average; None: all.
+    """
 
     intra_bytes_per_s: float
     inter_bytes_per_s: float
     host_size: int
     device: Device
+    at_work: float | None = None
 
     def measured(self, kind: str, spread: Spread, num_bytes: float) -> float | None:
         """Seconds of a collective that was measured on such a host, if one was.
@@ -101,8 +108,9 @@ def _spread(offset: int, stride: int, size: int, num_ranks: int, host_size: int)
 
 
 def slowdown(device: Device, network: Network) -> float:
-    """How much longer a rank computes because its host has fewer cores than ranks: they take turns."""
-    return max(1.0, network.host_size / device.cores) if device.cores else 1.0
+    """How much longer a rank computes because its host has fewer cores than ranks at work."""
+    at_work = network.host_size if network.at_work is None else network.at_work
+    return max(1.0, at_work / device.cores) if device.cores else 1.0
 
 
 def world_spread(plan: Plan, network: Network) -> Spread:
@@ -165,6 +173,9 @@ def all_gather_s(num_bytes: float, spread: Spread, network: Network) -> float:
 def send_s(num_bytes: float, network: Network, *, same_host: bool) -> float:
     """Seconds for one message between two ranks."""
     device = network.device
+    measured = network.measured("send", _PAIR, num_bytes) if same_host else None
+    if measured is not None:
+        return measured
     if same_host:
         return device.intra_latency_s + num_bytes / network.intra_bytes_per_s
     return device.inter_latency_s + num_bytes / network.inter_bytes_per_s

@@ -6,12 +6,14 @@ from typing import Any
 from planner.ledger import ErrorBar
 from planner.outlook import LimitCheck, WholeRun
 from planner.parts import Pass
-from planner.phases import PHASES, StagePrediction, compute_causes
+from planner.phases import PHASES, StagePrediction, compute_causes, narrow_links_s
 from planner.plan import Plan
 from planner.predict import Prediction
 from planner.report import Table
 from planner.search import Row, Search
 from planner.units import format_bytes
+
+_NAMED_STAGES = 6
 
 
 def forecast_lines(plan: Plan, p: Prediction, run: WholeRun, bar: ErrorBar | None) -> tuple[str, ...]:
@@ -38,7 +40,16 @@ def _lines(plan: Plan, p: Prediction, run: WholeRun, bar: ErrorBar | None) -> It
         yield (
             f"pipeline: {micro} micro-batch{'es' if micro > 1 else ''} over {len(plan.stages)} stages; "
             f"ranks wait {p.bubble_share:.1%} of a step for other stages"
+            + (f" ({_bubbles(p)})" if len(plan.stages) <= _NAMED_STAGES else "")
         )
+        narrow = [stage for stage in p.stages if stage.num_ranks < max(s.num_ranks for s in p.stages)]
+        if narrow:
+            links = narrow_links_s(plan, p.stages)
+            said = ", ".join(
+                f"of the {stage.num_ranks} {stage.name} ranks {seconds(links[stage.name])}"
+                for stage in narrow
+            )
+            yield f"links at work in the stages with fewer ranks, of {seconds(p.step_s)} a step: {said}"
     yield f"one forward pass of the global batch: {seconds(p.forward_latency_s)}"
     epochs = "epochs unknown" if run.epochs is None else f"{run.epochs:.2f} epochs"
     yield (
@@ -46,6 +57,10 @@ def _lines(plan: Plan, p: Prediction, run: WholeRun, bar: ErrorBar | None) -> It
         f"{run.days:.3g} days, {run.gpu_hours:,.3g} GPU-hours; a checkpoint holds "
         f"{format_bytes(run.checkpoint_bytes)}"
     )
+
+
+def _bubbles(p: Prediction) -> str:
+    return ", ".join(f"{stage.name} {stage.phases.bubble_s / p.step_s:.0%}" for stage in p.stages)
 
 
 def phase_table(p: Prediction) -> Table:

@@ -62,6 +62,7 @@ class Device:
     """What is known of a device; hardware.yaml says what each number means.
 
     `peak` FLOP/s, `gemm` and `grouped` shares of it by precision, `elementwise` bytes/s, times in seconds.
+    `fresh_bytes_per_s`: what first touching memory costs on top; None: nothing is known of it.
     `is_calibrated`: measured on the machine in question, not shipped.
     """
 
@@ -73,6 +74,7 @@ class Device:
     grouped: Mapping[str, Curve]
     tile_rows: int
     elementwise: Curve
+    fresh_bytes_per_s: float | None
     operation_s: float
     intra_latency_s: float
     inter_latency_s: float
@@ -188,6 +190,7 @@ def _device(name: str, entry: Mapping[str, Any], calibration: str | None) -> Dev
         grouped={key: _curve(points) for key, points in grouped.items()},
         tile_rows=int(entry.get("tile_rows") or 1),
         elementwise=_curve(entry["elementwise"], "bytes", "bytes/s"),
+        fresh_bytes_per_s=_number(entry["fresh"], "bytes/s") if "fresh" in entry else None,
         operation_s=_number(entry["operation"], "seconds"),
         intra_latency_s=_number(latency["intra_host"], "seconds"),
         inter_latency_s=_number(latency["inter_host"], "seconds"),

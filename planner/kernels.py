@@ -15,10 +15,14 @@ CHUNK_BYTES, CHUNK_TOKENS_MIN = 32 * 2**20, 128  # model/output.py: the head wor
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Operations issued, and bytes moved by those that are no products."""
+    """Operations issued, and bytes moved by those that are no products.
+
+    fresh_bytes: of them, those written to memory that was not there before.
+    """
 
     operations: float
     num_bytes: float
+    fresh_bytes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,9 @@ _BF16 = (
 _HEADS_SHARE = 0.47
 # A dense layer against an MoE layer of the same width, whose router and dispatch it lacks: 29 of 71.
 _DENSE_SHARE = 0.41
+# glibc takes memory for anything this large from the system, and gives it back, each time (mallopt(3),
+# M_MMAP_THRESHOLD: at most 32 MiB on 64-bit machines).
+_MAPPED_BYTES = 32 * 2**20
 _CHUNK_OPERATIONS = 35  # of the head, in each chunk of tokens; forward makes the gradients too
 
 
@@ -139,26 +146,46 @@ def chunks(p: Portion) -> int:
 
 
 def reduction(zero_stage: int, num_tensors: int, num_elements: float, *, is_bf16: bool) -> Traffic:
-    """What DeepSpeed does to gradients around one reduction: flatten, scale, copy."""
+    """What DeepSpeed does to gradients around one reduction: flatten, scale, copy.
+
+    Under ZeRO the bucket is made anew for every reduction (stage_1_and_2.py:1040), however little of it is
+    filled; what is reduced is a flat copy of its content.
+    """
+    element = 2 if is_bf16 else 4
     if zero_stage == 0:
         return Traffic(operations=4 + num_tensors, num_bytes=28 * num_elements)
+    fresh = element * num_elements + mapped(element * num_elements)
     if zero_stage == 1:
-        return Traffic(operations=2 + 2 * num_tensors, num_bytes=(22 if is_bf16 else 44) * num_elements)
+        return Traffic(
+            operations=2 + 2 * num_tensors,
+            num_bytes=(22 if is_bf16 else 44) * num_elements,
+            fresh_bytes=fresh,
+        )
     operations = 2 + (3 if is_bf16 else 1) * num_tensors
-    return Traffic(operations=operations, num_bytes=(34 if is_bf16 else 32) * num_elements)
+    return Traffic(operations=operations, num_bytes=(34 if is_bf16 else 32) * num_elements, fresh_bytes=fresh)
 
 
-def update(zero_stage: int, num_tensors: int, num_elements: float, *, is_fused: bool) -> Traffic:
+def update(zero_stage: int, num_tensors: int, groups: tuple[float, ...], *, is_fused: bool) -> Traffic:
     """Norm, clipping, AdamW and the copy to the weights of what one rank updates.
 
     On a CPU AdamW is not fused (planner.ds_config) and passes over its state again and again; fused it reads
-    and writes each of them once.
+    and writes each of them once. Not fused it makes two tensors of each group's size, the denominator twice.
+
+    Args:
+        groups: elements of each flat group that the rank updates.
     """
+    num_elements = sum(groups)
     if is_fused:
         return Traffic(operations=100 + 5 * num_tensors, num_bytes=56 * num_elements)
     if zero_stage == 0:
         return Traffic(operations=12 + 15.8 * num_tensors, num_bytes=95 * num_elements)
-    return Traffic(operations=100 + 5 * num_tensors, num_bytes=115 * num_elements)
+    fresh = sum(2 * mapped(4 * group) for group in groups)
+    return Traffic(operations=100 + 5 * num_tensors, num_bytes=115 * num_elements, fresh_bytes=fresh)
+
+
+def mapped(num_bytes: float) -> float:
+    """Bytes that come fresh from the system with a tensor of so many: all of a large one, none of others."""
+    return num_bytes if num_bytes >= _MAPPED_BYTES else 0.0
 
 
 OTHER_OPERATIONS = 20  # sums over the world, counts of tokens

@@ -13,8 +13,8 @@ from planner.work import stage_work
 
 # What a GPU rank holds that no tensor is: the CUDA context with the kernels of torch and its libraries, and
 # NCCL's buffers. 1.06 GB without, 4.34 GB with the buffers of one all-to-all group of 8, both read on an H100
-# beside PyTorch's own memory (NVIDIA/nccl#1685, 2025); 1.6 GB with one communicator and 6 GB with three and more
-# in another report (NVIDIA/nccl#864, 2023). To be replaced by a measurement on the cluster.
+# beside PyTorch's own memory (NVIDIA/nccl#1685, 2025); 1.6 GB with one communicator and 6 GB with three or
+# more in another report (NVIDIA/nccl#864, 2023). To be replaced by a measurement on the cluster.
 GPU_OVERHEAD_BYTES = 4_340_000_000
 GPU_OVERHEAD_RANGE = (1_060_000_000, 6_000_000_000)
 # Resident bytes of one CPU rank of a tiny model after two steps: Python, torch 2.13, DeepSpeed 0.19.8 and

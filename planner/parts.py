@@ -88,6 +88,7 @@ class Parts:
             size,
             network.intra_bytes_per_s,
             network.inter_bytes_per_s,
+            network.at_work,
             tuple(plan.strategy.runtime.__dict__.values()),
         )
         found = []
@@ -100,6 +101,9 @@ class Parts:
             found.append((1, self._part(plan, stage, network, "norm", key)))
         if stage.has_output:
             found.append((1, self._part(plan, stage, network, "output", key)))
+        for times, which in zip(_gathers(plan, stage), ("gather", "gather back"), strict=True):
+            if times:
+                found.append((times, self._part(plan, stage, network, which, key)))
         return tuple(found)
 
     def _part(self, plan: Plan, stage: Stage, network: Network, which: str, key: tuple[object, ...]) -> Part:
@@ -113,8 +117,44 @@ class Parts:
                 has_norm=which == "norm",
                 has_output=which == "output",
             )
-            self._known[key] = _part(plan, alone, self.device, network)
+            if which in ("gather", "gather back"):
+                self._known[key] = _gather(plan, alone, network, is_backward=which == "gather back")
+            else:
+                self._known[key] = _part(plan, alone, self.device, network)
         return self._known[key]
+
+
+def _gathers(plan: Plan, stage: Stage) -> tuple[int, int]:
+    """How often TP partners gather the shares of a hidden state for a micro-batch, forward and backward.
+
+    Shares are what crosses a boundary (planner.handover): a stage that needs whole vectors gathers them, one
+    that hands its own over gathers their gradient. The aggregation takes shares of its input: those that it
+    gets, or those that it cuts from whole vectors, whose gradient it then gathers.
+    """
+    if stage.dense.size("tp") == 1:
+        return 0, 0
+    is_linear = plan.strategy.model.aggregation == "linear"
+    takes_shares = not stage.has_embedding and not (stage.has_output and not stage.layers and is_linear)
+    cuts_shares = not stage.has_output or (is_linear and bool(stage.layers))
+    return int(takes_shares), int(cuts_shares)
+
+
+def _gather(plan: Plan, stage: Stage, network: Network, *, is_backward: bool) -> Part:
+    p = portion(plan, stage)
+    whole = p.tokens * p.model.hidden_size * p.element_bytes
+    seconds = comms.all_gather_s(whole, spread_of(stage.dense, "tp", network.host_size), network)
+    none = Pass(compute_s=0.0, all_to_all_s=0.0, tensor_parallel_s=0.0, causes=())
+    some = replace(none, tensor_parallel_s=seconds)
+    return Part(
+        forward=none if is_backward else some,
+        backward=some if is_backward else none,
+        dense_elements=0,
+        expert_elements=0,
+        num_tensors=0,
+        busy_s=seconds,
+        kept_bytes=0,
+        all_to_all_bytes=0.0,
+    )
 
 
 def _part(plan: Plan, stage: Stage, device: Device, network: Network) -> Part:
@@ -234,7 +274,6 @@ def _tensor_parallel_s(plan: Plan, stage: Stage, p: Portion, network: Network) -
     spread = spread_of(stage.dense, "tp", network.host_size)
     whole = p.tokens * p.model.hidden_size * p.element_bytes
     total = comms.all_reduce_s(whole, spread, network)
-    gather = comms.all_gather_s(whole, spread, network)
     forward, backward = _layer_sums_s(plan, stage, p, network)
     if stage.has_embedding:
         forward += total
@@ -245,7 +284,6 @@ def _tensor_parallel_s(plan: Plan, stage: Stage, p: Portion, network: Network) -
         backward += total
         if p.model.aggregation == "linear":
             forward += total
-            backward += gather
     return forward, backward
 
 

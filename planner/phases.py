@@ -51,6 +51,16 @@ class StagePrediction:
         return self.phases.share(*COMMUNICATION)
 
 
+def narrow_links_s(plan: Plan, stages: Sequence[StagePrediction]) -> dict[str, float]:
+    """Seconds of a step in which a stage's links are at work: its own collectives, and the hand-overs whose
+    narrower end it is."""
+    names = ("all_to_all", "tensor_parallel", "gradient_reduce")
+    return {
+        stage.name: sum(stage.phases.phases_s[name] for name in names) + _own_hand_overs_s(plan, stages, i)
+        for i, stage in enumerate(stages)
+    }
+
+
 def bottleneck(plan: Plan, stages: Sequence[StagePrediction], step_s: float) -> str:
     """What the step would gain most from: a stage's links or its computing, with its largest part.
 

@@ -1,12 +1,14 @@
 """What a plan costs before it runs: seconds by phase, throughput, what bounds it, the whole run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 from planner.assumptions import assumptions, runtime_predicted
-from planner.comms import Network, all_gather_s, network_of, send_s, spread_of
+from planner.comms import Network, network_of, send_s, slowdown
 from planner.counts import executed_flops, model_flops
+from planner.handover import chunk_sequences
 from planner.hardware import Device, device_of
 from planner.parts import Parts
 from planner.phases import StagePrediction, bottleneck
@@ -93,7 +95,7 @@ def predict(plan: Plan, device: Device | None = None, parts: Parts | None = None
     """
     parts = parts or Parts(device or device_of(plan.strategy.cluster.gpu))
     device = parts.device
-    network = network_of(plan, device)
+    network = shared_network(plan, parts)
     times = [stage_time(plan, stage, parts, network) for stage in plan.stages]
     boundaries = boundaries_of(plan, network)
     accumulation = plan.batch.accumulation
@@ -123,8 +125,35 @@ def predict(plan: Plan, device: Device | None = None, parts: Parts | None = None
         forward_latency_s=forward_latency_s(times, boundaries, accumulation),
         bottleneck=bottleneck(plan, stages, bracket.expected_s),
         device=device,
-        assumptions=assumptions(plan, device),
+        assumptions=assumptions(plan, device, slowdown(device, network)),
     )
+
+
+def shared_network(plan: Plan, parts: Parts) -> Network:
+    """The network of a plan, with how many ranks of a host are at work at once where they share its cores.
+
+    One stage: all of them. Of a pipeline some wait while others work: what all ranks are busy for in a step,
+    over the step as it would be with a core for each.
+    """
+    device = parts.device
+    network = network_of(plan, device)
+    if len(plan.stages) == 1 or not device.cores or network.host_size <= device.cores:
+        return network
+    alone = replace(network, at_work=1.0)
+    times = [stage_time(plan, stage, parts, alone) for stage in plan.stages]
+    step = step_bracket(times, boundaries_of(plan, alone), plan.batch.accumulation).expected_s
+    busy = sum(
+        len(stage.ranks)
+        * (
+            plan.batch.accumulation * (time.forward.compute_s + time.backward.compute_s)
+            + time.optimizer_s
+            + time.gradient_reduce_s
+            + time.data_s
+            + time.other_s
+        )
+        for stage, time in zip(plan.stages, times, strict=True)
+    )
+    return replace(network, at_work=max(1.0, busy / step * network.host_size / plan.world_size))
 
 
 def predicted_phases(plan: Plan, rank: int, device: Device | None = None) -> dict[str, float]:
@@ -135,28 +164,40 @@ def predicted_phases(plan: Plan, rank: int, device: Device | None = None) -> dic
 
 
 def boundaries_of(plan: Plan, network: Network) -> tuple[Boundary, ...]:
-    """Hand-overs between neighbouring stages, of one micro-batch.
-
-    Whole sequences travel. TP partners hold the same ones: each sends, and receives, its part of them, and
-    partners of the receiving stage gather the rest from each other. The fuller end decides.
-    """
+    """Hand-overs between neighbouring stages, of one micro-batch, as planner.handover cuts them."""
     sequences = plan.batch.global_batch // plan.batch.accumulation
-    num_bytes = sequence_bytes(plan.strategy) * sequences
+    each = sequence_bytes(plan.strategy)
     same_host = plan.world_size <= network.host_size
     return tuple(
-        hand_over(before, after, num_bytes, network, same_host=same_host)
+        hand_over(before, after, sequences, each, network, same_host=same_host)
         for before, after in pairwise(plan.stages)
     )
 
 
 def hand_over(
-    before: Stage, after: Stage, num_bytes: float, network: Network, *, same_host: bool
+    before: Stage, after: Stage, num_sequences: int, each_bytes: float, network: Network, *, same_host: bool
 ) -> Boundary:
-    """`num_bytes`: activations of one micro-batch of all ranks."""
-    from_bytes, to_bytes = num_bytes / before.data_parallel_size, num_bytes / after.data_parallel_size
-    per_rank = max(from_bytes / before.dense.size("tp"), to_bytes / after.dense.size("tp"))
-    gathered = all_gather_s(to_bytes, spread_of(after.dense, "tp", network.host_size), network)
-    return Boundary(transfer_s=send_s(per_rank, network, same_host=same_host) + gathered)
+    """One micro-batch's hand-over. Every element crosses once; TP partners send, and get, a share each.
+
+    The fuller end decides. Gathering shares inside a stage that needs whole vectors is the stage's own work
+    (planner.parts).
+
+    Args:
+        num_sequences: of all ranks.
+        each_bytes: of one of them.
+    """
+    from_bytes, to_bytes = (
+        num_sequences * each_bytes / (stage.data_parallel_size * stage.dense.size("tp"))
+        for stage in (before, after)
+    )
+    transfer = send_s(max(from_bytes, to_bytes), network, same_host=same_host)
+    for side, stage, other in (("before", before, after), ("after", after, before)):
+        if not stage.layers and stage.data_parallel_size < other.data_parallel_size:
+            own = num_sequences // stage.data_parallel_size
+            chunks = -(-own // chunk_sequences(before, after, num_sequences))
+            cut: Literal["before", "after"] = "before" if side == "before" else "after"
+            return Boundary(transfer_s=transfer, chunks=chunks, cut=cut)
+    return Boundary(transfer_s=transfer)
 
 
 def sequence_bytes(strategy: Strategy) -> float:

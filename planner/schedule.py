@@ -4,12 +4,14 @@ Stages work one micro-batch forward, one backward, in turn (1F1B): with m micro-
 of one micro-batch through all stages and back, and m - 1 times what the slowest of them takes for one more.
 
 ideal     communication runs beside computation, also the gradients' reduction
-expected  inside a stage nothing overlaps; what is handed to the next stage travels while the sender goes on
-none      a stage also waits while it sends and receives
+expected  inside a stage nothing overlaps; what is handed to the next stage travels while the sender goes on,
+          and a narrow stage works in chunks of its micro-batch: one crosses while it does another
+none      a stage also waits while it sends and receives, and what it hands over crosses whole
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from planner.parts import Pass
 from planner.timing import StageTime
@@ -17,13 +19,25 @@ from planner.timing import StageTime
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """Seconds in which one micro-batch's activations go from a stage to the next, or their gradients back."""
+    """Where two stages meet. transfer_s: one micro-batch's activations to the next, or their gradients back.
+
+    chunks: into how many the stage without layers, on the side `cut`, cuts its micro-batch.
+    """
 
     transfer_s: float
+    chunks: int = 1
+    cut: Literal["before", "after"] | None = None
 
     @property
     def both_ways_s(self) -> float:
         return 2 * self.transfer_s
+
+    def hidden_s(self, busy_s: float) -> float:
+        """What the chunks of a stage that is busy for so long take off one crossing.
+
+        Of the shorter of the two, all but one chunk runs beside the longer.
+        """
+        return (1 - 1 / self.chunks) * min(busy_s, self.transfer_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +56,8 @@ def step_bracket(stages: Sequence[StageTime], boundaries: Sequence[Boundary], ac
     hidden = [_overlapped_s(stage.forward) + _overlapped_s(stage.backward) for stage in stages]
     once = [boundary.both_ways_s for boundary in boundaries]
     widest = max((boundary.transfer_s for boundary in boundaries), default=0.0)
-    expected = sum(busy) + sum(once) + more * max(*busy, widest)
+    chunked = sum(_chunked_s(stages, boundaries, is_backward=b) for b in (False, True))
+    expected = sum(busy) + sum(once) - chunked + more * max(*busy, widest)
     waiting = [b + x for b, x in zip(busy, _transfers_s(boundaries, len(stages)), strict=True)]
     none = sum(busy) + sum(once) + more * max(waiting)
     ideal = max(
@@ -70,7 +85,18 @@ def forward_latency_s(
     """Seconds until the whole global batch has gone forward once, nothing overlapped inside a stage."""
     busy = [stage.forward.total_s for stage in stages]
     transfers = [boundary.transfer_s for boundary in boundaries]
-    return sum(busy) + sum(transfers) + (accumulation - 1) * max(*busy, *transfers, 0.0)
+    chunked = _chunked_s(stages, boundaries, is_backward=False)
+    return sum(busy) + sum(transfers) - chunked + (accumulation - 1) * max(*busy, *transfers, 0.0)
+
+
+def _chunked_s(stages: Sequence[StageTime], boundaries: Sequence[Boundary], *, is_backward: bool) -> float:
+    """What chunks take off the way of one micro-batch through all stages, in one direction."""
+    seconds = 0.0
+    for i, boundary in enumerate(boundaries):
+        if boundary.cut is not None:
+            cut = stages[i if boundary.cut == "before" else i + 1]
+            seconds += boundary.hidden_s((cut.backward if is_backward else cut.forward).total_s)
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)

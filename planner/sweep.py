@@ -20,7 +20,7 @@ from planner.memory import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES
 from planner.parts import Parts
 from planner.placement import Stage, largest_data_parallel_size
 from planner.plan import Plan
-from planner.predict import hand_over, sequence_bytes
+from planner.predict import hand_over, predict, sequence_bytes
 from planner.state import bytes_per_parameter
 from planner.strategy import Parallel
 from planner.timing import held_of, stage_time
@@ -54,13 +54,23 @@ class _Kind:
     edp: Spread
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Busy:
+    """Seconds of one micro-batch forward and backward, and both; bytes kept of it; the parameters held."""
+
+    passes_s: tuple[float, float]
+    total_s: float
+    kept_bytes: int
+    held: Held
+
+
 @dataclass
 class Sweep:
     """The options of many layouts of one model on one cluster."""
 
     space: Space
     parts: Parts
-    _busy: dict[tuple[object, ...], tuple[float, int, Held]] = field(default_factory=dict)
+    _busy: "dict[tuple[object, ...], _Busy]" = field(default_factory=dict)
     _once: dict[tuple[object, ...], tuple[float, float, float]] = field(default_factory=dict)
     _world: dict[tuple[int, int], float] = field(default_factory=dict)
 
@@ -80,34 +90,41 @@ class Sweep:
         kinds, order = self._kinds(plan, network)
         widest = largest_data_parallel_size(parallel)
         world_s = self._world_s(plan, network)
+        # How many ranks of a pipeline are at work at once hangs on all of them: predicted one by one.
+        cores = self.parts.device.cores
+        shares_cores = cores is not None and len(order) > 1 and network.host_size > cores
         layouts = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
         for micro_batch in sizes:
             accumulation = training.global_batch // (micro_batch * widest)
-            sum_s, widest_s = self._hand_overs(plan, kinds, order, network, accumulation)
             fits_surely = False
             for mode in _MODES:
                 if fits_surely:
                     break  # nothing to be won by computing again
                 fits_surely = True
                 busy = [self._micro_batch(kind, plan, network, micro_batch, mode) for kind in kinds]
-                ways = [busy[i][0] for i in order]
+                ways = [busy[i].total_s for i in order]
+                sum_s, widest_s = self._hand_overs(plan, kinds, order, busy, network, accumulation)
                 flow_s = sum(ways) + sum_s + (accumulation - 1) * max(*ways, widest_s, 0.0)
                 for zero, layout in layouts.items():
                     given = 2 if is_bf16 and zero == 1 and accumulation > 1 else zero
                     if zero == 2 and is_bf16 and accumulation > 1:
                         continue  # ZeRO 1 stands for both
                     after = max(
-                        self._after_s(kind, held, given, accumulation, network, is_bf16=is_bf16)
-                        for kind, (_, _, held) in zip(kinds, busy, strict=True)
+                        self._after_s(kind, each.held, given, accumulation, network, is_bf16=is_bf16)
+                        for kind, each in zip(kinds, busy, strict=True)
                     )
                     bookkeeping = world_s + accumulation * _data_s(self.parts)
                     peak = self._peak(kinds, order, busy, given, accumulation, mode)
                     fits_surely = fits_surely and peak < SURE_BELOW * self.limit_bytes
+                    step_s = flow_s + after + bookkeeping
+                    if shares_cores:
+                        alike = light_plan(self.space, layout, micro_batch, mode)
+                        step_s = predict(alike, parts=self.parts).step_s
                     yield Option(
                         parallel=layout,
                         micro_batch=micro_batch,
                         recompute=mode,
-                        step_s=flow_s + after + bookkeeping,
+                        step_s=step_s,
                         peak_bytes=peak,
                     )
 
@@ -134,16 +151,21 @@ class Sweep:
 
     def _micro_batch(
         self, kind: _Kind, plan: Plan, network: Network, micro_batch: int, recompute: Recompute
-    ) -> tuple[float, int, Held]:
-        """Seconds of one micro-batch both ways, bytes kept of it, parameters."""
+    ) -> "_Busy":
+        """What one micro-batch asks of a kind of stage."""
         scale = largest_data_parallel_size(plan.strategy.parallel) // kind.stage.data_parallel_size
         key = (*kind.key, micro_batch * scale, recompute)
         if key not in self._busy:
             other = light_plan(self.space, plan.strategy.parallel, micro_batch, recompute)
             found = self.parts.of(other, kind.stage, network)
-            busy_s = sum(times * part.busy_s for times, part in found)
+            passes = (
+                sum(times * part.forward.total_s for times, part in found),
+                sum(times * part.backward.total_s for times, part in found),
+            )
             kept = sum(times * part.kept_bytes for times, part in found)
-            self._busy[key] = (busy_s, kept, held_of(found))
+            self._busy[key] = _Busy(
+                passes_s=passes, total_s=sum(passes), kept_bytes=kept, held=held_of(found)
+            )
         return self._busy[key]
 
     def _after_s(
@@ -174,29 +196,39 @@ class Sweep:
         return self._world[key]
 
     def _hand_overs(
-        self, plan: Plan, kinds: list[_Kind], order: list[int], network: Network, accumulation: int
+        self,
+        plan: Plan,
+        kinds: list[_Kind],
+        order: list[int],
+        busy: "list[_Busy]",
+        network: Network,
+        accumulation: int,
     ) -> tuple[float, float]:
-        """Both ways of all boundaries, and one way of the slowest, of one micro-batch."""
+        """Both ways of all boundaries, and one way of the slowest, of one micro-batch; what chunks hide of it
+        is left out."""
         if len(order) == 1:
             return 0.0, 0.0
-        num_bytes = sequence_bytes(self.space.strategy) * (
-            self.space.strategy.training.global_batch // accumulation
-        )
+        sequences = self.space.strategy.training.global_batch // accumulation
+        each = sequence_bytes(self.space.strategy)
         same_host = plan.world_size <= network.host_size
-        known: dict[tuple[int, int], float] = {}
+        known: dict[tuple[int, int], tuple[float, float]] = {}
         for pair in pairwise(order):
             if pair not in known:
-                before, after = kinds[pair[0]].stage, kinds[pair[1]].stage
-                boundary = hand_over(before, after, num_bytes, network, same_host=same_host)
-                known[pair] = boundary.transfer_s
-        seconds = [known[pair] for pair in pairwise(order)]
-        return 2 * sum(seconds), max(seconds)
+                before, after = (kinds[place].stage for place in pair)
+                boundary = hand_over(before, after, sequences, each, network, same_host=same_host)
+                hidden = 0.0
+                if boundary.cut is not None:
+                    passes = busy[pair[0 if boundary.cut == "before" else 1]].passes_s
+                    hidden = sum(boundary.hidden_s(one) for one in passes)
+                known[pair] = (2 * boundary.transfer_s - hidden, boundary.transfer_s)
+        found = [known[pair] for pair in pairwise(order)]
+        return sum(both for both, _ in found), max(one for _, one in found)
 
     def _peak(
         self,
         kinds: list[_Kind],
         order: list[int],
-        busy: list[tuple[float, int, Held]],
+        busy: "list[_Busy]",
         zero: int,
         accumulation: int,
         recompute: Recompute,
@@ -207,7 +239,7 @@ class Sweep:
         for i, which in enumerate(order):
             if i and which == order[i - 1]:
                 continue  # the same, with fewer micro-batches in flight
-            kind, (_, kept, held) = kinds[which], busy[which]
+            kind, kept, held = kinds[which], busy[which].kept_bytes, busy[which].held
             state = held.dense * _state_bytes(precision, zero, kind.data.size)
             state += held.experts * _state_bytes(precision, zero, kind.edp.size)
             num_layers = len(kind.stage.layers)
@@ -217,7 +249,7 @@ class Sweep:
             else:
                 most = max(most, state + kept * flight)
         element = 4 if precision == "fp32" else 2
-        elements = min(BUCKET_ELEMENTS, max(held.dense + held.experts for _, _, held in busy))
+        elements = min(BUCKET_ELEMENTS, max(each.held.dense + each.held.experts for each in busy))
         overhead = (
             CPU_OVERHEAD_BYTES if self.space.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
         ) + _MARGIN_BYTES

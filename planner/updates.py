@@ -58,11 +58,11 @@ def optimizer_s(plan: Plan, stage: Stage, held: Held, device: Device, network: N
 def update_s(stage: Stage, held: Held, device: Device, network: Network, *, zero: int) -> float:
     """Clipping and AdamW on what this rank updates, without the norm's collective."""
     data, edp = _spreads(stage, network)
-    updated = held.dense + held.experts
+    groups = (float(held.dense), float(held.experts))
     if zero:
-        updated = ceil(held.dense / data.size) + ceil(held.experts / edp.size)
-    work = kernels.update(zero, held.num_tensors, updated, is_fused=not device.is_cpu)
-    return _work_s(work, 4 * updated, device, network)
+        groups = (float(ceil(held.dense / data.size)), float(ceil(held.experts / edp.size)))
+    work = kernels.update(zero, held.num_tensors, groups, is_fused=not device.is_cpu)
+    return _work_s(work, 4 * sum(groups), device, network)
 
 
 def _work_s(work: Traffic, operation_bytes: float, device: Device, network: Network) -> float:
@@ -70,6 +70,8 @@ def _work_s(work: Traffic, operation_bytes: float, device: Device, network: Netw
         work.num_bytes / device.elementwise.at(operation_bytes),
         work.operations * device.operation_s,
     )
+    if device.fresh_bytes_per_s is not None:
+        moved += work.fresh_bytes / device.fresh_bytes_per_s
     busy = moved + issued if device.is_cpu else max(moved, issued)
     return busy * slowdown(device, network)
 

@@ -15,6 +15,7 @@ RATES = Rates(
     grouped={"fp32": [(46.15, 0.4), (256.0, 0.9)], "bf16": [(46.15, 0.7), (256.0, 1.0)]},
     elementwise=[(12_000.0, 2e9), (6_000_000.0, 7e9)],
     operation_s=3e-6,
+    fresh=2.5e9,
 )
 MEASURED = [
     {"kind": "all_reduce", "ranks_on_host": 4, "group": 2, "points": [(64.0, 4e-4), (4_194_304.0, 4e-3)]}
@@ -31,6 +32,7 @@ def test_an_entry_is_read_back_as_it_was_measured(tmp_path: Path) -> None:
     assert device.grouped["bf16"].points == ((46.15, 0.7), (256.0, 1.0))
     assert device.elementwise.points == ((12_000.0, 2e9), (6_000_000.0, 7e9))
     assert (device.operation_s, device.cores) == (pytest.approx(3e-6), 2)
+    assert device.fresh_bytes_per_s == pytest.approx(2.5e9)
     (collective,) = device.collectives
     assert (collective.kind, collective.ranks_on_host, collective.group) == ("all_reduce", 4, 2)
     assert collective.seconds(64) == pytest.approx(4e-4)

@@ -23,6 +23,7 @@ BARE = Device(
     grouped={},
     tile_rows=1,
     elementwise=Curve(points=((1, 1e12), (2, 1e12))),
+    fresh_bytes_per_s=None,
     operation_s=1e-9,
     intra_latency_s=0.0,
     inter_latency_s=0.0,

@@ -6,14 +6,15 @@ import pytest
 
 from planner import Plan, build_plan, load
 from planner.comms import network_of
-from planner.counts import model_flops
+from planner.counts import model_flops, model_parameters
+from planner.forecast import forecast_lines
 from planner.hardware import Curve, Device, device_of
 from planner.outlook import limit_checks, whole_run
 from planner.parts import Parts, Pass
-from planner.phases import PHASES
+from planner.phases import PHASES, narrow_links_s
 from planner.predict import boundaries_of, predict, predicted_phases
 from planner.products import gemm_s
-from planner.schedule import Boundary, forward_latency_s, step_bracket
+from planner.schedule import Boundary, forward_latency_s, stage_phases, step_bracket
 from planner.timing import StageTime
 from planner.updates import Held
 from planner.work import Gemm
@@ -70,17 +71,52 @@ def test_the_reference_computes_what_the_specification_says() -> None:
 
 def test_the_references_hand_overs_are_bound_by_its_few_ranks() -> None:
     """64 sequences of 1,024 × 1,024 in bf16 are 134,217,728 bytes; each of two ranks sends half at 12.5 GB/s:
-    5.37 ms and the start. The aggregation's partners then gather the other half: 5.37 ms more."""
+    5.37 ms and the start. Each aggregation rank gets the half that its rows need. A narrow rank's 64
+    sequences cross in 4 chunks of 16."""
     built = reference()
     into_experts, into_aggregation = boundaries_of(
         built, network_of(built, device_of(built.strategy.cluster.gpu))
     )
     assert into_experts.transfer_s == pytest.approx(5.37e-3, rel=0.01)
-    assert into_aggregation.transfer_s == pytest.approx(10.74e-3, rel=0.01)
+    assert into_aggregation.transfer_s == pytest.approx(5.37e-3, rel=0.01)
+    assert (into_experts.chunks, into_experts.cut) == (4, "before")
+    assert (into_aggregation.chunks, into_aggregation.cut) == (4, "after")
 
 
-def test_the_references_bottleneck_is_named() -> None:
-    assert predict(reference()).bottleneck.startswith("the links of the 2 aggregation ranks: ")
+def test_the_links_of_the_references_few_ranks_are_told() -> None:
+    """Two micro-batches of 134,217,728 bytes over 12.5 GB/s, in milliseconds:
+
+    an all-reduce between two partners sends 2 · 1/2 of it: 10.74; a gather 1/2: 5.37; a hand-over 1/2: 5.37
+    embedding    forward: sum 10.74; backward: gather of the shares' gradient 5.37; 2 · (16.11) = 32.2
+    aggregation  forward: sum 10.74; backward: sum 10.74 (the head's input); 2 · 21.47 = 42.9
+    both         hand over once each way and micro-batch: 4 · 5.37 = 21.5
+    """
+    built = reference()
+    prediction = predict(built)
+    spent = {stage.name: stage.phases.phases_s["tensor_parallel"] for stage in prediction.stages}
+    assert spent["embedding"] == pytest.approx(32.2e-3, rel=0.01)
+    assert spent["aggregation"] == pytest.approx(42.9e-3, rel=0.02)  # three numbers a token come on top
+    assert spent["experts"] == 0.0
+    links = narrow_links_s(built, prediction.stages)
+    assert links["embedding"] == pytest.approx(53.7e-3, rel=0.01)
+    assert links["aggregation"] == pytest.approx(64.4e-3, rel=0.02)
+    lines = forecast_lines(built, prediction, whole_run(built, prediction), None)
+    (said,) = [line for line in lines if line.startswith("links at work in the stages with fewer ranks")]
+    assert "of the 2 embedding ranks 53." in said
+    assert "of the 2 aggregation ranks 65" in said
+
+
+def test_the_references_two_micro_batches_are_told_with_what_stages_wait() -> None:
+    built = reference()
+    prediction = predict(built)
+    lines = forecast_lines(built, prediction, whole_run(built, prediction), None)
+    (said,) = [line for line in lines if line.startswith("pipeline: ")]
+    assert said.startswith("pipeline: 2 micro-batches over 3 stages; ranks wait ")
+    for stage in prediction.stages:
+        own = prediction.step_s - stage.phases.transfer_s - stage.phases.bubble_s
+        rest = sum(s for name, s in stage.phases.phases_s.items() if name != "stage_wait")
+        assert own == pytest.approx(rest)
+        assert f"{stage.name} {stage.phases.bubble_s / prediction.step_s:.0%}" in said
 
 
 # Schedule
@@ -117,6 +153,27 @@ def test_transfers_hide_behind_the_slowest_stage_but_not_at_the_ends() -> None:
     # way of one: 3 + 2·1 + 3 = 8; one more: 3; when nothing overlaps 3 + 2 = 5
     bracket = step_bracket([stage(1.0, 2.0)] * 2, [Boundary(transfer_s=1.0)], 2)
     assert (bracket.expected_s, bracket.none_s) == (11.0, 13.0)
+
+
+def test_chunks_cross_while_a_narrow_stage_works_on_others() -> None:
+    """Stages of 1 + 1, 4 + 8 and 2 + 2 s, hand-overs of 1 s, 2 micro-batches, 4 chunks at both narrow stages:
+
+    way of one: 2 + 12 + 4 + 4 · 1 = 22, less 3/4 of the shorter of pass and crossing, 4 · 3/4 = 3: 19
+    one more: 12; together 31, of which embedding works 4, experts 24, aggregation 8
+    waits: 27, of which 4 handing over; 7, all of it handing over (up to 8); 23, of which 4
+    whole: 22 and one more with both its ends waited for, 12 + 4: 38
+    """
+    stages = [stage(1.0, 1.0), stage(4.0, 8.0), stage(2.0, 2.0)]
+    boundaries = [Boundary(transfer_s=1.0, chunks=4, cut=side) for side in ("before", "after")]
+    bracket = step_bracket(stages, boundaries, 2)
+    assert (bracket.expected_s, bracket.none_s) == (31.0, 38.0)
+    found = stage_phases(stages, boundaries, 2, bracket.expected_s)
+    assert [one.phases_s["stage_wait"] for one in found] == [27.0, 7.0, 23.0]
+    assert [one.transfer_s for one in found] == [4.0, 7.0, 4.0]
+    assert [one.bubble_s for one in found] == [23.0, 0.0, 19.0]
+    assert [one.share("compute", "optimizer") for one in found] == [4 / 31, 24 / 31, 8 / 31]
+    # forward: 1 + 4 + 2 + 1 + 1, less 3/4 · (1 + 1), and the slowest once more: 4
+    assert forward_latency_s(stages, boundaries, 2) == 11.5
 
 
 def test_communication_hides_behind_compute_in_the_ideal_only() -> None:
@@ -184,6 +241,35 @@ def test_zero_2_reduces_after_every_micro_batch() -> None:
         for zero in (1, 2)
     )
     assert two > 2.5 * one  # accumulation 4
+
+
+def test_ranks_of_a_pipeline_share_cores_only_while_they_work() -> None:
+    """Stages of 1, 2 and 1 ranks on 2 cores; what all are busy for over the step with a core for each."""
+    small = ("cluster.gpu=cpu", "cluster.hosts=1", "training.precision=fp32", "training.global_batch=8")
+    built = plan(*small, "parallel={placement: staged, ep: 2, tp: 1, zero_stage: 0}")
+    shipped = device_of(built.strategy.cluster.gpu)
+    alone = predict(built, replace(shipped, cores=None))
+    names = ("compute", "optimizer", "gradient_reduce", "data", "other")
+    busy = sum(one.num_ranks * sum(one.phases.phases_s[name] for name in names) for one in alone.stages)
+    expected = max(1.0, busy / alone.step_s / 2)
+    assert 1.0 < expected < 2.0, "not a case that tells"
+    shared = predict(built, replace(shipped, cores=2))
+    for before, after in zip(alone.stages, shared.stages, strict=True):
+        assert after.phases.phases_s["compute"] == pytest.approx(expected * before.phases.phases_s["compute"])
+    assert any("of which" in line and "at work at once" in line for line in shared.assumptions)
+
+
+def test_first_touch_of_memory_costs_the_optimizer_and_reductions_of_large_groups() -> None:
+    """fp32, ZeRO 1, one rank: Adam makes two tensors of each group, a reduction one bucket and one copy of
+    what is in it: 8 bytes a parameter each. At 1 TB/s a byte is 1 ps."""
+    small = ("cluster.gpu=cpu", "cluster.hosts=1", "training.precision=fp32", "training.global_batch=8")
+    built = plan(*small, "parallel={zero_stage: 1}")
+    device = device_of(built.strategy.cluster.gpu)
+    without = predict(built, replace(device, fresh_bytes_per_s=None)).phases_s
+    touched = predict(built, replace(device, fresh_bytes_per_s=1e12)).phases_s
+    parameters = model_parameters(built.strategy.model).total
+    for name in ("optimizer", "gradient_reduce"):
+        assert touched[name] - without[name] == pytest.approx(8 * parameters * 1e-12, rel=1e-6), name
 
 
 def test_more_ranks_than_cores_compute_slower() -> None:
