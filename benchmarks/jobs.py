@@ -1,4 +1,4 @@
-"""Real trainings on this host that take turns: each is started, stopped in place and let go on for some steps.
+"""Real trainings on this host that take turns: each is started, stopped in place, let go on for some steps.
 
 Runs that follow one another meet another machine each: a neighbour starts, a clock falls. Here all are alive,
 and SIGSTOP and SIGCONT let them work a few steps in turn, so that what disturbs one disturbs all.
@@ -109,8 +109,8 @@ class Job:
 
 def busy_s() -> float:
     """Processor time that this machine has spent on anything so far, over all cores, in seconds."""
-    with open("/proc/stat", encoding="ascii") as stat:
-        fields = [int(field) for field in stat.readline().split()[1:9]]
+    first = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
+    fields = [int(field) for field in first.split()[1:9]]
     user, nice, system, _idle, _waiting, interrupt, soft_interrupt, stolen = fields
     return (user + nice + system + interrupt + soft_interrupt + stolen) / _TICKS
 
