@@ -47,7 +47,7 @@ _QUIETLY = (
 WARMUP_STEPS, STEPS, SLICE_STEPS = 5, 20, 5
 # Of the cores' time while a slice ran: below it nothing else is taken to have disturbed it.
 QUIET_SHARE = 0.05
-_START_S, _SLICE_S = 180.0, 120.0
+_SLICE_S = 120.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,7 +99,7 @@ def _start(case: Case, folder: Path, until: float) -> None:
         overrides=[*case.overrides, *_QUIETLY],
     )
     try:
-        case.job.wait_for(WARMUP_STEPS, min(_START_S, until - time.monotonic()))
+        case.job.wait_for(WARMUP_STEPS, max(1.0, until - time.monotonic()))
         case.job.stop()
     except JobFailed as failure:
         case.why_not = str(failure)

@@ -94,38 +94,72 @@ def _cell(entry: Entry, name: str) -> str:
 
 
 def _entry(telemetry: Path) -> Entry | None:
-    """None where no step past the warm-up has a prediction."""
-    lines = [line for line in map(_line, telemetry.read_bytes().split(b"\n")) if line is not None]
-    firsts: dict[Any, int] = {}
+    """None where no step past the warm-up has a prediction.
+
+    Of a step that was made again after a resume the last line counts. Where the layout or the calibration
+    changed on the way, only the steps that the last prediction stands beside do.
+    """
+    try:
+        lines = [line for line in map(_line, telemetry.read_bytes().split(b"\n")) if line is not None]
+    except OSError:
+        return None
+    firsts: dict[str, int] = {}
     for line in lines:
         firsts.setdefault(line["attempt"], line["step"])
-    kept = [
-        line for line in lines if line["predicted"] and line["step"] >= firsts[line["attempt"]] + WARMUP_STEPS
-    ]
+    kept = {
+        line["step"]: line
+        for line in lines
+        if line["predicted"] and line["step"] >= firsts[line["attempt"]] + WARMUP_STEPS
+    }
     if not kept:
         return None
-    predicted = kept[-1]["predicted"]
-    measured = {name: median(line["phases_s"][name] for line in kept) for name in PHASES}
-    measured["step_s"] = median(line["step_s"] for line in kept)
+    predicted = list(kept.values())[-1]["predicted"]
+    steps = [line for line in kept.values() if line["predicted"] == predicted]
+    measured = {name: median(line["phases_s"].get(name, 0.0) for line in steps) for name in PHASES}
+    measured["step_s"] = median(line["step_s"] for line in steps)
     layout, gpu = _described(telemetry.parent)
     return Entry(
         run=telemetry.parent.name,
         layout=layout,
         gpu=gpu,
-        num_steps=len(kept),
+        num_steps=len(steps),
         measured=measured,
-        predicted={name: float(predicted.get(name, 0.0)) for name in measured},
+        predicted={name: predicted.get(name, 0.0) for name in measured},
     )
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
-    """A step's line; None for a torn one or one of another kind."""
+    """What the ledger needs of a step's line; None for a torn one or one of another kind.
+
+    Another version may name other phases, or leave out the attempt: what is there counts.
+    """
     try:
         line = json.loads(text)
-        whole = isinstance(line["predicted"], dict) and isinstance(line["phases_s"], dict)
-        return line if whole and line["step"] >= 0 and line["step_s"] > 0 and "attempt" in line else None
-    except (ValueError, TypeError, KeyError):
+        step, step_s = line["step"], float(line["step_s"])
+        whole = type(step) is int and step >= 0 and step_s > 0
+        return (
+            {
+                "step": step,
+                "step_s": step_s,
+                "attempt": str(line.get("attempt")),
+                "phases_s": _numbers(line["phases_s"]),
+                "predicted": _prediction(line.get("predicted")),
+            }
+            if whole
+            else None
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _numbers(phases: Any) -> dict[str, float]:
+    return {name: float(seconds) for name, seconds in phases.items() if seconds is not None}
+
+
+def _prediction(predicted: Any) -> dict[str, float]:
+    """Empty where there is none, or none of the step."""
+    numbers = _numbers(predicted or {})
+    return numbers if numbers.get("step_s", 0.0) > 0 else {}
 
 
 def _described(run: Path) -> tuple[str, str]:
@@ -133,11 +167,11 @@ def _described(run: Path) -> tuple[str, str]:
     try:
         plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
         layout = f"{plan['degrees']} {plan['placement']}, {plan['world_size']} ranks"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         layout = "?"
     try:
         return layout, _gpu_of((run / "strategy.yaml").read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, ValueError):
         return layout, "?"
 
 

@@ -46,6 +46,70 @@ def test_runs_without_predictions_or_steps_are_left_out(tmp_path: Path) -> None:
     assert read_ledger(tmp_path) == ()
 
 
+def test_torn_foreign_and_incomplete_lines_are_passed_over(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", 2.0, 2.2)
+    telemetry = tmp_path / "a" / "telemetry.jsonl"
+    whole = telemetry.read_text(encoding="utf-8").rpartition("\n")[0]
+    foreign = (
+        "",
+        "null",
+        "[]",
+        "3",
+        '"text"',
+        "{}",
+        '{"step": "six", "step_s": 1.0, "phases_s": {}, "predicted": {"step_s": 9.0}}',
+        '{"step": 20, "step_s": null, "phases_s": {}, "predicted": {"step_s": 9.0}}',
+        '{"step": 21, "step_s": 1.0, "phases_s": null, "predicted": {"step_s": 9.0}}',
+        '{"step": 22, "step_s": 1.0, "phases_s": [1.0], "predicted": {"step_s": 9.0}}',
+        '{"step": 23, "step_s": 1.0, "phases_s": {"compute": "much"}, "predicted": {"step_s": 9.0}}',
+        '{"step": 24, "step_s": 1.0, "phases_s": {}, "attempt": 1}',
+        '{"step": 25, "step_s": 1.0, "phases_s": {}, "predicted": "fast", "attempt": 1}',
+        '{"step": 26, "step_s": 1.0, "phases_s": {}, "predicted": {"compute": 9.0}, "attempt": [1]}',
+        '{"step": 9, "torn',
+    )
+    telemetry.write_bytes("\n".join([whole, *foreign]).encode() + b"\xff\xfe\n")
+    (entry,) = read_ledger(tmp_path)
+    assert (entry.num_steps, entry.measured["step_s"]) == (4, 2.0)
+    assert entry.error("step_s") == pytest.approx(0.1)
+
+
+def test_lines_of_a_version_with_other_phases_and_no_attempt_count(tmp_path: Path) -> None:
+    run = tmp_path / "old"
+    run.mkdir()
+    line = {"step_s": 1.0, "phases_s": {"compute": 0.5, "waiting": 0.5}, "predicted": {"step_s": 1.5}}
+    lines = [json.dumps({**line, "step": step}) for step in range(1, 9)]
+    (run / "telemetry.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (run / "plan.json").write_text("[]", encoding="utf-8")
+    (run / "strategy.yaml").write_bytes(b"\xff")
+    (entry,) = read_ledger(tmp_path)
+    assert (entry.num_steps, entry.layout, entry.gpu) == (3, "?", "?")
+    assert entry.measured["compute"] == 0.5
+    assert entry.predicted["compute"] == 0.0
+    assert entry.error("step_s") == pytest.approx(0.5)
+
+
+def test_steps_made_again_and_earlier_predictions_do_not_mix(tmp_path: Path) -> None:
+    """Attempt 1: steps 1 to 9 of 2 s, predicted 2.2. Attempt 2 goes on from step 4 in a layout of 1 s that is
+    predicted 0.9: of its steps 5 to 14 the first five are its warm-up, 10 to 14 count."""
+    write_run(tmp_path, "a", 2.0, 2.2)
+    telemetry = tmp_path / "a" / "telemetry.jsonl"
+    again = [
+        {"step": n, "attempt": 2, "step_s": 1.0, "phases_s": {"compute": 1.0}, "predicted": {"step_s": 0.9}}
+        for n in range(5, 15)
+    ]
+    text = telemetry.read_text(encoding="utf-8").rpartition("\n")[0]
+    telemetry.write_text("\n".join([text, *map(json.dumps, again)]) + "\n", encoding="utf-8")
+    (entry,) = read_ledger(tmp_path)
+    assert (entry.num_steps, entry.measured["step_s"]) == (5, 1.0)
+    assert entry.error("step_s") == pytest.approx(-0.1)
+
+
+def test_a_telemetry_that_cannot_be_read_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "odd" / "telemetry.jsonl").mkdir(parents=True)
+    assert read_ledger(tmp_path) == ()
+    assert read_ledger(tmp_path / "nowhere") == ()
+
+
 def test_the_bar_is_of_runs_on_the_same_device(tmp_path: Path) -> None:
     for name, measured in (("a", 2.0), ("b", 1.0), ("c", 1.6)):
         write_run(tmp_path, name, measured, 2.0)
