@@ -12,7 +12,7 @@ import typer
 from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
 from launch.compare import compare
 from launch.fallback import fallback
-from launch.forecast import ledger, prediction_answer, print_prediction, search
+from launch.forecast import foresee, ledger, prediction_answer, print_prediction, search
 from launch.preflight import preflight
 from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
 from launch.words import refuse_second, strategies_among
@@ -88,11 +88,13 @@ def plan(
         else:
             from planner.report import print_plan
 
+            # Before anything is printed: a wrong --hardware must not leave half an answer.
+            foreseen = foresee(built, hardware)
             plainly = is_plain or not is_terminal(sys.stdout)
             print_plan(built, sys.stdout, is_plain=plainly, is_full=is_full)
             print_memory(built, is_plain=plainly)
             print_ignored(strategy, model_from)
-            print_prediction(built, hardware, is_plain=plainly)
+            print_prediction(built, foreseen, is_plain=plainly)
         return YES
 
     return work

@@ -32,12 +32,12 @@ def prediction_answer(built: Plan, hardware: str | None) -> dict[str, Any]:
     return prediction_dict(built, prediction, run, checks, bar)
 
 
-def print_prediction(built: Plan, hardware: str | None, *, is_plain: bool) -> None:
-    """The prediction of a plan below its tables."""
+def print_prediction(built: Plan, foreseen: Any, *, is_plain: bool) -> None:
+    """What `foresee` found, below the plan's tables."""
     from planner.forecast import cause_table, forecast_lines, limit_notes, limit_table, phase_table
     from planner.report import print_tables
 
-    prediction, run, checks, bar = foresee(built, hardware)
+    prediction, run, checks, bar = foreseen
     print()
     print_tables(
         ("Prediction", *(f"  {line}" for line in forecast_lines(built, prediction, run, bar))),
@@ -154,7 +154,7 @@ def _missing(strategy: Strategy, runnable: Callable[[Strategy], tuple[Problem, .
 
 
 def _varied(text: str) -> tuple[str, ...]:
-    names = tuple(name for name in text.split(",") if name)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
     unknown = [name for name in names if name not in ("precision", "global_batch")]
     if unknown:
         raise StrategyError(
@@ -184,10 +184,15 @@ def _write_row(found: Any, number: int, file: str) -> None:
         row = found.rows[number - 1].strategy
         parallel = row.parallel.short_name.lower()
         strategy = row.model_copy(update={"name": path.stem, "claims": ()})
-        path.write_text(
-            f"# row {number} of a search: {parallel}\n{full_strategy(strategy)}", encoding="utf-8"
-        )
-        return
+        try:
+            path.write_text(
+                f"# row {number} of a search: {parallel}\n{full_strategy(strategy)}", encoding="utf-8"
+            )
+        except OSError as error:
+            why = f"{file} cannot be written: {(error.strerror or str(error)).lower()}"
+            problem = ("--write", why, "a file in a folder that you may write to", "choose another place")
+        else:
+            return
     raise StrategyError(
         [
             Problem(

@@ -154,12 +154,12 @@ def read_calibration(path: Path) -> dict[str, dict[str, Any]]:
         entries = _entries(path.read_text(encoding="utf-8"), str(path))
         for name, entry in entries.items():
             _device(name, entry, str(path))
-    except (OSError, UnicodeDecodeError, AssertionError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem(
             path=None,
             line=None,
             file=str(path),
-            found=f"is no hardware file: {type(error).__name__}: {error}",
+            found=_why_unread(error),
             expected="entries as in planner/hardware.yaml",
             fix="measure it anew with python -m benchmarks.calibrate, or remove it",
         )
@@ -167,11 +167,26 @@ def read_calibration(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
+def _why_unread(error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return "is no hardware file: it is no text in UTF-8"
+        case OSError():
+            return f"cannot be read: {(error.strerror or str(error)).lower()}"
+        case KeyError():
+            return f"is no hardware file: {error.args[0]} is missing"
+        case ValueError():
+            return f"is no hardware file: {error}"
+    return f"is no hardware file: something in it is of the wrong kind ({error})"
+
+
 def _entries(text: str, file: str) -> dict[str, dict[str, Any]]:
     document = Document(text, file)
-    assert document.root is not None, f"{file} is empty"
-    assert isinstance(document.root.value, DocumentMapping), f"{file} is no mapping"
-    assert not document.problems, document.problems
+    if document.problems:
+        first = document.problems[0]
+        raise ValueError(f"line {first.line}: {first.found}" if first.line else first.found)
+    if document.root is None or not isinstance(document.root.value, DocumentMapping):
+        raise ValueError("it has no entries by name")
     return {name: entry.plain() for name, entry in document.root.value.entries.items()}
 
 

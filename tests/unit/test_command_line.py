@@ -134,6 +134,11 @@ def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
         ),
         (("fallback", REFERENCE, "other.yml"), "would be a second strategy; only plan takes two"),
         (("plan", REFERENCE, REFERENCE, REFERENCE), "3 strategies are given"),
+        (("plan", REFERENCE, "--hardware", "nosuch.yaml"), "nosuch.yaml: cannot be read: no such file"),
+        (("search", REFERENCE, "--hardware", "README.md"), "README.md: is no hardware file: "),
+        (("search", REFERENCE, "--vary", "seed, batch"), "--vary 'seed' is not known"),
+        (("fallback", REFERENCE, "--lost-gpus", "0"), "Invalid value for '--lost-gpus'"),
+        (("fallback", REFERENCE, "--lost-hosts", "16"), "nothing is left after the loss of 16 hosts"),
         (("plan", REFERENCE, "nonsense"), "this is no override"),
     ],
 )

@@ -65,11 +65,60 @@ def test_a_calibration_replaces_the_entry_of_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["cpu: 3", "cpu: {memory: 1 GB}", "", ENTRY.replace("1 kB, 1 GB/s", "1 kB, -1")]
+    ("text", "why"),
+    [
+        ("cpu: 3", "of the wrong kind"),
+        ("cpu: {memory: 1 GB}", "latency is missing"),
+        ("", "it has no entries by name"),
+        ("- cpu", "it has no entries by name"),
+        ("cpu: {a: 1", "line 1: "),
+        (ENTRY.replace("1 kB, 1 GB/s", "1 kB, -1"), "-1 is not above 0"),
+        (ENTRY.replace("{fp32: 50 GFLOPS}", "[50 GFLOPS]"), "of the wrong kind"),
+        (
+            ENTRY.replace("latency: {intra_host: 100 us, inter_host: 100 us}", "latency: 3"),
+            "of the wrong kind",
+        ),
+    ],
 )
-def test_a_calibration_that_is_none_is_a_problem_with_its_file(tmp_path: Path, text: str) -> None:
+def test_a_calibration_that_is_none_is_a_problem_with_its_file(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "hardware.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(StrategyError) as caught:
         device_of(strategy("cluster.gpu=cpu").cluster.gpu, path)
     assert caught.value.problems[0].file == str(path)
+    assert why in caught.value.problems[0].found
+
+
+def test_a_calibration_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, why in (("nosuch.yaml", "cannot be read: no such file"), ("binary.yaml", "no text in UTF-8")):
+        with pytest.raises(StrategyError, match=why):
+            device_of(strategy("cluster.gpu=cpu").cluster.gpu, tmp_path / name)
+
+
+# Without sparsity, from NVIDIA's data sheets of the H100 (SXM5), the H200 (SXM) and the A100 80GB (SXM).
+DATASHEETS = {
+    "H100": (80e9, {"fp32": 67e12, "bf16": 1979e12 / 2, "fp8": 3958e12 / 2}, 3.35e12),
+    "H200": (141e9, {"fp32": 67e12, "bf16": 1979e12 / 2, "fp8": 3958e12 / 2}, 4.8e12),
+    "A100-80GB": (80e9, {"fp32": 19.5e12, "bf16": 312e12}, 2.039e12),
+}
+# Reached by others at the best shape: stas00/ml-engineering, "Maximum Achievable Matmul FLOPS".
+BEST = {("H100", "bf16"): 794.5e12, ("H100", "fp8"): 1402.6e12, ("A100-80GB", "bf16"): 271.2e12}
+
+
+@pytest.mark.parametrize("name", DATASHEETS)
+def test_gpus_are_those_of_the_data_sheets(name: str) -> None:
+    memory, peaks, bandwidth = DATASHEETS[name]
+    gpu = strategy(f"cluster.gpu={name}").cluster.gpu
+    device = device_of(gpu)
+    assert gpu.memory == memory
+    assert device.peak == pytest.approx(peaks, rel=1e-3)
+    assert 0.7 * bandwidth < max(rate for _, rate in device.elementwise.points) < bandwidth
+    assert any("datasheet" in line for line in device.sources)
+
+
+@pytest.mark.parametrize(("name", "precision"), BEST)
+def test_no_product_is_faster_than_the_fastest_that_was_measured(name: str, precision: str) -> None:
+    device = device_of(strategy(f"cluster.gpu={name}").cluster.gpu)
+    reached = device.peak[precision] * max(share for _, share in device.gemm[precision].points)
+    assert reached == pytest.approx(BEST[name, precision], rel=0.01)

@@ -107,6 +107,9 @@ def test_a_row_is_written_as_a_strategy_that_plans(
     assert strategy.parallel == search(load("ds_configs/tiny_cpu.yaml")).rows[1].strategy.parallel
     assert main(call) == 2  # not over a file that is there
     assert f"{file} exists" in capsys.readouterr().err
+    nowhere = str(tmp_path / "nowhere" / "best.yaml")
+    assert main([*call[:-1], nowhere]) == 2
+    assert f"{nowhere} cannot be written: no such file or directory" in capsys.readouterr().err
 
 
 def test_search_prints_why(capsys: pytest.CaptureFixture[str]) -> None:
