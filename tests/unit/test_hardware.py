@@ -69,7 +69,7 @@ def test_a_calibration_replaces_the_entry_of_its_name(tmp_path: Path) -> None:
     [
         ("cpu: 3", "of the wrong kind"),
         ("cpu: {memory: 1 GB}", "latency is missing"),
-        ("", "it has no entries by name"),
+        ("", "the file is empty"),
         ("- cpu", "it has no entries by name"),
         ("cpu: {a: 1", "line 1: "),
         (ENTRY.replace("1 kB, 1 GB/s", "1 kB, -1"), "-1 is not above 0"),

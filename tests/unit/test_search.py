@@ -86,13 +86,26 @@ def test_varied_precision_and_batch_are_searched_too() -> None:
     assert batches == {24, 48, 96, 192}
 
 
+LOOP_S = 0.15  # of _loop_s on a quiet core of a server of 2023 (Python 3.11)
+
+
+def _loop_s() -> float:
+    began = time.process_time()
+    sum(i * i for i in range(3_000_000))
+    return time.process_time() - began
+
+
 @pytest.mark.parametrize(("hosts", "limit_s"), [(16, 2.0), (2048, 10.0)])
 def test_a_search_is_quick_on_one_core(hosts: int, limit_s: float) -> None:
+    """Twice the limit is left for a slower core. Neighbours slow a core down, which the clock of a process's own
+    time does not see, so a loop of a known length is timed beside it."""
     strategy = load(REFERENCE, [f"cluster.hosts={hosts}"])
+    loop_s = [_loop_s()]
     began = time.process_time()
     search(strategy)
-    # Neighbours on the same core slow a process down that the clock of its own time does not see.
-    assert time.process_time() - began < 2 * limit_s
+    spent = time.process_time() - began
+    loop_s.append(_loop_s())
+    assert spent < 2 * limit_s * max(1.0, *(found / LOOP_S for found in loop_s))
 
 
 def test_a_row_is_written_as_a_strategy_that_plans(
