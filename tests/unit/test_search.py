@@ -97,8 +97,8 @@ def _loop_s() -> float:
 
 @pytest.mark.parametrize(("hosts", "limit_s"), [(16, 2.0), (2048, 10.0)])
 def test_a_search_is_quick_on_one_core(hosts: int, limit_s: float) -> None:
-    """Twice the limit is left for a slower core. Neighbours slow a core down, which the clock of a process's own
-    time does not see, so a loop of a known length is timed beside it."""
+    """Twice the limit is left for a slower core. Neighbours slow a core down, which the clock of a process's
+    own time does not see, so a loop of a known length is timed beside it."""
     strategy = load(REFERENCE, [f"cluster.hosts={hosts}"])
     loop_s = [_loop_s()]
     began = time.process_time()
