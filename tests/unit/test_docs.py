@@ -116,20 +116,22 @@ def test_every_override_names_a_key(page: Path) -> None:
 
 
 @pages
-def test_every_printed_plan_is_what_the_command_prints(
+def test_every_printed_answer_is_what_the_command_prints(
     page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words, block in re.findall(
-        r"<!-- plan: (ds_configs/\S+).*?-->\n```\n(.*?)^```$", text_of(page), re.M | re.S
+    """`plan: FILE` is the plan of a file, `prints: WORDS` any command; … stands for what is left out."""
+    for kind, words, block in re.findall(
+        r"<!-- (plan|prints): (\S[^(\n]*?) *(?:\(.*?)?-->\n```\n(.*?)^```$", text_of(page), re.M | re.S
     ):
-        assert main(["plan", words, "--plain"]) == 0
+        command = [*(["plan"] if kind == "plan" else []), *words.split()]
+        assert main([*command, "--plain"]) == 0
         printed = capsys.readouterr().out.splitlines()
         position = 0
         for line in block.splitlines():
-            pattern = line.strip().replace("[", "[[]").replace("…", "*")
+            pattern = " ".join(line.split()).replace("[", "[[]").replace("…", "*")
             if pattern in ("", "*"):
                 continue
-            while position < len(printed) and not fnmatchcase(printed[position].strip(), pattern):
+            while position < len(printed) and not fnmatchcase(" ".join(printed[position].split()), pattern):
                 position += 1
             assert position < len(printed), f"{words} does not print, or not here: {line!r}"
 
