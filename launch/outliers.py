@@ -22,9 +22,9 @@ class Tolerance:
 
 
 # Measurements on a GPU repeat within some percent. Ranks on CPUs take turns on the cores: gloo's times varied
-# threefold, by a few milliseconds (2 cores under load, torch 2.13, 2026-11-25).
+# threefold, and by tens of milliseconds where other programs ran too (2 cores, torch 2.13, 2026-11-25).
 GPU = Tolerance(factor=1.5, floor_s=50e-6)
-CPU = Tolerance(factor=3.0, floor_s=5e-3)
+CPU = Tolerance(factor=3.0, floor_s=20e-3)
 
 
 def slow_ones(seconds: Mapping[K, float], tolerance: Tolerance) -> dict[K, float]:
