@@ -31,6 +31,8 @@ from planner.calibration import write_links
 from planner.hardware import CALIBRATION_NAME, read_calibration
 
 Work = Callable[[], int]
+# Checks whose failure a training would suffer from, and the exchanges of some minutes do not.
+_HARMLESS = frozenset({"disk", "clock", "/dev/shm", "GPU memory", "GPU model", "driver"})
 
 
 def preflight(
@@ -107,7 +109,8 @@ async def _until_stopped(request: _Request) -> Report | None:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            loop.add_signal_handler(number, task.cancel)
     try:
         with Progress(sys.stderr) as progress:
             return await _run(request, progress)
@@ -222,8 +225,7 @@ def _why_no_job(request: _Request, roles: Sequence[Role], checks: Sequence[Check
         return "no ranks were started: --hosts-only"
     spares = {role.name for role in roles if role.is_spare}
     failing = [check for check in checks if check.verdict == "fails" and check.host not in spares]
-    # What a job of some minutes on small tensors can live with, and may even show more of.
-    blocking = [check for check in failing if check.name not in ("disk", "clock", "/dev/shm", "GPU memory")]
+    blocking = [check for check in failing if check.name not in _HARMLESS]
     if not blocking:
         return ""
     first = blocking[0]

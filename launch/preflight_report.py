@@ -13,6 +13,7 @@ from planner.report import Table, print_tables
 from planner.units import format_bytes
 
 _MAX_CELL = 90
+_MAX_HOSTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,10 @@ def _host_table(report: Report) -> Table:
     columns += [] if is_cpu else ["GPUs", "driver"]
     columns += ["disk free", "clock"]
     rows = []
-    for role in report.roles:
+    failing = {check.host for check in report.failures}
+    # Of many hosts those with a failure first; the sort is stable.
+    shown = sorted(report.roles, key=lambda role: len(report.roles) > _MAX_HOSTS and role.name not in failing)
+    for role in shown[:_MAX_HOSTS]:
         answer = report.answers[role.name]
         if isinstance(answer, Failure):
             rows.append((role.name, str(role), answer.kind, *("-" for _ in columns[3:])))
@@ -124,6 +128,8 @@ def _host_table(report: Report) -> Table:
         free = facts["disk"]["free_bytes"]
         row += ["-" if free is None else format_bytes(free), f"{answer.clock.offset_s:+.3f} s"]
         rows.append(tuple(row))
+    if len(shown) > _MAX_HOSTS:
+        rows.append((f"and {len(shown) - _MAX_HOSTS} more", *("" for _ in columns[1:])))
     return Table(
         title="Hosts", columns=tuple(columns), rows=tuple(rows), numeric=frozenset({"disk free", "clock"})
     )
