@@ -111,11 +111,11 @@ async def _until_stopped(request: _Request) -> Report | None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
             loop.add_signal_handler(number, task.cancel)
-    try:
-        with Progress(sys.stderr) as progress:
+    with Progress(sys.stderr) as progress:
+        try:
             return await _run(request, progress)
-    except asyncio.CancelledError:
-        return None
+        except asyncio.CancelledError:
+            return None
 
 
 async def _run(request: _Request, progress: Progress) -> Report:

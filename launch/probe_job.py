@@ -9,10 +9,13 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from launch.artifacts import launch_files, write_together
 from launch.inspect_host import appears
@@ -24,7 +27,7 @@ RESULT_NAME, PROGRESS_NAME = "probe.json", "progress.txt"
 # The trials themselves take under a minute; the rest is for imports, connections and groups.
 TIMEOUT_S = 600.0
 # Ranks that are asked to stop end within a second; launch.sh gives what does not 35 s on each host.
-_STOP_S = 90.0
+_STOP_S = 60.0
 _POLL_S = 0.2
 # A shared file system may show what rank 0 wrote some seconds late.
 _VISIBLE_S = 5.0
@@ -108,17 +111,33 @@ async def _follow(process: asyncio.subprocess.Process, progress: Path, told: Cal
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Asks launch.sh, which asks every rank; what is still there after that is killed on this machine."""
+    """Asks launch.sh, which asks every rank. When it is killed, its guard ends what is left on all hosts."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
-        await asyncio.shield(asyncio.wait_for(process.wait(), _STOP_S))
-    except (asyncio.TimeoutError, asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(process.wait()), _STOP_S)
+    except (asyncio.TimeoutError, asyncio.CancelledError):  # the second: a second Ctrl-C
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
         await process.wait()
+    deadline = time.monotonic() + _STOP_S
+    while _in_session(process.pid) and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
+    for left in _in_session(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(left, signal.SIGKILL)
+
+
+def _in_session(session: int) -> list[int]:
+    """What launch.sh started on this machine and still runs: all of it is in the session that it leads."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(pid) == session and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def _failure(folder: Path, how: str) -> str:

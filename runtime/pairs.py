@@ -28,7 +28,7 @@ def run_pairs(pairs: Sequence[tuple[int, int]], num_bytes: int, world: World) ->
     """Messages between pairs of ranks, all pairs at once; a result on each pair's first rank. Collective.
 
     The first rank's clock takes all times: what it sends is acknowledged, what it receives it asks for, and
-    half a round trip is taken off for that.
+    half of the shortest round trip is taken off for that.
     """
     world.meet()
     pair = next((pair for pair in pairs if world.rank in pair), None)
@@ -39,6 +39,11 @@ def run_pairs(pairs: Sequence[tuple[int, int]], num_bytes: int, world: World) ->
         return end.lead()
     end.follow()
     return None
+
+
+def _one_way(seconds: float, round_trip_s: float) -> float:
+    """Without the small message's way: the shortest, and at most half, lest noise leave nothing of it."""
+    return seconds - min(round_trip_s, seconds) / 2
 
 
 class _End:
@@ -61,11 +66,11 @@ class _End:
         wrong = difference(self._received, self._expected, f"what rank {self._peer} sent")
         if self._receive_small() and not wrong:
             wrong = f"rank {self._peer} did not get what rank {self._world.rank} sent"
-        latency = median(turn[0] for turn in turns) / 2
+        round_trips, there, back = zip(*turns, strict=True)
         return PairTrial(
-            latency_s=latency,
-            there_s=max(median(turn[1] for turn in turns) - latency, 1e-9),
-            back_s=max(median(turn[2] for turn in turns) - latency, 1e-9),
+            latency_s=median(round_trips) / 2,
+            there_s=_one_way(median(there), min(round_trips)),
+            back_s=_one_way(median(back), min(round_trips)),
             wrong=wrong,
         )
 

@@ -18,7 +18,7 @@ from planner import Plan, StrategyError, build_plan, load
 from planner.drift import launch_problems
 from planner.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
 from runtime.identity import Identity, identify
-from runtime.signals import block_signals
+from runtime.signals import StopRequest, block_signals
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from runtime.ending import Ending
     from runtime.groups import RankGroups
     from runtime.pairs import PairTrial
-    from runtime.signals import StopRequest
     from runtime.startup import Verdict
 
 SCHEMA_VERSION = 1
@@ -58,13 +57,13 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(0)
     if identity.rank == 0 and problems:
         print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
-    block_signals()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Until these are imported, which takes seconds, a signal just ends the process: there is nothing to save.
     from runtime.ending import Ending
-    from runtime.signals import StopRequest
     from runtime.startup import agree
 
+    block_signals()
     folder = Path(options.out)
     ending = Ending(identity=identity, run_folder=folder)
     try:
@@ -89,7 +88,7 @@ def _claim(plan: Plan, ending: "Ending") -> "Verdict":
     return Verdict(exit_code=None, attempt=ending.attempt)
 
 
-def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: "StopRequest", folder: Path) -> int:
+def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, folder: Path) -> int:
     from runtime.devices import join_world, sum_over_world, take_device
     from runtime.groups import make_groups
 

@@ -141,3 +141,15 @@ def test_values_that_are_not_what_was_sent_are_found(fault: str, words: str) -> 
     (check,) = (c for c in link_checks(plan, measured(plan, fault)) if c.name == "values")
     assert check.verdict == "fails"
     assert words in check.found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "round_trip", "expected"),
+    [(0.010, 0.002, 0.009), (0.010, 0.0, 0.010), (0.004, 0.010, 0.002)],
+)
+def test_one_way_is_never_less_than_half_of_what_was_measured(
+    seconds: float, round_trip: float, expected: float
+) -> None:
+    from runtime.pairs import _one_way
+
+    assert _one_way(seconds, round_trip) == pytest.approx(expected)
