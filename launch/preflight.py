@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -96,6 +97,8 @@ def _request(plan: Plan, hardware: str | None, *, is_hosts_only: bool) -> _Reque
     place = place_of(plan)
     if made_up(plan) and not is_local(plan):
         raise StrategyError([_made_up_hosts(plan)])
+    if place.ssh_config is not None and not os.access(place.ssh_config, os.R_OK):
+        raise StrategyError([_no_ssh_config(place.ssh_config)])
     job_files(plan, place, place.run)
     file = Path(hardware) if hardware is not None else place.run.parent / CALIBRATION_NAME
     if file.exists():
@@ -254,6 +257,16 @@ def _made_up_hosts(plan: Plan) -> Problem:
         found=f"the host names ({plan.hosts[0].name} …) are made up, as cluster.hosts is a number",
         expected="the names of real hosts, to be asked",
         fix="list them: [node1, node2, …], or {hostfile: FILE}",
+    )
+
+
+def _no_ssh_config(path: Path) -> Problem:
+    return Problem(
+        path="launch.ssh_config",
+        line=None,
+        found=f"{path} cannot be read",
+        expected="an OpenSSH configuration file, or null",
+        fix="correct the path; a relative one is looked up from the project's folder",
     )
 
 

@@ -279,6 +279,8 @@ def test_a_plan_of_this_machine_alone_needs_no_ssh(
         (("ds_configs/ep64_tp2_staged.yaml",), "the host names (host-00 …) are made up"),
         ((STRATEGY, "output.folder=/proc/nowhere"), "/proc/nowhere cannot be written"),
         ((STRATEGY, "--hardware", "train.py"), "train.py: is no hardware file"),
+        ((STRATEGY, "launch.ssh_config=/nowhere"), "/nowhere cannot be read"),
+        ((STRATEGY, STRATEGY), "this is no override"),
         ((STRATEGY, "launch.launcher=srun"), "generate writes no launch.sh for srun yet"),
         ((STRATEGY, "parallel.ep=3"), "3 does not divide"),
         (("nothing.yaml",), "there is no such file"),
