@@ -33,13 +33,10 @@ def measure(rank: int, world: int, group_size: int) -> dict[str, list[tuple[floa
     ]
     group = groups[rank // group_size]
     work = _work_of(world)
-    # Work alone is timed again beside every collective: what disturbs the machine comes and goes.
-    alone_s: list[float] = []
     found: dict[str, list[tuple[float, float]]] = {}
     for kind in KINDS if group_size == 2 else KINDS[:-1]:
         found[kind] = [
-            (float(size), _added_s(_collective(kind, size, rank, group_size, group), work, alone_s))
-            for size in SIZES
+            (float(size), _added_s(_collective(kind, size, rank, group_size, group), work)) for size in SIZES
         ]
     return found
 
@@ -80,15 +77,18 @@ def _work_of(world: int) -> Action:
     return lambda: some(repeats)
 
 
-def _added_s(collective: Action, work: Action, alone_s: list[float]) -> float:
-    """What a collective adds to work: the least over batches of a mean, less the least of work alone."""
+def _added_s(collective: Action, work: Action) -> float:
+    """What a collective adds to work: the least over batches of a mean, less the least of work alone.
+
+    Work alone is timed again beside every collective: what disturbs the machine comes and goes.
+    """
 
     def both() -> None:
         work()
         collective()
 
     repeats = max(4, int(_BATCH_S / _mean_s(both, 3)))
-    together_s = []
+    together_s, alone_s = [], []
     for _ in range(_BATCHES):
         together_s.append(_mean_s(both, repeats))
         alone_s.append(_mean_s(work, repeats))

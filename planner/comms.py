@@ -47,11 +47,15 @@ class Network:
     device: Device
     at_work: float | None = None
 
+    @property
+    def ranks_at_work(self) -> float:
+        return self.host_size if self.at_work is None else self.at_work
+
     def measured(self, kind: str, spread: Spread, num_bytes: float) -> float | None:
         """Seconds of a collective that was measured on such a host, if one was.
 
-        Of several, the one nearest in how many ranks the host carries, then in the group's size; its time
-        is scaled by the sizes of the groups.
+        Of several, the one nearest in how many ranks the host has at work, then in the group's size; its
+        time is scaled by the sizes of the groups.
         """
         if spread.remote_peers or not self.device.collectives:
             return None
@@ -59,7 +63,7 @@ class Network:
         if not known:
             return None
         nearest = min(
-            known, key=lambda m: (abs(m.ranks_on_host - self.host_size), abs(m.group - spread.size))
+            known, key=lambda m: (abs(m.ranks_on_host - self.ranks_at_work), abs(m.group - spread.size))
         )
         return nearest.seconds(num_bytes) * spread.size / nearest.group
 
@@ -109,8 +113,7 @@ def _spread(offset: int, stride: int, size: int, num_ranks: int, host_size: int)
 
 def slowdown(device: Device, network: Network) -> float:
     """How much longer a rank computes because its host has fewer cores than ranks at work."""
-    at_work = network.host_size if network.at_work is None else network.at_work
-    return max(1.0, at_work / device.cores) if device.cores else 1.0
+    return max(1.0, network.ranks_at_work / device.cores) if device.cores else 1.0
 
 
 def world_spread(plan: Plan, network: Network) -> Spread:

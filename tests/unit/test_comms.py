@@ -1,5 +1,7 @@
 """Times of collectives against numbers worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from planner import Grid
@@ -10,6 +12,7 @@ from planner.comms import (
     all_reduce_s,
     all_to_all_bytes,
     all_to_all_s,
+    send_s,
     spread_of,
 )
 from planner.hardware import Curve, Device, MeasuredCollective
@@ -102,3 +105,22 @@ def test_what_was_measured_is_used_where_the_group_stays_on_its_host() -> None:
     assert all_reduce_s(10, Spread(size=2, local=2, hosts=1), network(device)) == pytest.approx(0.001)
     over_hosts = all_reduce_s(2000, Spread(size=2, local=1, hosts=2), network(device))
     assert over_hosts == pytest.approx(2000 / 12.5e9)
+
+
+def test_what_was_measured_with_as_many_ranks_at_work_is_used() -> None:
+    """On a host of four ranks, of which two are at work, a pair's time is that of a host of two."""
+    points = {2: ((1000.0, 0.002), (2000.0, 0.002)), 4: ((1000.0, 0.008), (2000.0, 0.008))}
+    measured = tuple(
+        MeasuredCollective(kind=kind, ranks_on_host=ranks, group=2, points=points[ranks])
+        for kind in ("all_gather", "send")
+        for ranks in points
+    )
+    device = replace(BARE, collectives=measured)
+    pair = Spread(size=2, local=2, hosts=1)
+    full = replace(network(device), host_size=4)
+    idle = replace(full, at_work=2.2)
+    assert all_gather_s(1500, pair, full) == pytest.approx(0.008)
+    assert all_gather_s(1500, pair, idle) == pytest.approx(0.002)
+    assert send_s(1500, full, same_host=True) == pytest.approx(0.008)
+    assert send_s(1500, idle, same_host=True) == pytest.approx(0.002)
+    assert send_s(1500, idle, same_host=False) == pytest.approx(1500 / 12.5e9)
