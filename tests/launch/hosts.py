@@ -62,6 +62,7 @@ class LoopbackHosts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ssh_config = folder / "ssh_config"
+        self.key = folder / "key"
         self.names = tuple(f"node{i}" for i in range(1, NUM_HOSTS + 1))
         self._addresses = {name: f"127.0.7.{i}" for i, name in enumerate(self.names, start=1)}
         self._process: subprocess.Popen[bytes] | None = None

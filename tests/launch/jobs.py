@@ -24,10 +24,10 @@ cluster: {{hosts: 1, gpus_per_host: 4, gpu: cpu, links: {{intra_host: 10 GB/s, i
 model: {{num_hidden_layers: 2, num_experts: 8, hidden_size: 32, moe_intermediate_size: 32,
         num_attention_heads: 4, vocab_size: 512, aggregation: linear}}
 parallel: {{ep: 4, tp: 2, zero_stage: 1}}
-training: {{precision: fp32, seq_length: 32, global_batch: 8, micro_batch: 2, steps: 6, warmup_steps: 3,
+training: {{precision: fp32, seq_length: 32, global_batch: 8, micro_batch: 2, steps: 40, warmup_steps: 3,
            learning_rate: 4e-3, min_learning_rate: 4e-4}}
 data: {{path: {text}, validation_sequences: 9}}
-output: {{folder: {runs}, checkpoint_every: 3, validate_every: 4}}
+output: {{folder: {runs}, checkpoint_every: 20, validate_every: 20}}
 """
 
 # A rank that trains nothing: it says who it is and what it was given, and stays until the test lets it go.
@@ -63,7 +63,9 @@ if rank == "0":
 class Job:
     """A run's folder with its generated files, and the launch.sh in it."""
 
-    def __init__(self, folder: Path, name: str, hosts: LoopbackHosts | None, *overrides: str, light: bool):
+    def __init__(
+        self, folder: Path, name: str, hosts: LoopbackHosts | None, *overrides: str, light: bool = False
+    ):
         text = folder / "text.txt"
         if not text.exists():
             lines = (f"The {n}th wagon of train {n % 7} goes to track {n * n % 13}.\n" for n in range(3000))
@@ -72,45 +74,52 @@ class Job:
             overrides = (f"launch.ssh_config={hosts.ssh_config}", *overrides)
         source = STRATEGY.format(name=name, text=text, runs=folder / "runs")
         self.plan = build_plan(loads(source, overrides))
-        self.run = folder / "runs" / name
+        self.run = Path(self.plan.strategy.output.folder) / name
+        self.output = self.run / "launch.out"
         self.project = _light_project(folder) if light else PROJECT
+        config = self.plan.strategy.launch.ssh_config
         place = Place(
             project=self.project,
             run=self.run,
             python=sys.executable,
-            ssh_config=None if hosts is None else hosts.ssh_config,
+            ssh_config=None if config is None else Path(config),
         )
-        write_together(self.run, launch_files(self.plan, place, {}))
+        self.files = launch_files(self.plan, place, {})
+        write_together(self.run, self.files)
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *, env: dict[str, str] | None = None) -> None:
         """Starts launch.sh in a session of its own, as a terminal would."""
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("CUDA")}
-        self.output = (self.run / "launch.out").open("w+")
-        self.process = subprocess.Popen(
-            [str(self.run / "launch.sh")],
-            env=clean | (env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.start_command([str(self.run / "launch.sh")], env=env, cwd=self.run)
 
-    def finish(self, timeout: float = 120) -> tuple[int, str]:
-        """The exit code of launch.sh and all that was printed. What does not end in time is ended."""
+    def start_command(self, command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> None:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("CUDA")}
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=clean | (env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def finish(self, timeout: float = 300) -> tuple[int, str]:
+        """The exit code and all that was printed, ranks' logs included."""
         assert self.process is not None
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             print(self.said())
-            raise
-        finally:
             self.kill_all()
+            raise
         return code, self.said()
 
     def said(self) -> str:
-        return (self.run / "launch.out").read_text()
+        logs = sorted((self.run / "logs").glob("*_rank*.log"))
+        return "".join(path.read_text() for path in (self.output, *logs))
 
     def kill_all(self) -> None:
         for process in self.processes():
@@ -140,13 +149,13 @@ class Job:
                 found.append(process)
         return found
 
-    def wait_for_light_ranks(self, timeout: float = 90) -> dict[int, dict[str, Any]]:
+    def wait_for_light_ranks(self, timeout: float = 300) -> dict[int, dict[str, Any]]:
         """What each rank saw, once all have said it."""
         world = self.plan.world_size
         until(lambda: len(list((self.run / "light").glob("*.json"))) == world, timeout, self.alive)
         return {rank: self.read(f"light/{rank}.json") for rank in range(world)}
 
-    def wait_for_step(self, step: int, timeout: float = 120) -> None:
+    def wait_for_step(self, step: int, timeout: float = 300) -> None:
         until(lambda: any(line["step"] >= step for line in self.lines()), timeout, self.alive)
 
     def alive(self) -> None:
