@@ -1,7 +1,7 @@
 """One attempt among the processes of a host: the name it has there, asking its ranks to stop, ending it.
 
 DeepSpeed 0.19.8 ends a job's processes on a host by the path of its interpreter
-(launcher/multinode_runner.py:126), which all jobs share. So each attempt runs through a link of its own to
+(launcher/multinode_runner.py:128), which all jobs share. So each attempt runs through a link of its own to
 the interpreter, and whatever runs through that link belongs to it.
 
 `python -m launch.job make|ask|end|remove PATH`, which launch.sh calls on every host.

@@ -1,4 +1,4 @@
-"""Two trainings on hosts of which one goes away: cut off, then switched off. Prints what was seen, as JSON."""
+"""Two trainings on hosts of which one goes away: cut off, then switched off. Prints what was seen."""
 
 import json
 import sys
