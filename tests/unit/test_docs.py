@@ -98,7 +98,7 @@ def test_every_make_target_exists(page: Path) -> None:
 
 @pages
 def test_every_launch_command_parses(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in commands_of(page, "python -m launch"):
+    for command in commands_of(page, "python -m launch "):
         words = command.split()[3:]
         if len(words) < 2 or re.search(r"STRATEGY|FOLDER|wagons\.yaml|five\.yaml", command):
             continue
