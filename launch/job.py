@@ -36,15 +36,19 @@ def make_link(logs: Path) -> Path:
     """
     job = f"{datetime.now():%Y%m%d-%H%M%S}-{os.uname().nodename}-{os.getpid()}"
     folder = logs / f"job-{job}"
-    (folder / "bin").mkdir(parents=True)
     link = folder / "bin" / f"python-{job}"
-    link.symlink_to(sys.executable)
     prefix = Path(sys.prefix)
-    if sys.prefix != sys.base_prefix:
-        shutil.copyfile(prefix / "pyvenv.cfg", folder / "pyvenv.cfg")
-        for name in ("lib", "lib64"):
-            if (prefix / name).is_dir():
-                (folder / name).symlink_to((prefix / name).resolve())
+    try:
+        link.parent.mkdir(parents=True)
+        link.symlink_to(sys.executable)
+        if sys.prefix != sys.base_prefix:
+            shutil.copyfile(prefix / "pyvenv.cfg", folder / "pyvenv.cfg")
+            for name in ("lib", "lib64"):
+                if (prefix / name).is_dir():
+                    (folder / name).symlink_to((prefix / name).resolve())
+    except OSError:
+        remove(link)
+        raise
     return link
 
 

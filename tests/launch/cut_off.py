@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     hosts = NamespaceHosts(folder, 2)
     seen: dict[str, Any] = {}
     for name, act in {"cut": hosts.cut, "off": hosts.power_off}.items():
-        job = Job(folder, name, hosts, *STRATEGY)
+        job = Job(folder, name, hosts.ssh_config, *STRATEGY)
         job.start(env=ENV)
         job.wait_for_step(3)
         act("node2")

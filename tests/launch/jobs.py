@@ -16,7 +16,6 @@ from launch.artifacts import PROJECT, launch_files, write_together
 from launch.job import _LAUNCHERS
 from launch.script import Place
 from planner import build_plan, loads
-from tests.launch.hosts import LoopbackHosts
 
 STRATEGY = """
 name: {name}
@@ -70,20 +69,14 @@ class Job:
         if not text.exists():
             lines = (f"The {n}th wagon of train {n % 7} goes to track {n * n % 13}.\n" for n in range(3000))
             text.write_text("".join(lines))
-        if hosts is not None:
-            overrides = (f"launch.ssh_config={hosts.ssh_config}", *overrides)
+        if ssh_config is not None:
+            overrides = (f"launch.ssh_config={ssh_config}", *overrides)
         source = STRATEGY.format(name=name, text=text, runs=folder / "runs")
         self.plan = build_plan(loads(source, overrides))
         self.run = Path(self.plan.strategy.output.folder) / name
         self.output = self.run / "launch.out"
         self.project = _light_project(folder) if light else PROJECT
-        config = self.plan.strategy.launch.ssh_config
-        place = Place(
-            project=self.project,
-            run=self.run,
-            python=sys.executable,
-            ssh_config=None if config is None else Path(config),
-        )
+        place = Place(project=self.project, run=self.run, python=sys.executable, ssh_config=ssh_config)
         self.files = launch_files(self.plan, place, {})
         write_together(self.run, self.files)
         self.process: subprocess.Popen[str] | None = None

@@ -47,8 +47,10 @@ def ended(
 ) -> Iterator[dict[str, tuple[Job, int, str]]]:
     """All of them at once on the same hosts, beside a training: by name the job, its code, what it said."""
     folder = tmp_path_factory.mktemp("ends")
-    training = Job(folder, "training", loopback, *TWO)
-    jobs = {name: Job(folder, name, loopback, *hosts, light=True) for name, (hosts, *_) in ENDS.items()}
+    training = Job(folder, "training", loopback.ssh_config, *TWO)
+    jobs = {
+        name: Job(folder, name, loopback.ssh_config, *hosts, light=True) for name, (hosts, *_) in ENDS.items()
+    }
     for job in jobs.values():
         script = job.run / "launch.sh"
         script.write_text(script.read_text().replace("out > 30", "out > 3"))

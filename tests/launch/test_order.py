@@ -39,7 +39,7 @@ def test_each_rank_is_where_the_plan_has_it_and_gets_what_was_written(
     tmp_path: Path, hosts: LoopbackHosts
 ) -> None:
     written = json.dumps(VALUES, ensure_ascii=False)
-    job = Job(tmp_path, "sixty-eight", hosts, *STAGED, f"launch.environment={written}", light=True)
+    job = Job(tmp_path, "sixty-eight", hosts.ssh_config, *STAGED, f"launch.environment={written}", light=True)
     try:
         job.start()
         seen = job.wait_for_light_ranks()

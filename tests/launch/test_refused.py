@@ -33,7 +33,7 @@ def refused(job: Job) -> str:
 def test_a_host_that_is_down(tmp_path: Path, hosts: LoopbackHosts) -> None:
     config = hosts.ssh_config.read_text().replace("127.0.7.2", "127.0.8.2")  # nobody listens there
     (tmp_path / "ssh_config").write_text(config)
-    job = Job(tmp_path, "down", hosts, *TWO, f"launch.ssh_config={tmp_path / 'ssh_config'}", light=True)
+    job = Job(tmp_path, "down", tmp_path / "ssh_config", *TWO, light=True)
     said = refused(job)
     assert "node2: ssh: connect to host 127.0.8.2" in said
     assert "Connection refused" in said
@@ -48,7 +48,7 @@ def test_a_key_that_one_host_refuses(tmp_path: Path, hosts: LoopbackHosts) -> No
     mine = f"Host * !node2\n  IdentityFile {hosts.key}\nHost node2\n  IdentityFile {key}\n"
     config = hosts.ssh_config.read_text().replace(f"  IdentityFile {hosts.key}\n", "")
     (tmp_path / "ssh_config").write_text(mine + config)
-    job = Job(tmp_path, "key", hosts, *TWO, f"launch.ssh_config={tmp_path / 'ssh_config'}", light=True)
+    job = Job(tmp_path, "key", tmp_path / "ssh_config", *TWO, light=True)
     said = refused(job)
     assert "node2: " in said
     assert "Permission denied (publickey)" in said
@@ -56,7 +56,7 @@ def test_a_key_that_one_host_refuses(tmp_path: Path, hosts: LoopbackHosts) -> No
 
 
 def test_a_host_that_does_not_share_the_folder(tmp_path: Path, hosts: LoopbackHosts) -> None:
-    job = Job(tmp_path, "unshared", hosts, *TWO, light=True)
+    job = Job(tmp_path, "unshared", hosts.ssh_config, *TWO, light=True)
     elsewhere = f'SSH_ORIGINAL_COMMAND="${{SSH_ORIGINAL_COMMAND//{job.run}//nowhere}}"\n'
     hosts.hook("node2", elsewhere)
     said = refused(job)
@@ -78,7 +78,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(tmp_path: Path, hosts: LoopbackHosts, small_disk: Path) -> None:
-    job = Job(tmp_path, "full", hosts, *TWO, f"output.folder={small_disk}", light=True)
+    job = Job(tmp_path, "full", hosts.ssh_config, *TWO, f"output.folder={small_disk}", light=True)
     free = os.statvfs(small_disk)
     (small_disk / "fill").write_bytes(bytes(free.f_bavail * free.f_bsize))
     job.output = tmp_path / "launch.out"

@@ -27,7 +27,7 @@ def test_one_host_trains_with_the_files_and_variables_of_the_launch(one_host: Jo
 
 def test_by_hand_and_with_a_wrong_clock_on_one_host(tmp_path: Path, hosts: LoopbackHosts) -> None:
     hosts.hook("node2", AN_HOUR_AHEAD)
-    job = Job(tmp_path, "by-hand", hosts, *TWO_RANKS, "training.steps=4")
+    job = Job(tmp_path, "by-hand", hosts.ssh_config, *TWO_RANKS, "training.steps=4")
     command = [str(PROJECT / ".venv/bin/deepspeed")] if (PROJECT / ".venv/bin/deepspeed").exists() else []
     command = command or ["deepspeed"]
     command += ["--hostfile", str(job.run / "hostfile"), "--no_ssh_check", "--master_addr", "127.0.7.1"]
@@ -50,7 +50,7 @@ def test_another_torch_on_one_host_ends_every_rank_with_2(tmp_path: Path, hosts:
     (stub / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.12.0\n")
     change = f"SSH_ORIGINAL_COMMAND=${{SSH_ORIGINAL_COMMAND/PYTHONPATH=/PYTHONPATH={stub.parent}:}}\n"
     hosts.hook("node2", change)
-    job = Job(tmp_path, "torch", hosts, *TWO_RANKS)
+    job = Job(tmp_path, "torch", hosts.ssh_config, *TWO_RANKS)
     try:
         job.start()
         code, said = job.finish()
