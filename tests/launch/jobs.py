@@ -63,8 +63,13 @@ class Job:
     """A run's folder with its generated files, and the launch.sh in it."""
 
     def __init__(
-        self, folder: Path, name: str, hosts: LoopbackHosts | None, *overrides: str, light: bool = False
-    ):
+        self, folder: Path, name: str, ssh_config: Path | None, *overrides: str, light: bool = False
+    ) -> None:
+        """
+        Args:
+            ssh_config: how the hosts are reached; None for a job on this machine.
+            light: ranks that train nothing, in a project of their own.
+        """
         text = folder / "text.txt"
         if not text.exists():
             lines = (f"The {n}th wagon of train {n % 7} goes to track {n * n % 13}.\n" for n in range(3000))
