@@ -20,10 +20,8 @@ trap '"$python" -m launch.job remove "$link"' EXIT
 
 LOCAL_START = (
     """\
-@DEVICES@# DeepSpeed reads an environment file on many hosts only.
-while IFS= read -r variable; do
-  export "${variable?}"
-done <"$run/env"
+@DEVICES@# DeepSpeed reads an environment file on many hosts only. They are not this script's own variables.
+mapfile -t variables <"$run/env"
 
 # shellcheck disable=SC2317 # called by the traps
 on_hosts() {
@@ -34,7 +32,7 @@ on_hosts() {
     + _LINK
     + """
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
-command=("$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus @WORLD@
+command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus @WORLD@
   --master_port "$port" --no_local_rank --quiet @PROGRAM@ --strategy "$run/strategy.yaml")
 """
 )
@@ -79,7 +77,7 @@ on_hosts() {
     + _LINK
     + """
 # A host that is down, or sees other files, is told now and by its name; the others would wait for it.
-ready="for _ in 1 2 3 4 5 6 7 8; do
+ready="for _ in 1 2 3 4; do
   [ -r '$project/train.py' ] && [ -x '$link' ] && exit 0
   sleep 1
 done

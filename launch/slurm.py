@@ -109,9 +109,7 @@ for i in "${!slots[@]}"; do
   done
 done >"$SLURM_HOSTFILE"
 
-while IFS= read -r variable; do
-  export "${variable?}"
-done <"$run/env"
+mapfile -t variables <"$run/env"
 export MASTER_ADDR="${hosts[0]}" WORLD_SIZE=@WORLD@
 export MASTER_PORT=$((20000 + (SLURM_JOB_ID + ${SLURM_RESTART_COUNT:-0}) % 12000))
 
@@ -121,7 +119,7 @@ ask_to_stop() {
 }
 
 # shellcheck disable=SC2016 # every rank expands its own numbers
-command=(srun --ntasks=@WORLD@ --distribution=arbitrary --kill-on-bad-exit=0
+command=(env "${variables[@]}" srun --ntasks=@WORLD@ --distribution=arbitrary --kill-on-bad-exit=0
   --output="${run//%/%%}/logs/slurm-$SLURM_JOB_ID-rank%t.log"
   bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' rank
   "$python" -u train.py --strategy "$run/strategy.yaml")

@@ -71,7 +71,7 @@ link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.jo
 trap '"$python" -m launch.job remove "$link"' EXIT
 
 # A host that is down, or sees other files, is told now and by its name; the others would wait for it.
-ready="for _ in 1 2 3 4 5 6 7 8; do
+ready="for _ in 1 2 3 4; do
   [ -r '$project/train.py' ] && [ -x '$link' ] && exit 0
   sleep 1
 done

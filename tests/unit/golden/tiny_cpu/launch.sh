@@ -36,10 +36,8 @@ failed_before=$(cat "$run/failed.json" 2>/dev/null || true)
 mkdir -p "$run/logs"
 
 unset CUDA_VISIBLE_DEVICES # DeepSpeed would take it for a list of this machine's slots
-# DeepSpeed reads an environment file on many hosts only.
-while IFS= read -r variable; do
-  export "${variable?}"
-done <"$run/env"
+# DeepSpeed reads an environment file on many hosts only. They are not this script's own variables.
+mapfile -t variables <"$run/env"
 
 # shellcheck disable=SC2317 # called by the traps
 on_hosts() {
@@ -50,7 +48,7 @@ link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.jo
 trap '"$python" -m launch.job remove "$link"' EXIT
 
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
-command=("$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus 4
+command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus 4
   --master_port "$port" --no_local_rank --quiet train.py --strategy "$run/strategy.yaml")
 
 # Ends the attempt when this script is killed, or when one host has been out of it for 30 s.
