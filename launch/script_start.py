@@ -15,7 +15,7 @@ esac
 # What runs through a link of its own to the interpreter is this attempt, and nothing else on a host.
 _LINK = """\
 link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
-trap '"$python" -m launch.job remove "$link"' EXIT
+trap '"$python" -m launch.job remove "$link" || true' EXIT
 """
 
 LOCAL_START = (
@@ -32,8 +32,8 @@ on_hosts() {
     + _LINK
     + """
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
-command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus @WORLD@
-  --master_port "$port" --no_local_rank --quiet @PROGRAM@ --strategy "$run/strategy.yaml")
+command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile
+  --num_gpus @WORLD@ --master_port "$port" --no_local_rank --quiet @PROGRAM@ --strategy "$run/strategy.yaml")
 """
 )
 

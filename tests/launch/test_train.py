@@ -10,7 +10,7 @@ from tests.launch.jobs import Job
 TWO_RANKS = ("cluster.hosts=[node1, node2]", "cluster.gpus_per_host=1", "parallel={ep: 2, zero_stage: 1}")
 AN_HOUR_AHEAD = """\
 if command -v faketime >/dev/null; then
-  FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1 exec faketime -f +1h bash -c "$SSH_ORIGINAL_COMMAND"
+  exec faketime -f +1h bash -c "$SSH_ORIGINAL_COMMAND"
 fi
 """
 

@@ -45,11 +45,11 @@ on_hosts() {
 }
 
 link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
-trap '"$python" -m launch.job remove "$link"' EXIT
+trap '"$python" -m launch.job remove "$link" || true' EXIT
 
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
-command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile --num_gpus 4
-  --master_port "$port" --no_local_rank --quiet train.py --strategy "$run/strategy.yaml")
+command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile
+  --num_gpus 4 --master_port "$port" --no_local_rank --quiet train.py --strategy "$run/strategy.yaml")
 
 # Ends the attempt when this script is killed, or when one host has been out of it for 30 s.
 guard() {
