@@ -43,10 +43,12 @@ def tree(tmp_path: Path):
 
     def start(runner_name: str) -> tuple[subprocess.Popen[bytes], Path]:
         runner = tmp_path / runner_name
-        runner.write_text(PARENT)
+        runner.write_text(f"#!{sys.executable}\n{PARENT}")
+        runner.chmod(0o755)
         command = f"{tmp_path / 'launch.py'} {tmp_path / 'rank.py'} deepspeed.launcher.launch"
         # The launcher's own argument is the rank's script; its name stands after it, as a mark.
-        process = subprocess.Popen([sys.executable, str(runner), command], start_new_session=True)
+        # Started by its path, a script has the name of its file: sshd, for one.
+        process = subprocess.Popen([str(runner), command], stdin=subprocess.PIPE, start_new_session=True)
         started.append(process)
         _until(answer.with_suffix(".pid").exists)
         return process, answer
@@ -66,6 +68,29 @@ def test_the_end_of_the_deepspeed_command_is_a_term(tree) -> None:
     runner.wait()
     _until(answer.exists)
     assert answer.read_text() == "SIGTERM"
+
+
+def test_the_end_of_the_connection_is_a_term(tree) -> None:
+    connection, answer = tree("sshd")
+    connection.kill()
+    connection.wait()
+    _until(answer.exists)
+    assert answer.read_text() == "SIGTERM"
+
+
+def test_the_end_of_pdsh_at_the_other_end_of_the_connection_is_a_term(tree) -> None:
+    connection, answer = tree("sshd")
+    connection.stdin.close()
+    _until(answer.exists)
+    assert answer.read_text() == "SIGTERM"
+    assert connection.poll() is None or connection.wait() == 0
+
+
+def test_the_end_of_input_without_a_connection_is_none(tree) -> None:
+    runner, answer = tree("deepspeed")
+    runner.stdin.close()
+    time.sleep(2.5)
+    assert not answer.exists()
 
 
 def test_the_end_of_a_shell_above_another_launcher_is_none(tree) -> None:
