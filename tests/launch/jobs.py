@@ -104,7 +104,7 @@ class Job:
                 start_new_session=True,
             )
 
-    def finish(self, timeout: float = 300) -> tuple[int, str]:
+    def finish(self, timeout: float = 600) -> tuple[int, str]:
         """The exit code and all that was printed, ranks' logs included."""
         assert self.process is not None
         try:
@@ -147,13 +147,13 @@ class Job:
                 found.append(process)
         return found
 
-    def wait_for_light_ranks(self, timeout: float = 300) -> dict[int, dict[str, Any]]:
+    def wait_for_light_ranks(self, timeout: float = 600) -> dict[int, dict[str, Any]]:
         """What each rank saw, once all have said it."""
         world = self.plan.world_size
         until(lambda: len(list((self.run / "light").glob("*.json"))) == world, timeout, self.alive)
         return {rank: self.read(f"light/{rank}.json") for rank in range(world)}
 
-    def wait_for_step(self, step: int, timeout: float = 300) -> None:
+    def wait_for_step(self, step: int, timeout: float = 600) -> None:
         until(lambda: any(line["step"] >= step for line in self.lines()), timeout, self.alive)
 
     def alive(self) -> None:
