@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from launch.artifacts import PROJECT
 from tests.launch.hosts import LoopbackHosts
 from tests.launch.jobs import Job
@@ -25,6 +27,7 @@ def test_one_host_trains_with_the_files_and_variables_of_the_launch(one_host: Jo
     assert one_host.processes() == []
 
 
+@pytest.mark.slow
 def test_by_hand_and_with_a_wrong_clock_on_one_host(tmp_path: Path, hosts: LoopbackHosts) -> None:
     hosts.hook("node2", AN_HOUR_AHEAD)
     job = Job(tmp_path, "by-hand", hosts.ssh_config, *TWO_RANKS, "training.steps=4")
