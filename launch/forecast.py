@@ -94,7 +94,8 @@ def search(
             print_json("search", YES if found.rows else NO, search_dict(found, num_rows))
         else:
             rows = tuple(row.exact() for row in found.rows[:num_rows])
-            tables = [search_table(f"The fastest {len(rows)}, by predicted tokens/s", rows, found)]
+            title = f"The fastest {len(rows)}, by predicted tokens/s"
+            tables = [search_table(title, rows, found)] if rows else []
             if found.pareto:
                 title = "Pareto front: throughput, GPUs used, memory headroom"
                 tables.append(search_table(title, found.pareto, found))
@@ -126,9 +127,17 @@ def _search_notes(given: Strategy, found: Any, device: Device) -> list[str]:
     from planner.predict import predict
     from planner.runnable import runnable
     from planner.search import why_better
+    from planner.units import format_bytes
 
     if not found.rows:
-        return []
+        if not found.num_legal:
+            return ["no layout is legal on this cluster: see `plan` for what is wrong with one"]
+        cluster, limits = given.cluster, given.limits
+        most = format_bytes(min(cluster.gpu.memory, limits.memory_max))
+        return [
+            f"no legal plan fits the {most} of a rank (cluster.gpu.memory, limits.memory_max), not with "
+            "recompute either: it takes more GPUs, a smaller model or batch, or a higher limit"
+        ]
     lines = []
     base = predict(build_plan(given), device)
     rank = sum(row.tokens_per_s > base.tokens_per_s * 1.000001 for row in found.rows)

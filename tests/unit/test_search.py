@@ -131,3 +131,10 @@ def test_search_prints_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Pareto front" in out
     assert "note: row 1 against it: " in out
     assert main(["search", "ds_configs/tiny_cpu.yaml", "--vary", "seed"]) == 2
+
+
+def test_a_search_without_an_answer_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "ds_configs/tiny_cpu.yaml", "limits.memory_max=450 MB", "--plain"]) == 1
+    out = capsys.readouterr().out
+    assert "note: no legal plan fits the 450 MB of a rank" in out
+    assert "The fastest" not in out
