@@ -200,6 +200,26 @@ def _open_files(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterat
         )
 
 
+def _interface(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+    named = plan.strategy.launch.network_interface
+    if named is None:
+        return
+    for host, answer in answers.items():
+        there = answer.facts["interfaces"]
+        missing = [name for name in named.split(",") if name not in there]
+        if not missing:
+            yield Check(name="network interface", host=host, verdict="passes", found=named)
+            continue
+        yield Check(
+            name="network interface",
+            host=host,
+            verdict="fails",
+            found=f"there is no {' and no '.join(missing)}",
+            expected=f"one of: {', '.join(there)}",
+            fix="correct launch.network_interface, or set it to null",
+        )
+
+
 def _clock(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
     for host, answer in answers.items():
         offset, uncertain = answer.clock.offset_s, answer.clock.uncertainty_s
@@ -224,5 +244,6 @@ _RULES: tuple[Callable[[Plan, tuple[Role, ...], Answers], Iterator[Check]], ...]
     _disk,
     _shm,
     _open_files,
+    _interface,
     _clock,
 )

@@ -56,6 +56,7 @@ def facts(*, output: str, shared: str, me: str, wants_gpus: bool) -> dict[str, A
         "python": platform.python_version(),
         "executable": sys.executable,
         "cpus": os.cpu_count(),
+        "interfaces": [name for _, name in socket.if_nameindex()],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "packages": {name: _version(name) for name in PACKAGES},
         "cuda": _torch_cuda(),

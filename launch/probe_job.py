@@ -146,7 +146,7 @@ def _failure(folder: Path, how: str) -> str:
     progress = _lines(folder / PROGRESS_NAME)
     parts.append(f"during {progress[-1]}" if progress else "before the first exchange")
     failed = _read(folder / "failed.json") or {}
-    parts += [str(problem["found"]) for problem in failed.get("problems", ())]
+    parts += [" ".join(str(problem["found"]).split()) for problem in failed.get("problems", ())]
     if not failed.get("problems"):
         parts += _last_words(folder)
     return "; ".join(parts)

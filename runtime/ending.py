@@ -32,6 +32,8 @@ _PEER_GONE = (
     "gloo/transport",
     "ncclRemoteError",
 )
+# What gloo says, with its own path in the text, of a network interface that is not there (GLOO_SOCKET_IFNAME).
+_OWN_FAULT = "Unable to find address"
 # What is told of it where no rank gives a reason of its own.
 _PEER_GONE_TEXT = (
     "another rank is gone without a word: killed, perhaps for want of memory, or cut off; "
@@ -159,4 +161,9 @@ def _is_peer_loss(error: BaseException) -> bool:
     """Whether the error says no more than that another rank is gone."""
     if isinstance(error, (dist.DistNetworkError, ConnectionError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _PEER_GONE)
+    said = str(error)
+    return (
+        isinstance(error, RuntimeError)
+        and any(sign in said for sign in _PEER_GONE)
+        and _OWN_FAULT not in said
+    )

@@ -96,6 +96,14 @@ def test_a_peer_that_is_gone_without_a_reason_is_told_in_our_words(
     assert "gloo" not in capsys.readouterr().err
 
 
+def test_a_network_interface_that_is_not_there_is_no_lost_peer(tmp_path: Path) -> None:
+    said = (
+        "[enforce fail at gloo/transport/tcp/device.cc:84] ifa != nullptr. Unable to find address for: eth9"
+    )
+    assert ending(tmp_path).failed(RuntimeError(said)) == 3
+    assert "Unable to find address for: eth9" in failed(tmp_path)["problems"][0]["found"]
+
+
 def test_a_peers_own_reason_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = ending(tmp_path), ending(tmp_path, rank=1)
     one.store = other.store = dist.HashStore()

@@ -8,6 +8,7 @@ from launch.ask_hosts import Answer, Clock
 
 HEALTHY: dict[str, Any] = {
     "hostname": "h",
+    "interfaces": ["lo", "eth0", "ib0"],
     "python": "3.11.7",
     "packages": {"torch": "2.13.0", "deepspeed": "0.19.8", "transformers": "5.23.0"},
     "cuda": "12.8",

@@ -223,6 +223,21 @@ def test_open_files_follow_from_the_peers_of_a_rank() -> None:
     assert files_needed(built) == 128 + 2 * (127 + 63 + 1 + 63 + 1)
 
 
+def test_the_network_interface_must_be_on_every_host() -> None:
+    named = plan(
+        "cluster.hosts=[a, b]",
+        "cluster.gpus_per_host=1",
+        "cluster.gpu=cpu",
+        "parallel.dp=2",
+        "training.global_batch=4",
+        "launch.network_interface=eth0,ib0",
+    )
+    checks = host_checks(named, roles_of(named), {"a": answer(), "b": answer(interfaces=["lo", "eth0"])})
+    (check,) = (c for c in checks if c.name == "network interface" and c.verdict == "fails")
+    assert (check.host, check.found) == ("b", "there is no ib0")
+    assert check.expected == "one of: lo, eth0"
+
+
 def test_a_clock_is_as_sure_as_its_fastest_answer() -> None:
     # Sent at 10, received at 10.2, read as 15.15 there: ahead by 5.05 s, give or take half the round trip.
     clock = clock_of([(0.0, 9.0, 3.0), (10.0, 15.15, 10.2), (20.0, 26.0, 21.0)])
