@@ -32,7 +32,7 @@ _PEER_GONE = (
     "gloo/transport",
     "ncclRemoteError",
 )
-# What gloo says, with its own path in the text, of a network interface that is not there (GLOO_SOCKET_IFNAME).
+# What gloo says, its own path in the text, of a network interface that is not there (GLOO_SOCKET_IFNAME).
 _OWN_FAULT = "Unable to find address"
 # What is told of it where no rank gives a reason of its own.
 _PEER_GONE_TEXT = (
