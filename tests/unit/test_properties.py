@@ -183,7 +183,9 @@ def test_search_fallback_and_audit_answer_for_any_legal_strategy(sections: Secti
     found = search(base)
     assert found.num_too_large >= 0
     for row in (*found.rows[:3], *found.pareto[:3]):
-        assert build_plan(row.strategy).world_size == row.gpus <= found.num_gpus
+        chosen = build_plan(row.strategy)
+        assert chosen.world_size == row.gpus <= found.num_gpus
+        assert predict(chosen).step_s == pytest.approx(row.step_s, rel=1e-9)
     options = scaling_options(base)
     assert all(option.is_possible == (option.why_not is None) for option in options)
     assert audit_dict(built, audit(built, predict(built)))["checks"]
