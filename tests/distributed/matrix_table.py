@@ -81,7 +81,7 @@ def document(results: list[Result], num_all: int, minutes: float, command: str) 
     amount = (
         f"all {num_all:,} cases"
         if len(fp32) == num_all
-        else f"{len(fp32):,} of {num_all:,} cases, drawn by lot, all layouts alike,"
+        else f"{len(fp32):,} of {num_all:,} cases, drawn by lot,"
     )
     listed = "".join(f"- `{r.case}`: {r.failure}\n" for r in failures)
     listed = f"\n## What is not equal\n\n{listed}" if failures else ""
