@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.calibrate import entry
+from benchmarks.collectives import never_slower_when_smaller
 from benchmarks.primitives import Rates
 from planner import load
 from planner.hardware import device_of
@@ -37,6 +38,17 @@ def test_an_entry_is_read_back_as_it_was_measured(tmp_path: Path) -> None:
     assert (collective.kind, collective.ranks_on_host, collective.group) == ("all_reduce", 4, 2)
     assert collective.seconds(64) == pytest.approx(4e-4)
     assert device.intra_latency_s == pytest.approx(4e-4)
+
+
+def test_a_smaller_message_that_came_out_slower_was_disturbed() -> None:
+    measured = [(64.0, 5e-3), (4096.0, 1e-3), (65536.0, 4e-3), (524288.0, 2e-3), (4194304.0, 9e-3)]
+    assert never_slower_when_smaller(measured) == [
+        (64.0, 1e-3),
+        (4096.0, 1e-3),
+        (65536.0, 2e-3),
+        (524288.0, 2e-3),
+        (4194304.0, 9e-3),
+    ]
 
 
 def test_without_collectives_the_shipped_network_stays(tmp_path: Path) -> None:
