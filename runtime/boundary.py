@@ -81,6 +81,23 @@ class Port:
         self._arriving: dict[int, list[_Arriving | None]] = {}
         self._leaving: dict[int, list[_Leaving]] = {}
 
+    def meet(self) -> None:
+        """One element each way with every rank that this one faces. Collective over both stages.
+
+        NCCL connects two ranks at their first message, and who speaks first waits there for the other. Here
+        all do it at once, before a step in which some wait for others, and a link that does not work is found
+        before the first of them.
+        """
+        peers = sorted({self._peer(piece) for pieces in self._pieces for _, piece in pieces})
+        messages: tuple[Message, ...] = ("activations", "gradients")
+        for message in messages:
+            kind = dist.isend if message == self._sends else dist.irecv
+            group = self._group(message)
+            words = [torch.zeros(1, dtype=self._dtype, device=self._device) for _ in peers]
+            talk = [dist.P2POp(kind, word, peer, group) for word, peer in zip(words, peers, strict=True)]
+            for work in dist.batch_isend_irecv(talk):
+                work.wait()
+
     def post(self, micro_batch: int) -> None:
         """Asks for what will come of a micro-batch; does not wait."""
         if micro_batch not in self._arriving:
@@ -166,10 +183,12 @@ class Port:
     def _operation(
         self, kind: Any, tensor: Tensor, piece: Piece, number: int, micro_batch: int, message: Message
     ) -> dist.P2POp:
-        group = self._link.activations if message == "activations" else self._link.gradients
         # gloo tells messages apart by their tags; NCCL knows none, and keeps the order in each group.
         tag = 2 * (micro_batch * MAX_CHUNKS + number) + (message == "gradients")
-        return dist.P2POp(kind, tensor, self._peer(piece), group, tag)
+        return dist.P2POp(kind, tensor, self._peer(piece), self._group(message), tag)
+
+    def _group(self, message: Message) -> dist.ProcessGroup:
+        return self._link.activations if message == "activations" else self._link.gradients
 
     def _peer(self, piece: Piece) -> int:
         return piece.receiver if self._sends == "activations" else piece.sender
@@ -201,16 +220,21 @@ class Ports:
 
 
 def make_ports(plan: Plan, groups: RankGroups, device: torch.device) -> Ports:
-    """The ports of this rank. No communication yet."""
+    """The ports of this rank, which meets the ranks that it faces. Collective over the plan's world."""
     place = plan.stages.index(groups.stage)
     before = plan.stages[place - 1] if place > 0 else None
     after = plan.stages[place + 1] if place + 1 < len(plan.stages) else None
-    return Ports(
+    ports = Ports(
         place=place,
         num_stages=len(plan.stages),
         incoming=None if before is None else _port(plan, groups, before, device, is_incoming=True),
         outgoing=None if after is None else _port(plan, groups, after, device, is_incoming=False),
     )
+    # From the first boundary to the last: each stage has met the one before it when the next one's turn is.
+    for port in (ports.incoming, ports.outgoing):
+        if port is not None:
+            port.meet()
+    return ports
 
 
 def receive(port: Port, micro_batch: int, chunk: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 Every rank of a stage follows the same list. Hand-overs follow from it: a forward needs the activations of
 its micro-batch from the stage before, a backward the gradients from the stage after. Sends are asynchronous;
-what the next action needs is asked for before the present one begins, so that it travels meanwhile.
+what the next action needs is asked for before the present one begins, so that it travels meanwhile, if it
+can come without it.
 tests/staged proves for many stages and micro-batches that all of it can be done in this order.
 """
 
@@ -49,6 +50,19 @@ def forward_only(place: int, num_stages: int, num_micro_batches: int) -> tuple[A
     return tuple(Action("forward", i) for i in range(num_micro_batches))
 
 
-def due(actions: Sequence[Action], index: int) -> Sequence[Action]:
-    """The actions whose inputs are asked for before action `index` begins: it and the next."""
-    return actions[index : index + 2]
+def due(actions: Sequence[Action], index: int, place: int, num_stages: int) -> Sequence[Action]:
+    """The actions whose inputs are asked for before action `index` begins: it, and the next one unless that
+    waits for what it does itself.
+
+    A backward waits for a forward of this stage when the next stage, which goes one micro-batch less ahead,
+    needs it first. That is so where a step has hardly more micro-batches than stages. Asked for all the
+    same, over NCCL a kernel would sit on the device waiting for work that is launched behind it, and whatever
+    synchronises the device meanwhile (an allocation that frees memory, a kernel loaded for the first time, a
+    first connection between two ranks) would hang.
+    """
+    now, soon = actions[index], actions[index + 1 : index + 2]
+    if soon and now.kind == "forward" and soon[0].kind == "backward":
+        following = num_stages - 1 - place
+        if now.micro_batch < soon[0].micro_batch + following:
+            return (now,)
+    return (now, *soon)

@@ -74,7 +74,7 @@ def train_step(
 
     actions = schedule(ports.place, ports.num_stages, len(micro_batches))
     for index, action in enumerate(actions):
-        ports.post(due(actions, index))
+        ports.post(due(actions, index, ports.place, ports.num_stages))
         micro_batch = micro_batches[action.micro_batch]
         if action.kind == "forward":
             with clock.phase("compute"):
@@ -126,7 +126,7 @@ def validation_loss(
     actions = forward_only(ports.place, ports.num_stages, len(micro_batches))
     sums = []
     for index, batch in enumerate(micro_batches):
-        ports.post(due(actions, index))
+        ports.post(due(actions, index, ports.place, ports.num_stages))
         sums.append(engine.module(batch.tokens_BS1, batch.mask_BS, totals, index)[1])
     ports.finish()
     engine.train()

@@ -13,11 +13,17 @@ class Deadlock(AssertionError):
     """No stage can go on."""
 
 
-def play(schedule: Schedule, num_stages: int, num_micro_batches: int) -> list[list[Action]]:
+def play(
+    schedule: Schedule, num_stages: int, num_micro_batches: int, *, strangers: bool = False
+) -> list[list[Action]]:
     """Plays a step of a pipeline in which a message travels once its receiver has asked for it.
 
     A stage that sends waits until all but the newest messages of that direction have travelled, as
     `runtime.boundary.Port.give` does. Returns what each stage did.
+
+    Args:
+        strangers: who asks for the first message of a direction waits until it is sent, as NCCL does where
+            two ranks were never connected.
 
     Raises:
         Deadlock: if every stage that is not done waits.
@@ -51,11 +57,13 @@ def play(schedule: Schedule, num_stages: int, num_micro_batches: int) -> list[li
         for stage in range(num_stages):
             if done[stage] == len(actions[stage]):
                 continue
-            for action in due(actions[stage], done[stage]):
-                if (before := source(stage, action)) is not None:
+            is_held = False
+            for action in due(actions[stage], done[stage], stage, num_stages):
+                if (before := source(stage, action)) is not None and not is_held:
                     asked.add((*before, action.micro_batch))
+                    is_held = strangers and not sent.get(before)
             action = actions[stage][done[stage]]
-            if can_do(stage, action):
+            if can_do(stage, action) and not is_held:
                 if (after := target(stage, action)) is not None:
                     sent.setdefault(after, []).append(action.micro_batch)
                 done[stage] += 1
@@ -71,10 +79,59 @@ def play(schedule: Schedule, num_stages: int, num_micro_batches: int) -> list[li
     return [list(stage) for stage in actions]
 
 
+@pytest.mark.parametrize("strangers", [False, True])
 @pytest.mark.parametrize("schedule", [one_forward_one_backward, forward_only])
-def test_every_schedule_ends(schedule: Schedule) -> None:
+def test_every_schedule_ends(schedule: Schedule, strangers: bool) -> None:
     for num_stages, num_micro_batches in product(STAGES, MICRO_BATCHES):
-        play(schedule, num_stages, num_micro_batches)
+        play(schedule, num_stages, num_micro_batches, strangers=strangers)
+
+
+def test_nothing_is_asked_for_that_waits_for_the_present_action() -> None:
+    """Each stage in turn stops before an action: what it has asked for by then, the others can send."""
+    for num_stages, num_micro_batches in product(range(2, 6), range(1, 8)):
+        for place in range(num_stages):
+            whole = one_forward_one_backward(place, num_stages, num_micro_batches)
+            for index in range(len(whole)):
+
+                def cut(
+                    at: int, stages: int, micro_batches: int, place: int = place, end: int = index
+                ) -> tuple[Action, ...]:
+                    actions = one_forward_one_backward(at, stages, micro_batches)
+                    return actions[:end] if at == place else actions
+
+                sent = messages(cut, num_stages, num_micro_batches)
+                for action in due(whole, index, place, num_stages):
+                    source = place - 1 if action.kind == "forward" else place + 1
+                    if 0 <= source < num_stages:
+                        assert (source, action) in sent, (num_stages, num_micro_batches, place, whole[index])
+
+
+def messages(schedule: Schedule, num_stages: int, num_micro_batches: int) -> set[tuple[int, Action]]:
+    """What each stage gets done, (stage, action), if it only waits for its inputs."""
+    actions = [schedule(place, num_stages, num_micro_batches) for place in range(num_stages)]
+    done: set[tuple[int, Action]] = set()
+    left = [list(stage) for stage in actions]
+    moved = True
+    while moved:
+        moved = False
+        for stage, todo in enumerate(left):
+            while todo:
+                source = stage - 1 if todo[0].kind == "forward" else stage + 1
+                if 0 <= source < num_stages and (source, todo[0]) not in done:
+                    break
+                done.add((stage, todo.pop(0)))
+                moved = True
+    return done
+
+
+def test_what_can_travel_meanwhile_is_asked_for_meanwhile() -> None:
+    """Only the last forward before the first backward of a short step has nothing to ask for."""
+    for num_stages, num_micro_batches in product(STAGES, MICRO_BATCHES):
+        for place in range(num_stages):
+            actions = one_forward_one_backward(place, num_stages, num_micro_batches)
+            alone = [i for i in range(len(actions) - 1) if len(due(actions, i, place, num_stages)) == 1]
+            is_short = num_micro_batches <= num_stages - 1 - place
+            assert alone == ([num_micro_batches - 1] if is_short else [])
 
 
 def test_each_micro_batch_goes_forward_then_backward_once() -> None:
