@@ -95,6 +95,22 @@ def aggregation_splits_over_tp(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def every_partner_has_a_part(s: Strategy) -> Iterator[Problem]:
+    """Of the vocabulary, and of the columns that a partner hands over to another stage."""
+    tp, model = s.parallel.tp, s.model
+    parts = [("vocab_size", model.vocab_size)]
+    if s.parallel.placement == "staged" or s.parallel.pp > 1:
+        parts.append(("hidden_size", model.hidden_size))
+    for name, size in parts:
+        if size < tp:
+            yield broken(
+                "parallel.tp",
+                f"{tp} is more than model.{name} ({size}): some ranks would have nothing of it",
+                f"at most {size}",
+                f"lower parallel.tp, or raise model.{name}",
+            )
+
+
 def dense_widths_split_over_tp(s: Strategy) -> Iterator[Problem]:
     """Widths of dense layers and shared experts: with shares of two sizes, TP partners would lay out their
     gradients differently, sum them in another order, and drift apart by the last bit."""
@@ -230,6 +246,7 @@ RULES = (
     pp_within_layers,
     heads_split_over_tp,
     aggregation_splits_over_tp,
+    every_partner_has_a_part,
     dense_widths_split_over_tp,
     zero_stage_is_supported,
     zero_0_is_fp32,

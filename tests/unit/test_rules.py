@@ -46,6 +46,18 @@ BROKEN = [
         "4 does not divide model.num_shared_experts × moe_intermediate_size (18)",
         "1, 2, 3, 6, 9, 18",
     ),
+    (
+        (STAGED, "parallel.ep=8", "parallel.tp=8", "model.vocab_size=7"),
+        "parallel.tp",
+        "8 is more than model.vocab_size (7)",
+        "at most 7",
+    ),
+    (
+        ("parallel=EP4_TP4_PP2", "model.hidden_size=3", "model.head_dim=64"),
+        "parallel.tp",
+        "4 is more than model.hidden_size (3)",
+        "at most 3",
+    ),
     (("parallel.pp=17", "cluster.hosts=32"), "parallel.pp", "17 stages for 16 layers", "at most 16"),
     (
         ("parallel.tp=8", "parallel.ep=8", "model.num_key_value_heads=4"),
