@@ -9,12 +9,16 @@ A stage without layers that is narrower than its neighbour works through its blo
 sequences, so that a neighbour's ranks need not wait for all of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from planner.parameters import share
 from planner.placement import Stage
 
+# A rank sends a micro-batch only once the one so many before it has arrived: two are on their way at most.
+SENDS_IN_FLIGHT = 2
+# What a rank receives is asked for one pass ahead: that of the present one and of the next.
+RECEIVES_IN_FLIGHT = 2
 # A narrow stage's block is cut into at most so many: each costs its ranks a pass of small operations, and
 # the first is ready after this part of the block's time.
 MAX_CHUNKS = 4
@@ -68,6 +72,30 @@ def chunk_sequences(before: Stage, after: Stage, num_sequences: int) -> int:
     if narrow.layers or narrow.data_parallel_size == wide.data_parallel_size:
         return own
     return -(-own // MAX_CHUNKS)
+
+
+def buffer_elements(
+    stage: Stage, others: Iterable[Stage], num_sequences: int, hidden_size: int, num_micro_batches: int
+) -> int:
+    """The most elements of one position of a sequence that a rank of `stage` holds for hand-overs at once.
+
+    With each of `others`, its neighbours: what is on its way here, twice where it comes in pieces narrower
+    than this rank's share; what has left and may not have arrived; once, the whole vectors that shares are
+    cut from or gathered to. A bound from above.
+    """
+    others, tp = tuple(others), stage.dense.size("tp")
+    if not others:
+        return 0
+    own = num_sequences // stage.data_parallel_size
+    part = own * share(hidden_size, tp, 0)
+    on_the_way = 0
+    for other in others:
+        their_tp = other.dense.size("tp")
+        fits = their_tp in (1, tp) or (tp % their_tp == 0 and hidden_size % tp == 0)
+        receives = min(RECEIVES_IN_FLIGHT, num_micro_batches) * (1 if fits else 2)
+        on_the_way += part * (receives + min(SENDS_IN_FLIGHT, num_micro_batches))
+    whole = own * hidden_size
+    return on_the_way + (whole if tp == 1 else part + 2 * whole)
 
 
 def columns_of(stage: Stage, rank: int, hidden_size: int) -> Span:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from planner import activations
 from planner.ds_config import ds_config, zero_stage
 from planner.gradients import gradient_bytes
+from planner.handover import buffer_elements, chunks_of
 from planner.placement import Stage
 from planner.plan import Plan
 from planner.portion import BALANCED, Load, Portion, portion
@@ -32,9 +33,9 @@ class RankMemory:
     """Bytes of one rank by cause. weights, masters and moments are exact, the others bounds from above.
 
     gradients: at their peak, before the update. activations: kept from forward to backward, of all
-    micro-batches in flight. dispatch_buffers: rows on their way to experts and back. logits: one chunk of
-    them, and the gradients that the loss makes at once. buckets: DeepSpeed's reduction buffers. overhead:
-    what the framework takes outside of tensors.
+    micro-batches in flight. hand_overs: on their way to and from other stages. dispatch_buffers: rows on
+    their way to experts and back. logits: one chunk of them, and the gradients that the loss makes at once.
+    buckets: DeepSpeed's reduction buffers. overhead: what the framework takes outside of tensors.
     """
 
     rank: int
@@ -43,6 +44,7 @@ class RankMemory:
     moments: int
     gradients: int
     activations: int
+    hand_overs: int
     dispatch_buffers: int
     logits: int
     buckets: int
@@ -82,8 +84,9 @@ def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
         moments=state.moments,
         gradients=gradient_bytes(plan, stage, tp_rank, places, bucket),
         activations=kept_activations(plan, stage, load),
+        hand_overs=hand_over_buffers(plan, plan.stages.index(stage), plan.batch.accumulation),
         dispatch_buffers=_dispatch_buffers(p) if _num_moe_layers(plan, stage) else 0,
-        logits=_logits(p) if stage.has_output else 0,
+        logits=_logits(p, _num_chunks(plan, stage)) if stage.has_output else 0,
         buckets=_buckets(plan, stage, tp_rank, bucket),
         overhead=CPU_OVERHEAD_BYTES if is_cpu else GPU_OVERHEAD_BYTES,
     )
@@ -112,16 +115,42 @@ def kept_activations(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
     """Bytes kept for backward, of all micro-batches in flight: stage i of n has n − i of them (1F1B)."""
     p = portion(plan, stage, load)
     works = [work for work in stage_work(plan, stage, load) if work.kind != "head"]
-    boundary = p.element_bytes * p.tokens * p.model.hidden_size  # a hidden state as stages hand it over
+    boundary = p.element_bytes * p.tokens * p.model.hidden_size  # a hidden state
     kept = sum(work.activation_bytes for work in works)
     working = 0
     if plan.strategy.runtime.recompute == "layer" and stage.layers:
         # A layer keeps its input; the one that is computed again has all of it for that moment.
         working = sum(work.activation_bytes // work.num_layers for work in works if work.is_in_layer)
         kept = len(stage.layers) * boundary + sum(w.activation_bytes for w in works if not w.is_in_layer)
-    kept += boundary * ((not stage.has_embedding) + (not stage.has_output))
+    kept += boundary * (not stage.has_embedding)  # what came is the input of what comes first
     in_flight = min(plan.batch.accumulation, len(plan.stages) - plan.stages.index(stage))
     return kept * in_flight + working
+
+
+def hand_over_buffers(plan: Plan, place: int, accumulation: int) -> int:
+    """Bytes on their way between the stage at `place` and its neighbours, in both directions.
+
+    `accumulation` may be another than the plan's.
+    """
+    strategy, stages = plan.strategy, plan.stages
+    neighbours = [stages[i] for i in (place - 1, place + 1) if 0 <= i < len(stages)]
+    elements = buffer_elements(
+        stages[place],
+        neighbours,
+        plan.batch.global_batch // accumulation,
+        strategy.model.hidden_size,
+        accumulation,
+    )
+    element = FP32_BYTES if strategy.training.precision == "fp32" else 2
+    return elements * strategy.training.seq_length * element
+
+
+def _num_chunks(plan: Plan, stage: Stage) -> int:
+    """Into how many a last stage without layers cuts its sequences."""
+    if len(plan.stages) == 1:
+        return 1
+    sequences = plan.batch.global_batch // plan.batch.accumulation
+    return len(chunks_of(stage, plan.stages[-2], sequences))
 
 
 def _num_moe_layers(plan: Plan, stage: Stage) -> int:
@@ -143,14 +172,16 @@ def _dispatch_buffers(p: Portion) -> int:
     return max(exchange, combine)
 
 
-def _logits(p: Portion) -> int:
+def _logits(p: Portion, num_parts: int) -> int:
     """Gradients of the head's input and weight, made in the forward pass, and the chunk being worked on.
 
+    A stage that takes its sequences in parts keeps a gradient of the weight from each of them.
     Of a chunk live at once: logits as they come, in fp32, and their gradient; of the one before, two of them.
     """
     chunk = min(p.tokens, max(_CHUNK_TOKENS_MIN, _CHUNK_BYTES // (FP32_BYTES * p.vocabulary)))
     product = p.element_bytes * p.vocabulary * p.model.hidden_size
-    return activations.head(p) + product + 3 * FP32_BYTES * chunk * p.vocabulary
+    more = (num_parts - 1) * FP32_BYTES * p.vocabulary * p.model.hidden_size
+    return activations.head(p) + more + product + 3 * FP32_BYTES * chunk * p.vocabulary
 
 
 def _buckets(plan: Plan, stage: Stage, tp_rank: int, bucket: int) -> int:

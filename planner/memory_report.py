@@ -10,7 +10,7 @@ from planner.state import bytes_per_parameter
 from planner.units import format_bytes
 
 _MAX_ROWS = 12
-_NAMES = {"dispatch_buffers": "dispatch"}
+_NAMES = {"dispatch_buffers": "dispatch", "hand_overs": "hand-overs"}
 
 
 def memory_table(plan: Plan) -> Table:

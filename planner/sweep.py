@@ -16,7 +16,7 @@ from planner.candidates import Space, light_plan, micro_batches
 from planner.comms import Network, Spread, network_of, spread_of, world_spread
 from planner.ds_config import BUCKET_ELEMENTS
 from planner.kernels import DATA_OPERATIONS
-from planner.memory import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES
+from planner.memory import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, hand_over_buffers
 from planner.parts import Parts
 from planner.placement import Stage, largest_data_parallel_size
 from planner.plan import Plan
@@ -114,7 +114,7 @@ class Sweep:
                         for kind, each in zip(kinds, busy, strict=True)
                     )
                     bookkeeping = world_s + accumulation * _data_s(self.parts)
-                    peak = self._peak(kinds, order, busy, given, accumulation, mode)
+                    peak = self._peak(plan, kinds, order, busy, given, accumulation, mode)
                     fits_surely = fits_surely and peak < SURE_BELOW * self.limit_bytes
                     step_s = flow_s + after + bookkeeping
                     if shares_cores:
@@ -226,6 +226,7 @@ class Sweep:
 
     def _peak(
         self,
+        plan: Plan,
         kinds: list[_Kind],
         order: list[int],
         busy: "list[_Busy]",
@@ -233,7 +234,7 @@ class Sweep:
         accumulation: int,
         recompute: Recompute,
     ) -> int:
-        """State, activations in flight, buckets, of the fullest stage."""
+        """State, activations in flight and handed over, buckets, of the fullest stage."""
         precision = self.space.strategy.training.precision
         most, last = 0.0, len(order)
         for i, which in enumerate(order):
@@ -244,6 +245,7 @@ class Sweep:
             state += held.experts * _state_bytes(precision, zero, kind.edp.size)
             num_layers = len(kind.stage.layers)
             flight = min(accumulation, last - i)
+            state += hand_over_buffers(plan, i, accumulation)
             if recompute == "layer" and num_layers:
                 most = max(most, state + kept / num_layers * (1 + 0.1 * num_layers * flight))
             else:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from model.collectives import PhaseClock
 from planner import Plan, Stage
-from planner.handover import MAX_CHUNKS, Piece, Span, chunks_of, columns_of, first_row, pieces_of
+from planner.handover import MAX_CHUNKS, SENDS_IN_FLIGHT, Piece, Span, chunks_of, columns_of, first_row, pieces_of
 from runtime.groups import Link, RankGroups
-from runtime.schedule import SENDS_IN_FLIGHT, Action
+from runtime.schedule import Action
 
 Message = Literal["activations", "gradients"]
 

@@ -11,9 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# A rank sends a micro-batch only once the one so many before it has arrived: two are on their way at most.
-SENDS_IN_FLIGHT = 2
-
 
 @dataclass(frozen=True)
 class Action:

@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 
-from runtime.schedule import SENDS_IN_FLIGHT, Action, Schedule, due, forward_only, one_forward_one_backward
+from planner.handover import SENDS_IN_FLIGHT
+from runtime.schedule import Action, Schedule, due, forward_only, one_forward_one_backward
 
 STAGES, MICRO_BATCHES = range(2, 9), range(1, 33)
 
