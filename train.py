@@ -94,7 +94,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     from runtime.saving import Saver, restore
     from runtime.startup import agree_on_groups
     from runtime.teller import Teller
-    from runtime.timeline import TRACED, Timeline
+    from runtime.timeline import Timeline
 
     folder, attempt = ending.run_folder, verdict.attempt
     ending.attempt = attempt
@@ -144,7 +144,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
             save=save,
             first_step=done + 1,
             horizon=verdict.horizon,
-            timeline=Timeline(plan=plan, rank=identity.rank, folder=folder, step=done + TRACED),
+            timeline=Timeline(plan=plan, rank=identity.rank, folder=folder, attempt=attempt, done=done),
         )
         last_step = loop.run()
     if last_step < plan.strategy.training.steps:

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from model.collectives import PhaseClock
 from planner import Plan, Stage
-from planner.handover import MAX_CHUNKS, SENDS_IN_FLIGHT, Piece, Span, chunks_of, columns_of, first_row, pieces_of
+from planner.handover import (
+    MAX_CHUNKS,
+    SENDS_IN_FLIGHT,
+    Piece,
+    Span,
+    chunks_of,
+    columns_of,
+    first_row,
+    pieces_of,
+)
 from runtime.groups import Link, RankGroups
 from runtime.schedule import Action
 

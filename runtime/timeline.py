@@ -21,7 +21,7 @@ from runtime.steps import StepResult
 
 TRACE_NAME, PICTURE_NAME = "timeline.json", "timeline.png"
 # From the third step of an attempt on nothing is done for the first time.
-TRACED = 3
+_TRACED = 3
 # A picture of more ranks shows nothing more; of each stage the first ones are taken.
 MAX_RANKS = 128
 # Told apart by the colour-blind; forward and backward differ in lightness too.
@@ -38,14 +38,20 @@ class RankTimes:
     phases: tuple[Span, ...]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """Catches one step of a run. Every rank has one; rank 0 writes."""
+    """Catches one step of an attempt that goes on from step `done`: its third, or the last there is. Every
+    rank has one; rank 0 writes."""
 
     plan: Plan
     rank: int
     folder: Path
-    step: int
+    attempt: int
+    done: int
+
+    @property
+    def step(self) -> int:
+        return min(self.done + _TRACED, self.plan.strategy.training.steps)
 
     def catch(self, step: int, clock: PhaseClock) -> bool:
         """Whether `step` is the one; if so the clock keeps what it measures from here on."""
@@ -68,7 +74,7 @@ class Timeline:
         dist.gather_object(times, gathered, dst=0)
         if gathered is not None:
             found = [times for times in gathered if times is not None]
-            text = json.dumps(chrome_trace(self.plan, self.step, found))
+            text = json.dumps(chrome_trace(self.plan, self.step, self.attempt, found))
             replace(self.folder / TRACE_NAME, text.encode())
 
 
@@ -78,7 +84,7 @@ def shown_ranks(plan: Plan) -> frozenset[int]:
     return frozenset(rank for stage in plan.stages for rank in stage.ranks[:each])
 
 
-def chrome_trace(plan: Plan, step: int, ranks: Sequence[RankTimes]) -> dict[str, Any]:
+def chrome_trace(plan: Plan, step: int, attempt: int, ranks: Sequence[RankTimes]) -> dict[str, Any]:
     """The trace event format (microseconds, complete events) that chrome://tracing and Perfetto read: a
     process for each stage, a thread for each rank."""
     start = min((span.start_ns for times in ranks for span in times.passes), default=0)
@@ -103,7 +109,12 @@ def chrome_trace(plan: Plan, step: int, ranks: Sequence[RankTimes]) -> dict[str,
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
-        "otherData": {"name": plan.strategy.name, "plan": plan.fingerprint, "step": step},
+        "otherData": {
+            "name": plan.strategy.name,
+            "plan": plan.fingerprint,
+            "attempt": attempt,
+            "step": step,
+        },
     }
 
 

@@ -19,10 +19,10 @@ STAGED = {"placement": "staged", "ep": 2, "tp": 1, "zero_stage": 1}
 
 
 def caught(plan: Plan, folder: Path) -> dict[str, float]:
-    """Two steps, of which the second is caught; returns its phases."""
+    """Two steps, of which the second, the plan's last, is caught; returns its phases."""
     engine, groups = start(plan)
     clock = PhaseClock()
-    timeline = Timeline(plan=plan, rank=dist.get_rank(), folder=folder, step=2)
+    timeline = Timeline(plan=plan, rank=dist.get_rank(), folder=folder, attempt=4, done=0)
     phases_s: dict[str, float] = {}
     for step in (1, 2):
         tokens = tokens_of(plan.strategy, step)
@@ -41,12 +41,12 @@ def caught(plan: Plan, folder: Path) -> dict[str, float]:
 
 
 def test_a_step_of_three_stages(tmp_path: Path) -> None:
-    plan = build_plan(tiny(parallel=STAGED, training__micro_batch=2))
+    plan = build_plan(tiny(parallel=STAGED, training__micro_batch=2, training__steps=2))
     assert plan.batch.accumulation == 4
     phases = run_ranks(plan.world_size, caught, plan, tmp_path)
     trace = json.loads((tmp_path / "timeline.json").read_text())
     events = [event for event in trace["traceEvents"] if event["ph"] == "X"]
-    assert trace["otherData"] == {"name": "tiny", "plan": plan.fingerprint, "step": 2}
+    assert trace["otherData"] == {"name": "tiny", "plan": plan.fingerprint, "attempt": 4, "step": 2}
     assert min(event["ts"] for event in events) >= -1e6
     for rank in range(plan.world_size):
         passes = [e for e in events if e["tid"] == rank and e["cat"] == "pass"]
@@ -74,6 +74,12 @@ def test_a_step_of_three_stages(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_third_step_of_an_attempt_is_caught_or_the_last_there_is() -> None:
+    plan = build_plan(tiny(training__steps=10))
+    caught = [Timeline(plan=plan, rank=0, folder=Path(), attempt=1, done=done).step for done in (0, 5, 8, 9)]
+    assert caught == [3, 8, 10, 10]
+
+
 def test_the_trace_names_stages_and_ranks() -> None:
     plan = build_plan(tiny(parallel=STAGED, training__micro_batch=2))
     one = RankTimes(
@@ -81,7 +87,7 @@ def test_the_trace_names_stages_and_ranks() -> None:
         passes=(Span(name="forward 0", start_ns=-9_000, end_ns=-4_000),),
         phases=(Span(name="compute", start_ns=-9_000, end_ns=-8_000),),
     )
-    trace = chrome_trace(plan, 7, [one])
+    trace = chrome_trace(plan, 7, 1, [one])
     names = {(e["name"], e["pid"]): e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
     assert names == {
         ("process_name", 0): "0 embedding",
