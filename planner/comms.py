@@ -173,15 +173,16 @@ def all_gather_s(num_bytes: float, spread: Spread, network: Network) -> float:
     return _latency(spread, network) + _one_way_s(num_bytes, spread, network)
 
 
-def send_s(num_bytes: float, network: Network, *, same_host: bool) -> float:
-    """Seconds for one message between two ranks."""
+def send_s(num_bytes: float, network: Network, *, same_host: bool, messages: int = 1) -> float:
+    """Seconds until a rank has sent `num_bytes` to others, all at once, in so many messages."""
     device = network.device
+    further = (messages - 1) * device.message_s
     measured = network.measured("send", _PAIR, num_bytes) if same_host else None
     if measured is not None:
-        return measured
+        return measured + further
     if same_host:
-        return device.intra_latency_s + num_bytes / network.intra_bytes_per_s
-    return device.inter_latency_s + num_bytes / network.inter_bytes_per_s
+        return device.intra_latency_s + further + num_bytes / network.intra_bytes_per_s
+    return device.inter_latency_s + further + num_bytes / network.inter_bytes_per_s
 
 
 def _one_way_s(num_bytes: float, spread: Spread, network: Network) -> float:

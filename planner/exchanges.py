@@ -4,6 +4,7 @@ The sizes are those that the prediction counts with. Preflight runs these exchan
 measures against what is predicted here.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -84,7 +85,9 @@ def predicted_s(plan: Plan, exchange: Exchange, network: Network) -> float:
         same_host = all(
             plan.host_of(sender) == plan.host_of(receiver) for sender, receiver, _ in exchange.messages
         )
-        return comms.send_s(exchange.num_bytes, network, same_host=same_host)
+        ends = Counter(rank for sender, receiver, _ in exchange.messages for rank in (sender, receiver))
+        most = max(ends.values())
+        return comms.send_s(exchange.num_bytes, network, same_host=same_host, messages=most)
     stage = next(stage for stage in plan.stages if stage.name == exchange.stage)
     grid = stage.expert if exchange.axis in ("ep", "edp") else stage.dense
     assert grid is not None

@@ -74,6 +74,33 @@ def chunk_sequences(before: Stage, after: Stage, num_sequences: int) -> int:
     return -(-own // MAX_CHUNKS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """The most that a rank at a boundary has of a micro-step, one way: elements of one position of a
+    sequence, and messages; these are a bound from above where shares or chunks are uneven."""
+
+    num_elements: int
+    num_messages: int
+
+
+def load_of(before: Stage, after: Stage, num_sequences: int, hidden_size: int) -> Load:
+    """What `pieces_of` gives the rank that has most of it, without listing the pieces."""
+    narrow, wide = sorted((before, after), key=lambda stage: stage.data_parallel_size)
+    own = num_sequences // narrow.data_parallel_size
+    faced = wide.data_parallel_size // narrow.data_parallel_size
+    chunk, each = chunk_sequences(before, after, num_sequences), own // faced
+    chunks = -(-own // chunk)
+    # A chunk that ends inside of a faced rank's sequences makes two messages of them.
+    is_even = chunk % each == 0 or each % chunk == 0
+    cuts = max(faced, chunks) if is_even else faced + chunks - 1
+    cuts_of_faced = max(1, each // chunk) if is_even else each // chunk + 2
+    tp, faced_tp = narrow.dense.size("tp"), wide.dense.size("tp")
+    return Load(
+        num_elements=max(own * share(hidden_size, tp, 0), each * share(hidden_size, faced_tp, 0)),
+        num_messages=max(cuts * -(-faced_tp // tp), cuts_of_faced * -(-tp // faced_tp)),
+    )
+
+
 def buffer_elements(
     stage: Stage, others: Iterable[Stage], num_sequences: int, hidden_size: int, num_micro_batches: int
 ) -> int:

@@ -8,7 +8,7 @@ from typing import Literal
 from planner.assumptions import assumptions, runtime_predicted
 from planner.comms import Network, network_of, send_s, slowdown
 from planner.counts import executed_flops, model_flops
-from planner.handover import chunk_sequences
+from planner.handover import chunk_sequences, load_of
 from planner.hardware import Device, device_of
 from planner.parts import Parts
 from planner.phases import StagePrediction, bottleneck
@@ -166,41 +166,38 @@ def predicted_phases(plan: Plan, rank: int, device: Device | None = None) -> dic
 def boundaries_of(plan: Plan, network: Network) -> tuple[Boundary, ...]:
     """Hand-overs between neighbouring stages, of one micro-batch, as planner.handover cuts them."""
     sequences = plan.batch.global_batch // plan.batch.accumulation
-    each = sequence_bytes(plan.strategy)
-    same_host = plan.world_size <= network.host_size
     return tuple(
-        hand_over(before, after, sequences, each, network, same_host=same_host)
-        for before, after in pairwise(plan.stages)
+        hand_over(before, after, sequences, plan.strategy, network) for before, after in pairwise(plan.stages)
     )
 
 
 def hand_over(
-    before: Stage, after: Stage, num_sequences: int, each_bytes: float, network: Network, *, same_host: bool
+    before: Stage, after: Stage, num_sequences: int, strategy: Strategy, network: Network
 ) -> Boundary:
     """One micro-batch's hand-over. Every element crosses once; TP partners send, and get, a share each.
 
-    The fuller end decides. Gathering shares inside a stage that needs whole vectors is the stage's own work
+    The fullest rank decides. Gathering shares inside a stage that needs whole vectors is the stage's own work
     (planner.parts).
 
     Args:
         num_sequences: of all ranks.
-        each_bytes: of one of them.
     """
-    from_bytes, to_bytes = (
-        num_sequences * each_bytes / (stage.data_parallel_size * stage.dense.size("tp"))
-        for stage in (before, after)
+    load = load_of(before, after, num_sequences, strategy.model.hidden_size)
+    element = 4 if strategy.training.precision == "fp32" else 2
+    num_bytes = load.num_elements * strategy.training.seq_length * element
+    transfer = send_s(
+        num_bytes, network, same_host=is_on_one_host(before, after, network), messages=load.num_messages
     )
-    transfer = send_s(max(from_bytes, to_bytes), network, same_host=same_host)
     for side, stage, other in (("before", before, after), ("after", after, before)):
         if not stage.layers and stage.data_parallel_size < other.data_parallel_size:
             own = num_sequences // stage.data_parallel_size
             chunks = -(-own // chunk_sequences(before, after, num_sequences))
             cut: Literal["before", "after"] = "before" if side == "before" else "after"
-            return Boundary(transfer_s=transfer, chunks=chunks, cut=cut)
-    return Boundary(transfer_s=transfer)
+            return Boundary(transfer_s=transfer, num_bytes=num_bytes, chunks=chunks, cut=cut)
+    return Boundary(transfer_s=transfer, num_bytes=num_bytes)
 
 
-def sequence_bytes(strategy: Strategy) -> float:
-    """A sequence's activations as stages hand them over."""
-    element = 4 if strategy.training.precision == "fp32" else 2
-    return float(strategy.training.seq_length * strategy.model.hidden_size * element)
+def is_on_one_host(before: Stage, after: Stage, network: Network) -> bool:
+    """Whether all ranks of two stages share a host."""
+    ends = [rank for stage in (before, after) for rank in (stage.dense.first_rank, stage.dense.last_rank)]
+    return min(ends) // network.host_size == max(ends) // network.host_size

@@ -21,10 +21,12 @@ from planner.timing import StageTime
 class Boundary:
     """Where two stages meet. transfer_s: one micro-batch's activations to the next, or their gradients back.
 
-    chunks: into how many the stage without layers, on the side `cut`, cuts its micro-batch.
+    num_bytes: what the fullest rank at it sends or receives for that. chunks: into how many the stage without
+    layers, on the side `cut`, cuts its micro-batch.
     """
 
     transfer_s: float
+    num_bytes: int = 0
     chunks: int = 1
     cut: Literal["before", "after"] | None = None
 

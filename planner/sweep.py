@@ -20,7 +20,7 @@ from planner.memory import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, hand_over_buf
 from planner.parts import Parts
 from planner.placement import Stage, largest_data_parallel_size
 from planner.plan import Plan
-from planner.predict import hand_over, predict, sequence_bytes
+from planner.predict import hand_over, is_on_one_host, predict
 from planner.state import bytes_per_parameter
 from planner.strategy import Parallel
 from planner.timing import held_of, stage_time
@@ -209,19 +209,18 @@ class Sweep:
         if len(order) == 1:
             return 0.0, 0.0
         sequences = self.space.strategy.training.global_batch // accumulation
-        each = sequence_bytes(self.space.strategy)
-        same_host = plan.world_size <= network.host_size
-        known: dict[tuple[int, int], tuple[float, float]] = {}
-        for pair in pairwise(order):
-            if pair not in known:
-                before, after = (kinds[place].stage for place in pair)
-                boundary = hand_over(before, after, sequences, each, network, same_host=same_host)
+        known: dict[tuple[int, int, bool], tuple[float, float]] = {}
+        found = []
+        for pair, (before, after) in zip(pairwise(order), pairwise(plan.stages), strict=True):
+            key = (*pair, is_on_one_host(before, after, network))
+            if key not in known:
+                boundary = hand_over(before, after, sequences, self.space.strategy, network)
                 hidden = 0.0
                 if boundary.cut is not None:
                     passes = busy[pair[0 if boundary.cut == "before" else 1]].passes_s
                     hidden = sum(boundary.hidden_s(one) for one in passes)
-                known[pair] = (2 * boundary.transfer_s - hidden, boundary.transfer_s)
-        found = [known[pair] for pair in pairwise(order)]
+                known[key] = (2 * boundary.transfer_s - hidden, boundary.transfer_s)
+            found.append(known[key])
         return sum(both for both, _ in found), max(one for _, one in found)
 
     def _peak(

@@ -1,5 +1,6 @@
 """Hand-overs between real ranks: the order of work leaves no trace, and no byte too many is sent."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ import torch.distributed as dist
 
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
+from planner.comms import network_of
+from planner.hardware import device_of
+from planner.predict import boundaries_of
 from runtime.build import Totals
 from runtime.schedule import Schedule, one_after_another, one_forward_one_backward
 from runtime.state import views
@@ -91,6 +95,14 @@ def test_bytes_handed_over_are_the_least(parallel: dict[str, object], num_bounda
     batch_bytes = 16 * 5 * 18 * 4
     for way in ("forward", "back"):
         assert sum(rank.get(way, 0) for rank in sent) == num_boundaries * batch_bytes
+    boundaries = boundaries_of(plan, network_of(plan, device_of(plan.strategy.cluster.gpu)))
+    for (before, after), boundary in zip(pairwise(plan.stages), boundaries, strict=True):
+        # What the planner counts for the fullest rank: the most that one sends at the end with fewer shares.
+        most = max(
+            *(sent[rank].get("forward", 0) for rank in before.ranks),
+            *(sent[rank].get("back", 0) for rank in after.ranks),
+        )
+        assert boundary.num_bytes * plan.batch.accumulation == most
     for stage in plan.stages:  # peers of a stage share the sending
         for way in ("forward", "back"):
             shares = {sent[rank].get(way, 0) for rank in stage.ranks}

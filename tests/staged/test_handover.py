@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 
 from planner import Stage
 from planner.grid import Grid
-from planner.handover import MAX_CHUNKS, Piece, chunks_of, pieces_of
+from planner.handover import MAX_CHUNKS, Load, Piece, chunks_of, load_of, pieces_of
 
 
 def stage(first_rank: int, data: int, tp: int, layers: tuple[int, ...] = (0,)) -> Stage:
@@ -69,6 +69,38 @@ def test_both_ends_of_a_boundary_name_the_same_pieces(
     assert most <= MAX_CHUNKS
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    some.sampled_from([1, 2, 3]),
+    some.sampled_from([1, 2, 4]),
+    some.sampled_from([1, 2, 3, 5, 8]),
+    some.sampled_from([1, 2, 4]),
+    some.integers(1, 6),
+    some.sampled_from([10, 12]),
+    some.booleans(),
+    some.booleans(),
+)
+def test_the_fullest_rank_has_what_its_pieces_add_up_to(
+    data: int, tp: int, ratio: int, wide_tp: int, each: int, hidden: int, cut: bool, turned: bool
+) -> None:
+    """As in every plan, one width divides the other, and one tp the other."""
+    sequences = data * ratio * each
+    narrow, wide = stage(0, data, tp, () if cut else (0,)), stage(data * tp, data * ratio, wide_tp)
+    before, after = (wide, narrow) if turned else (narrow, wide)
+    elements: Counter[int] = Counter()
+    messages: Counter[int] = Counter()
+    for piece in of_all(before, after, sequences, hidden):
+        for rank in (piece.sender, piece.receiver):
+            elements[rank] += (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
+            messages[rank] += 1
+    load = load_of(before, after, sequences, hidden)
+    assert load.num_elements == max(elements.values())
+    if hidden % tp == hidden % wide_tp == 0:  # otherwise some shares overlap two others
+        most = max(messages.values())
+        assert most <= load.num_messages <= most + max(1, tp // wide_tp) * 2
+        assert load.num_messages == most or cut
+
+
 def test_the_reference_by_hand() -> None:
     """64 sequences of a micro-step: each embedding rank sends half of each vector to all 64 experts' ranks,
     in four chunks of 16 sequences; each of those sends a half to both aggregation ranks."""
@@ -79,6 +111,7 @@ def test_the_reference_by_hand() -> None:
     ]
     assert chunks_of(embedding, experts, 64) == [(0, 16), (16, 32), (32, 48), (48, 64)]
     assert chunks_of(experts, embedding, 64) == [(0, 1)]
+    assert load_of(embedding, experts, 64, 1024) == Load(num_elements=64 * 512, num_messages=64)
     pieces = pieces_of(65, experts, aggregation, 64, 1024)
     assert [(p.receiver, p.rows, p.columns) for p in pieces] == [
         (66, (63, 64), (0, 512)),
