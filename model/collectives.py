@@ -151,7 +151,8 @@ def all_gather_shares(
         lengths = [_share(size, rank, group.size)[1] for rank in range(group.size)]
         parts = gathered.split(longest)
         gathered = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-    return gathered.movedim(0, dim)
+    # Whatever comes next would keep the gathered order of dims, and every product copy its input for it.
+    return gathered.movedim(0, dim).contiguous()
 
 
 def all_gather(x: Tensor, group: Group, clock: PhaseClock = NO_CLOCK) -> Tensor:
