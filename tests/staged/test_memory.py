@@ -83,4 +83,6 @@ def test_hand_over_buffers_are_bounded(parallel: dict[str, object], micro_batch:
     for place, stage in enumerate(plan.stages):
         bound = hand_over_buffers(plan, place, plan.batch.accumulation)
         for rank in stage.ranks:
-            assert 0.25 * bound <= held[rank] <= bound, (stage.name, rank, held[rank], bound)
+            assert held[rank] <= bound, (stage.name, rank, held[rank], bound)
+            if plan.batch.accumulation > 1:  # else most of it is whole vectors, which no port holds
+                assert 0.25 * bound <= held[rank], (stage.name, rank, held[rank], bound)
