@@ -15,7 +15,7 @@ STRATEGY = (
     "parallel={ep: 2, zero_stage: 1}",
     "training.steps=100000",
     "launch.network_interface=eth0",
-    "launch.timeout=20 s",
+    "launch.timeout=60 s",
 )
 # Found out sooner than by the options of launch.sh, which come after these.
 ENV = {"PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=2 -o ServerAliveCountMax=2"}
@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
         seen[name] = {"code": code, "seconds": time.monotonic() - began, "said": said}
         if name == "cut":
             seen[name]["left on the cut host"] = len(job.processes())
-            until(lambda job=job: job.processes() == [], 90)
+            until(lambda job=job: job.processes() == [], 300)
             hosts.mend("node2")
         seen[name]["left"] = [process.cmdline() for process in job.processes()]
         seen[name]["done"] = (job.run / "done.json").exists()

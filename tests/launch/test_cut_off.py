@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_inside("tests.launch.cut_off", tmp_path_factory.mktemp("cut"), timeout=600)
+    return run_inside("tests.launch.cut_off", tmp_path_factory.mktemp("cut"), timeout=1800)
 
 
 @pytest.mark.parametrize("how", ["cut", "off"])
