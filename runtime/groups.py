@@ -4,7 +4,9 @@ The only place of the product that makes a process group. The tables exist befor
 (planner.placement); here they are only made real, in one order on all ranks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 
 import torch.distributed as dist
@@ -67,7 +69,7 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
         for axis, grid in grids.items():
             for ranks in grid.groups(axis):
                 if ranks not in made:
-                    made[ranks] = dist.new_group(list(ranks))
+                    made[ranks] = _new_group(plan, ranks)
                 if rank in ranks:
                     mine[axis] = Group(
                         process_group=made[ranks], ranks=ranks, rank=ranks.index(rank), size=len(ranks)
@@ -91,6 +93,11 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
     )
 
 
+def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
+    """A group that waits for a lost peer as long as the world does; by itself torch waits 30 minutes on gloo."""
+    return dist.new_group(list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout))
+
+
 def _make_links(plan: Plan) -> list[Link]:
     """One for each boundary, in the order in which activations flow."""
     if dist.get_backend() != "nccl":
@@ -98,7 +105,7 @@ def _make_links(plan: Plan) -> list[Link]:
     links = []
     for before, after in pairwise(plan.stages):
         ranks = sorted((*before.ranks, *after.ranks))
-        links.append(Link(activations=dist.new_group(ranks), gradients=dist.new_group(ranks)))
+        links.append(Link(activations=_new_group(plan, ranks), gradients=_new_group(plan, ranks)))
     return links
 
 

@@ -34,10 +34,10 @@ ASKED = "asked by SIGTERM"
 ENDS = {
     "interrupt": (TWO, lambda job: job.send(signal.SIGINT), 130, [ASKED] * 4),
     "no-script": (ONE, lambda job: job.send(signal.SIGKILL), -signal.SIGKILL, [ASKED] * 2),
-    "no-runner": (ONE, kill_first(RUNNER), 130, [ASKED] * 2),
-    "no-pdsh": (ONE, kill_first("pdsh"), 130, [ASKED] * 2),
-    "no-launcher": (TWO, kill_last(LAUNCHER), 130, [ASKED] * 2 + ["the launcher is gone"] * 2),
-    "no-rank": (TWO, kill_last("train.py"), 130, [ASKED] * 3),
+    "no-runner": (ONE, kill_first(RUNNER), 3, [ASKED] * 2),
+    "no-pdsh": (ONE, kill_first("pdsh"), 3, [ASKED] * 2),
+    "no-launcher": (TWO, kill_last(LAUNCHER), 3, [ASKED] * 2 + ["the launcher is gone"] * 2),
+    "no-rank": (TWO, kill_last("train.py"), 3, [ASKED] * 3),
 }
 
 
@@ -74,7 +74,8 @@ def ended(
 def test_nothing_is_left(ended: dict[str, tuple[Job, int, str]], name: str) -> None:
     job, code, said = ended[name]
     _, _, expected, reasons = ENDS[name]
-    assert code == expected, said
+    # Ranks may notice the end of pdsh, and say so, before launch.sh does.
+    assert code == expected or (name, code) == ("no-pdsh", 130), said
     assert sorted(job.ends().values()) == sorted(reasons)
     assert [process.cmdline() for process in job.processes()] == []
     assert list((job.run / "logs").glob("job-*")) == []

@@ -95,6 +95,7 @@ guard() {
     # A killed process that nobody has waited for is still there, but is no parent any more.
     [[ ! -r /proc/$BASHPID/stat ]] || read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
     if [[ $parent != "$$" ]] || ((out > 30)); then
+      : >"${link%/*}/guarded"
       on_hosts end || true
       kill -KILL "$launcher" 2>/dev/null || true
       [[ $parent == "$$" ]] || "$python" -m launch.job remove "$link"
@@ -131,11 +132,12 @@ outcome=3
 [[ -z $stopping ]] || outcome=130
 if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
   outcome=0
-fi
-[[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
-[[ $outcome != 0 ]] || exit 0
-if [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
+elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
+# A rank that the guard asked to end says that it was asked to, which nobody did.
+[[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
+[[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
+[[ $outcome != 0 ]] || exit 0
 echo "launch.sh: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
 exit "${outcome:-3}"
