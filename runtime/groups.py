@@ -94,7 +94,7 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
 
 
 def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
-    """A group that waits for a lost peer as long as the world does; by itself torch waits 30 minutes on gloo."""
+    """A group that waits for a lost peer as long as the world does, not the 30 minutes of gloo."""
     return dist.new_group(list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout))
 
 

@@ -1,11 +1,13 @@
 """DeepSpeed must hold the plan's groups; another table stops the run before step 1, with both named."""
 
+from datetime import timedelta
+
 import pytest
 import torch.distributed as dist
 from deepspeed.utils import groups as theirs
 
 import runtime.engine
-from planner import Plan, build_plan
+from planner import Plan, build_plan, load
 from runtime.groups import GroupMismatch, make_groups
 from tests.distributed.layout import start
 from tests.distributed.ranks import run_ranks
@@ -63,3 +65,19 @@ def test_another_group_is_refused_with_both_tables(wrong: str) -> None:
         plan_line, deepspeed_line = answer.splitlines()[1:]
         assert f"'{wrong}': {planned}" in plan_line
         assert f"'{wrong}': (0, 1, 2, 3)" in deepspeed_line
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_every_group_waits_as_long_as_the_launch_says(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    waits = []
+
+    def new_group(ranks: list[int], timeout: timedelta) -> tuple[int, ...]:
+        waits.append(timeout)
+        return tuple(ranks)
+
+    monkeypatch.setattr("torch.distributed.new_group", new_group)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: backend)
+    plan = build_plan(load("ds_configs/ep64_tp2_staged.yaml", ["launch.timeout=90 s"]))
+    make_groups(plan, 3)
+    assert len(waits) >= 68
+    assert set(waits) == {timedelta(seconds=90)}
