@@ -6,6 +6,7 @@ error that only says that a peer is gone waits a moment for it and stays silent 
 
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from runtime.identity import Identity
 
 DONE, WRONG_INPUT, BROKE, STOPPED = 0, 2, 3, 130
 ECHO_WAIT_S = 3.0
+STORE_WAIT_S = 10.0
 
 # What torch says when the other end of a collective has gone.
 _PEER_GONE = (
@@ -141,16 +143,27 @@ class Ending:
 
     def _first_reason(self, own: str, *, is_echo: bool) -> str:
         """The first reason that any rank gave; an echo gives others time to be first."""
-        if self.store is None:
+        # The store went with rank 0: it has spoken, or was killed and its launcher says so.
+        fallback = "rank 0 is gone" if is_echo else own
+        store = self.store
+        if store is None:
             return own
-        try:
-            deadline = time.monotonic() + (ECHO_WAIT_S if is_echo else 0.0)
-            while time.monotonic() < deadline and not self.store.check(["failure"]):
-                time.sleep(0.05)
-            return self.store.compare_set("failure", "", own).decode()
-        except RuntimeError:
-            # The store went with rank 0: it has spoken, or was killed and its launcher says so.
-            return "rank 0 is gone" if is_echo else own
+        answer: list[str] = []
+
+        def ask() -> None:
+            try:
+                deadline = time.monotonic() + (ECHO_WAIT_S if is_echo else 0.0)
+                while time.monotonic() < deadline and not store.check(["failure"]):
+                    time.sleep(0.05)
+                answer.append(store.compare_set("failure", "", own).decode())
+            except RuntimeError:
+                answer.append(fallback)
+
+        # On a host that is cut off, a question to the store has no answer and no end.
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(STORE_WAIT_S)
+        return answer[0] if answer else fallback
 
 
 def _wants_traceback() -> bool:

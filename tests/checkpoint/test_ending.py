@@ -1,7 +1,10 @@
 """How a run ends: what failed.json says, also when the start came to nothing or the disk takes nothing."""
 
 import json
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,3 +116,12 @@ def test_a_peers_own_reason_is_told_once(tmp_path: Path, capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert told.count("MemoryError") == 1
     assert "another rank is gone" not in told
+
+
+def test_a_store_that_never_answers_keeps_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.ending.STORE_WAIT_S", 0.2)
+    rank = ending(tmp_path, rank=1)
+    rank.store = SimpleNamespace(check=lambda keys: threading.Event().wait(30), compare_set=None)
+    began = time.monotonic()
+    assert rank.failed(RuntimeError("gloo/transport: Connection reset by peer")) == 3
+    assert time.monotonic() - began < 20
