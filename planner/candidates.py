@@ -104,10 +104,13 @@ def light_plan(space: Space, parallel: Parallel, micro_batch: int, recompute: st
         micro_batch=micro_batch,
         accumulation=strategy.training.global_batch // sequences,
     )
-    slots = max(strategy.cluster.slots)
+    slots = strategy.cluster.slots
+    fullest = max(slots)
+    if strategy.cluster.gpu.is_cpu and world > sum(slots):
+        fullest = -(-world // len(slots))  # as planner.plan.assign_hosts has it
     return Plan(
         strategy=strategy.model_copy(update=updates),
-        hosts=(_host(world if strategy.cluster.gpu.is_cpu else min(world, slots)),),
+        hosts=(_host(min(world, fullest)),),
         stages=_stages(parallel, strategy.model.num_hidden_layers),
         batch=batch,
         fingerprint="",

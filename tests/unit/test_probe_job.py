@@ -69,7 +69,7 @@ def test_without_a_reason_the_last_words_of_the_ranks_are_told(tmp_path: Path) -
 def test_a_job_without_end_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_job, "TIMEOUT_S", 0.6)
     with pytest.raises(JobFailed) as caught:
-        run(tmp_path / "job", "trap 'echo {} >failed.json; touch asked; exit 130' TERM; sleep 30 & wait")
+        run(tmp_path / "job", "trap 'echo {} >failed.json; touch asked; exit 130' TERM; sleep 3 & wait")
     assert "it did not end within 1 s" in caught.value.found
     assert (tmp_path / "job" / "asked").exists()
 

@@ -108,7 +108,7 @@ def forward_flops(s: Strategy) -> tuple[int, int]:
     return layer, 2 * (square + m.vocab_size * m.hidden_size)
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(SECTIONS, GPUS)
 def test_a_strategy_is_a_problem_or_a_plan_whose_numbers_hold_together(sections: Sections, gpu: str) -> None:
     s = changed(sections, gpu)
@@ -154,7 +154,7 @@ def test_a_strategy_is_a_problem_or_a_plan_whose_numbers_hold_together(sections:
         assert memory.peak_bytes >= memory.static_bytes > 0
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(SECTIONS, st.sampled_from(["dp", "ep", "pp", "zero_stage"]))
 def test_state_falls_or_stays_when_sharding_rises(sections: Sections, key: str) -> None:
     """State of the fullest rank, at twice the degree or with ZeRO 2 for 1. A partition is rounded up to two

@@ -95,7 +95,9 @@ def _loop_s() -> float:
     return time.process_time() - began
 
 
-@pytest.mark.parametrize(("hosts", "limit_s"), [(16, 2.0), (2048, 10.0)])
+@pytest.mark.parametrize(
+    ("hosts", "limit_s"), [(16, 2.0), pytest.param(2048, 10.0, marks=pytest.mark.slow, id="16,384 GPUs")]
+)
 def test_a_search_is_quick_on_one_core(hosts: int, limit_s: float) -> None:
     """Twice the limit is left for a slower core. Neighbours slow a core down, which the clock of a process's
     own time does not see, so a loop of a known length is timed beside it."""
@@ -106,6 +108,18 @@ def test_a_search_is_quick_on_one_core(hosts: int, limit_s: float) -> None:
     spent = time.process_time() - began
     loop_s.append(_loop_s())
     assert spent < 2 * limit_s * max(1.0, *(found / LOOP_S for found in loop_s))
+
+
+def test_rows_on_cpus_cost_what_their_plans_do() -> None:
+    """Two ranks on two hosts of one slot each are not two on one host, also where a slot is a CPU's."""
+    strategy = load(
+        "ds_configs/tiny_cpu.yaml",
+        ["cluster.hosts=2", "cluster.gpus_per_host=1", "model.num_hidden_layers=2"],
+    )
+    rows = search(strategy).rows
+    assert {row.gpus for row in rows} == {1, 2}
+    for row in rows[:: max(1, len(rows) // 20)]:
+        assert predict(build_plan(row.strategy)).step_s == pytest.approx(row.step_s, rel=1e-9)
 
 
 def test_a_row_is_written_as_a_strategy_that_plans(
