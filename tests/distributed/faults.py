@@ -103,8 +103,11 @@ def local_balance() -> None:
 
     forward = product.TrainingModel.forward
 
-    def local(self: Any, tokens_BS1: Tensor, mask_BS: Tensor | None, totals: Any) -> Any:
-        return forward(self, tokens_BS1, mask_BS, replace(totals, num_sequences=len(tokens_BS1)))
+    def local(
+        self: Any, tokens_BS1: Tensor, mask_BS: Tensor | None, totals: Any, micro_batch: int = 0
+    ) -> Any:
+        totals = replace(totals, num_sequences=len(tokens_BS1))
+        return forward(self, tokens_BS1, mask_BS, totals, micro_batch)
 
     product.TrainingModel.forward = local
 

@@ -55,6 +55,6 @@ def test_the_end_is_told(
                     phases_s=dict.fromkeys(PHASES, 0.1),
                 )
             )
-    assert teller.picture().exists()
+    assert teller.pictures().exists()
     teller.farewell(teller.result() | {"peak_memory_bytes": 3 * 2**30})
     assert f"{tmp_path}: step 2, {words}" in capsys.readouterr().out.replace("\n", " ")
