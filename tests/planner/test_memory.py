@@ -71,8 +71,8 @@ def test_state_is_exact_and_gradients_are_bounded(name: str, monkeypatch: pytest
         memory = rank_memory(plan, rank)
         found = (held.weights, held.masters, held.moments)
         assert (memory.weights, memory.masters, memory.moments) == found, rank
-        # No tensor is forgotten: Python knows of none beside these but a scalar, and the four fp64 sums of the
-        # step, which gloo's thread lets go of some time after the collective.
+        # No tensor is forgotten: Python knows of none beside these but a scalar, and the step's four sums in
+        # fp64, which gloo's thread lets go of some time after the collective.
         assert 0 <= held.everything - memory.static_bytes <= 8 + 4 * 8, rank
         assert 0 <= memory.gradients - held.gradients <= held.largest, rank
 
