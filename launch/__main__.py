@@ -13,7 +13,7 @@ from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_pr
 from launch.compare import compare
 from launch.fallback import fallback
 from launch.forecast import foresee, ledger, prediction_answer, print_prediction, search
-from launch.preflight import preflight
+from launch.preflight_command import preflight
 from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
 from launch.words import refuse_second, strategies_among
 from planner import Plan, Problem, StrategyError, build_plan, load

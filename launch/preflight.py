@@ -6,13 +6,11 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from launch.answer import NO, STOPPED, YES, is_terminal, print_json
 from launch.artifacts import place_of
@@ -31,53 +29,37 @@ from planner import Plan, Problem, StrategyError, build_plan, load, with_lines
 from planner.calibration import write_links
 from planner.hardware import CALIBRATION_NAME, read_calibration
 
-Work = Callable[[], int]
 # Checks whose failure a training would suffer from, and the exchanges of some minutes do not.
 _HARMLESS = frozenset({"disk", "clock", "/dev/shm", "GPU memory", "GPU model", "driver"})
 
 
-def preflight(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[
-        bool, typer.Option("--plain", help="text without colour and lines, for logs")
-    ] = False,
-    is_hosts_only: Annotated[
-        bool, typer.Option("--hosts-only", help="ask the hosts, start no ranks")
-    ] = False,
-    hardware: Annotated[
-        str | None,
-        typer.Option(
-            "--hardware",
-            metavar="FILE",
-            help="where measured links are written [default: hardware.yaml in output.folder]",
-            show_default=False,
-        ),
-    ] = None,
-) -> Work:
-    """Are the hosts and links as the strategy says: asks every host, then runs the plan's own exchanges."""
-
-    def work() -> int:
-        plan = build_plan(load(strategy, overrides or ()))
-        try:
-            request = _request(plan, hardware, is_hosts_only=is_hosts_only)
-        except StrategyError as error:
-            raise StrategyError(with_lines(error.problems, strategy, overrides or ())) from None
-        report = asyncio.run(_until_stopped(request))
-        if report is None:
-            print("stopped: nothing is left on any host", file=sys.stderr)
-            if is_json:
-                print_json("preflight", STOPPED, {})
-            return STOPPED
-        code = NO if report.failures else YES
+def answer(
+    strategy: str,
+    overrides: Sequence[str],
+    hardware: str | None,
+    *,
+    is_json: bool,
+    is_plain: bool,
+    is_hosts_only: bool,
+) -> int:
+    """Does what the command asks for; returns its exit code."""
+    plan = build_plan(load(strategy, overrides))
+    try:
+        request = _request(plan, hardware, is_hosts_only=is_hosts_only)
+    except StrategyError as error:
+        raise StrategyError(with_lines(error.problems, strategy, overrides)) from None
+    report = asyncio.run(_until_stopped(request))
+    if report is None:
+        print("stopped: nothing is left on any host", file=sys.stderr)
         if is_json:
-            print_json("preflight", code, report_dict(report))
-        else:
-            print_report(report, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout))
-        return code
-
-    return work
+            print_json("preflight", STOPPED, {})
+        return STOPPED
+    code = NO if report.failures else YES
+    if is_json:
+        print_json("preflight", code, report_dict(report))
+    else:
+        print_report(report, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout))
+    return code
 
 
 @dataclass(frozen=True, kw_only=True)
