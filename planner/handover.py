@@ -51,7 +51,9 @@ def pieces_of(rank: int, before: Stage, after: Stage, num_sequences: int, hidden
     for sender in _facing(rank, after, before):
         for receiver in _facing(rank, before, after):
             rows = _common(_rows(before, sender, num_sequences), _rows(after, receiver, num_sequences))
-            columns = _common(_columns(before, sender, hidden_size), _columns(after, receiver, hidden_size))
+            columns = _common(
+                columns_of(before, sender, hidden_size), columns_of(after, receiver, hidden_size)
+            )
             if columns[0] < columns[1]:
                 for part in _cut(rows, chunk, origin=rows[0] // block * block):
                     found.append(Piece(rows=part, columns=columns, sender=sender, receiver=receiver))
@@ -127,7 +129,9 @@ def buffer_elements(
 
 def columns_of(stage: Stage, rank: int, hidden_size: int) -> Span:
     """The share of the hidden dim that crosses at `rank`; TP partners hold disjoint ones."""
-    return _columns(stage, rank, hidden_size)
+    tp, place = stage.dense.size("tp"), stage.dense.coordinate("tp", rank)
+    start = sum(share(hidden_size, tp, other) for other in range(place))
+    return start, start + share(hidden_size, tp, place)
 
 
 def first_row(stage: Stage, rank: int, num_sequences: int) -> int:
@@ -151,12 +155,6 @@ def _rows(stage: Stage, rank: int, num_sequences: int) -> Span:
     own = num_sequences // stage.data_parallel_size
     place = stage.dense.coordinate("data", rank)
     return place * own, (place + 1) * own
-
-
-def _columns(stage: Stage, rank: int, hidden_size: int) -> Span:
-    tp, place = stage.dense.size("tp"), stage.dense.coordinate("tp", rank)
-    start = sum(share(hidden_size, tp, other) for other in range(place))
-    return start, start + share(hidden_size, tp, place)
 
 
 def _common(a: Span, b: Span) -> Span:
