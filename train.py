@@ -92,6 +92,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     from runtime.phases import PhaseClock
     from runtime.resume import fingerprints
     from runtime.saving import Saver, restore
+    from runtime.stamps import stamps_of
     from runtime.startup import agree_on_groups
     from runtime.teller import Teller
     from runtime.timeline import Timeline
@@ -101,7 +102,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     device = take_device(plan, identity)
     join_world(plan, identity, ending.store, device)
     data = open_data(plan.strategy, entry=Path(verdict.entry))
-    clock = PhaseClock()
+    clock = PhaseClock(stamps_of(device))
     groups = make_groups(plan, identity.rank, clock)
     engine = agree_on_groups(
         lambda: make_engine(build_model(plan, groups, device), plan, groups, clock),

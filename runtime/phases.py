@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from planner.phases import COMMUNICATION, PHASES, USEFUL
+from runtime.stamps import HostStamps, Stamps
 
 __all__ = ["COMMUNICATION", "PHASES", "USEFUL", "PhaseClock", "communication_share", "step_s", "utilization"]
 
@@ -33,24 +34,17 @@ class PhaseClock:
     Every moment since the last reset counts to exactly one phase, the innermost that is open. Entering and
     leaving cost about a microsecond together.
 
-    Time is the host's. On a GPU kernels run behind the host, so without `synchronize` a phase counts what the
-    host did or waited for in it; with it (torch.cuda.synchronize) the device is awaited at each boundary,
-    which is exact and slower. Backward runs phases on autograd's own thread while the caller waits for it:
-    one clock serves both, because only one of them moves at a time.
+    Time is that of `stamps`: the host's, or on a GPU (runtime.stamps.StreamStamps) the stream's, which a
+    reset waits for. Backward runs phases on autograd's own thread while the caller waits for it: one clock
+    serves both, because only one of them moves at a time.
     """
 
-    def __init__(
-        self,
-        *,
-        synchronize: Callable[[], None] | None = None,
-        now_ns: Callable[[], int] = time.perf_counter_ns,
-    ) -> None:
-        self._synchronize = synchronize
-        self._now_ns = now_ns
+    def __init__(self, stamps: Stamps | None = None) -> None:
+        self._stamps = stamps or HostStamps()
         self._spans = {name: _Span(self, name) for name in PHASES}
         self._open = ["other"]
-        self._spent_ns = dict.fromkeys(PHASES, 0)
-        self._mark_ns = now_ns()
+        # What was going on until when, since the last reset; the first entry is the reset itself.
+        self._until: list[tuple[str, Any]] = [("other", self._stamps.take())]
         self._recording: list[Span] | None = None
 
     def phase(self, name: str) -> _Span:
@@ -63,31 +57,40 @@ class PhaseClock:
         Call it outside of all phases, also before the first step and after work that belongs to no step.
         """
         assert len(self._open) == 1, f"reset inside of {self._open[1:]}"
-        self._move_on()
-        phases_s = {name: spent * 1e-9 for name, spent in self._spent_ns.items()}
-        self._spent_ns = dict.fromkeys(PHASES, 0)
-        return phases_s
+        spent_ns = dict.fromkeys(PHASES, 0)
+        for span in self._take_spans():
+            spent_ns[span.name] += span.end_ns - span.start_ns
+        return {name: spent * 1e-9 for name, spent in spent_ns.items()}
 
     def record(self) -> None:
-        """From here on keeps each stretch of time by itself, until `recorded`."""
-        self._move_on()
+        """From here on keeps each stretch of time by itself, until `recorded`. Begins anew, as a reset."""
+        self.reset()
         self._recording = []
 
     def recorded(self) -> tuple[Span, ...]:
-        """The stretches since `record`, in order, and no more of them."""
-        self._move_on()
+        """The stretches since `record`, in order, and no more of them. Begins anew, as a reset."""
+        self.reset()
         assert self._recording is not None, "nothing was recorded"
         spans, self._recording = tuple(self._recording), None
         return spans
 
+    def _take_spans(self) -> list[Span]:
+        """The stretches of time since the last call."""
+        self._move_on()
+        names, stamps = zip(*self._until, strict=True)
+        times_ns = self._stamps.times_ns(stamps)
+        self._until = [("other", self._stamps.take())]
+        spans = [
+            Span(name=name, start_ns=start, end_ns=end)
+            for name, start, end in zip(names[1:], times_ns, times_ns[1:], strict=False)
+            if end > start
+        ]
+        if self._recording is not None:
+            self._recording += spans
+        return spans
+
     def _move_on(self) -> None:
-        if self._synchronize is not None:
-            self._synchronize()
-        now_ns = self._now_ns()
-        if self._recording is not None and now_ns > self._mark_ns:
-            self._recording.append(Span(name=self._open[-1], start_ns=self._mark_ns, end_ns=now_ns))
-        self._spent_ns[self._open[-1]] += now_ns - self._mark_ns
-        self._mark_ns = now_ns
+        self._until.append((self._open[-1], self._stamps.take()))
 
 
 class _Span:

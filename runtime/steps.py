@@ -1,6 +1,5 @@
 """One training step and one validation pass: micro-batches in, sums over the whole world out."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from runtime.build import Sums, Totals
 from runtime.groups import RankGroups
 from runtime.phases import Span
 from runtime.schedule import Schedule, due, forward_only, one_forward_one_backward
+from runtime.stamps import stamps_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +63,13 @@ def train_step(
     ports: Ports = engine.module.ports
     losses: dict[int, Tensor] = {}  # of the micro-batches in flight
     sums: list[Sums] = []
-    passes: list[Span] = []
-    began_ns = time.perf_counter_ns()
+    stamps = stamps_of(engine.device)
+    names: list[str] = []
+    taken = [stamps.take()]
 
     def passed(name: str) -> None:
-        nonlocal began_ns
-        now_ns = time.perf_counter_ns()
-        passes.append(Span(name=name, start_ns=began_ns, end_ns=now_ns))
-        began_ns = now_ns
+        names.append(name)
+        taken.append(stamps.take())
 
     actions = schedule(ports.place, ports.num_stages, len(micro_batches))
     for index, action in enumerate(actions):
@@ -103,6 +102,7 @@ def train_step(
         engine.module.steer_routers(everywhere)
     world = _sum_over_world(sums, groups, engine.device)
     passed("update")
+    times_ns = stamps.times_ns(taken)
     return StepResult(
         loss=world[0] / totals.num_tokens,
         balance=world[1] / totals.num_sequences,
@@ -111,8 +111,11 @@ def train_step(
         skipped=not np.isfinite(grad_norm),
         dropped_tokens=round(world[3]),
         expert_tokens=expert_tokens,
-        passes=tuple(passes),
-        ended_ns=passes[-1].end_ns,
+        passes=tuple(
+            Span(name=name, start_ns=start, end_ns=end)
+            for name, start, end in zip(names, times_ns, times_ns[1:], strict=False)
+        ),
+        ended_ns=times_ns[-1],
     )
 
 
