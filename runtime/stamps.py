@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Stamps(Protocol):
@@ -40,12 +41,14 @@ class StreamStamps:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        from torch import cuda  # whoever only reads telemetry does without torch
+
+        self._cuda, self._device = cuda, device
         self._spare: list[torch.cuda.Event] = []
 
     def take(self) -> torch.cuda.Event:
-        event = self._spare.pop() if self._spare else torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
+        event = self._spare.pop() if self._spare else self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self._device))
         return event
 
     def times_ns(self, taken: Sequence[torch.cuda.Event]) -> list[int]:
