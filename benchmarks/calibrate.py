@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,18 +51,29 @@ def main(argv: list[str]) -> int:
 
 def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int, load: float) -> str:
     """The entry as YAML, in the form of planner/hardware.yaml."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    is_cpu = name == CPU
+    memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // cores} B"
+    # A GPU's peak is its data sheet's, also for what was not measured; a CPU's is the best that was seen.
+    peaks = rates.peaks if is_cpu else device_named(name).peak
+    shipped = {} if is_cpu else devices()[name]
     where = f"{platform.node()}, {date.today().isoformat()}, torch {torch.__version__}"
     lines = [
         f"# Measured by python -m benchmarks.calibrate on {where}; load average {load:.1f} on {cores} cores.",
         f"{name}:",
-        f"  memory: {memory // cores} B",
-        f"  peak: {{{', '.join(f'{p}: {rate / 1e9:.4g} GFLOPS' for p, rate in rates.peaks.items())}}}",
+        f"  memory: {shipped.get('memory', memory)}",
+        f"  peak: {{{', '.join(f'{p}: {rate / 1e9:.4g} GFLOPS' for p, rate in peaks.items())}}}",
         f"  source: measured, {where}",
         "  gemm:",
-        *(f"    {precision}: {_points(points)}" for precision, points in rates.gemm.items()),
+        *_curves(rates.gemm, peaks),
+        *(
+            f"    {precision}: {_points(points)}  # as shipped"
+            for precision, points in shipped.get("gemm", {}).items()
+            if precision not in rates.gemm
+        ),
         "  grouped:",
-        *(f"    {precision}: {_points(points)}" for precision, points in rates.grouped.items()),
+        *_curves(rates.grouped, peaks),
+        "  attention:",
+        *_curves(rates.attention, peaks),
         "  elementwise: ["
         + ", ".join(f"[{moved:.0f} B, {rate / 1e9:.4g} GB/s]" for moved, rate in rates.elementwise)
         + "]",
@@ -77,7 +89,9 @@ def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int
             for m in measured
         ),
         "  sources:",
-        "    gemm: measured, a product and the two of its backward pass; as many at once as there are cores",
+        "    gemm: measured, a product and the two of its backward pass"
+        + ("; as many at once as there are cores" if is_cpu else ", without issuing them"),
+        "    attention: measured, causal, forward and backward",
         "    elementwise: measured, a mixture of operations on tensors in turn, and first touch of memory",
         "    operation: measured, a chain of small operations and views through autograd",
         f"    network: {_GLOO if measured else 'as shipped'}",
@@ -100,7 +114,16 @@ def _network(name: str, measured: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _points(points: list[tuple[float, float]]) -> str:
+def _curves(curves: dict[str, list[tuple[float, float]]], peaks: Mapping[str, float]) -> list[str]:
+    """Rates as shares of the peak."""
+    return [
+        f"    {precision}: {_points([(size, rate / peaks[precision]) for size, rate in points])}"
+        for precision, points in curves.items()
+        if precision in peaks
+    ]
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
     return "[" + ", ".join(f"[{size:.4g}, {share:.4g}]" for size, share in sorted(points)) + "]"
 
 

@@ -10,47 +10,116 @@ from torch.nn import functional
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ROWS = 8  # a product of [8·d, d] × [d, d]: many tokens through a matrix, as in a model
-_WIDTHS = (16, 32, 64, 128, 256, 512)
 _GROUPS = 16
-_GROUPED = ((6, 64), (24, 64), (96, 64), (96, 128), (256, 256))  # rows of one expert, its width
-# Bytes of one operation. Each tensor stays below 32 MiB: what larger ones cost is `fresh`.
-_MOVED = (12_000, 100_000, 400_000, 1_500_000, 6_000_000, 48_000_000)
 _FRESH_BYTES = 64 * 2**20
 _CHAIN = 64
-_LIVE_BYTES, _ROUNDS = 32 * 2**20, 4  # of the tensors that take turns; how many turns are timed at once
+_ROUNDS = 4  # how many turns of an operation are timed at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is measured on a kind of device.
+
+    widths: of a product. grouped: rows of one expert, its width. attention: sequences, heads, their length
+    and width. moved: bytes of one operation. live_bytes: of the tensors that take turns in it, more than a
+    cache holds.
+    """
+
+    widths: tuple[int, ...]
+    grouped: tuple[tuple[int, int], ...]
+    attention: tuple[tuple[int, int, int, int], ...]
+    moved: tuple[int, ...]
+    live_bytes: int
+
+
+SIZES = {
+    "cpu": Sizes(
+        widths=(16, 32, 64, 128, 256, 512),
+        grouped=((6, 64), (24, 64), (96, 64), (96, 128), (256, 256)),
+        attention=((16, 4, 32, 16), (12, 4, 128, 16), (8, 4, 256, 32), (2, 4, 1024, 64)),
+        # Each tensor stays below 32 MiB: what larger ones cost is `fresh`.
+        moved=(12_000, 100_000, 400_000, 1_500_000, 6_000_000, 48_000_000),
+        live_bytes=32 * 2**20,
+    ),
+    "cuda": Sizes(
+        widths=(64, 128, 256, 512, 1024, 2048, 4096),
+        grouped=((64, 256), (256, 512), (512, 1024), (1024, 2048), (2048, 4096)),
+        attention=(
+            (12, 4, 128, 16),
+            (4, 16, 512, 64),
+            (4, 16, 1024, 64),
+            (4, 16, 2048, 64),
+            (2, 16, 8192, 128),
+        ),
+        moved=(12_000, 400_000, 1_500_000, 6_000_000, 48_000_000, 400_000_000),
+        live_bytes=512 * 2**20,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """peaks: FLOP/s. gemm, grouped: (cube root of m·n·k, share of the peak). elementwise: (bytes moved,
+    """gemm, grouped: (cube root of m·n·k, FLOP/s). attention: (cube root of
+    a causal mask's pairs times the width of what is computed at once, FLOP/s). elementwise: (bytes moved,
     bytes/s). operation_s: issuing one operation, forward or backward. fresh: bytes/s of first touching
     memory, on top of writing it; None for a device whose allocator keeps it."""
 
-    peaks: dict[str, float]
     gemm: dict[str, list[tuple[float, float]]]
     grouped: dict[str, list[tuple[float, float]]]
+    attention: dict[str, list[tuple[float, float]]]
     elementwise: list[tuple[float, float]]
     operation_s: float
     fresh: float | None = None
 
+    @property
+    def peaks(self) -> dict[str, float]:
+        curves = (self.gemm, self.grouped, self.attention)
+        return {p: max(rate for curve in curves for _, rate in curve.get(p, ())) for p in self.gemm}
+
 
 def measure(device: torch.device) -> Rates:
     """All primitives; about half a minute on a CPU."""
-    peaks, gemm, grouped = {}, {}, {}
+    sizes = SIZES[device.type]
+    gemm, grouped, attention = {}, {}, {}
     for precision, dtype in DTYPES.items():
-        rates = [(_size(_ROWS * d, d, d), _product_rate(d, dtype, device)) for d in _WIDTHS]
-        experts = [(_size(r, d, d), _grouped_rate(r, d, dtype, device)) for r, d in _GROUPED]
-        peaks[precision] = max(rate for _, rate in rates + experts)
-        gemm[precision] = [(size, rate / peaks[precision]) for size, rate in rates]
-        grouped[precision] = [(size, rate / peaks[precision]) for size, rate in experts]
+        gemm[precision] = [(_size(_ROWS * d, d, d), _product_rate(d, dtype, device)) for d in sizes.widths]
+        attention[precision] = [_attention_rate(*shape, dtype, device) for shape in sizes.attention]
+        if device.type == "cpu" or dtype == torch.bfloat16:  # a GPU has one kernel for them in bf16 only
+            grouped[precision] = [
+                (_size(r, d, d), _grouped_rate(r, d, dtype, device)) for r, d in sizes.grouped
+            ]
     return Rates(
-        peaks=peaks,
         gemm=gemm,
         grouped=grouped,
-        elementwise=[(float(moved), _moving_rate(moved, device)) for moved in _MOVED],
+        attention=attention,
+        elementwise=[(float(moved), _moving_rate(moved, sizes.live_bytes, device)) for moved in sizes.moved],
         operation_s=_operation_s(device),
         fresh=_fresh_rate(device) if device.type == "cpu" else None,
     )
+
+
+_PLAYED = 20  # in one graph: what starting it costs is shared
+
+
+def device_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """What a device computes for `work`. On a GPU issuing it is left out: it is recorded once as a graph, and
+    the graph is played."""
+    if device.type == "cpu":
+        return seconds(work, device)
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(_PLAYED):
+            work()
+    found = seconds(graph.replay, device) / _PLAYED
+    graph.reset()
+    torch.cuda.empty_cache()
+    return found
 
 
 def seconds(work: Callable[[], object], device: torch.device, budget_s: float = 0.25) -> float:
@@ -86,7 +155,7 @@ def _product_rate(width: int, dtype: torch.dtype, device: torch.device) -> float
     def work() -> None:
         torch.autograd.grad(functional.linear(x, weight), (x, weight), ones)
 
-    return 3 * 2 * _ROWS * width**3 / seconds(work, device)
+    return 3 * 2 * _ROWS * width**3 / device_seconds(work, device)
 
 
 def _grouped_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> float:
@@ -100,24 +169,46 @@ def _grouped_rate(rows: int, width: int, dtype: torch.dtype, device: torch.devic
         y = functional.grouped_mm(x, weight.transpose(1, 2), offs=ends)
         torch.autograd.grad(y, (x, weight), ones)
 
-    return 3 * 2 * _GROUPS * rows * width**2 / seconds(work, device)
+    return 3 * 2 * _GROUPS * rows * width**2 / device_seconds(work, device)
 
 
-def _moving_rate(moved: int, device: torch.device) -> float:
+def _attention_rate(
+    sequences: int, heads: int, length: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[float, float]:
+    """The size of causal attention (planner.products.attention_s) and its FLOP/s: two products forward, four
+    backward, and the scores that backward makes again."""
+    shape = (sequences, heads, length, width)
+    q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+    ones = torch.ones(shape, device=device, dtype=dtype)
+
+    def work() -> None:
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        torch.autograd.grad(y, (q, k, v), ones)
+
+    pairs = length * (length + 1) / 2
+    at_once = width if device.type == "cpu" else sequences * heads * width
+    flops = 7 * 2 * pairs * sequences * heads * width
+    return (pairs * at_once) ** (1 / 3), flops / device_seconds(work, device)
+
+
+def _moving_rate(moved: int, live_bytes: int, device: torch.device) -> float:
     """Bytes/s of a mixture of operations, of `moved` bytes where two tensors are read and one is made.
 
-    Issuing them is left out.
-    The tensors change in turn, so that most come from memory, as activations do in a step.
+    Issuing them is left out. The tensors change in turn, so that most come from memory, as activations do in
+    a step.
     """
-    return _mixture_bytes(moved // 12) / max(
-        seconds(_mixture(moved // 12, device), device, 0.5) - seconds(_mixture(64, device), device), 1e-9
-    )
+    found = _mixture_bytes(moved // 12)
+    work = _mixture(moved // 12, live_bytes, device)
+    if device.type == "cuda":
+        return found / device_seconds(work, device)
+    issued = seconds(_mixture(64, live_bytes, device), device)
+    return found / max(seconds(work, device, 0.5) - issued, 1e-9)
 
 
-def _mixture(elements: int, device: torch.device) -> Callable[[], object]:
+def _mixture(elements: int, live_bytes: int, device: torch.device) -> Callable[[], object]:
     width = 64
     rows = max(1, elements // width)
-    num_pairs = max(2, min(64, _LIVE_BYTES // (8 * rows * width)))
+    num_pairs = max(2, min(64, live_bytes // (8 * rows * width)))
     pairs = [tuple(torch.rand(rows, width, device=device) + 1 for _ in range(2)) for _ in range(num_pairs)]
     order = torch.randperm(rows, device=device)
 

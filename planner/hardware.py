@@ -61,7 +61,8 @@ class MeasuredCollective:
 class Device:
     """What is known of a device; hardware.yaml says what each number means.
 
-    `peak` FLOP/s, `gemm` and `grouped` shares of it by precision, `elementwise` bytes/s, times in seconds.
+    `peak` FLOP/s, `gemm`, `grouped` and `attention` shares of it by precision, `elementwise` bytes/s, times
+    in seconds.
     `fresh_bytes_per_s`: what first touching memory costs on top; None: nothing is known of it.
     `is_calibrated`: measured on the machine in question, not shipped.
     """
@@ -72,6 +73,7 @@ class Device:
     peak: Mapping[str, float]
     gemm: Mapping[str, Curve]
     grouped: Mapping[str, Curve]
+    attention: Mapping[str, Curve]
     tile_rows: int
     elementwise: Curve
     fresh_bytes_per_s: float | None
@@ -203,6 +205,7 @@ def _device(name: str, entry: Mapping[str, Any], calibration: str | None) -> Dev
         peak={key: _number(text, "FLOP/s") for key, text in entry["peak"].items()},
         gemm={key: _curve(points) for key, points in entry["gemm"].items()},
         grouped={key: _curve(points) for key, points in grouped.items()},
+        attention={key: _curve(points) for key, points in (entry.get("attention") or {}).items()},
         tile_rows=int(entry.get("tile_rows") or 1),
         elementwise=_curve(entry["elementwise"], "bytes", "bytes/s"),
         fresh_bytes_per_s=_number(entry["fresh"], "bytes/s") if "fresh" in entry else None,

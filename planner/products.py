@@ -59,7 +59,10 @@ def attention_s(flops: float, p: Portion, device: Device, precision: str) -> flo
 
     FP8 strategies attend in bf16.
     """
-    peak, curve = rate(device, "bf16" if precision == "fp8" else precision)
+    precision = "bf16" if precision == "fp8" else precision
+    peak, curve = rate(device, precision)
+    if precision in device.attention:
+        curve = device.attention[precision].at
     pairs = p.seq_length * (p.seq_length + 1) / 2
     width = p.model.head_dim if device.is_cpu else p.num_sequences * p.q
     return flops / (peak * curve((pairs * width) ** (1 / 3)))

@@ -14,10 +14,11 @@ def distance(a: Tensor, b: Tensor) -> float:
     return difference / max(b.double().norm().item(), 1e-30) if difference else 0.0
 
 
-def differences(found: Course, expected: Course) -> dict[str, tuple[float, str]]:
+def differences(found: Course, expected: Course, noise: tuple[str, ...] = ()) -> dict[str, tuple[float, str]]:
     """The worst distance of each kind of quantity over all steps and tensors, and where it is.
 
-    "clipped gradient" is what the optimizer was given, "gradient" the same without its own clipping.
+    "clipped gradient" is what the optimizer was given, "gradient" the same without its own clipping. Of
+    parameters whose names end with one of `noise` nothing is compared: their gradients are but rounding.
     """
     worst: dict[str, tuple[float, str]] = {}
 
@@ -35,25 +36,29 @@ def differences(found: Course, expected: Course) -> dict[str, tuple[float, str]]
         assert mine.keys() == theirs.keys()
         my_factor = clip_factor(found.norms[step], found.clipping)
         their_factor = clip_factor(expected.norms[step], expected.clipping)
-        for name in theirs:
+        for name in (n for n in theirs if not n.endswith(noise)):
             where = f"{name}, step {step}"
             note(f"clipped gradient of {family(name)}", distance(mine[name], theirs[name]), where)
             unclipped = distance(mine[name] / my_factor, theirs[name] / their_factor)
             note(f"gradient of {family(name)}", unclipped, where)
     assert found.final.keys() == expected.final.keys()
     for (name, kind), value in expected.final.items():
+        if name.endswith(noise):
+            continue
         note(f"{kind} of {family(name)}", distance(found.final[name, kind], value), name)
     return worst
 
 
-def assert_equal(found: Course, expected: Course, tolerance: float = TOLERANCE) -> dict[str, float]:
+def assert_equal(
+    found: Course, expected: Course, tolerance: float = TOLERANCE, noise: tuple[str, ...] = ()
+) -> dict[str, float]:
     """The worst distance of each kind of quantity, all within `tolerance`.
 
     Raises:
         AssertionError: naming every kind of quantity that is further away, and where.
     """
     assert expected.smallest_gap > CLEAR, f"a route hangs on {expected.smallest_gap:.1e}: choose another seed"
-    worst = differences(found, expected)
+    worst = differences(found, expected, noise)
     far = [
         f"{kind} by {value:.1e} ({where})" for kind, (value, where) in worst.items() if not value <= tolerance
     ]

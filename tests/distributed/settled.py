@@ -32,32 +32,35 @@ def check(
     masks: Callable[[Strategy], Masks] | None = None,
     reference: Strategy | None = None,
     before: Before | None = None,
+    noise: tuple[str, ...] = (),
 ) -> dict[str, float]:
     """Holds a layout against one process, with the first seed that is fit for it.
 
     Args:
         masks: what pads the batches. reference: what one process runs instead of the same strategy.
         before: what is changed alike in every rank and in the one process.
+        noise: see tests.distributed.equality.differences.
 
     Returns:
         The worst distance of each kind of quantity.
     """
-    seed, expected = settled(reference or strategy, masks, before)
+    seed, expected = settled(reference or strategy, masks, before, noise)
     strategy = with_seed(strategy, seed)
-    return assert_equal(run_layout(strategy, masks and masks(strategy), before), expected)
+    return assert_equal(run_layout(strategy, masks and masks(strategy), before), expected, noise=noise)
 
 
 def settled(
     strategy: Strategy,
     masks: Callable[[Strategy], Masks] | None = None,
     before: Before | None = None,
+    noise: tuple[str, ...] = (),
 ) -> tuple[int, Course]:
     """A fit seed and one process's course with it, computed once a model."""
     plain = one_process(strategy)
-    key = (repr(plain), masks, before)
+    key = (repr(plain), masks, before, noise)
     if key not in _SETTLED:
         run = partial(run_ranks, 1) if before else kept(1).run
-        _SETTLED[key] = run(_settle, plain, masks and masks(strategy), before, timeout=300)[0]
+        _SETTLED[key] = run(_settle, plain, masks and masks(strategy), before, noise, timeout=300)[0]
     return _SETTLED[key]
 
 
@@ -85,20 +88,22 @@ def padding(strategy: Strategy) -> Masks:
     return {step: positions < lengths[step][:, None] for step in range(STEPS)}
 
 
-def _settle(strategy: Strategy, masks: Masks | None, before: Before | None) -> tuple[int, Course]:
+def _settle(
+    strategy: Strategy, masks: Masks | None, before: Before | None, noise: tuple[str, ...]
+) -> tuple[int, Course]:
     if before is not None:
         before()
     for seed in range(1, 200):
         trial = with_seed(strategy, seed)
         with contextlib.suppress(UnclearRoute):
             course = run_reference(trial, masks, clearer_than=1.1 * CLEAR)
-            if all(_agree(course, run_reference(trial, masks, shake=lot)) for lot in range(2)):
+            if all(_agree(course, run_reference(trial, masks, shake=lot), noise) for lot in range(2)):
                 return seed, course
     raise AssertionError("no seed has clear routes and a steady course")
 
 
-def _agree(course: Course, shaken: Course) -> bool:
-    return all(value <= STEADY for value, _ in differences(shaken, course).values())
+def _agree(course: Course, shaken: Course, noise: tuple[str, ...]) -> bool:
+    return all(value <= STEADY for value, _ in differences(shaken, course, noise).values())
 
 
 def _with(strategy: Strategy, **changes: object) -> Training:

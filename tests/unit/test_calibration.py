@@ -8,12 +8,12 @@ from benchmarks.calibrate import entry
 from benchmarks.collectives import never_slower_when_smaller
 from benchmarks.primitives import Rates
 from planner import load
-from planner.hardware import device_of
+from planner.hardware import device_named, device_of
 
 RATES = Rates(
-    peaks={"fp32": 75.9e9, "bf16": 5.8e9},
-    gemm={"fp32": [(64.0, 0.3), (1024.0, 1.0)], "bf16": [(64.0, 0.5), (1024.0, 1.0)]},
-    grouped={"fp32": [(46.15, 0.4), (256.0, 0.9)], "bf16": [(46.15, 0.7), (256.0, 1.0)]},
+    gemm={"fp32": [(64.0, 20e9), (1024.0, 80e9)], "bf16": [(64.0, 2e9), (1024.0, 4e9)]},
+    grouped={"fp32": [(46.15, 32e9), (256.0, 72e9)], "bf16": [(46.15, 3.5e9), (256.0, 5e9)]},
+    attention={"fp32": [(51.0, 8e9), (400.0, 16e9)], "bf16": [(51.0, 1e9), (400.0, 2e9)]},
     elementwise=[(12_000.0, 2e9), (6_000_000.0, 7e9)],
     operation_s=3e-6,
     fresh=2.5e9,
@@ -28,9 +28,10 @@ def test_an_entry_is_read_back_as_it_was_measured(tmp_path: Path) -> None:
     path.write_text(entry("cpu", RATES, MEASURED, cores=2, load=0.5), encoding="utf-8")
     device = device_of(load("ds_configs/tiny_cpu.yaml").cluster.gpu, path)
     assert device.is_calibrated
-    assert device.peak == {"fp32": 75.9e9, "bf16": 5.8e9}
-    assert device.gemm["fp32"].points == ((64.0, 0.3), (1024.0, 1.0))
+    assert device.peak == {"fp32": 80e9, "bf16": 5e9}
+    assert device.gemm["fp32"].points == ((64.0, 0.25), (1024.0, 1.0))
     assert device.grouped["bf16"].points == ((46.15, 0.7), (256.0, 1.0))
+    assert device.attention["fp32"].points == ((51.0, 0.1), (400.0, 0.2))
     assert device.elementwise.points == ((12_000.0, 2e9), (6_000_000.0, 7e9))
     assert (device.operation_s, device.cores) == (pytest.approx(3e-6), 2)
     assert device.fresh_bytes_per_s == pytest.approx(2.5e9)
@@ -56,6 +57,10 @@ def test_without_collectives_the_shipped_network_stays(tmp_path: Path) -> None:
     path.write_text(entry("H100", RATES, [], cores=8, load=0.5), encoding="utf-8")
     gpu = load("ds_configs/tiny_cpu.yaml", ["cluster.gpu=H100", "cluster.gpus_per_host=4"]).cluster.gpu
     device = device_of(gpu, path)
+    # A GPU's peak is its data sheet's; fp8 was not measured.
+    assert device.peak == {"fp32": 67e12, "bf16": 989e12, "fp8": 1979e12}
+    assert device.gemm["bf16"].at(1024) == pytest.approx(4e9 / 989e12, rel=1e-3)
+    assert device.gemm["fp8"].points == device_named("H100").gemm["fp8"].points
     assert device.intra_latency_s == pytest.approx(12e-6)
     assert device.link_share == 0.85
     assert device.cores is None

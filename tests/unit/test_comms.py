@@ -24,6 +24,7 @@ BARE = Device(
     peak={"bf16": 1e12},
     gemm={"bf16": Curve(points=((1, 1.0), (2, 1.0)))},
     grouped={},
+    attention={},
     tile_rows=1,
     elementwise=Curve(points=((1, 1e12), (2, 1e12))),
     fresh_bytes_per_s=None,
