@@ -12,11 +12,11 @@ from math import ceil
 from typing import Literal
 
 from planner import comms
+from planner.collectives import dispatched_bytes
 from planner.comms import Network, spread_of
 from planner.ds_config import BUCKET_ELEMENTS
 from planner.handover import pieces_of
 from planner.parameters import stage_parameters
-from planner.parts import dispatched_bytes
 from planner.placement import Stage
 from planner.plan import Plan
 from planner.portion import portion

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from planner import comms, kernels
+from planner.collectives import all_to_all_s, dispatched_bytes, layer_sums_s, num_layers, tensor_parallel_s
 from planner.comms import Network, slowdown, spread_of
 from planner.hardware import Device
 from planner.kernels import Traffic
@@ -78,7 +79,7 @@ class Parts:
 
     def of(self, plan: Plan, stage: Stage, network: Network) -> tuple[tuple[int, Part], ...]:
         """How often a stage has which part."""
-        dense, moe = _layers(plan, stage)
+        dense, moe = num_layers(plan, stage)
         size = network.host_size
         key = (
             plan.batch.micro_batch_of(stage),
@@ -162,7 +163,7 @@ def _part(plan: Plan, stage: Stage, device: Device, network: Network) -> Part:
     passes = [_pass(plan, stage, p, device, network, is_backward=b) for b in (False, True)]
     tensors = stage_parameters(plan.strategy.model, stage)
     experts = sum(tensor.num_elements for tensor in tensors if tensor.is_expert)
-    sends = p.ep > 1 and _layers(plan, stage)[1] > 0
+    sends = p.ep > 1 and num_layers(plan, stage)[1] > 0
     return Part(
         forward=passes[0],
         backward=passes[1],
@@ -175,11 +176,6 @@ def _part(plan: Plan, stage: Stage, device: Device, network: Network) -> Part:
     )
 
 
-def _layers(plan: Plan, stage: Stage) -> tuple[int, int]:
-    dense = sum(layer < plan.strategy.model.first_dense_layers for layer in stage.layers)
-    return dense, len(stage.layers) - dense
-
-
 def _pass(
     plan: Plan, stage: Stage, p: Portion, device: Device, network: Network, *, is_backward: bool
 ) -> Pass:
@@ -189,12 +185,12 @@ def _pass(
         (name, seconds * slow)
         for name, seconds in _compute(plan, stage, p, device, is_backward=is_backward, recomputes=recomputes)
     ]
-    all_to_all = _all_to_all_s(plan, stage, p, network, is_backward=False)
-    tensor_parallel = _tensor_parallel_s(plan, stage, p, network)[is_backward]
+    all_to_all = all_to_all_s(plan, stage, p, network, is_backward=False)
+    tensor_parallel = tensor_parallel_s(plan, stage, p, network)[is_backward]
     if is_backward:
         again = all_to_all if recomputes else 0.0
-        all_to_all = again + _all_to_all_s(plan, stage, p, network, is_backward=True)
-        tensor_parallel += _layer_sums_s(plan, stage, p, network)[0] if recomputes else 0.0
+        all_to_all = again + all_to_all_s(plan, stage, p, network, is_backward=True)
+        tensor_parallel += layer_sums_s(plan, stage, p, network)[0] if recomputes else 0.0
     return Pass(
         compute_s=sum(seconds for _, seconds in causes),
         all_to_all_s=all_to_all,
@@ -222,7 +218,8 @@ def _compute(
             causes.append((f"products: {work.name}", seconds))
     traffic = _traffic(plan, stage, p, is_backward=is_backward, recomputes=recomputes)
     moved = traffic.num_bytes / device.elementwise.at(kernels.operation_bytes(p.model, p.tokens))
-    issued = traffic.operations * device.operation_s
+    looped = 0 if device.is_cpu else _experts_one_by_one(plan, stage)
+    issued = (traffic.operations + (1 + is_backward) * looped) * device.operation_s
     causes.append(("operations that are no products", moved))
     if device.is_cpu:
         causes.append(("issuing operations", issued))
@@ -232,8 +229,16 @@ def _compute(
     return causes
 
 
+def _experts_one_by_one(plan: Plan, stage: Stage) -> int:
+    """Products that a GPU is given one by one where it has no kernel for experts together, as in fp32."""
+    gemms = (gemm for work in stage_work(plan, stage) for gemm in work.gemms if gemm.groups > 1)
+    return (
+        sum(gemm.count * gemm.groups for gemm in gemms) if plan.strategy.training.precision == "fp32" else 0
+    )
+
+
 def _traffic(plan: Plan, stage: Stage, p: Portion, *, is_backward: bool, recomputes: bool) -> Traffic:
-    dense, moe = _layers(plan, stage)
+    dense, moe = num_layers(plan, stage)
     parts = [kernels.layers(p, dense, moe, is_backward=is_backward)] if stage.layers else []
     if stage.layers and is_backward and recomputes:
         parts.append(kernels.layers(p, dense, moe, is_backward=False))
@@ -244,64 +249,3 @@ def _traffic(plan: Plan, stage: Stage, p: Portion, *, is_backward: bool, recompu
     return Traffic(
         operations=sum(part.operations for part in parts), num_bytes=sum(part.num_bytes for part in parts)
     )
-
-
-def dispatched_bytes(plan: Plan, p: Portion, *, is_backward: bool = False) -> float:
-    """Rows that a rank sends to all experts in one layer, its own included; FP8 rows carry a 4-byte scale."""
-    hidden = p.model.hidden_size
-    if plan.strategy.runtime.fp8_payload and not is_backward:
-        return p.sent * (hidden + 4.0)
-    return float(p.sent * hidden * p.element_bytes)
-
-
-def _all_to_all_s(plan: Plan, stage: Stage, p: Portion, network: Network, *, is_backward: bool) -> float:
-    """Rows there and back in each MoE layer; in the forward pass their counts too."""
-    if p.ep == 1 or stage.expert is None:
-        return 0.0
-    spread = spread_of(stage.expert, "ep", network.host_size)
-    hierarchical = plan.strategy.runtime.all_to_all == "hierarchical"
-    num_bytes = dispatched_bytes(plan, p, is_backward=is_backward)
-    seconds = 2 * comms.all_to_all_s(num_bytes, spread, network, hierarchical=hierarchical)
-    if not is_backward:
-        seconds += comms.all_to_all_s(8 * p.model.num_experts, spread, network, hierarchical=hierarchical)
-    return _layers(plan, stage)[1] * seconds
-
-
-def _tensor_parallel_s(plan: Plan, stage: Stage, p: Portion, network: Network) -> tuple[float, float]:
-    """Forward and backward collectives between TP partners, as model/ makes them."""
-    if p.tp == 1:
-        return 0.0, 0.0
-    spread = spread_of(stage.dense, "tp", network.host_size)
-    whole = p.tokens * p.model.hidden_size * p.element_bytes
-    total = comms.all_reduce_s(whole, spread, network)
-    forward, backward = _layer_sums_s(plan, stage, p, network)
-    if stage.has_embedding:
-        forward += total
-    if stage.has_output:
-        num_chunks = kernels.chunks(p)
-        chunk = 3 * 4 * p.tp * p.tokens / num_chunks
-        forward += num_chunks * comms.all_gather_s(chunk, spread, network)
-        backward += total
-        if p.model.aggregation == "linear":
-            forward += total
-    return forward, backward
-
-
-def _layer_sums_s(plan: Plan, stage: Stage, p: Portion, network: Network) -> tuple[float, float]:
-    if p.tp == 1 or not stage.layers:
-        return 0.0, 0.0
-    dense, moe = _layers(plan, stage)
-    spread = spread_of(stage.dense, "tp", network.host_size)
-    whole = p.tokens * p.model.hidden_size * p.element_bytes
-    total = comms.all_reduce_s(whole, spread, network)
-    gather = comms.all_gather_s(whole, spread, network)
-    router = comms.all_reduce_s(p.model.num_experts * p.model.hidden_size * 4, spread, network)
-    sums = dense + moe + dense + (moe if p.model.num_shared_experts else 0)  # attention, MLPs
-    forward = sums * total + moe * gather
-    backward = sums * total + moe * (gather + router)
-    if p.model.qk_norm == "projection":
-        small = 2 * (dense + moe) * comms.all_reduce_s(4 * p.tokens, spread, network)
-        forward, backward = forward + small, backward + small
-    elif p.model.qk_norm == "head":
-        backward += 2 * (dense + moe) * comms.all_reduce_s(4 * p.model.head_dim, spread, network)
-    return forward, backward

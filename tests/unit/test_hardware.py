@@ -113,7 +113,7 @@ def test_gpus_are_those_of_the_data_sheets(name: str) -> None:
     device = device_of(gpu)
     assert gpu.memory == memory
     assert device.peak == pytest.approx(peaks, rel=1e-3)
-    assert 0.7 * bandwidth < max(rate for _, rate in device.elementwise.points) < bandwidth
+    assert 0.6 * bandwidth < max(rate for _, rate in device.elementwise.points) < bandwidth
     assert any("datasheet" in line for line in device.sources)
 
 
@@ -121,4 +121,4 @@ def test_gpus_are_those_of_the_data_sheets(name: str) -> None:
 def test_no_product_is_faster_than_the_fastest_that_was_measured(name: str, precision: str) -> None:
     device = device_of(strategy(f"cluster.gpu={name}").cluster.gpu)
     reached = device.peak[precision] * max(share for _, share in device.gemm[precision].points)
-    assert reached == pytest.approx(BEST[name, precision], rel=0.01)
+    assert 0.95 * BEST[name, precision] < reached < 1.01 * BEST[name, precision]

@@ -272,6 +272,19 @@ def test_first_touch_of_memory_costs_the_optimizer_and_reductions_of_large_group
         assert touched[name] - without[name] == pytest.approx(8 * parameters * 1e-12, rel=1e-6), name
 
 
+def test_a_gpu_is_given_fp32_experts_one_by_one() -> None:
+    def compute_s(num_experts: int, precision: str) -> float:
+        strategy = ["cluster.gpu=H100", "cluster.gpus_per_host=1", "parallel={ep: 1, tp: 1}"]
+        strategy += [f"model.num_experts={num_experts}", f"training.precision={precision}"]
+        found = build_plan(load("ds_configs/tiny_cpu.yaml", strategy))
+        slow_host = replace(device_of(found.strategy.cluster.gpu), operation_s=1.0)
+        return predict(found, slow_host).stages[0].time.micro_batch_s
+
+    # mlp: 2 products an expert forward, 4 backward; 16 layers.
+    assert compute_s(64, "fp32") - compute_s(32, "fp32") == pytest.approx(16 * 32 * 6)
+    assert compute_s(64, "bf16") == pytest.approx(compute_s(32, "bf16"))
+
+
 def test_more_ranks_than_cores_compute_slower() -> None:
     device = device_of(plan("cluster.gpu=cpu", "training.precision=fp32").strategy.cluster.gpu)
     small = ("cluster.gpu=cpu", "cluster.hosts=1", "training.precision=fp32", "parallel={ep: 4}")
