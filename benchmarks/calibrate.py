@@ -5,6 +5,7 @@ to a file beside the runs (`runs/hardware.yaml`), where `plan`, `search` and tra
 """
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ import torch.multiprocessing as processes
 
 from benchmarks import collectives, primitives
 from benchmarks.primitives import Rates
-from planner.hardware import CALIBRATION_NAME, CPU, device_named, devices
+from planner.artifacts import section_yaml
+from planner.hardware import CALIBRATION_NAME, CPU, device_named, devices, read_calibration
+from planner.problems import StrategyError
 
 _GLOO = "measured, gloo between ranks of this host, after work of each rank's own"
 
@@ -40,8 +44,11 @@ def main(argv: list[str]) -> int:
             for kind, points in _run(ranks, _collectives, str(group)).items():
                 measured.append({"kind": kind, "ranks_on_host": ranks, "group": group, "points": points})
     load = max(load_before, os.getloadavg()[0])
-    text = entry(options.name, rates, measured, cores=cores, load=load)
     path = Path(options.out)
+    known = _known(path)
+    links = known.pop(options.name, {})
+    text = entry(options.name, rates, measured, cores=cores, load=load, before=links)
+    text += "".join(section_yaml(name, other) for name, other in known.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     print(text)
@@ -49,13 +56,35 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int, load: float) -> str:
-    """The entry as YAML, in the form of planner/hardware.yaml."""
+def _known(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries that the file holds already; none when it is no hardware file: it is measured anew."""
+    try:
+        return read_calibration(path) if path.exists() else {}
+    except StrategyError as error:
+        print(f"{error}\nit is replaced", file=sys.stderr)
+        return {}
+
+
+def entry(
+    name: str,
+    rates: Rates,
+    measured: list[dict[str, Any]],
+    *,
+    cores: int,
+    load: float,
+    before: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """The entry as YAML, in the form of planner/hardware.yaml.
+
+    Args:
+        before: the entry that it replaces, whose links stay: preflight measures those, this does not.
+    """
     is_cpu = name == CPU
     memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // cores} B"
     # A GPU's peak is its data sheet's, also for what was not measured; a CPU's is the best that was seen.
     peaks = rates.peaks if is_cpu else device_named(name).peak
     shipped = {} if is_cpu else devices()[name]
+    links = before.get("links") or {}
     where = f"{platform.node()}, {date.today().isoformat()}, torch {torch.__version__}"
     lines = [
         f"# Measured by python -m benchmarks.calibrate on {where}; load average {load:.1f} on {cores} cores.",
@@ -79,7 +108,8 @@ def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int
         + "]",
         *([f"  fresh: {rates.fresh / 1e9:.4g} GB/s"] if rates.fresh is not None else []),
         f"  operation: {rates.operation_s * 1e6:.4g} us",
-        *_network(name, measured),
+        *_network(name, measured, before),
+        *([f"  links: {{{', '.join(f'{key}: {rate}' for key, rate in links.items())}}}"] if links else []),
         *([f"  cores: {cores}"] if name == CPU else []),
         *(["  collectives:"] if measured else []),
         *(
@@ -95,19 +125,26 @@ def entry(name: str, rates: Rates, measured: list[dict[str, Any]], *, cores: int
         "    elementwise: measured, a mixture of operations on tensors in turn, and first touch of memory",
         "    operation: measured, a chain of small operations and views through autograd",
         f"    network: {_GLOO if measured else 'as shipped'}",
+        *([f"    links: {json.dumps(before['sources']['links'])}"] if links else []),
         "",
     ]
     return "\n".join(lines)
 
 
-def _network(name: str, measured: list[dict[str, Any]]) -> list[str]:
-    """Beyond this host nothing was measured: what is shipped for such a device stays."""
+def _network(name: str, measured: list[dict[str, Any]], before: Mapping[str, Any]) -> list[str]:
+    """Beyond this host nothing was measured: what preflight measured stays, else what is shipped."""
     shipped = device_named(name)
     smallest = [m["points"][0][1] for m in measured if m["kind"] == "all_reduce"]
-    intra = min(smallest) if smallest else shipped.intra_latency_s
+    latency = {
+        "intra_host": f"{shipped.intra_latency_s * 1e6:.4g} us",
+        "inter_host": f"{shipped.inter_latency_s * 1e6:.4g} us",
+    }
+    if before.get("links"):
+        latency |= before["latency"]
+    if smallest:
+        latency["intra_host"] = f"{min(smallest) * 1e6:.4g} us"
     return [
-        f"  latency: {{intra_host: {intra * 1e6:.4g} us, "
-        f"inter_host: {shipped.inter_latency_s * 1e6:.4g} us}}",
+        f"  latency: {{{', '.join(f'{key}: {seconds}' for key, seconds in latency.items())}}}",
         f"  message: {shipped.message_s * 1e6:.4g} us",
         f"  link_share: {shipped.link_share}",
         f"  tile_rows: {shipped.tile_rows}",

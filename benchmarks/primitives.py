@@ -1,6 +1,7 @@
 """Times what a step is made of on one device: products, operations that are no products, issuing one."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,6 @@ from torch.nn import functional
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ROWS = 8  # a product of [8·d, d] × [d, d]: many tokens through a matrix, as in a model
-_GROUPS = 16
 _FRESH_BYTES = 64 * 2**20
 _CHAIN = 64
 _ROUNDS = 4  # how many turns of an operation are timed at once
@@ -20,30 +20,35 @@ _ROUNDS = 4  # how many turns of an operation are timed at once
 class Sizes:
     """What is measured on a kind of device.
 
-    widths: of a product. grouped: rows of one expert, its width. attention: sequences, heads, their length
-    and width. moved: bytes of one operation. live_bytes: of the tensors that take turns in it, more than a
-    cache holds.
+    widths: of a product. grouped: rows of one expert, its width; num_groups: experts. attention: sequences,
+    heads, their length and width. moved: bytes of one operation. live_bytes: of the tensors that take turns,
+    more than a cache holds. kept_bytes: of results that stay, as they do until backward.
     """
 
     widths: tuple[int, ...]
     grouped: tuple[tuple[int, int], ...]
+    num_groups: int
     attention: tuple[tuple[int, int, int, int], ...]
     moved: tuple[int, ...]
     live_bytes: int
+    kept_bytes: int
 
 
 SIZES = {
     "cpu": Sizes(
         widths=(16, 32, 64, 128, 256, 512),
         grouped=((6, 64), (24, 64), (96, 64), (96, 128), (256, 256)),
+        num_groups=64,
         attention=((16, 4, 32, 16), (12, 4, 128, 16), (8, 4, 256, 32), (2, 4, 1024, 64)),
         # Each tensor stays below 32 MiB: what larger ones cost is `fresh`.
         moved=(12_000, 100_000, 400_000, 1_500_000, 6_000_000, 48_000_000),
         live_bytes=32 * 2**20,
+        kept_bytes=64 * 2**20,
     ),
     "cuda": Sizes(
         widths=(64, 128, 256, 512, 1024, 2048, 4096),
         grouped=((64, 256), (256, 512), (512, 1024), (1024, 2048), (2048, 4096)),
+        num_groups=16,
         attention=(
             (12, 4, 128, 16),
             (4, 16, 512, 64),
@@ -53,6 +58,7 @@ SIZES = {
         ),
         moved=(12_000, 400_000, 1_500_000, 6_000_000, 48_000_000, 400_000_000),
         live_bytes=512 * 2**20,
+        kept_bytes=0,  # an allocator of its own hands the same memory out again, and its cache is small
     ),
 }
 
@@ -92,7 +98,7 @@ def measure(device: torch.device) -> Rates:
         gemm=gemm,
         grouped=grouped,
         attention=attention,
-        elementwise=[(float(moved), _moving_rate(moved, sizes.live_bytes, device)) for moved in sizes.moved],
+        elementwise=[(float(moved), _moving_rate(moved, device)) for moved in sizes.moved],
         operation_s=_operation_s(device),
         fresh=_fresh_rate(device) if device.type == "cpu" else None,
     )
@@ -148,28 +154,29 @@ def _size(m: int, n: int, k: int) -> float:
 
 def _product_rate(width: int, dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a product and the two of its backward pass."""
-    x = torch.randn(_ROWS * width, width, device=device, dtype=dtype, requires_grad=True)
-    weight = torch.randn(width, width, device=device, dtype=dtype, requires_grad=True)
-    ones = torch.ones(_ROWS * width, width, device=device, dtype=dtype)
 
-    def work() -> None:
-        torch.autograd.grad(functional.linear(x, weight), (x, weight), ones)
+    def tensors() -> list[Tensor]:
+        return _random([(_ROWS * width, width), (width, width), (_ROWS * width, width)], dtype, device)
 
+    work = _in_turn(tensors, functional.linear, device)
     return 3 * 2 * _ROWS * width**3 / device_seconds(work, device)
 
 
 def _grouped_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> float:
     """The same for products of experts, each with `rows` rows."""
-    x = torch.randn(_GROUPS * rows, width, device=device, dtype=dtype, requires_grad=True)
-    weight = torch.randn(_GROUPS, width, width, device=device, dtype=dtype, requires_grad=True)
-    ends = torch.arange(1, _GROUPS + 1, device=device, dtype=torch.int32) * rows
-    ones = torch.ones(_GROUPS * rows, width, device=device, dtype=dtype)
+    groups = SIZES[device.type].num_groups
+    ends = torch.arange(1, groups + 1, device=device, dtype=torch.int32) * rows
 
-    def work() -> None:
-        y = functional.grouped_mm(x, weight.transpose(1, 2), offs=ends)
-        torch.autograd.grad(y, (x, weight), ones)
+    def tensors() -> list[Tensor]:
+        return _random(
+            [(groups * rows, width), (groups, width, width), (groups * rows, width)], dtype, device
+        )
 
-    return 3 * 2 * _GROUPS * rows * width**2 / device_seconds(work, device)
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return functional.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+
+    work = _in_turn(tensors, product, device)
+    return 3 * 2 * groups * rows * width**2 / device_seconds(work, device)
 
 
 def _attention_rate(
@@ -177,47 +184,76 @@ def _attention_rate(
 ) -> tuple[float, float]:
     """The size of causal attention (planner.products.attention_s) and its FLOP/s: two products forward, four
     backward, and the scores that backward makes again."""
-    shape = (sequences, heads, length, width)
-    q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
-    ones = torch.ones(shape, device=device, dtype=dtype)
 
-    def work() -> None:
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        torch.autograd.grad(y, (q, k, v), ones)
+    def tensors() -> list[Tensor]:
+        return _random([(sequences, heads, length, width)] * 4, dtype, device)
 
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    work = _in_turn(tensors, attend, device)
     pairs = length * (length + 1) / 2
     at_once = width if device.type == "cpu" else sequences * heads * width
     flops = 7 * 2 * pairs * sequences * heads * width
     return (pairs * at_once) ** (1 / 3), flops / device_seconds(work, device)
 
 
-def _moving_rate(moved: int, live_bytes: int, device: torch.device) -> float:
+def _random(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    return [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
+
+
+def _in_turn(
+    tensors: Callable[[], list[Tensor]], forward: Callable[..., Tensor], device: torch.device
+) -> Callable[[], object]:
+    """`forward` and its backward pass; the last of `tensors` is the gradient of the result.
+
+    On a CPU tensors take turns, so that they come from memory, as weights and activations do in a step.
+    """
+    first = tensors()
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in first)
+    live = SIZES[device.type].live_bytes if device.type == "cpu" else 0
+    sets = [first, *(tensors() for _ in range(min(32, live // num_bytes)))]
+    for each in sets:
+        for tensor in each[:-1]:
+            tensor.requires_grad_()
+
+    def work() -> None:
+        *inputs, gradient = sets[0]
+        sets.append(sets.pop(0))
+        torch.autograd.grad(forward(*inputs), inputs, gradient)
+
+    return work
+
+
+def _moving_rate(moved: int, device: torch.device) -> float:
     """Bytes/s of a mixture of operations, of `moved` bytes where two tensors are read and one is made.
 
-    Issuing them is left out. The tensors change in turn, so that most come from memory, as activations do in
-    a step.
+    Issuing them is left out.
     """
     found = _mixture_bytes(moved // 12)
-    work = _mixture(moved // 12, live_bytes, device)
+    work = _mixture(moved // 12, device)
     if device.type == "cuda":
         return found / device_seconds(work, device)
-    issued = seconds(_mixture(64, live_bytes, device), device)
+    issued = seconds(_mixture(64, device), device)
     return found / max(seconds(work, device, 0.5) - issued, 1e-9)
 
 
-def _mixture(elements: int, live_bytes: int, device: torch.device) -> Callable[[], object]:
-    width = 64
+def _mixture(elements: int, device: torch.device) -> Callable[[], object]:
+    """Tensors change in turn and, on a CPU, results stay for a while: most come from memory and go there."""
+    sizes, width = SIZES[device.type], 64
     rows = max(1, elements // width)
-    num_pairs = max(2, min(64, live_bytes // (8 * rows * width)))
+    num_pairs = max(2, min(64, sizes.live_bytes // (8 * rows * width)))
     pairs = [tuple(torch.rand(rows, width, device=device) + 1 for _ in range(2)) for _ in range(num_pairs)]
     order = torch.randperm(rows, device=device)
+    kept: deque[object] = deque(maxlen=max(1, min(64, sizes.kept_bytes // (24 * rows * width))))
 
     def work() -> None:
         for _ in range(_ROUNDS):
             a, b = pairs[0]
             pairs.append(pairs.pop(0))
-            kept = (a * b, a + b, functional.silu(a), a.square(), a / b, a.sum(-1), a.index_select(0, order))
-            del kept
+            kept.append(
+                (a * b, a + b, functional.silu(a), a.square(), a / b, a.sum(-1), a.index_select(0, order))
+            )
 
     return work
 

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import calibrate
 from benchmarks.calibrate import entry
 from benchmarks.collectives import never_slower_when_smaller
 from benchmarks.primitives import Rates
 from planner import load
+from planner.calibration import MeasuredLinks, write_links
 from planner.hardware import device_named, device_of
 
 RATES = Rates(
@@ -64,3 +66,34 @@ def test_without_collectives_the_shipped_network_stays(tmp_path: Path) -> None:
     assert device.intra_latency_s == pytest.approx(12e-6)
     assert device.link_share == 0.85
     assert device.cores is None
+
+
+def test_links_that_preflight_measured_and_other_devices_stay(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.yaml"
+    strategy = load("ds_configs/tiny_cpu.yaml")
+    measured = MeasuredLinks(
+        intra_bytes_per_s=3e9,
+        intra_latency_s=5e-5,
+        inter_bytes_per_s=1e9,
+        inter_latency_s=9e-5,
+        source="preflight: of 'two' hosts",
+    )
+    write_links(path, load("ds_configs/tiny_cpu.yaml", ["cluster.gpu=H100"]), measured)
+    write_links(path, strategy, measured)
+    known = calibrate._known(path)
+    text = entry("cpu", RATES, MEASURED, cores=2, load=0.5, before=known.pop("cpu"))
+    assert list(known) == ["H100"]
+    path.write_text(text, encoding="utf-8")
+    device = device_of(strategy.cluster.gpu, path)
+    assert (device.intra_bytes_per_s, device.inter_bytes_per_s) == (3e9, 1e9)
+    assert device.inter_latency_s == pytest.approx(9e-5)
+    assert device.intra_latency_s == pytest.approx(4e-4)  # collectives of this host were measured anew
+    assert "links: preflight: of 'two' hosts" in device.sources
+    assert device.gemm["fp32"].points == ((64.0, 0.25), (1024.0, 1.0))
+
+
+def test_a_file_that_is_none_is_measured_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "hardware.yaml"
+    path.write_text("cpu: 5", encoding="utf-8")
+    assert calibrate._known(path) == {}
+    assert "it is replaced" in capsys.readouterr().err
