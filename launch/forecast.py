@@ -1,7 +1,7 @@
 """The commands that look ahead and back: the prediction in `plan`, `search`, `ledger`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,6 +211,22 @@ def _write_row(found: Any, number: int, file: str) -> None:
     )
 
 
+def _refuse_unknown_runs(folder: Path, runs: Sequence[str]) -> None:
+    problems = [
+        Problem(
+            path=None,
+            line=None,
+            found=f"{folder / run}: it has no telemetry.jsonl",
+            expected=f"the name of a run in {folder}",
+            fix="correct the name, or give the folder of the runs with --folder",
+        )
+        for run in runs
+        if not (folder / run / "telemetry.jsonl").is_file()
+    ]
+    if problems:
+        raise StrategyError(problems)
+
+
 def ledger(
     runs: Annotated[
         list[str] | None, typer.Argument(help="runs by name; none: all", show_default=False)
@@ -227,6 +243,7 @@ def ledger(
         from planner.ledger import ledger_tables, read_ledger
         from planner.report import print_tables
 
+        _refuse_unknown_runs(Path(folder), runs or ())
         entries = read_ledger(Path(folder), runs or ())
         if is_json:
             content = [

@@ -131,4 +131,5 @@ def test_plan_prints_its_bar_and_ledger_its_tables(
     assert "EP4_TP2_PP1_DP1 colocated, 4 ranks" in capsys.readouterr().out
     assert main(["ledger", "--folder", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"][0]["error"]["step_s"] == pytest.approx(0.25)
-    assert main(["ledger", "nothing", "--folder", str(tmp_path)]) == 1
+    assert main(["ledger", "nothing", "--folder", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'nothing'}: it has no telemetry.jsonl" in capsys.readouterr().err
