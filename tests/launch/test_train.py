@@ -47,6 +47,7 @@ def test_by_hand_and_with_a_wrong_clock_on_one_host(tmp_path: Path, hosts: Loopb
     assert job.processes() == []
 
 
+@pytest.mark.slow
 def test_another_torch_on_one_host_ends_every_rank_with_2(tmp_path: Path, hosts: LoopbackHosts) -> None:
     stub = tmp_path / "stub" / "torch-2.12.0.dist-info"
     stub.mkdir(parents=True)
