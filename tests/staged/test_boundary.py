@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
