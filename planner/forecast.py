@@ -103,7 +103,13 @@ def cause_table(plan: Plan, p: Prediction) -> Table:
 def limit_table(checks: tuple[LimitCheck, ...]) -> Table:
     """Each limit beside what is expected."""
     rows = tuple(
-        (check.name, check.limit, check.expected, "holds" if check.holds else "does not hold")
+        (
+            check.name,
+            check.limit,
+            check.expected,
+            ("holds" if check.holds else "does not hold")
+            + (f", of its stages {check.stage} is the worst" if check.stage else ""),
+        )
         for check in checks
     )
     return Table(
@@ -153,6 +159,7 @@ def prediction_dict(
                 "name": check.name,
                 "limit": check.limit,
                 "expected": check.expected,
+                "stage": check.stage,
                 "holds": check.holds,
                 "change": check.change,
             }

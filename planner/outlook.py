@@ -46,25 +46,31 @@ def whole_run(plan: Plan, prediction: Prediction, data_tokens: int | None = None
 
 @dataclass(frozen=True, kw_only=True)
 class LimitCheck:
-    """One limit of the strategy beside what is expected; `change`: what would have to change to keep it."""
+    """One limit of the strategy beside what is expected; `change`: what would have to change to keep it.
+    stage: the worst of several, whose value it is."""
 
     name: str
     limit: str
     expected: str
     holds: bool
     change: str
+    stage: str | None = None
 
 
 def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
     """Every limit of `limits:`; utilization and communication are those of the worst stage."""
     limits, device = plan.strategy.limits, prediction.device
     share, useful = _worst_communication(prediction), _worst_utilization(prediction)
+    stages = prediction.stages if len(prediction.stages) > 1 else ()
+    talks = max(stages, key=lambda s: s.communication_share).name if stages else None
+    idles = min(stages, key=lambda s: s.utilization).name if stages else None
     memory = max(memory.peak_bytes for memory in fullest_ranks(plan))
     checks = [
         LimitCheck(
             name="communication_share_max",
             limit=f"{limits.communication_share_max:.1%}",
             expected=f"{share:.1%}",
+            stage=talks,
             holds=(less := _communicates_less(plan, prediction)),
             change="" if less else _what_keeps(plan, device, _communicates_less),
         ),
@@ -72,6 +78,7 @@ def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
             name="utilization_min",
             limit=f"{limits.utilization_min:.1%}",
             expected=f"{useful:.1%}",
+            stage=idles,
             holds=(busy := _is_busy(plan, prediction)),
             change="" if busy else _what_keeps(plan, device, _is_busy),
         ),

@@ -309,6 +309,22 @@ def test_the_whole_run_counts_steps_tokens_and_gpu_hours() -> None:
     assert whole_run(built, prediction).epochs is None
 
 
+def test_a_limit_is_that_of_the_worst_stage_which_is_named() -> None:
+    built = reference("parallel.placement=staged")
+    prediction = predict(built)
+    checks = {check.name: check for check in limit_checks(built, prediction)}
+    # Both limits are missed most by the two embedding ranks, which wait for the others.
+    embedding = prediction.stages[0]
+    for name, value in (
+        ("communication_share_max", embedding.communication_share),
+        ("utilization_min", embedding.utilization),
+    ):
+        assert (checks[name].stage, checks[name].expected) == ("embedding", f"{value:.1%}")
+    assert checks["memory_max"].stage is None
+    alone = reference("parallel.placement=colocated")
+    assert not any(check.stage for check in limit_checks(alone, predict(alone)))
+
+
 def test_a_missed_limit_says_what_would_keep_it() -> None:
     built = plan(
         "parallel=EP64_TP1_PP1_DP1", "limits.communication_share_max=0.7", "limits.utilization_min=0.1"
