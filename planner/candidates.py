@@ -16,10 +16,15 @@ MANY = 120_000
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What a search may use: every host, spares included, and which placements, ZeRO stages and recompute."""
+    """What a search may use: every host, spares included, and which ZeRO stages.
+
+    fullest_host: the most ranks that one of the hosts may carry.
+    """
 
     strategy: Strategy
     num_gpus: int
+    num_hosts: int
+    fullest_host: int
 
     @property
     def zero_stages(self) -> tuple[int, ...]:
@@ -30,7 +35,8 @@ def space_of(strategy: Strategy) -> Space:
     """The whole cluster of a strategy, nothing spare."""
     cluster = strategy.cluster.model_copy(update={"spare_hosts": 0})
     whole = strategy.model_copy(update={"cluster": cluster})
-    return Space(strategy=whole, num_gpus=sum(cluster.slots))
+    slots = cluster.slots
+    return Space(strategy=whole, num_gpus=sum(slots), num_hosts=len(slots), fullest_host=max(slots))
 
 
 def layouts(space: Space) -> tuple[tuple[Parallel, ...], bool]:
@@ -71,7 +77,7 @@ def _layouts(space: Space, pps: range) -> Iterator[Parallel]:
 def _tps(space: Space, placement: str, ep: int) -> tuple[int, ...]:
     """tp nests with ep and is legal with this model; what does not depend on the other degrees."""
     model = space.strategy.model
-    most = model.num_key_value_heads if placement == "colocated" else max(space.strategy.cluster.slots)
+    most = model.num_key_value_heads if placement == "colocated" else space.fullest_host
     found = []
     for tp in range(1, most + 1):
         if ep % tp and tp % ep:
@@ -90,39 +96,34 @@ def micro_batches(space: Space, parallel: Parallel) -> tuple[int, ...]:
     return divisors(space.strategy.training.global_batch // largest_data_parallel_size(parallel))
 
 
-def light_plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:
-    """A plan without what only a launch needs (fingerprint, names of hosts); the degrees are legal."""
-    strategy, world = space.strategy, world_size(parallel)
+def chosen(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Strategy:
+    """The strategy of the space with what a search chooses."""
+    strategy = space.strategy
     updates = {
         "parallel": parallel,
-        "training": _cut(strategy, micro_batch),
-        "runtime": _runtime(strategy, recompute),
+        "training": strategy.training.model_copy(update={"micro_batch": micro_batch}),
+        "runtime": strategy.runtime.model_copy(update={"recompute": recompute}),
     }
+    return strategy.model_copy(update=updates)
+
+
+def light_plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:
+    """A plan without what only a launch needs (fingerprint, names of hosts); the degrees are legal."""
+    strategy, world = chosen(space, parallel, micro_batch, recompute), world_size(parallel)
+    global_batch = strategy.training.global_batch
     sequences = micro_batch * largest_data_parallel_size(parallel)
-    batch = Batch(
-        global_batch=strategy.training.global_batch,
-        micro_batch=micro_batch,
-        accumulation=strategy.training.global_batch // sequences,
-    )
-    slots = strategy.cluster.slots
-    fullest = max(slots)
-    if strategy.cluster.gpu.is_cpu and world > sum(slots):
-        fullest = -(-world // len(slots))  # as planner.plan.assign_hosts has it
+    fullest = space.fullest_host
+    if strategy.cluster.gpu.is_cpu and world > space.num_gpus:
+        fullest = -(-world // space.num_hosts)  # as planner.plan.assign_hosts has it
     return Plan(
-        strategy=strategy.model_copy(update=updates),
+        strategy=strategy,
         hosts=(_host(min(world, fullest)),),
         stages=_stages(parallel, strategy.model.num_hidden_layers),
-        batch=batch,
+        batch=Batch(
+            global_batch=global_batch, micro_batch=micro_batch, accumulation=global_batch // sequences
+        ),
         fingerprint="",
     )
-
-
-def _cut(strategy: Strategy, micro_batch: int) -> object:
-    return strategy.training.model_copy(update={"micro_batch": micro_batch})
-
-
-def _runtime(strategy: Strategy, recompute: str) -> object:
-    return strategy.runtime.model_copy(update={"recompute": recompute})
 
 
 @lru_cache(maxsize=4096)

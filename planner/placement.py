@@ -1,6 +1,7 @@
 """Which stage owns which ranks and layers: colocated is one grid, staged parts embedding, experts, output."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from planner.grid import Grid
@@ -28,7 +29,7 @@ class Stage:
     def ranks(self) -> tuple[int, ...]:
         return self.dense.ranks
 
-    @property
+    @cached_property
     def data_parallel_size(self) -> int:
         return self.dense.size("data")
 

@@ -167,12 +167,20 @@ def boundaries_of(plan: Plan, network: Network) -> tuple[Boundary, ...]:
     """Hand-overs between neighbouring stages, of one micro-batch, as planner.handover cuts them."""
     sequences = plan.batch.global_batch // plan.batch.accumulation
     return tuple(
-        hand_over(before, after, sequences, plan.strategy, network) for before, after in pairwise(plan.stages)
+        hand_over(
+            before,
+            after,
+            sequences,
+            plan.strategy,
+            network,
+            same_host=is_on_one_host(before, after, network),
+        )
+        for before, after in pairwise(plan.stages)
     )
 
 
 def hand_over(
-    before: Stage, after: Stage, num_sequences: int, strategy: Strategy, network: Network
+    before: Stage, after: Stage, num_sequences: int, strategy: Strategy, network: Network, *, same_host: bool
 ) -> Boundary:
     """One micro-batch's hand-over. Every element crosses once; TP partners send, and get, a share each.
 
@@ -181,13 +189,12 @@ def hand_over(
 
     Args:
         num_sequences: of all ranks.
+        same_host: whether one host holds all ranks of both stages.
     """
     load = load_of(before, after, num_sequences, strategy.model.hidden_size)
     element = 4 if strategy.training.precision == "fp32" else 2
     num_bytes = load.num_elements * strategy.training.seq_length * element
-    transfer = send_s(
-        num_bytes, network, same_host=is_on_one_host(before, after, network), messages=load.num_messages
-    )
+    transfer = send_s(num_bytes, network, same_host=same_host, messages=load.num_messages)
     for side, stage, other in (("before", before, after), ("after", after, before)):
         if not stage.layers and stage.data_parallel_size < other.data_parallel_size:
             own = num_sequences // stage.data_parallel_size

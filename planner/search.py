@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from planner.candidates import Space, layouts, light_plan, space_of
+from planner.candidates import Space, chosen, layouts, light_plan, space_of
 from planner.hardware import Device, device_of
 from planner.memory import fullest_ranks
 from planner.parts import Parts
@@ -44,7 +44,8 @@ class Row:
 
     @property
     def strategy(self) -> Strategy:
-        return self.plan.strategy
+        option = self.option
+        return chosen(self.space, option.parallel, option.micro_batch, option.recompute)
 
     @property
     def name(self) -> str:

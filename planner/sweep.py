@@ -4,6 +4,7 @@ The same numbers as planner.predict and, for memory, an estimate within some 15 
 thousands of them, so whatever two of them share is worked out once.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +22,7 @@ from planner.parts import Parts
 from planner.placement import Stage, largest_data_parallel_size
 from planner.plan import Plan
 from planner.predict import hand_over, is_on_one_host, predict
+from planner.schedule import Boundary
 from planner.state import bytes_per_parameter
 from planner.strategy import Parallel
 from planner.timing import held_of, stage_time
@@ -55,6 +57,23 @@ class _Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """What all ways to run a layout share.
+
+    kinds: its different stages. order: which of them each stage is. fullest: of stages in a row that are
+    alike the first, which has most micro-batches in flight. meetings: the kinds on both sides of a boundary,
+    whether one host holds both stages, and how many boundaries are so.
+    """
+
+    plan: Plan
+    network: Network
+    kinds: tuple[_Kind, ...]
+    order: tuple[int, ...]
+    fullest: tuple[int, ...]
+    meetings: dict[tuple[int, int, bool], int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Busy:
     """Seconds of one micro-batch forward and backward, and both; bytes kept of it; the parameters held."""
 
@@ -72,6 +91,7 @@ class Sweep:
     parts: Parts
     _busy: "dict[tuple[object, ...], _Busy]" = field(default_factory=dict)
     _once: dict[tuple[object, ...], tuple[float, float, float]] = field(default_factory=dict)
+    _boundaries: dict[tuple[object, ...], Boundary] = field(default_factory=dict)
     _world: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @property
@@ -85,27 +105,27 @@ class Sweep:
         training = self.space.strategy.training
         is_bf16 = training.precision != "fp32"
         sizes = micro_batches(self.space, parallel)
-        plan = light_plan(self.space, parallel, sizes[0], "none")
-        network = network_of(plan, self.parts.device)
-        kinds, order = self._kinds(plan, network)
+        layout = self._layout(light_plan(self.space, parallel, sizes[0], "none"))
+        plan, network, kinds, order = layout.plan, layout.network, layout.kinds, layout.order
         widest = largest_data_parallel_size(parallel)
         world_s = self._world_s(plan, network)
         # How many ranks of a pipeline are at work at once hangs on all of them: predicted one by one.
         cores = self.parts.device.cores
         shares_cores = cores is not None and len(order) > 1 and network.host_size > cores
-        layouts = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
+        stages = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
         for micro_batch in sizes:
             accumulation = training.global_batch // (micro_batch * widest)
+            sequences = micro_batch * widest
+            boundaries = {meeting: self._boundary(layout, meeting, sequences) for meeting in layout.meetings}
+            handed = [hand_over_buffers(plan, place, accumulation) for place in layout.fullest]
             fits_surely = False
             for mode in _MODES:
                 if fits_surely:
                     break  # nothing to be won by computing again
                 fits_surely = True
                 busy = [self._micro_batch(kind, plan, network, micro_batch, mode) for kind in kinds]
-                ways = [busy[i].total_s for i in order]
-                sum_s, widest_s = self._hand_overs(plan, kinds, order, busy, network, accumulation)
-                flow_s = sum(ways) + sum_s + (accumulation - 1) * max(*ways, widest_s, 0.0)
-                for zero, layout in layouts.items():
+                flow_s = _flow_s(layout, busy, boundaries, accumulation)
+                for zero, chosen in stages.items():
                     given = 2 if is_bf16 and zero == 1 and accumulation > 1 else zero
                     if zero == 2 and is_bf16 and accumulation > 1:
                         continue  # ZeRO 1 stands for both
@@ -114,22 +134,22 @@ class Sweep:
                         for kind, each in zip(kinds, busy, strict=True)
                     )
                     bookkeeping = world_s + accumulation * _data_s(self.parts)
-                    peak = self._peak(plan, kinds, order, busy, given, accumulation, mode)
+                    peak = self._peak(layout, busy, handed, given, accumulation, mode)
                     fits_surely = fits_surely and peak < SURE_BELOW * self.limit_bytes
                     step_s = flow_s + after + bookkeeping
                     if shares_cores:
-                        alike = light_plan(self.space, layout, micro_batch, mode)
+                        alike = light_plan(self.space, chosen, micro_batch, mode)
                         step_s = predict(alike, parts=self.parts).step_s
                     yield Option(
-                        parallel=layout,
+                        parallel=chosen,
                         micro_batch=micro_batch,
                         recompute=mode,
                         step_s=step_s,
                         peak_bytes=peak,
                     )
 
-    def _kinds(self, plan: Plan, network: Network) -> tuple[list[_Kind], list[int]]:
-        """The different stages, and which of them each stage is."""
+    def _layout(self, plan: Plan) -> _Layout:
+        network = network_of(plan, self.parts.device)
         kinds: list[_Kind] = []
         order: list[int] = []
         seen: dict[tuple[object, ...], int] = {}
@@ -147,7 +167,15 @@ class Sweep:
                 seen[full] = len(kinds)
                 kinds.append(_Kind(stage=stage, key=key, data=data, edp=edp))
             order.append(seen[full])
-        return kinds, order
+        together = (is_on_one_host(*pair, network) for pair in pairwise(plan.stages))
+        return _Layout(
+            plan=plan,
+            network=network,
+            kinds=tuple(kinds),
+            order=tuple(order),
+            fullest=tuple(i for i, which in enumerate(order) if not i or which != order[i - 1]),
+            meetings=Counter((*pair, one) for pair, one in zip(pairwise(order), together, strict=True)),
+        )
 
     def _micro_batch(
         self, kind: _Kind, plan: Plan, network: Network, micro_batch: int, recompute: Recompute
@@ -195,56 +223,36 @@ class Sweep:
             self._world[key] = norm + one.other_s
         return self._world[key]
 
-    def _hand_overs(
-        self,
-        plan: Plan,
-        kinds: list[_Kind],
-        order: list[int],
-        busy: "list[_Busy]",
-        network: Network,
-        accumulation: int,
-    ) -> tuple[float, float]:
-        """Both ways of all boundaries, and one way of the slowest, of one micro-batch; what chunks hide of it
-        is left out."""
-        if len(order) == 1:
-            return 0.0, 0.0
-        sequences = self.space.strategy.training.global_batch // accumulation
-        known: dict[tuple[int, int, bool], tuple[float, float]] = {}
-        found = []
-        for pair, (before, after) in zip(pairwise(order), pairwise(plan.stages), strict=True):
-            key = (*pair, is_on_one_host(before, after, network))
-            if key not in known:
-                boundary = hand_over(before, after, sequences, self.space.strategy, network)
-                hidden = 0.0
-                if boundary.cut is not None:
-                    passes = busy[pair[0 if boundary.cut == "before" else 1]].passes_s
-                    hidden = sum(boundary.hidden_s(one) for one in passes)
-                known[key] = (2 * boundary.transfer_s - hidden, boundary.transfer_s)
-            found.append(known[key])
-        return sum(both for both, _ in found), max(one for _, one in found)
+    def _boundary(self, layout: _Layout, meeting: tuple[int, int, bool], sequences: int) -> Boundary:
+        """What crosses between two kinds of stages hangs on their widths, not on their numbers of layers."""
+        before, after = (layout.kinds[i].stage for i in meeting[:2])
+        widths = (before.dense.sizes, not before.layers, after.dense.sizes, not after.layers)
+        key = (*widths, meeting[2], sequences, layout.network.host_size)
+        if key not in self._boundaries:
+            self._boundaries[key] = hand_over(
+                before, after, sequences, self.space.strategy, layout.network, same_host=meeting[2]
+            )
+        return self._boundaries[key]
 
     def _peak(
         self,
-        plan: Plan,
-        kinds: list[_Kind],
-        order: list[int],
+        layout: _Layout,
         busy: "list[_Busy]",
+        handed: list[int],
         zero: int,
         accumulation: int,
         recompute: Recompute,
     ) -> int:
         """State, activations in flight and handed over, buckets, of the fullest stage."""
         precision = self.space.strategy.training.precision
-        most, last = 0.0, len(order)
-        for i, which in enumerate(order):
-            if i and which == order[i - 1]:
-                continue  # the same, with fewer micro-batches in flight
-            kind, kept, held = kinds[which], busy[which].kept_bytes, busy[which].held
+        most, last = 0.0, len(layout.order)
+        for i, buffers in zip(layout.fullest, handed, strict=True):
+            kind, work = layout.kinds[layout.order[i]], busy[layout.order[i]]
+            kept, held = work.kept_bytes, work.held
             state = held.dense * _state_bytes(precision, zero, kind.data.size)
-            state += held.experts * _state_bytes(precision, zero, kind.edp.size)
+            state += held.experts * _state_bytes(precision, zero, kind.edp.size) + buffers
             num_layers = len(kind.stage.layers)
             flight = min(accumulation, last - i)
-            state += hand_over_buffers(plan, i, accumulation)
             if recompute == "layer" and num_layers:
                 most = max(most, state + kept / num_layers * (1 + 0.1 * num_layers * flight))
             else:
@@ -255,6 +263,26 @@ class Sweep:
             CPU_OVERHEAD_BYTES if self.space.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
         ) + _MARGIN_BYTES
         return ceil(most + overhead + 2 * element * elements)
+
+
+def _flow_s(
+    layout: _Layout,
+    busy: "list[_Busy]",
+    boundaries: dict[tuple[int, int, bool], Boundary],
+    accumulation: int,
+) -> float:
+    """All micro-batches through all stages and back; what chunks hide of a hand-over is left out."""
+    ways = [busy[i].total_s for i in layout.order]
+    handed_s = widest_s = 0.0
+    for meeting, times in layout.meetings.items():
+        boundary = boundaries[meeting]
+        hidden = 0.0
+        if boundary.cut is not None:
+            passes = busy[meeting[0 if boundary.cut == "before" else 1]].passes_s
+            hidden = sum(boundary.hidden_s(one) for one in passes)
+        handed_s += times * (boundary.both_ways_s - hidden)
+        widest_s = max(widest_s, boundary.transfer_s)
+    return sum(ways) + handed_s + (accumulation - 1) * max(*ways, widest_s)
 
 
 @lru_cache(maxsize=4096)
