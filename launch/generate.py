@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 from launch.answer import YES, print_json
@@ -53,8 +54,8 @@ def _tell(plan: Plan, answer: dict[str, Any]) -> None:
             "to start launch.sh"
         )
     else:
-        print(f"  start it with {answer['start']}")
-    print(f"  under Slurm: sbatch {answer['folder']}/launch.sbatch")
+        print(f"  start it with {quote(answer['start'])}")
+    print(f"  under Slurm: sbatch {quote(answer['folder'] + '/launch.sbatch')}")
     for note in answer["notes"]:
         print(f"note: {note}")
 

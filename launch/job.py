@@ -21,6 +21,8 @@ import psutil
 # Longer than the 20 s in which a rank that was asked to stop gives up waiting for the end of a step.
 GRACE_S = 30.0
 KILL_WAIT_S = 5.0
+# The file beside the link that says so to ranks that start later (runtime/launcher.py looks for it).
+ASKED = "asked-to-stop"
 # What runs through the link and is no rank: DeepSpeed's own programs.
 _LAUNCHERS = ("deepspeed.launcher.runner", "deepspeed.launcher.launch")
 
@@ -72,13 +74,15 @@ def ranks(link: Path) -> list[psutil.Process]:
 
 
 def ask(link: Path) -> None:
-    """Asks every rank of this host, once, to save and end."""
+    """Asks every rank of this host, once, to save and end; one that starts later finds that it was asked."""
+    _tell_later_ranks(link)
     for rank in ranks(link):
         _send(rank, signal.SIGTERM)
 
 
 def end(link: Path, grace_s: float = GRACE_S) -> list[psutil.Process]:
     """Ends all that runs through the link on this host, by force after `grace_s`; returns what is left."""
+    _tell_later_ranks(link)
     asked: set[int] = set()
 
     def ask_new() -> None:
@@ -92,6 +96,13 @@ def end(link: Path, grace_s: float = GRACE_S) -> list[psutil.Process]:
             _send(process, signal.SIGKILL)
 
     return _until_none(link, ask_new, grace_s) and _until_none(link, kill, KILL_WAIT_S)
+
+
+def _tell_later_ranks(link: Path) -> None:
+    try:
+        link.with_name(ASKED).touch()
+    except OSError as error:
+        print(f"{error}", file=sys.stderr)
 
 
 def _until_none(link: Path, act: Callable[[], None], timeout_s: float) -> list[psutil.Process]:

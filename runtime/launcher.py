@@ -5,6 +5,7 @@ import json
 import os
 import select
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 
 _STDIN = 0
+_ASKED = "asked-to-stop"  # launch/job.py leaves it beside the attempt's link to the interpreter
 
 
 class LauncherWatch:
@@ -38,6 +40,11 @@ class LauncherWatch:
         if self._connection is not None and not _is_alive(self._connection):
             return True
         return self._has_stdin_ended is not None and self._has_stdin_ended()
+
+
+def was_asked_to_stop() -> bool:
+    """Whether this rank's attempt was asked to stop before there was a rank to signal."""
+    return Path(sys.executable).with_name(_ASKED).exists()
 
 
 def runner_above(launcher: int) -> int | None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from runtime.launcher import LauncherWatch
+from runtime.launcher import LauncherWatch, was_asked_to_stop
 
 GRACE_S = 20.0
 # A terminal or a batch system signals the whole process group, and the launcher passes the signal on:
@@ -40,6 +40,9 @@ class StopRequest:
         self._asked: str | None = None
         self._deadline = float("inf")
         self._first_at: dict[int, float] = {}
+        if was_asked_to_stop():
+            self._asked = signal.SIGTERM.name
+            self._deadline = time.monotonic() + GRACE_S
         threading.Thread(target=self._listen, name="stop-signals", daemon=True).start()
 
     @property

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from tests.launch.hosts import LoopbackHosts
-from tests.launch.jobs import Job
+from tests.launch.jobs import Job, until
 
 TWO = ("cluster.hosts=[node1, node2]", "cluster.gpus_per_host=2")
 ONE = ("cluster.hosts=[node1]", "cluster.gpus_per_host=2", "parallel.ep=2")
@@ -31,8 +31,10 @@ def _node_of(process: psutil.Process) -> str:
 
 # name of the job: its hosts, what happens to it, the exit code of launch.sh, and why each rank ends
 ASKED = "asked by SIGTERM"
+EARLY = "interrupt-before-ranks"
 ENDS = {
     "interrupt": (TWO, lambda job: job.send(signal.SIGINT), 130, [ASKED] * 4),
+    EARLY: (TWO, lambda _: None, 130, [ASKED] * 4),
     "no-script": (ONE, lambda job: job.send(signal.SIGKILL), -signal.SIGKILL, [ASKED] * 2),
     "no-runner": (ONE, kill_first(RUNNER), 3, [ASKED] * 2),
     "no-pdsh": (ONE, kill_first("pdsh"), 3, [ASKED] * 2),
@@ -58,8 +60,13 @@ def ended(
         training.start()
         for job in jobs.values():
             job.start()
+        early = jobs[EARLY]
+        until(lambda: bool(early.of(RUNNER)), 600, early.alive)
+        assert not early.of("train.py")
+        early.send(signal.SIGINT)
         for job in jobs.values():
-            job.wait_for_light_ranks()
+            if job is not early:
+                job.wait_for_light_ranks()
         training.wait_for_step(1)
         for name, (_, act, *_) in ENDS.items():
             act(jobs[name])

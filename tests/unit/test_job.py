@@ -60,6 +60,18 @@ def test_ask_leaves_launchers_alone(link: Path) -> None:
     launcher.wait()
 
 
+@pytest.mark.parametrize("command", ["ask", "end"])
+def test_a_rank_that_starts_later_finds_that_it_was_asked(link: Path, command: str) -> None:
+    code = "from runtime.launcher import was_asked_to_stop; print(was_asked_to_stop())"
+    said = []
+    for _ in range(2):
+        said.append(
+            subprocess.run([str(link), "-c", code], capture_output=True, text=True, check=True).stdout
+        )
+        assert job.main([command, str(link)]) == 0
+    assert said == ["False\n", "True\n"]
+
+
 def test_what_does_not_listen_is_killed(link: Path) -> None:
     deaf = start(link, DEAF)
     began = time.monotonic()
