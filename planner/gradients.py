@@ -36,7 +36,9 @@ def gradient_bytes(plan: Plan, stage: Stage, tp_rank: int, places: tuple[int, in
         sums = sum(group.partition for group in groups)
         return FP32_BYTES * sums + element * _replay(backward, own, bucket, collects=False)
     # A group's own part is flattened, and made fp32, while all groups' gradients are still there (line 3114).
+    # What fills up its partition is a tensor beside them (get_flat_partition).
     collected = sum(tensor.num_elements for tensor in backward if tensor.name in own)
+    collected += sum(_padding(group, places[group.is_expert]) for group in groups)
     wider = element if is_fp32 else element + FP32_BYTES
     update = element * collected + wider * max(group.partition for group in groups)
     if zero == 1:
@@ -55,6 +57,12 @@ def _own(group: FlatGroup, place: int) -> Iterator[str]:
         if offset < last and offset + tensor.num_elements > first:
             yield tensor.name
         offset += tensor.num_elements
+
+
+def _padding(group: FlatGroup, place: int) -> int:
+    """Elements of the partition at `place` that no parameter fills."""
+    first, last = place * group.partition, (place + 1) * group.partition
+    return max(0, last - max(first, group.num_elements))
 
 
 def _replay(
