@@ -16,6 +16,7 @@ esac
 _LINK = """\
 link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
 trap '"$python" -m launch.job remove "$link" || true' EXIT
+trap 'exit 130' INT TERM HUP # until there is something to ask
 """
 
 LOCAL_START = (

@@ -68,6 +68,7 @@ on_hosts() {
 
 link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
 trap '"$python" -m launch.job remove "$link" || true' EXIT
+trap 'exit 130' INT TERM HUP # until there is something to ask
 
 # A host that is down, or sees other files, is told now and by its name; the others would wait for it.
 ready="for _ in 1 2 3 4; do

@@ -46,6 +46,7 @@ on_hosts() {
 
 link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
 trap '"$python" -m launch.job remove "$link" || true' EXIT
+trap 'exit 130' INT TERM HUP # until there is something to ask
 
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
 command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile
