@@ -11,7 +11,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.jobs import Job
+from planner import build_plan, load
+from planner.hardware import calibration_path, device_of
 from planner.phases import PHASES
+from planner.portion import Load
+from planner.predict import predict
 from planner.report import Table, print_tables
 from planner.strategy import Parallel
 
@@ -55,8 +59,9 @@ def tell(cases: list[Case], folder: Path, out: Path, strategy: str) -> int:
     notes = [f"{case.name}: {case.why_not}" for case in cases if case.why_not]
     notes.append("others: what other programs took of the cores' time meanwhile, the median over slices")
     notes.append("balance: mean / most tokens that an expert rank computed, which predictions take to be 1")
+    notes.append("at it: the error of what `plan --balance` predicts for the balance that was measured")
     print()
-    print_tables(heading, (_steps(found, folder), _phases(found)), notes, sys.stdout, is_plain=True)
+    print_tables(heading, (_steps(found, folder, strategy), _phases(found)), notes, sys.stdout, is_plain=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(_as_json(cases, folder, strategy), indent=1) + "\n", encoding="utf-8")
     print(f"\nwritten to {out}")
@@ -68,7 +73,7 @@ def _error(case: Case, *, only_quiet: bool = False) -> float | None:
     return case.predicted("step_s") / measured - 1 if measured else None
 
 
-def _steps(cases: list[Case], folder: Path) -> Table:
+def _steps(cases: list[Case], folder: Path, strategy: str) -> Table:
     columns = (
         "layout",
         "ranks",
@@ -79,11 +84,14 @@ def _steps(cases: list[Case], folder: Path) -> Table:
         "least",
         "others",
         "balance",
+        "at it",
     )
     rows = []
     for case in cases:
         measured = case.measured("step_s")
         assert measured is not None
+        balance = _balance(case, folder)
+        at_it = None if balance is None else _predicted_s(case, folder, strategy, balance) / measured - 1
         rows.append(
             (
                 case.name,
@@ -94,7 +102,8 @@ def _steps(cases: list[Case], folder: Path) -> Table:
                 f"{case.predicted('step_s') / measured - 1:+.0%}",
                 f"{min(line['step_s'] for line in case.steps) * 1e3:.0f} ms",
                 f"{median(case.foreign):.0%}",
-                "-" if (balance := _balance(case, folder)) is None else f"{balance:.2f}",
+                "-" if balance is None else f"{balance:.2f}",
+                "-" if at_it is None else f"{at_it:+.0%}",
             )
         )
     return Table(title="Steps", columns=columns, rows=tuple(rows), numeric=frozenset(columns[1:]))
@@ -140,6 +149,13 @@ def _balance(case: Case, folder: Path) -> float | None:
             ranks = [sum(experts[i * size : (i + 1) * size]) for i in range(parallel.ep)]
             shares.append(sum(ranks) / len(ranks) / max(ranks))
     return sum(shares) / len(shares) if shares else None
+
+
+def _predicted_s(case: Case, folder: Path, strategy: str, balance: float) -> float:
+    """The step as it is predicted with experts loaded as unevenly."""
+    plan = build_plan(load(strategy, case.overrides))
+    device = device_of(plan.strategy.cluster.gpu, calibration_path(str(folder)))
+    return predict(plan, device, load=Load(imbalance=1 / balance)).step_s
 
 
 def _add(total: list[list[int]], more: list[list[int]]) -> None:

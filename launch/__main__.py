@@ -17,6 +17,7 @@ from launch.preflight_command import preflight
 from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
 from launch.words import refuse_second, strategies_among
 from planner import Plan, Problem, StrategyError, build_plan, load
+from planner.portion import Load
 
 # What a command does once its arguments are read. It runs outside of typer, which would turn an interrupt
 # and a closed pipe into exits of its own.
@@ -54,6 +55,16 @@ def plan(
     hardware: Annotated[
         str | None, typer.Option("--hardware", help="a calibration", show_default=False)
     ] = None,
+    balance: Annotated[
+        float,
+        typer.Option(
+            "--balance",
+            help="expert tokens of the mean rank over those of the fullest",
+            min=0.001,
+            max=1.0,
+            show_default=True,
+        ),
+    ] = 1.0,
     model_from: Annotated[
         str | None,
         typer.Option(
@@ -69,30 +80,33 @@ def plan(
                 raise no_strategy()
             plainly = is_plain or not is_terminal(sys.stdout)
             return answer_model(model_from, is_json=is_json, is_plain=plainly)
+        expert_load = Load(imbalance=1 / balance)
         others, changes = strategies_among(overrides or [])
         if others:
             return compare(
                 [strategy, *others],
                 changes,
                 hardware=hardware,
+                load=expert_load,
                 model_from=model_from,
-                plan_of=lambda built: _as_json(built, is_full),
+                plan_of=lambda built: _as_json(built, expert_load, is_full),
                 is_json=is_json,
                 is_plain=is_plain or not is_terminal(sys.stdout),
                 is_full=is_full,
             )
         built = build_plan(load(strategy, changes, model_from=model_from))
         if is_json:
-            answer = {"plan": _as_json(built, is_full), "prediction": prediction_answer(built, hardware)}
+            prediction = prediction_answer(built, hardware, expert_load)
+            answer = {"plan": _as_json(built, expert_load, is_full), "prediction": prediction}
             print_json("plan", YES, answer)
         else:
             from planner.report import print_plan
 
             # Before anything is printed: a wrong --hardware must not leave half an answer.
-            foreseen = foresee(built, hardware)
+            foreseen = foresee(built, hardware, expert_load)
             plainly = is_plain or not is_terminal(sys.stdout)
             print_plan(built, sys.stdout, is_plain=plainly, is_full=is_full)
-            print_memory(built, is_plain=plainly)
+            print_memory(built, expert_load, is_plain=plainly)
             print_ignored(strategy, model_from)
             print_prediction(built, foreseen, is_plain=plainly)
         return YES
@@ -144,11 +158,11 @@ def generate(
     return work
 
 
-def _as_json(built: Plan, is_full: bool) -> dict[str, Any]:
+def _as_json(built: Plan, expert_load: Load, is_full: bool) -> dict[str, Any]:
     from planner.artifacts import plan_dict
     from planner.memory_report import memory_dict
 
-    content = {**plan_dict(built), "memory": memory_dict(built)}
+    content = {**plan_dict(built), "memory": memory_dict(built, expert_load)}
     if is_full:
         content["strategy"] = built.strategy.model_dump(mode="json", context={"text": True})
     return content

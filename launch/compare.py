@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from launch.answer import YES, print_json
 from launch.forecast import foresee, prediction_answer
-from planner import Problem, StrategyError, build_plan, load
+from planner import Problem, StrategyError, build_plan
+from planner import load as load_strategy
+from planner.portion import Load
 
 if TYPE_CHECKING:
     from planner.compare import Side
@@ -17,6 +19,7 @@ def compare(
     overrides: Sequence[str],
     *,
     hardware: str | None,
+    load: Load,
     model_from: str | None,
     plan_of: Any,
     is_json: bool,
@@ -33,7 +36,7 @@ def compare(
     """
     if len(files) > 2:
         raise StrategyError([_too_many(files)])
-    a, b = _sides(files, overrides, hardware, model_from)
+    a, b = _sides(files, overrides, hardware, load, model_from)
     from planner import compare as comparison
 
     if is_json:
@@ -41,7 +44,7 @@ def compare(
             {
                 "file": side.file,
                 "plan": plan_of(side.plan),
-                "prediction": prediction_answer(side.plan, hardware),
+                "prediction": prediction_answer(side.plan, hardware, load),
             }
             for side in (a, b)
         ]
@@ -80,15 +83,19 @@ def _own_assumptions(side: "Side", other: "Side") -> list[str]:
 
 
 def _sides(
-    files: Sequence[str], overrides: Sequence[str], hardware: str | None, model_from: str | None
+    files: Sequence[str],
+    overrides: Sequence[str],
+    hardware: str | None,
+    load: Load,
+    model_from: str | None,
 ) -> tuple["Side", "Side"]:
     from planner.compare import Side
 
     sides, problems = [], []
     for file in files:
         try:
-            built = build_plan(load(file, overrides, model_from=model_from))
-            prediction, run, limits, _ = foresee(built, hardware)
+            built = build_plan(load_strategy(file, overrides, model_from=model_from))
+            prediction, run, limits, _ = foresee(built, hardware, load)
         except StrategyError as error:
             problems += [problem for problem in error.problems if problem not in problems]
             continue

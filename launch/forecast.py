@@ -11,6 +11,7 @@ from launch.answer import NO, YES, is_terminal, print_json
 from launch.words import refuse_second
 from planner import Plan, Problem, StrategyError, load
 from planner.hardware import Device, calibration_path, device_of
+from planner.portion import Load
 from planner.strategy import Strategy
 
 Work = Callable[[], int]
@@ -24,11 +25,11 @@ def device_for(strategy: Strategy, hardware: str | None) -> Device:
     return device_of(strategy.cluster.gpu, calibration_path(strategy.output.folder))
 
 
-def prediction_answer(built: Plan, hardware: str | None) -> dict[str, Any]:
+def prediction_answer(built: Plan, hardware: str | None, load: Load) -> dict[str, Any]:
     """The prediction of a plan for --json."""
     from planner.forecast import prediction_dict
 
-    prediction, run, checks, bar = foresee(built, hardware)
+    prediction, run, checks, bar = foresee(built, hardware, load)
     return prediction_dict(built, prediction, run, checks, bar)
 
 
@@ -48,13 +49,13 @@ def print_prediction(built: Plan, foreseen: Any, *, is_plain: bool) -> None:
     )
 
 
-def foresee(built: Plan, hardware: str | None) -> Any:
+def foresee(built: Plan, hardware: str | None, load: Load) -> Any:
     """The prediction of a plan, its whole run, its limits, and the error bar of such predictions so far."""
     from planner.ledger import error_bar, read_ledger
     from planner.outlook import limit_checks, whole_run
     from planner.predict import predict
 
-    prediction = predict(built, device_for(built.strategy, hardware))
+    prediction = predict(built, device_for(built.strategy, hardware), load=load)
     bar = error_bar(read_ledger(Path(built.strategy.output.folder)), built.strategy)
     return prediction, whole_run(built, prediction), limit_checks(built, prediction), bar
 

@@ -9,6 +9,7 @@ from planner import Plan, Problem, StrategyError, loads
 from planner.artifacts import readable_json, section_yaml
 from planner.counts import model_parameters
 from planner.partial import STAND_IN
+from planner.portion import Load
 from planner.pretrained import ignored_keys, read_config
 
 
@@ -43,14 +44,14 @@ def answer_model(folder: str, *, is_json: bool, is_plain: bool) -> int:
     return YES
 
 
-def print_memory(built: Plan, *, is_plain: bool) -> None:
+def print_memory(built: Plan, load: Load, *, is_plain: bool) -> None:
     """The memory of a plan below its tables."""
     from planner.memory_report import memory_lines, memory_table
     from planner.report import print_tables
 
     print()
-    lines = memory_lines(built)
-    print_tables(lines[:1], (memory_table(built),), lines[1:], sys.stdout, is_plain=is_plain)
+    lines = memory_lines(built, load)
+    print_tables(lines[:1], (memory_table(built, load),), lines[1:], sys.stdout, is_plain=is_plain)
 
 
 def print_ignored(strategy: str, folder: str | None) -> None:

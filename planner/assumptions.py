@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from planner.hardware import Device
 from planner.memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
 from planner.plan import Plan
+from planner.portion import Load
 
 
 def runtime_predicted(plan: Plan) -> str:
@@ -20,14 +21,20 @@ def runtime_predicted(plan: Plan) -> str:
     )
 
 
-def assumptions(plan: Plan, device: Device, slower: float) -> tuple[str, ...]:
+def assumptions(plan: Plan, device: Device, load: Load, slower: float) -> tuple[str, ...]:
     """Lines in the order of how much hangs on them. `slower`: what sharing cores costs (planner.comms)."""
-    return tuple(_lines(plan, device, slower))
+    return tuple(_lines(plan, device, load, slower))
 
 
-def _lines(plan: Plan, device: Device, slower: float) -> Iterator[str]:
+def _lines(plan: Plan, device: Device, load: Load, slower: float) -> Iterator[str]:
     strategy = plan.strategy
-    yield "tokens reach experts evenly (balance 1.0); what the fullest rank gets more, all wait for"
+    if load.imbalance == 1:
+        yield "tokens reach experts evenly (balance 1.0; `--balance` states another)"
+    else:
+        yield (
+            f"the fullest rank gets {load.imbalance:.3g} times the mean of its experts' tokens (balance "
+            f"{load.balance:.3g}), in every layer; all wait for it"
+        )
     links = strategy.cluster.links
     inside, between = device.intra_bytes_per_s, device.inter_bytes_per_s
     if device.collectives and len(plan.hosts) == 1:

@@ -27,7 +27,8 @@ def all_to_all_s(plan: Plan, stage: Stage, p: Portion, network: Network, *, is_b
         return 0.0
     spread = spread_of(stage.expert, "ep", network.host_size)
     hierarchical = plan.strategy.runtime.all_to_all == "hierarchical"
-    num_bytes = dispatched_bytes(plan, p, is_backward=is_backward)
+    # What the fullest rank gets takes as much longer as it is more than what a rank sends.
+    num_bytes = dispatched_bytes(plan, p, is_backward=is_backward) * max(1.0, p.received / max(1, p.sent))
     seconds = 2 * comms.all_to_all_s(num_bytes, spread, network, hierarchical=hierarchical)
     if not is_backward:
         seconds += comms.all_to_all_s(8 * p.model.num_experts, spread, network, hierarchical=hierarchical)

@@ -29,7 +29,7 @@ class Side:
 
     @property
     def peak_bytes(self) -> int:
-        return max(memory.peak_bytes for memory in fullest_ranks(self.plan))
+        return max(memory.peak_bytes for memory in fullest_ranks(self.plan, self.prediction.load))
 
     @property
     def fits(self) -> bool:

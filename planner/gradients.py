@@ -38,9 +38,9 @@ def gradient_bytes(plan: Plan, stage: Stage, tp_rank: int, places: tuple[int, in
     # A group's own part is flattened, and made fp32, while all groups' gradients are still there (line 3114).
     # What fills up its partition is a tensor beside them (get_flat_partition).
     collected = sum(tensor.num_elements for tensor in backward if tensor.name in own)
-    collected += sum(_padding(group, places[group.is_expert]) for group in groups)
+    padding = sum(_padding(group, places[group.is_expert]) for group in groups)
     wider = element if is_fp32 else element + FP32_BYTES
-    update = element * collected + wider * max(group.partition for group in groups)
+    update = element * (collected + padding) + wider * max(group.partition for group in groups)
     if zero == 1:
         forward = tuple(tensor for group in groups for tensor in group.tensors)
         return max(element * _replay(forward, own, bucket, made_before=True), update)

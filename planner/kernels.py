@@ -109,7 +109,7 @@ def layers(p: Portion, num_dense: int, num_moe: int, *, is_backward: bool) -> Tr
     rows = p.sent * model.hidden_size
     routed = one.rows * rows + inner * p.computed * model.moe_intermediate_size + one.route * p.sent
     if p.ep > 1:
-        routed += one.ep[1] * rows
+        routed += one.ep[1] * p.received * model.hidden_size
     shared = model.num_shared_experts * inner * p.tokens * model.moe_intermediate_size / p.tp
     moe = num_moe * (hidden + routed + shared + one.scores * p.tokens * model.num_experts)
     issued = num_dense * operations * _DENSE_SHARE + num_moe * (operations + (one.ep[0] if p.ep > 1 else 0))

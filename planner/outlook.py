@@ -9,6 +9,7 @@ from planner.memory import fullest_ranks, memory_limit
 from planner.parts import Parts
 from planner.placement import largest_data_parallel_size
 from planner.plan import Plan, build_plan
+from planner.portion import Load
 from planner.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.strategy import Strategy
@@ -59,12 +60,12 @@ class LimitCheck:
 
 def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
     """Every limit of `limits:`; utilization and communication are those of the worst stage."""
-    limits, device = plan.strategy.limits, prediction.device
+    limits, parts = plan.strategy.limits, Parts(prediction.device, prediction.load)
     share, useful = _worst_communication(prediction), _worst_utilization(prediction)
     stages = prediction.stages if len(prediction.stages) > 1 else ()
     talks = max(stages, key=lambda s: s.communication_share).name if stages else None
     idles = min(stages, key=lambda s: s.utilization).name if stages else None
-    memory = max(memory.peak_bytes for memory in fullest_ranks(plan))
+    memory = max(memory.peak_bytes for memory in fullest_ranks(plan, prediction.load))
     checks = [
         LimitCheck(
             name="communication_share_max",
@@ -72,7 +73,7 @@ def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
             expected=f"{share:.1%}",
             stage=talks,
             holds=(less := _communicates_less(plan, prediction)),
-            change="" if less else _what_keeps(plan, device, _communicates_less),
+            change="" if less else _what_keeps(plan, parts, _communicates_less),
         ),
         LimitCheck(
             name="utilization_min",
@@ -80,7 +81,7 @@ def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
             expected=f"{useful:.1%}",
             stage=idles,
             holds=(busy := _is_busy(plan, prediction)),
-            change="" if busy else _what_keeps(plan, device, _is_busy),
+            change="" if busy else _what_keeps(plan, parts, _is_busy),
         ),
         LimitCheck(
             name="memory_max",
@@ -119,15 +120,14 @@ def _worst_utilization(prediction: Prediction) -> float:
     return min(stage.utilization for stage in prediction.stages)
 
 
-def _what_keeps(plan: Plan, device: Device, keeps: Keeps) -> str:
+def _what_keeps(plan: Plan, parts: Parts, keeps: Keeps) -> str:
     """The cheapest change of the strategy that keeps a limit, and the links that would."""
-    parts = Parts(device)
-    changes = _changes(plan)
+    changes = _changes(plan, parts.load)
     found = next((text for text, other in changes if keeps(other, predict(other, parts=parts))), None)
     cheapest = f"cheapest change: {found}" if found else "no change of layout or runtime that was tried does"
-    times = _bandwidth_that_keeps(plan, device, keeps)
+    times = _bandwidth_that_keeps(plan, parts, keeps)
     if times is None:
-        best = predict(_with_links(plan, _UNLIMITED), _unmeasured(device))
+        best = predict(_with_links(plan, _UNLIMITED), _unmeasured(parts.device), load=parts.load)
         return (
             f"{cheapest}; no bandwidth does: with unlimited links communication is "
             f"{_worst_communication(best):.0%} (start-up times, copies and waits), utilization "
@@ -140,13 +140,13 @@ def _what_keeps(plan: Plan, device: Device, keeps: Keeps) -> str:
     )
 
 
-def _bandwidth_that_keeps(plan: Plan, device: Device, keeps: Keeps) -> float | None:
+def _bandwidth_that_keeps(plan: Plan, parts: Parts, keeps: Keeps) -> float | None:
     """By how much both links must be faster, within 1 %; None when no bandwidth is enough."""
-    plain = _unmeasured(device)
+    plain = _unmeasured(parts.device)
 
     def is_enough(times: float) -> bool:
         other = _with_links(plan, times)
-        return keeps(other, predict(other, plain))
+        return keeps(other, predict(other, plain, load=parts.load))
 
     low, high = 1.0, 1.0
     while not is_enough(high):
@@ -171,7 +171,7 @@ def _with_links(plan: Plan, times: float) -> Plan:
     return replace(plan, strategy=plan.strategy.model_copy(update={"cluster": cluster}))
 
 
-def _changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
+def _changes(plan: Plan, load: Load) -> Iterator[tuple[str, Plan]]:
     """Other plans of the same model on the same cluster, as near as can be; what costs least comes first."""
     s = plan.strategy
     widest, batch = largest_data_parallel_size(s.parallel), s.training.global_batch
@@ -200,7 +200,7 @@ def _changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
     ]
     for change in candidates:
         changed = _changed(s, change)
-        other = _fitting(changed) if changed is not None else None
+        other = _fitting(changed, load) if changed is not None else None
         if other is not None:
             yield ", ".join(f"{key}: {_text(value)}" for key, value in change.items()), other
 
@@ -219,13 +219,13 @@ def _changed(strategy: Strategy, change: Mapping[str, object]) -> Strategy | Non
     )
 
 
-def _fitting(strategy: Strategy) -> Plan | None:
+def _fitting(strategy: Strategy, load: Load) -> Plan | None:
     """The plan of a strategy that is legal and fits the memory."""
     try:
         plan = build_plan(strategy)
     except StrategyError:
         return None
-    most = max(memory.peak_bytes for memory in fullest_ranks(plan))
+    most = max(memory.peak_bytes for memory in fullest_ranks(plan, load))
     return plan if most <= memory_limit(plan) else None
 
 

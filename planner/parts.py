@@ -2,7 +2,8 @@
 
 A stage is a sum of parts, and few parts differ between the plans of a search, so each is worked out once. Of
 a stage's ranks the slowest is meant: the first of its TP partners, in the group that lies worst over hosts.
-Tokens are taken to reach experts evenly. Nothing is overlapped here; planner.schedule puts it together.
+It gets what the fullest rank does under the stated load. Nothing is overlapped here; planner.schedule puts it
+together.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ from planner.kernels import Traffic
 from planner.parameters import stage_parameters
 from planner.placement import Stage
 from planner.plan import Plan
-from planner.portion import Portion, portion
+from planner.portion import BALANCED, Load, Portion, portion
 from planner.products import backward_s, forward_s
-from planner.work import stage_work
+from planner.work import Work, stage_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of plans of one model, precision and device, each worked out when first asked for."""
+    """The parts of plans of one model, precision, device and load, each worked out when first asked for."""
 
     device: Device
+    load: Load = BALANCED
     _known: dict[tuple[object, ...], Part] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, plan: Plan, stage: Stage, network: Network) -> tuple[tuple[int, Part], ...]:
@@ -121,7 +123,7 @@ class Parts:
             if which in ("gather", "gather back"):
                 self._known[key] = _gather(plan, alone, network, is_backward=which == "gather back")
             else:
-                self._known[key] = _part(plan, alone, self.device, network)
+                self._known[key] = _part(plan, alone, self.device, network, self.load)
         return self._known[key]
 
 
@@ -158,9 +160,10 @@ def _gather(plan: Plan, stage: Stage, network: Network, *, is_backward: bool) ->
     )
 
 
-def _part(plan: Plan, stage: Stage, device: Device, network: Network) -> Part:
-    p = portion(plan, stage)
-    passes = [_pass(plan, stage, p, device, network, is_backward=b) for b in (False, True)]
+def _part(plan: Plan, stage: Stage, device: Device, network: Network, load: Load) -> Part:
+    p = portion(plan, stage, load)
+    works = stage_work(plan, stage, load)
+    passes = [_pass(plan, stage, p, works, device, network, is_backward=b) for b in (False, True)]
     tensors = stage_parameters(plan.strategy.model, stage)
     experts = sum(tensor.num_elements for tensor in tensors if tensor.is_expert)
     sends = p.ep > 1 and num_layers(plan, stage)[1] > 0
@@ -171,19 +174,28 @@ def _part(plan: Plan, stage: Stage, device: Device, network: Network) -> Part:
         dense_elements=sum(tensor.num_elements for tensor in tensors) - experts,
         expert_elements=experts,
         num_tensors=len(tensors),
-        kept_bytes=sum(w.activation_bytes for w in stage_work(plan, stage) if w.kind != "head"),
+        kept_bytes=sum(w.activation_bytes for w in works if w.kind != "head"),
         all_to_all_bytes=dispatched_bytes(plan, p) * (p.ep - 1) / p.ep if sends else 0.0,
     )
 
 
 def _pass(
-    plan: Plan, stage: Stage, p: Portion, device: Device, network: Network, *, is_backward: bool
+    plan: Plan,
+    stage: Stage,
+    p: Portion,
+    works: Sequence[Work],
+    device: Device,
+    network: Network,
+    *,
+    is_backward: bool,
 ) -> Pass:
     recomputes = plan.strategy.runtime.recompute == "layer"
     slow = slowdown(device, network)
     causes = [
         (name, seconds * slow)
-        for name, seconds in _compute(plan, stage, p, device, is_backward=is_backward, recomputes=recomputes)
+        for name, seconds in _compute(
+            plan, stage, p, works, device, is_backward=is_backward, recomputes=recomputes
+        )
     ]
     all_to_all = all_to_all_s(plan, stage, p, network, is_backward=False)
     tensor_parallel = tensor_parallel_s(plan, stage, p, network)[is_backward]
@@ -200,11 +212,18 @@ def _pass(
 
 
 def _compute(
-    plan: Plan, stage: Stage, p: Portion, device: Device, *, is_backward: bool, recomputes: bool
+    plan: Plan,
+    stage: Stage,
+    p: Portion,
+    works: Sequence[Work],
+    device: Device,
+    *,
+    is_backward: bool,
+    recomputes: bool,
 ) -> list[tuple[str, float]]:
     precision = plan.strategy.training.precision
     causes: list[tuple[str, float]] = []
-    for work in stage_work(plan, stage):
+    for work in works:
         if is_backward:
             again = recomputes and work.is_in_layer
             seconds = backward_s(work, p, device, precision, recomputes=again)
@@ -218,7 +237,7 @@ def _compute(
             causes.append((f"products: {work.name}", seconds))
     traffic = _traffic(plan, stage, p, is_backward=is_backward, recomputes=recomputes)
     moved = traffic.num_bytes / device.elementwise.at(kernels.operation_bytes(p.model, p.tokens))
-    looped = 0 if device.is_cpu else _experts_one_by_one(plan, stage)
+    looped = 0 if device.is_cpu else _experts_one_by_one(works, precision)
     issued = (traffic.operations + (1 + is_backward) * looped) * device.operation_s
     causes.append(("operations that are no products", moved))
     if device.is_cpu:
@@ -229,12 +248,10 @@ def _compute(
     return causes
 
 
-def _experts_one_by_one(plan: Plan, stage: Stage) -> int:
+def _experts_one_by_one(works: Sequence[Work], precision: str) -> int:
     """Products that a GPU is given one by one where it has no kernel for experts together, as in fp32."""
-    gemms = (gemm for work in stage_work(plan, stage) for gemm in work.gemms if gemm.groups > 1)
-    return (
-        sum(gemm.count * gemm.groups for gemm in gemms) if plan.strategy.training.precision == "fp32" else 0
-    )
+    gemms = (gemm for work in works for gemm in work.gemms if gemm.groups > 1)
+    return sum(gemm.count * gemm.groups for gemm in gemms) if precision == "fp32" else 0
 
 
 def _traffic(plan: Plan, stage: Stage, p: Portion, *, is_backward: bool, recomputes: bool) -> Traffic:

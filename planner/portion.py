@@ -18,6 +18,11 @@ class Load:
     def __post_init__(self) -> None:
         assert self.imbalance >= 1.0, self
 
+    @property
+    def balance(self) -> float:
+        """As telemetry and limits.balance_min have it: the mean over the fullest rank."""
+        return 1 / self.imbalance
+
 
 BALANCED = Load()
 
@@ -77,13 +82,16 @@ def portion(plan: Plan, stage: Stage, load: Load = BALANCED) -> Portion:
     model, training = plan.strategy.model, plan.strategy.training
     tp = stage.dense.size("tp")
     num_sequences = plan.batch.micro_batch_of(stage)
-    sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, load)
+    ep = 1 if stage.expert is None else stage.expert.size("ep")
+    # A rank that holds all experts computes its own tokens; no rank gets more than its group sends.
+    imbalance = min(load.imbalance, float(ep))
+    sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, imbalance)
     return Portion(
         model=model,
         num_sequences=num_sequences,
         seq_length=training.seq_length,
         tp=tp,
-        ep=1 if stage.expert is None else stage.expert.size("ep"),
+        ep=ep,
         element_bytes=4 if training.precision == "fp32" else 2,
         sent=sent,
         received=received,
@@ -92,7 +100,7 @@ def portion(plan: Plan, stage: Stage, load: Load = BALANCED) -> Portion:
 
 
 def _rows(
-    model: ModelShape, num_sequences: int, seq_length: int, tp: int, load: Load
+    model: ModelShape, num_sequences: int, seq_length: int, tp: int, imbalance: float
 ) -> tuple[int, int, int]:
     """Rows sent, received and computed by one rank in one layer. A balanced rank receives what it sends."""
     k, num_experts, tokens = model.num_experts_per_tok, model.num_experts, num_sequences * seq_length
@@ -103,11 +111,11 @@ def _rows(
         # A rank's experts hear tokens of num_sequences · ep / tp sequences, and hold num_experts / ep.
         most = max(1, num_experts * capacity * num_sequences // tp)
         sent = min(routes, most)
-        received = min(ceil(sent * load.imbalance), most)
+        received = min(ceil(sent * imbalance), most)
         return sent, received, received
     if model.dispatch == "deepspeed":
-        capacity = ceil(load.imbalance * tokens * k / num_experts)
+        capacity = ceil(imbalance * tokens * k / num_experts)
         padded = num_experts * ceil(capacity / tp)
         return padded, padded, padded
-    received = ceil(routes * load.imbalance)
+    received = ceil(routes * imbalance)
     return routes, received, received

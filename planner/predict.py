@@ -14,6 +14,7 @@ from planner.parts import Parts
 from planner.phases import StagePrediction, bottleneck
 from planner.placement import Stage
 from planner.plan import Plan
+from planner.portion import BALANCED, Load
 from planner.products import rate
 from planner.schedule import Boundary, Bracket, forward_latency_s, stage_phases, step_bracket
 from planner.strategy import Strategy
@@ -26,7 +27,7 @@ class Prediction:
 
     phases_s: of the stage that is busiest; they sum to the expected step. utilization and
     communication_share: means over ranks. mfu: model FLOPs over the peak of the ranks used; `executed`
-    counts what they really compute. balance: 1.0, the assumption that it rests on.
+    counts what they really compute. load: how evenly tokens are taken to reach experts.
     """
 
     bracket: Bracket
@@ -35,7 +36,7 @@ class Prediction:
     tokens_per_step: int
     mfu: float
     executed: float
-    balance: float
+    load: Load
     forward_latency_s: float
     bottleneck: str
     device: Device
@@ -48,6 +49,10 @@ class Prediction:
     @property
     def tokens_per_s(self) -> float:
         return self.tokens_per_step / self.step_s
+
+    @property
+    def balance(self) -> float:
+        return self.load.balance
 
     @property
     def busiest(self) -> StagePrediction:
@@ -88,12 +93,14 @@ class Prediction:
         return sum(v * n for v, n in zip(values, ranks, strict=True)) / sum(ranks)
 
 
-def predict(plan: Plan, device: Device | None = None, parts: Parts | None = None) -> Prediction:
+def predict(
+    plan: Plan, device: Device | None = None, parts: Parts | None = None, load: Load = BALANCED
+) -> Prediction:
     """What a plan costs on `device`; None: what hardware.yaml knows of the strategy's own.
 
-    `parts` saves work where many plans of one model are predicted.
+    `parts`, which have a device and a load, save work where many plans of one model are predicted.
     """
-    parts = parts or Parts(device or device_of(plan.strategy.cluster.gpu))
+    parts = parts or Parts(device or device_of(plan.strategy.cluster.gpu), load)
     device = parts.device
     network = shared_network(plan, parts)
     times = [stage_time(plan, stage, parts, network) for stage in plan.stages]
@@ -113,6 +120,7 @@ def predict(plan: Plan, device: Device | None = None, parts: Parts | None = None
         for stage, time, phase, transfer in zip(plan.stages, times, phases, transfers, strict=True)
     )
     training = plan.strategy.training
+    load = Load(imbalance=min(parts.load.imbalance, float(plan.strategy.parallel.ep)))  # as portions have it
     peak = plan.world_size * rate(device, training.precision)[0] * bracket.expected_s
     return Prediction(
         bracket=bracket,
@@ -121,11 +129,11 @@ def predict(plan: Plan, device: Device | None = None, parts: Parts | None = None
         tokens_per_step=training.global_batch * training.seq_length,
         mfu=model_flops(plan).total / peak,
         executed=executed_flops(plan).total / peak,
-        balance=1.0,
+        load=load,
         forward_latency_s=forward_latency_s(times, boundaries, accumulation),
         bottleneck=bottleneck(plan, stages, bracket.expected_s),
         device=device,
-        assumptions=assumptions(plan, device, slowdown(device, network)),
+        assumptions=assumptions(plan, device, load, slowdown(device, network)),
     )
 
 

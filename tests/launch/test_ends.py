@@ -81,8 +81,7 @@ def ended(
 def test_nothing_is_left(ended: dict[str, tuple[Job, int, str]], name: str) -> None:
     job, code, said = ended[name]
     _, _, expected, reasons = ENDS[name]
-    # Ranks may notice the end of pdsh, and say so, before launch.sh does.
-    assert code == expected or (name, code) == ("no-pdsh", 130), said
+    assert code == expected, said
     assert sorted(job.ends().values()) == sorted(reasons)
     assert [process.cmdline() for process in job.processes()] == []
     assert list((job.run / "logs").glob("job-*")) == []

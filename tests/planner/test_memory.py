@@ -53,8 +53,8 @@ CASES: dict[str, dict[str, Any]] = {
         "parallel": {"placement": "staged", "ep": 2, "dp": 2, "zero_stage": 2},
         "model__hidden_size": 18,
         "model__head_dim": 4,
-        "model__vocab_size": 49,
-        "training__micro_batch": 2,
+        "model__vocab_size": 27,
+        "training__micro_batch": 4,
     },
     "two stages, bf16, ZeRO 2, odd vocabulary": {
         "parallel": {"ep": 2, "tp": 2, "pp": 2, "zero_stage": 2},

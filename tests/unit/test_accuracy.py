@@ -46,8 +46,8 @@ def test_errors_are_of_medians_and_all_are_told(tmp_path: Path, capsys: pytest.C
     assert tell([good, bad, not_yet], tmp_path, out, STRATEGY) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert any(line.endswith(": 1 predicted within 15 % of the step") for line in lines)
-    assert "good 2 3 1100 ms 1000 ms +10% 900 ms 1% -" in lines
-    assert "bad 2 3 1100 ms 2000 ms -45% 1500 ms 1% -" in lines
+    assert "good 2 3 1100 ms 1000 ms +10% 900 ms 1% - -" in lines
+    assert "bad 2 3 1100 ms 2000 ms -45% 1500 ms 1% - -" in lines
     assert "note: later: this version does not run it yet: parallel.placement" in lines
     found = {one["name"]: one for one in json.loads(out.read_text(encoding="utf-8"))["layouts"]}
     assert found["bad"]["error"] == pytest.approx(1.1 / 2.0 - 1)

@@ -54,6 +54,19 @@ def test_plan_json_is_one_object_on_stdout() -> None:
     assert answer["plan"]["strategy"]["cluster"]["links"]["inter_host"] == "100 Gbps"
 
 
+def test_plan_takes_how_evenly_tokens_reach_experts() -> None:
+    even, uneven = (
+        json.loads(launch("plan", REFERENCE, *more, "--json").stdout) for more in ([], ["--balance", "0.25"])
+    )
+    assert (even["prediction"]["balance"], uneven["prediction"]["balance"]) == (1.0, 0.25)
+    assert uneven["prediction"]["step_s"]["expected"] > even["prediction"]["step_s"]["expected"]
+    memory = [answer["plan"]["memory"]["stages"][1]["activations"] for answer in (even, uneven)]
+    assert memory[1] > memory[0]
+    refused = launch("plan", REFERENCE, "--balance", "1.5")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--balance" in refused.stderr
+
+
 def test_audit_prints_each_claim_and_says_no() -> None:
     done = launch("audit", REFERENCE)
     assert (done.returncode, done.stderr) == (1, "")

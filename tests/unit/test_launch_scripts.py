@@ -137,6 +137,8 @@ def test_a_variable_may_have_a_name_that_the_script_uses(tmp_path: Path, name: s
     [
         ("exit 0", 3),  # DeepSpeed's runner ends so when its launcher was killed
         (end("failed", attempt=2, code=130) + "; exit 1", 130),
+        (end("failed", attempt=2, code=130) + "; exit 130", 130),
+        (end("failed", attempt=2, code=130) + "; exit 247", 3),  # another rank was killed
         (end("failed", attempt=2, code=2) + "; exit 1", 2),
         (end("done", attempt=2) + "; exit 1", 0),
     ],

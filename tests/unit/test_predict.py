@@ -12,6 +12,7 @@ from planner.hardware import Curve, Device, device_of
 from planner.outlook import limit_checks, whole_run
 from planner.parts import Parts, Pass
 from planner.phases import PHASES, narrow_links_s
+from planner.portion import Load
 from planner.predict import boundaries_of, predict, predicted_phases
 from planner.products import gemm_s
 from planner.schedule import Boundary, forward_latency_s, stage_phases, step_bracket
@@ -357,3 +358,31 @@ def test_parts_that_are_shared_give_the_same_prediction() -> None:
     for overrides in (PLANS[1], PLANS[2], PLANS[3]):
         built = plan(*overrides)
         assert predict(built, parts=parts).step_s == predict(built).step_s
+
+
+# Uneven experts
+
+
+def test_all_wait_for_the_fullest_expert_rank() -> None:
+    """Twice the mean: twice the rows, so twice the experts' products and the bytes of an all-to-all."""
+    built = plan("parallel={ep: 8}", "cluster.hosts=1", "cluster.links.inter_host=12.5 GB/s")
+    even, uneven = (predict(built, flat(1.0), load=Load(imbalance=i)) for i in (1.0, 2.0))
+    causes = [dict(found.busiest.time.forward.causes) for found in (even, uneven)]
+    assert causes[1]["products: experts"] == pytest.approx(2 * causes[0]["products: experts"])
+    assert causes[1]["products: head"] == causes[0]["products: head"]
+    forward = [found.busiest.time.forward for found in (even, uneven)]
+    counts = 16 * 8 * 64 * 7 / 8 / 12.5e9  # how many rows come, in each of 16 layers, is as much as before
+    assert forward[1].all_to_all_s - counts == pytest.approx(2 * (forward[0].all_to_all_s - counts))
+    assert (even.balance, uneven.balance) == (1.0, 0.5)
+    balance = next(check for check in limit_checks(built, uneven) if check.name == "balance_min")
+    assert (balance.holds, balance.expected) == (False, "0.50 (assumed)")
+
+
+def test_a_rank_that_holds_all_experts_has_no_fuller_peer() -> None:
+    alone = plan("parallel={ep: 1, dp: 4}")
+    assert predict(alone, load=Load(imbalance=3.0)) == predict(alone)
+
+
+def test_no_rank_gets_more_than_its_group_sends() -> None:
+    pair = plan("parallel={ep: 2}")
+    assert predict(pair, load=Load(imbalance=100.0)) == predict(pair, load=Load(imbalance=2.0))

@@ -139,6 +139,8 @@ elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]];
 fi
 # A rank that the guard asked to end says that it was asked to, which nobody did.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
+# So does one whose peer was killed: the launcher asked it. It ends with what the first of them did.
+[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
 [[ $outcome != 0 ]] || exit 0
 echo "launch.sh: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
