@@ -12,9 +12,10 @@ import typer
 from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
 from launch.compare import compare
 from launch.fallback import fallback
-from launch.forecast import foresee, ledger, prediction_answer, print_prediction, search
+from launch.forecast import foresee, ledger, prediction_answer, print_prediction
 from launch.preflight_command import preflight
 from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
+from launch.search import search
 from launch.words import refuse_second, strategies_among
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.portion import Load

@@ -229,7 +229,7 @@ def _room(s: Strategy, usable: int, room: int) -> str:
     spare = (
         f" ({s.cluster.spare_hosts} of {s.cluster.hosts.count} are spare)" if s.cluster.spare_hosts else ""
     )
-    return f"{usable} host{'s' if usable > 1 else ''}{spare} carry {room}"
+    return f"{usable} host{'s' if usable > 1 else ''}{spare} {'carry' if usable > 1 else 'carries'} {room}"
 
 
 def widest_size(s: Strategy) -> int:

@@ -67,6 +67,25 @@ def test_plan_takes_how_evenly_tokens_reach_experts() -> None:
     assert "--balance" in refused.stderr
 
 
+@pytest.mark.parametrize("overrides", [("cluster.hosts=1",), ("parallel.ep=3",)])
+def test_a_layout_that_is_not_legal_is_searched_for_a_better_one(overrides: tuple[str, ...]) -> None:
+    strategy = "ds_configs/ep64_tp2.yaml"
+    refused = launch("plan", strategy, *overrides, "--json")
+    assert refused.returncode == 2
+    done = launch("search", strategy, *overrides, "model.num_hidden_layers=2", "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["code"], done.stderr) == (0, 0, "")
+    found = [problem["found"] for problem in answer["problems_as_written"]]
+    assert found == [problem["found"] for problem in json.loads(refused.stdout)["problems"]]
+    assert answer["rows"][0]["gpus"] <= answer["gpus"]
+
+
+def test_a_search_forgives_nothing_but_the_layout() -> None:
+    done = launch("search", "ds_configs/ep64_tp2.yaml", "cluster.hosts=1", "parallel.epp=2", "seed=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean pp?" in done.stderr
+
+
 def test_audit_prints_each_claim_and_says_no() -> None:
     done = launch("audit", REFERENCE)
     assert (done.returncode, done.stderr) == (1, "")
