@@ -15,6 +15,24 @@ from launch.ssh import Program, Ssh, on_all, talk
 from launch.ssh_failures import Failure
 
 INSPECT = "launch.inspect_host"
+# What launch.inspect_host answers with; a host with an older one is told so.
+_FACTS = frozenset(
+    {
+        "hostname",
+        "python",
+        "packages",
+        "cuda",
+        "nccl",
+        "code",
+        "gpus",
+        "xid",
+        "disk",
+        "shm",
+        "open_files",
+        "interfaces",
+        "shared",
+    }
+)
 _PINGS = 7
 
 
@@ -96,8 +114,11 @@ async def _ask(
         pings = []
         for _ in range(_PINGS):
             sent = time.time()
-            theirs = (await conversation.ask({"do": "time"}))["time"]
-            pings.append((sent, float(theirs), time.time()))
+            theirs = await conversation.ask({"do": "time"})
+            try:
+                pings.append((sent, float(theirs["time"]), time.time()))
+            except (KeyError, TypeError, ValueError):
+                raise conversation.broken(f"{theirs} to a question for the time") from None
         request = {
             "do": "facts",
             "output": str(output),
@@ -106,6 +127,8 @@ async def _ask(
             "wants_gpus": wants_gpus,
         }
         facts = await conversation.ask(request)
+        if missing := sorted(_FACTS - facts.keys()):
+            raise conversation.broken(f"facts without {', '.join(missing)}")
     within_s = 0.0 if facts["shared"]["nonce"] is None else 1.0
     seen = await asyncio.to_thread(appears, shared.folder / f"{host}.answer", within_s) == shared.nonce
     return Answer(facts=facts, clock=clock_of(pings), seen=seen)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from launch.envfile import OPERATOR_VARIABLES
 from launch.hostfile import MAX_PDSH_HOSTS, is_local, made_up
-from launch.script_end import CLEAN, END_GUARD, GUARD, RESULT, START_GUARD, TRAPS, WATCH
+from launch.script_end import (
+    CLEAN,
+    END_GUARD,
+    GUARD,
+    RESULT,
+    START_GUARD,
+    TRAPS,
+    UNASKED,
+    UNASKED_HERE,
+    WATCH,
+)
 from launch.script_start import CPU_DEVICES, GPU_DEVICES, LOCAL_START, REMOTE_START, SSH_CONFIG
 from launch.ssh_options import OPTIONS
 from planner import Plan
@@ -42,7 +52,7 @@ def launch_sh(plan: Plan, place: Place) -> str:
         "WATCH": "" if is_local(plan) else WATCH,
         "GUARD": START_GUARD,
         "END_GUARD": END_GUARD,
-        "CLEAN": CLEAN,
+        "CLEAN": (UNASKED_HERE if is_local(plan) else UNASKED) + CLEAN,
         "AFTER": "",
         "DEVICES": CPU_DEVICES if is_cpu else GPU_DEVICES,
         "ACCELERATOR": "export DS_ACCELERATOR=cpu\n" if is_cpu else "",
@@ -95,7 +105,8 @@ refuse() {
 
 # A fresh port each time: the sockets of the last attempt may still be closing.
 port=${1:-$((20000 + RANDOM % 12000))}
-[[ $# -le 1 && $port =~ ^[0-9]+$ ]] || refuse 'usage: launch.sh [PORT]'
+[[ $# -le 1 && $port =~ ^[0-9]{1,5}$ ]] || refuse 'usage: launch.sh [PORT]'
+((10#$port >= 1 && 10#$port <= 65535)) || refuse "the port $port is none: 1 to 65535"
 @MADE_UP@"""
 
 _MADE_UP = """\
@@ -106,7 +117,7 @@ made_up=yes # the names in the hostfile stand for hosts that nobody named
 """
 
 CHECKS = """\
-cd "$project"
+cd "$project" || refuse "the project's folder is not there: generate again where it is now"
 command -v "$python" >/dev/null || refuse "there is no $python here"
 # Files of two plans side by side (a half-finished generate, a run started by hand) must not be launched.
 for file in @FILES@; do
@@ -121,5 +132,5 @@ done
 done_before=$(cat "$run/done.json" 2>/dev/null || true)
 failed_before=$(cat "$run/failed.json" 2>/dev/null || true)
 # Made here: the hosts would race for it.
-mkdir -p "$run/logs"
+mkdir -p "$run/logs" || refuse "the run's folder $run cannot be written"
 """

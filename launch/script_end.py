@@ -43,9 +43,17 @@ kill -KILL -- "-$guard" 2>/dev/null || true
 CLEAN = """\
 # A rank that the guard asked to end says that it was asked to, which nobody did.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
-# So does one whose peer was killed: the launcher asked it. It ends with what the first of them did.
-[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
+"""
+
+# Before what CLEAN ends: who asked ranks that say they were asked.
+UNASKED = """\
+# So do ranks whose connection is lost, and those whose peer was killed.
+[[ -n $stopping || $outcome != 130 ]] || outcome=3
+"""
+UNASKED_HERE = """\
+# So does one whose peer was killed: the launcher asked it, and ends with what the first of them did.
+[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 """
 
 TRAPS = "trap 'stopping=yes; on_hosts ask || true' INT TERM HUP"

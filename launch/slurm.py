@@ -129,8 +129,11 @@ _TRAPS = "trap 'stopping=yes; ask_to_stop' USR1"
 
 _AFTER = """\
 if [[ -n $stopping && $outcome == 130 ]]; then
-  echo "launch.sbatch: saved near the time limit; the job queues again" >&2
-  scontrol requeue "$SLURM_JOB_ID"
-  exit 0
+  if scontrol requeue "$SLURM_JOB_ID"; then
+    echo "launch.sbatch: saved near the time limit; the job queues again" >&2
+    exit 0
+  fi
+  echo "launch.sbatch: saved near the time limit; Slurm refuses to queue it again: submit it by hand" >&2
+  exit 130
 fi
 """

@@ -86,26 +86,26 @@ class Conversation:
             try:
                 line = await stdout.readline()
             except ValueError:
-                raise self._broken(f"a line of more than {MAX_LINE_BYTES} bytes") from None
+                raise self.broken(f"a line of more than {MAX_LINE_BYTES} bytes") from None
             if not line:
                 raise await self._ended()
             answer = _json_object(line)
             if answer is not None and answer.get("answer") == request["do"]:
                 return answer
-        raise self._broken(f"{MAX_NOISE_LINES} lines without an answer")
+        raise self.broken(f"{MAX_NOISE_LINES} lines without an answer")
 
     async def _ended(self) -> HostFailed:
         code = await self._process.wait()
         await asyncio.wait({self.listening}, timeout=_END_S)  # what it said last may still be on its way
         return HostFailed(explain(self._host, code, self._said.decode(errors="replace")))
 
-    def _broken(self, what: str) -> HostFailed:
+    def broken(self, what: str) -> HostFailed:
         return HostFailed(
             Failure(
                 kind="broken answer",
                 found=f"{self._host} answered with {what}",
                 expected="a JSON object a line from launch.inspect_host",
-                fix="look at what a login shell prints there (.bashrc, a banner)",
+                fix="bring the same version of the project there; see what a login shell prints (.bashrc)",
             )
         )
 

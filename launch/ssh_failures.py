@@ -15,6 +15,7 @@ KINDS = (
     "folder missing",
     "python missing",
     "broken answer",
+    "ssh configuration",
 )
 
 
@@ -38,6 +39,7 @@ class HostFailed(Exception):
 
 # Words of OpenSSH (9.2, ssh.c, sshconnect.c, sshconnect2.c) and of strerror, and what they come to.
 _SSH_SAYS = (
+    (r"[Bb]ad configuration option|Bad owner or permissions on", "ssh configuration"),
     (r"Could not resolve hostname", "name unknown"),
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED|has changed and you have requested strict", "host key changed"),
     (r"Host key verification failed|No \S+ host key is known", "host key unknown"),
@@ -46,6 +48,7 @@ _SSH_SAYS = (
     (r"Connection refused|No route to host|Network is unreachable|Connection (reset|closed)", "unreachable"),
 )
 _FIXES = {
+    "ssh configuration": "correct the ssh configuration (launch.ssh_config, or the one in ~/.ssh)",
     "name unknown": "correct the name under cluster.hosts, or give it a HostName in the ssh configuration",
     "host key changed": "find out why ({host} was installed anew, or is another machine), "
     "then `ssh-keygen -R {host}`",

@@ -29,6 +29,12 @@ FILES_OF_A_RUN = re.compile(
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
+@pages
+def test_no_merge_was_left_half_done(page: Path) -> None:
+    marks = re.findall(r"^(?:<{7}|={7}$|>{7})", text_of(page), re.MULTILINE)
+    assert marks == []
+
+
 def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 

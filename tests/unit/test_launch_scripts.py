@@ -149,6 +149,19 @@ def test_only_what_rank_0_wrote_now_counts(tiny: Scene, then: str, code: int) ->
     assert tiny.start("launch.sh")[0] == code
 
 
+def test_nobody_asked_whose_connection_was_lost(staged: Scene) -> None:
+    """Ranks behind it say that they were asked, and pdsh passes on their code."""
+    staged.stand_in("python", end("failed", attempt=1, code=130) + "; exit 130")
+    assert staged.start("launch.sh")[0] == 3
+
+
+def test_a_folder_that_cannot_be_written_is_told(tiny: Scene) -> None:
+    (tiny.run / "logs").touch()
+    code, told = tiny.start("launch.sh")
+    assert code == 2
+    assert f"the run's folder {tiny.run} cannot be written" in told
+
+
 @pytest.mark.parametrize(("then", "ends"), [(end("done", attempt=2), 0), ("exit 0", 1), ("kill -9 $$", 1)])
 def test_what_is_left_is_ended_unless_all_went_well(tiny: Scene, then: str, ends: int) -> None:
     tiny.stand_in("python", then)
@@ -228,6 +241,8 @@ def test_made_up_hosts_are_not_launched(tmp_path: Path) -> None:
     ("arguments", "env", "words"),
     [
         (("training.steps=3",), {}, "usage: launch.sh [PORT]"),
+        (("0",), {}, "the port 0 is none: 1 to 65535"),
+        (("99999",), {}, "the port 99999 is none"),
         ((), {"MEMORY_FRACTION": "0.25"}, "MEMORY_FRACTION=0.25 is not what"),
     ],
 )

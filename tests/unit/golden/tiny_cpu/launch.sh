@@ -16,9 +16,10 @@ refuse() {
 
 # A fresh port each time: the sockets of the last attempt may still be closing.
 port=${1:-$((20000 + RANDOM % 12000))}
-[[ $# -le 1 && $port =~ ^[0-9]+$ ]] || refuse 'usage: launch.sh [PORT]'
+[[ $# -le 1 && $port =~ ^[0-9]{1,5}$ ]] || refuse 'usage: launch.sh [PORT]'
+((10#$port >= 1 && 10#$port <= 65535)) || refuse "the port $port is none: 1 to 65535"
 
-cd "$project"
+cd "$project" || refuse "the project's folder is not there: generate again where it is now"
 command -v "$python" >/dev/null || refuse "there is no $python here"
 # Files of two plans side by side (a half-finished generate, a run started by hand) must not be launched.
 for file in strategy.yaml plan.json ds_config.json hostfile env; do
@@ -33,7 +34,7 @@ done
 done_before=$(cat "$run/done.json" 2>/dev/null || true)
 failed_before=$(cat "$run/failed.json" 2>/dev/null || true)
 # Made here: the hosts would race for it.
-mkdir -p "$run/logs"
+mkdir -p "$run/logs" || refuse "the run's folder $run cannot be written"
 
 unset CUDA_VISIBLE_DEVICES # DeepSpeed would take it for a list of this machine's slots
 # DeepSpeed reads an environment file on many hosts only. They are not this script's own variables.
@@ -44,7 +45,7 @@ on_hosts() {
   "$python" -m launch.job "$1" "$link"
 }
 
-link=$("$python" -m launch.job make "$run/logs") || refuse "$python -m launch.job does not run here"
+link=$("$python" -m launch.job make "$run/logs") || refuse "$run/logs takes no link to $python, or $python -m launch.job does not run here (see above)"
 trap '"$python" -m launch.job remove "$link" || true' EXIT
 trap 'exit 130' INT TERM HUP # until there is something to ask
 
@@ -97,10 +98,10 @@ if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
 elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
+# So does one whose peer was killed: the launcher asked it, and ends with what the first of them did.
+[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 # A rank that the guard asked to end says that it was asked to, which nobody did.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
-# So does one whose peer was killed: the launcher asked it. It ends with what the first of them did.
-[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
 [[ $outcome != 0 ]] || exit 0
 echo "launch.sh: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
