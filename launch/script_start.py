@@ -14,7 +14,8 @@ esac
 
 # What runs through a link of its own to the interpreter is this attempt, and nothing else on a host.
 _LINK = """\
-link=$("$python" -m launch.job make "$run/logs") || refuse "$run/logs takes no link to $python, or $python -m launch.job does not run here (see above)"
+link=$("$python" -m launch.job make "$run/logs") ||
+  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
 trap '"$python" -m launch.job remove "$link" || true' EXIT
 trap 'exit 130' INT TERM HUP # until there is something to ask
 """

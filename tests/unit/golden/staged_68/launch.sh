@@ -67,7 +67,8 @@ on_hosts() {
   pdsh -S -f 1024 -w "$hosts" "cd '$project' && '$python' -m launch.job $1 '$link'"
 }
 
-link=$("$python" -m launch.job make "$run/logs") || refuse "$run/logs takes no link to $python, or $python -m launch.job does not run here (see above)"
+link=$("$python" -m launch.job make "$run/logs") ||
+  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
 trap '"$python" -m launch.job remove "$link" || true' EXIT
 trap 'exit 130' INT TERM HUP # until there is something to ask
 
