@@ -4,7 +4,6 @@ import difflib
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -13,16 +12,13 @@ from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_pr
 from launch.compare import compare
 from launch.fallback import fallback
 from launch.forecast import foresee, ledger, prediction_answer, print_prediction
+from launch.options import AsJson, Calibration, Overrides, Plain, StrategyFile, Work
 from launch.preflight_command import preflight
 from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
 from launch.search import search
 from launch.words import refuse_second, strategies_among
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.portion import Load
-
-# What a command does once its arguments are read. It runs outside of typer, which would turn an interrupt
-# and a closed pipe into exits of its own.
-Work = Callable[[], int]
 
 app = typer.Typer(
     add_completion=False,
@@ -46,16 +42,12 @@ def plan(
         list[str] | None,
         typer.Argument(help="a second strategy to compare it with; key=value …", show_default=False),
     ] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[
-        bool, typer.Option("--plain", help="text without colour and lines, for logs")
-    ] = False,
+    is_json: AsJson = False,
+    is_plain: Plain = False,
     is_full: Annotated[
         bool, typer.Option("--full", help="also the whole strategy, defaults included")
     ] = False,
-    hardware: Annotated[
-        str | None, typer.Option("--hardware", help="a calibration", show_default=False)
-    ] = None,
+    hardware: Calibration = None,
     balance: Annotated[
         float,
         typer.Option(
@@ -123,12 +115,10 @@ app.command()(preflight)
 
 @app.command()
 def audit(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[
-        bool, typer.Option("--plain", help="text without colour and lines, for logs")
-    ] = False,
+    strategy: StrategyFile,
+    overrides: Overrides = None,
+    is_json: AsJson = False,
+    is_plain: Plain = False,
 ) -> Work:
     """Each claim beside what is derived, load balance, compatibility checks; 1 when one does not hold."""
 
@@ -143,9 +133,9 @@ def audit(
 
 @app.command()
 def generate(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    strategy: StrategyFile,
+    overrides: Overrides = None,
+    is_json: AsJson = False,
     is_plain: Annotated[bool, typer.Option("--plain", help="the same: nothing of it is coloured")] = False,
 ) -> Work:
     """The files of a launch, in the run's folder: hostfile, env, launch.sh, launch.sbatch and the plan's."""

@@ -1,13 +1,13 @@
 """The `fallback` command: the scaling questions as one table, or what to run on what a loss leaves."""
 
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from launch.answer import NO, YES, is_terminal, print_json
 from launch.forecast import device_for
+from launch.options import AsJson, Overrides, Plain, StrategyFile, Work
 from launch.words import refuse_second
 from planner import Problem, StrategyError, load
 
@@ -15,8 +15,8 @@ _ROWS = 12
 
 
 def fallback(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
+    strategy: StrategyFile,
+    overrides: Overrides = None,
     lost_hosts: Annotated[
         int | None, typer.Option("--lost-hosts", metavar="N", help="hosts that are gone", min=1)
     ] = None,
@@ -24,11 +24,9 @@ def fallback(
         int | None, typer.Option("--lost-gpus", metavar="N", help="GPUs that are gone", min=1)
     ] = None,
     num_rows: Annotated[int, typer.Option("--rows", help="how many layouts to show", min=1)] = _ROWS,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[
-        bool, typer.Option("--plain", help="text without colour and lines, for logs")
-    ] = False,
-) -> Callable[[], int]:
+    is_json: AsJson = False,
+    is_plain: Plain = False,
+) -> Work:
     """The scaling questions and fallbacks; with a loss, what to run on what is left (1: nothing)."""
 
     def work() -> int:

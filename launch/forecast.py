@@ -1,19 +1,18 @@
 """The commands that look ahead and back: the prediction in `plan`, and `ledger`."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from launch.answer import NO, YES, is_terminal, print_json
+from launch.options import AsJson, Plain, Work
 from planner import Plan, Problem, StrategyError
 from planner.hardware import Device, calibration_path, device_of
 from planner.portion import Load
 from planner.strategy import Strategy
-
-Work = Callable[[], int]
 
 
 def device_for(strategy: Strategy, hardware: str | None) -> Device:
@@ -79,10 +78,8 @@ def ledger(
         list[str] | None, typer.Argument(help="runs by name; none: all", show_default=False)
     ] = None,
     folder: Annotated[str, typer.Option("--folder", help="the folder of the runs")] = "runs",
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[
-        bool, typer.Option("--plain", help="text without colour and lines, for logs")
-    ] = False,
+    is_json: AsJson = False,
+    is_plain: Plain = False,
 ) -> Work:
     """Predicted beside measured, over all runs of a folder."""
 

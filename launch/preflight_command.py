@@ -3,21 +3,18 @@
 Every command pays for what is imported here, and `plan` answers in a fraction of a second.
 """
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-Work = Callable[[], int]
+from launch.options import AsJson, Overrides, Plain, StrategyFile, Work
 
 
 def preflight(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[
-        bool, typer.Option("--plain", help="text without colour and lines, for logs")
-    ] = False,
+    strategy: StrategyFile,
+    overrides: Overrides = None,
+    is_json: AsJson = False,
+    is_plain: Plain = False,
     is_hosts_only: Annotated[
         bool, typer.Option("--hosts-only", help="ask the hosts, start no ranks")
     ] = False,

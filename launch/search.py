@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from launch.answer import NO, YES, is_terminal, print_json
-from launch.forecast import Work, device_for
+from launch.forecast import device_for
+from launch.options import AsJson, Calibration, Overrides, Plain, StrategyFile, Work
 from launch.words import refuse_second
 from planner import Problem, StrategyError, load
 from planner.hardware import Device
@@ -29,12 +30,10 @@ _CHOSEN = {
 
 
 def search(
-    strategy: Annotated[str, typer.Argument(help="a strategy in YAML")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …", show_default=False)] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    is_plain: Annotated[
-        bool, typer.Option("--plain", help="text without colour and lines, for logs")
-    ] = False,
+    strategy: StrategyFile,
+    overrides: Overrides = None,
+    is_json: AsJson = False,
+    is_plain: Plain = False,
     vary: Annotated[
         str, typer.Option("--vary", help="also other values of: precision, global_batch", show_default=False)
     ] = "",
@@ -43,9 +42,7 @@ def search(
         tuple[int, str] | None,
         typer.Option("--write", metavar="N FILE", help="write row N as a strategy", show_default=False),
     ] = None,
-    hardware: Annotated[
-        str | None, typer.Option("--hardware", help="a calibration", show_default=False)
-    ] = None,
+    hardware: Calibration = None,
 ) -> Work:
     """All legal plans of the cluster, ranked by predicted tokens/s, and the Pareto front."""
 
@@ -56,7 +53,8 @@ def search(
 
         refuse_second(overrides or ())
         given, problems = _load(strategy, overrides or ())
-        found = find(given, device_for(given, hardware), _varied(vary))
+        device = device_for(given, hardware)
+        found = find(given, device, _varied(vary))
         if write is not None:
             _write_row(found, write[0], write[1])
         if is_json:
@@ -72,7 +70,7 @@ def search(
             print_tables(
                 tuple(_search_heading(given, found)),
                 tables,
-                _search_notes(given, problems, found, device_for(given, hardware)),
+                _search_notes(given, problems, found, device),
                 sys.stdout,
                 is_plain=is_plain or not is_terminal(sys.stdout),
             )
