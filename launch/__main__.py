@@ -80,7 +80,7 @@ def plan(
                 [strategy, *others],
                 changes,
                 hardware=hardware,
-                load=expert_load,
+                expert_load=expert_load,
                 model_from=model_from,
                 plan_of=lambda built: _as_json(built, expert_load, is_full),
                 is_json=is_json,

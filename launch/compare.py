@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.answer import YES, print_json
 from launch.forecast import foresee, prediction_answer
-from planner import Problem, StrategyError, build_plan
-from planner import load as load_strategy
+from planner import Problem, StrategyError, build_plan, load
 from planner.portion import Load
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ def compare(
     overrides: Sequence[str],
     *,
     hardware: str | None,
-    load: Load,
+    expert_load: Load,
     model_from: str | None,
     plan_of: Any,
     is_json: bool,
@@ -36,7 +35,7 @@ def compare(
     """
     if len(files) > 2:
         raise StrategyError([_too_many(files)])
-    a, b = _sides(files, overrides, hardware, load, model_from)
+    a, b = _sides(files, overrides, hardware, expert_load, model_from)
     from planner import compare as comparison
 
     if is_json:
@@ -44,7 +43,7 @@ def compare(
             {
                 "file": side.file,
                 "plan": plan_of(side.plan),
-                "prediction": prediction_answer(side.plan, hardware, load),
+                "prediction": prediction_answer(side.plan, hardware, expert_load),
             }
             for side in (a, b)
         ]
@@ -86,7 +85,7 @@ def _sides(
     files: Sequence[str],
     overrides: Sequence[str],
     hardware: str | None,
-    load: Load,
+    expert_load: Load,
     model_from: str | None,
 ) -> tuple["Side", "Side"]:
     from planner.compare import Side
@@ -94,8 +93,8 @@ def _sides(
     sides, problems = [], []
     for file in files:
         try:
-            built = build_plan(load_strategy(file, overrides, model_from=model_from))
-            prediction, run, limits, _ = foresee(built, hardware, load)
+            built = build_plan(load(file, overrides, model_from=model_from))
+            prediction, run, limits, _ = foresee(built, hardware, expert_load)
         except StrategyError as error:
             problems += [problem for problem in error.problems if problem not in problems]
             continue

@@ -9,13 +9,12 @@ from launch.envfile import OPERATOR_VARIABLES
 from launch.hostfile import MAX_PDSH_HOSTS, is_local, made_up
 from launch.script_end import (
     CLEAN,
+    CLEAN_HERE,
     END_GUARD,
     GUARD,
     RESULT,
     START_GUARD,
     TRAPS,
-    UNASKED,
-    UNASKED_HERE,
     WATCH,
 )
 from launch.script_start import CPU_DEVICES, GPU_DEVICES, LOCAL_START, REMOTE_START, SSH_CONFIG
@@ -52,7 +51,7 @@ def launch_sh(plan: Plan, place: Place) -> str:
         "WATCH": "" if is_local(plan) else WATCH,
         "GUARD": START_GUARD,
         "END_GUARD": END_GUARD,
-        "CLEAN": (UNASKED_HERE if is_local(plan) else UNASKED) + CLEAN,
+        "CLEAN": CLEAN_HERE if is_local(plan) else CLEAN,
         "AFTER": "",
         "DEVICES": CPU_DEVICES if is_cpu else GPU_DEVICES,
         "ACCELERATOR": "export DS_ACCELERATOR=cpu\n" if is_cpu else "",

@@ -39,22 +39,18 @@ END_GUARD = """\
 kill -KILL -- "-$guard" 2>/dev/null || true
 """
 
-# What is left when the launcher did not end by itself.
-CLEAN = """\
+# Ranks that say they were asked to end, and what is left when the launcher did not end by itself. On many
+# hosts a lost connection asks them; on one, the launcher asks those whose peer was killed, and ends with what
+# the first of them did.
+_CLEAN = """\
 # A rank that the guard asked to end says that it was asked to, which nobody did.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
+# So does one whose peer was killed or whose connection was lost.
+[[ -n $stopping || $outcome != 130@ASKED@ ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
 """
-
-# Before what CLEAN ends: who asked ranks that say they were asked.
-UNASKED = """\
-# So do ranks whose connection is lost, and those whose peer was killed.
-[[ -n $stopping || $outcome != 130 ]] || outcome=3
-"""
-UNASKED_HERE = """\
-# So does one whose peer was killed: the launcher asked it, and ends with what the first of them did.
-[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
-"""
+CLEAN = _CLEAN.replace("@ASKED@", "")
+CLEAN_HERE = _CLEAN.replace("@ASKED@", " || $code == 130 || $code == 1")
 
 TRAPS = "trap 'stopping=yes; on_hosts ask || true' INT TERM HUP"
 

@@ -112,10 +112,10 @@ class Sweep:
         # How many ranks of a pipeline are at work at once hangs on all of them: predicted one by one.
         cores = self.parts.device.cores
         shares_cores = cores is not None and len(order) > 1 and network.host_size > cores
-        stages = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
+        by_zero = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
         for micro_batch in sizes:
-            accumulation = training.global_batch // (micro_batch * widest)
             sequences = micro_batch * widest
+            accumulation = training.global_batch // sequences
             boundaries = {meeting: self._boundary(layout, meeting, sequences) for meeting in layout.meetings}
             handed = [hand_over_buffers(plan, place, accumulation) for place in layout.fullest]
             fits_surely = False
@@ -125,7 +125,7 @@ class Sweep:
                 fits_surely = True
                 busy = [self._micro_batch(kind, plan, network, micro_batch, mode) for kind in kinds]
                 flow_s = _flow_s(layout, busy, boundaries, accumulation)
-                for zero, chosen in stages.items():
+                for zero, cut in by_zero.items():
                     given = 2 if is_bf16 and zero == 1 and accumulation > 1 else zero
                     if zero == 2 and is_bf16 and accumulation > 1:
                         continue  # ZeRO 1 stands for both
@@ -138,10 +138,10 @@ class Sweep:
                     fits_surely = fits_surely and peak < SURE_BELOW * self.limit_bytes
                     step_s = flow_s + after + bookkeeping
                     if shares_cores:
-                        alike = light_plan(self.space, chosen, micro_batch, mode)
+                        alike = light_plan(self.space, cut, micro_batch, mode)
                         step_s = predict(alike, parts=self.parts).step_s
                     yield Option(
-                        parallel=chosen,
+                        parallel=cut,
                         micro_batch=micro_batch,
                         recompute=mode,
                         step_s=step_s,

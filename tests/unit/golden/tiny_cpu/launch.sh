@@ -99,10 +99,10 @@ if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
 elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
-# So does one whose peer was killed: the launcher asked it, and ends with what the first of them did.
-[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 # A rank that the guard asked to end says that it was asked to, which nobody did.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
+# So does one whose peer was killed or whose connection was lost.
+[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
 [[ $outcome != 0 ]] || exit 0
 echo "launch.sh: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
