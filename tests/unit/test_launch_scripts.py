@@ -280,14 +280,21 @@ def test_slurm_gets_one_host_a_rank_and_ranks_their_numbers(staged: Scene) -> No
     assert env["SWITCHYARD_PLAN"] == staged.plan.fingerprint
 
 
-def test_slurm_job_near_its_limit_queues_again(staged: Scene) -> None:
-    staged.stand_in("scontrol", "[[ $1 == requeue ]] || for i in {0..8}; do echo gpu$i; done")
+@pytest.mark.parametrize(
+    ("is_refused", "outcome", "words"), [(False, 0, "queues again"), (True, 130, "submit it by hand")]
+)
+def test_slurm_job_near_its_limit_queues_again_if_slurm_lets_it(
+    staged: Scene, is_refused: bool, outcome: int, words: str
+) -> None:
+    requeue = "{ [[ $1 == requeue ]] && exit 1; }" if is_refused else "[[ $1 == requeue ]]"
+    staged.stand_in("scontrol", f"{requeue} || for i in {{0..8}}; do echo gpu$i; done")
     staged.stand_in("scancel", f"touch {staged.folder}/asked")
     wait = f"kill -USR1 $PPID; until [[ -e {staged.folder}/asked ]]; do sleep 0.05; done; "
     staged.stand_in("srun", wait + end("failed", attempt=1, code=130) + "; exit 130")
     code, told = staged.start("launch.sbatch", SLURM_JOB_ID="77", SLURM_JOB_NODELIST="gpu[0-8]")
-    assert code == 0
-    assert "queues again" in told
+    assert code == outcome
+    assert words in told
+    assert is_refused is ("queues again" not in told)
     assert staged.called("scancel") == ["--signal=USR1", "77"]
     assert staged.called("scontrol")[-2:] == ["requeue", "77"]
 

@@ -1,6 +1,7 @@
 """How ssh is run and what its failures mean; a program of our own stands in for ssh."""
 
 import asyncio
+import json
 import os
 import subprocess
 import time
@@ -10,7 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
+from launch import inspect_host
 from launch.artifacts import launch_files, place_of
+from launch.ask_hosts import Answer, ask_hosts, shared_folder
 from launch.ssh import Program, Ssh, on_all, talk
 from launch.ssh_failures import KINDS, Failure, explain
 from launch.ssh_options import OPTIONS, ssh_arguments
@@ -135,6 +138,11 @@ SAID = [
         "Host key verification failed.\r\n",
         "host key changed",
     ),
+    (
+        255,
+        "/c: line 2: Bad configuration option: nonsense\r\n/c: terminating, 1 bad configuration options\r\n",
+        "ssh configuration",
+    ),
     (255, "something new", "unreachable"),
     (97, "sh: 1: cd: can't cd to /p\n", "folder missing"),
     (98, "", "python missing"),
@@ -152,6 +160,51 @@ def test_each_failure_is_told_apart(code: int, said: str, kind: str) -> None:
     assert "a" in failure.found
     assert failure.expected
     assert "{" not in failure.fix
+
+
+OLDER = '{"answer": "facts", "hostname": "a", "python": "3.11.7", "shared": {"nonce": null}}'
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (('{"answer": "time"}',), "to a question for the time"),
+        (('{"answer": "time", "time": "noon"}',), "to a question for the time"),
+        (('{"answer": "time", "time": 5}',) * 7 + (OLDER,), "facts without code, cuda, disk, "),
+    ],
+)
+def test_a_host_whose_answer_lacks_something_leaves_the_others_asked(
+    stand_in: Any, tmp_path: Path, answers: tuple[str, ...], words: str
+) -> None:
+    facts = json.dumps(
+        {
+            "answer": "facts",
+            **inspect_host.facts(output=str(tmp_path), shared=str(tmp_path), me="b", wants_gpus=False),
+        }
+    )
+    whole = ('{"answer": "time", "time": 5}',) * 7 + (facts,)
+    for name, lines in (("a", answers), ("b", whole)):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    stand_in(
+        f'while [[ $1 != -- ]]; do shift; done; while read -r said <&3; do read -r; echo "$said"; '
+        f"done 3<{tmp_path}/$2"
+    )
+    with shared_folder(tmp_path / "runs") as shared:
+        found = asyncio.run(
+            ask_hosts(
+                OVER_SSH,
+                PROGRAM,
+                ["a", "b"],
+                tmp_path / "runs",
+                shared,
+                wants_gpus=False,
+                told=lambda host, failure: None,
+            )
+        )
+    assert isinstance(found["a"], Failure)
+    assert found["a"].kind == "broken answer"
+    assert words in found["a"].found
+    assert isinstance(found["b"], Answer)
 
 
 def test_a_failure_says_what_ssh_said(stand_in: Any) -> None:
