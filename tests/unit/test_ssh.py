@@ -176,31 +176,25 @@ OLDER = '{"answer": "facts", "hostname": "a", "python": "3.11.7", "shared": {"no
 def test_a_host_whose_answer_lacks_something_leaves_the_others_asked(
     stand_in: Any, tmp_path: Path, answers: tuple[str, ...], words: str
 ) -> None:
-    facts = json.dumps(
-        {
-            "answer": "facts",
-            **inspect_host.facts(output=str(tmp_path), shared=str(tmp_path), me="b", wants_gpus=False),
-        }
-    )
-    whole = ('{"answer": "time", "time": 5}',) * 7 + (facts,)
-    for name, lines in (("a", answers), ("b", whole)):
-        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
-    stand_in(
-        f'while [[ $1 != -- ]]; do shift; done; while read -r said <&3; do read -r; echo "$said"; '
-        f"done 3<{tmp_path}/$2"
-    )
     with shared_folder(tmp_path / "runs") as shared:
-        found = asyncio.run(
-            ask_hosts(
-                OVER_SSH,
-                PROGRAM,
-                ["a", "b"],
-                tmp_path / "runs",
-                shared,
-                wants_gpus=False,
-                told=lambda host, failure: None,
-            )
+        facts = inspect_host.facts(output=str(tmp_path), shared=str(shared.folder), me="b", wants_gpus=False)
+        whole = ('{"answer": "time", "time": 5}',) * 7 + (json.dumps({"answer": "facts", **facts}),)
+        for name, lines in (("a", answers), ("b", whole)):
+            (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+        stand_in(
+            f'while [[ $1 != -- ]]; do shift; done; while read -r said <&3; do read -r; echo "$said"; '
+            f"done 3<{tmp_path}/$2"
         )
+        asking = ask_hosts(
+            OVER_SSH,
+            PROGRAM,
+            ["a", "b"],
+            tmp_path / "runs",
+            shared,
+            wants_gpus=False,
+            told=lambda host, failure: None,
+        )
+        found = asyncio.run(asking)
     assert isinstance(found["a"], Failure)
     assert found["a"].kind == "broken answer"
     assert words in found["a"].found
