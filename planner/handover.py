@@ -11,6 +11,7 @@ sequences, so that a neighbour's ranks need not wait for all of it.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import lcm
 
 from planner.parameters import share
 from planner.placement import Stage
@@ -93,8 +94,8 @@ def load_of(before: Stage, after: Stage, num_sequences: int, hidden_size: int) -
     chunk, each = chunk_sequences(before, after, num_sequences), own // faced
     chunks = -(-own // chunk)
     # A chunk that ends inside of a faced rank's sequences makes two messages of them.
+    cuts = faced + chunks - 1 - (own - 1) // lcm(chunk, each)
     is_even = chunk % each == 0 or each % chunk == 0
-    cuts = max(faced, chunks) if is_even else faced + chunks - 1
     cuts_of_faced = max(1, each // chunk) if is_even else each // chunk + 2
     tp, faced_tp = narrow.dense.size("tp"), wide.dense.size("tp")
     return Load(

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from planner import Stage
@@ -80,6 +80,7 @@ def test_both_ends_of_a_boundary_name_the_same_pieces(
     some.booleans(),
     some.booleans(),
 )
+@example(data=1, tp=1, ratio=5, wide_tp=4, each=2, hidden=12, cut=True, turned=False)
 def test_the_fullest_rank_has_what_its_pieces_add_up_to(
     data: int, tp: int, ratio: int, wide_tp: int, each: int, hidden: int, cut: bool, turned: bool
 ) -> None:
