@@ -1,5 +1,6 @@
 """The files of a launch: what is in each, and that they reach the run's folder together."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -25,13 +26,13 @@ def place_of(plan: Plan, project: Path = PROJECT, python: str = sys.executable) 
     launch, output = plan.strategy.launch, plan.strategy.output
     named = launch.python
     if named is not None:
-        python = str(project / Path(named).expanduser()) if "/" in named else named
+        python = str(project / named) if "/" in named else named
     ssh_config = launch.ssh_config
     return Place(
         project=project,
         run=project / output.folder / plan.strategy.name,
         python=python,
-        ssh_config=None if ssh_config is None else project / Path(ssh_config).expanduser(),
+        ssh_config=None if ssh_config is None else project / ssh_config,
     )
 
 
@@ -74,8 +75,22 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes all files, or none: each is on disk under another name before the first gets its own.
 
     A kill between the renames leaves files of two plans, which launch.sh refuses by their fingerprints.
+
+    Raises:
+        OSError: if they cannot be written; folders that were made for them are gone again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_together(folder, files)
+    except OSError:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=".generate-", dir=folder))
     try:
         for name, content in files.items():

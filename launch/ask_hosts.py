@@ -34,6 +34,9 @@ _FACTS = frozenset(
     }
 )
 _PINGS = 7
+_FOLDERS = ".preflight-"
+# Longer than a preflight can take: what is older was left by one that was killed.
+_LEFT_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +69,31 @@ class Shared:
 
 @contextlib.contextmanager
 def shared_folder(output: Path) -> Iterator[Shared]:
-    """Makes the folder and removes it, with the parents that were made for it.
+    """Makes the folder and removes it, with the parents that were made for it and what killed ones left.
 
     Raises:
         OSError: if it cannot be made or written.
     """
     made = [path for path in (output, *output.parents) if not path.exists()]
-    shared = Shared(folder=output / f".preflight-{secrets.token_hex(6)}", nonce=secrets.token_hex(16))
+    shared = Shared(folder=output / f"{_FOLDERS}{secrets.token_hex(6)}", nonce=secrets.token_hex(16))
     try:
         shared.folder.mkdir(parents=True)
         write_durably(shared.folder / NONCE, shared.nonce)
+        _sweep(output, now=shared.folder.stat().st_mtime)
         yield shared
     finally:
         shutil.rmtree(shared.folder, ignore_errors=True)
         for path in made:
             with contextlib.suppress(OSError):
                 path.rmdir()  # unless something else is in it by now
+
+
+def _sweep(output: Path, now: float) -> None:
+    """Removes the folders that killed preflights left. `now` is the file system's time, not this host's."""
+    for folder in output.glob(f"{_FOLDERS}*"):
+        with contextlib.suppress(OSError):
+            if now - folder.stat().st_mtime > _LEFT_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 async def ask_hosts(

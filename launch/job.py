@@ -7,13 +7,11 @@ the interpreter, and whatever runs through that link belongs to it.
 `python -m launch.job make|ask|end|remove PATH`, which launch.sh calls on every host.
 """
 
-import os
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -27,21 +25,19 @@ ASKED = "asked-to-stop"
 _LAUNCHERS = ("deepspeed.launcher.runner", "deepspeed.launcher.launch")
 
 
-def make_link(logs: Path) -> Path:
-    """A new link to this interpreter, in a folder of its own under `logs`; packages are found through it too.
+def make_link(link: Path) -> None:
+    """Makes FOLDER/bin/NAME, a link to this interpreter; packages are found through it too.
 
-    The interpreter of a virtual environment finds its packages beside the path by which it was called, so the
-    folder gets what is looked for there.
+    The interpreter of a virtual environment finds its packages beside the path by which it was called, so
+    FOLDER, which is the attempt's own, gets what is looked for there.
 
     Raises:
         OSError: if it cannot be made.
     """
-    job = f"{datetime.now():%Y%m%d-%H%M%S}-{os.uname().nodename}-{os.getpid()}"
-    folder = logs / f"job-{job}"
-    link = folder / "bin" / f"python-{job}"
-    prefix = Path(sys.prefix)
+    folder, prefix = link.parents[1], Path(sys.prefix)
+    folder.mkdir(parents=True)  # where it exists, it is somebody else's
     try:
-        link.parent.mkdir(parents=True)
+        link.parent.mkdir()
         link.symlink_to(sys.executable)
         if sys.prefix != sys.base_prefix:
             shutil.copyfile(prefix / "pyvenv.cfg", folder / "pyvenv.cfg")
@@ -51,7 +47,6 @@ def make_link(logs: Path) -> Path:
     except OSError:
         remove(link)
         raise
-    return link
 
 
 def remove(link: Path) -> None:
@@ -135,12 +130,15 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 def main(arguments: Sequence[str]) -> int:
     """0; 1 if processes of the attempt could not be ended, which are named; 2 for a wrong call."""
     if len(arguments) != 2 or arguments[0] not in ("make", "ask", "end", "remove"):
-        print("usage: python -m launch.job make LOGS | ask LINK | end LINK | remove LINK", file=sys.stderr)
+        print("usage: python -m launch.job make LINK | ask LINK | end LINK | remove LINK", file=sys.stderr)
         return 2
     command, path = arguments[0], Path(arguments[1])
+    if path.parent.name != "bin" or not path.parents[1].name.startswith("job-"):
+        print(f"{path} is no link of an attempt: those are RUN/logs/job-NAME/bin/NAME", file=sys.stderr)
+        return 2
     if command == "make":
         try:
-            print(make_link(path))
+            make_link(path)
         except OSError as error:
             print(f"{path}: {error.strerror or error}", file=sys.stderr)
             return 1

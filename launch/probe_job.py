@@ -6,6 +6,7 @@ which rank 0 wrote, never an exit code.
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -32,6 +33,8 @@ _POLL_S = 0.2
 # A shared file system may show what rank 0 wrote some seconds late.
 _VISIBLE_S = 5.0
 _TOLD_LINES = 6
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)
 _NOISE = ("[W", "Warning", "warn(", "INFO", "NOTE")
 
 
@@ -78,6 +81,7 @@ async def run_job(
             stdout=log,
             stderr=log,
             start_new_session=True,  # a terminal's Ctrl-C reaches it through `_stop`, once
+            preexec_fn=_end_with_parent,
         )
     try:
         try:
@@ -94,6 +98,11 @@ async def run_job(
     if not (folder / "done.json").exists() or result is None:
         raise JobFailed(_failure(folder, f"launch.sh ended with {process.returncode}"))
     return result
+
+
+def _end_with_parent() -> None:
+    """Has launch.sh asked to stop when preflight is killed, which then cannot ask it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _follow(process: asyncio.subprocess.Process, progress: Path, told: Callable[[str], object]) -> None:

@@ -56,10 +56,18 @@ def launch_sh(plan: Plan, place: Place) -> str:
         "DEVICES": CPU_DEVICES if is_cpu else GPU_DEVICES,
         "ACCELERATOR": "export DS_ACCELERATOR=cpu\n" if is_cpu else "",
         "MADE_UP": _MADE_UP if made_up(plan) and not is_local(plan) else "",
+        "LOOK": "what the ranks said above" if is_local(plan) else "logs/",
         "SSH_CONFIG": "" if place.ssh_config is None else SSH_CONFIG,
     }.items():
         text = text.replace(f"@{name}@", fragment)
     return fill(text, plan, place)
+
+
+def _as_it_is(place: Place) -> str:
+    """A word to shellcheck where a path holds what a shell would expand outside of quotes."""
+    if re.search(r"[$`]", f"{place.project}{place.run}{place.python}"):
+        return "# shellcheck disable=SC2016 # a $ or ` in a path means itself\n"
+    return ""
 
 
 def fill(text: str, plan: Plan, place: Place) -> str:
@@ -67,6 +75,7 @@ def fill(text: str, plan: Plan, place: Place) -> str:
     hosts, world = len(plan.hosts), plan.world_size
     values = {
         "NAME": plan.strategy.name,
+        "AS_IT_IS": _as_it_is(place),
         "RANKS": f"{world} rank{'s' if world > 1 else ''} on {hosts} host{'s' if hosts > 1 else ''}",
         "PLAN": plan.fingerprint,
         "PROJECT": shlex.quote(str(place.project)),
@@ -87,7 +96,7 @@ def fill(text: str, plan: Plan, place: Place) -> str:
 
 _OPENING = """\
 #!/usr/bin/env bash
-# Starts @NAME@: @RANKS@.
+@AS_IT_IS@# Starts @NAME@: @RANKS@.
 # plan @PLAN@. Made by `python -m launch generate`: generate again rather than edit.
 # Usage: launch.sh [PORT]. Ends 0 done, 2 wrong input, 3 something broke, 130 stopped on request.
 set -euo pipefail

@@ -79,6 +79,6 @@ elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]];
   outcome=$(sed -n 's/^.*"code": *\\([0-9][0-9]*\\).*$/\\1/p' "$run/failed.json" | head -n 1)
 fi
 @CLEAN@[[ $outcome != 0 ]] || exit 0
-@AFTER@echo "@WHO@: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
+@AFTER@echo "@WHO@: not done (the launcher ended with $code): see failed.json in $run and @LOOK@" >&2
 exit "${outcome:-3}"
 """

@@ -14,10 +14,12 @@ esac
 
 # What runs through a link of its own to the interpreter is this attempt, and nothing else on a host.
 _LINK = """\
-link=$("$python" -m launch.job make "$run/logs") ||
-  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
+job=$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$
+link=$run/logs/job-$job/bin/python-$job
 trap '"$python" -m launch.job remove "$link" || true' EXIT
 trap 'exit 130' INT TERM HUP # until there is something to ask
+"$python" -m launch.job make "$link" ||
+  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
 """
 
 LOCAL_START = (

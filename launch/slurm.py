@@ -32,6 +32,7 @@ def launch_sbatch(plan: Plan, place: Place) -> str:
         "GUARD": "",
         "END_GUARD": "",
         "CLEAN": "",
+        "LOOK": "logs/",
         "AFTER": _AFTER,
     }.items():
         body = body.replace(f"@{name}@", fragment)
@@ -79,7 +80,7 @@ def _problem(path: str, found: str, expected: str, fix: str) -> Problem:
 
 _OPENING = """\
 #!/usr/bin/env bash
-@SBATCH@# Starts @NAME@ under Slurm: @RANKS@.
+@SBATCH@@AS_IT_IS@# Starts @NAME@ under Slurm: @RANKS@.
 # plan @PLAN@. Made by `python -m launch generate`: generate again rather than edit.
 # Usage: sbatch launch.sbatch. Near its time limit the job saves, ends and queues again.
 set -euo pipefail

@@ -194,7 +194,13 @@ def forward_latency(case: Case) -> Iterator[Reading]:
     m = plan.batch.accumulation
     stages = " + ".join(f"{s.name} {show_s(s.time.forward.total_s)}" for s in prediction.stages)
     moved = sum(s.transfer_in_s for s in prediction.stages)
-    text = f"one micro-batch: {stages} + hand-overs {show_s(moved)}; the slowest again for {m - 1} more"
+    times = [s.time.forward.total_s for s in prediction.stages]
+    transfers = [s.transfer_in_s for s in prediction.stages]
+    hidden = sum(times) + moved + (m - 1) * max(*times, *transfers) - prediction.forward_latency_s
+    beside = f" - {show_s(hidden)} of them beside computing, in chunks" if hidden > 1e-3 * moved else ""
+    text = (
+        f"one micro-batch: {stages} + hand-overs {show_s(moved)}{beside}; the slowest again for {m - 1} more"
+    )
     yield _time(prediction.forward_latency_s, text, forward_floor(case))
 
 
@@ -233,7 +239,7 @@ def communication_latency(case: Case) -> Iterator[Reading]:
     between = m * sum(stage.transfer_in_s for stage in stages)
     floors = (links_floor(case, stage) for stage in case.plan.stages)
     floor = max(floors, key=lambda floor: floor.seconds)
-    text = f"collectives {show_s(inside)} + hand-overs {show_s(between)}, one after the other"
+    text = f"collectives {show_s(inside)} + hand-overs {show_s(between)}, summed over stages side by side"
     yield _time(inside + between, text, floor, of="the whole forward pass")
     layer, link = all_to_all_layer_bytes(case), link_bytes_per_s(case)
     seconds = all_to_all_bytes(case, case.experts) / link

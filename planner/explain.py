@@ -271,5 +271,5 @@ def _example_fix(path: tuple[str | int, ...]) -> str:
     if isinstance(default, bool):
         return f"write {key}: {str(default).lower()}"
     if isinstance(default, (int, float, str)):
-        return f"write {key}: {default}, its default, or another legal value"
+        return f"write {key}: {default}, the default, or another legal value"
     return f"correct {key}, or remove it"

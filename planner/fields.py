@@ -1,5 +1,6 @@
 """The types of a strategy's keys: bounded numbers, quantities with units, and how each says what is wrong."""
 
+import os
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -140,9 +141,24 @@ RunName = Annotated[
         )
     ),
 ]
+
+
+def _expanded(value: Any) -> Any:
+    """A path with ~ as the home folder that it stands for: files and other hosts get what was meant here."""
+    if not isinstance(value, str) or not value.startswith("~"):
+        return value
+    path = os.path.expanduser(value)
+    if path.startswith("~"):
+        raise wrong(
+            f"{shorten(value)!r} begins with the home of nobody here", "a path, ~/ or ~NAME/ in front"
+        )
+    return path
+
+
 # Paths reach shell scripts and manifests: quoted there, but a control character is never meant.
 Path = Annotated[
     str,
+    BeforeValidator(_expanded),
     AfterValidator(
         _matches(
             r"[^\x00-\x1f\x7f]{1,4096}", "a path: 1 to 4096 characters, none of them a control character"

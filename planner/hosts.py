@@ -92,9 +92,9 @@ def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
             raise wrong(
                 f"{name} has slots={slot}", f"1 to {MAX_SLOTS} slots", "remove the host or correct its slots"
             )
-        if name.lower() in seen:
+        if _machine(name) in seen:
             raise wrong(f"the host {name!r} is listed twice", "every host once", f"remove one {name!r}")
-        seen.add(name.lower())
+        seen.add(_machine(name))
         names.append(name)
         slots.append(slot)
     return Hosts(names=tuple(names), slots=tuple(slots))
@@ -113,6 +113,11 @@ def _from_mapping(value: dict[str, Any]) -> Hosts:
         raise error
     assert hosts is not None
     return hosts
+
+
+def _machine(name: str) -> str:
+    """The host that a name means, whoever logs in there."""
+    return name.rpartition("@")[2].lower()
 
 
 def is_host_name(name: str) -> bool:
@@ -178,11 +183,11 @@ def read_hostfile(path: str) -> tuple[Hosts | None, tuple[Problem, ...]]:
         elif not 1 <= int(match.group(2)) <= MAX_SLOTS:
             fix = f"remove {name}, or correct its slots"
             problems.append(problem(number, f"slots={match.group(2)}", f"1 to {MAX_SLOTS} slots", fix))
-        elif name.lower() in names:
-            found = f"{name!r} is listed twice, here and in line {names[name.lower()]}"
+        elif _machine(name) in names:
+            found = f"{name!r} is listed twice, here and in line {names[_machine(name)]}"
             problems.append(problem(number, found, "every host once", f"remove one {name!r}"))
         else:
-            names[name.lower()] = number
+            names[_machine(name)] = number
             hosts.append((name, int(match.group(2))))
     if not hosts and not problems:
         problems.append(problem(None, f"the hostfile {path!r} names no host", expected, "add the hosts"))

@@ -19,7 +19,8 @@ DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAIT
 
 @pytest.fixture
 def link(tmp_path: Path) -> Iterator[Path]:
-    made = make_link(tmp_path / "logs")
+    made = tmp_path / "logs/job-1/bin/python-1"
+    make_link(made)
     yield made
     for process in job.processes(made):
         process.kill()
@@ -40,7 +41,8 @@ def test_the_link_is_the_interpreter_with_its_packages(link: Path) -> None:
 
 
 def test_two_links_are_two_jobs(link: Path, tmp_path: Path) -> None:
-    other = make_link(tmp_path / "more")
+    other = tmp_path / "logs/job-2/bin/python-2"
+    make_link(other)
     mine, theirs = start(link), start(other)
     assert job.end(link) == []
     assert mine.wait(5) == -signal.SIGTERM
@@ -80,9 +82,22 @@ def test_what_does_not_listen_is_killed(link: Path) -> None:
     assert deaf.wait(5) == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("command", ["make", "ask", "end", "remove"])
+def test_only_an_attempts_own_folder_is_touched(command: str, tmp_path: Path) -> None:
+    other = tmp_path / "mine/bin/python"
+    other.parent.mkdir(parents=True)
+    assert job.main([command, str(other)]) == 2
+    assert other.parent.is_dir()
+
+
+def test_the_folder_of_another_attempt_is_left_alone(link: Path) -> None:
+    assert job.main(["make", str(link)]) == 1
+    assert link.exists()
+
+
 def test_commands_make_end_and_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.main(["make", str(tmp_path / "logs")]) == 0
-    link = Path(capsys.readouterr().out.strip())
+    link = tmp_path / "logs/job-1/bin/python-1"
+    assert job.main(["make", str(link)]) == 0
     process = start(link)
     assert job.main(["ask", str(link)]) == 0
     assert process.wait(5) == -signal.SIGTERM
@@ -90,5 +105,6 @@ def test_commands_make_end_and_remove(tmp_path: Path, capsys: pytest.CaptureFixt
     assert job.main(["remove", str(link)]) == 0
     assert list((tmp_path / "logs").iterdir()) == []
     (tmp_path / "file").touch()
-    assert job.main(["make", str(tmp_path / "file")]) == 1
+    assert job.main(["make", str(tmp_path / "file/job-1/bin/python")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
     assert job.main(["end"]) == 2

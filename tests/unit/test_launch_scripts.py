@@ -28,9 +28,8 @@ env >"{folder}/$name.env"
 if [[ $name != job ]]; then
   {then}
 elif [[ $3 == make ]]; then
-  mkdir "$4/job-1" "$4/job-1/bin"
-  ln -s "$0" "$4/job-1/bin/python-1"
-  echo "$4/job-1/bin/python-1"
+  mkdir -p "$(dirname "$4")"
+  ln -s "$0" "$4"
 fi
 """
 
@@ -162,13 +161,23 @@ def test_a_folder_that_cannot_be_written_is_told(tiny: Scene) -> None:
     assert f"the run's folder {tiny.run} cannot be written" in told
 
 
+def test_a_project_that_has_moved_is_told(tiny: Scene) -> None:
+    script = tiny.run / "launch.sh"
+    script.write_text(script.read_text().replace(f"project={tiny.folder}\n", "project=/not/there\n"))
+    code, told = tiny.start("launch.sh")
+    assert code == 2
+    assert "the project's folder is not there: generate again where it is now" in told
+    assert tiny.called("job") == []
+
+
 @pytest.mark.parametrize(("then", "ends"), [(end("done", attempt=2), 0), ("exit 0", 1), ("kill -9 $$", 1)])
 def test_what_is_left_is_ended_unless_all_went_well(tiny: Scene, then: str, ends: int) -> None:
     tiny.stand_in("python", then)
     tiny.start("launch.sh")
-    link = str(tiny.run / "logs/job-1/bin/python-1")
+    link = tiny.called("job")[3]
+    assert Path(link).parents[2] == tiny.run / "logs"
     assert tiny.called("job") == [
-        *("-m", "launch.job", "make", str(tiny.run / "logs")),
+        *("-m", "launch.job", "make", link),
         *("-m", "launch.job", "end", link) * ends,
         *("-m", "launch.job", "remove", link),
     ]

@@ -164,6 +164,7 @@ def test_what_is_refused_on_purpose_says_why(section: str, key: str, words: str)
         ("hosts: 16", "hosts: 0", "cluster.hosts", "0 hosts"),
         ("hosts: 16", "hosts: []", "cluster.hosts", "0 hosts"),
         ("hosts: 16", "hosts: [a, A]", "cluster.hosts", "listed twice"),
+        ("hosts: 16", "hosts: [a, root@a]", "cluster.hosts", "listed twice"),
         ("hosts: 16", "hosts: [a, 1]", "cluster.hosts", "1 (a number) is no host name"),
         ("hosts: 16", "hosts: [a;rm]", "cluster.hosts", "is no host name"),
         ("hosts: 16", "hosts: ['höst']", "cluster.hosts", "is no host name"),

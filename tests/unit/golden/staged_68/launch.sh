@@ -67,10 +67,12 @@ on_hosts() {
   pdsh -S -f 1024 -w "$hosts" "cd '$project' && '$python' -m launch.job $1 '$link'"
 }
 
-link=$("$python" -m launch.job make "$run/logs") ||
-  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
+job=$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$
+link=$run/logs/job-$job/bin/python-$job
 trap '"$python" -m launch.job remove "$link" || true' EXIT
 trap 'exit 130' INT TERM HUP # until there is something to ask
+"$python" -m launch.job make "$link" ||
+  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
 
 # A host that is down, or sees other files, is told now and by its name; the others would wait for it.
 ready="for _ in 1 2 3 4; do
@@ -144,5 +146,5 @@ fi
 [[ -n $stopping || $outcome != 130 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
 [[ $outcome != 0 ]] || exit 0
-echo "launch.sh: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
+echo "launch.sh: not done (the launcher ended with $code): see failed.json in $run and logs/" >&2
 exit "${outcome:-3}"

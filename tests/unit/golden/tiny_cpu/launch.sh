@@ -45,10 +45,12 @@ on_hosts() {
   "$python" -m launch.job "$1" "$link"
 }
 
-link=$("$python" -m launch.job make "$run/logs") ||
-  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
+job=$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$
+link=$run/logs/job-$job/bin/python-$job
 trap '"$python" -m launch.job remove "$link" || true' EXIT
 trap 'exit 130' INT TERM HUP # until there is something to ask
+"$python" -m launch.job make "$link" ||
+  refuse "$run/logs takes no link, or $python -m launch.job does not run here (see above)"
 
 # No file is called /dev/null/hostfile: without the flag DeepSpeed reads /job/hostfile where there is one.
 command=(env "${variables[@]}" "$link" -m deepspeed.launcher.runner --hostfile /dev/null/hostfile
@@ -105,5 +107,5 @@ fi
 [[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
 [[ $outcome != 0 ]] || exit 0
-echo "launch.sh: not done (the launcher ended with $code): see failed.json and logs/ in $run" >&2
+echo "launch.sh: not done (the launcher ended with $code): see failed.json in $run and what the ranks said above" >&2
 exit "${outcome:-3}"
