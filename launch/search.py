@@ -61,7 +61,7 @@ def search(
             wrong = {"problems_as_written": [problem.as_json() for problem in problems]}
             print_json("search", YES if found.rows else NO, search_dict(found, num_rows) | wrong)
         else:
-            rows = tuple(row.exact() for row in found.rows[:num_rows])
+            rows = found.rows[:num_rows]
             title = f"The fastest {len(rows)}, by predicted tokens/s"
             tables = [search_table(title, rows, found)] if rows else []
             if found.pareto:

@@ -59,7 +59,7 @@ def loss_table(left: AfterLoss, num_rows: int) -> Table:
             f"{row.option.micro_batch} × {row.plan.batch.accumulation} × {_width(row)}",
             str(row.option.parallel.zero_stage),
             row.option.recompute,
-            format_bytes(row.exact().peak_bytes),
+            format_bytes(row.peak_bytes),
             _seconds(row.step_s),
             _rate(row.tokens_per_s),
             str(left.num_gpus - row.gpus),
@@ -126,7 +126,7 @@ def loss_dict(left: AfterLoss, num_rows: int) -> dict[str, Any]:
                 "micro_batch": row.option.micro_batch,
                 "accumulation": row.plan.batch.accumulation,
                 "recompute": row.option.recompute,
-                "peak_bytes": row.exact().peak_bytes,
+                "peak_bytes": row.peak_bytes,
                 "step_s": row.step_s,
                 "tokens_per_s": row.tokens_per_s,
             }

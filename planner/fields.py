@@ -147,7 +147,7 @@ def _expanded(value: Any) -> Any:
     """A path with ~ as the home folder that it stands for: files and other hosts get what was meant here."""
     if not isinstance(value, str) or not value.startswith("~"):
         return value
-    path = os.path.expanduser(value)
+    path = os.path.expanduser(value)  # noqa: PTH111 (it leaves what it does not know)
     if path.startswith("~"):
         raise wrong(
             f"{shorten(value)!r} begins with the home of nobody here", "a path, ~/ or ~NAME/ in front"

@@ -68,7 +68,6 @@ class RankMemory:
 def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
     """What fills the memory of a rank."""
     stage = plan.stage_of(rank)
-    p = portion(plan, stage, load)
     tp_rank = stage.dense.coordinate("tp", rank)
     places = (
         stage.dense.coordinate("data", rank),
@@ -76,7 +75,6 @@ def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
     )
     state = static_state(plan, stage, tp_rank)
     bucket = int(ds_config(plan)["zero_optimization"]["reduce_bucket_size"])
-    is_cpu = plan.strategy.cluster.gpu.is_cpu
     return RankMemory(
         rank=rank,
         weights=state.weights,
@@ -85,10 +83,10 @@ def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
         gradients=gradient_bytes(plan, stage, tp_rank, places, bucket),
         activations=kept_activations(plan, stage, load),
         hand_overs=hand_over_buffers(plan, plan.stages.index(stage), plan.batch.accumulation),
-        dispatch_buffers=_dispatch_buffers(p) if _num_moe_layers(plan, stage) else 0,
-        logits=_logits(p, _num_chunks(plan, stage)) if stage.has_output else 0,
+        dispatch_buffers=dispatch_bytes(plan, stage, load),
+        logits=logits_bytes(plan, stage, load),
         buckets=_buckets(plan, stage, tp_rank, bucket),
-        overhead=CPU_OVERHEAD_BYTES if is_cpu else GPU_OVERHEAD_BYTES,
+        overhead=overhead_bytes(plan),
     )
 
 
@@ -99,10 +97,28 @@ def fullest_ranks(plan: Plan, load: Load = BALANCED) -> tuple[RankMemory, ...]:
     """
     found = []
     for stage in plan.stages:
-        ends = {stage.ranks[0], stage.ranks[-stage.dense.size("tp")]}
-        memories = [rank_memory(plan, rank, load) for rank in sorted(ends)]
+        memories = [rank_memory(plan, rank, load) for rank in _ends(stage)]
         found.append(max(memories, key=lambda memory: memory.peak_bytes))
     return tuple(found)
+
+
+def _ends(stage: Stage) -> list[int]:
+    return sorted({stage.ranks[0], stage.ranks[-stage.dense.size("tp")]})
+
+
+def held_bytes(plan: Plan, stage: Stage) -> int:
+    """State, gradients and buckets of a stage's fullest rank: what a micro-batch's size does not change."""
+    memories = []
+    bucket = int(ds_config(plan)["zero_optimization"]["reduce_bucket_size"])
+    for rank in _ends(stage):
+        tp_rank = stage.dense.coordinate("tp", rank)
+        expert_place = 0 if stage.expert is None else stage.expert.coordinate("edp", rank)
+        places = (stage.dense.coordinate("data", rank), expert_place)
+        gradients = gradient_bytes(plan, stage, tp_rank, places, bucket)
+        memories.append(
+            static_state(plan, stage, tp_rank).total + gradients + _buckets(plan, stage, tp_rank, bucket)
+        )
+    return max(memories)
 
 
 def memory_limit(plan: Plan) -> int:
@@ -113,6 +129,12 @@ def memory_limit(plan: Plan) -> int:
 
 def kept_activations(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
     """Bytes kept for backward, of all micro-batches in flight: stage i of n has n − i of them (1F1B)."""
+    kept, working = kept_bytes(plan, stage, load)
+    return kept * min(plan.batch.accumulation, len(plan.stages) - plan.stages.index(stage)) + working
+
+
+def kept_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> tuple[int, int]:
+    """Bytes kept of each micro-batch in flight, and those of the one layer that is computed again."""
     p = portion(plan, stage, load)
     works = [work for work in stage_work(plan, stage, load) if work.kind != "head"]
     boundary = p.element_bytes * p.tokens * p.model.hidden_size  # a hidden state
@@ -123,8 +145,7 @@ def kept_activations(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
         working = sum(work.activation_bytes // work.num_layers for work in works if work.is_in_layer)
         kept = len(stage.layers) * boundary + sum(w.activation_bytes for w in works if not w.is_in_layer)
     kept += boundary * (not stage.has_embedding)  # what came is the input of what comes first
-    in_flight = min(plan.batch.accumulation, len(plan.stages) - plan.stages.index(stage))
-    return kept * in_flight + working
+    return kept, working
 
 
 def hand_over_buffers(plan: Plan, place: int, accumulation: int) -> int:
@@ -143,6 +164,23 @@ def hand_over_buffers(plan: Plan, place: int, accumulation: int) -> int:
     )
     element = FP32_BYTES if strategy.training.precision == "fp32" else 2
     return elements * strategy.training.seq_length * element
+
+
+def overhead_bytes(plan: Plan) -> int:
+    """What the framework takes outside of tensors."""
+    return CPU_OVERHEAD_BYTES if plan.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
+
+
+def dispatch_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
+    """Rows on their way to experts and back."""
+    return _dispatch_buffers(portion(plan, stage, load)) if _num_moe_layers(plan, stage) else 0
+
+
+def logits_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
+    """One chunk of logits, and the gradients that the loss makes at once."""
+    if not stage.has_output:
+        return 0
+    return _logits(portion(plan, stage, load), _num_chunks(plan, stage))
 
 
 def _num_chunks(plan: Plan, stage: Stage) -> int:

@@ -1,25 +1,25 @@
 """All legal plans of a model on a cluster, ranked by predicted throughput, and why the first is the first."""
 
+import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from planner.candidates import Space, chosen, layouts, light_plan, space_of
 from planner.hardware import Device, device_of
-from planner.memory import fullest_ranks
 from planner.parts import Parts
 from planner.placement import world_size
 from planner.plan import Plan
 from planner.predict import Prediction, predict
-from planner.strategy import Parallel, Strategy
-from planner.sweep import SURE_ABOVE, SURE_BELOW, Option, Sweep
+from planner.strategy import Strategy
+from planner.sweep import Option, Sweep
 
-_EXACT_ROWS = 200
-_PARETO_ROWS = 30  # of the estimated front whose memory is worked out to the byte
+_PARETO_ROWS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One plan of a search; `peak_bytes` of its fullest rank, to the byte where `is_exact`."""
+    """One plan of a search; `peak_bytes` of its fullest rank."""
 
     space: Space
     option: Option
@@ -27,7 +27,6 @@ class Row:
     gpus: int
     peak_bytes: int
     limit_bytes: int
-    is_exact: bool = False
 
     @property
     def step_s(self) -> float:
@@ -51,20 +50,6 @@ class Row:
     def name(self) -> str:
         return f"{self.option.parallel.short_name} {self.option.parallel.placement}"
 
-    @property
-    def way(self) -> tuple[object, ...]:
-        """What tells it from others but for recompute."""
-        option, p, training = self.option, self.option.parallel, self.space.strategy.training
-        degrees = (p.placement, p.ep, p.tp, p.pp, p.dp, p.zero_stage, option.micro_batch)
-        return (*degrees, training.global_batch, training.precision)
-
-    def exact(self) -> "Row":
-        """The same with its memory to the byte."""
-        if self.is_exact:
-            return self
-        peak = max(memory.peak_bytes for memory in fullest_ranks(self.plan))
-        return replace(self, peak_bytes=peak, is_exact=True)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -85,7 +70,11 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
     Recompute is tried where a plan does not fit without it; ZeRO 2 is left out where DeepSpeed gets it for
     ZeRO 1 too. Hosts that the strategy keeps as spares may be used.
     """
-    device = device or device_of(strategy.cluster.gpu)
+    with _nothing_collected():
+        return _search(strategy, device or device_of(strategy.cluster.gpu), vary)
+
+
+def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
     rows: list[Row] = []
     num_ways, largest, all_pp = 0, 0, True
     space = space_of(strategy)
@@ -95,62 +84,43 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
         found, all_pp = layouts(space)
         for parallel in found:
             largest = max(largest, world_size(parallel))
-            for way in _ways(sweep, parallel):
+            for option in sweep.ways(parallel):
                 num_ways += 1
-                rows += way
+                if option is not None:
+                    rows.append(_row(sweep, option))
     rows.sort(key=lambda row: (-row.tokens_per_s, row.gpus, row.option.parallel.pp))
-    rows = _that_fit(rows)
-    front = [row.exact() for row in _front(rows)[:_PARETO_ROWS]]
     return Search(
         rows=tuple(rows),
-        pareto=tuple(row for row in front if row.headroom_bytes >= 0),
+        pareto=tuple(_front(rows)[:_PARETO_ROWS]),
         num_legal=num_ways,
-        num_too_large=num_ways - len({row.way for row in rows}),
+        num_too_large=num_ways - len(rows),
         num_gpus=space.num_gpus,
         lines=tuple(_unused(space, largest, all_pp)),
     )
 
 
-def _ways(sweep: Sweep, parallel: Parallel) -> Iterator[tuple[Row, ...]]:
-    """Each ZeRO stage and micro_batch of a layout, without and perhaps with recompute; those that may fit."""
-    limit, training = sweep.limit_bytes, sweep.space.strategy.training
-    gpus, tokens = world_size(parallel), training.global_batch * training.seq_length
-    ways: dict[tuple[int, int], list[Row]] = {}
-    for option in sweep.options(parallel):
-        way = ways.setdefault((option.micro_batch, option.parallel.zero_stage), [])
-        if option.peak_bytes < SURE_ABOVE * limit:
-            way.append(
-                Row(
-                    space=sweep.space,
-                    option=option,
-                    tokens_per_s=tokens / option.step_s,
-                    gpus=gpus,
-                    peak_bytes=option.peak_bytes,
-                    limit_bytes=limit,
-                )
-            )
-    return (tuple(way) for way in ways.values())
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """A search keeps nearly all that it makes; looking for the rest takes a fifth of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def _that_fit(rows: Sequence[Row]) -> list[Row]:
-    """Of each way to run a layout the faster one that fits; rows come fastest first, and go so.
-
-    Near the limit memory is worked out to the byte for the fastest rows, and estimated for the others.
-    """
-    kept: list[Row] = []
-    num_exact = 0
-    served: set[tuple[object, ...]] = set()
-    for row in rows:
-        if row.peak_bytes > SURE_BELOW * row.limit_bytes:
-            if num_exact < _EXACT_ROWS:
-                row, num_exact = row.exact(), num_exact + 1
-            if row.headroom_bytes < 0:
-                continue
-            if row.way in served:
-                continue
-            served.add(row.way)
-        kept.append(row)
-    return kept
+def _row(sweep: Sweep, option: Option) -> Row:
+    training = sweep.space.strategy.training
+    return Row(
+        space=sweep.space,
+        option=option,
+        tokens_per_s=training.global_batch * training.seq_length / option.step_s,
+        gpus=world_size(option.parallel),
+        peak_bytes=option.peak_bytes,
+        limit_bytes=sweep.limit_bytes,
+    )
 
 
 def why_better(row: Row, base: Prediction, device: Device) -> str:

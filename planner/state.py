@@ -85,13 +85,13 @@ class FlatGroup:
     def num_elements(self) -> int:
         return sum(tensor.num_elements for tensor in self.tensors)
 
-    @property
+    @cached_property
     def aligned(self) -> int:
         """Elements of the flattened group: a multiple of 2·ranks (zero/stage_1_and_2.py:441)."""
         unit = _ALIGNMENT * self.ranks
         return -(-self.num_elements // unit) * unit
 
-    @property
+    @cached_property
     def partition(self) -> int:
         return self.aligned // self.ranks
 

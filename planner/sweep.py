@@ -1,43 +1,39 @@
 """One layout, cut in every way: seconds and memory of each ZeRO stage, micro_batch and recompute, quickly.
 
-The same numbers as planner.predict and, for memory, an estimate within some 15 %; a search asks for tens of
-thousands of them, so whatever two of them share is worked out once.
+The same numbers as planner.predict and planner.memory; a search asks for tens of thousands of them, so
+whatever two of them share is worked out once.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, cached_property, partial
 from itertools import pairwise
-from math import ceil
 from typing import Literal
 
 from planner import comms
 from planner.candidates import Space, light_plan, micro_batches
 from planner.comms import Network, Spread, network_of, spread_of, world_spread
-from planner.ds_config import BUCKET_ELEMENTS
+from planner.handover import chunks_of
 from planner.kernels import DATA_OPERATIONS
-from planner.memory import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, hand_over_buffers
+from planner.memory import hand_over_buffers
 from planner.parts import Parts
+from planner.peaks import Peaks
 from planner.placement import Stage, largest_data_parallel_size
 from planner.plan import Plan
 from planner.predict import hand_over, is_on_one_host, predict
 from planner.schedule import Boundary
-from planner.state import bytes_per_parameter
 from planner.strategy import Parallel
 from planner.timing import held_of, stage_time
 from planner.updates import Held, reduce_and_gather_s, update_s
 
 Recompute = Literal["none", "layer"]
 _MODES: tuple[Recompute, ...] = ("none", "layer")
-# An estimate of memory this far from the limit decides; nearer ones are to be worked out to the byte.
-SURE_BELOW, SURE_ABOVE = 0.75, 1.3
-_MARGIN_BYTES = 300_000_000  # logits, rows in flight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One way to run a layout; `parallel` holds its ZeRO stage. peak_bytes: estimated."""
+    """One way to run a layout; `parallel` holds its ZeRO stage. peak_bytes: of its fullest rank."""
 
     parallel: Parallel
     micro_batch: int
@@ -48,9 +44,10 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
-    """Stages that are alike: what they hold, how their groups lie."""
+    """Stages that are alike: what they hold (shape), and how their groups lie (key)."""
 
     stage: Stage
+    shape: tuple[object, ...]
     key: tuple[object, ...]
     data: Spread
     edp: Spread
@@ -60,9 +57,9 @@ class _Kind:
 class _Layout:
     """What all ways to run a layout share.
 
-    kinds: its different stages. order: which of them each stage is. fullest: of stages in a row that are
-    alike the first, which has most micro-batches in flight. meetings: the kinds on both sides of a boundary,
-    whether one host holds both stages, and how many boundaries are so.
+    kinds: its different stages. order: which of them each stage is. fullest: of stages that are alike, as
+    their neighbours are, the first, which has most micro-batches in flight. meetings: the kinds on both
+    sides of a boundary, whether one host holds both stages, and how many boundaries are so.
     """
 
     plan: Plan
@@ -75,11 +72,10 @@ class _Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class _Busy:
-    """Seconds of one micro-batch forward and backward, and both; bytes kept of it; the parameters held."""
+    """Seconds of one micro-batch forward and backward, and both; the parameters held."""
 
     passes_s: tuple[float, float]
     total_s: float
-    kept_bytes: int
     held: Held
 
 
@@ -89,64 +85,84 @@ class Sweep:
 
     space: Space
     parts: Parts
+    peaks: Peaks = field(default_factory=Peaks)
     _busy: "dict[tuple[object, ...], _Busy]" = field(default_factory=dict)
     _once: dict[tuple[object, ...], tuple[float, float, float]] = field(default_factory=dict)
     _boundaries: dict[tuple[object, ...], Boundary] = field(default_factory=dict)
     _world: dict[tuple[int, int], float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def limit_bytes(self) -> int:
         strategy = self.space.strategy
         return min(strategy.cluster.gpu.memory, strategy.limits.memory_max)
 
-    def options(self, parallel: Parallel) -> Iterator[Option]:
-        """Every ZeRO stage and micro_batch, and recompute where it is not sure to fit without. ZeRO 2 is left
-        out where DeepSpeed is given it for ZeRO 1 too."""
+    def ways(self, parallel: Parallel) -> Iterator[Option | None]:
+        """Each ZeRO stage and micro_batch: without recompute where that fits, else with it, else None.
+
+        ZeRO 2 is left out where DeepSpeed is given it for ZeRO 1 too.
+        """
         training = self.space.strategy.training
         is_bf16 = training.precision != "fp32"
         sizes = micro_batches(self.space, parallel)
         layout = self._layout(light_plan(self.space, parallel, sizes[0], "none"))
-        plan, network, kinds, order = layout.plan, layout.network, layout.kinds, layout.order
-        widest = largest_data_parallel_size(parallel)
-        world_s = self._world_s(plan, network)
-        # How many ranks of a pipeline are at work at once hangs on all of them: predicted one by one.
-        cores = self.parts.device.cores
-        shares_cores = cores is not None and len(order) > 1 and network.host_size > cores
         by_zero = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
         for micro_batch in sizes:
-            sequences = micro_batch * widest
-            accumulation = training.global_batch // sequences
-            boundaries = {meeting: self._boundary(layout, meeting, sequences) for meeting in layout.meetings}
-            handed = [hand_over_buffers(plan, place, accumulation) for place in layout.fullest]
-            fits_surely = False
-            for mode in _MODES:
-                if fits_surely:
-                    break  # nothing to be won by computing again
-                fits_surely = True
-                busy = [self._micro_batch(kind, plan, network, micro_batch, mode) for kind in kinds]
-                flow_s = _flow_s(layout, busy, boundaries, accumulation)
-                for zero, cut in by_zero.items():
-                    given = 2 if is_bf16 and zero == 1 and accumulation > 1 else zero
-                    if zero == 2 and is_bf16 and accumulation > 1:
-                        continue  # ZeRO 1 stands for both
-                    after = max(
-                        self._after_s(kind, each.held, given, accumulation, network, is_bf16=is_bf16)
-                        for kind, each in zip(kinds, busy, strict=True)
-                    )
-                    bookkeeping = world_s + accumulation * _data_s(self.parts)
-                    peak = self._peak(layout, busy, handed, given, accumulation, mode)
-                    fits_surely = fits_surely and peak < SURE_BELOW * self.limit_bytes
-                    step_s = flow_s + after + bookkeeping
-                    if shares_cores:
-                        alike = light_plan(self.space, cut, micro_batch, mode)
-                        step_s = predict(alike, parts=self.parts).step_s
+            accumulation = training.global_batch // (micro_batch * largest_data_parallel_size(parallel))
+            handed = [hand_over_buffers(layout.plan, place, accumulation) for place in layout.fullest]
+            flows: dict[Recompute, tuple[float, list[_Busy]]] = {}
+            for zero, cut in by_zero.items():
+                given = 2 if is_bf16 and zero == 1 and accumulation > 1 else zero
+                if zero == 2 and is_bf16 and accumulation > 1:
+                    continue  # ZeRO 1 stands for both
+                for mode in _MODES:
+                    plan = cache(partial(light_plan, self.space, cut, micro_batch, mode))
+                    peak = self._peak(layout, handed, plan, given, accumulation, (micro_batch, mode))
+                    if peak > self.limit_bytes:
+                        continue
+                    if mode not in flows:
+                        flows[mode] = self._flow(layout, micro_batch, accumulation, mode)
                     yield Option(
                         parallel=cut,
                         micro_batch=micro_batch,
                         recompute=mode,
-                        step_s=step_s,
+                        step_s=self._step_s(layout, *flows[mode], plan, given, accumulation),
                         peak_bytes=peak,
                     )
+                    break
+                else:
+                    yield None
+
+    def _flow(
+        self, layout: _Layout, micro_batch: int, accumulation: int, mode: Recompute
+    ) -> "tuple[float, list[_Busy]]":
+        """Seconds of all micro-batches through all stages, and what each kind of stage does with one."""
+        sequences = self.space.strategy.training.global_batch // accumulation
+        boundaries = {meeting: self._boundary(layout, meeting, sequences) for meeting in layout.meetings}
+        busy = [
+            self._micro_batch(kind, layout.plan, layout.network, micro_batch, mode) for kind in layout.kinds
+        ]
+        return _flow_s(layout, busy, boundaries, accumulation), busy
+
+    def _step_s(
+        self,
+        layout: _Layout,
+        flow_s: float,
+        busy: "list[_Busy]",
+        plan: Callable[[], Plan],
+        zero: int,
+        accumulation: int,
+    ) -> float:
+        cores = self.parts.device.cores
+        if cores is not None and len(layout.order) > 1 and layout.network.host_size > cores:
+            # How many ranks of a pipeline are at work at once hangs on all of them: predicted one by one.
+            return predict(plan(), parts=self.parts).step_s
+        is_bf16 = self.space.strategy.training.precision != "fp32"
+        after = max(
+            self._after_s(kind, each.held, zero, accumulation, layout.network, is_bf16=is_bf16)
+            for kind, each in zip(layout.kinds, busy, strict=True)
+        )
+        world_s = self._world_s(layout.plan, layout.network)
+        return flow_s + after + world_s + accumulation * _data_s(self.parts)
 
     def _layout(self, plan: Plan) -> _Layout:
         network = network_of(plan, self.parts.device)
@@ -161,19 +177,21 @@ class Sweep:
             edp = data if stage.expert is None else spread_of(stage.expert, "edp", size)
             tp = spread_of(stage.dense, "tp", size)
             ends = (stage.has_embedding, stage.has_norm, stage.has_output)
-            key = (dense, len(stage.layers), *ends, tp, ep, size)
+            shape = (dense, len(stage.layers), *ends, tp.size, 1 if ep is None else ep.size)
+            key = (*shape, tp, ep, size)
             full = (*key, data, edp)
             if full not in seen:
                 seen[full] = len(kinds)
-                kinds.append(_Kind(stage=stage, key=key, data=data, edp=edp))
+                kinds.append(_Kind(stage=stage, shape=shape, key=key, data=data, edp=edp))
             order.append(seen[full])
+        around = list(zip([None, *order], order, [*order[1:], None], strict=False))
         together = (is_on_one_host(*pair, network) for pair in pairwise(plan.stages))
         return _Layout(
             plan=plan,
             network=network,
             kinds=tuple(kinds),
             order=tuple(order),
-            fullest=tuple(i for i, which in enumerate(order) if not i or which != order[i - 1]),
+            fullest=tuple(i for i, those in enumerate(around) if those not in around[:i]),
             meetings=Counter((*pair, one) for pair, one in zip(pairwise(order), together, strict=True)),
         )
 
@@ -190,10 +208,7 @@ class Sweep:
                 sum(times * part.forward.total_s for times, part in found),
                 sum(times * part.backward.total_s for times, part in found),
             )
-            kept = sum(times * part.kept_bytes for times, part in found)
-            self._busy[key] = _Busy(
-                passes_s=passes, total_s=sum(passes), kept_bytes=kept, held=held_of(found)
-            )
+            self._busy[key] = _Busy(passes_s=passes, total_s=sum(passes), held=held_of(found))
         return self._busy[key]
 
     def _after_s(
@@ -237,32 +252,32 @@ class Sweep:
     def _peak(
         self,
         layout: _Layout,
-        busy: "list[_Busy]",
         handed: list[int],
+        plan: Callable[[], Plan],
         zero: int,
         accumulation: int,
-        recompute: Recompute,
+        work: tuple[int, Recompute],
     ) -> int:
-        """State, activations in flight and handed over, buckets, of the fullest stage."""
-        precision = self.space.strategy.training.precision
-        most, last = 0.0, len(layout.order)
-        for i, buffers in zip(layout.fullest, handed, strict=True):
-            kind, work = layout.kinds[layout.order[i]], busy[layout.order[i]]
-            kept, held = work.kept_bytes, work.held
-            state = held.dense * _state_bytes(precision, zero, kind.data.size)
-            state += held.experts * _state_bytes(precision, zero, kind.edp.size) + buffers
-            num_layers = len(kind.stage.layers)
-            flight = min(accumulation, last - i)
-            if recompute == "layer" and num_layers:
-                most = max(most, state + kept / num_layers * (1 + 0.1 * num_layers * flight))
-            else:
-                most = max(most, state + kept * flight)
-        element = 4 if precision == "fp32" else 2
-        elements = min(BUCKET_ELEMENTS, max(each.held.dense + each.held.experts for each in busy))
-        overhead = (
-            CPU_OVERHEAD_BYTES if self.space.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
-        ) + _MARGIN_BYTES
-        return ceil(most + overhead + 2 * element * elements)
+        """Bytes of the fullest rank, or of one that is too full.
+
+        Args:
+            work: the micro-batch of the widest stage, and recompute.
+        """
+        most, num_stages = 0, len(layout.order)
+        widest = largest_data_parallel_size(layout.plan.strategy.parallel)
+        for place, buffers in zip(layout.fullest, handed, strict=True):
+            kind = layout.kinds[layout.order[place]]
+            stage = layout.plan.stages[place]
+            state = (kind.shape, kind.data.size, kind.edp.size, zero, accumulation > 1)
+            chunks = _num_chunks(layout, accumulation) if stage.has_output else 1
+            doing = (kind.shape, work[0] * widest // stage.data_parallel_size, work[1], chunks)
+            bytes_ = buffers + self.peaks.held(state, stage, plan)
+            if bytes_ <= self.limit_bytes:
+                bytes_ += self.peaks.working(doing, stage, min(accumulation, num_stages - place), plan)
+            most = max(most, bytes_)
+            if most > self.limit_bytes:
+                break
+        return most
 
 
 def _flow_s(
@@ -285,9 +300,11 @@ def _flow_s(
     return sum(ways) + handed_s + (accumulation - 1) * max(*ways, widest_s)
 
 
-@lru_cache(maxsize=4096)
-def _state_bytes(precision: Literal["fp32", "bf16", "fp8"], zero: int, ranks: int) -> float:
-    return bytes_per_parameter(precision, zero).total(ranks)
+def _num_chunks(layout: _Layout, accumulation: int) -> int:
+    stages = layout.plan.stages
+    if len(stages) == 1:
+        return 1
+    return len(chunks_of(stages[-1], stages[-2], layout.plan.batch.global_batch // accumulation))
 
 
 def _data_s(parts: Parts) -> float:

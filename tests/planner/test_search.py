@@ -29,16 +29,10 @@ def test_better_plans_than_the_references_are_found_and_explained(found: Search)
 
 def test_legal_plans_are_those_that_fit_and_those_that_do_not(found: Search) -> None:
     """A way to run a layout counts once, with recompute or without."""
-    ways = {
-        (
-            row.name,
-            row.strategy.parallel.zero_stage,
-            row.option.micro_batch,
-        )
-        for row in found.rows
-    }
+    ways = {(row.name, row.strategy.parallel.zero_stage, row.option.micro_batch) for row in found.rows}
+    assert len(ways) == len(found.rows)
     assert len(ways) + found.num_too_large == found.num_legal
-    assert len(ways) < len(found.rows), "no layout was found with and without recompute"
+    assert {row.option.recompute for row in found.rows} == {"none", "layer"}
 
 
 def test_rows_are_legal_ranked_and_what_predict_says(found: Search) -> None:
@@ -47,7 +41,7 @@ def test_rows_are_legal_ranked_and_what_predict_says(found: Search) -> None:
     for row in found.rows[:: len(found.rows) // 40]:
         built = build_plan(row.strategy)
         assert predict(built).step_s == pytest.approx(row.step_s, rel=1e-9)
-        assert max(memory.peak_bytes for memory in fullest_ranks(built)) <= row.limit_bytes
+        assert max(memory.peak_bytes for memory in fullest_ranks(built)) == row.peak_bytes <= row.limit_bytes
 
 
 def test_no_row_of_the_front_is_beaten(found: Search) -> None:
@@ -56,7 +50,7 @@ def test_no_row_of_the_front_is_beaten(found: Search) -> None:
             assert row is other or not (
                 other.tokens_per_s >= row.tokens_per_s
                 and other.gpus <= row.gpus
-                and other.headroom_bytes > row.headroom_bytes * 1.2
+                and other.headroom_bytes >= row.headroom_bytes
             )
 
 
@@ -72,7 +66,7 @@ def test_plans_that_leave_gpus_unused_are_explained_in_the_first_line() -> None:
 def test_what_does_not_fit_is_left_out_or_recomputed() -> None:
     tight = search(load(REFERENCE, ["limits.memory_max=7.3 GB"]))
     assert tight.num_too_large > 0
-    assert all(row.exact().peak_bytes <= 7.3e9 for row in tight.rows[:100])
+    assert all(row.peak_bytes <= 7.3e9 for row in tight.rows[:100])
     assert any(row.option.recompute == "layer" for row in tight.rows)
 
 
