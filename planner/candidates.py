@@ -1,9 +1,10 @@
 """Every legal layout of a model on a cluster: degrees that nest, divide and fit, and cuts of the batch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
+from planner.fields import Section
 from planner.legal import divisors
 from planner.placement import Stage, largest_data_parallel_size, place, world_size
 from planner.plan import Batch, Host, Plan
@@ -18,13 +19,16 @@ MANY = 120_000
 class Space:
     """What a search may use: every host, spares included, and which ZeRO stages.
 
-    fullest_host: the most ranks that one of the hosts may carry.
+    fullest_host: the most ranks that one of the hosts may carry. sections: what `chosen` has made before.
     """
 
     strategy: Strategy
     num_gpus: int
     num_hosts: int
     fullest_host: int
+    sections: dict[tuple[int, str], dict[str, Section]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def zero_stages(self) -> tuple[int, ...]:
@@ -98,13 +102,13 @@ def micro_batches(space: Space, parallel: Parallel) -> tuple[int, ...]:
 
 def chosen(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Strategy:
     """The strategy of the space with what a search chooses."""
-    strategy = space.strategy
-    updates = {
-        "parallel": parallel,
-        "training": strategy.training.model_copy(update={"micro_batch": micro_batch}),
-        "runtime": strategy.runtime.model_copy(update={"recompute": recompute}),
-    }
-    return strategy.model_copy(update=updates)
+    strategy, key = space.strategy, (micro_batch, recompute)
+    if key not in space.sections:
+        space.sections[key] = {
+            "training": strategy.training.model_copy(update={"micro_batch": micro_batch}),
+            "runtime": strategy.runtime.model_copy(update={"recompute": recompute}),
+        }
+    return strategy.model_copy(update={"parallel": parallel, **space.sections[key]})
 
 
 def light_plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:

@@ -28,12 +28,16 @@ def gradient_bytes(plan: Plan, stage: Stage, tp_rank: int, places: tuple[int, in
     whole = sum(group.num_elements for group in groups)
     if zero == 0:
         return element * whole
-    own = frozenset(name for group in groups for name in _own(group, places[group.is_expert]))
     # From backward's end to its beginning: the order in which autograd makes gradients.
     backward = stage_parameters(plan.strategy.model, stage, tp_rank)[::-1]
-    if not is_fp32 and gradient_dtype(plan) == "fp32":
-        # bf16 gradients are added to one flat fp32 partition (line 1262), which stays to the update.
-        sums = sum(group.partition for group in groups)
+    largest = max(tensor.num_elements for tensor in backward)
+    # bf16 gradients are added to one flat fp32 partition (line 1262), which stays to the update.
+    is_summed = not is_fp32 and gradient_dtype(plan) == "fp32"
+    sums = sum(group.partition for group in groups)
+    if is_summed and largest <= bucket:  # each leaves before the next is made, whosever it is
+        return FP32_BYTES * sums + element * largest
+    own = frozenset(name for group in groups for name in _own(group, places[group.is_expert]))
+    if is_summed:
         return FP32_BYTES * sums + element * _replay(backward, own, bucket, collects=False)
     # A group's own part is flattened, and made fp32, while all groups' gradients are still there (line 3114).
     # What fills up its partition is a tensor beside them (get_flat_partition).

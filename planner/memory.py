@@ -69,10 +69,6 @@ def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
     """What fills the memory of a rank."""
     stage = plan.stage_of(rank)
     tp_rank = stage.dense.coordinate("tp", rank)
-    places = (
-        stage.dense.coordinate("data", rank),
-        0 if stage.expert is None else stage.expert.coordinate("edp", rank),
-    )
     state = static_state(plan, stage, tp_rank)
     bucket = int(ds_config(plan)["zero_optimization"]["reduce_bucket_size"])
     return RankMemory(
@@ -80,7 +76,7 @@ def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
         weights=state.weights,
         masters=state.masters,
         moments=state.moments,
-        gradients=gradient_bytes(plan, stage, tp_rank, places, bucket),
+        gradients=gradient_bytes(plan, stage, tp_rank, _places(stage, rank), bucket),
         activations=kept_activations(plan, stage, load),
         hand_overs=hand_over_buffers(plan, plan.stages.index(stage), plan.batch.accumulation),
         dispatch_buffers=dispatch_bytes(plan, stage, load),
@@ -108,17 +104,18 @@ def _ends(stage: Stage) -> list[int]:
 
 def held_bytes(plan: Plan, stage: Stage) -> int:
     """State, gradients and buckets of a stage's fullest rank: what a micro-batch's size does not change."""
-    memories = []
     bucket = int(ds_config(plan)["zero_optimization"]["reduce_bucket_size"])
-    for rank in _ends(stage):
-        tp_rank = stage.dense.coordinate("tp", rank)
-        expert_place = 0 if stage.expert is None else stage.expert.coordinate("edp", rank)
-        places = (stage.dense.coordinate("data", rank), expert_place)
-        gradients = gradient_bytes(plan, stage, tp_rank, places, bucket)
-        memories.append(
-            static_state(plan, stage, tp_rank).total + gradients + _buckets(plan, stage, tp_rank, bucket)
-        )
-    return max(memories)
+    tp_rank = 0  # has the longest shares
+    gradients = max(
+        gradient_bytes(plan, stage, tp_rank, _places(stage, rank), bucket) for rank in _ends(stage)
+    )
+    return static_state(plan, stage, tp_rank).total + gradients + _buckets(plan, stage, tp_rank, bucket)
+
+
+def _places(stage: Stage, rank: int) -> tuple[int, int]:
+    """A rank's place among its data-parallel and among its expert-data-parallel peers."""
+    edp = 0 if stage.expert is None else stage.expert.coordinate("edp", rank)
+    return stage.dense.coordinate("data", rank), edp
 
 
 def memory_limit(plan: Plan) -> int:
