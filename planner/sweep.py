@@ -6,13 +6,13 @@ whatever two of them share is worked out once.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from itertools import pairwise
 from typing import Literal
 
 from planner import comms
-from planner.candidates import Space, light_plan, micro_batches
+from planner.candidates import Space, chosen, light_plan, micro_batches
 from planner.comms import Network, Spread, network_of, spread_of, world_spread
 from planner.handover import chunks_of
 from planner.kernels import DATA_OPERATIONS
@@ -115,7 +115,7 @@ class Sweep:
                 if zero == 2 and is_bf16 and accumulation > 1:
                     continue  # ZeRO 1 stands for both
                 for mode in _MODES:
-                    plan = cache(partial(light_plan, self.space, cut, micro_batch, mode))
+                    plan = cache(partial(self._plan, layout, cut, micro_batch, mode))
                     peak = self._peak(layout, handed, plan, given, accumulation, (micro_batch, mode))
                     if peak > self.limit_bytes:
                         continue
@@ -131,6 +131,15 @@ class Sweep:
                     break
                 else:
                     yield None
+
+    def _plan(self, layout: _Layout, cut: Parallel, micro_batch: int, mode: Recompute) -> Plan:
+        """`light_plan` of one way to run a layout, whose stages and hosts all ways share."""
+        accumulation = layout.plan.batch.global_batch // (micro_batch * largest_data_parallel_size(cut))
+        return replace(
+            layout.plan,
+            strategy=chosen(self.space, cut, micro_batch, mode),
+            batch=replace(layout.plan.batch, micro_batch=micro_batch, accumulation=accumulation),
+        )
 
     def _flow(
         self, layout: _Layout, micro_batch: int, accumulation: int, mode: Recompute
