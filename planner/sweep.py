@@ -4,24 +4,22 @@ The same numbers as planner.predict and planner.memory; a search asks for tens o
 whatever two of them share is worked out once.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from itertools import pairwise
 from typing import Literal
 
 from planner import comms
+from planner.alike import Kind, Layout, layout_of
 from planner.candidates import Space, chosen, light_plan, micro_batches
-from planner.comms import Network, Spread, network_of, spread_of, world_spread
-from planner.handover import chunks_of
+from planner.comms import Network, world_spread
 from planner.kernels import DATA_OPERATIONS
 from planner.memory import hand_over_buffers
 from planner.parts import Parts
 from planner.peaks import Peaks
-from planner.placement import Stage, largest_data_parallel_size
+from planner.placement import largest_data_parallel_size
 from planner.plan import Plan
-from planner.predict import hand_over, is_on_one_host, predict
+from planner.predict import hand_over, predict
 from planner.schedule import Boundary
 from planner.strategy import Parallel
 from planner.timing import held_of, stage_time
@@ -40,34 +38,6 @@ class Option:
     recompute: Recompute
     step_s: float
     peak_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """Stages that are alike: what they hold (shape), and how their groups lie (key)."""
-
-    stage: Stage
-    shape: tuple[object, ...]
-    key: tuple[object, ...]
-    data: Spread
-    edp: Spread
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """What all ways to run a layout share.
-
-    kinds: its different stages. order: which of them each stage is. fullest: of stages that are alike, as
-    their neighbours are, the first, which has most micro-batches in flight. meetings: the kinds on both
-    sides of a boundary, whether one host holds both stages, and how many boundaries are so.
-    """
-
-    plan: Plan
-    network: Network
-    kinds: tuple[_Kind, ...]
-    order: tuple[int, ...]
-    fullest: tuple[int, ...]
-    meetings: dict[tuple[int, int, bool], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +74,7 @@ class Sweep:
         training = self.space.strategy.training
         is_bf16 = training.precision != "fp32"
         sizes = micro_batches(self.space, parallel)
-        layout = self._layout(light_plan(self.space, parallel, sizes[0], "none"))
+        layout = layout_of(light_plan(self.space, parallel, sizes[0], "none"), self.parts.device)
         by_zero = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in self.space.zero_stages}
         for micro_batch in sizes:
             accumulation = training.global_batch // (micro_batch * largest_data_parallel_size(parallel))
@@ -132,7 +102,7 @@ class Sweep:
                 else:
                     yield None
 
-    def _plan(self, layout: _Layout, cut: Parallel, micro_batch: int, mode: Recompute) -> Plan:
+    def _plan(self, layout: Layout, cut: Parallel, micro_batch: int, mode: Recompute) -> Plan:
         """`light_plan` of one way to run a layout, whose stages and hosts all ways share."""
         accumulation = layout.plan.batch.global_batch // (micro_batch * largest_data_parallel_size(cut))
         return replace(
@@ -142,7 +112,7 @@ class Sweep:
         )
 
     def _flow(
-        self, layout: _Layout, micro_batch: int, accumulation: int, mode: Recompute
+        self, layout: Layout, micro_batch: int, accumulation: int, mode: Recompute
     ) -> "tuple[float, list[_Busy]]":
         """Seconds of all micro-batches through all stages, and what each kind of stage does with one."""
         sequences = self.space.strategy.training.global_batch // accumulation
@@ -154,7 +124,7 @@ class Sweep:
 
     def _step_s(
         self,
-        layout: _Layout,
+        layout: Layout,
         flow_s: float,
         busy: "list[_Busy]",
         plan: Callable[[], Plan],
@@ -173,39 +143,8 @@ class Sweep:
         world_s = self._world_s(layout.plan, layout.network)
         return flow_s + after + world_s + accumulation * _data_s(self.parts)
 
-    def _layout(self, plan: Plan) -> _Layout:
-        network = network_of(plan, self.parts.device)
-        kinds: list[_Kind] = []
-        order: list[int] = []
-        seen: dict[tuple[object, ...], int] = {}
-        model, size = plan.strategy.model, network.host_size
-        for stage in plan.stages:
-            dense = sum(layer < model.first_dense_layers for layer in stage.layers)
-            ep = None if stage.expert is None else spread_of(stage.expert, "ep", size)
-            data = spread_of(stage.dense, "data", size)
-            edp = data if stage.expert is None else spread_of(stage.expert, "edp", size)
-            tp = spread_of(stage.dense, "tp", size)
-            ends = (stage.has_embedding, stage.has_norm, stage.has_output)
-            shape = (dense, len(stage.layers), *ends, tp.size, 1 if ep is None else ep.size)
-            key = (*shape, tp, ep, size)
-            full = (*key, data, edp)
-            if full not in seen:
-                seen[full] = len(kinds)
-                kinds.append(_Kind(stage=stage, shape=shape, key=key, data=data, edp=edp))
-            order.append(seen[full])
-        around = list(zip([None, *order], order, [*order[1:], None], strict=False))
-        together = (is_on_one_host(*pair, network) for pair in pairwise(plan.stages))
-        return _Layout(
-            plan=plan,
-            network=network,
-            kinds=tuple(kinds),
-            order=tuple(order),
-            fullest=tuple(i for i, those in enumerate(around) if those not in around[:i]),
-            meetings=Counter((*pair, one) for pair, one in zip(pairwise(order), together, strict=True)),
-        )
-
     def _micro_batch(
-        self, kind: _Kind, plan: Plan, network: Network, micro_batch: int, recompute: Recompute
+        self, kind: Kind, plan: Plan, network: Network, micro_batch: int, recompute: Recompute
     ) -> "_Busy":
         """What one micro-batch asks of a kind of stage."""
         scale = largest_data_parallel_size(plan.strategy.parallel) // kind.stage.data_parallel_size
@@ -221,7 +160,7 @@ class Sweep:
         return self._busy[key]
 
     def _after_s(
-        self, kind: _Kind, held: Held, zero: int, accumulation: int, network: Network, *, is_bf16: bool
+        self, kind: Kind, held: Held, zero: int, accumulation: int, network: Network, *, is_bf16: bool
     ) -> float:
         key = (kind.data, kind.edp, held.dense, held.experts, zero, network.host_size)
         if key not in self._once:
@@ -247,7 +186,7 @@ class Sweep:
             self._world[key] = norm + one.other_s
         return self._world[key]
 
-    def _boundary(self, layout: _Layout, meeting: tuple[int, int, bool], sequences: int) -> Boundary:
+    def _boundary(self, layout: Layout, meeting: tuple[int, int, bool], sequences: int) -> Boundary:
         """What crosses between two kinds of stages hangs on their widths, not on their numbers of layers."""
         before, after = (layout.kinds[i].stage for i in meeting[:2])
         widths = (before.dense.sizes, not before.layers, after.dense.sizes, not after.layers)
@@ -260,7 +199,7 @@ class Sweep:
 
     def _peak(
         self,
-        layout: _Layout,
+        layout: Layout,
         handed: list[int],
         plan: Callable[[], Plan],
         zero: int,
@@ -278,7 +217,7 @@ class Sweep:
             kind = layout.kinds[layout.order[place]]
             stage = layout.plan.stages[place]
             state = (kind.shape, kind.data.size, kind.edp.size, zero, accumulation > 1)
-            chunks = _num_chunks(layout, accumulation) if stage.has_output else 1
+            chunks = layout.num_chunks(accumulation) if stage.has_output else 1
             doing = (kind.shape, work[0] * widest // stage.data_parallel_size, work[1], chunks)
             bytes_ = buffers + self.peaks.held(state, stage, plan)
             if bytes_ <= self.limit_bytes:
@@ -290,7 +229,7 @@ class Sweep:
 
 
 def _flow_s(
-    layout: _Layout,
+    layout: Layout,
     busy: "list[_Busy]",
     boundaries: dict[tuple[int, int, bool], Boundary],
     accumulation: int,
@@ -307,13 +246,6 @@ def _flow_s(
         handed_s += times * (boundary.both_ways_s - hidden)
         widest_s = max(widest_s, boundary.transfer_s)
     return sum(ways) + handed_s + (accumulation - 1) * max(*ways, widest_s)
-
-
-def _num_chunks(layout: _Layout, accumulation: int) -> int:
-    stages = layout.plan.stages
-    if len(stages) == 1:
-        return 1
-    return len(chunks_of(stages[-1], stages[-2], layout.plan.batch.global_batch // accumulation))
 
 
 def _data_s(parts: Parts) -> float:

@@ -66,7 +66,9 @@ def test_plans_that_leave_gpus_unused_are_explained_in_the_first_line() -> None:
 def test_what_does_not_fit_is_left_out_or_recomputed() -> None:
     tight = search(load(REFERENCE, ["limits.memory_max=7.3 GB"]))
     assert tight.num_too_large > 0
-    assert all(row.peak_bytes <= 7.3e9 for row in tight.rows[:100])
+    for row in tight.rows[:: len(tight.rows) // 60]:
+        built = build_plan(row.strategy)
+        assert max(memory.peak_bytes for memory in fullest_ranks(built)) == row.peak_bytes <= 7.3e9
     assert any(row.option.recompute == "layer" for row in tight.rows)
 
 
