@@ -10,7 +10,7 @@ from launch.link_checks import Link, Row
 from launch.ssh_failures import Failure
 from planner import Plan
 from planner.report import Table, print_tables
-from planner.units import format_bytes
+from planner.units import format_bytes, milliseconds
 
 _MAX_CELL = 90
 _MAX_HOSTS = 16
@@ -176,8 +176,8 @@ def _exchange_table(report: Report) -> Table:
             row.exchange.stage,
             str(row.num_groups),
             format_bytes(row.exchange.num_bytes),
-            f"{row.predicted_s * 1e3:.3g}",
-            f"{row.measured_s * 1e3:.3g}",
+            milliseconds(row.predicted_s),
+            milliseconds(row.measured_s),
             f"{row.ratio:.2g}",
         )
         for row in report.rows

@@ -14,7 +14,7 @@ from planner.phases import PHASES
 from planner.plan import Plan
 from planner.predict import Prediction
 from planner.report import Table
-from planner.units import format_bytes
+from planner.units import format_bytes, milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def phases_table(a: Side, b: Side) -> Table:
     for name in PHASES:
         first, second = means_a[name], means_b[name]
         if first or second:
-            rows.append((name, f"{first * 1e3:.3g}", f"{second * 1e3:.3g}", f"{(second - first) * 1e3:+.3g}"))
+            rows.append((name, milliseconds(first), milliseconds(second), milliseconds(second - first, "+")))
     columns = ("phase", "A", "B", "B - A")
     return Table(
         title="A step, mean over ranks, ms",

@@ -11,7 +11,7 @@ from planner.plan import Plan
 from planner.predict import Prediction
 from planner.report import Table
 from planner.search import Row, Search
-from planner.units import format_bytes
+from planner.units import format_bytes, milliseconds
 
 _NAMED_STAGES = 6
 
@@ -278,7 +278,3 @@ def seconds(value: float) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value * 1e6:.3g} us"
-
-
-def milliseconds(value: float) -> str:
-    return f"{value * 1e3:.3g}"

@@ -12,6 +12,7 @@ from planner.artifacts import full_strategy
 from planner.phases import PHASES
 from planner.report import Table
 from planner.strategy import Strategy
+from planner.units import milliseconds
 
 WARMUP_STEPS = 5  # of each attempt: caches fill, memory is first touched
 _GPU = re.compile(r"^ +gpu: (.+(?:\n {4,}.+)*)", re.MULTILINE)
@@ -90,7 +91,7 @@ def percent(error: float | None) -> str:
 
 def _cell(entry: Entry, name: str) -> str:
     predicted, measured = entry.predicted[name], entry.measured[name]
-    return f"{predicted * 1e3:.3g} / {measured * 1e3:.3g}" if predicted or measured > 1e-6 else "-"
+    return f"{milliseconds(predicted)} / {milliseconds(measured)}" if predicted or measured > 1e-6 else "-"
 
 
 def _entry(telemetry: Path) -> Entry | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from planner.plan import Plan
 from planner.schedule import StagePhases
 from planner.timing import StageTime
+from planner.units import milliseconds
 
 PHASES = (
     "data",
@@ -81,11 +82,11 @@ def bottleneck(plan: Plan, stages: Sequence[StagePrediction], step_s: float) -> 
         whose = "the rank"
     what = "computing" if "compute" in parts else "the links"
     most = sorted(((s, name) for name, s in parts.items() if s >= 0.1 * seconds), reverse=True)
-    detail = ", ".join(f"{_WORDS[name]} {s * 1e3:.3g} ms" for s, name in most)
+    detail = ", ".join(f"{_WORDS[name]} {milliseconds(s)} ms" for s, name in most)
     if "compute" in parts:
         cause, share = _largest_cause(stage, plan.batch.accumulation)
         detail += f"; of compute {share:.0%} is {cause}"
-    return f"{what} of {whose}: {seconds * 1e3:.3g} of {step_s * 1e3:.3g} ms a step ({detail})"
+    return f"{what} of {whose}: {milliseconds(seconds)} of {milliseconds(step_s)} ms a step ({detail})"
 
 
 def _own_hand_overs_s(plan: Plan, stages: Sequence[StagePrediction], i: int) -> float:

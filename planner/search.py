@@ -13,6 +13,7 @@ from planner.plan import Plan
 from planner.predict import Prediction, predict
 from planner.strategy import Strategy
 from planner.sweep import Option, Sweep
+from planner.units import milliseconds
 
 _PARETO_ROWS = 30
 
@@ -129,10 +130,14 @@ def why_better(row: Row, base: Prediction, device: Device) -> str:
     before, after = base.mean_phases_s, other.mean_phases_s
     gains = sorted(((before[name] - after[name], name) for name in before), reverse=True)
     said = [
-        f"{name} {before[name] * 1e3:.3g} → {after[name] * 1e3:.3g} ms" for gain, name in gains if gain > 0
+        f"{name} {milliseconds(before[name])} → {milliseconds(after[name])} ms"
+        for gain, name in gains
+        if gain > 0
     ]
     lost = [
-        f"{name} {before[name] * 1e3:.3g} → {after[name] * 1e3:.3g} ms" for gain, name in gains if gain < 0
+        f"{name} {milliseconds(before[name])} → {milliseconds(after[name])} ms"
+        for gain, name in gains
+        if gain < 0
     ]
     text = f"{base.step_s / other.step_s:.2f} times as fast: " + ", ".join(said[:3])
     return text + (f"; it pays with {', '.join(lost[-2:])}" if lost else "")

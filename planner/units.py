@@ -142,3 +142,9 @@ def format_bytes(value: int | float) -> str:
 def shorten(text: str, limit: int = 60) -> str:
     """A text that fits on a line of an error message."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def milliseconds(seconds: float, sign: str = "") -> str:
+    """A duration's number of ms: three digits, or all before the point. sign: "+" writes a plus too."""
+    number = seconds * 1e3
+    return f"{number:{sign},.0f}" if abs(number) >= 1000 else f"{number:{sign}.3g}"
