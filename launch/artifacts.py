@@ -1,6 +1,5 @@
 """The files of a launch: what is in each, and that they reach the run's folder together."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from launch.envfile import OPERATOR_VARIABLES, env_file, operator_environment, variable_problems, variables
+from launch.folders import missing, remove_empty
 from launch.hostfile import host_problems, hostfile, is_local
 from launch.script import Place, launch_sh
 from launch.slurm import launch_sbatch, slurm_problems
@@ -79,14 +79,12 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: if they cannot be written; folders that were made for them are gone again.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = missing(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_together(folder, files)
     except OSError:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        remove_empty(made)
         raise
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.folders import missing, remove_empty
 from launch.inspect_host import NONCE, appears, write_durably
 from launch.ssh import Program, Ssh, on_all, talk
 from launch.ssh_failures import Failure
@@ -74,7 +75,7 @@ def shared_folder(output: Path) -> Iterator[Shared]:
     Raises:
         OSError: if it cannot be made or written.
     """
-    made = [path for path in (output, *output.parents) if not path.exists()]
+    made = missing(output)
     shared = Shared(folder=output / f"{_FOLDERS}{secrets.token_hex(6)}", nonce=secrets.token_hex(16))
     try:
         shared.folder.mkdir(parents=True)
@@ -83,9 +84,7 @@ def shared_folder(output: Path) -> Iterator[Shared]:
         yield shared
     finally:
         shutil.rmtree(shared.folder, ignore_errors=True)
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()  # unless something else is in it by now
+        remove_empty(made)
 
 
 def _sweep(output: Path, now: float) -> None:

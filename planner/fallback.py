@@ -156,11 +156,11 @@ def after_loss(
         StrategyError: if nothing is left.
     """
     assert (lost_hosts > 0) != (lost_gpus > 0), "one kind of loss at a time"
-    lost = _count(lost_hosts, "host") if lost_hosts else _count(lost_gpus, "GPU")
+    lost = counted(lost_hosts, "host") if lost_hosts else counted(lost_gpus, "GPU")
     remains = list(_remains(strategy, lost_hosts, lost_gpus))
     if not remains:
         cluster = strategy.cluster
-        whole = f"{_count(cluster.hosts.count, 'host')} with {_count(sum(cluster.slots), 'GPU')}"
+        whole = f"{counted(cluster.hosts.count, 'host')} with {counted(sum(cluster.slots), 'GPU')}"
         problem = Problem(
             path=None,
             line=None,
@@ -178,7 +178,8 @@ def _most_ranks(strategy: Strategy) -> int:
     return max((world_size(parallel) for parallel in layouts(space_of(strategy))[0]), default=0)
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """A number with its noun."""
     return f"{number} {what}{'s' if number > 1 else ''}"
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planner.fallback import AfterLoss, Option
+from planner.fallback import AfterLoss, Option, counted
 from planner.memory_report import rank_dict
 from planner.report import Table
 from planner.search import Row
@@ -39,18 +39,16 @@ def loss_lines(left: AfterLoss) -> tuple[str, ...]:
     cluster = left.strategy.cluster
     host = cluster.hosts.names[-1]
     lines = [
-        f"{left.strategy.name} after the loss of {left.lost}: {_gpus(left.num_gpus)} on {left.num_hosts} "
-        f"host{'s' if left.num_hosts > 1 else ''}; global batch {left.strategy.training.global_batch} is kept"
+        f"{left.strategy.name} after the loss of {left.lost}: {counted(left.num_gpus, 'GPU')} on "
+        f"{counted(left.num_hosts, 'host')}; global batch {left.strategy.training.global_batch} is kept"
     ]
     if left.kept == "last":
-        lines.append(f"the host with {_gpus(cluster.slots[-1])} left goes last, in the place of {host}")
+        lines.append(
+            f"the host with {counted(cluster.slots[-1], 'GPU')} left goes last, in the place of {host}"
+        )
     elif left.kept == "dropped":
         lines.append("the host that lost some of its GPUs is dropped: with it no layout has more ranks")
     return tuple(lines)
-
-
-def _gpus(number: int) -> str:
-    return f"{number} GPU{'s' if number > 1 else ''}"
 
 
 def loss_table(left: AfterLoss, num_rows: int) -> Table:

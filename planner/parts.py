@@ -67,7 +67,6 @@ class Part:
     expert_elements: int
     num_tensors: int
     busy_s: float  # both passes
-    kept_bytes: int
     all_to_all_bytes: float
 
 
@@ -155,7 +154,6 @@ def _gather(plan: Plan, stage: Stage, network: Network, *, is_backward: bool) ->
         expert_elements=0,
         num_tensors=0,
         busy_s=seconds,
-        kept_bytes=0,
         all_to_all_bytes=0.0,
     )
 
@@ -174,7 +172,6 @@ def _part(plan: Plan, stage: Stage, device: Device, network: Network, load: Load
         dense_elements=sum(tensor.num_elements for tensor in tensors) - experts,
         expert_elements=experts,
         num_tensors=len(tensors),
-        kept_bytes=sum(w.activation_bytes for w in works if w.kind != "head"),
         all_to_all_bytes=dispatched_bytes(plan, p) * (p.ep - 1) / p.ep if sends else 0.0,
     )
 

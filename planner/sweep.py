@@ -117,9 +117,7 @@ class Sweep:
         """Seconds of all micro-batches through all stages, and what each kind of stage does with one."""
         sequences = self.space.strategy.training.global_batch // accumulation
         boundaries = {meeting: self._boundary(layout, meeting, sequences) for meeting in layout.meetings}
-        busy = [
-            self._micro_batch(kind, layout.plan, layout.network, micro_batch, mode) for kind in layout.kinds
-        ]
+        busy = [self._micro_batch(kind, layout, micro_batch, mode) for kind in layout.kinds]
         return _flow_s(layout, busy, boundaries, accumulation), busy
 
     def _step_s(
@@ -143,15 +141,14 @@ class Sweep:
         world_s = self._world_s(layout.plan, layout.network)
         return flow_s + after + world_s + accumulation * _data_s(self.parts)
 
-    def _micro_batch(
-        self, kind: Kind, plan: Plan, network: Network, micro_batch: int, recompute: Recompute
-    ) -> "_Busy":
+    def _micro_batch(self, kind: Kind, layout: Layout, micro_batch: int, recompute: Recompute) -> "_Busy":
         """What one micro-batch asks of a kind of stage."""
-        scale = largest_data_parallel_size(plan.strategy.parallel) // kind.stage.data_parallel_size
+        parallel = layout.plan.strategy.parallel
+        scale = largest_data_parallel_size(parallel) // kind.stage.data_parallel_size
         key = (*kind.key, micro_batch * scale, recompute)
         if key not in self._busy:
-            other = light_plan(self.space, plan.strategy.parallel, micro_batch, recompute)
-            found = self.parts.of(other, kind.stage, network)
+            plan = self._plan(layout, parallel, micro_batch, recompute)
+            found = self.parts.of(plan, kind.stage, layout.network)
             passes = (
                 sum(times * part.forward.total_s for times, part in found),
                 sum(times * part.backward.total_s for times, part in found),

@@ -15,7 +15,6 @@ class StageTime:
     """Seconds of a stage's slowest rank. `forward`, `backward`: a micro-batch. The rest: a step.
 
     all_to_all_bytes: what leaves a rank one way and layer in the forward pass. held: its parameters.
-    kept_bytes: activations of one micro-batch that are kept for backward, if none are computed again.
     """
 
     forward: Pass
@@ -26,7 +25,6 @@ class StageTime:
     other_s: float
     all_to_all_bytes: float
     held: Held
-    kept_bytes: int
 
     @property
     def micro_batch_s(self) -> float:
@@ -47,7 +45,6 @@ def stage_time(plan: Plan, stage: Stage, parts: Parts, network: Network) -> Stag
         other_s=other + comms.all_reduce_s(32, world_spread(plan, network), network),
         all_to_all_bytes=max((part.all_to_all_bytes for _, part in found), default=0.0),
         held=held,
-        kept_bytes=sum(times * part.kept_bytes for times, part in found),
     )
 
 

@@ -136,7 +136,6 @@ def stage(forward: float, backward: float, communication: float = 0.0, reduce: f
         other_s=0.0,
         all_to_all_bytes=0.0,
         held=Held(dense=1, experts=0, num_tensors=1),
-        kept_bytes=0,
     )
 
 
