@@ -21,7 +21,7 @@ test-all: .venv
 	$(BIN)/python -m pytest
 
 matrix: .venv
-	$(BIN)/python -W ignore -m tests.distributed.matrix_run
+	$(BIN)/python -W ignore -m tests.support.matrix_run
 
 bench: .venv
 	$(BIN)/python -m benchmarks.calibrate

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner import Plan, Problem, StrategyError, build_plan, load, with_lines
-from planner.drift import launch_problems
-from planner.runnable import runnable
-from runtime.identity import Identity, identify
-from runtime.signals import StopRequest, block_signals
+from planner.plan.mismatch import launch_problems
+from planner.rules.not_implemented import runnable
+from runtime.process.identity import Identity, identify
+from runtime.process.stop_signals import StopRequest, block_signals
 
 if TYPE_CHECKING:
-    from runtime.ending import Ending
-    from runtime.startup import Verdict
+    from runtime.startup.consensus import Verdict
+    from runtime.startup.outcome import Ending
 
 DOCUMENT_STRATEGY = "ds_configs/ep64_tp2_staged.yaml"
 # The strategy document's flags, and the keys they mean.
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     prepare_process(plan, identity)
 
     # torch is loaded from here on, which takes seconds: mistakes in the strategy were told before.
-    from runtime.ending import Ending
+    from runtime.startup.outcome import Ending
 
     ending = Ending(identity=identity)
     if plan is not None:
@@ -66,8 +66,8 @@ def main(argv: Sequence[str]) -> None:
 
 def run(plan: Plan | None, problems: Sequence[Problem], identity: Identity, ending: "Ending") -> int:
     """Agrees with the other ranks on what to do, and does it."""
-    from runtime.opening import open_run, run_folder_of
-    from runtime.startup import agree
+    from runtime.startup.consensus import agree
+    from runtime.startup.open_run import open_run, run_folder_of
 
     stop = StopRequest(ending.stop_now)
     if plan is not None:
@@ -81,21 +81,27 @@ def run(plan: Plan | None, problems: Sequence[Problem], identity: Identity, endi
 
 def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", stop: StopRequest) -> int:
     """Groups, model, engine, checkpoint, steps."""
-    from runtime.attempts import holds
-    from runtime.build import build_model
-    from runtime.data import open_data
-    from runtime.devices import join_world, mean_over_world, peak_memory_bytes, sum_over_world, take_device
-    from runtime.engine import make_engine
-    from runtime.groups import make_groups
-    from runtime.loop import Loop
-    from runtime.opening import TOKENIZER_NAME
-    from runtime.phases import PhaseClock
-    from runtime.resume import fingerprints
-    from runtime.saving import Saver, restore
-    from runtime.stamps import stamps_of
-    from runtime.startup import agree_on_groups
-    from runtime.teller import Teller
-    from runtime.timeline import Timeline
+    from runtime.checkpoint.compatibility import fingerprints
+    from runtime.checkpoint.save_restore import Saver, restore
+    from runtime.data.dataset import open_data
+    from runtime.parallel.device import (
+        join_world,
+        mean_over_world,
+        peak_memory_bytes,
+        sum_over_world,
+        take_device,
+    )
+    from runtime.parallel.groups import make_groups
+    from runtime.profiling.phase_clock import PhaseClock
+    from runtime.profiling.timestamps import stamps_of
+    from runtime.startup.attempts import holds
+    from runtime.startup.consensus import agree_on_groups
+    from runtime.startup.open_run import TOKENIZER_NAME
+    from runtime.telemetry.reporter import Teller
+    from runtime.telemetry.step_timeline import Timeline
+    from runtime.training.engine import make_engine
+    from runtime.training.loop import Loop
+    from runtime.training.training_model import build_model
 
     folder, attempt = ending.run_folder, verdict.attempt
     ending.attempt = attempt

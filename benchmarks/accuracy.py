@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks.accuracy_report import Case, tell
 from benchmarks.jobs import Job, JobFailed, busy_s
 from planner import load
-from planner.hardware import CALIBRATION_NAME
-from planner.runnable import runnable
+from planner.hardware.catalog import CALIBRATION_NAME
+from planner.rules.not_implemented import runnable
 
 STRATEGY = "ds_configs/tiny_cpu.yaml"
 # A name, its ranks, and what tells it from the strategy. Compact rank order makes rank 0, whose phases are

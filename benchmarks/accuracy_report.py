@@ -12,12 +12,12 @@ from typing import Any
 
 from benchmarks.jobs import Job
 from planner import build_plan, load
-from planner.hardware import calibration_path, device_of
-from planner.phases import PHASES
-from planner.portion import Load
-from planner.predict import predict
-from planner.report import Table, print_tables
-from planner.strategy import Parallel
+from planner.counts.rank_workload import Load
+from planner.hardware.catalog import calibration_path, device_of
+from planner.prediction.breakdown import PHASES
+from planner.prediction.predict import predict
+from planner.report.plan_report import Table, print_tables
+from planner.strategy.schema import Parallel
 
 
 @dataclass

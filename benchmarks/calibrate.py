@@ -23,8 +23,8 @@ import torch.multiprocessing as processes
 
 from benchmarks import collectives, primitives
 from benchmarks.primitives import Rates
-from planner.artifacts import section_yaml
-from planner.hardware import CALIBRATION_NAME, CPU, device_named, devices, read_calibration
+from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, devices, read_calibration
+from planner.plan.serialization import section_yaml
 from planner.problems import StrategyError
 
 _GLOO = "measured, gloo between ranks of this host, after work of each rank's own"
@@ -74,7 +74,7 @@ def entry(
     load: float,
     before: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """The entry as YAML, in the form of planner/hardware.yaml.
+    """The entry as YAML, in the form of planner/hardware/devices.yaml.
 
     Args:
         before: the entry that it replaces, whose links stay: preflight measures those, this does not.

@@ -182,7 +182,7 @@ def _grouped_rate(rows: int, width: int, dtype: torch.dtype, device: torch.devic
 def _attention_rate(
     sequences: int, heads: int, length: int, width: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[float, float]:
-    """The size of causal attention (planner.products.attention_s) and its FLOP/s: two products forward, four
+    """The size of causal attention (gemm_time.attention_s) and its FLOP/s: two products forward, four
     backward, and the scores that backward makes again."""
 
     def tensors() -> list[Tensor]:

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from launch.answer import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
-from launch.compare import compare
-from launch.fallback import fallback
-from launch.forecast import foresee, ledger, prediction_answer, print_prediction
-from launch.options import AsJson, Calibration, Overrides, Plain, StrategyFile, Work
-from launch.preflight_command import preflight
-from launch.pretrained import answer_model, no_strategy, print_ignored, print_memory
-from launch.search import search
-from launch.words import refuse_second, strategies_among
+from launch.cli.arguments import refuse_second, strategies_among
+from launch.cli.options import AsJson, Calibration, Overrides, Plain, StrategyFile, Work
+from launch.cli.output import BROKE, STOPPED, YES, is_terminal, print_json, print_problems
+from launch.commands.compare import compare
+from launch.commands.fallback import fallback
+from launch.commands.hf_model import answer_model, no_strategy, print_ignored, print_memory
+from launch.commands.prediction import foresee, ledger, prediction_answer, print_prediction
+from launch.commands.preflight import preflight
+from launch.commands.search import search
 from planner import Plan, Problem, StrategyError, build_plan, load
-from planner.portion import Load
+from planner.counts.rank_workload import Load
 
 app = typer.Typer(
     add_completion=False,
@@ -93,7 +93,7 @@ def plan(
             answer = {"plan": _as_json(built, expert_load, is_full), "prediction": prediction}
             print_json("plan", YES, answer)
         else:
-            from planner.report import print_plan
+            from planner.report.plan_report import print_plan
 
             # Before anything is printed: a wrong --hardware must not leave half an answer.
             foreseen = foresee(built, hardware, expert_load)
@@ -123,7 +123,7 @@ def audit(
     """Each claim beside what is derived, load balance, compatibility checks; 1 when one does not hold."""
 
     def work() -> int:
-        from launch.audit import run_audit
+        from launch.commands.audit import run_audit
 
         refuse_second(overrides or ())
         return run_audit(strategy, overrides or (), is_json=is_json, is_plain=is_plain)
@@ -141,7 +141,7 @@ def generate(
     """The files of a launch, in the run's folder: hostfile, env, launch.sh, launch.sbatch and the plan's."""
 
     def work() -> int:
-        from launch.generate import generate as write
+        from launch.commands.generate import generate as write
 
         refuse_second(overrides or ())
         return write(strategy, overrides or (), is_json=is_json)
@@ -150,8 +150,8 @@ def generate(
 
 
 def _as_json(built: Plan, expert_load: Load, is_full: bool) -> dict[str, Any]:
-    from planner.artifacts import plan_dict
-    from planner.memory_report import memory_dict
+    from planner.plan.serialization import plan_dict
+    from planner.report.memory_report import memory_dict
 
     content = {**plan_dict(built), "memory": memory_dict(built, expert_load)}
     if is_full:

@@ -19,7 +19,7 @@ import psutil
 # Longer than the 20 s in which a rank that was asked to stop gives up waiting for the end of a step.
 GRACE_S = 30.0
 KILL_WAIT_S = 5.0
-# The file beside the link that says so to ranks that start later (runtime/launcher.py looks for it).
+# The file beside the link that says so to ranks that start later (process/launcher_watch.py looks for it).
 ASKED = "asked-to-stop"
 # What runs through the link and is no rank: DeepSpeed's own programs.
 _LAUNCHERS = ("deepspeed.launcher.runner", "deepspeed.launcher.launch")

@@ -16,8 +16,8 @@ from .attention import attention_mask, rotations
 from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
 from .decoder import Decoder, RoutingSums, sum_routings
-from .initialisation import initialize_parameters
-from .output import Aggregation, CrossEntropy, LMHead
+from .initialization import initialize_parameters
+from .lm_head import Aggregation, CrossEntropy, LMHead
 from .router import Routing
 
 # B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, E experts

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from .collectives import ModelGroups, gather_from_tp, split_to_tp
 from .configuration_switchyard import SwitchyardConfig
+from .deepspeed_dispatch import StockDispatch
 from .dispatch import dispatch
 from .experts import Experts
 from .mlp import MLP
 from .router import Router, Routing
-from .stock import StockDispatch
 
 # B sequences, S tokens of each, T = B·S tokens, U this rank's share of them, D hidden
 

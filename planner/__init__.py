@@ -1,11 +1,11 @@
 """Thinking without a cluster: from what a person wrote to what follows from it. Imports no torch."""
 
-from planner.grid import Grid
-from planner.load import load, loads, with_lines
-from planner.placement import Stage
-from planner.plan import Batch, Host, Plan, build_plan
+from planner.loading.loader import load, loads, with_lines
+from planner.plan.plan import Batch, Host, Plan, build_plan
 from planner.problems import Problem, StrategyError
-from planner.strategy import Strategy
+from planner.strategy.schema import Strategy
+from planner.topology.grid import Grid
+from planner.topology.placement import Stage
 
 __all__ = [
     "Batch",

@@ -5,11 +5,11 @@ python -m planner.generated
 
 from pathlib import Path
 
-from planner.artifacts import ds_config_json
-from planner.load import load
-from planner.plan import build_plan
-from planner.reference import strategy_reference
-from planner.schema import json_schema
+from planner.loading.json_schema import json_schema
+from planner.loading.loader import load
+from planner.plan.plan import build_plan
+from planner.plan.serialization import ds_config_json
+from planner.report.strategy_reference import strategy_reference
 
 FOLDER = Path("ds_configs")
 SCHEMA = FOLDER / "strategy.schema.json"

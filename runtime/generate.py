@@ -18,9 +18,9 @@ from rich.text import Text
 
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, load
-from runtime.build import model_config
-from runtime.checkpoint import CheckpointError, CheckpointInfo, newest, whole_weights
-from runtime.tokenizer import TextCoder, TokenizerUnusable, load_tokenizer, read_coder
+from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest, whole_weights
+from runtime.data.tokenizer import TextCoder, TokenizerUnusable, load_tokenizer, read_coder
+from runtime.training.training_model import model_config
 
 # Much of what the default corpus holds begins so.
 DEFAULT_PROMPT = "def "

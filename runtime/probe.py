@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner import Plan, StrategyError, build_plan, load
-from planner.drift import launch_problems
-from planner.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
-from runtime.identity import Identity, identify
-from runtime.signals import StopRequest, block_signals
+from planner.plan.mismatch import launch_problems
+from planner.timing.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
+from runtime.process.identity import Identity, identify
+from runtime.process.stop_signals import StopRequest, block_signals
 
 if TYPE_CHECKING:
     import torch
 
     from model.collectives import Group
-    from runtime.ending import Ending
-    from runtime.groups import RankGroups
-    from runtime.pairs import PairTrial
-    from runtime.startup import Verdict
+    from runtime.parallel.groups import RankGroups
+    from runtime.preflight.link_trials import PairTrial
+    from runtime.startup.consensus import Verdict
+    from runtime.startup.outcome import Ending
 
 SCHEMA_VERSION = 1
 RESULT_NAME, PROGRESS_NAME = "probe.json", "progress.txt"
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Until these are imported, which takes seconds, a signal just ends the process: there is nothing to save.
-    from runtime.ending import Ending
-    from runtime.startup import agree
+    from runtime.startup.consensus import agree
+    from runtime.startup.outcome import Ending
 
     block_signals()
     folder = Path(options.out)
@@ -80,8 +80,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _claim(plan: Plan, ending: "Ending") -> "Verdict":
-    from runtime.attempts import claim
-    from runtime.startup import Verdict
+    from runtime.startup.attempts import claim
+    from runtime.startup.consensus import Verdict
 
     assert ending.run_folder is not None
     ending.attempt = claim(ending.run_folder, {"fingerprint": plan.fingerprint})
@@ -89,8 +89,8 @@ def _claim(plan: Plan, ending: "Ending") -> "Verdict":
 
 
 def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, folder: Path) -> int:
-    from runtime.devices import join_world, sum_over_world, take_device
-    from runtime.groups import make_groups
+    from runtime.parallel.device import join_world, sum_over_world, take_device
+    from runtime.parallel.groups import make_groups
 
     launch = plan.strategy.launch
     patient = launch.model_copy(update={"timeout": min(launch.timeout, MAX_TIMEOUT_S)})
@@ -118,7 +118,7 @@ def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, 
         f"probe/{identity.rank}", json.dumps({"rank": identity.rank, "host": identity.host, **measured})
     )
     if identity.rank == 0:
-        from runtime.durable import replace as write
+        from runtime.files.atomic import replace as write
 
         ranks = [json.loads(store.get(f"probe/{rank}")) for rank in range(plan.world_size)]
         write(folder / RESULT_NAME, json.dumps(result_of(plan, ranks, device.type)).encode())
@@ -138,8 +138,8 @@ def measure(
         tell: called with what comes next.
         is_over: collective; whether any rank was asked to stop.
     """
-    from runtime.pairs import run_pairs
-    from runtime.trials import World, run_exchange
+    from runtime.preflight.exchange_trials import World, run_exchange
+    from runtime.preflight.link_trials import run_pairs
 
     exchanges, rounds = exchanges_of(plan), host_pairs(plan)
     world = World(rank=groups.rank, device=device, budget_s=EXCHANGES_S / max(1, len(exchanges)))

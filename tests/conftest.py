@@ -1,6 +1,11 @@
 """Settings that every test shares: few threads, no progress from libraries, no colour."""
 
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -12,3 +17,25 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # An operator's variables would change the plans under test.
 for name in ("EMBEDDING_GPUS", "EXPERT_GPUS", "AGGREGATION_GPUS", "MAX_MEMORY_PER_GPU", "MEMORY_FRACTION"):
     os.environ.pop(name, None)
+
+RUNS = Path(__file__).parents[1] / "runs"
+
+
+@pytest.fixture(autouse=True)
+def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration changes predictions, a ledger the error bar; tests that want them make their own."""
+    import planner.hardware.catalog
+    import planner.report.ledger
+
+    def unless_ours(find: Callable[..., Any], nothing: object) -> Callable[..., Any]:
+        def found(folder: object, *more: Sequence[str]) -> Any:
+            return nothing if Path(str(folder)).resolve() == RUNS.resolve() else find(folder, *more)
+
+        return found
+
+    without_calibration = unless_ours(planner.hardware.catalog.calibration_path, None)
+    for user in ("launch.commands.prediction", "launch.commands.audit"):
+        monkeypatch.setattr(f"{user}.calibration_path", without_calibration)
+    monkeypatch.setattr(
+        "planner.report.ledger.read_ledger", unless_ours(planner.report.ledger.read_ledger, ())
+    )

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.distributed.matrix import Case, Layout, in_bf16
-from tests.distributed.noise import distance_in_bf16, noise
+from tests.support.matrix import Case, Layout, in_bf16
+from tests.support.noise import distance_in_bf16, noise
 
 LAYOUTS = (
     Layout(ep=4, tp=1, dp=1),

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from runtime.build import TrainingModel
-from tests.distributed.ranks import run_ranks
-from tests.distributed.reference import run_reference, tiny
+from runtime.training.training_model import TrainingModel
 from tests.distributed.test_parity import check
+from tests.support.ranks import run_ranks
+from tests.support.reference import run_reference, tiny
 
 BIAS = {"training__balance": "bias", "training__bias_update_speed": 0.02}
 
@@ -51,8 +51,8 @@ def test_steering_by_hand() -> None:
     strategy = tiny(**BIAS)
     from model.modeling_switchyard import SwitchyardForCausalLM
     from planner import build_plan
-    from runtime.boundary import Ports
-    from runtime.build import model_config
+    from runtime.parallel.pipeline_p2p import Ports
+    from runtime.training.training_model import model_config
 
     (stage,) = build_plan(strategy).stages
     ports = Ports(place=0, num_stages=1, incoming=None, outgoing=None)

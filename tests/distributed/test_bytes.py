@@ -8,15 +8,15 @@ import torch
 import torch.distributed as dist
 
 from planner import Plan, build_plan
-from tests.distributed.layout import start
-from tests.distributed.ranks import run_ranks
-from tests.distributed.reference import tiny, tokens_of
+from tests.support.layout import start
+from tests.support.ranks import run_ranks
+from tests.support.reference import tiny, tokens_of
 
 
 def _count(plan: Plan) -> dict[str, Any]:
     """One forward and backward; counts rows and bytes of every all-to-all of floating-point rows."""
-    from runtime.build import Totals
-    from runtime.steps import training_batches
+    from runtime.training.train_step import training_batches
+    from runtime.training.training_model import Totals
 
     engine, groups = start(plan)
     sent: list[tuple[int, int]] = []

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from tests.distributed import faults
-from tests.distributed.equality import TOLERANCE, assert_equal, differences
-from tests.distributed.faults import Fault
-from tests.distributed.layout import run_layout
-from tests.distributed.matrix import Case, Layout
-from tests.distributed.reference import Course
-from tests.distributed.settled import settled, with_seed
+from tests.support import faults
+from tests.support.equality import TOLERANCE, assert_equal, differences
+from tests.support.faults import Fault
+from tests.support.layout import run_layout
+from tests.support.matrix import Case, Layout
+from tests.support.reference import Course
+from tests.support.settled import settled, with_seed
 
 EXPERT_PARALLEL = Layout(ep=2, tp=1, dp=2)
 BOTH = Layout(ep=2, tp=2, dp=2)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.distributed.equality import assert_equal, differences, family
-from tests.distributed.layout import run_layout
-from tests.distributed.matrix import Case, Layout
-from tests.distributed.settled import padding, settled, with_seed
+from tests.support.equality import assert_equal, differences, family
+from tests.support.layout import run_layout
+from tests.support.matrix import Case, Layout
+from tests.support.settled import padding, settled, with_seed
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])

@@ -6,12 +6,12 @@ import pytest
 import torch.distributed as dist
 from deepspeed.utils import groups as theirs
 
-import runtime.engine
+import runtime.training.engine
 from planner import Plan, build_plan, load
-from runtime.groups import GroupMismatch, make_groups
-from tests.distributed.layout import start
-from tests.distributed.ranks import run_ranks
-from tests.distributed.reference import tiny
+from runtime.parallel.groups import GroupMismatch, make_groups
+from tests.support.layout import start
+from tests.support.ranks import run_ranks
+from tests.support.reference import tiny
 
 
 def _plan() -> Plan:
@@ -37,7 +37,7 @@ def test_groups_are_the_plans_tables() -> None:
 
 def _start_with(plan: Plan, wrong: str) -> str:
     """Starts with one of DeepSpeed's groups swapped for another after ours were given to it."""
-    give = runtime.engine.give_to_deepspeed
+    give = runtime.training.engine.give_to_deepspeed
     # Every rank makes the group, as torch asks; it is the wrong one for all of them.
     other = dist.new_group([0, 1, 2, 3])
 
@@ -49,7 +49,7 @@ def _start_with(plan: Plan, wrong: str) -> str:
             theirs._EXPERT_DATA_PARALLEL_GROUP["ep_size_2"] = other
         return grid
 
-    runtime.engine.give_to_deepspeed = give_and_swap
+    runtime.training.engine.give_to_deepspeed = give_and_swap
     try:
         start(plan)
     except GroupMismatch as error:

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from tests.distributed.matrix import AXES, LAYOUTS, Case, Layout, covering, everything, pairs
-from tests.distributed.settled import check, padding
+from tests.support.matrix import AXES, LAYOUTS, Case, Layout, covering, everything, pairs
+from tests.support.settled import check, padding
 
 
 @pytest.mark.parametrize("case", covering(), ids=str)

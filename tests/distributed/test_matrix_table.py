@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed import matrix_run
-from tests.distributed.matrix import LAYOUTS, Case, everything, in_bf16
-from tests.distributed.matrix_run import Log, by_lot, by_world, run_cases
-from tests.distributed.matrix_table import Result, document
+from tests.support import matrix_run
+from tests.support.matrix import LAYOUTS, Case, everything, in_bf16
+from tests.support.matrix_run import Log, by_lot, by_world, run_cases
+from tests.support.matrix_table import Result, document
 
 
 def test_a_sample_is_fair_to_all_layouts() -> None:

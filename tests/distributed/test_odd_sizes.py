@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.reference import tiny
-from tests.distributed.settled import check
+from tests.support.reference import tiny
+from tests.support.settled import check
 
 ODD = {
     "model__num_experts": 12,

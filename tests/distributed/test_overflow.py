@@ -8,12 +8,12 @@ import torch.distributed as dist
 
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
-from runtime.build import Totals
-from runtime.state import optimizer_steps, views
-from runtime.steps import train_step, training_batches
-from tests.distributed.layout import start
-from tests.distributed.ranks import run_ranks
-from tests.distributed.reference import tiny, tokens_of
+from runtime.checkpoint.engine_state import optimizer_steps, views
+from runtime.training.train_step import train_step, training_batches
+from runtime.training.training_model import Totals
+from tests.support.layout import start
+from tests.support.ranks import run_ranks
+from tests.support.reference import tiny, tokens_of
 
 
 def three_steps(plan: Plan, poisoned_rank: int, poison: float, where: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.distributed.reference import tiny
-from tests.distributed.settled import check
+from tests.support.reference import tiny
+from tests.support.settled import check
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])

@@ -6,10 +6,10 @@ import psutil
 import pytest
 import torch
 
-from tests.distributed.layout import run_layout
-from tests.distributed.matrix import Case, Layout
-from tests.distributed.ranks import RankError, World, kept
-from tests.distributed.reference import Course
+from tests.support.layout import run_layout
+from tests.support.matrix import Case, Layout
+from tests.support.ranks import RankError, World, kept
+from tests.support.reference import Course
 
 CASES = (
     Case(layout=Layout(ep=4, tp=2, dp=1), zero_stage=2, accumulation=2, top_k=2, expert="swiglu"),

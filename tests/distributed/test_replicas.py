@@ -5,10 +5,10 @@ import torch
 import torch.distributed as dist
 
 from planner import Plan, build_plan
-from runtime.replicas import ReplicasDiverged, check_replicas
-from tests.distributed.layout import start
-from tests.distributed.ranks import run_ranks
-from tests.distributed.reference import tiny
+from runtime.training.replica_check import ReplicasDiverged, check_replicas
+from tests.support.layout import start
+from tests.support.ranks import run_ranks
+from tests.support.reference import tiny
 
 NORM = "model.model.norm.weight"
 EXPERT = "model.model.layers.0.mlp.experts.down_proj"

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from planner import Strategy
-from tests.distributed.layout import run_layout
-from tests.distributed.matrix import Layout
-from tests.distributed.reference import STEPS, tiny
-from tests.distributed.settled import Masks, check, padding, settled, with_seed
+from tests.support.layout import run_layout
+from tests.support.matrix import Layout
+from tests.support.reference import STEPS, tiny
+from tests.support.settled import Masks, check, padding, settled, with_seed
 
 LAYOUTS = (
     Layout(ep=4, tp=1, dp=1),

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-import runtime.engine
+import runtime.training.engine
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
-from runtime.build import Totals
-from runtime.steps import train_step, training_batches
-from tests.distributed.layout import start
-from tests.distributed.ranks import run_ranks
-from tests.distributed.reference import tiny, tokens_of
+from runtime.training.train_step import train_step, training_batches
+from runtime.training.training_model import Totals
+from tests.support.layout import start
+from tests.support.ranks import run_ranks
+from tests.support.reference import tiny, tokens_of
 
 
 def _batches(plan: Plan, engine: Any, groups: Any) -> tuple[list[Any], Totals]:
@@ -31,7 +31,7 @@ def _batches(plan: Plan, engine: Any, groups: Any) -> tuple[list[Any], Totals]:
 def _norm(plan: Plan, exact: bool) -> float | None:
     """The norm of one step, by our definition or by DeepSpeed's own."""
     if not exact:
-        runtime.engine._use_exact_norm = lambda engine, groups, limit: None
+        runtime.training.engine._use_exact_norm = lambda engine, groups, limit: None
     engine, groups = start(plan)
     batches, totals = _batches(plan, engine, groups)
     if exact:
@@ -49,7 +49,7 @@ def _plan(zero_stage: int, **changes: Any) -> Plan:
 
 
 def test_zero_0_still_gives_no_norm() -> None:
-    """runtime.engine._use_exact_norm, for ZeRO 0: runtime/utils.py:413, engine.py:3502."""
+    """runtime.training.engine._use_exact_norm, for ZeRO 0: runtime/utils.py:413, engine.py:3502."""
     plan = _plan(0, training__micro_batch=8)
     assert run_ranks(4, _norm, plan, True)[0] > 0.1
     assert run_ranks(4, _norm, plan, False)[0] is None
@@ -57,7 +57,7 @@ def test_zero_0_still_gives_no_norm() -> None:
 
 @pytest.mark.parametrize("zero_stage", [1, 2])
 def test_the_norm_under_tp_still_misses_experts(zero_stage: int) -> None:
-    """runtime.engine._use_exact_norm, for ZeRO 1 and 2: zero/stage_1_and_2.py:2682."""
+    """runtime.training.engine._use_exact_norm, for ZeRO 1 and 2: zero/stage_1_and_2.py:2682."""
     plan = _plan(zero_stage, training__micro_batch=8)
     exact, theirs = run_ranks(4, _norm, plan, True)[0], run_ranks(4, _norm, plan, False)[0]
     assert theirs < 0.999 * exact
@@ -79,7 +79,7 @@ def _first_gradient(plan: Plan, by: str) -> torch.Tensor:
 
 
 def test_scale_wrt_gas_is_still_ignored() -> None:
-    """runtime.steps.train_step multiplies by the accumulation: engine.py:3179."""
+    """runtime.training.train_step.train_step multiplies by the accumulation: engine.py:3179."""
     plan = _plan(0, training__micro_batch=4)
     assert plan.batch.accumulation == 2
     right, theirs = (
@@ -90,28 +90,28 @@ def test_scale_wrt_gas_is_still_ignored() -> None:
 
 
 def _losses_without_contiguous_gradients(plan: Plan, contiguous: bool) -> list[float]:
-    original = runtime.engine.ds_config
+    original = runtime.training.engine.ds_config
 
     def changed(plan: Plan) -> dict[str, Any]:
         config = original(plan)
         config["zero_optimization"]["contiguous_gradients"] = contiguous
         return config
 
-    runtime.engine.ds_config = changed
+    runtime.training.engine.ds_config = changed
     engine, groups = start(plan)
     batches, totals = _batches(plan, engine, groups)
     return [train_step(engine, groups, batches, totals, NO_CLOCK).grad_norm for _ in range(2)]
 
 
 def test_zero_1_still_needs_contiguous_gradients_for_experts() -> None:
-    """planner.ds_config sets contiguous_gradients at ZeRO 1 too: stage_1_and_2.py:866."""
+    """planner.plan.ds_config sets contiguous_gradients at ZeRO 1 too: stage_1_and_2.py:866."""
     plan = build_plan(tiny(parallel={"ep": 2, "dp": 2, "zero_stage": 1}, training__micro_batch=2))
     right, theirs = (run_ranks(4, _losses_without_contiguous_gradients, plan, on)[0] for on in (True, False))
     assert abs(theirs[0] - right[0]) > 1e-3 * right[0] or abs(theirs[1] - right[1]) > 1e-3 * right[1]
 
 
 def test_the_cpu_op_is_still_built_at_the_start() -> None:
-    """runtime.engine.make_engine switches the op off: comm/torch.py:49."""
+    """runtime.training.engine.make_engine switches the op off: comm/torch.py:49."""
     backend = importlib.import_module("deepspeed.comm.torch")
     assert "builder.load()" in inspect.getsource(backend.build_shm_op)
     assert "build_shm_op" in inspect.getsource(backend.TorchBackend.__init__)
@@ -141,5 +141,5 @@ def _gather_rows() -> str:
 
 
 def test_the_stock_gather_still_fails_on_gloo() -> None:
-    """model.stock replaces it: moe/mappings.py:40."""
+    """model.deepspeed_dispatch replaces it: moe/mappings.py:40."""
     assert all("size" in answer for answer in run_ranks(2, _gather_rows))

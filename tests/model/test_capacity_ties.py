@@ -4,7 +4,7 @@ import torch
 
 from model.collectives import ModelGroups
 from model.router import Router
-from tests.model.cases import config_of
+from tests.support.model_cases import config_of
 
 
 def _kept(scores: torch.Tensor) -> list[bool]:

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from model import SwitchyardConfig
-from tests.model.cases import KINDS, config_of
+from tests.support.model_cases import KINDS, config_of
 
 
 def test_derived_values():

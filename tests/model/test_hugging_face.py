@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import SwitchyardForCausalLM
 from model.collectives import Group, ModelGroups
-from tests.model.cases import KINDS, config_of, make_model, padding, relative, tokens
+from tests.support.model_cases import KINDS, config_of, make_model, padding, relative, tokens
 
 GREEDY = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from model.collectives import ModelGroups
-from tests.distributed.ranks import run_ranks
-from tests.model.cases import KINDS, config_of, make_model, padding, relative, tokens
-from tests.model.layouts import Case, group_of, in_ranks, one_process
+from tests.support.model_cases import KINDS, config_of, make_model, padding, relative, tokens
+from tests.support.model_layouts import Case, group_of, in_ranks, one_process
+from tests.support.ranks import run_ranks
 
 LAYOUTS = {2: [(1, 2), (2, 1), (2, 2)], 4: [(1, 4), (1, 2), (2, 4), (2, 2), (2, 1), (4, 2), (4, 4), (4, 1)]}
 

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from model import SwitchyardConfig, SwitchyardForCausalLM
-from tests.model.cases import padding, relative, tokens
+from tests.support.model_cases import padding, relative, tokens
 
 SHAPE = {
     "num_hidden_layers": 2,

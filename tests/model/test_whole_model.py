@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.model import naive
-from tests.model.cases import KINDS, config_of, make_model, padding, parameters_of, relative, tokens
+from tests.support import naive_model
+from tests.support.model_cases import KINDS, config_of, make_model, padding, parameters_of, relative, tokens
 
 
 def both(config, dtype, num_sequences, num_tokens, mask):
@@ -14,8 +14,8 @@ def both(config, dtype, num_sequences, num_tokens, mask):
     entropy = model.cross_entropy(x, targets, mask)
     (entropy.sum + 0.7 * sums.balance + 0.3 * sums.z).backward()
     p = parameters_of(model)
-    logits, balance, z, expert_tokens, dropped = naive.run(config, p, ids, mask)
-    total, count = naive.cross_entropy(logits, targets, mask)
+    logits, balance, z, expert_tokens, dropped = naive_model.run(config, p, ids, mask)
+    total, count = naive_model.cross_entropy(logits, targets, mask)
     (total + 0.7 * balance + 0.3 * z).backward()
     return model, entropy, sums, p, (total, count, balance, z, expert_tokens, dropped)
 

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from planner import Plan, Problem, Strategy, StrategyError, build_plan
-from planner.audit_report import audit_dict
-from planner.claims import audit
-from planner.fallback import scaling_options
-from planner.memory import fullest_ranks
-from planner.predict import predict, predicted_phases
-from planner.search import search
-from tests.unit.examples import strategy
+from planner.audit.audit import audit
+from planner.memory.rank_memory import fullest_ranks
+from planner.prediction.predict import predict, predicted_phases
+from planner.report.audit_report import audit_dict
+from planner.search.fallback import scaling_options
+from planner.search.search import search
+from tests.support.examples import strategy
 
 # Half of the values are odd on purpose: most strategies are illegal in one way or another.
 DEGREES = st.sampled_from([1, 1, 1, 2, 2, 3, 4, 8])

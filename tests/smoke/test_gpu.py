@@ -6,7 +6,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from tests.smoke.launching import Launch
+from tests.support.launching import Launch
 
 
 def num_gpus() -> int:

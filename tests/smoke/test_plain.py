@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.smoke.launching import ROOT, Launch
+from tests.support.launching import ROOT, Launch
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
 

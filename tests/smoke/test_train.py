@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke.launching import Launch
+from tests.support.launching import Launch
 
 
 @pytest.fixture(scope="module")

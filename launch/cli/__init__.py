@@ -1,0 +1,1 @@
+"""Command-line arguments, options and output that all commands share."""

@@ -1,0 +1,1 @@
+"""Checks of hosts, GPUs and links before a training."""

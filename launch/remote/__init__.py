@@ -1,0 +1,1 @@
+"""What runs on other hosts: standard library only."""

@@ -1,0 +1,1 @@
+"""The files of a launch: launch.sh, launch.sbatch, hostfile, env."""

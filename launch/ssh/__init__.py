@@ -1,0 +1,1 @@
+"""The one place that runs ssh: OpenSSH itself, with argument lists."""

@@ -1,0 +1,1 @@
+"""Stated figures (`claims`) beside derived ones, with a verdict."""

@@ -1,0 +1,110 @@
+"""Which bytes each module keeps from forward to backward: what autograd saves of model/, tensor by tensor.
+
+A tensor that two modules keep is counted once, where it is made or first kept. tests/planner holds these
+sums to what autograd really saves.
+"""
+
+from planner.counts.rank_workload import Portion
+
+_INDEX = 8  # bytes of an int64
+_WIDE = 4  # bytes of fp32, in which norms and the router compute, and of an int32
+
+
+def norm(p: Portion, tokens: int, width: int, num_norms: int = 1) -> int:
+    """The fp32 input, the normalised vector and one factor a norm; its output belongs to who keeps it."""
+    return tokens * (width * (_WIDE + p.element_bytes) + _WIDE * num_norms)
+
+
+def layer_norms(p: Portion) -> int:
+    """Both norms of a layer, and those of queries and keys."""
+    model, tokens = p.model, p.tokens
+    kept = 2 * norm(p, tokens, model.hidden_size)
+    if model.qk_norm == "head":
+        kept += norm(p, tokens, p.q, p.heads) + norm(p, tokens, p.kv, p.kv // model.head_dim)
+    elif model.qk_norm == "projection":
+        kept += norm(p, tokens, p.q) + norm(p, tokens, p.kv)
+    return kept
+
+
+def projections(p: Portion) -> int:
+    """The input of queries, keys and values; the output projection's is attention's result."""
+    return p.element_bytes * p.tokens * p.model.hidden_size
+
+
+def attention(p: Portion) -> int:
+    """Turned queries and keys, values, the result, one logsumexp a head: what fused attention keeps."""
+    return p.tokens * (p.element_bytes * (2 * p.q + 2 * p.kv) + _WIDE * p.heads)
+
+
+def rotation(p: Portion) -> int:
+    """Cosine and sine, which all layers of a stage share."""
+    return 2 * p.element_bytes * p.seq_length * p.model.head_dim
+
+
+def router(p: Portion) -> int:
+    """The fp32 input and weight, logits, scores, the balance loss's cost, the chosen experts and gates."""
+    model, u = p.model, p.share_tokens
+    kept = _WIDE * u * model.hidden_size
+    if p.element_bytes != _WIDE:
+        kept += _WIDE * model.num_experts * model.hidden_size
+    kept += _WIDE * model.num_experts * (2 * u + p.tokens)
+    kept += _INDEX * p.tokens * model.num_experts_per_tok
+    kept += _WIDE * u * (1 + model.num_experts_per_tok)
+    if model.renormalizes:
+        kept += _WIDE * u * (1 + model.num_experts_per_tok)
+    return kept
+
+
+def dispatch(p: Portion) -> int:
+    """The rows that came back, and the numbers by which rows are sorted there and back."""
+    model, a = p.model, p.element_bytes
+    if model.dispatch == "deepspeed":
+        # The input, and three [tokens, experts, capacity] tensors: combine weights in fp32 and as cast, mask.
+        dense = p.tokens * model.num_experts * p.stock_capacity
+        return a * model.hidden_size * (p.tokens + p.sent) + dense * (_WIDE + 2 * a)
+    routes = p.share_tokens * model.num_experts_per_tok
+    kept = a * p.sent * model.hidden_size + _INDEX * (2 * routes + model.num_experts)
+    if p.ep > 1 and model.num_experts > p.ep:
+        kept += 2 * _INDEX * p.received
+    return kept
+
+
+def experts(p: Portion) -> int:
+    """Every expert's input, what its activation needs, the input of its last product, where each one ends."""
+    model = p.model
+    if model.expert == "swiglu":
+        inner = 4  # gate and up in one tensor, the activation, their product
+    else:
+        inner = 1 if model.hidden_act == "relu" else 2  # relu keeps its result, which the product keeps too
+    ends = _WIDE * (model.num_experts // p.ep)
+    return p.element_bytes * p.computed * (model.hidden_size + inner * model.moe_intermediate_size) + ends
+
+
+def mlp(p: Portion, width: int, *, keeps_input: bool) -> int:
+    """A dense or shared MLP of local width `width`."""
+    is_relu = p.model.hidden_act == "relu"
+    if p.model.expert == "swiglu":
+        inner = 3 if is_relu else 4
+    else:
+        inner = 1 if is_relu else 2
+    return p.element_bytes * p.tokens * (inner * width + keeps_input * p.model.hidden_size)
+
+
+def shared_keeps_input(p: Portion) -> bool:
+    """Whether shared experts keep their input beside the router's fp32 copy or share of it."""
+    return p.element_bytes != _WIDE or p.tp > 1
+
+
+def embedding(p: Portion) -> int:
+    """The token ids; under tp also which of them are another rank's."""
+    return p.tokens * (_INDEX + (p.tp > 1))
+
+
+def aggregation(p: Portion) -> int:
+    """Its share of the final norm's output."""
+    return p.element_bytes * p.tokens * -(-p.model.hidden_size // p.tp)
+
+
+def head(p: Portion) -> int:
+    """The gradients of its input and of its weight (fp32), which the loss makes in the forward pass."""
+    return p.element_bytes * p.tokens * p.model.hidden_size + _WIDE * p.vocabulary * p.model.hidden_size

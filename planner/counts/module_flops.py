@@ -1,0 +1,252 @@
+"""What one micro-batch costs the modules of a stage: products, FLOPs, and the bytes kept for backward.
+
+FLOPs are those of matrix products (2·m·n·k), as torch's FlopCounterMode counts them; norms, softmax, rotary
+embeddings and activations are left out. Causal attention is counted as causal: (S + 1) / 2S of the whole
+square. Everything is one data-parallel rank's, and of its TP partners the first's, which has the most.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from planner.counts import activation_bytes
+from planner.counts.parameters import Kind
+from planner.counts.rank_workload import BALANCED, Load, Portion, portion
+from planner.plan.plan import Plan
+from planner.topology.grid import share
+from planner.topology.placement import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemm:
+    """`count` products [m, k] × [k, n], each over `groups` experts: m rows *each*, every one its own weights.
+
+    m is rounded up where experts have a fraction of a row more.
+    """
+
+    m: int
+    n: int
+    k: int
+    count: int = 1
+    groups: int = 1
+    dtype: Literal["weights", "fp32"] = "weights"
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.m * self.n * self.k * self.count * self.groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One kind of module of a stage, all its layers together, for one micro-batch.
+
+    gemms: products of the forward pass; those inside fused attention are in `flops_*` only. Backward has two
+        of each, one for the input's gradient and one for the weight's.
+    flops_recompute: what backward computes a second time: the scores of fused attention, and under
+        runtime.recompute the forward pass of layers.
+    activation_bytes: kept from forward to backward when nothing is recomputed.
+    is_in_layer: what runtime.recompute computes again.
+    """
+
+    name: str
+    kind: Kind
+    num_layers: int
+    is_in_layer: bool = True
+    flops_forward: int = 0
+    flops_backward: int = 0
+    flops_recompute: int = 0
+    gemms: tuple[Gemm, ...] = ()
+    activation_bytes: int = 0
+
+
+def stage_work(plan: Plan, stage: Stage, load: Load = BALANCED) -> tuple[Work, ...]:
+    """The modules of a stage in the order in which a micro-batch meets them; those without layers are out."""
+    dense = sum(layer < plan.strategy.model.first_dense_layers for layer in stage.layers)
+    return _works(
+        portion(plan, stage, load),
+        dense,
+        len(stage.layers) - dense,
+        stage.has_embedding,
+        stage.has_norm,
+        stage.has_output,
+        plan.strategy.runtime.recompute == "layer",
+    )
+
+
+@lru_cache(maxsize=4096)
+def _works(
+    p: Portion,
+    num_dense: int,
+    num_moe: int,
+    has_embedding: bool,
+    has_norm: bool,
+    has_output: bool,
+    recomputes: bool,
+) -> tuple[Work, ...]:
+    works: list[Work] = []
+    if has_embedding:
+        works.append(
+            Work(
+                name="embedding",
+                kind="embedding",
+                num_layers=1,
+                is_in_layer=False,
+                activation_bytes=activation_bytes.embedding(p),
+            )
+        )
+    for work in _layers(p, num_dense, num_moe):
+        repeated = work.flops_recompute + (work.flops_forward if recomputes else 0)
+        works.append(replace(work, flops_recompute=repeated))
+    if has_norm:
+        works.append(_final_norm(p))
+    if has_output:
+        works += (replace(work, is_in_layer=False) for work in _output(p))
+    return tuple(works)
+
+
+def _layers(p: Portion, num_dense: int, num_moe: int) -> Iterator[Work]:
+    if num_dense + num_moe:
+        yield from _attention(p, num_dense + num_moe)
+    if num_dense:
+        assert p.model.intermediate_size is not None
+        yield _mlp(p, "dense MLP", "dense", p.model.intermediate_size, num_dense, keeps_input=True)
+    if num_moe:
+        yield _router(p, num_moe)
+        yield _dispatch(p, num_moe)
+        yield _experts(p, num_moe)
+        if p.model.num_shared_experts:
+            width = p.model.num_shared_experts * p.model.moe_intermediate_size
+            keeps = activation_bytes.shared_keeps_input(p)
+            yield _mlp(p, "shared experts", "shared", width, num_moe, keeps_input=keeps)
+
+
+def _attention(p: Portion, layers: int) -> Iterator[Work]:
+    hidden = p.model.hidden_size
+    yield Work(
+        name="layer norms",
+        kind="norms",
+        num_layers=layers,
+        activation_bytes=layers * activation_bytes.layer_norms(p),
+    )
+    gemms = (
+        Gemm(m=p.tokens, n=p.q, k=hidden, count=layers),
+        Gemm(m=p.tokens, n=p.kv, k=hidden, count=2 * layers),
+        Gemm(m=p.tokens, n=hidden, k=p.q, count=layers),
+    )
+    yield _of_gemms("projections", "attention", layers, gemms, layers * activation_bytes.projections(p))
+    # Scores and their product with the values, of the S·(S + 1)/2 pairs that a causal mask allows.
+    pairs = p.num_sequences * p.seq_length * (p.seq_length + 1) // 2
+    product = layers * 2 * pairs * p.q
+    yield Work(
+        name="attention",
+        kind="attention",
+        num_layers=layers,
+        flops_forward=2 * product,
+        flops_backward=4 * product,
+        # Fused attention keeps no scores: backward makes them again (Dao et al. 2022, FlashAttention, 3.1).
+        flops_recompute=product,
+        activation_bytes=layers * activation_bytes.attention(p) + activation_bytes.rotation(p),
+    )
+
+
+def _of_gemms(name: str, kind: Kind, layers: int, gemms: tuple[Gemm, ...], activation_bytes: int) -> Work:
+    flops = sum(gemm.flops for gemm in gemms)
+    return Work(
+        name=name,
+        kind=kind,
+        num_layers=layers,
+        flops_forward=flops,
+        flops_backward=2 * flops,
+        gemms=gemms,
+        activation_bytes=activation_bytes,
+    )
+
+
+def _mlp(p: Portion, name: str, kind: Kind, whole: int, layers: int, *, keeps_input: bool) -> Work:
+    width, hidden = share(whole, p.tp, 0), p.model.hidden_size
+    inward = 2 if p.model.expert == "swiglu" else 1
+    gemms = (
+        Gemm(m=p.tokens, n=width, k=hidden, count=inward * layers),
+        Gemm(m=p.tokens, n=hidden, k=width, count=layers),
+    )
+    kept = layers * activation_bytes.mlp(p, width, keeps_input=keeps_input)
+    return _of_gemms(name, kind, layers, gemms, kept)
+
+
+def _router(p: Portion, layers: int) -> Work:
+    """Under tp every partner also takes the logits of all tokens, without gradient, to decide the routes."""
+    num_experts, hidden = p.model.num_experts, p.model.hidden_size
+    mine = Gemm(m=p.share_tokens, n=num_experts, k=hidden, count=layers, dtype="fp32")
+    everyone = Gemm(m=p.tokens, n=num_experts, k=hidden, count=layers, dtype="fp32")
+    gemms = (mine,) if p.tp == 1 else (mine, everyone)
+    return Work(
+        name="router",
+        kind="routers",
+        num_layers=layers,
+        flops_forward=sum(gemm.flops for gemm in gemms),
+        flops_backward=2 * mine.flops,
+        gemms=gemms,
+        activation_bytes=layers * activation_bytes.router(p),
+    )
+
+
+def _dispatch(p: Portion, layers: int) -> Work:
+    """Moves rows, which is no product; DeepSpeed's stock layer moves them by two einsums over all experts."""
+    gemms: tuple[Gemm, ...] = ()
+    flops = 0
+    if p.model.dispatch == "deepspeed":
+        rows = p.model.num_experts * p.stock_capacity
+        gemms = (
+            Gemm(m=rows, n=p.model.hidden_size, k=p.tokens, count=layers),
+            Gemm(m=p.tokens, n=p.model.hidden_size, k=rows, count=layers),
+        )
+        flops = gemms[0].flops
+    return Work(
+        name="dispatch",
+        kind="experts",
+        num_layers=layers,
+        flops_forward=2 * flops,
+        flops_backward=3 * flops,  # the mask of the first einsum has no gradient
+        gemms=gemms,
+        activation_bytes=layers * activation_bytes.dispatch(p),
+    )
+
+
+def _experts(p: Portion, layers: int) -> Work:
+    hidden, inner = p.model.hidden_size, p.model.moe_intermediate_size
+    inward = 2 if p.model.expert == "swiglu" else 1
+    local = p.model.num_experts // p.ep
+    rows = -(-p.computed // local)
+    flops = 2 * p.computed * hidden * inner * (inward + 1) * layers
+    return Work(
+        name="experts",
+        kind="experts",
+        num_layers=layers,
+        flops_forward=flops,
+        flops_backward=2 * flops,
+        gemms=(
+            Gemm(m=rows, n=inward * inner, k=hidden, count=layers, groups=local),
+            Gemm(m=rows, n=hidden, k=inner, count=layers, groups=local),
+        ),
+        activation_bytes=layers * activation_bytes.experts(p),
+    )
+
+
+def _final_norm(p: Portion) -> Work:
+    return Work(
+        name="final norm",
+        kind="norms",
+        num_layers=1,
+        is_in_layer=False,
+        activation_bytes=activation_bytes.norm(p, p.tokens, p.model.hidden_size),
+    )
+
+
+def _output(p: Portion) -> Iterator[Work]:
+    hidden = p.model.hidden_size
+    if p.model.aggregation == "linear":
+        gemms = (Gemm(m=p.tokens, n=hidden, k=share(hidden, p.tp, 0)),)
+        yield _of_gemms("aggregation", "aggregation", 1, gemms, activation_bytes.aggregation(p))
+    gemms = (Gemm(m=p.tokens, n=p.vocabulary, k=hidden),)
+    yield _of_gemms("head", "head", 1, gemms, activation_bytes.head(p))

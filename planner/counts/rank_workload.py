@@ -1,0 +1,121 @@
+"""What one rank of a stage sees of a micro-batch: tokens, its share of them, rows that reach its experts."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from planner.plan.plan import Plan
+from planner.strategy.schema import ModelShape
+from planner.topology.grid import share
+from planner.topology.placement import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """How evenly tokens reach experts: rows of the fullest rank over the mean. 1.0 is balanced."""
+
+    imbalance: float = 1.0
+
+    def __post_init__(self) -> None:
+        assert self.imbalance >= 1.0, self
+
+    @property
+    def balance(self) -> float:
+        """As telemetry and limits.balance_min have it: the mean over the fullest rank."""
+        return 1 / self.imbalance
+
+
+BALANCED = Load()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portion:
+    """A micro-batch on one data-parallel rank; of its TP partners the first, which has the most.
+
+    tokens: whole sequences, the same on all partners. share_tokens: those that this partner dispatches.
+    sent: rows that it sends to experts, in one layer. received: rows that reach its experts; the fullest
+    rank's under the stated load. computed: with the padding of stock dispatch.
+    """
+
+    model: ModelShape
+    num_sequences: int
+    seq_length: int
+    tp: int
+    ep: int
+    element_bytes: int  # of weights and activations
+    sent: int
+    received: int
+    computed: int
+
+    @property
+    def tokens(self) -> int:
+        return self.num_sequences * self.seq_length
+
+    @property
+    def share_tokens(self) -> int:
+        return ceil(self.tokens / self.tp)
+
+    @property
+    def heads(self) -> int:
+        return share(self.model.num_attention_heads, self.tp, 0)
+
+    @property
+    def q(self) -> int:
+        """Width of the queries of this partner's heads; `kv` of its keys."""
+        return self.heads * self.model.head_dim
+
+    @property
+    def kv(self) -> int:
+        return share(self.model.num_key_value_heads, self.tp, 0) * self.model.head_dim
+
+    @property
+    def vocabulary(self) -> int:
+        return share(self.model.vocab_size, self.tp, 0)
+
+    @property
+    def stock_capacity(self) -> int:
+        """Rows of every expert and source rank in stock dispatch, which pads all to the fullest."""
+        return self.computed * self.tp // self.model.num_experts
+
+
+def portion(plan: Plan, stage: Stage, load: Load = BALANCED) -> Portion:
+    """What a rank of a stage sees of one micro-batch."""
+    model, training = plan.strategy.model, plan.strategy.training
+    tp = stage.dense.size("tp")
+    num_sequences = plan.batch.micro_batch_of(stage)
+    ep = 1 if stage.expert is None else stage.expert.size("ep")
+    # A rank that holds all experts computes its own tokens; no rank gets more than its group sends.
+    imbalance = min(load.imbalance, float(ep))
+    sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, imbalance)
+    return Portion(
+        model=model,
+        num_sequences=num_sequences,
+        seq_length=training.seq_length,
+        tp=tp,
+        ep=ep,
+        element_bytes=4 if training.precision == "fp32" else 2,
+        sent=sent,
+        received=received,
+        computed=computed,
+    )
+
+
+def _rows(
+    model: ModelShape, num_sequences: int, seq_length: int, tp: int, imbalance: float
+) -> tuple[int, int, int]:
+    """Rows sent, received and computed by one rank in one layer. A balanced rank receives what it sends."""
+    k, num_experts, tokens = model.num_experts_per_tok, model.num_experts, num_sequences * seq_length
+    routes = ceil(tokens / tp) * k
+    if model.dispatch == "capacity":
+        assert model.capacity_factor is not None
+        capacity = ceil(model.capacity_factor * k * seq_length / num_experts)  # of a sequence and expert
+        # A rank's experts hear tokens of num_sequences · ep / tp sequences, and hold num_experts / ep.
+        most = max(1, num_experts * capacity * num_sequences // tp)
+        sent = min(routes, most)
+        received = min(ceil(sent * imbalance), most)
+        return sent, received, received
+    if model.dispatch == "deepspeed":
+        capacity = ceil(imbalance * tokens * k / num_experts)
+        padded = num_experts * ceil(capacity / tp)
+        return padded, padded, padded
+    received = ceil(routes * imbalance)
+    return routes, received, received

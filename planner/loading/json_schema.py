@@ -1,0 +1,84 @@
+"""The shape of the schema as data: which keys a path has, what they are, and the JSON schema for editors."""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, get_args
+
+from planner.hardware.catalog import devices
+from planner.strategy.field_types import Section
+from planner.strategy.schema import SHORT_NAME_PATTERN, Strategy
+from planner.units import UNITS, format_quantity, quantity_pattern
+
+
+def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
+    """The section a path leads to, or None where it leads to a value (or nowhere)."""
+    section: type[Section] | None = Strategy
+    for key in path:
+        if section is None:
+            return None
+        if isinstance(key, int):
+            continue  # an item of claims, which stays the section of its items
+        field = section.model_fields.get(key)
+        section = _section_of(field.annotation) if field is not None else None
+    return section
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_of(part)) is not None), None)
+
+
+@lru_cache(maxsize=1)
+def all_paths() -> tuple[str, ...]:
+    """Every dotted key of a strategy, items of lists left out."""
+
+    def walk(section: type[Section], prefix: str) -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            yield prefix + name
+            inner = _section_of(field.annotation)
+            if inner is not None and name != "claims":
+                yield from walk(inner, f"{prefix}{name}.")
+
+    return tuple(walk(Strategy, ""))
+
+
+def json_schema() -> str:
+    """The JSON schema that completes and checks keys in editors, as the bytes of its file.
+
+    It describes what is written (quantities are texts with a unit, `parallel` may be a short name), where
+    pydantic's own describes what is held.
+    """
+    schema = Strategy.model_json_schema(mode="validation")
+    sections = schema["$defs"]
+    for section in (schema, *sections.values()):
+        for field in section["properties"].values():
+            dimension = _DIMENSIONS.get(field.get("pattern", ""))
+            if dimension is not None and "default" in field:
+                field["default"] = format_quantity(field["default"], dimension)
+            if "$ref" in field:
+                field.pop("default", None)  # a section; its keys have their defaults
+    top = schema["properties"]
+    short_name = {"type": "string", "pattern": SHORT_NAME_PATTERN, "examples": ["EP64_TP2_PP1_DP1"]}
+    top["parallel"] = {"anyOf": [top["parallel"], short_name]}
+    top["claims"].pop("default")
+    gpu = sections["Cluster"]["properties"]["gpu"]
+    named = {"type": "string", "enum": list(devices())}
+    sections["Cluster"]["properties"]["gpu"] = {"anyOf": [{"$ref": gpu.pop("$ref")}, named], **gpu}
+    for name in ("num_key_value_heads", "head_dim"):
+        derived = sections["ModelShape"]["properties"][name]
+        derived["type"] = ["integer", "null"]
+    sections["Launch"]["properties"]["environment"]["additionalProperties"]["type"] = ["string", "integer"]
+    sections["Operate"]["properties"]["hook"]["anyOf"].append({"type": "string"})
+    return (
+        json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema},
+            indent=2,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
+
+
+_DIMENSIONS = {quantity_pattern(dimension): dimension for dimension in UNITS}

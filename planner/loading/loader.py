@@ -1,0 +1,234 @@
+"""From the text of a strategy to a Strategy, or to every Problem in it at once."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from planner.loading.hf_config import with_model
+from planner.loading.overrides import apply_overrides
+from planner.loading.validation_messages import MAX_FAULTS, Fault, faults_of
+from planner.problems import Problem, StrategyError
+from planner.rules.partial import DERIVED, STAND_IN, Partial
+from planner.rules.registry import broken_rules
+from planner.strategy.field_types import AS_TEXT
+from planner.strategy.schema import Strategy
+from planner.yaml12 import MAX_BYTES, Document, Entry, Mapping
+
+
+def load(
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), *, model_from: str | None = None
+) -> Strategy:
+    """The strategy of a file, with `key=value` overrides applied before anything is checked.
+
+    `model_from` names a folder with a Hugging Face config.json, whose model takes the place of the file's.
+
+    Raises:
+        StrategyError: with every fault of form and every broken rule whose own inputs are well-formed.
+    """
+    file = os.fspath(path)
+    return loads(_read(file), overrides, file=file, name=FilePath(file).stem, model_from=model_from)
+
+
+def loads(
+    text: str,
+    overrides: Iterable[str] = (),
+    *,
+    file: str | None = None,
+    name: str = "unnamed",
+    model_from: str | None = None,
+) -> Strategy:
+    """The strategy of a text; `name` is its name unless it writes one, `model_from` as for `load`.
+
+    Raises:
+        StrategyError: as `load`.
+    """
+    if isinstance(overrides, str):
+        raise TypeError("overrides is a sequence of key=value texts, not one text")
+    document = Document(text, file)
+    problems = list(document.problems)
+    root = document.root
+    if root is not None and not isinstance(root.value, Mapping):
+        found = "the top level is not a mapping"
+        fix = "write the sections as in ds_configs/"
+        problems.append(_problem(root, file, None, found, "sections such as cluster: and model:", fix))
+        root = None
+    if root is None:
+        raise StrategyError(problems)
+    root, model_problems = with_model(root, file, model_from)
+    root, override_problems = apply_overrides(root, tuple(overrides))
+    problems += (*model_problems, *override_problems)
+    assert isinstance(root.value, Mapping)
+    if model_problems:
+        raise StrategyError(sorted(problems, key=_order))  # a model that cannot be read has no keys to check
+    if "name" not in root.value.entries:
+        root.value.entries["name"] = Entry(value=name, line=1)
+    problems += _check(root, file, tuple(problems))
+    if problems:
+        raise StrategyError(sorted(problems, key=_order))
+    return Strategy.model_validate(root.plain(), context=AS_TEXT)
+
+
+def with_lines(
+    problems: Iterable[Problem], path: str | os.PathLike[str], overrides: Iterable[str] = ()
+) -> tuple[Problem, ...]:
+    """Problems that were found in a loaded strategy, each with the file and line (or override) of its key.
+
+    For what is only known after loading: that this version cannot run a key, that this machine has no GPU.
+    """
+    file = os.fspath(path)
+    root = Document(_read(file), file).root
+    assert root is not None, "only strategies that loaded have such problems"
+    root, _ = with_model(root, file, None)
+    root, _ = apply_overrides(root, tuple(overrides))
+    return tuple(
+        _problem(_locate(root, (problem.path or "").split(".")), file, problem.path, *_said(problem))
+        if problem.path and problem.file is None
+        else problem
+        for problem in problems
+    )
+
+
+def _said(problem: Problem) -> tuple[str, str, str]:
+    return problem.found, problem.expected, problem.fix
+
+
+def _read(file: str) -> str:
+    """The text of a file, or the one Problem that keeps it from being read."""
+    expected = "a strategy in YAML, for example ds_configs/tiny_cpu.yaml"
+    try:
+        with FilePath(file).open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            found, fix = f"the file is larger than {MAX_BYTES:,} bytes", "give the file of a strategy"
+        else:
+            return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        found, fix = "there is no such file", f"correct the path (it is looked up from {FilePath.cwd()})"
+    except IsADirectoryError:
+        found, fix = "this is a directory", "give a file in it"
+    except UnicodeDecodeError as error:
+        found, fix = f"byte {error.start} is not UTF-8 text", "give a text file in UTF-8"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        found, fix = f"the file cannot be read: {reason.lower()}", "correct the path or its permissions"
+    raise StrategyError([Problem(path=None, line=None, found=found, expected=expected, fix=fix, file=file)])
+
+
+def _check(root: Entry, file: str | None, earlier: Sequence[Problem]) -> list[Problem]:
+    """Every fault of form below `root`, and every broken rule that reads none of the faulty keys."""
+    data = root.plain()
+    problems = []
+    faulty = {tuple(problem.path.split(".")) for problem in earlier if problem.path}
+    strategy = None
+    for _ in range(8):  # a stand-in may uncover what its neighbour hid; each round leaves fewer faults
+        try:
+            strategy = Strategy.model_validate(data, context=AS_TEXT)
+            break
+        except ValidationError as error:
+            is_hopeless = error.error_count() > MAX_FAULTS
+            for fault in faults_of(error, data):
+                if fault.is_derived:
+                    continue  # follows once its sources have their stand-ins
+                problems += _problems_of(fault, root, file)
+                faulty.add(_stand_in(data, fault.path))
+                if fault.meant is not None and not _is_written(root, fault.meant):
+                    faulty.add(fault.meant)  # its default is not what was meant
+            if is_hopeless:
+                break
+    if strategy is not None:
+        model = data["model"]
+        faulty |= {key for key, sources in DERIVED.items() if key[-1] not in model and sources & faulty}
+        for rule_problem in broken_rules(Partial(strategy, frozenset(faulty)).as_strategy()):
+            path = tuple((rule_problem.path or "").split("."))
+            entry = _locate(root, path)
+            problems.append(
+                _problem(
+                    entry,
+                    file,
+                    rule_problem.path,
+                    rule_problem.found,
+                    rule_problem.expected,
+                    rule_problem.fix,
+                )
+            )
+    return problems
+
+
+def _problems_of(fault: Fault, root: Entry, file: str | None) -> list[Problem]:
+    if fault.problems:
+        return list(fault.problems)
+    if fault.found is None:
+        return []
+    entry = _locate(root, fault.path)
+    return [_problem(entry, file, dotted(fault.path), fault.found, fault.expected, fault.fix)]
+
+
+def _stand_in(data: dict[str, Any], path: tuple[str | int, ...]) -> tuple[str, ...]:
+    """Replaces what is at a faulty path by something legal; the path that rules may then not read."""
+    keys = tuple(key for key in path[: _first_index(path)])
+    place: Any = data
+    legal: Any = STAND_IN
+    for key in keys[:-1]:
+        if not isinstance(place.get(key), dict):
+            place[key] = {}
+        place = place[key]
+        legal = legal.get(key, {}) if isinstance(legal, dict) else {}
+    last = keys[-1]
+    if isinstance(legal, dict) and last in legal:
+        place[last] = legal[last]
+    else:
+        place.pop(last, None)
+    return tuple(str(key) for key in keys)
+
+
+def _first_index(path: tuple[str | int, ...]) -> int:
+    return next((i for i, key in enumerate(path) if isinstance(key, int)), len(path))
+
+
+def _is_written(root: Entry, path: Sequence[str]) -> bool:
+    """Whether the key has a value that somebody wrote, be it inside a short name."""
+    entry = root
+    for key in path:
+        if not isinstance(entry.value, Mapping):
+            return entry.value is not None
+        if key not in entry.value.entries:
+            return False
+        entry = entry.value.entries[key]
+    return True
+
+
+def _locate(root: Entry, path: Sequence[str | int]) -> Entry:
+    """The entry at a path, or the deepest one on the way to it."""
+    entry = root
+    for key in path:
+        if isinstance(entry.value, Mapping) and key in entry.value.entries:
+            entry = entry.value.entries[str(key)]
+        elif isinstance(entry.value, tuple) and isinstance(key, int) and key < len(entry.value):
+            entry = entry.value[key]
+        else:
+            break
+    return entry
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """A path as it is printed: claims[3].value."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
+
+
+def _problem(
+    entry: Entry, file: str | None, path: str | None, found: str, expected: str, fix: str
+) -> Problem:
+    line, where = (None, None) if entry.override is not None else (entry.line, file)
+    return Problem(
+        path=path, line=line, found=found, expected=expected, fix=fix, file=where, override=entry.override
+    )
+
+
+def _order(problem: Problem) -> tuple[bool, int]:
+    return problem.override is not None, problem.line or 0

@@ -1,0 +1,92 @@
+"""Dotted overrides (`parallel.ep=2`): how they are read and put into a document before it is checked."""
+
+import re
+
+from planner.problems import Problem
+from planner.strategy.field_types import show
+from planner.strategy.schema import parse_short_name
+from planner.units import shorten
+from planner.yaml12 import Document, Entry, Mapping
+
+_KEY = re.compile(r"[^.\s=]+(?:\.[^.\s=]+)*")
+
+
+def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, list[Problem]]:
+    """The document with the overrides in it, and what is wrong with the overrides themselves."""
+    problems: list[Problem] = []
+    given: dict[str, str] = {}
+    for raw in overrides:
+        text = raw.encode(errors="backslashreplace").decode()  # bytes of the command line that are no UTF-8
+        key, _, value = text.partition("=")
+        key = key.strip()
+        if "=" not in text or not _KEY.fullmatch(key):
+            problems.append(
+                _problem(
+                    text,
+                    None,
+                    "this is no override",
+                    "key=value, for example parallel.ep=2",
+                    "write key=value",
+                )
+            )
+            continue
+        if re.search(r"\[\d+\]|\.\d+(\.|$)", key):
+            path = re.split(r"\[|\.\d", key)[0]
+            problems.append(
+                _problem(
+                    text,
+                    path,
+                    "one item of a list cannot be overridden",
+                    "the whole list",
+                    f"write {path}=[…]",
+                )
+            )
+            continue
+        rival = next((k for k in given if k == key or k.startswith(f"{key}.")), None)
+        if rival is not None:
+            found = f"overrides the earlier {given[rival]!r}"
+            problems.append(_problem(text, key, found, "every key overridden once", "remove one of the two"))
+            continue
+        given[key] = text
+        document = Document(value, None, override=shorten(text, 200)) if value.strip() else None
+        if document is not None and document.problems:
+            problems += [
+                _problem(text, key, p.found, p.expected, "correct the value") for p in document.problems
+            ]
+            continue
+        entry = document.root if document is not None else Entry(value=None, line=None, override=text)
+        assert entry is not None
+        root, problem = _put(root, tuple(key.split(".")), entry, text, key)
+        if problem is not None:
+            problems.append(problem)
+    return root, problems
+
+
+def _put(
+    place: Entry, keys: tuple[str, ...], value: Entry, text: str, path: str
+) -> tuple[Entry, Problem | None]:
+    """`place` with `value` under `keys`; a copy on the way down, because aliases share their entries."""
+    if not keys:
+        return value, None
+    inside = place.value
+    if isinstance(inside, str) and path.startswith("parallel."):
+        try:
+            degrees = parse_short_name(inside)
+        except ValueError:
+            return place, None  # reported where the short name is written
+        inside = Mapping(entries={k: Entry(value=v, line=place.line) for k, v in degrees.items()})
+    if inside is None:
+        inside = Mapping()
+    if not isinstance(inside, Mapping):
+        parent = path.removesuffix("." + ".".join(keys))
+        what = show(inside)
+        found = f"{parent} is {what}, so it has no key {keys[0]!r}"
+        return place, _problem(text, path, found, f"a whole value for {parent}", f"write {parent}=…")
+    entries = dict(inside.entries)
+    inner = entries.get(keys[0], Entry(value=None, line=place.line, override=text))
+    entries[keys[0]], problem = _put(inner, keys[1:], value, text, path)
+    return Entry(value=Mapping(entries=entries), line=place.line, override=place.override), problem
+
+
+def _problem(text: str, path: str | None, found: str, expected: str, fix: str) -> Problem:
+    return Problem(path=path, line=None, found=found, expected=expected, fix=fix, override=shorten(text, 200))

@@ -1,0 +1,275 @@
+"""What pydantic found wrong, said in the words of a Problem: found, expected, fix, "did you mean"."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from planner.loading.json_schema import all_paths, section_at
+from planner.loading.unknown_keys import refusal, synonym
+from planner.problems import Problem
+from planner.strategy.field_types import show
+
+MAX_FAULTS = 100  # more at once is not a strategy with mistakes but another kind of file
+_IS_MISSING = "is missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing wrong at a path; `found` is None when it only follows from another fault."""
+
+    path: tuple[str | int, ...]
+    found: str | None
+    expected: str = ""
+    fix: str = ""
+    problems: tuple[Problem, ...] = ()  # of a file that the value names
+    is_derived: bool = False  # a default that could not be taken from other keys because there were faults
+    meant: tuple[str, ...] | None = None  # for an unknown key: the path of the key it seems to stand for
+
+
+def faults_of(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
+    """One Fault for each path that is wrong in `data`."""
+    faults: dict[tuple[str | int, ...], Fault] = {}
+    for details in error.errors(include_url=False)[:MAX_FAULTS]:
+        fault = _fault(details, data)
+        faults.setdefault(fault.path, fault)  # a union reports each of its branches; the first one will do
+    meant = {fault.meant for fault in faults.values()}
+    # A misspelt required key is one mistake, not two.
+    return [
+        Fault(path=path, found=None) if fault.found == _IS_MISSING and path in meant else fault
+        for path, fault in faults.items()
+    ]
+
+
+def _fault(details: ErrorDetails, data: dict[str, Any]) -> Fault:
+    kind = details["type"]
+    path = (
+        details["loc"]
+        if kind in ("missing", "default_factory_not_called")
+        else _existing(details["loc"], data)
+    )
+    if kind == "default_factory_not_called":
+        return Fault(path=path, found=None, is_derived=True)
+    if kind == "missing":
+        return _missing(path) if not isinstance(path[-1], int) else _too_short(path[:-1], data)
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    context: dict[str, Any] = details.get("ctx", {})
+    if kind == "switchyard":
+        fix = context["fix"] or _example_fix(path)
+        return Fault(
+            path=path,
+            found=context["found"],
+            expected=context["expected"],
+            fix=fix,
+            problems=context.get("problems", ()),
+        )
+    value = _value_at(path, data)
+    if kind == "literal_error":
+        return _not_one_of(path, value, context["expected"])
+    found = f"{show(value)} is {_why(kind)}"
+    return Fault(path=path, found=found, expected=_expected(kind, path), fix=_fix(path, value))
+
+
+def _existing(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
+    """The part of a location that the data have; pydantic adds the names of union branches to it."""
+    path: list[str | int] = []
+    for key in loc:
+        is_item = isinstance(data, (tuple, list)) and isinstance(key, int) and key < len(data)
+        if not is_item and not (isinstance(data, dict) and key in data):
+            break
+        data = data[key]
+        path.append(key)
+    return tuple(path)
+
+
+def _value_at(path: tuple[str | int, ...], data: Any) -> Any:
+    for key in path:
+        data = data[key]
+    return data
+
+
+def _field(path: tuple[str | int, ...]) -> FieldInfo | None:
+    names = [key for key in path if isinstance(key, str)]
+    section = section_at(tuple(names[:-1]))
+    return section.model_fields.get(names[-1]) if section is not None and names else None
+
+
+def _missing(path: tuple[str | int, ...]) -> Fault:
+    key = path[-1]
+    section = section_at(path)
+    if section is not None:
+        required = [name for name, field in section.model_fields.items() if field.is_required()]
+        expected = f"a section with {', '.join(required)}"
+        return Fault(path=path, found=_IS_MISSING, expected=expected, fix=f"add the section {key}:")
+    field = _field(path)
+    example = field.examples[0] if field is not None and field.examples else "…"
+    return Fault(path=path, found=_IS_MISSING, expected=_expected("", path), fix=f"add {key}: {example}")
+
+
+def _too_short(path: tuple[str | int, ...], data: Any) -> Fault:
+    found = f"a list of {len(_value_at(path, data))}"
+    return Fault(path=path, found=found, expected=_expected("", path), fix=_example_fix(path))
+
+
+def _unknown_key(path: tuple[str | int, ...]) -> Fault:
+    key = str(path[-1])
+    refused = refusal(key)
+    if refused is not None:
+        why, fix = refused
+        return Fault(
+            path=path, found=f"there is no such key: {why}", expected=_legal_keys(path[:-1]), fix=fix
+        )
+    known = _legal(path[:-1])
+    prefix = "".join(f"{part}." for part in path[:-1] if isinstance(part, str))
+    guess = synonym(key)
+    if guess is None:
+        close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
+        guess = prefix + close[0] if close else None
+    if guess is None:
+        guess = next((other for other in all_paths() if other.rpartition(".")[2] == key.lower()), None)
+    if guess is None:
+        tails = {other.rpartition(".")[2]: other for other in reversed(all_paths())}
+        close = difflib.get_close_matches(key.lower(), list(tails), n=1, cutoff=0.8)
+        guess = tails[close[0]] if close else None
+    if guess is None:
+        return Fault(
+            path=path, found="there is no such key", expected=_legal_keys(path[:-1]), fix=f"remove {key}"
+        )
+    name = guess.rpartition(".")[2] if guess.rpartition(".")[0] + "." == prefix else guess
+    found = f"there is no such key; did you mean {name}?"
+    fix = f"write {name} instead of {key}" if name != guess or "." not in guess else f"move it to {guess}"
+    meant = tuple(guess.split("."))
+    return Fault(path=path, found=found, expected=_legal_keys(path[:-1]), fix=fix, meant=meant)
+
+
+def _legal(path: tuple[str | int, ...]) -> list[str]:
+    section = section_at(path)
+    return list(section.model_fields) if section is not None else []
+
+
+def _legal_keys(path: tuple[str | int, ...]) -> str:
+    return f"one of: {', '.join(_legal(path))}"
+
+
+def _not_one_of(path: tuple[str | int, ...], value: Any, expected: str) -> Fault:
+    legal = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
+    close = difflib.get_close_matches(str(value).lower(), legal, n=1, cutoff=0.5)
+    found = f"{show(value)} is not legal" + (f"; did you mean {close[0]}?" if close else "")
+    key = path[-1]
+    fix = f"set {key} to {close[0]}" if close else f"set {key} to one of these"
+    return Fault(path=path, found=found, expected=f"one of: {', '.join(legal)}", fix=fix)
+
+
+_WHY = {
+    "int_type": "not a whole number",
+    "int_from_float": "not a whole number",
+    "float_type": "not a number",
+    "bool_type": "not true or false",
+    "string_type": "not text",
+    "tuple_type": "not a list",
+    "dict_type": "not a mapping",
+    "model_type": "not a mapping",
+    "finite_number": "not a finite number",
+    "missing": "missing",
+    "string_too_short": "too short",
+    "string_too_long": "too long",
+    "too_long": "too long",
+    "too_short": "too short",
+}
+
+
+def _why(kind: str) -> str:
+    if kind.startswith(("greater_than", "less_than")):
+        return "out of range"
+    return _WHY.get(kind, "of the wrong kind")
+
+
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
+}
+
+
+def _expected(kind: str, path: tuple[str | int, ...]) -> str:
+    """The legal values of a key in words, from its JSON schema, so that they are written once."""
+    section = section_at(path)
+    if section is not None and not isinstance(path[-1], int):
+        return f"a mapping with some of: {', '.join(section.model_fields)}"
+    names = tuple(key for key in path if isinstance(key, str))
+    owner = section_at(names[:-1])
+    if section is not None:
+        return f"a mapping with {', '.join(section.model_fields)}"
+    if owner is None or names[-1] not in owner.model_fields:
+        return (
+            "text on one line" if names[:2] == ("launch", "environment") else "text, a number, true or false"
+        )
+    schema = owner.model_json_schema()["properties"][names[-1]]
+    too_much = kind.startswith("less_than")
+    branches = (in_words(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))
+    words = ", or ".join(dict.fromkeys(branches))
+    if field := _field(path):
+        example = field.examples[0] if field.examples else None
+        words += f", for example {example}" if example is not None and "for example" not in words else ""
+    return words
+
+
+def in_words(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
+    """The legal values that a JSON schema tells of.
+
+    `with_maximum`: also one so large that it says nothing to who is below it.
+    """
+    if "enum" in schema:
+        return f"one of: {', '.join(str(value) for value in schema['enum'])}"
+    words = _KINDS.get(schema.get("type", ""), "a value")
+    if schema.get("type") == "string" and "pattern" in schema and "examples" in schema:
+        return f"a number with a unit, for example {schema['examples'][0]}"
+    if schema.get("type") == "array" and "prefixItems" in schema:
+        return f"a list of {len(schema['prefixItems'])} ({in_words(schema['prefixItems'][0])} each)"
+    bounds = [
+        f"{word} {schema[key]:g}" if abs(schema[key]) < 10**6 else f"{word} {schema[key]:,}"
+        for key, word in (
+            ("exclusiveMinimum", "more than"),
+            ("minimum", "at least"),
+            ("exclusiveMaximum", "less than"),
+            ("maximum", "at most"),
+        )
+        if key in schema and not (key == "maximum" and schema[key] >= 10**9 and not with_maximum)
+    ]
+    return ", ".join([words, *bounds])
+
+
+def _fix(path: tuple[str | int, ...], value: Any) -> str:
+    key = path[-1]
+    field = _field(path)
+    is_switch = field is not None and field.annotation is bool
+    if is_switch and isinstance(value, str) and value.lower() in ("yes", "on", "no", "off"):
+        return (
+            f"write {'true' if value.lower() in ('yes', 'on') else 'false'}: YAML 1.2 reads {value} as text"
+        )
+    if value is None:
+        return f"remove {key}, or give it a value"
+    return _example_fix(path)
+
+
+def _example_fix(path: tuple[str | int, ...]) -> str:
+    field = _field(path)
+    key = path[-1] if path else "it"
+    if isinstance(key, int) or field is None:
+        return "correct the value"
+    if field.examples:
+        return f"write {key}: {field.examples[0]}"
+    default = field.get_default(call_default_factory=False)
+    if isinstance(default, bool):
+        return f"write {key}: {str(default).lower()}"
+    if isinstance(default, (int, float, str)):
+        return f"write {key}: {default}, the default, or another legal value"
+    return f"correct {key}, or remove it"

@@ -1,0 +1,172 @@
+"""What a rank keeps from step to step, to the byte: weights, masters, moments, as DeepSpeed cuts them.
+
+DeepSpeed 0.19.8 sorts parameters into groups (those that decay, those that do not, experts), flattens each
+under ZeRO 1 and 2 and cuts it into equal partitions over the ranks that hold the same parameters.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from planner.counts.parameters import ParameterTensor, stage_parameters
+from planner.plan.ds_config import zero_stage
+from planner.plan.plan import Plan
+from planner.strategy.schema import ModelShape, Precision
+from planner.topology.placement import Stage
+
+FP32_BYTES = 4
+# DeepSpeed starts another group of experts where the next tensor would make it larger (moe/utils.py:65).
+MAX_EXPERT_GROUP = 178_956_971
+# Partitions begin at even elements: 4 bytes of bf16 (zero/stage_1_and_2.py:380).
+_ALIGNMENT = 2
+_STEP_COUNT_BYTES = 4  # Adam's count of steps, one for each tensor that it updates
+
+
+@dataclass(frozen=True, kw_only=True)
+class BytesPerParameter:
+    """What each parameter costs; `/ n` is cut over the n ranks that hold it (experts: expert-data-parallel).
+
+    accumulation: where gradients of micro-batches are summed, or are made fp32 for the update.
+    """
+
+    weight: int
+    gradient: int
+    accumulation: int
+    master: int
+    moments: int
+    partitioned: frozenset[str] = frozenset()
+
+    def total(self, ranks: int = 1) -> float:
+        """Bytes a parameter that `ranks` ranks hold."""
+        causes = ("weight", "gradient", "accumulation", "master", "moments")
+        cut = sum(getattr(self, cause) for cause in causes if cause in self.partitioned)
+        whole = sum(getattr(self, cause) for cause in causes if cause not in self.partitioned)
+        return float(whole + cut / ranks)
+
+
+def bytes_per_parameter(precision: Precision, zero: int, *, is_training: bool = True) -> BytesPerParameter:
+    """The one table of it. `zero` is the stage that DeepSpeed is given; gradients are those at their peak.
+
+    fp8 trains bf16 weights with fp32 masters; only evaluation holds a byte a parameter. ZeRO 0 is for fp32.
+    """
+    weight = {"fp32": 4, "bf16": 2, "fp8": 2 if is_training else 1}[precision]
+    if not is_training:
+        return BytesPerParameter(weight=weight, gradient=0, accumulation=0, master=0, moments=0)
+    if precision == "fp32" and zero == 0:
+        return BytesPerParameter(weight=4, gradient=4, accumulation=0, master=0, moments=8)
+    cut = {"accumulation", "master", "moments"}
+    if precision == "fp32":
+        # ZeRO keeps a master partition of fp32 weights too.
+        if zero == 2:
+            cut.add("gradient")
+        return BytesPerParameter(
+            weight=4, gradient=4, accumulation=4, master=4, moments=8, partitioned=frozenset(cut)
+        )
+    # ZeRO 2 adds each bucket to the fp32 sum at once; bf16 gradients are never together.
+    return BytesPerParameter(
+        weight=2,
+        gradient=2 if zero == 1 else 0,
+        accumulation=4,
+        master=4,
+        moments=8,
+        partitioned=frozenset(cut),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatGroup:
+    """Parameters that DeepSpeed steps together; `ranks` hold the same ones and share the work under ZeRO."""
+
+    tensors: tuple[ParameterTensor, ...]
+    ranks: int
+    is_expert: bool
+
+    @cached_property
+    def num_elements(self) -> int:
+        return sum(tensor.num_elements for tensor in self.tensors)
+
+    @cached_property
+    def aligned(self) -> int:
+        """Elements of the flattened group: a multiple of 2·ranks (zero/stage_1_and_2.py:441)."""
+        unit = _ALIGNMENT * self.ranks
+        return -(-self.num_elements // unit) * unit
+
+    @cached_property
+    def partition(self) -> int:
+        return self.aligned // self.ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticState:
+    """Bytes that a rank holds between steps, in tensors."""
+
+    weights: int
+    masters: int
+    moments: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.masters + self.moments
+
+
+def optimizer_groups(
+    tensors: Iterable[ParameterTensor], data_ranks: int, expert_ranks: int
+) -> tuple[FlatGroup, ...]:
+    """The groups in DeepSpeed's order: decayed, kept, then experts."""
+    dense: dict[bool, list[ParameterTensor]] = {True: [], False: []}
+    experts: list[list[ParameterTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if not tensor.is_expert:
+            dense[tensor.decays].append(tensor)
+            continue
+        if size + tensor.num_elements > MAX_EXPERT_GROUP and experts[-1]:
+            experts.append([])
+            size = 0
+        experts[-1].append(tensor)
+        size += tensor.num_elements
+    groups = [
+        FlatGroup(tensors=tuple(dense[decays]), ranks=data_ranks, is_expert=False) for decays in (True, False)
+    ]
+    groups += [FlatGroup(tensors=tuple(held), ranks=expert_ranks, is_expert=True) for held in experts]
+    return tuple(group for group in groups if group.tensors)
+
+
+def groups_of(plan: Plan, stage: Stage, tp_rank: int = 0) -> tuple[FlatGroup, ...]:
+    """The groups of the ranks of a stage with one place in their TP groups."""
+    return _groups(plan.strategy.model, stage, tp_rank)
+
+
+@lru_cache(maxsize=4096)
+def _groups(model: ModelShape, stage: Stage, tp_rank: int) -> tuple[FlatGroup, ...]:
+    expert_ranks = 1 if stage.expert is None else stage.expert.size("edp")
+    return optimizer_groups(stage_parameters(model, stage, tp_rank), stage.dense.size("data"), expert_ranks)
+
+
+def static_state(plan: Plan, stage: Stage, tp_rank: int = 0) -> StaticState:
+    """The state of each rank of a stage with one place in its TP group; all its data-parallel peers' too."""
+    zero = zero_stage(plan)
+    each = bytes_per_parameter(plan.strategy.training.precision, zero)
+    groups = groups_of(plan, stage, tp_rank)
+    buffers = _buffers(plan, stage)
+    if zero == 0:
+        elements = sum(group.num_elements for group in groups)
+        counts = _STEP_COUNT_BYTES * sum(len(group.tensors) for group in groups)
+        return StaticState(
+            weights=each.weight * elements + buffers, masters=0, moments=each.moments * elements + counts
+        )
+    partitions = sum(group.partition for group in groups)
+    return StaticState(
+        weights=each.weight * sum(group.aligned for group in groups) + buffers,
+        masters=each.master * partitions,
+        moments=each.moments * partitions + _STEP_COUNT_BYTES * len(groups),
+    )
+
+
+def _buffers(plan: Plan, stage: Stage) -> int:
+    """The routers' biases of loss-free balancing, fp32 in every precision."""
+    model = plan.strategy.model
+    if plan.strategy.training.balance != "bias":
+        return 0
+    moe_layers = sum(layer >= model.first_dense_layers for layer in stage.layers)
+    return FP32_BYTES * model.num_experts * moe_layers

@@ -1,0 +1,112 @@
+"""Plan -> the dict that deepspeed.initialize gets; the only file that spells DeepSpeed's keys.
+
+Every value that matters is written, so that none of DeepSpeed 0.19.8's defaults applies (its default clipping
+is 1.0, runtime/constants.py:203). One dict serves the ranks of every stage: it has train_batch_size and
+accumulation and never train_micro_batch_size_per_gpu, because DeepSpeed's world is each stage's own
+data-parallel size.
+"""
+
+from typing import Any
+
+from planner.plan.plan import Plan
+
+# Elements of a reduction or gather bucket. DeepSpeed's own default, 5·10⁸, is 1 GB of bf16 a bucket; 5·10⁷ is
+# 100 MB, long enough to fill a 100 Gbps link (8 ms) and short beside the memory of any GPU.
+BUCKET_ELEMENTS = 50_000_000
+_NEVER = 10**9  # steps: runtime.telemetry.records prints, DeepSpeed does not
+
+
+def ds_config(plan: Plan) -> dict[str, Any]:
+    """The configuration for every rank of a plan."""
+    training = plan.strategy.training
+    is_bf16 = training.precision != "fp32"  # fp8 training holds bf16 weights
+    return {
+        "train_batch_size": plan.batch.global_batch,
+        "gradient_accumulation_steps": plan.batch.accumulation,
+        "managed_gradient_accumulation": True,
+        "gradient_clipping": training.gradient_clipping,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": training.learning_rate,
+                "betas": list(training.optimizer.betas),
+                "eps": training.optimizer.eps,
+                "weight_decay": training.optimizer.weight_decay,
+                # torch.optim.AdamW(fused=True): DeepSpeed's own FusedAdam needs a compiler at run time.
+                "torch_adam": True,
+                # On a CPU, torch 2.13's fused kernel rounds the last elements of a tensor unlike the others,
+                # so that where ZeRO cuts a partition would show in the weights.
+                "fused": not plan.strategy.cluster.gpu.is_cpu,
+            },
+            "legacy_fusion": False,
+        },
+        "zero_optimization": _zero(plan),
+        "zero_allow_untested_optimizer": False,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {
+            "enabled": is_bf16,
+            "immediate_grad_update": False,
+            "check_grad_overflow": True,
+            "bf16_master_weights_and_grads": False,
+            "bf16_optimizer_states": False,
+        },
+        "fp16": {"enabled": False},
+        "data_types": {"grad_accum_dtype": gradient_dtype(plan)},
+        "communication_data_type": "bf16" if is_bf16 else "fp32",
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        # Each loss is divided by the global batch's own counts: what ranks and micro-batches hold is summed.
+        "gradient_allreduce_op": "sum",
+        "disable_allgather": False,
+        "use_data_before_expert_parallelism": False,
+        "steps_per_print": _NEVER,
+        "wall_clock_breakdown": False,
+        "memory_breakdown": False,
+        "dump_state": False,
+        "flops_profiler": {"enabled": False},
+        "tensorboard": {"enabled": False},
+        "wandb": {"enabled": False},
+        "csv_monitor": {"enabled": False},
+        "switchyard": {"fingerprint": plan.fingerprint},
+    }
+
+
+def zero_stage(plan: Plan) -> int:
+    """The ZeRO stage that DeepSpeed is given.
+
+    ZeRO 1 in bf16 with accumulation becomes ZeRO 2, which partitions the optimizer alike and sums gradients
+    in fp32. ZeRO 1 with fp32 sums would be DeepSpeed's BF16_Optimizer (engine.py:2305); its norm has no hook.
+    """
+    stage = plan.strategy.parallel.zero_stage
+    is_bf16 = plan.strategy.training.precision != "fp32"
+    return 2 if is_bf16 and stage == 1 and plan.batch.accumulation > 1 else stage
+
+
+def gradient_dtype(plan: Plan) -> str:
+    """The dtype in which gradients of micro-batches are summed.
+
+    fp32, but for bf16 under ZeRO 1, where there is one micro-batch and nothing to sum.
+    """
+    is_bf16 = plan.strategy.training.precision != "fp32"
+    return "bf16" if is_bf16 and zero_stage(plan) == 1 else "fp32"
+
+
+def _zero(plan: Plan) -> dict[str, Any]:
+    stage = zero_stage(plan)
+    return {
+        "stage": stage,
+        # Off, ZeRO 1 gets the gradients of experts wrong (stage_1_and_2.py:866 warns that it is untested).
+        "contiguous_gradients": True,
+        "overlap_comm": False,
+        "reduce_scatter": True,
+        "reduce_bucket_size": BUCKET_ELEMENTS,
+        "use_multi_rank_bucket_allreduce": True,
+        "allgather_partitions": True,
+        "allgather_bucket_size": BUCKET_ELEMENTS,
+        "round_robin_gradients": False,
+        "parameter_alignment": False,
+        "load_from_fp32_weights": True,
+        "ignore_unused_parameters": True,
+        "elastic_checkpoint": False,
+        "compute_grad_norm": True,
+    }

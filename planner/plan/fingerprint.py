@@ -1,0 +1,43 @@
+"""What belongs together: the fingerprints of a plan, of a model and of a course of training."""
+
+import hashlib
+import json
+from typing import Any
+
+from planner.strategy.schema import Strategy
+
+# Keys of `model` that change neither what a weight means nor its shape: how tokens travel, how weights begin.
+MODEL_EXCEPT = frozenset({"dispatch", "capacity_factor", "initializer_range", "embedding_std", "init_from"})
+# Keys of `training` that a run may change and still be the same course.
+COURSE_EXCEPT = frozenset({"steps", "micro_batch"})
+# Sections that no rank reads to do its work: what was claimed, what should hold, who watches.
+PLAN_EXCEPT = frozenset({"claims", "limits", "operate"})
+
+
+def plan_fingerprint(strategy: Strategy) -> str:
+    """Everything that the ranks of one launch must agree on: 16 hexadecimal digits."""
+    return _digest("plan", strategy.model_dump(exclude=set(PLAN_EXCEPT)))
+
+
+def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:
+    """What a checkpoint's weights mean: the tokenizer, and `model` without dispatch and initialisation."""
+    model = strategy.model.model_dump(exclude=set(MODEL_EXCEPT))
+    model["norm_topk_prob"] = strategy.model.renormalizes  # null and what it stands for are the same model
+    return _digest("model", {"model": model, "tokenizer": tokenizer_hash})
+
+
+def course_fingerprint(strategy: Strategy, data_hash: str) -> str:
+    """What makes a run go on as the same training: the data, dispatch and initialisation, and `training`.
+
+    Steps and micro_batch are left out. With schedule_steps null the horizon is that of the first attempt,
+    which the checkpoint keeps, so null stays null here.
+    """
+    model = strategy.model.model_dump(include=set(MODEL_EXCEPT))
+    training = strategy.training.model_dump(exclude=set(COURSE_EXCEPT))
+    return _digest("course", {"model": model, "training": training, "data": data_hash})
+
+
+def _digest(kind: str, content: Any) -> str:
+    # The kind is hashed too: fingerprints of different kinds are never equal, whatever their content.
+    canonical = json.dumps([kind, content], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

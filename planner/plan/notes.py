@@ -1,0 +1,75 @@
+"""What a reader of a plan should know beside its tables: one line for each consequence that surprises."""
+
+from collections.abc import Iterator
+
+from planner.plan.ds_config import zero_stage
+from planner.plan.plan import Plan
+from planner.rules.not_implemented import runnable
+
+
+def notes(plan: Plan) -> tuple[str, ...]:
+    """Lines for people, in the order of importance."""
+    return (
+        *_not_run_yet(plan),
+        *_zero_1_becomes_2(plan),
+        *_rank_order_cost(plan),
+        *_warmup_only(plan),
+        *_host_order(plan),
+    )
+
+
+def _not_run_yet(plan: Plan) -> Iterator[str]:
+    missing = [str(problem.path) for problem in runnable(plan.strategy)]
+    if missing:
+        yield f"this version plans it but cannot train it yet: {', '.join(missing)}"
+
+
+def _zero_1_becomes_2(plan: Plan) -> Iterator[str]:
+    given, asked = zero_stage(plan), plan.strategy.parallel.zero_stage
+    if given != asked:
+        yield (
+            f"ZeRO {asked} with accumulation {plan.batch.accumulation} in {plan.strategy.training.precision} "
+            f"is given to DeepSpeed as ZeRO {given}: same optimizer partitions, same checkpoint, "
+            "gradients summed in fp32"
+        )
+
+
+def _hosts_spanned(plan: Plan, ranks: tuple[int, ...]) -> int:
+    return sum(1 for host in plan.hosts if host.ranks[0] <= ranks[-1] and ranks[0] <= host.ranks[-1])
+
+
+def _rank_order_cost(plan: Plan) -> Iterator[str]:
+    """Whether another rank order would let EP groups span fewer hosts."""
+    parallel = plan.strategy.parallel
+    if parallel.placement != "staged" or parallel.rank_order == "compact":
+        return
+    largest = max(len(host.ranks) for host in plan.hosts)
+    # In compact order the EP groups are the blocks of ep from rank 0 on, over hosts filled in order.
+    bounds = [(host.ranks[0], host.ranks[-1]) for host in plan.hosts]
+    groups = range(0, parallel.pp * parallel.dp * parallel.ep, parallel.ep)
+    compact = max(sum(1 for a, b in bounds if a < g + parallel.ep and g <= b) for g in groups)
+    spans = [
+        _hosts_spanned(plan, group)
+        for stage in plan.stages
+        if stage.expert is not None
+        for group in stage.expert.groups("ep")
+    ]
+    if compact < max(spans) and largest > 1:
+        yield f"EP spans {max(spans)} hosts; {compact} with parallel.rank_order: compact"
+
+
+def _warmup_only(plan: Plan) -> Iterator[str]:
+    training = plan.strategy.training
+    horizon = training.schedule_steps or training.steps
+    if training.warmup_steps >= horizon:
+        yield (
+            f"the learning rate is still warming up when the run ends "
+            f"(training.warmup_steps {training.warmup_steps}, {horizon} steps)"
+        )
+
+
+def _host_order(plan: Plan) -> Iterator[str]:
+    given = plan.strategy.cluster.hosts.names
+    used = [host.name for host in plan.hosts]
+    if used != [name for name in given if name in set(used)]:
+        yield f"hosts with fewer slots come last: {', '.join(used[-3:])}"

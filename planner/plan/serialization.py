@@ -1,0 +1,169 @@
+"""The bytes of the files that describe a run: strategy.yaml, plan.json, ds_config.json."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from planner.plan.ds_config import ds_config, zero_stage
+from planner.plan.notes import notes
+from planner.plan.plan import Plan
+from planner.strategy.field_types import AS_TEXT
+from planner.strategy.schema import Strategy
+from planner.topology.grid import Grid
+from planner.yaml12 import resolve_scalar
+
+SCHEMA_VERSION = 1
+
+
+def strategy_yaml(plan: Plan) -> str:
+    """The whole strategy, every default written; `load` makes an equal Strategy of it."""
+    return f"# plan {plan.fingerprint}\n{full_strategy(plan.strategy)}"
+
+
+def full_strategy(strategy: Strategy) -> str:
+    """A strategy as YAML with every default written and every quantity with its unit."""
+    return _as_yaml(strategy.model_dump(context=AS_TEXT))
+
+
+def section_yaml(name: str, section: Mapping[str, Any]) -> str:
+    """One section as a strategy writes it."""
+    return _as_yaml({name: dict(section)})
+
+
+def _as_yaml(sections: dict[str, Any]) -> str:
+    plain = _without_tuples(sections)
+    data = {
+        key: _Block(value) if isinstance(value, dict) and value else value for key, value in plain.items()
+    }
+    return yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+    )
+
+
+def ds_config_json(plan: Plan) -> str:
+    """What deepspeed.initialize gets on every rank, stamped with the fingerprint under `switchyard`."""
+    return readable_json(ds_config(plan))
+
+
+def plan_json(plan: Plan, environment: Mapping[str, str] | None = None) -> str:
+    """The plan as tables: stages, hosts, and for each rank its host, stage and groups.
+
+    `environment` holds the operator's own variables that took part (see planner.plan.operator_env).
+    """
+    return readable_json(plan_dict(plan, environment))
+
+
+def plan_dict(plan: Plan, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The content of plan.json."""
+    parallel = plan.strategy.parallel
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": plan.fingerprint,
+        "name": plan.strategy.name,
+        "placement": parallel.placement,
+        "degrees": parallel.short_name,
+        "zero_stage": {"strategy": parallel.zero_stage, "deepspeed": zero_stage(plan)},
+        "world_size": plan.world_size,
+        "batch": {
+            "global_batch": plan.batch.global_batch,
+            "micro_batch": plan.batch.micro_batch,
+            "accumulation": plan.batch.accumulation,
+        },
+        "stages": [
+            {
+                "name": stage.name,
+                "layers": list(stage.layers),
+                "has_embedding": stage.has_embedding,
+                "has_norm": stage.has_norm,
+                "has_output": stage.has_output,
+                "ranks": [stage.dense.first_rank, stage.dense.last_rank],
+                "micro_batch": plan.batch.micro_batch_of(stage),
+                "dense": _grid(stage.dense),
+                "expert": None if stage.expert is None else _grid(stage.expert),
+            }
+            for stage in plan.stages
+        ],
+        "hosts": [{"name": host.name, "ranks": [host.ranks[0], host.ranks[-1]]} for host in plan.hosts],
+        "ranks": [
+            {
+                "rank": rank,
+                "host": host.name,
+                "local_rank": local_rank,
+                "stage": plan.stage_of(rank).name,
+                **_coordinates(plan, rank),
+            }
+            for host in plan.hosts
+            for local_rank, rank in enumerate(host.ranks)
+        ],
+        "notes": list(notes(plan)),
+        "environment": dict(sorted((environment or {}).items())),
+    }
+
+
+def _grid(grid: Grid) -> dict[str, int]:
+    return dict(zip(grid.axes, grid.sizes, strict=True))
+
+
+def _coordinates(plan: Plan, rank: int) -> dict[str, int]:
+    stage = plan.stage_of(rank)
+    grids = [stage.dense] if stage.expert is None else [stage.dense, stage.expert]
+    return {axis: grid.coordinate(axis, rank) for grid in grids for axis in grid.axes}
+
+
+def readable_json(value: Any) -> str:
+    """JSON in which whatever fits on a line stands on one: the same value gives the same bytes."""
+    return _readable(value, "") + "\n"
+
+
+def _readable(value: Any, indent: str) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, (dict, list)) or not value or len(indent) + len(flat) <= 110:
+        return flat
+    inner = indent + "  "
+    if isinstance(value, dict):
+        items = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_readable(item, inner)}" for key, item in value.items()
+        ]
+        opening, closing = "{", "}"
+    else:
+        items = [_readable(item, inner) for item in value]
+        opening, closing = "[", "]"
+    body = ",\n".join(inner + item for item in items)
+    return f"{opening}\n{body}\n{indent}{closing}"
+
+
+def _without_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_without_tuples(item) for item in value]
+    return value
+
+
+class _Block(dict[str, Any]):
+    """A section, written one key a line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's writer, whose YAML 1.1 leaves text such as `3e-4` bare that YAML 1.2 reads as a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        is_text = isinstance(resolve_scalar(text), str)
+    except ValueError:
+        is_text = False
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else '"')
+
+
+def _represent_block(dumper: yaml.SafeDumper, section: _Block) -> yaml.MappingNode:
+    return dumper.represent_mapping("tag:yaml.org,2002:map", section.items(), flow_style=False)
+
+
+_Dumper.add_representer(_Block, _represent_block)
+_Dumper.add_representer(str, _represent_text)

@@ -1,0 +1,1 @@
+"""Predicted step: throughput, phases, limits, load balance, the assumptions it rests on."""

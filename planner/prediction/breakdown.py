@@ -1,0 +1,114 @@
+"""The phases of a predicted step, stage by stage, and which of them bounds it, in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.plan.plan import Plan
+from planner.timing.pipeline_time import StagePhases
+from planner.timing.stage_time import StageTime
+from planner.units import milliseconds
+
+PHASES = (
+    "data",
+    "compute",
+    "all_to_all",
+    "tensor_parallel",
+    "stage_wait",
+    "gradient_reduce",
+    "optimizer",
+    "other",
+)
+COMMUNICATION = ("all_to_all", "tensor_parallel", "stage_wait", "gradient_reduce")
+USEFUL = ("compute", "optimizer")
+_WORDS = {
+    "all_to_all": "the all-to-all between expert ranks",
+    "tensor_parallel": "collectives between TP partners",
+    "stage_wait": "hand-over between stages",
+    "gradient_reduce": "reducing gradients and gathering weights over data-parallel peers",
+    "compute": "compute",
+    "optimizer": "the optimizer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePrediction:
+    """One stage: its slowest rank's busy time, and that rank's phases in the expected step.
+
+    transfer_in_s: of one micro-batch's activations from the stage before, one way; 0 for the first.
+    """
+
+    name: str
+    num_ranks: int
+    time: StageTime
+    phases: StagePhases
+    transfer_in_s: float
+
+    @property
+    def utilization(self) -> float:
+        return self.phases.share(*USEFUL)
+
+    @property
+    def communication_share(self) -> float:
+        return self.phases.share(*COMMUNICATION)
+
+
+def narrow_links_s(plan: Plan, stages: Sequence[StagePrediction]) -> dict[str, float]:
+    """Seconds of a step in which a stage's links are at work: its own collectives, and the hand-overs whose
+    narrower end it is."""
+    names = ("all_to_all", "tensor_parallel", "gradient_reduce")
+    return {
+        stage.name: sum(stage.phases.phases_s[name] for name in names) + _own_hand_overs_s(plan, stages, i)
+        for i, stage in enumerate(stages)
+    }
+
+
+def bottleneck(plan: Plan, stages: Sequence[StagePrediction], step_s: float) -> str:
+    """What the step would gain most from: a stage's links or its computing, with its largest part.
+
+    A hand-over counts to the links of the end with fewer ranks, through which each byte must go.
+    """
+    busy: list[tuple[float, int, dict[str, float]]] = []
+    for i, stage in enumerate(stages):
+        phases = stage.phases.phases_s
+        links = {name: phases[name] for name in ("all_to_all", "tensor_parallel", "gradient_reduce")}
+        links["stage_wait"] = _own_hand_overs_s(plan, stages, i)
+        busy.append((sum(links.values()), i, links))
+        work = {name: phases[name] for name in USEFUL}
+        busy.append((sum(work.values()), i, work))
+    seconds, i, parts = max(busy, key=lambda item: item[0])
+    stage = stages[i]
+    whose = f"the {stage.num_ranks} {stage.name} ranks" if len(stages) > 1 else "all ranks"
+    if stage.num_ranks == 1 and len(stages) == 1:
+        whose = "the rank"
+    what = "computing" if "compute" in parts else "the links"
+    most = sorted(((s, name) for name, s in parts.items() if s >= 0.1 * seconds), reverse=True)
+    detail = ", ".join(f"{_WORDS[name]} {milliseconds(s)} ms" for s, name in most)
+    if "compute" in parts:
+        cause, share = _largest_cause(stage, plan.batch.accumulation)
+        detail += f"; of compute {share:.0%} is {cause}"
+    return f"{what} of {whose}: {milliseconds(seconds)} of {milliseconds(step_s)} ms a step ({detail})"
+
+
+def _own_hand_overs_s(plan: Plan, stages: Sequence[StagePrediction], i: int) -> float:
+    """Both ways and all micro-batches, of the boundaries whose narrower end stage i is."""
+    seconds = 0.0
+    if i > 0 and stages[i].num_ranks < stages[i - 1].num_ranks:
+        seconds += stages[i].transfer_in_s
+    if i + 1 < len(stages) and stages[i].num_ranks <= stages[i + 1].num_ranks:
+        seconds += stages[i + 1].transfer_in_s
+    return 2 * plan.batch.accumulation * seconds
+
+
+def _largest_cause(stage: StagePrediction, accumulation: int) -> tuple[str, float]:
+    causes = compute_causes(stage, accumulation)
+    name, seconds = causes[0]
+    return name, seconds / sum(s for _, s in causes)
+
+
+def compute_causes(stage: StagePrediction, accumulation: int) -> tuple[tuple[str, float], ...]:
+    """Seconds of a step's compute by cause, the largest first."""
+    causes: dict[str, float] = {}
+    for one in (stage.time.forward, stage.time.backward):
+        for cause, seconds in one.causes:
+            causes[cause] = causes.get(cause, 0.0) + accumulation * seconds
+    return tuple(sorted(causes.items(), key=lambda item: -item[1]))

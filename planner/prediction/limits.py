@@ -1,0 +1,233 @@
+"""What a prediction means for the whole run, which limits it keeps, and what would have to change."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from planner.counts.flops import model_parameters
+from planner.counts.rank_workload import Load
+from planner.hardware.catalog import Device
+from planner.memory.rank_memory import fullest_ranks, memory_limit
+from planner.plan.plan import Plan, build_plan
+from planner.prediction.predict import Prediction, predict
+from planner.problems import StrategyError
+from planner.strategy.schema import Strategy
+from planner.timing.layer_time import Parts
+from planner.topology.placement import largest_data_parallel_size
+from planner.units import format_bytes
+
+_UNLIMITED = 1e6  # times as fast as the strategy's links
+_DAY_S, _HOUR_S = 86_400, 3_600
+STATE_BYTES = 12  # of a parameter in a checkpoint: fp32 weights and two moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeRun:
+    """The run from its first step to its last, at the expected rate. epochs: None: the data are not known."""
+
+    tokens: int
+    epochs: float | None
+    days: float
+    gpu_hours: float
+    checkpoint_bytes: int
+
+
+def whole_run(plan: Plan, prediction: Prediction, data_tokens: int | None = None) -> WholeRun:
+    """`data_tokens`: tokens of the data, where they are known."""
+    steps = plan.strategy.training.steps
+    tokens = steps * prediction.tokens_per_step
+    seconds = steps * prediction.step_s
+    return WholeRun(
+        tokens=tokens,
+        epochs=tokens / data_tokens if data_tokens else None,
+        days=seconds / _DAY_S,
+        gpu_hours=seconds / _HOUR_S * plan.world_size,
+        checkpoint_bytes=STATE_BYTES * model_parameters(plan.strategy.model).total,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitCheck:
+    """One limit of the strategy beside what is expected; `change`: what would have to change to keep it.
+    stage: the worst of several, whose value it is."""
+
+    name: str
+    limit: str
+    expected: str
+    holds: bool
+    change: str
+    stage: str | None = None
+
+
+def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
+    """Every limit of `limits:`; utilization and communication are those of the worst stage."""
+    limits, parts = plan.strategy.limits, Parts(prediction.device, prediction.load)
+    share, useful = _worst_communication(prediction), _worst_utilization(prediction)
+    stages = prediction.stages if len(prediction.stages) > 1 else ()
+    talks = max(stages, key=lambda s: s.communication_share).name if stages else None
+    idles = min(stages, key=lambda s: s.utilization).name if stages else None
+    memory = max(memory.peak_bytes for memory in fullest_ranks(plan, prediction.load))
+    checks = [
+        LimitCheck(
+            name="communication_share_max",
+            limit=f"{limits.communication_share_max:.1%}",
+            expected=f"{share:.1%}",
+            stage=talks,
+            holds=(less := _communicates_less(plan, prediction)),
+            change="" if less else _what_keeps(plan, parts, _communicates_less),
+        ),
+        LimitCheck(
+            name="utilization_min",
+            limit=f"{limits.utilization_min:.1%}",
+            expected=f"{useful:.1%}",
+            stage=idles,
+            holds=(busy := _is_busy(plan, prediction)),
+            change="" if busy else _what_keeps(plan, parts, _is_busy),
+        ),
+        LimitCheck(
+            name="memory_max",
+            limit=format_bytes(limits.memory_max),
+            expected=format_bytes(memory),
+            holds=memory <= limits.memory_max,
+            change="more ranks to share it, a smaller micro_batch, ZeRO, or recompute: see search",
+        ),
+        LimitCheck(
+            name="balance_min",
+            limit=f"{limits.balance_min:.2f}",
+            expected=f"{prediction.balance:.2f} (assumed)",
+            holds=prediction.balance >= limits.balance_min,
+            change="a stronger training.balance_loss, or balance: bias",
+        ),
+    ]
+    return tuple(check if not check.holds else replace(check, change="") for check in checks)
+
+
+Keeps = Callable[[Plan, Prediction], bool]
+
+
+def _communicates_less(plan: Plan, prediction: Prediction) -> bool:
+    return _worst_communication(prediction) <= plan.strategy.limits.communication_share_max
+
+
+def _is_busy(plan: Plan, prediction: Prediction) -> bool:
+    return _worst_utilization(prediction) >= plan.strategy.limits.utilization_min
+
+
+def _worst_communication(prediction: Prediction) -> float:
+    return max(stage.communication_share for stage in prediction.stages)
+
+
+def _worst_utilization(prediction: Prediction) -> float:
+    return min(stage.utilization for stage in prediction.stages)
+
+
+def _what_keeps(plan: Plan, parts: Parts, keeps: Keeps) -> str:
+    """The cheapest change of the strategy that keeps a limit, and the links that would."""
+    changes = _changes(plan, parts.load)
+    found = next((text for text, other in changes if keeps(other, predict(other, parts=parts))), None)
+    cheapest = f"cheapest change: {found}" if found else "no change of layout or runtime that was tried does"
+    times = _bandwidth_that_keeps(plan, parts, keeps)
+    if times is None:
+        best = predict(_with_links(plan, _UNLIMITED), _unmeasured(parts.device), load=parts.load)
+        return (
+            f"{cheapest}; no bandwidth does: with unlimited links communication is "
+            f"{_worst_communication(best):.0%} (start-up times, copies and waits), utilization "
+            f"{_worst_utilization(best):.0%}"
+        )
+    links = plan.strategy.cluster.links
+    inside, between = (f"{times * rate / 1e9:,.3g}" for rate in (links.intra_host, links.inter_host))
+    return (
+        f"{cheapest}; links of {inside} GB/s inside and {between} between hosts ({times:,.3g} times) do, too"
+    )
+
+
+def _bandwidth_that_keeps(plan: Plan, parts: Parts, keeps: Keeps) -> float | None:
+    """By how much both links must be faster, within 1 %; None when no bandwidth is enough."""
+    plain = _unmeasured(parts.device)
+
+    def is_enough(times: float) -> bool:
+        other = _with_links(plan, times)
+        return keeps(other, predict(other, plain, load=parts.load))
+
+    low, high = 1.0, 1.0
+    while not is_enough(high):
+        low, high = high, high * 4
+        if high > _UNLIMITED:
+            return None
+    while high / low > 1.01:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
+def _unmeasured(device: Device) -> Device:
+    """Without its measured times and links, which do not know other links."""
+    return replace(device, collectives=(), intra_bytes_per_s=None, inter_bytes_per_s=None)
+
+
+def _with_links(plan: Plan, times: float) -> Plan:
+    links = plan.strategy.cluster.links
+    faster = {"intra_host": links.intra_host * times, "inter_host": links.inter_host * times}
+    cluster = plan.strategy.cluster.model_copy(update={"links": links.model_copy(update=faster)})
+    return replace(plan, strategy=plan.strategy.model_copy(update={"cluster": cluster}))
+
+
+def _changes(plan: Plan, load: Load) -> Iterator[tuple[str, Plan]]:
+    """Other plans of the same model on the same cluster, as near as can be; what costs least comes first."""
+    s = plan.strategy
+    widest, batch = largest_data_parallel_size(s.parallel), s.training.global_batch
+    powers = [2**i for i in range(1, 11)]
+    larger = [m for m in powers if m > s.training.micro_batch and batch % (m * widest) == 0]
+    micro = [{"training.micro_batch": m} for m in larger]
+    folded = [
+        {"parallel.ep": s.parallel.ep // d, "parallel.dp": s.parallel.dp * d}
+        for d in powers
+        if s.parallel.ep % d == 0
+    ]
+    candidates: list[Mapping[str, object]] = [
+        {"runtime.fp8_payload": True},
+        {"runtime.all_to_all": "hierarchical"},
+        {"runtime.recompute": "none"},
+        {"parallel.rank_order": "compact"},
+        *micro,
+        {"parallel.zero_stage": 1},
+        {"parallel.zero_stage": 0},
+        {"parallel.tp": 1},
+        *folded,
+        {"parallel.placement": "colocated"},
+        {"parallel.placement": "colocated", "parallel.tp": 1},
+        *({"parallel.placement": "colocated", "parallel.tp": 1, **fold} for fold in folded),
+        *({"parallel.tp": 1, **fold, "parallel.zero_stage": 1, **more} for fold in folded for more in micro),
+    ]
+    for change in candidates:
+        changed = _changed(s, change)
+        other = _fitting(changed, load) if changed is not None else None
+        if other is not None:
+            yield ", ".join(f"{key}: {_text(value)}" for key, value in change.items()), other
+
+
+def _changed(strategy: Strategy, change: Mapping[str, object]) -> Strategy | None:
+    """The strategy with some keys changed; None if it has all of them already."""
+    updates: dict[str, dict[str, object]] = {}
+    for path, value in change.items():
+        section, key = path.split(".")
+        if getattr(getattr(strategy, section), key) != value:
+            updates.setdefault(section, {})[key] = value
+    if not updates:
+        return None
+    return strategy.model_copy(
+        update={name: getattr(strategy, name).model_copy(update=keys) for name, keys in updates.items()}
+    )
+
+
+def _fitting(strategy: Strategy, load: Load) -> Plan | None:
+    """The plan of a strategy that is legal and fits the memory."""
+    try:
+        plan = build_plan(strategy)
+    except StrategyError:
+        return None
+    most = max(memory.peak_bytes for memory in fullest_ranks(plan, load))
+    return plan if most <= memory_limit(plan) else None
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

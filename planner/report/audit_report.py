@@ -1,0 +1,155 @@
+"""How an audit reads: tables for a terminal, columns for a log, one object for programs."""
+
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from planner.audit.audit import Audit, Finding
+from planner.audit.verdicts import HOLDS, Reading, Verdict, show, show_stated
+from planner.plan.plan import Plan
+from planner.prediction.load_balance import Balance
+from planner.report.plan_report import Table, print_tables
+from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.units import format_bytes
+
+
+def print_audit(plan: Plan, audit: Audit, out: TextIO, *, is_plain: bool) -> None:
+    """An audit for people; plain text without colour or lines for logs, tables of rich for a terminal."""
+    heading, tables = list(_heading(plan, audit)), [*_claim_tables(audit), *load_tables(audit)]
+    print_tables(heading, tables, (), out, is_plain=is_plain)
+
+
+def _heading(plan: Plan, audit: Audit) -> Iterator[str]:
+    parallel = plan.strategy.parallel
+    yield f"{plan.strategy.name}: {parallel.short_name}, {parallel.placement}; plan {plan.fingerprint}"
+    if not audit.findings:
+        yield "the strategy makes no claims (claims: is empty); load balance and checks are below"
+        return
+    counts = ", ".join(f"{count} {_verb(verdict, count)}" for verdict, count in audit.counts.items())
+    yield f"{len(audit.findings)} claims: {counts}"
+    yield "a line in (…) stands beside its claim and does not decide it"
+
+
+def _verb(verdict: Verdict, count: int) -> str:
+    if count == 1:
+        return verdict
+    return {"holds": "hold", "does not hold": "do not hold"}.get(verdict, verdict)
+
+
+def _claim_tables(audit: Audit) -> Iterator[Table]:
+    if not audit.findings:
+        return
+    rows = [row for finding in audit.findings for row in _rows(finding)]
+    columns = ("claim", "stated", "derived", "verdict", "where", "arithmetic")
+    yield Table(title="Claims", columns=columns, rows=tuple(rows), numeric=frozenset({"stated", "derived"}))
+
+
+def _rows(finding: Finding) -> Iterator[tuple[str, ...]]:
+    """One row for each reading; the first carries the claim's verdict, those below only their own."""
+    claim, dimension = finding.claim, CLAIM_QUANTITIES[finding.claim.quantity]
+    first = finding.derived
+    others = [pair for pair in zip(finding.readings, finding.verdicts, strict=True) if pair[0] is not first]
+    stated = show_stated(float(claim.value), dimension)
+    of = f", {first.of}" if first.of else ""
+    derived = show(first.value, dimension)
+    yield (
+        f"{claim.quantity}{of}",
+        stated,
+        derived,
+        finding.verdict,
+        claim.where,
+        _line(first, finding.verdict),
+    )
+    for reading, verdict in others:
+        shown = f"({verdict})" if not reading.decides else verdict
+        yield (f"  {reading.of}", "", show(reading.value, dimension), shown, "", _line(reading, verdict))
+
+
+def _line(reading: Reading, verdict: Verdict) -> str:
+    """The arithmetic, and the reason where the cluster is the reason."""
+    is_reason = verdict == "cannot be met on this cluster" and reading.why
+    return f"{reading.arithmetic}; {reading.why}" if is_reason else reading.arithmetic
+
+
+def load_tables(audit: Audit) -> Iterator[Table]:
+    """Load balance by stage and over all GPUs, then the checks."""
+    load = audit.load
+    rows = tuple(
+        (
+            stage.name,
+            str(stage.num_ranks),
+            f"{stage.flops / 1e12:.4g}",
+            f"{stage.flops_share:.2%}",
+            f"{stage.utilization:.1%}",
+            format_bytes(stage.memory_bytes),
+            f"{stage.memory_headroom:.1%}",
+        )
+        for stage in load.stages
+    )
+    columns = ("stage", "ranks", "TFLOP a step", "of all", "utilization", "memory", "memory free")
+    title = "Load of one rank, the fullest of its stage"
+    yield Table(title=title, columns=columns, rows=rows, numeric=frozenset(columns[1:]))
+    over = (
+        _balance("compute, TFLOP a step", load.compute, lambda v: f"{v / 1e12:.4g}", load.compute_headroom),
+        _balance("memory at the peak", load.memory, format_bytes, load.memory_headroom),
+    )
+    columns = ("over all ranks", "mean", "least", "most", "variation", "balance score", "headroom")
+    title = "Load balance: variation is standard deviation / mean, balance score mean / most"
+    yield Table(title=title, columns=columns, rows=over, numeric=frozenset(columns[1:]))
+    checks = tuple(
+        (check.name, "passes" if check.passes else "fails", check.detail) for check in audit.checks
+    )
+    yield Table(title="Compatibility checks", columns=("check", "result", "detail"), rows=checks)
+
+
+def _balance(name: str, balance: Balance, text: Any, headroom: float) -> tuple[str, ...]:
+    values = (text(balance.mean), text(balance.least), text(balance.most))
+    return (name, *values, f"{balance.variation:.1%}", f"{balance.score:.1%}", f"{headroom:.1%}")
+
+
+def audit_dict(plan: Plan, audit: Audit) -> dict[str, Any]:
+    """The content of --json; values in base units (bytes, bytes/s, FLOP/s, seconds, shares of 1)."""
+    load = audit.load
+    return {
+        "name": plan.strategy.name,
+        "fingerprint": plan.fingerprint,
+        "holds": audit.holds,
+        "counts": dict(audit.counts),
+        "claims": [_claim_dict(finding) for finding in audit.findings],
+        "load_balance": {
+            "stages": [vars(stage) for stage in load.stages],
+            "compute": _balance_dict(load.compute, load.compute_headroom),
+            "memory": _balance_dict(load.memory, load.memory_headroom),
+            "expert_tokens_assumed": load.tokens,
+        },
+        "checks": [vars(check) for check in audit.checks],
+    }
+
+
+def _claim_dict(finding: Finding) -> dict[str, Any]:
+    claim = finding.claim
+    return {
+        "quantity": claim.quantity,
+        "where": claim.where,
+        "unit": CLAIM_QUANTITIES[claim.quantity],
+        "stated": claim.value,
+        "derived": finding.derived.value,
+        "arithmetic": finding.derived.arithmetic,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+        "readings": [
+            {
+                "of": reading.of,
+                "relation": reading.relation,
+                "value": reading.value,
+                "arithmetic": reading.arithmetic,
+                "verdict": verdict,
+                "decides": reading.decides,
+                "reason": reading.why if verdict != HOLDS else "",
+            }
+            for reading, verdict in zip(finding.readings, finding.verdicts, strict=True)
+        ],
+    }
+
+
+def _balance_dict(balance: Balance, headroom: float) -> dict[str, float]:
+    return {**vars(balance), "score": balance.score, "headroom": headroom}

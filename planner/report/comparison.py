@@ -1,0 +1,178 @@
+"""Two plans side by side: what follows from each and is predicted for it, the ratio, the keys that differ."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from planner.counts.flops import model_parameters
+from planner.memory.rank_memory import fullest_ranks, memory_limit
+from planner.plan.ds_config import zero_stage
+from planner.plan.mismatch import differing_keys
+from planner.plan.plan import Plan
+from planner.prediction.breakdown import PHASES
+from planner.prediction.limits import LimitCheck, WholeRun
+from planner.prediction.predict import Prediction
+from planner.report.plan_report import Table
+from planner.report.prediction_report import seconds
+from planner.units import format_bytes, milliseconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two: a plan and what is foreseen for it; `file` is what it was read from."""
+
+    file: str
+    plan: Plan
+    prediction: Prediction
+    run: WholeRun
+    limits: tuple[LimitCheck, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(memory.peak_bytes for memory in fullest_ranks(self.plan, self.prediction.load))
+
+    @property
+    def fits(self) -> bool:
+        return self.peak_bytes <= memory_limit(self.plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number of either side in base units, how it reads, and whether B / A says something."""
+
+    name: str
+    of: Callable[[Side], float]
+    show: Callable[[float], str]
+    has_ratio: bool = True
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _bytes(value: float) -> str:
+    return format_bytes(round(value))
+
+
+QUANTITIES = (
+    Quantity(name="ranks", of=lambda s: s.plan.world_size, show=_count),
+    Quantity(name="hosts used", of=lambda s: len(s.plan.hosts), show=_count),
+    Quantity(name="parameters", of=lambda s: model_parameters(s.plan.strategy.model).total, show=_count),
+    Quantity(
+        name="active for a token", of=lambda s: model_parameters(s.plan.strategy.model).active, show=_count
+    ),
+    Quantity(name="tokens a step", of=lambda s: s.prediction.tokens_per_step, show=_count),
+    Quantity(name="micro_batch", of=lambda s: s.plan.batch.micro_batch, show=_count),
+    Quantity(name="accumulation", of=lambda s: s.plan.batch.accumulation, show=_count),
+    Quantity(name="memory of the fullest rank", of=lambda s: s.peak_bytes, show=_bytes),
+    Quantity(
+        name="memory free", of=lambda s: 1 - s.peak_bytes / memory_limit(s.plan), show=_share, has_ratio=False
+    ),
+    Quantity(name="step, expected", of=lambda s: s.prediction.bracket.expected_s, show=seconds),
+    Quantity(name="  everything overlaps", of=lambda s: s.prediction.bracket.ideal_s, show=seconds),
+    Quantity(name="  nothing overlaps", of=lambda s: s.prediction.bracket.none_s, show=seconds),
+    Quantity(name="tokens/s", of=lambda s: s.prediction.tokens_per_s, show=_count),
+    Quantity(
+        name="tokens/s of a rank", of=lambda s: s.prediction.tokens_per_s / s.plan.world_size, show=_count
+    ),
+    Quantity(name="MFU", of=lambda s: s.prediction.mfu, show=_share),
+    Quantity(name="utilization", of=lambda s: s.prediction.utilization, show=_share),
+    Quantity(name="communication share", of=lambda s: s.prediction.communication_share, show=_share),
+    Quantity(name="bubble share", of=lambda s: s.prediction.bubble_share, show=_share, has_ratio=False),
+    Quantity(name="one forward pass", of=lambda s: s.prediction.forward_latency_s, show=seconds),
+    Quantity(name="whole run, days", of=lambda s: s.run.days, show=lambda v: f"{v:.3g}"),
+    Quantity(name="whole run, GPU-hours", of=lambda s: s.run.gpu_hours, show=lambda v: f"{v:,.3g}"),
+    Quantity(name="checkpoint", of=lambda s: s.run.checkpoint_bytes, show=_bytes),
+)
+
+
+def heading(a: Side, b: Side) -> tuple[str, ...]:
+    """Which is faster, and what bounds each."""
+    faster = a.prediction.tokens_per_s / b.prediction.tokens_per_s
+    names = ("A", "B") if faster >= 1 else ("B", "A")
+    times = max(faster, 1 / faster)
+    verdict = (
+        "A and B are as fast as each other"
+        if times < 1.0005
+        else f"{names[0]} is {times:.2f} times as fast as {names[1]} in tokens/s"
+    )
+    lines = [verdict]
+    for letter, side in (("A", a), ("B", b)):
+        lines.append(f"{letter}: {side.plan.strategy.name} ({side.file}), plan {side.plan.fingerprint}")
+        lines.append(f"   bottleneck: {side.prediction.bottleneck}")
+    return tuple(lines)
+
+
+def quantity_table(a: Side, b: Side) -> Table:
+    """What is said in words, then each quantity of both, with B / A."""
+    rows = [(name, *values, "") for name, values in _words(a, b)]
+    for quantity in QUANTITIES:
+        first, second = quantity.of(a), quantity.of(b)
+        ratio = f"{second / first:.3g}" if quantity.has_ratio and first else ""
+        rows.append((quantity.name, quantity.show(first), quantity.show(second), ratio))
+    for check_a, check_b in zip(a.limits, b.limits, strict=True):
+        rows.append((f"limit {check_a.name}", _verdict(check_a), _verdict(check_b), ""))
+    return Table(
+        title="Two plans",
+        columns=("", "A", "B", "B / A"),
+        rows=tuple(rows),
+        numeric=frozenset({"A", "B", "B / A"}),
+    )
+
+
+def _words(a: Side, b: Side) -> Iterator[tuple[str, tuple[str, str]]]:
+    yield "layout", _both(a, b, lambda s: s.plan.strategy.parallel.short_name)
+    yield "placement", _both(a, b, lambda s: s.plan.strategy.parallel.placement)
+    yield "precision", _both(a, b, lambda s: s.plan.strategy.training.precision)
+    yield "ZeRO, as DeepSpeed is given it", _both(a, b, lambda s: str(zero_stage(s.plan)))
+    yield "fits the memory", _both(a, b, lambda s: "yes" if s.fits else "no")
+
+
+def _both(a: Side, b: Side, of: Callable[[Side], str]) -> tuple[str, str]:
+    return of(a), of(b)
+
+
+def _verdict(check: LimitCheck) -> str:
+    return "holds" if check.holds else "does not hold"
+
+
+def phases_table(a: Side, b: Side) -> Table:
+    """A step of each by phase, as the mean over ranks, in milliseconds."""
+    rows = []
+    means_a, means_b = a.prediction.mean_phases_s, b.prediction.mean_phases_s
+    for name in PHASES:
+        first, second = means_a[name], means_b[name]
+        if first or second:
+            rows.append((name, milliseconds(first), milliseconds(second), milliseconds(second - first, "+")))
+    columns = ("phase", "A", "B", "B - A")
+    return Table(
+        title="A step, mean over ranks, ms",
+        columns=columns,
+        rows=tuple(rows),
+        numeric=frozenset(columns[1:]),
+    )
+
+
+def keys_table(a: Side, b: Side) -> Table:
+    """The keys in which the two strategies differ, of those that make a plan."""
+    rows = tuple(differing_keys(a.plan.strategy, b.plan.strategy))
+    return Table(title="Keys that differ", columns=("key", "A", "B"), rows=rows)
+
+
+def comparison_dict(a: Side, b: Side) -> dict[str, Any]:
+    """What the tables hold, for machines: base units (bytes, seconds, shares of 1)."""
+    return {
+        "quantities": [
+            {"name": quantity.name.strip(), "a": quantity.of(a), "b": quantity.of(b)}
+            for quantity in QUANTITIES
+        ],
+        "fits": {"a": a.fits, "b": b.fits},
+        "differing_keys": [
+            {"key": key, "a": first, "b": second}
+            for key, first, second in differing_keys(a.plan.strategy, b.plan.strategy)
+        ],
+    }

@@ -1,0 +1,93 @@
+"""How memory reads: one table by cause for the fullest rank of each stage, and what a parameter costs."""
+
+from typing import Any
+
+from planner.counts.rank_workload import BALANCED, Load
+from planner.memory.optimizer_state import bytes_per_parameter
+from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
+from planner.plan.ds_config import zero_stage
+from planner.plan.plan import Plan
+from planner.report.plan_report import Table
+from planner.units import format_bytes
+
+_MAX_ROWS = 12
+_NAMES = {"dispatch_buffers": "dispatch", "hand_overs": "hand-overs"}
+
+
+def memory_table(plan: Plan, load: Load = BALANCED) -> Table:
+    """A row for each stage, by its fullest rank; of many stages the first, the fullest and the last."""
+    found = list(zip((stage.name for stage in plan.stages), fullest_ranks(plan, load), strict=True))
+    if len(found) > _MAX_ROWS:
+        fullest = max(found, key=lambda row: row[1].peak_bytes)
+        found = [row for row in found if row in (*found[:2], fullest, *found[-2:])]
+    limit = memory_limit(plan)
+    causes = [cause for cause, _ in found[0][1].by_cause]
+    columns = (
+        "stage",
+        "rank",
+        *(_NAMES.get(cause, cause) for cause in causes),
+        "peak",
+        f"of {_rounded(limit)}",
+    )
+    rows = tuple(
+        (
+            name,
+            str(memory.rank),
+            *(_rounded(count) for _, count in memory.by_cause),
+            _rounded(memory.peak_bytes),
+            f"{memory.peak_bytes / limit:.1%}",
+        )
+        for name, memory in found
+    )
+    return Table(
+        title="Memory of the fullest rank", columns=columns, rows=rows, numeric=frozenset(columns[1:])
+    )
+
+
+def _rounded(count: int) -> str:
+    return "-" if count == 0 else format_bytes(count)
+
+
+def memory_lines(plan: Plan, load: Load = BALANCED) -> tuple[str, ...]:
+    """What a parameter costs, and whether it fits."""
+    zero, precision = zero_stage(plan), plan.strategy.training.precision
+    each = bytes_per_parameter(precision, zero)
+    data = max(stage.dense.size("data") for stage in plan.stages)
+    experts = max((stage.expert.size("edp") for stage in plan.stages if stage.expert is not None), default=1)
+    limit, peak = memory_limit(plan), max(memory.peak_bytes for memory in fullest_ranks(plan, load))
+    lines = [
+        f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes a dense parameter (over {data} "
+        f"data-parallel rank{_s(data)}), {each.total(experts):.4g} an expert's (over {experts})",
+        "weights, masters and moments are exact; the others are bounds from above, taken as if they came "
+        "together",
+    ]
+    if precision == "fp8":
+        lines.append("activations are counted as bf16: what FP8 kernels keep in a byte is not taken off")
+    if peak > limit:
+        lines.append(f"does not fit: the fullest rank needs {format_bytes(peak)} of {format_bytes(limit)}")
+    return tuple(lines)
+
+
+def _s(count: int) -> str:
+    return "s" if count > 1 else ""
+
+
+def memory_dict(plan: Plan, load: Load = BALANCED) -> dict[str, Any]:
+    """The same for machines, in bytes."""
+    return {
+        "limit_bytes": memory_limit(plan),
+        "stages": [
+            {"stage": stage.name, **rank_dict(memory)}
+            for stage, memory in zip(plan.stages, fullest_ranks(plan, load), strict=True)
+        ],
+    }
+
+
+def rank_dict(memory: RankMemory) -> dict[str, Any]:
+    """A rank's memory by cause, in bytes."""
+    return {
+        "rank": memory.rank,
+        **dict(memory.by_cause),
+        "static_bytes": memory.static_bytes,
+        "peak_bytes": memory.peak_bytes,
+    }

@@ -1,0 +1,203 @@
+"""How a plan reads on a terminal and in a log: tables as data, drawn by rich or as plain columns."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from planner.plan.notes import notes
+from planner.plan.plan import Host, Plan
+from planner.plan.serialization import full_strategy
+from planner.topology.grid import Grid
+from planner.topology.placement import Stage, largest_data_parallel_size
+
+_MAX_HOST_ROWS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A titled table of texts; `numeric` names the columns that align to the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[str] = frozenset()
+
+
+def print_plan(plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False) -> None:
+    """A plan for people; plain text without colour or lines for logs, tables of rich for a terminal."""
+    if is_full:
+        print(full_strategy(plan.strategy), file=out)
+    tables = (stage_table(plan), host_table(plan), group_table(plan))
+    print_tables(tuple(_heading(plan)), tables, notes(plan), out, is_plain=is_plain)
+
+
+def print_tables(
+    heading: Sequence[str], tables: Sequence[Table], lines: Sequence[str], out: TextIO, *, is_plain: bool
+) -> None:
+    """Lines, the first of them bold, then tables, then lines that are marked as notes."""
+    if is_plain:
+        print("\n".join(heading), file=out)
+        for table in tables:
+            print(f"\n{plain_text(table)}", file=out)
+        if lines:
+            print("\n" + "\n".join(f"note: {line}" for line in lines), file=out)
+        return
+    # rich takes 50 ms to import, which a log or a pipe need not pay.
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(file=out, highlight=False)
+    console.print(Text(heading[0], style="bold"))
+    for line in heading[1:]:
+        console.print(Text(line))
+    for table in tables:
+        drawn = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=SIMPLE_HEAD)
+        for column in table.columns:
+            drawn.add_column(Text(column), justify="right" if column in table.numeric else "left")
+        for row in table.rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        console.print()
+        console.print(drawn, end="")
+    console.print()
+    for line in lines:
+        console.print(Text.assemble(("note: ", "yellow"), line))
+
+
+def plain_text(table: Table) -> str:
+    """A table as columns of text, no wider than its cells."""
+    rows = [table.columns, *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column in table.numeric else cell.ljust(width)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([table.title, *(f"  {line}" for line in lines)])
+
+
+def _heading(plan: Plan) -> Iterator[str]:
+    parallel, cluster, training = plan.strategy.parallel, plan.strategy.cluster, plan.strategy.training
+    batch, widest = plan.batch, largest_data_parallel_size(plan.strategy.parallel)
+    order = f", rank order {parallel.rank_order}" if parallel.placement == "staged" else ""
+    yield f"{plan.strategy.name}: {parallel.short_name}, {parallel.placement}{order}"
+    spare = f", {cluster.spare_hosts} spare" if cluster.spare_hosts else ""
+    unit = "processes" if cluster.gpu.is_cpu else "GPUs"
+    total = "" if cluster.gpu.is_cpu else f" of {sum(cluster.slots)}"
+    yield (
+        f"{plan.world_size}{total} {unit}, on {len(plan.hosts)} of {cluster.hosts.count} "
+        f"host{'s' if cluster.hosts.count > 1 else ''}{spare}; plan {plan.fingerprint}"
+    )
+    tokens = batch.global_batch * training.seq_length
+    yield (
+        f"batch {batch.global_batch} sequences = micro_batch {batch.micro_batch} × accumulation "
+        f"{batch.accumulation} × data-parallel size {widest}"
+    )
+    yield (
+        f"{tokens:,} tokens a step, {tokens * training.steps:,} in {training.steps:,} steps; "
+        f"{training.precision}, ZeRO {parallel.zero_stage}"
+    )
+
+
+def stage_table(plan: Plan) -> Table:
+    """One row for each stage, in the order activations flow."""
+    rows = []
+    for stage in plan.stages:
+        expert = "-" if stage.expert is None else _product(stage.expert)
+        micro_batch = str(plan.batch.micro_batch_of(stage))
+        ranks = _span(stage.ranks)
+        rows.append((stage.name, ranks, _holds(stage), _product(stage.dense), expert, micro_batch))
+    columns = ("stage", "ranks", "holds", "data × tp", "edp × ep", "micro-batch")
+    return Table(title="Stages", columns=columns, rows=tuple(rows), numeric=frozenset({"micro-batch"}))
+
+
+def _holds(stage: Stage) -> str:
+    parts = ["embedding"] if stage.has_embedding else []
+    if stage.layers:
+        layers = _span(stage.layers)
+        parts.append(f"layers {layers}" if len(stage.layers) > 1 else f"layer {layers}")
+    return ", ".join([*parts, "output"] if stage.has_output else parts)
+
+
+def _product(grid: Grid) -> str:
+    return " × ".join(str(size) for size in grid.sizes)
+
+
+def _span(numbers: tuple[int, ...]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+
+
+def host_table(plan: Plan) -> Table:
+    """Which ranks stand on which host; like neighbours share a row where there are many."""
+    rows: list[tuple[str, str, str, str]] = []
+    runs = [[host] for host in plan.hosts]
+    if len(plan.hosts) > _MAX_HOST_ROWS:
+        runs = _runs_alike(plan)
+    for run in runs:
+        first, last = run[0], run[-1]
+        name = first.name if len(run) == 1 else f"{first.name} … {last.name} ({len(run)})"
+        each = str(len(first.ranks)) if len(run) == 1 else f"{len(first.ranks)} each"
+        rows.append((name, each, _span((*first.ranks, *last.ranks)), _stages_on(plan, first, last)))
+    return Table(title="Hosts", columns=("host", "ranks", "which", "stages"), rows=tuple(rows))
+
+
+def _runs_alike(plan: Plan) -> list[list[Host]]:
+    runs: list[list[Host]] = []
+    for host in plan.hosts:
+        last = runs[-1][-1] if runs else None
+        if last is not None and _kind(plan, last) == _kind(plan, host):
+            runs[-1].append(host)
+        else:
+            runs.append([host])
+    return runs
+
+
+def _kind(plan: Plan, host: Host) -> tuple[int, str]:
+    return len(host.ranks), _stages_on(plan, host, host)
+
+
+def _stages_on(plan: Plan, first: Host, last: Host) -> str:
+    low, high = first.ranks[0], last.ranks[-1]
+    grids = ((stage.name, stage.dense) for stage in plan.stages)
+    return ", ".join(name for name, grid in grids if grid.first_rank <= high and low <= grid.last_rank)
+
+
+def group_table(plan: Plan) -> Table:
+    """The groups of each axis in each stage, the first few written out."""
+    rows = []
+    for stage in plan.stages:
+        views = [(stage.dense, "tp"), (stage.dense, "data")]
+        if stage.expert is not None:
+            views += [(stage.expert, "ep"), (stage.expert, "edp")]
+        for grid, axis in views:
+            if grid.size(axis) > 1:
+                groups = grid.groups(axis)
+                rows.append((axis, stage.name, str(len(groups)), str(grid.size(axis)), _examples(groups)))
+    order = ("tp", "ep", "edp", "data")
+    rows.sort(key=lambda row: order.index(row[0]))  # stable: stages stay in their order
+    if not rows:
+        rows.append(("-", "all", "0", "1", "every rank is alone"))
+    columns = ("group", "stage", "groups", "of", "ranks")
+    return Table(title="Groups", columns=columns, rows=tuple(rows), numeric=frozenset({"groups", "of"}))
+
+
+def _examples(groups: tuple[tuple[int, ...], ...]) -> str:
+    shown = [_group(group) for group in groups[:3]]
+    if len(groups) > 4:
+        shown.append("…")
+    if len(groups) > 3:
+        shown.append(_group(groups[-1]))
+    return "  ".join(shown)
+
+
+def _group(ranks: tuple[int, ...]) -> str:
+    if len(ranks) <= 2:
+        return f"({', '.join(str(rank) for rank in ranks)})"
+    if ranks[-1] - ranks[0] == len(ranks) - 1:
+        return f"({ranks[0]}-{ranks[-1]})"
+    if len(ranks) <= 4:
+        return f"({', '.join(str(rank) for rank in ranks)})"
+    return f"({ranks[0]}, {ranks[1]}, …, {ranks[-1]})"

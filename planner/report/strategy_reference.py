@@ -1,0 +1,172 @@
+"""How the reference of a strategy's keys reads: docs/strategy.md, made from the schema alone."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from planner.hardware.catalog import devices
+from planner.loading.json_schema import json_schema, section_at
+from planner.loading.validation_messages import in_words
+from planner.rules import layout, training
+from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.strategy.field_types import Section
+from planner.strategy.schema import Strategy
+from planner.units import Dimension, legal_units
+
+_INTRODUCTION = """\
+# Strategy reference
+
+<!-- Made by `python -m planner.generated`: change the schema or strategy_reference.py, not this file. -->
+
+A strategy is one YAML file. It says which cluster, which model, which parallel degrees, which course of
+training. Everything else follows from it. `ds_configs/tiny_cpu.yaml` is a small complete one.
+
+- Write what differs from a default. `python -m launch plan ds_configs/tiny_cpu.yaml --full` prints the whole.
+- YAML is read as YAML 1.2 means it: `3e-4` is a number, `no` and `10:30` are text.
+- A quantity carries its unit: `64 GB`, `100 Gbps`, `10 min`. `GB` is 10⁹ bytes, `GiB` is 2³⁰ bytes, `Gbps` is
+  10⁹ bits a second.
+- Any key can be set from the command line: `parallel.ep=2 training.steps=4 name=try1`.
+- `parallel` may be a short name: `parallel: EP64_TP2_PP1_DP1`. A degree that is left out is 1.
+- Unknown keys, duplicate keys and broken rules are errors, all shown at once: see [errors](how-to/errors.md).
+- Some values can be planned and not yet trained. `plan` names them in a note, train.py as an error.
+- An editor with a YAML language server completes keys from `ds_configs/strategy.schema.json`. The first line
+  of each shipped strategy points to it.
+
+Refused on purpose, with the reason: dropout and routing noise (randomness is initialisation and data order,
+nothing else), sequence and context parallelism, expert tensor parallelism, multi-head latent attention,
+sliding-window attention, a shared embedding and head, fp16, ZeRO 3.
+"""
+
+
+def strategy_reference() -> str:
+    """The bytes of docs/strategy.md."""
+    return "\n".join([_INTRODUCTION, *_sections(), *_devices(), *_claims(), *_rules()])
+
+
+def _sections() -> Iterator[str]:
+    schema = json.loads(json_schema())
+    for path, section in _walk(Strategy, ()):
+        keys = (schema if section is Strategy else schema["$defs"][section.__name__])["properties"]
+        yield f"## {'.'.join(path) or 'The top level'}\n"
+        yield f"{(section.__doc__ or '').strip()}\n"
+        rows = [
+            (
+                f"`{key}`",
+                _legal((*path, key), keys[key]),
+                _default((*path, key), field, keys[key]),
+                field.description or _first_line(section_at((*path, key))),
+            )
+            for key, field in section.model_fields.items()
+        ]
+        yield _table(("key", "legal values", "default", "meaning"), rows)
+
+
+def _walk(section: type[Section], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
+    yield path, section
+    for key in section.model_fields:
+        inner = section_at((*path, key))
+        if inner is not None:
+            yield from _walk(inner, (*path, key))
+
+
+def _legal(path: tuple[str, ...], schema: dict[str, Any]) -> str:
+    match path:
+        case ("cluster", "gpu"):
+            return f"{', '.join(devices())}, or [a section](#clustergpu)"
+        case ("parallel",):
+            return "[a section](#parallel), or a short name"
+        case ("claims",):
+            return "a list of [claims](#claims)"
+        case ("claims", "quantity"):
+            return "one of [these](#quantities-of-claims)"
+        case ("claims", "value"):
+            return "a number, with a unit where the quantity has one"
+        case _ if section_at(path) is not None:
+            return f"[a section](#{''.join(path)})"
+        case _:
+            return ", or ".join(dict.fromkeys(in_words(branch) for branch in _branches(schema)))
+
+
+def _branches(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for branch in schema.get("anyOf", [schema]):
+        kinds = branch.get("type")
+        if isinstance(kinds, list):  # ["integer", "null"]: the bounds are the number's
+            yield from ({"type": kind} if kind == "null" else {**branch, "type": kind} for kind in kinds)
+        else:
+            yield branch
+
+
+def _first_line(section: type[Section] | None) -> str:
+    return (section.__doc__ or "").strip().partition("\n")[0] if section is not None else ""
+
+
+def _default(path: tuple[str, ...], field: FieldInfo, schema: dict[str, Any]) -> str:
+    if field.is_required():
+        return "required"
+    if path in (("model", "num_key_value_heads"), ("model", "head_dim")):
+        return "derived"
+    if section_at(path) is not None:
+        return "none" if path == ("claims",) else "its keys' defaults"
+    return f"`{_yaml(schema.get('default', {}))}`"
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_yaml(item) for item in value)}]"
+    return "{}" if value == {} else str(value)
+
+
+def _devices() -> Iterator[str]:
+    yield "## Devices by name\n"
+    yield "From `planner/hardware/devices.yaml`. Peaks are dense rates.\n"
+    rows = [
+        (
+            f"`{name}`",
+            str(entry["memory"]),
+            ", ".join(f"{precision} {rate}" for precision, rate in entry["peak"].items()),
+            str(entry["source"]),
+        )
+        for name, entry in devices().items()
+    ]
+    yield _table(("name", "memory", "peak", "source"), rows)
+
+
+def _claims() -> Iterator[str]:
+    yield "## Quantities of claims\n"
+    yield "What a claim may be about. `python -m launch audit` judges them: see [audit](how-to/audit.md).\n"
+    by_dimension: dict[Dimension, list[str]] = {}
+    for name, dimension in CLAIM_QUANTITIES.items():
+        by_dimension.setdefault(dimension, []).append(f"`{name}`")
+    rows = [
+        ("none" if dimension == "count" else legal_units(dimension), ", ".join(names))
+        for dimension, names in by_dimension.items()
+    ]
+    yield _table(("unit", "quantities"), rows)
+
+
+def _rules() -> Iterator[str]:
+    yield "## Rules\n"
+    yield (
+        "Beyond the form of each key these must hold. Each is one function; the message of a broken one\n"
+        "says what is legal, in numbers.\n"
+    )
+    for title, module in (("Degrees and cluster", layout), ("Model, batch and course", training)):
+        file = f"{module.__name__.replace('.', '/')}.py"
+        names = ", ".join(f"`{rule.__name__}`" for rule in module.RULES)
+        yield f"- {title} (`{file}`): {names}"
+    yield ""
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

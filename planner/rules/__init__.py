@@ -1,0 +1,1 @@
+"""What a strategy must satisfy beyond the form of its keys."""

@@ -1,0 +1,62 @@
+"""A strategy of which some keys are faulty: rules may read the others, and stop at these."""
+
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from planner.strategy.schema import Strategy
+
+# A small legal value for every required key; never read by a rule, because faulty keys refuse to be read.
+STAND_IN: dict[str, Any] = {
+    "cluster": {
+        "hosts": 1,
+        "gpus_per_host": 1,
+        "gpu": {"memory": "1 GB", "peak": {"bf16": "1 TFLOPS"}},
+        "links": {"intra_host": "1 Gbps", "inter_host": "1 Gbps"},
+    },
+    "model": {
+        "num_hidden_layers": 1,
+        "num_experts": 1,
+        "hidden_size": 2,
+        "moe_intermediate_size": 1,
+        "num_attention_heads": 1,
+        "vocab_size": 2,
+    },
+    "training": {"seq_length": 1, "global_batch": 1, "steps": 1},
+}
+
+# keys whose defaults follow from others, and are as unknown as these
+DERIVED = {
+    ("model", "num_key_value_heads"): {("model", "num_attention_heads")},
+    ("model", "head_dim"): {("model", "num_attention_heads"), ("model", "hidden_size")},
+}
+
+
+class UnknownValueError(Exception):
+    """A rule read a key whose value is faulty."""
+
+
+class Partial:
+    """A view of a section that refuses to read the keys at (or below) `faulty`."""
+
+    def __init__(
+        self, section: BaseModel, faulty: frozenset[tuple[str, ...]], path: tuple[str, ...] = ()
+    ) -> None:
+        self._section = section
+        self._faulty = faulty
+        self._path = path
+
+    def as_strategy(self) -> Strategy:
+        """Itself under the type that rules are written for."""
+        return cast(Strategy, self)
+
+    def __getattr__(self, name: str) -> Any:
+        path = (*self._path, name)
+        if any(path[: len(faulty)] == faulty for faulty in self._faulty):
+            raise UnknownValueError(".".join(path))
+        attribute = getattr(type(self._section), name, None)
+        if isinstance(attribute, property):
+            assert attribute.fget is not None
+            return attribute.fget(self)  # so that what it reads is checked too
+        value = getattr(self._section, name)
+        return Partial(value, self._faulty, path) if isinstance(value, BaseModel) else value

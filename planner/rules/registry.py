@@ -1,0 +1,19 @@
+"""What a strategy must keep beyond the form of its keys; each rule is a small function of its own."""
+
+from collections.abc import Callable, Iterator
+
+from planner.problems import Problem
+from planner.rules import layout, training
+from planner.rules.partial import UnknownValueError
+from planner.strategy.schema import Strategy
+
+RULES: tuple[Callable[[Strategy], Iterator[Problem]], ...] = (*layout.RULES, *training.RULES)
+
+
+def broken_rules(strategy: Strategy) -> Iterator[Problem]:
+    """The Problems of every rule that the strategy breaks; a rule that reads a faulty key is left out."""
+    for rule in RULES:
+        try:
+            yield from rule(strategy)
+        except UnknownValueError:
+            continue  # the key that it reads has its own Problem already

@@ -1,0 +1,220 @@
+"""Other shapes of a strategy: the scaling questions and fallbacks, and what is left to run after a loss."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from planner.hardware.catalog import Device, device_of
+from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
+from planner.plan.plan import Plan, build_plan
+from planner.prediction.predict import predict
+from planner.problems import Problem, StrategyError
+from planner.search.search import Row, search
+from planner.search.search_space import layouts, space_of
+from planner.strategy.hosts import Hosts
+from planner.strategy.schema import Parallel, Strategy
+from planner.topology.placement import world_size
+
+PLACEMENTS = ("colocated", "staged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One question in one placement: what it needs, and the plan or why there is none.
+
+    gpus: what the degrees need, there or not. spares: what is then left of the cluster, below 0 what lacks.
+    memory: of the fullest rank. why_not: None for a plan that is legal and fits the memory.
+    """
+
+    question: str
+    parallel: Parallel
+    gpus: int
+    spares: int
+    plan: Plan | None
+    memory: RankMemory | None
+    step_s: float | None
+    why_not: str | None
+
+    @property
+    def is_possible(self) -> bool:
+        return self.why_not is None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        if self.plan is None or self.step_s is None:
+            return None
+        training = self.plan.strategy.training
+        return training.global_batch * training.seq_length / self.step_s
+
+
+def scaling_options(strategy: Strategy, device: Device | None = None) -> tuple[Option, ...]:
+    """As it is, twice the batch, twice the copies, twice the experts; half of ep, twice of tp, twice of pp.
+
+    For the reference these are its document's scaling questions and fallbacks; each in both placements, on
+    all hosts, spare ones included.
+    """
+    return tuple(
+        _option(question, placed(changed, placement), device)
+        for question, changed in _questions(strategy)
+        for placement in PLACEMENTS
+    )
+
+
+def _questions(strategy: Strategy) -> Iterator[tuple[str, Strategy]]:
+    parallel, model, training = strategy.parallel, strategy.model, strategy.training
+    ep, tp, pp = parallel.ep, parallel.tp, parallel.pp
+
+    def degrees(**changes: int) -> Strategy:
+        return _changed(strategy, parallel=changes)
+
+    yield "as it is", strategy
+    batch = 2 * training.global_batch
+    yield f"batch {batch}", _changed(strategy, training={"global_batch": batch})
+    yield f"DP{2 * parallel.dp}", degrees(dp=2 * parallel.dp)
+    experts = 2 * model.num_experts
+    more = _changed(strategy, model={"num_experts": experts})
+    yield f"{experts} experts, {_each(experts // (2 * ep))}", _changed(more, parallel={"ep": 2 * ep})
+    yield f"{experts} experts, {_each(experts // ep)}", more
+    if ep % 2 == 0:
+        yield f"EP{ep // 2}_TP{tp}", degrees(ep=ep // 2)
+    yield f"EP{ep}_TP{2 * tp}", degrees(tp=2 * tp)
+    yield f"EP{ep}_TP{tp}_PP{2 * pp}", degrees(pp=2 * pp)
+
+
+def _each(num_experts: int) -> str:
+    return f"{num_experts} a rank"
+
+
+def placed(strategy: Strategy, placement: str) -> Strategy:
+    """The same in another placement; compact rank order exists in the staged one only."""
+    changes = {"placement": placement}
+    if placement == "colocated":
+        changes["rank_order"] = "document"
+    return _changed(strategy, parallel=changes)
+
+
+def _option(question: str, strategy: Strategy, device: Device | None) -> Option:
+    strategy = _changed(strategy, cluster={"spare_hosts": 0})
+    gpus = world_size(strategy.parallel)
+    plan, memory, step_s, why_not = None, None, None, None
+    try:
+        plan = build_plan(strategy)
+    except StrategyError as error:
+        why_not = "; ".join(f"{problem.path}: {problem.found}" for problem in error.problems)
+    if plan is not None:
+        memory = max(fullest_ranks(plan), key=lambda rank: rank.peak_bytes)
+        limit = memory_limit(plan)
+        if memory.peak_bytes > limit:
+            why_not = f"memory: {memory.peak_bytes / 1e9:.1f} GB of {limit / 1e9:.1f} GB"
+        step_s = predict(plan, device or device_of(strategy.cluster.gpu)).step_s
+    return Option(
+        question=question,
+        parallel=strategy.parallel,
+        gpus=gpus,
+        spares=sum(strategy.cluster.slots) - gpus,
+        plan=plan,
+        memory=memory,
+        step_s=step_s,
+        why_not=why_not,
+    )
+
+
+# After a loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfterLoss:
+    """What is left of a cluster, and the ways to go on with it: the best of each layout, fastest first.
+
+    kept: how a host that lost some of its GPUs is used: "last", with fewer ranks, or "dropped"; None: there
+    is no such host.
+    """
+
+    strategy: Strategy
+    lost: str
+    kept: str | None
+    rows: tuple[Row, ...]
+
+    @property
+    def num_hosts(self) -> int:
+        return self.strategy.cluster.hosts.count
+
+    @property
+    def num_gpus(self) -> int:
+        return sum(self.strategy.cluster.slots)
+
+
+def after_loss(
+    strategy: Strategy, *, lost_hosts: int = 0, lost_gpus: int = 0, device: Device | None = None
+) -> AfterLoss:
+    """The legal layouts on what a loss leaves; each keeps the global batch, by accumulation.
+
+    Which hosts are lost does not matter to a layout: hosts are taken from the end, GPUs from as few hosts as
+    can have held them. Spare hosts take part.
+
+    Raises:
+        StrategyError: if nothing is left.
+    """
+    assert (lost_hosts > 0) != (lost_gpus > 0), "one kind of loss at a time"
+    lost = counted(lost_hosts, "host") if lost_hosts else counted(lost_gpus, "GPU")
+    remains = list(_remains(strategy, lost_hosts, lost_gpus))
+    if not remains:
+        cluster = strategy.cluster
+        whole = f"{counted(cluster.hosts.count, 'host')} with {counted(sum(cluster.slots), 'GPU')}"
+        problem = Problem(
+            path=None,
+            line=None,
+            found=f"nothing is left after the loss of {lost}: the cluster has {whole}",
+            expected="a loss that leaves a GPU",
+            fix="lower the number",
+        )
+        raise StrategyError([problem])
+    # Equal: rather without the host that is already half broken.
+    kept, left = max(reversed(remains), key=lambda each: _most_ranks(each[1]))
+    return AfterLoss(strategy=left, lost=lost, kept=kept, rows=_best_of_layouts(left, device))
+
+
+def _most_ranks(strategy: Strategy) -> int:
+    return max((world_size(parallel) for parallel in layouts(space_of(strategy))[0]), default=0)
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun."""
+    return f"{number} {what}{'s' if number > 1 else ''}"
+
+
+def _best_of_layouts(strategy: Strategy, device: Device | None) -> tuple[Row, ...]:
+    best: dict[tuple[str, str], Row] = {}
+    for row in search(strategy, device).rows:
+        best.setdefault((row.option.parallel.placement, row.option.parallel.short_name), row)
+    return tuple(best.values())
+
+
+def _remains(strategy: Strategy, lost_hosts: int, lost_gpus: int) -> Iterator[tuple[str | None, Strategy]]:
+    """The clusters that a loss leaves: a host with fewer slots comes last, or is dropped."""
+    names, slots = list(strategy.cluster.hosts.names), list(strategy.cluster.slots)
+    if lost_hosts:
+        names, slots = names[:-lost_hosts], slots[:-lost_hosts]
+    while slots and lost_gpus >= slots[-1]:
+        lost_gpus -= slots.pop()
+        names.pop()
+    if slots and not lost_gpus:
+        yield None, _on(strategy, names, slots)
+    elif slots:
+        yield "last", _on(strategy, names, [*slots[:-1], slots[-1] - lost_gpus])
+        if len(slots) > 1:
+            yield "dropped", _on(strategy, names[:-1], slots[:-1])
+
+
+def _on(strategy: Strategy, names: list[str], slots: list[int]) -> Strategy:
+    hosts = Hosts(names=tuple(names), slots=tuple(slots), are_made_up=strategy.cluster.hosts.are_made_up)
+    return _changed(strategy, cluster={"hosts": hosts, "spare_hosts": 0})
+
+
+def _changed(strategy: Strategy, **sections: dict[str, Any]) -> Strategy:
+    """A copy with some keys of some sections changed; rules are left to build_plan."""
+    update = {
+        section: getattr(strategy, section).model_copy(update=changes)
+        for section, changes in sections.items()
+    }
+    return strategy.model_copy(update=update)

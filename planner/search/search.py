@@ -1,0 +1,177 @@
+"""All legal plans of a model on a cluster, ranked by predicted throughput, and why the first is the first."""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from planner.hardware.catalog import Device, device_of
+from planner.plan.plan import Plan
+from planner.prediction.predict import Prediction, predict
+from planner.search.fast_predict import Option, Sweep
+from planner.search.search_space import Space, chosen, layouts, light_plan, space_of
+from planner.strategy.schema import Strategy
+from planner.timing.layer_time import Parts
+from planner.topology.placement import world_size
+from planner.units import milliseconds
+
+_PARETO_ROWS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One plan of a search; `peak_bytes` of its fullest rank."""
+
+    space: Space
+    option: Option
+    tokens_per_s: float
+    gpus: int
+    peak_bytes: int
+    limit_bytes: int
+
+    @property
+    def step_s(self) -> float:
+        return self.option.step_s
+
+    @property
+    def headroom_bytes(self) -> int:
+        return self.limit_bytes - self.peak_bytes
+
+    @property
+    def plan(self) -> Plan:
+        """Without what only a launch needs; `build_plan(row.strategy)` has it."""
+        return light_plan(self.space, self.option.parallel, self.option.micro_batch, self.option.recompute)
+
+    @property
+    def strategy(self) -> Strategy:
+        option = self.option
+        return chosen(self.space, option.parallel, option.micro_batch, option.recompute)
+
+    @property
+    def name(self) -> str:
+        return f"{self.option.parallel.short_name} {self.option.parallel.placement}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What was found: rows from the fastest on; `pareto` are those that no other beats in throughput, GPUs
+    used and headroom at once. lines: what to read first."""
+
+    rows: tuple[Row, ...]
+    pareto: tuple[Row, ...]
+    num_legal: int
+    num_too_large: int
+    num_gpus: int
+    lines: tuple[str, ...]
+
+
+def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str] = ()) -> Search:
+    """Every legal plan that fits the memory. `vary`: also other values of `precision`, `global_batch`.
+
+    Recompute is tried where a plan does not fit without it; ZeRO 2 is left out where DeepSpeed gets it for
+    ZeRO 1 too. Hosts that the strategy keeps as spares may be used.
+    """
+    with _nothing_collected():
+        return _search(strategy, device or device_of(strategy.cluster.gpu), vary)
+
+
+def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
+    rows: list[Row] = []
+    num_ways, largest, all_pp = 0, 0, True
+    space = space_of(strategy)
+    for varied in _varied(strategy, device, vary):
+        space = space_of(varied)
+        sweep = Sweep(space, Parts(device))
+        found, all_pp = layouts(space)
+        for parallel in found:
+            largest = max(largest, world_size(parallel))
+            for option in sweep.ways(parallel):
+                num_ways += 1
+                if option is not None:
+                    rows.append(_row(sweep, option))
+    rows.sort(key=lambda row: (-row.tokens_per_s, row.gpus, row.option.parallel.pp))
+    return Search(
+        rows=tuple(rows),
+        pareto=tuple(_front(rows)[:_PARETO_ROWS]),
+        num_legal=num_ways,
+        num_too_large=num_ways - len(rows),
+        num_gpus=space.num_gpus,
+        lines=tuple(_unused(space, largest, all_pp)),
+    )
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """A search keeps nearly all that it makes; looking for the rest takes a fifth of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _row(sweep: Sweep, option: Option) -> Row:
+    training = sweep.space.strategy.training
+    return Row(
+        space=sweep.space,
+        option=option,
+        tokens_per_s=training.global_batch * training.seq_length / option.step_s,
+        gpus=world_size(option.parallel),
+        peak_bytes=option.peak_bytes,
+        limit_bytes=sweep.limit_bytes,
+    )
+
+
+def why_better(row: Row, base: Prediction, device: Device) -> str:
+    """What a row gains against a prediction, by phase as the mean over ranks, largest first."""
+    other = predict(row.plan, device)
+    before, after = base.mean_phases_s, other.mean_phases_s
+    gains = sorted(((before[name] - after[name], name) for name in before), reverse=True)
+    said = [
+        f"{name} {milliseconds(before[name])} → {milliseconds(after[name])} ms"
+        for gain, name in gains
+        if gain > 0
+    ]
+    lost = [
+        f"{name} {milliseconds(before[name])} → {milliseconds(after[name])} ms"
+        for gain, name in gains
+        if gain < 0
+    ]
+    text = f"{base.step_s / other.step_s:.2f} times as fast: " + ", ".join(said[:3])
+    return text + (f"; it pays with {', '.join(lost[-2:])}" if lost else "")
+
+
+def _front(rows: Sequence[Row]) -> list[Row]:
+    """Rows, fastest first, that no faster one matches in GPUs and headroom."""
+    front: list[Row] = []
+    for row in rows:
+        if not any(f.gpus <= row.gpus and f.headroom_bytes >= row.headroom_bytes for f in front):
+            front.append(row)
+    return front
+
+
+def _varied(strategy: Strategy, device: Device, vary: Sequence[str]) -> Iterator[Strategy]:
+    precisions = [strategy.training.precision]
+    if "precision" in vary:
+        precisions += [p for p in ("fp32", "bf16", "fp8") if p in device.peak and p not in precisions]
+    batches = [strategy.training.global_batch]
+    if "global_batch" in vary:
+        batches += [batches[0] * times for times in (2, 4, 8)]
+    for precision in precisions:
+        for batch in batches:
+            training = strategy.training.model_copy(update={"precision": precision, "global_batch": batch})
+            yield strategy.model_copy(update={"training": training})
+
+
+def _unused(space: Space, largest: int, all_pp: bool) -> Iterator[str]:
+    if largest < space.num_gpus:
+        model, training = space.strategy.model, space.strategy.training
+        yield (
+            f"no legal plan uses all {space.num_gpus:,} GPUs, at most {largest:,}: ep divides "
+            f"{model.num_experts} experts, tp the heads, pp has {model.num_hidden_layers} layers to cut, and "
+            f"the data-parallel size divides a global batch of {training.global_batch} sequences"
+        )
+    if not all_pp:
+        yield f"pp is taken from the divisors of {space.strategy.model.num_hidden_layers} layers only"

@@ -1,0 +1,140 @@
+"""Every legal layout of a model on a cluster: degrees that nest, divide and fit, and cuts of the batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from planner.plan.plan import Batch, Host, Plan
+from planner.rules.legal_values import divisors
+from planner.rules.registry import broken_rules
+from planner.strategy.field_types import Section
+from planner.strategy.schema import Parallel, Strategy
+from planner.topology.placement import Stage, largest_data_parallel_size, place, world_size
+
+# Above so many combinations pp is taken from the divisors of the layers: an answer takes seconds.
+MANY = 120_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What a search may use: every host, spares included, and which ZeRO stages.
+
+    fullest_host: the most ranks that one of the hosts may carry. sections: what `chosen` has made before.
+    """
+
+    strategy: Strategy
+    num_gpus: int
+    num_hosts: int
+    fullest_host: int
+    sections: dict[tuple[int, str], dict[str, Section]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @property
+    def zero_stages(self) -> tuple[int, ...]:
+        return (0, 1, 2) if self.strategy.training.precision == "fp32" else (1, 2)
+
+
+def space_of(strategy: Strategy) -> Space:
+    """The whole cluster of a strategy, nothing spare."""
+    cluster = strategy.cluster.model_copy(update={"spare_hosts": 0})
+    whole = strategy.model_copy(update={"cluster": cluster})
+    slots = cluster.slots
+    return Space(strategy=whole, num_gpus=sum(slots), num_hosts=len(slots), fullest_host=max(slots))
+
+
+def layouts(space: Space) -> tuple[tuple[Parallel, ...], bool]:
+    """Degrees that nest, divide and fit, with ZeRO 1; and whether all pp were tried."""
+    found = tuple(_layouts(space, range(1, space.strategy.model.num_hidden_layers + 1)))
+    if sum(len(micro_batches(space, parallel)) for parallel in found) * 2 <= MANY:
+        return found, True
+    even = divisors(space.strategy.model.num_hidden_layers)
+    return tuple(parallel for parallel in found if parallel.pp in even), False
+
+
+def _layouts(space: Space, pps: range) -> Iterator[Parallel]:
+    model, given = space.strategy.model, space.strategy.parallel
+    order = given.rank_order if given.placement == "staged" else "compact"
+    eps = divisors(model.num_experts) if model.num_moe_layers else (1,)
+    batch_divisors = divisors(space.strategy.training.global_batch)
+    for placement in ("colocated", "staged"):
+        for ep in eps:
+            for tp in _tps(space, placement, ep):
+                for pp in pps:
+                    for size in batch_divisors:
+                        parallel = Parallel.model_construct(
+                            placement=placement,
+                            ep=ep,
+                            tp=tp,
+                            pp=pp,
+                            dp=1,
+                            zero_stage=1,
+                            rank_order=order if placement == "staged" else "document",
+                        )
+                        each = largest_data_parallel_size(parallel)
+                        dp, rest = divmod(size, each)
+                        if rest or not dp or world_size(parallel) * dp > space.num_gpus:
+                            continue
+                        yield parallel.model_copy(update={"dp": dp})
+
+
+def _tps(space: Space, placement: str, ep: int) -> tuple[int, ...]:
+    """tp nests with ep and is legal with this model; what does not depend on the other degrees."""
+    model = space.strategy.model
+    most = model.num_key_value_heads if placement == "colocated" else space.fullest_host
+    found = []
+    for tp in range(1, most + 1):
+        if ep % tp and tp % ep:
+            continue
+        parallel = space.strategy.parallel.model_copy(
+            update={"placement": placement, "ep": ep, "tp": tp, "pp": 1, "dp": 1, "rank_order": "document"}
+        )
+        legal = space.strategy.model_copy(update={"parallel": parallel})
+        if all(problem.path not in ("parallel.tp", "parallel.ep") for problem in broken_rules(legal)):
+            found.append(tp)
+    return tuple(found)
+
+
+def micro_batches(space: Space, parallel: Parallel) -> tuple[int, ...]:
+    """Every micro_batch with a whole accumulation."""
+    return divisors(space.strategy.training.global_batch // largest_data_parallel_size(parallel))
+
+
+def chosen(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Strategy:
+    """The strategy of the space with what a search chooses."""
+    strategy, key = space.strategy, (micro_batch, recompute)
+    if key not in space.sections:
+        space.sections[key] = {
+            "training": strategy.training.model_copy(update={"micro_batch": micro_batch}),
+            "runtime": strategy.runtime.model_copy(update={"recompute": recompute}),
+        }
+    return strategy.model_copy(update={"parallel": parallel, **space.sections[key]})
+
+
+def light_plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:
+    """A plan without what only a launch needs (fingerprint, names of hosts); the degrees are legal."""
+    strategy, world = chosen(space, parallel, micro_batch, recompute), world_size(parallel)
+    global_batch = strategy.training.global_batch
+    sequences = micro_batch * largest_data_parallel_size(parallel)
+    fullest = space.fullest_host
+    if strategy.cluster.gpu.is_cpu and world > space.num_gpus:
+        fullest = -(-world // space.num_hosts)  # as planner.plan.plan.assign_hosts has it
+    return Plan(
+        strategy=strategy,
+        hosts=(_host(min(world, fullest)),),
+        stages=_stages(parallel, strategy.model.num_hidden_layers),
+        batch=Batch(
+            global_batch=global_batch, micro_batch=micro_batch, accumulation=global_batch // sequences
+        ),
+        fingerprint="",
+    )
+
+
+@lru_cache(maxsize=4096)
+def _host(num_ranks: int) -> Host:
+    return Host(name="each", ranks=tuple(range(num_ranks)))
+
+
+@lru_cache(maxsize=256)
+def _stages(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
+    return place(parallel, num_layers)

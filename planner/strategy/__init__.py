@@ -1,0 +1,1 @@
+"""The schema of a strategy: every section and key, its type, bounds and default."""

@@ -1,0 +1,124 @@
+"""The `cluster` section: hosts, the device in each slot, the links between them."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, WithJsonSchema
+
+from planner.hardware.catalog import CPU, devices
+from planner.strategy.field_types import (
+    Bytes,
+    BytesPerSecond,
+    FlopPerSecond,
+    NotNegative,
+    Section,
+    is_text,
+    show,
+    wrong,
+)
+from planner.strategy.hosts import MAX_HOSTS, MAX_SLOTS, Hosts, parse_hosts
+from planner.units import shorten
+
+
+class Peak(Section):
+    """Dense peak rate of a device in each precision; None where it is not known."""
+
+    fp32: FlopPerSecond | None = Field(default=None, description="null: not known")
+    bf16: FlopPerSecond | None = Field(default=None, description="null: not known")
+    fp8: FlopPerSecond | None = Field(
+        default=None, description="null: not known, or the device has no FP8 units"
+    )
+
+
+class Gpu(Section):
+    """The device in a slot."""
+
+    memory: Bytes = Field(description="of one device", examples=["64 GB"])
+    peak: Peak
+
+    @property
+    def is_cpu(self) -> bool:
+        return False
+
+
+class NamedGpu(Gpu):
+    """A device of hardware.yaml."""
+
+    name: str
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.name == CPU
+
+
+def _parse_gpu(value: Any) -> Any:
+    if not isinstance(value, str):
+        if isinstance(value, (dict, Gpu)):
+            return value
+        raise wrong(f"{show(value)} is no device", "a name or {memory: …, peak: {bf16: …}}")
+    known = devices()
+    if value not in known:
+        names = {name.lower(): name for name in known}
+        guess = names.get(value.lower())
+        fix = (
+            f"write {guess}" if guess else "write one of these, or {memory: 64 GB, peak: {bf16: 400 TFLOPS}}"
+        )
+        raise wrong(f"the device {shorten(value)!r} is not known", ", ".join(known), fix)
+    entry = {key: known[value][key] for key in ("memory", "peak")}
+    return NamedGpu.model_validate({"name": value, **entry}, context={"text": True})
+
+
+def _write_gpu(gpu: Gpu, info: SerializationInfo) -> Any:
+    if is_text(info) and isinstance(gpu, NamedGpu):
+        return gpu.name
+    dumped = gpu.model_dump(context=info.context)
+    return {**dumped, "peak": {k: v for k, v in dumped["peak"].items() if v is not None}}
+
+
+def _write_hosts(hosts: Hosts, info: SerializationInfo) -> Any:
+    return hosts.written() if is_text(info) else hosts.model_dump()
+
+
+_HOSTS_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": MAX_HOSTS},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {
+            "type": "object",
+            "properties": {"hostfile": {"type": "string"}},
+            "required": ["hostfile"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+
+class Links(Section):
+    """Bandwidth of a device's links, one way."""
+
+    intra_host: BytesPerSecond = Field(
+        description="per GPU, one way, to GPUs of the same host", examples=["100 Gbps"]
+    )
+    inter_host: BytesPerSecond = Field(description="per GPU, one way, to other hosts", examples=["100 Gbps"])
+
+
+class Cluster(Section):
+    """The machines that a plan may use."""
+
+    hosts: Annotated[
+        Hosts, BeforeValidator(parse_hosts), PlainSerializer(_write_hosts), WithJsonSchema(_HOSTS_SCHEMA)
+    ] = Field(description="a list of names, {hostfile: FILE}, or a number (1 = localhost)", examples=[16])
+    gpus_per_host: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = Field(
+        description="ranks a host; not a bound when gpu is cpu", examples=[8]
+    )
+    gpu: Annotated[Gpu, BeforeValidator(_parse_gpu), PlainSerializer(_write_gpu)] = Field(
+        description="a name of planner/hardware/devices.yaml, or memory and peak rates", examples=["H100"]
+    )
+    links: Links
+    spare_hosts: NotNegative = Field(
+        default=0, description="of those hosts, the last; a plan must fit the rest"
+    )
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """How many ranks each host may carry, spare hosts included."""
+        return tuple(self.gpus_per_host if slots is None else slots for slots in self.hosts.slots)

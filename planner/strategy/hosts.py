@@ -1,0 +1,196 @@
+"""Which hosts a strategy names: a list, DeepSpeed's hostfile, or a number."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from planner.problems import Problem
+from planner.strategy.field_types import show, wrong
+from planner.units import shorten
+
+MAX_HOSTS = 65_536
+MAX_SLOTS = 1_024
+_NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_.-]*@)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_EXPECTED_NAME = "a host's name or address in ASCII, or its alias in the ssh configuration"
+# DeepSpeed 0.19.8, launcher/runner.py:229, accepts anything after the digits; here only a comment may follow.
+_LINE = re.compile(r"(\S+)\s+slots=(\d{1,9})(?:\s+#.*)?")
+_EXPECTED = "a list of names, hostfile: FILE, or a number of hosts"
+
+
+class Hosts(BaseModel):
+    """The hosts in their order.
+
+    `slots` holds how many ranks each may carry, None where `gpus_per_host` says it. `are_made_up` is true for
+    the names host-00 … that stand for a number of hosts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    names: tuple[str, ...]
+    slots: tuple[int | None, ...]
+    are_made_up: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
+    def written(self) -> int | list[str]:
+        """The shortest form that `parse_hosts` reads back to the same hosts."""
+        if self.are_made_up or (self.names == ("localhost",) and self.slots == (None,)):
+            return self.count
+        return [
+            name if slots is None else f"{name} slots={slots}"
+            for name, slots in zip(self.names, self.slots, strict=True)
+        ]
+
+
+def parse_hosts(value: Any) -> Any:
+    """What is written under cluster.hosts as Hosts; an error of its own for everything else."""
+    if isinstance(value, Hosts):
+        return value
+    if isinstance(value, bool) or value is None:
+        raise wrong(f"{show(value)} is no host", _EXPECTED)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):
+        return _numbered(value)
+    if isinstance(value, (tuple, list)):
+        return _listed(value)
+    if isinstance(value, dict):
+        return _from_mapping(value)
+    raise wrong(f"{show(value)} is no host list", _EXPECTED, "put the names in brackets: [node1, node2]")
+
+
+def _numbered(count: int) -> Hosts:
+    if not 1 <= count <= MAX_HOSTS:
+        raise wrong(f"{shorten(str(count), 40)} hosts", f"1 to {MAX_HOSTS} hosts")
+    if count == 1:
+        return Hosts(names=("localhost",), slots=(None,))
+    width = max(2, len(str(count - 1)))
+    return Hosts(
+        names=tuple(f"host-{i:0{width}d}" for i in range(count)), slots=(None,) * count, are_made_up=True
+    )
+
+
+def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
+    names: list[str] = []
+    slots: list[int | None] = []
+    seen: set[str] = set()
+    if not items or len(items) > MAX_HOSTS:
+        raise wrong(f"a list of {len(items)} hosts", f"1 to {MAX_HOSTS} hosts")
+    for item in items:
+        if not isinstance(item, str):
+            raise wrong(f"{show(item)} is no host name", _EXPECTED_NAME, f'put it in quotes: "{item}"')
+        match = _LINE.fullmatch(item)
+        name, slot = (match.group(1), int(match.group(2))) if match else (item, None)
+        if not is_host_name(name):
+            raise wrong(f"{shorten(name)!r} is no host name", _EXPECTED_NAME, _fix_of(name))
+        if slot is not None and not 1 <= slot <= MAX_SLOTS:
+            raise wrong(
+                f"{name} has slots={slot}", f"1 to {MAX_SLOTS} slots", "remove the host or correct its slots"
+            )
+        if _machine(name) in seen:
+            raise wrong(f"the host {name!r} is listed twice", "every host once", f"remove one {name!r}")
+        seen.add(_machine(name))
+        names.append(name)
+        slots.append(slot)
+    return Hosts(names=tuple(names), slots=tuple(slots))
+
+
+def _from_mapping(value: dict[str, Any]) -> Hosts:
+    path = value.get("hostfile")
+    if set(value) != {"hostfile"} or not isinstance(path, str):
+        keys = ", ".join(sorted(set(value) - {"hostfile"})) or f"hostfile: {show(path)}"
+        raise wrong(f"{shorten(keys)} under hosts", _EXPECTED, "write hosts: {hostfile: FILE}")
+    hosts, problems = read_hostfile(path)
+    if problems:
+        error = wrong(problems[0].found, problems[0].expected, problems[0].fix)
+        assert error.context is not None
+        error.context["problems"] = problems
+        raise error
+    assert hosts is not None
+    return hosts
+
+
+def _machine(name: str) -> str:
+    """The host that a name means, whoever logs in there."""
+    return name.rpartition("@")[2].lower()
+
+
+def is_host_name(name: str) -> bool:
+    """A DNS name, an ssh alias, an address, or one of them after `user@`."""
+    if len(name) <= 253 and _NAME.fullmatch(name):
+        return True
+    try:
+        return ipaddress.ip_address(name).version == 6
+    except ValueError:
+        return False
+
+
+def _fix_of(name: str) -> str:
+    if re.fullmatch(r"[^:\s]+:\d+", name):
+        return f"write {name.split(':')[0]}, and put the port into the ssh configuration"
+    return "correct the name"
+
+
+def read_hostfile(path: str) -> tuple[Hosts | None, tuple[Problem, ...]]:
+    """The hosts of a file in DeepSpeed's syntax (`name slots=N` a line), or every Problem in it."""
+    expected = "a file of lines `name slots=N`"
+
+    def problem(line: int | None, found: str, expected: str, fix: str) -> Problem:
+        return Problem(
+            path="cluster.hosts",
+            line=line,
+            found=found,
+            expected=expected,
+            fix=fix,
+            file=path if line else None,
+        )
+
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(16 * 2**20 + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        return None, (
+            problem(None, f"the hostfile {path!r} cannot be read: {why}", expected, "correct the path"),
+        )
+    except ValueError:
+        return None, (problem(None, f"the hostfile {path!r} is not text", expected, "correct the path"),)
+    names: dict[str, int] = {}
+    hosts: list[tuple[str, int]] = []
+    problems: list[Problem] = []
+    for number, raw in enumerate(text.splitlines()[: 2 * MAX_HOSTS], start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        name = match.group(1) if match else line.split()[0]
+        if match is None:
+            problems.append(
+                problem(
+                    number, f"{shorten(line)!r} is not understood", "name slots=N", f"write {name} slots=8"
+                )
+            )
+        elif not is_host_name(name):
+            problems.append(
+                problem(number, f"{shorten(name)!r} is no host name", _EXPECTED_NAME, _fix_of(name))
+            )
+        elif not 1 <= int(match.group(2)) <= MAX_SLOTS:
+            fix = f"remove {name}, or correct its slots"
+            problems.append(problem(number, f"slots={match.group(2)}", f"1 to {MAX_SLOTS} slots", fix))
+        elif _machine(name) in names:
+            found = f"{name!r} is listed twice, here and in line {names[_machine(name)]}"
+            problems.append(problem(number, found, "every host once", f"remove one {name!r}"))
+        else:
+            names[_machine(name)] = number
+            hosts.append((name, int(match.group(2))))
+    if not hosts and not problems:
+        problems.append(problem(None, f"the hostfile {path!r} names no host", expected, "add the hosts"))
+    if problems:
+        return None, tuple(problems)
+    return Hosts(names=tuple(n for n, _ in hosts), slots=tuple(s for _, s in hosts)), ()

@@ -1,0 +1,1 @@
+"""Seconds: collectives, GEMMs, layers, stages, the pipeline, the optimizer."""

@@ -1,0 +1,1 @@
+"""Rank arithmetic: grids, which stage owns which ranks, which rank sends to which between stages."""

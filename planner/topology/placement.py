@@ -1,0 +1,127 @@
+"""Which stage owns which ranks and layers: colocated is one grid, staged parts embedding, experts, output."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from planner.strategy.schema import Parallel
+from planner.topology.grid import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Ranks that hold the same layers, in two views of the same block of ranks.
+
+    `dense` has the axes data × tp: its first axis is the stage's data-parallel size. `expert` has edp × ep,
+    and is None where a stage holds no layers. The final norm (`has_norm`) is with the last layer, so that
+    what aggregation ranks get are slices of vectors that are ready for their rows.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    has_embedding: bool
+    has_norm: bool
+    has_output: bool
+    dense: Grid
+    expert: Grid | None
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return self.dense.ranks
+
+    @cached_property
+    def data_parallel_size(self) -> int:
+        return self.dense.size("data")
+
+
+def world_size(parallel: Parallel) -> int:
+    """How many ranks the degrees need."""
+    if parallel.placement == "colocated":
+        return parallel.pp * parallel.dp * max(parallel.ep, parallel.tp)
+    return parallel.dp * (parallel.tp + parallel.pp * parallel.ep + parallel.tp)
+
+
+def largest_data_parallel_size(parallel: Parallel) -> int:
+    """The data-parallel size of the widest stage, for whose ranks micro_batch counts sequences."""
+    if parallel.placement == "colocated":
+        return parallel.dp * max(parallel.ep, parallel.tp) // parallel.tp
+    return parallel.dp * parallel.ep
+
+
+def place(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
+    """The stages of a legal set of degrees, in the order in which activations flow."""
+    return (colocated if parallel.placement == "colocated" else staged)(parallel, num_layers)
+
+
+def colocated(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
+    """pp stages of dp × max(ep, tp) ranks; the first has the embedding, the last the output."""
+    n = parallel.dp * max(parallel.ep, parallel.tp)
+    stages = []
+    for i, layers in enumerate(split_layers(num_layers, parallel.pp)):
+        first = i * n
+        stages.append(
+            Stage(
+                name="all" if parallel.pp == 1 else f"layers-{i}",
+                layers=layers,
+                has_embedding=i == 0,
+                has_norm=i == parallel.pp - 1,
+                has_output=i == parallel.pp - 1,
+                dense=Grid(axes=("data", "tp"), sizes=(n // parallel.tp, parallel.tp), first_rank=first),
+                expert=Grid(axes=("edp", "ep"), sizes=(n // parallel.ep, parallel.ep), first_rank=first),
+            )
+        )
+    return tuple(stages)
+
+
+def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
+    """dp × tp embedding ranks, pp stages of dp × ep expert ranks, dp × tp aggregation ranks.
+
+    Rank order `document` numbers them in that order, `compact` the expert stages first, so that ep = 64 fills
+    eight hosts of eight.
+    """
+    dp, tp, ep, pp = parallel.dp, parallel.tp, parallel.ep, parallel.pp
+    num_expert_ranks = pp * dp * ep
+    first_expert = 0 if parallel.rank_order == "compact" else dp * tp
+    first_embedding = num_expert_ranks if parallel.rank_order == "compact" else 0
+    first_aggregation = num_expert_ranks + dp * tp
+    experts = [
+        Stage(
+            name="experts" if pp == 1 else f"experts-{i}",
+            layers=layers,
+            has_embedding=False,
+            has_norm=i == pp - 1,
+            has_output=False,
+            dense=Grid(axes=("data", "tp"), sizes=(dp * ep, 1), first_rank=first_expert + i * dp * ep),
+            expert=Grid(axes=("edp", "ep"), sizes=(dp, ep), first_rank=first_expert + i * dp * ep),
+        )
+        for i, layers in enumerate(split_layers(num_layers, pp))
+    ]
+    return (
+        Stage(
+            name="embedding",
+            layers=(),
+            has_embedding=True,
+            has_norm=False,
+            has_output=False,
+            dense=Grid(axes=("data", "tp"), sizes=(dp, tp), first_rank=first_embedding),
+            expert=None,
+        ),
+        *experts,
+        Stage(
+            name="aggregation",
+            layers=(),
+            has_embedding=False,
+            has_norm=False,
+            has_output=True,
+            dense=Grid(axes=("data", "tp"), sizes=(dp, tp), first_rank=first_aggregation),
+            expert=None,
+        ),
+    )
+
+
+def split_layers(num_layers: int, pp: int) -> tuple[tuple[int, ...], ...]:
+    """Contiguous layers for each of pp stages, as even as possible, the longer stages first."""
+    assert 1 <= pp <= num_layers, (num_layers, pp)
+    each, rest = divmod(num_layers, pp)
+    bounds = [i * each + min(i, rest) for i in range(pp + 1)]
+    return tuple(tuple(range(a, b)) for a, b in pairwise(bounds))

@@ -1,0 +1,147 @@
+"""Decides what `python -m runtime.checkpoint` says about checkpoints: what is in one, and is it whole."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from planner import Problem
+from runtime.checkpoint import commit
+from runtime.checkpoint.store import CheckpointError, CheckpointInfo, open_checkpoint
+from runtime.checkpoint.store import verify as damage_of
+
+DAMAGED, WRONG_INPUT, BROKE = 1, 2, 3
+OUTPUT_VERSION = 1
+
+Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or one checkpoint")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Looks into checkpoints.")
+
+
+def main() -> None:
+    """Run the command line."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app(prog_name="python -m runtime.checkpoint")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BROKE)
+
+
+@app.command()
+def verify(folder: Folder, as_json: AsJson = False) -> None:
+    """Read every file of every checkpoint in FOLDER and compare its hash. Exit 1 if one is damaged."""
+    verdicts = {path: _damage(path) for path in _checkpoints(folder)}
+    is_whole = not any(verdicts.values())
+    if as_json:
+        found = [{"folder": str(path), "damage": list(damage)} for path, damage in verdicts.items()]
+        _print_json({"whole": is_whole, "checkpoints": found})
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        for path, damage in verdicts.items():
+            console.print(f"{path}: " + ("[red]damaged[/]" if damage else "[green]whole[/]"))
+            for line in damage:
+                console.print(f"  {line}", markup=False)
+    raise typer.Exit(0 if is_whole else DAMAGED)
+
+
+@app.command()
+def inspect(folder: Folder, as_json: AsJson = False) -> None:
+    """Show what is in a checkpoint: the newest in FOLDER. Its files' hashes are not read (see verify)."""
+    path = _checkpoints(folder)[0]
+    try:
+        info = open_checkpoint(path)
+    except CheckpointError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
+        raise typer.Exit(DAMAGED) from error
+    facts = _facts(info)
+    if as_json:
+        tensors = {
+            name: {kind: {"shape": tensor.shape, "dtype": tensor.dtype} for kind, tensor in kinds.items()}
+            for name, kinds in info.manifest.tensors.items()
+        }
+        _print_json({**facts, "tensors": tensors})
+        return
+    # Not on a terminal nothing is cut: names are what people search for.
+    width = None if sys.stdout.isatty() else 1000
+    console = Console(highlight=False, soft_wrap=True, width=width)
+    for key, value in facts.items():
+        text = json.dumps(value) if isinstance(value, dict) else value
+        console.print(f"{key.replace('_', ' '):20} {text}", markup=False)
+    console.print(_table(info))
+
+
+def _facts(info: CheckpointInfo) -> dict[str, Any]:
+    meta = info.meta
+    num_parameters = sum(
+        kinds["weight"].num_elements for kinds in info.manifest.tensors.values() if "weight" in kinds
+    )
+    return {
+        "folder": str(info.folder),
+        "step": info.step,
+        "attempt": meta.attempt,
+        "num_files": len(info.manifest.files),
+        "num_bytes": info.num_bytes,
+        "num_parameters": num_parameters,
+        "model_fingerprint": meta.model_fingerprint,
+        "course_fingerprint": meta.course_fingerprint,
+        "layout": meta.layout,
+        "counters": meta.counters,
+    }
+
+
+def _table(info: CheckpointInfo) -> Table:
+    table = Table("tensor", "shape", "kinds", box=None, pad_edge=False, header_style="bold")
+    for name, kinds in info.manifest.tensors.items():
+        shapes = Counter(tensor.shape for tensor in kinds.values())
+        largest = max(shapes, key=prod)
+        listed = ", ".join(f"{kind} {tensor.dtype}" for kind, tensor in kinds.items())
+        table.add_row(name, "×".join(map(str, largest)) or "scalar", listed)
+    return table
+
+
+def _damage(path: Path) -> tuple[str, ...]:
+    try:
+        return damage_of(open_checkpoint(path))
+    except CheckpointError as error:
+        return (str(error),)
+
+
+def _checkpoints(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        _refuse(folder, "no such folder", "a run, its checkpoints folder, or one checkpoint")
+    paths = commit.candidates(folder)
+    if not paths:
+        _refuse(folder, "no checkpoint in it", f"folders named {commit.step_name(100)} with a manifest.json")
+    return paths
+
+
+def _refuse(folder: Path, found: str, expected: str) -> NoReturn:
+    problem = Problem(
+        path=None,
+        line=None,
+        file=str(folder),
+        found=found,
+        expected=expected,
+        fix="give the folder of a run that has saved, such as runs/tiny_cpu",
+    )
+    Console(stderr=True, highlight=False, soft_wrap=True).print(str(problem), markup=False)
+    raise typer.Exit(WRONG_INPUT)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps({"schema_version": OUTPUT_VERSION, **content}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Decides what a checkpoint's manifest.json says: which tensor lies where, and how to tell that all is whole.
+
+    {"schema_version": 1, "step": 100, "meta": {...}, "sha256": "hash of everything else in here",
+     "files":   {"rank-0000.safetensors": {"num_bytes": 4096, "sha256": "..."}, ...},
+     "tensors": {"model.norm.weight": {"weight": {"shape": [64], "dtype": "F32", "pieces": [
+         {"offsets": [0], "shape": [64], "flat": null, "file": "rank-0000.safetensors", "key": "..."}]}}}}
+
+A piece is a box of the global tensor, stored as a tensor of that shape, or (`flat`) a range of the row-major
+box, stored as a vector. The pieces of a tensor are disjoint and cover it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from runtime.checkpoint.tensor_slices import Box, is_within, parts, subtract, whole
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+# A manifest may come from anywhere: a file it names must not lead out of its folder, or to a hidden one.
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+EXACT = ConfigDict(extra="forbid")
+Dtype = Literal[
+    "F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"
+]  # as safetensors spells them
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written or read; the message says which one, and what was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a checkpoint says about the run that wrote it; plain JSON values throughout.
+
+    attempt: the claim (attempts/NNNN.json) that wrote it. layout: how the ranks were arranged, to be shown
+    and compared, never needed to read. counters: what the loop goes on from (tokens, data position,
+    optimizer steps, the schedule's horizon). extra: anything else that must come back as it was.
+    """
+
+    attempt: int
+    model_fingerprint: str
+    course_fingerprint: str
+    layout: dict[str, Any]
+    counters: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    __pydantic_config__ = EXACT
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPiece:
+    """Where one piece of a tensor lies: `key` in `file`."""
+
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    flat: tuple[int, int] | None
+    file: str
+    key: str
+
+    __pydantic_config__ = EXACT
+
+    @property
+    def box(self) -> Box:
+        return Box(self.offsets, self.shape)
+
+    @property
+    def num_elements(self) -> int:
+        return prod(self.shape) if self.flat is None else self.flat[1] - self.flat[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """A global tensor of one kind."""
+
+    shape: tuple[int, ...]
+    dtype: Dtype
+    pieces: tuple[StoredPiece, ...]
+
+    __pydantic_config__ = EXACT
+
+    @property
+    def num_elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """What a file must be to be the one that was written."""
+
+    num_bytes: int
+    sha256: str
+
+    __pydantic_config__ = EXACT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole of a checkpoint but the numbers. tensors: by global name, then kind."""
+
+    schema_version: int
+    step: int
+    meta: Meta
+    files: dict[str, FileRecord]
+    tensors: dict[str, dict[str, StoredTensor]]
+
+    __pydantic_config__ = EXACT
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint that was opened: its folder and what its manifest says. Plain data, fit to be sent."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    @property
+    def meta(self) -> Meta:
+        return self.manifest.meta
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(record.num_bytes for record in self.manifest.files.values())
+
+
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """The manifest as the text of its file, with its own hash in it.
+
+    Raises:
+        CheckpointError: if meta holds something that JSON cannot (a tensor, NaN).
+    """
+    try:
+        fields = _MANIFEST.dump_python(manifest)  # not dump_json: it turns NaN into null without a word
+        fields["sha256"] = _own_hash(fields)
+        return json.dumps(fields, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"meta of step {manifest.step} is not plain JSON: {error}") from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint's folder, its form, hash and coverage checked; the other files are not.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or of another schema version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        fields = json.loads(path.read_bytes())
+        stated = fields.pop("sha256")
+        version = fields["schema_version"]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not a manifest ({_first_line(error)})") from error
+    if (actual := _own_hash(fields)) != stated:
+        raise CheckpointError(f"{path} is damaged: its sha256 is {actual}, it says {stated}")
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path} has schema_version {version}; this version of the program reads {SCHEMA_VERSION}"
+        )
+    try:
+        manifest = _MANIFEST.validate_python(fields)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is not a manifest: {_first_fault(error)}") from error
+    if faults := faults_of(manifest):
+        raise CheckpointError(f"{path} contradicts itself: {faults[0]}")
+    return manifest
+
+
+def faults_of(manifest: Manifest) -> tuple[str, ...]:
+    """Every way in which the tensors do not add up: holes, overlaps, boxes outside, unknown files."""
+    faults = [f"{name!r} is not a file name" for name in manifest.files if not FILE_NAME.fullmatch(name)]
+    # A model's layers, and the kinds of a tensor, are cut alike: each way to cut is looked at once. That is
+    # 0.1 s instead of 1.3 for 64 ranks and 30,720 pieces (2 cores).
+    sound: set[object] = set()
+    for name, kinds in manifest.tensors.items():
+        for kind, tensor in kinds.items():
+            unknown = {piece.file for piece in tensor.pieces} - manifest.files.keys()
+            if unknown:
+                faults.append(f"{name} ({kind}): a piece lies in {min(unknown)}, which is not listed")
+            cut = (tensor.shape, tuple((p.offsets, p.shape, p.flat) for p in tensor.pieces))
+            if cut in sound:
+                continue
+            if fault := _fault_of_cut(tensor):
+                faults.append(f"{name} ({kind}): {fault}")
+            else:
+                sound.add(cut)
+    return tuple(faults)
+
+
+def _fault_of_cut(tensor: StoredTensor) -> str | None:
+    everything = whole(tensor.shape)
+    for piece in tensor.pieces:
+        if not is_within(piece.box, everything) or min((1, *piece.shape)) < 1:
+            return f"{_named(piece)} lies outside the shape {list(tensor.shape)}"
+        start, stop = piece.flat or (0, prod(piece.shape))
+        if not 0 <= start <= stop <= prod(piece.shape):
+            return f"{_named(piece)} lies outside its own box"
+    missing = uncovered([everything], tensor.pieces)
+    if missing:
+        return f"no piece covers {missing[0]} of the shape {list(tensor.shape)}"
+    # Covered everywhere and no more elements than there are: so no two pieces share one.
+    if sum(piece.num_elements for piece in tensor.pieces) != tensor.num_elements:
+        return f"its pieces overlap: {', '.join(map(_named, tensor.pieces[:4]))}"
+    return None
+
+
+def uncovered(boxes: Iterable[Box], pieces: Iterable[StoredPiece]) -> list[Box]:
+    """The parts of `boxes` that none of `pieces` holds."""
+    left = list(boxes)
+    # In the order of the tensor, what is left stays one box most of the time.
+    for piece in sorted(pieces, key=lambda piece: (piece.offsets, piece.flat or (0, 0))):
+        for part in parts(piece.box, piece.flat):
+            left = [rest for box in left for rest in subtract(box, part)]
+        if not left:
+            break
+    return left
+
+
+def _named(piece: StoredPiece) -> str:
+    within = "" if piece.flat is None else f" elements {piece.flat[0]}:{piece.flat[1]}"
+    return f"{piece.file} {piece.box}{within}"
+
+
+def _own_hash(fields: Mapping[str, Any]) -> str:
+    # Of the content, not of the bytes: so that the file can hold its own hash and stay one plain JSON object.
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,126 @@
+"""Saves the training state of all ranks as one checkpoint, and puts a checkpoint's state into an engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from planner import Plan
+from runtime.checkpoint.compatibility import Fingerprints
+from runtime.checkpoint.engine_state import optimizer_steps, refresh_weights, set_optimizer_steps, views
+from runtime.checkpoint.manifest import read_manifest
+from runtime.checkpoint.store import CheckpointInfo, Meta, Piece, Ranks, Reader, write
+from runtime.parallel.groups import RankGroups
+
+
+def world_ranks() -> Ranks:
+    """All ranks, by torch.distributed."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    def gather(obj: object) -> list[Any] | None:
+        answers = [None] * world_size if rank == 0 else None
+        dist.gather_object(obj, answers, dst=0)
+        return answers
+
+    def broadcast(obj: object) -> Any:
+        box = [obj]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    return Ranks(rank=rank, world_size=world_size, gather=gather, broadcast=broadcast)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saver:
+    """One rank's hand in the run's checkpoints.
+
+    folder: where the steps go. files: kept with each checkpoint, by name. holds: whether this attempt still
+    holds the run. end_of_text: the tokenizer's id, for who generates from the checkpoint alone.
+    """
+
+    plan: Plan
+    engine: DeepSpeedEngine
+    groups: RankGroups
+    folder: Path
+    files: dict[str, Path]
+    prints: Fingerprints
+    attempt: int
+    horizon: int
+    end_of_text: int
+    holds: Callable[[], bool]
+
+    def save(self, step: int, result: dict[str, Any]) -> None:
+        """Writes weights and both Adam moments, each element by the one rank that owns it. Collective.
+
+        Args:
+            result: what is told of the run up to here, kept for a later attempt that finds it finished.
+
+        Raises:
+            runtime.checkpoint.store.CheckpointError: on every rank; the last good checkpoint is still there.
+        """
+        plan = self.plan
+        pieces = [
+            Piece(
+                name=view.name,
+                kind=view.kind,
+                global_shape=view.shard.global_shape,
+                offsets=view.shard.offsets,
+                shape=view.shape,
+                flat=view.flat,
+                tensor=view.tensor,
+            )
+            for view in views(self.engine, self.groups)
+            if view.is_owner
+        ]
+        meta = Meta(
+            attempt=self.attempt,
+            model_fingerprint=self.prints.model,
+            course_fingerprint=self.prints.course,
+            layout=layout_of(plan),
+            counters={
+                "optimizer_steps": optimizer_steps(self.engine),
+                "horizon": self.horizon,
+                "tokens": step * plan.batch.global_batch * plan.strategy.training.seq_length,
+            },
+            extra={"end_of_text": self.end_of_text, "result": result},
+        )
+        write(
+            self.folder,
+            step,
+            pieces,
+            meta,
+            ranks=world_ranks(),
+            files=self.files,
+            keep_last=plan.strategy.output.keep_last,
+            keep_every=plan.strategy.output.keep_every,
+            holds=self.holds,
+        )
+
+
+def restore(folder: Path, engine: DeepSpeedEngine, groups: RankGroups) -> int:
+    """Fills this rank's weights and moments, whatever layout wrote them; returns the step. Collective.
+
+    Raises:
+        runtime.checkpoint.store.CheckpointError: if a tensor is missing or has another shape.
+    """
+    info = CheckpointInfo(folder=folder, manifest=read_manifest(folder))
+    with Reader(info) as reader, torch.no_grad():
+        for view in views(engine, groups):
+            if view.name.endswith(".router.bias") and view.name not in info.manifest.tensors:
+                continue  # a branch that begins to balance by bias: it starts at zero
+            part = reader.read(
+                view.name, view.kind, offsets=view.shard.offsets, shape=view.shape, flat=view.flat
+            )
+            view.tensor.copy_(part.view_as(view.tensor))
+    set_optimizer_steps(engine, info.meta.counters["optimizer_steps"])
+    refresh_weights(engine)
+    return info.step
+
+
+def layout_of(plan: Plan) -> dict[str, Any]:
+    """What a checkpoint says of the layout that wrote it."""
+    return plan.strategy.parallel.model_dump() | {"world_size": plan.world_size}

@@ -1,0 +1,1 @@
+"""From text files to token batches: tokenizer, corpus, cache, sampling."""

@@ -1,0 +1,245 @@
+"""Decides how prepared data lie on disk: whole or not there, found by what they were made from, and checked.
+
+CACHE/<key>/manifest.json   what is there: counts, hashes, the warnings to repeat
+CACHE/<key>/tokens.bin      all documents' tokens, little-endian uint16 or uint32
+CACHE/<key>/tokenizer.json
+CACHE/<key>/verified.json   how tokens.bin looked to the file system when its hash was last compared
+CACHE/seen/<listing>.json   the corpus hash of files that looked like this
+CACHE/.tmp-*, .trash-*      under way, or left by a kill: the next preparation removes those without an owner
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.files.atomic import fsync_folder
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, TOKENS, TOKENIZER, VERIFIED, LOCK = (
+    "manifest.json",
+    "tokens.bin",
+    "tokenizer.json",
+    "verified.json",
+    "lock",
+)
+# A file may be written again within one tick of its file system's clock. What changed so lately is not
+# remembered; a minute also covers a file server whose clock is behind.
+SETTLED_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an entry holds. `num_ids` bounds the token ids; `warnings` are repeated whenever it is used."""
+
+    key: str
+    num_tokens: int
+    token_bytes: int
+    tokens_sha256: str
+    tokenizer_sha256: str
+    tokenizer_hash: str
+    end_of_text: int
+    num_ids: int
+    num_documents: int
+    num_bytes: int
+    warnings: tuple[str, ...]
+
+
+class DamagedEntry(Exception):
+    """The entry is not what was written; says what differs."""
+
+
+def read_entry(folder: Path) -> Manifest:
+    """The manifest, after all checks that take no time: its own hash, the tokenizer's, the tokens' size.
+
+    Raises:
+        FileNotFoundError: if there is no such entry.
+        DamagedEntry: if one of its files is missing or altered.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    try:
+        document = json.loads((folder / MANIFEST).read_bytes())
+        body, expected = document["manifest"], document["sha256"]
+        tokenizer_sha256 = hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest()
+        num_bytes = (folder / TOKENS).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedEntry(f"{folder}: {type(error).__name__}: {error}") from error
+    if _digest(body) != expected:
+        raise DamagedEntry(f"{folder / MANIFEST} was altered")
+    manifest = Manifest(**body | {"warnings": tuple(body["warnings"])})
+    if tokenizer_sha256 != manifest.tokenizer_sha256:
+        raise DamagedEntry(f"{folder / TOKENIZER} was altered")
+    if num_bytes != manifest.num_tokens * manifest.token_bytes:
+        raise DamagedEntry(
+            f"{folder / TOKENS} has {num_bytes} bytes, not {manifest.num_tokens * manifest.token_bytes}"
+        )
+    return manifest
+
+
+def verify_tokens(folder: Path, manifest: Manifest) -> None:
+    """Compares the token file's hash, unless the file has not been touched since the last comparison.
+
+    Raises:
+        DamagedEntry: if it differs.
+    """
+    file = folder / TOKENS
+    before = _look(file)
+    try:
+        if json.loads((folder / VERIFIED).read_bytes()) == before:
+            return
+    except (OSError, ValueError):
+        logger.debug("%s was not verified before", file)
+    if hash_file(file) != manifest.tokens_sha256:
+        raise DamagedEntry(f"{file} was altered: its sha256 is not the manifest's")
+    _remember(folder / VERIFIED, before)
+
+
+def write_entry(cache: Path, key: str, fill: Callable[[Path], Manifest]) -> Path:
+    """Lets `fill` write tokens and tokenizer into a new folder, then makes it the entry, whole, at once.
+
+    Two processes may do the same at the same time; the first to finish gives both their entry.
+
+    Raises:
+        OSError: where the cache cannot be written.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    final = cache / key
+    with _own_folder(cache, key) as folder:
+        manifest = fill(folder)
+        body = asdict(manifest)
+        content = json.dumps({"manifest": body, "sha256": _digest(body)}, indent=1)
+        (folder / MANIFEST).write_text(content, encoding="utf-8")
+        for name in (TOKENS, TOKENIZER, MANIFEST):
+            with (folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+        (folder / LOCK).unlink(missing_ok=True)
+        fsync_folder(folder)
+        try:
+            folder.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+            logger.info("another process prepared the same data first: %s", final)
+        else:
+            fsync_folder(cache)
+            _remember(final / VERIFIED, _look(final / TOKENS))
+    return final
+
+
+def discard_entry(folder: Path) -> None:
+    """Takes a damaged entry away in one step, so that none reads it while it goes."""
+    trash = folder.with_name(f".trash-{folder.name}-{secrets.token_hex(4)}")
+    try:
+        folder.rename(trash)
+    except FileNotFoundError:
+        return  # another process was first
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def remove_leftovers(cache: Path) -> None:
+    """Removes what a killed preparation left: one whose lock the kernel has freed with its owner."""
+    for trash in cache.glob(".trash-*"):
+        shutil.rmtree(trash, ignore_errors=True)
+    for folder in cache.glob(".tmp-*"):
+        try:
+            lock = os.open(folder / LOCK, os.O_RDWR)
+        except OSError:
+            # Empty: killed right after mkdir. Otherwise renamed just now, or on a file system without
+            # locks: there no one can tell, so it stays.
+            with suppress(OSError):
+                folder.rmdir()
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            logger.info("removing what an interrupted preparation left: %s", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def recall_corpus_hash(cache: Path, listing: dict[str, tuple[int, ...]]) -> str | None:
+    """The hash of files that look exactly like this, if it was computed before."""
+    try:
+        seen = json.loads(_seen(cache, listing).read_bytes())
+        return str(seen["corpus"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember_corpus_hash(cache: Path, listing: dict[str, tuple[int, ...]], corpus_hash: str) -> None:
+    """Keeps the hash for the next start, once no file can have been written again within its clock's tick."""
+    newest_ns = max((max(mtime, ctime) for _, mtime, ctime, _ in listing.values()), default=0)
+    if time.time() - newest_ns / 1e9 > SETTLED_S:
+        _remember(_seen(cache, listing), {"corpus": corpus_hash})
+
+
+def hash_file(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _own_folder(cache: Path, key: str) -> Iterator[Path]:
+    """A new folder that this process holds the lock of; gone at the end, if it was not renamed."""
+    while True:
+        folder = cache / f".tmp-{key[:16]}-{secrets.token_hex(4)}"
+        folder.mkdir()
+        try:
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            continue  # a cleaner took the empty folder
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.debug("%s has no locks (%s): leftovers of a kill must be removed by hand", cache, error)
+            (folder / LOCK).unlink()
+            break
+        if (folder / LOCK).exists():
+            break
+        os.close(lock)  # a cleaner came between opening and locking
+    try:
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _look(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _seen(cache: Path, listing: dict[str, tuple[int, ...]]) -> Path:
+    return cache / "seen" / f"{_digest(list(listing.items()))}.json"
+
+
+def _remember(file: Path, value: Any) -> None:
+    """Writes what only saves time: where that fails (a cache of another user), the time is spent again."""
+    temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.rename(file)
+    except OSError as error:
+        logger.info("%s cannot be written (%s): the next start hashes again", file, error)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

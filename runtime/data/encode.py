@@ -1,0 +1,163 @@
+"""Turns a corpus into one file of tokens: reads it to check it, to train the tokenizer, to encode it."""
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from planner.problems import Problem, StrategyError
+from runtime.data.cache import TOKENIZER, TOKENS, Manifest
+from runtime.data.corpus import Source, data_problem
+from runtime.data.documents import Piece, Survey, read_pieces, take_survey
+from runtime.data.tokenizer import TextCoder, sample_bytes, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+BATCH_CHARACTERS = 1 << 20  # encoding takes some 200 bytes a character for as long as it lasts
+NUM_NAMED = 3
+PROGRESS_S = 5.0
+
+
+def encode_corpus(
+    folder: Path, key: str, sources: Sequence[Source], coder: TextCoder | None, vocab_size: int
+) -> Manifest:
+    """Writes TOKENS and TOKENIZER into `folder`; `coder` None trains one of `vocab_size` entries.
+
+    Raises:
+        StrategyError: with every fault of the corpus, or because it holds no text.
+    """
+    started = time.perf_counter()
+    logger.info("data: reading %s files", f"{len(sources):,}")
+    survey = take_survey(sources)
+    if survey.problems:
+        raise StrategyError(survey.problems)
+    if survey.num_documents == 0:
+        raise StrategyError((_nothing_to_read(survey),))
+    warnings = _warnings(survey)
+    if coder is None:
+        coder = _train(survey, vocab_size)
+        if coder.num_ids < vocab_size:
+            warnings.append(
+                f"the data give a vocabulary of {coder.num_ids:,} only; the other ids of "
+                f"model.vocab_size ({vocab_size:,}) are never used"
+            )
+    (folder / TOKENIZER).write_text(coder.tokenizer.to_str(), encoding="utf-8")
+    token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
+    num_tokens, tokens_sha256 = _write_tokens(folder / TOKENS, survey, coder, np.dtype(f"<u{token_bytes}"))
+    logger.info(
+        "data: %s documents (and %s empty ones), %s tokens, %.2f bytes a token, prepared in %.1f s",
+        f"{survey.num_documents:,}",
+        f"{survey.num_empty:,}",
+        f"{num_tokens:,}",
+        survey.num_bytes / num_tokens,
+        time.perf_counter() - started,
+    )
+    return Manifest(
+        key=key,
+        num_tokens=num_tokens,
+        token_bytes=token_bytes,
+        tokens_sha256=tokens_sha256,
+        tokenizer_sha256=hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest(),
+        tokenizer_hash=coder.hash,
+        end_of_text=coder.end_of_text,
+        num_ids=coder.num_ids,
+        num_documents=survey.num_documents,
+        num_bytes=survey.num_bytes,
+        warnings=tuple(warnings),
+    )
+
+
+def _train(survey: Survey, vocab_size: int) -> TextCoder:
+    share = min(1.0, sample_bytes(vocab_size) / survey.num_bytes)
+    logger.info(
+        "data: training a tokenizer of %s entries on %.1f of %.1f MB",
+        f"{vocab_size:,}",
+        share * survey.num_bytes / 1e6,
+        survey.num_bytes / 1e6,
+    )
+    return train_tokenizer(_sample(survey.sources, share), vocab_size)
+
+
+def _sample(sources: Iterable[Source], share: float) -> Iterator[str]:
+    """About this share of the corpus's pieces, drawn by lot: the same ones every time.
+
+    Every n-th piece would not do: where the corpus repeats itself, that may be the same text each time.
+    """
+    lot = random.Random(0)  # its random() is promised to stay the same over Python's releases
+    for number, piece in enumerate(_pieces(sources)):
+        if lot.random() < share or number == 0:
+            yield piece.text
+
+
+def _write_tokens(file: Path, survey: Survey, coder: TextCoder, dtype: np.dtype) -> tuple[int, str]:
+    """Every document followed by the end-of-text token; gives the number of tokens and their sha256."""
+    digest = hashlib.sha256()
+    num_tokens = num_bytes = 0
+    spoke = time.monotonic()
+    is_empty = True  # no token of the present document so far
+    with file.open("wb") as stream:
+        for batch in _batches(_pieces(survey.sources)):
+            encoded = coder.tokenizer.encode_batch_fast([p.text for p in batch], add_special_tokens=False)
+            for piece, encoding in zip(batch, encoded, strict=True):
+                ids = encoding.ids
+                is_empty = is_empty and not ids
+                if piece.ends_document and not is_empty:
+                    ids = [*ids, coder.end_of_text]
+                is_empty = is_empty or piece.ends_document
+                content = np.asarray(ids, dtype).tobytes()
+                digest.update(content)
+                stream.write(content)
+                num_tokens += len(ids)
+            num_bytes += sum(len(piece.text.encode()) for piece in batch)
+            if time.monotonic() - spoke > PROGRESS_S:
+                logger.info(
+                    "data: encoded %.1f of %.1f MB (%.0f %%)",
+                    num_bytes / 1e6,
+                    survey.num_bytes / 1e6,
+                    100 * num_bytes / survey.num_bytes,
+                )
+                spoke = time.monotonic()
+    return num_tokens, digest.hexdigest()
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    num_characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        num_characters += len(piece.text)
+        if num_characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(sources: Iterable[Source]) -> Iterator[Piece]:
+    """What the survey found to be in order."""
+    for source in sources:
+        for item in read_pieces(source):
+            if isinstance(item, Problem):
+                raise StrategyError((item,))  # it changed since
+            yield item
+
+
+def _warnings(survey: Survey) -> list[str]:
+    warnings = []
+    if survey.skipped:
+        names = ", ".join(survey.skipped[:NUM_NAMED])
+        more = ", …" if len(survey.skipped) > NUM_NAMED else ""
+        warnings.append(f"{len(survey.skipped):,} files are not UTF-8 text and were left out: {names}{more}")
+    if survey.num_mended:
+        warnings.append(f"{survey.num_mended:,} lone surrogates (half characters) became U+FFFD")
+    return warnings
+
+
+def _nothing_to_read(survey: Survey) -> Problem:
+    skipped = f", {len(survey.skipped)} files that are not text" if survey.skipped else ""
+    found = f"there is no text in it: {survey.num_empty} empty documents{skipped}"
+    return data_problem(found, "at least one document that is not empty", "name other data")

@@ -1,0 +1,196 @@
+"""Makes the data ready before any group is joined: finds, checks and tokenizes them once, into the cache."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.problems import Problem, StrategyError
+from planner.strategy.schema import Strategy
+from runtime.data.cache import (
+    DamagedEntry,
+    Manifest,
+    discard_entry,
+    read_entry,
+    recall_corpus_hash,
+    remember_corpus_hash,
+    remove_leftovers,
+    verify_tokens,
+    write_entry,
+)
+from runtime.data.corpus import Corpus, CorpusUnreadable, data_problem, find_corpus, hash_corpus, listing
+from runtime.data.documents import take_survey
+from runtime.data.encode import encode_corpus
+from runtime.data.sampling import Split
+from runtime.data.tokenizer import (
+    END_OF_TEXT,
+    TextCoder,
+    TokenizerUnusable,
+    check_ids,
+    check_vocab_size,
+    load_tokenizer,
+    sample_bytes,
+)
+
+logger = logging.getLogger(__name__)
+
+# Part of every key: change it when the same documents would give other tokens or another file.
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a strategy's data are made from. `key` names their place in the cache; None with problems."""
+
+    corpus: Corpus
+    coder: TextCoder | None
+    files: dict[str, tuple[int, ...]]
+    key: str | None
+    problems: tuple[Problem, ...]
+
+
+def default_cache_folder(strategy: Strategy) -> Path:
+    """Beside the runs, because `output.folder` is one shared path on all hosts."""
+    return Path(strategy.output.folder) / ".cache" / "data"
+
+
+def prepare(strategy: Strategy, cache_folder: Path | None = None) -> Path:
+    """Tokenizes the data unless that was done before; returns the folder for `open_data`. For rank 0 alone.
+
+    Raises:
+        StrategyError: with all that is wrong with data, tokenizer and vocabulary, or with too little data.
+    """
+    cache = cache_folder or default_cache_folder(strategy)
+    inputs = resolve(strategy, cache)
+    if inputs.key is None:
+        raise StrategyError(inputs.problems + _faults_inside(inputs))
+    for warning in inputs.corpus.warnings:
+        logger.warning("data: %s", warning)
+    folder = cache / inputs.key
+    try:
+        remove_leftovers(cache)
+        manifest = _read_whole(folder)
+        if manifest is None:
+            write_entry(cache, inputs.key, lambda target: _encode(target, strategy, inputs))
+            manifest = read_entry(folder)
+    except OSError as error:
+        raise StrategyError((_cannot_write(cache, error),)) from error
+    for warning in manifest.warnings:
+        logger.warning("data: %s", warning)
+    split = split_tokens(strategy, manifest)
+    num_asked = strategy.training.steps * strategy.training.global_batch
+    if num_asked > split.num_train:
+        logger.warning(
+            "data: the run reads %s sequences and the data have %s for training: "
+            "they are read %.2f times, each time newly shuffled",
+            f"{num_asked:,}",
+            f"{split.num_train:,}",
+            num_asked / split.num_train,
+        )
+    return folder
+
+
+def resolve(strategy: Strategy, cache: Path) -> Inputs:
+    """Finds the corpus and the tokenizer, and from them the key; collects all that is wrong on the way."""
+    corpus = find_corpus(strategy.data.path)
+    problems = list(corpus.problems)
+    vocab_size = strategy.model.vocab_size
+    coder = None
+    settings: dict[str, object] = {}
+    try:
+        if strategy.data.tokenizer is None:
+            check_vocab_size(vocab_size)
+            settings = {"vocab_size": vocab_size, "sample": sample_bytes(vocab_size), "end": END_OF_TEXT}
+        else:
+            coder = load_tokenizer(Path(strategy.data.tokenizer))
+            check_ids(coder, vocab_size)
+            settings = {"tokenizer": coder.hash}
+    except TokenizerUnusable as error:
+        problems.append(error.problem)
+    files: dict[str, tuple[int, ...]] = {}
+    corpus_hash = None
+    try:
+        files = listing(corpus.sources)
+        corpus_hash = recall_corpus_hash(cache, files)
+        if corpus_hash is None:
+            corpus_hash = hash_corpus(corpus.sources)
+            if not problems:
+                remember_corpus_hash(cache, files, corpus_hash)
+    except CorpusUnreadable as error:
+        problems += error.problems
+    key = None
+    if not problems:
+        identity = json.dumps([FORMAT, corpus_hash, settings], sort_keys=True)
+        key = hashlib.sha256(identity.encode()).hexdigest()
+    return Inputs(corpus=corpus, coder=coder, files=files, key=key, problems=tuple(problems))
+
+
+def split_tokens(strategy: Strategy, manifest: Manifest) -> Split:
+    """Cuts the tokens into sequences; too few are a Problem."""
+    training, num_validation = strategy.training, strategy.data.validation_sequences
+    split = Split(
+        num_tokens=manifest.num_tokens, seq_length=training.seq_length, num_validation=num_validation
+    )
+    if split.num_train >= training.global_batch:
+        return split
+    needed = num_validation + training.global_batch
+    raise StrategyError(
+        (
+            data_problem(
+                f"gives {split.num_sequences:,} sequences of {training.seq_length:,} tokens "
+                f"({manifest.num_tokens:,} tokens)",
+                f"at least {needed:,}: {num_validation:,} for validation (data.validation_sequences) "
+                f"and {training.global_batch:,} for one global batch",
+                "give more text, or lower training.seq_length, training.global_batch "
+                "or data.validation_sequences",
+            ),
+        )
+    )
+
+
+def _faults_inside(inputs: Inputs) -> tuple[Problem, ...]:
+    """What else is wrong, inside the files that can be read: reported in the same go."""
+    unreadable = {problem.file for problem in inputs.problems}
+    return take_survey([s for s in inputs.corpus.sources if str(s.file) not in unreadable]).problems
+
+
+def _encode(folder: Path, strategy: Strategy, inputs: Inputs) -> Manifest:
+    assert inputs.key is not None
+    sources = inputs.corpus.sources
+    manifest = encode_corpus(folder, inputs.key, sources, inputs.coder, strategy.model.vocab_size)
+    # The key was computed before: what was read since must be the same bytes.
+    try:
+        now = listing(sources)
+    except CorpusUnreadable as error:
+        raise StrategyError(error.problems) from error
+    changed = [source for source in now if now[source] != inputs.files[source]]
+    if changed:
+        file = changed[0].partition(":")[2]
+        found = f"{file} changed while it was read"
+        raise StrategyError((data_problem(found, "data that stand still", "start again when they do"),))
+    return manifest
+
+
+def _read_whole(folder: Path) -> Manifest | None:
+    """The entry, every byte of it verified; None, and taken away with a warning, if it is damaged."""
+    try:
+        manifest = read_entry(folder)
+        verify_tokens(folder, manifest)
+    except FileNotFoundError:
+        return None
+    except DamagedEntry as error:
+        logger.warning("data: prepared data are damaged and are made anew: %s", error)
+        discard_entry(folder)
+        return None
+    return manifest
+
+
+def _cannot_write(cache: Path, error: OSError) -> Problem:
+    return Problem(
+        path="output.folder",
+        line=None,
+        found=f"the prepared data cannot be written to {cache}: {error.strerror or error}",
+        expected="a folder that this user may write, with room for the tokens",
+        fix="correct its permissions, free some space, or name another output.folder",
+    )

@@ -1,0 +1,1 @@
+"""Atomic and append-only files."""

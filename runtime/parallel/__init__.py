@@ -1,0 +1,1 @@
+"""Process groups, devices, pipeline P2P and the 1F1B schedule."""

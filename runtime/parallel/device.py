@@ -1,0 +1,88 @@
+"""Which device a rank computes on, and the world it joins."""
+
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from planner import Plan, Problem
+from planner.plan.operator_env import read_environment
+from runtime.process.identity import Identity
+
+_KIB = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB on Linux
+
+
+def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
+    """What keeps this rank from the device that the strategy names."""
+    if plan.strategy.cluster.gpu.is_cpu:
+        return []
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if identity.local_rank < found:
+        return []
+    have = f"{found} GPU{'s' if found > 1 else ''}" if found else "no GPU"
+    return [
+        Problem(
+            path="cluster.gpu",
+            line=None,
+            found=f"a GPU is named; {identity.host} has {have} for its ranks",
+            expected="a GPU for each local rank",
+            fix="run it on such hosts, or set cluster.gpu=cpu to train on CPUs; "
+            "`python -m launch plan` needs no GPU",
+        )
+    ]
+
+
+def take_device(plan: Plan, identity: Identity, environ: Mapping[str, str] = os.environ) -> torch.device:
+    """The CPU with the threads it was given, or the local rank's GPU, held to the memory limit.
+
+    The limit is the operator's (MAX_MEMORY_PER_GPU and MEMORY_FRACTION: the smaller binds), else the plan's.
+    An allocation beyond it is an out-of-memory error of torch, as on a smaller GPU.
+    """
+    if plan.strategy.cluster.gpu.is_cpu:
+        torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
+        return torch.device("cpu")
+    device = torch.device("cuda", identity.local_rank)
+    torch.cuda.set_device(device)
+    limit = read_environment(plan, environ).memory_limit_bytes
+    total = torch.cuda.get_device_properties(device).total_memory
+    if limit < total:
+        torch.cuda.set_per_process_memory_fraction(limit / total, device)
+    return device
+
+
+def join_world(plan: Plan, identity: Identity, store: dist.Store, device: torch.device) -> None:
+    """Joins the plan's world over the store that all ranks met at. Collective."""
+    is_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if is_gpu else "gloo",
+        store=dist.PrefixStore("world", store),
+        rank=identity.rank,
+        world_size=plan.world_size,
+        timeout=timedelta(seconds=plan.strategy.launch.timeout),
+        device_id=device if is_gpu else None,
+    )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most this rank held at once: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+
+
+def mean_over_world(value: float, device: torch.device) -> float:
+    """Collective."""
+    total = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
+
+
+def sum_over_world(value: int, device: torch.device) -> int:
+    """Collective."""
+    total = torch.tensor([value], dtype=torch.int64, device=device)
+    dist.all_reduce(total)
+    return int(total.item())

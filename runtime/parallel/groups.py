@@ -1,0 +1,185 @@
+"""Turns the plan's rank tables into process groups, and holds DeepSpeed to the same tables.
+
+The only place of the product that makes a process group. The tables exist before any group does
+(planner.topology.placement); here they are only made real, in one order on all ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+
+import torch.distributed as dist
+
+from model.collectives import NO_CLOCK, Group, ModelGroups, PhaseClock
+from planner import Plan, Stage
+
+
+class GroupMismatch(RuntimeError):
+    """DeepSpeed holds other groups than the plan; carries both tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """What the ranks of two neighbouring stages hand over in: activations forward, gradients back.
+
+    Over NCCL a group for each, of both stages' ranks: it knows no tags, and what waits one way must not hold
+    up the other. gloo has tags, which tell messages apart in the one group of the world.
+    """
+
+    activations: dist.ProcessGroup
+    gradients: dist.ProcessGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankGroups:
+    """One rank's groups. `data` are its gradient peers for dense parameters, `edp` for its experts.
+
+    A group of one rank has a process group too: DeepSpeed asks for it. `incoming` and `outgoing` lead to the
+    neighbouring stages, None at the ends of the model.
+    """
+
+    rank: int
+    stage: Stage
+    data: Group
+    tp: Group
+    ep: Group
+    edp: Group
+    incoming: Link | None
+    outgoing: Link | None
+    model: ModelGroups
+
+    @property
+    def expert_group_name(self) -> str:
+        """The name under which DeepSpeed files this stage's expert groups."""
+        return f"ep_size_{self.ep.size}"
+
+
+def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGroups:
+    """Makes all groups of `plan` and returns those of `rank`. Collective over the plan's world.
+
+    Every rank makes every group in the same order, as torch asks; equal tables share one group.
+    """
+    made: dict[tuple[int, ...], dist.ProcessGroup] = {}
+    mine: dict[str, Group] = {}
+    for stage in plan.stages:
+        grids = {"data": stage.dense, "tp": stage.dense}
+        if stage.expert is not None:
+            grids |= {"ep": stage.expert, "edp": stage.expert}
+        for axis, grid in grids.items():
+            for ranks in grid.groups(axis):
+                if ranks not in made:
+                    made[ranks] = _new_group(plan, ranks)
+                if rank in ranks:
+                    mine[axis] = Group(
+                        process_group=made[ranks], ranks=ranks, rank=ranks.index(rank), size=len(ranks)
+                    )
+    links = _make_links(plan)
+    place = plan.stages.index(plan.stage_of(rank))
+    alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
+    mine = {axis: mine.get(axis, alone) for axis in ("data", "tp", "ep", "edp")}
+    model = ModelGroups(
+        tp=mine["tp"] if mine["tp"].size > 1 else None,
+        ep=mine["ep"] if mine["ep"].size > 1 else None,
+        clock=clock,
+    )
+    return RankGroups(
+        rank=rank,
+        stage=plan.stages[place],
+        incoming=links[place - 1] if place > 0 else None,
+        outgoing=links[place] if place < len(links) else None,
+        model=model,
+        **mine,
+    )
+
+
+def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
+    """A group that waits for a lost peer as long as the world does, not the 30 minutes of gloo."""
+    return dist.new_group(list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout))
+
+
+def _make_links(plan: Plan) -> list[Link]:
+    """One for each boundary, in the order in which activations flow."""
+    if dist.get_backend() != "nccl":
+        return [Link(activations=dist.group.WORLD, gradients=dist.group.WORLD)] * (len(plan.stages) - 1)
+    links = []
+    for before, after in pairwise(plan.stages):
+        ranks = sorted((*before.ranks, *after.ranks))
+        links.append(Link(activations=_new_group(plan, ranks), gradients=_new_group(plan, ranks)))
+    return links
+
+
+class StageGrid:
+    """What DeepSpeed calls an mpu: the rank's place among its stage's data and tensor parallel peers.
+
+    DeepSpeed's world is then the stage's data-parallel size, not the job's world.
+    """
+
+    def __init__(self, groups: RankGroups) -> None:
+        self._groups = groups
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.data.process_group
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._groups.data.size
+
+    def get_data_parallel_rank(self) -> int:
+        return self._groups.data.rank
+
+    def get_data_parallel_group_ranks(self) -> list[int]:
+        return list(self._groups.data.ranks)
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.tp.process_group
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._groups.tp.size
+
+    def get_model_parallel_rank(self) -> int:
+        return self._groups.tp.rank
+
+    get_tensor_model_parallel_group = get_model_parallel_group
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+
+
+def give_to_deepspeed(groups: RankGroups) -> StageGrid:
+    """Files the expert groups where DeepSpeed looks for them, before `initialize` would make its own.
+
+    DeepSpeed 0.19.8 would split the whole world into expert groups (utils/groups.py:417), which hangs or
+    fails as soon as a stage is not the world; it uses what is already filed (moe/layer.py:91).
+    """
+    from deepspeed.utils import groups as theirs
+
+    if groups.stage.expert is not None:
+        name = groups.expert_group_name
+        theirs._EXPERT_PARALLEL_GROUP[name] = groups.ep.process_group
+        theirs._EXPERT_PARALLEL_GROUP_RANKS[name] = list(groups.ep.ranks)
+        theirs._EXPERT_DATA_PARALLEL_GROUP[name] = groups.edp.process_group
+        theirs._EXPERT_DATA_PARALLEL_GROUP_RANKS[name] = list(groups.edp.ranks)
+    grid = StageGrid(groups)
+    theirs.mpu = grid
+    return grid
+
+
+def check_deepspeed(groups: RankGroups) -> None:
+    """Asserts, once the engine stands, that DeepSpeed's groups are the plan's.
+
+    Raises:
+        GroupMismatch: with both tables, before the first step.
+    """
+    from deepspeed.utils import groups as theirs
+
+    names = set() if groups.stage.expert is None else {groups.expert_group_name}
+    found = {"data": theirs._get_data_parallel_group(), "tp": theirs.mpu.get_model_parallel_group()}
+    for name in names:
+        found["ep"] = theirs._get_expert_parallel_group(name)
+        found["edp"] = theirs._get_expert_data_parallel_group(name)
+    planned = {axis: getattr(groups, axis).ranks for axis in found}
+    held = {axis: tuple(dist.get_process_group_ranks(group)) for axis, group in found.items()}
+    if held != planned or set(theirs._get_expert_parallel_group_dict()) != names:
+        raise GroupMismatch(
+            f"rank {groups.rank}: DeepSpeed holds other groups than the plan\n"
+            f"  plan:      {planned}\n  DeepSpeed: {held}"
+        )

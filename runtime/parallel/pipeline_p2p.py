@@ -1,0 +1,303 @@
+"""One rank's end of a boundary between stages: activations forward, gradients back, while the rank goes on.
+
+Two autograd functions make it part of the graph: `receive` is where a stage's graph begins, and sends the
+gradient back; `send` is where it ends, and its backward brings in the gradient that the next stage worked
+out. The losses of a stage are added to what `send` returns, which is zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.collectives import PhaseClock
+from planner import Plan, Stage
+from planner.topology.stage_boundary import (
+    MAX_CHUNKS,
+    SENDS_IN_FLIGHT,
+    Piece,
+    Span,
+    chunks_of,
+    columns_of,
+    first_row,
+    pieces_of,
+)
+from runtime.parallel.groups import Link, RankGroups
+from runtime.parallel.pipeline_schedule import Action
+
+Message = Literal["activations", "gradients"]
+
+# R sequences of a chunk, S tokens of each, C columns of the hidden dim that cross at this rank
+
+
+@dataclass(kw_only=True)
+class _Arriving:
+    """A chunk on its way: the tensor it will be, what to wait for, and what is then copied into place."""
+
+    x_RSC: Tensor
+    works: list[dist.Work] = field(default_factory=list)
+    copies: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Leaving:
+    """A chunk that was sent; its tensors are kept until it has left, lest their memory be used again."""
+
+    works: list[dist.Work]
+    tensors: list[Tensor]
+
+
+class Port:
+    """Sends to and receives from the ranks of a neighbouring stage, by the plan's pieces.
+
+    It sends one kind of message and receives the other. Chunks of activations cross from the first to the
+    last, those of gradients from the last to the first, which is autograd's order: NCCL knows no tags, so
+    both ends must keep to one. `sent_bytes` counts what has left this rank.
+    """
+
+    def __init__(
+        self,
+        *,
+        sends: Message,
+        pieces: Sequence[Piece],
+        chunks: Sequence[Span],
+        columns: Span,
+        first_row: int,
+        seq_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        link: Link,
+        clock: PhaseClock,
+    ) -> None:
+        self.chunks = tuple(chunks)
+        self.sent_bytes = 0
+        self._sends, self._receives = sends, "gradients" if sends == "activations" else "activations"
+        self._columns, self._seq_length = columns, seq_length
+        self._dtype, self._device, self._link, self._clock = dtype, device, link, clock
+        self._first_row = first_row
+        # With each piece its number among those between the same two ranks.
+        self._pieces: list[list[tuple[int, Piece]]] = [[] for _ in chunks]
+        count: dict[int, int] = {}
+        for piece in pieces:
+            number = count[self._peer(piece)] = count.get(self._peer(piece), -1) + 1
+            assert number < MAX_CHUNKS, f"{piece} is one too many for its tag"
+            place = piece.rows[0] - first_row
+            (chunk,) = (i for i, (start, stop) in enumerate(chunks) if start <= place < stop)
+            self._pieces[chunk].append((number, piece))
+        self._arriving: dict[int, list[_Arriving | None]] = {}
+        self._leaving: dict[int, list[_Leaving]] = {}
+
+    def meet(self) -> None:
+        """One element each way with every rank that this one faces. Collective over both stages.
+
+        NCCL connects two ranks at their first message, and who speaks first waits there for the other. Here
+        all do it at once, before a step in which some wait for others, and a link that does not work is found
+        before the first of them.
+        """
+        peers = sorted({self._peer(piece) for pieces in self._pieces for _, piece in pieces})
+        messages: tuple[Message, ...] = ("activations", "gradients")
+        for message in messages:
+            kind = dist.isend if message == self._sends else dist.irecv
+            group = self._group(message)
+            words = [torch.zeros(1, dtype=self._dtype, device=self._device) for _ in peers]
+            talk = [dist.P2POp(kind, word, peer, group) for word, peer in zip(words, peers, strict=True)]
+            for work in dist.batch_isend_irecv(talk):
+                work.wait()
+
+    def post(self, micro_batch: int) -> None:
+        """Asks for what will come of a micro-batch; does not wait."""
+        if micro_batch not in self._arriving:
+            chunks: list[_Arriving | None] = [None] * len(self.chunks)
+            self._arriving[micro_batch] = chunks
+            for chunk in self._order(self._receives):
+                chunks[chunk] = self._ask(micro_batch, chunk)
+
+    def take(self, micro_batch: int, chunk: int) -> Tensor:
+        """A chunk of what came, [R, S, C]; waits for it.
+
+        Raises:
+            RuntimeError: if it did not come within the world's timeout.
+        """
+        arriving = self._arriving[micro_batch][chunk]
+        assert arriving is not None, f"chunk {chunk} of micro-batch {micro_batch} was taken before"
+        with self._clock.phase("stage_wait"):
+            for work in arriving.works:
+                work.wait()
+            for target, source in arriving.copies:
+                target.copy_(source)
+        self._arriving[micro_batch][chunk] = None
+        if not any(self._arriving[micro_batch]):
+            del self._arriving[micro_batch]
+        return arriving.x_RSC
+
+    def give(self, micro_batch: int, chunk: int, x_RSC: Tensor) -> None:
+        """Sends a chunk, [R, S, C]; waits only where too many micro-batches have not arrived yet."""
+        assert x_RSC.dtype == self._dtype, f"{x_RSC.dtype} is handed over where {self._dtype} is agreed on"
+        with self._clock.phase("stage_wait"):
+            for earlier in [m for m in self._leaving if m <= micro_batch - SENDS_IN_FLIGHT]:
+                self._arrived(earlier)
+            gone = self._leaving.setdefault(micro_batch, [])
+            assert chunk == self._order(self._sends)[len(gone)], f"chunk {chunk} is given out of order"
+            operations = []
+            for number, piece in self._in_order(chunk, self._sends):
+                part = self._view(x_RSC, chunk, piece).contiguous()
+                operations.append(self._operation(dist.isend, part, piece, number, micro_batch, self._sends))
+                self.sent_bytes += part.numel() * part.element_size()
+            works = dist.batch_isend_irecv(operations)
+            gone.append(_Leaving(works=works, tensors=[operation.tensor for operation in operations]))
+
+    def finish(self) -> None:
+        """Waits until all that was sent has arrived; between steps nothing is on its way."""
+        with self._clock.phase("stage_wait"):
+            for micro_batch in list(self._leaving):
+                self._arrived(micro_batch)
+        assert not self._arriving, f"micro-batches {sorted(self._arriving)} were asked for and not taken"
+
+    def _arrived(self, micro_batch: int) -> None:
+        for chunk in self._leaving.pop(micro_batch):
+            for work in chunk.works:
+                work.wait()
+
+    def _ask(self, micro_batch: int, chunk: int) -> _Arriving:
+        start, stop = self.chunks[chunk]
+        width = self._columns[1] - self._columns[0]
+        shape = (stop - start, self._seq_length, width)
+        arriving = _Arriving(x_RSC=torch.empty(shape, dtype=self._dtype, device=self._device))
+        operations = []
+        for number, piece in self._in_order(chunk, self._receives):
+            target = buffer = self._view(arriving.x_RSC, chunk, piece)
+            if not target.is_contiguous():
+                buffer = torch.empty_like(target, memory_format=torch.contiguous_format)
+                arriving.copies.append((target, buffer))
+            operations.append(self._operation(dist.irecv, buffer, piece, number, micro_batch, self._receives))
+        arriving.works = dist.batch_isend_irecv(operations)
+        return arriving
+
+    def _order(self, message: Message) -> Sequence[int]:
+        chunks = range(len(self.chunks))
+        return chunks if message == "activations" else chunks[::-1]
+
+    def _in_order(self, chunk: int, message: Message) -> Sequence[tuple[int, Piece]]:
+        return self._pieces[chunk] if message == "activations" else self._pieces[chunk][::-1]
+
+    def _view(self, x_RSC: Tensor, chunk: int, piece: Piece) -> Tensor:
+        first = self._first_row + self.chunks[chunk][0]
+        rows = slice(piece.rows[0] - first, piece.rows[1] - first)
+        columns = slice(piece.columns[0] - self._columns[0], piece.columns[1] - self._columns[0])
+        return x_RSC[rows, :, columns]
+
+    def _operation(
+        self, kind: Any, tensor: Tensor, piece: Piece, number: int, micro_batch: int, message: Message
+    ) -> dist.P2POp:
+        # gloo tells messages apart by their tags; NCCL knows none, and keeps the order in each group.
+        tag = 2 * (micro_batch * MAX_CHUNKS + number) + (message == "gradients")
+        return dist.P2POp(kind, tensor, self._peer(piece), self._group(message), tag)
+
+    def _group(self, message: Message) -> dist.ProcessGroup:
+        return self._link.activations if message == "activations" else self._link.gradients
+
+    def _peer(self, piece: Piece) -> int:
+        return piece.receiver if self._sends == "activations" else piece.sender
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """A rank's ends of the boundaries around its stage; None at the ends of the model.
+
+    place: of the stage among `num_stages`, in the order in which activations flow.
+    """
+
+    place: int
+    num_stages: int
+    incoming: Port | None
+    outgoing: Port | None
+
+    def post(self, actions: Sequence[Action]) -> None:
+        """Asks for what these actions will need."""
+        for action in actions:
+            port = self.incoming if action.kind == "forward" else self.outgoing
+            if port is not None:
+                port.post(action.micro_batch)
+
+    def finish(self) -> None:
+        for port in (self.incoming, self.outgoing):
+            if port is not None:
+                port.finish()
+
+
+def make_ports(plan: Plan, groups: RankGroups, device: torch.device) -> Ports:
+    """The ports of this rank, which meets the ranks that it faces. Collective over the plan's world."""
+    place = plan.stages.index(groups.stage)
+    before = plan.stages[place - 1] if place > 0 else None
+    after = plan.stages[place + 1] if place + 1 < len(plan.stages) else None
+    ports = Ports(
+        place=place,
+        num_stages=len(plan.stages),
+        incoming=None if before is None else _port(plan, groups, before, device, is_incoming=True),
+        outgoing=None if after is None else _port(plan, groups, after, device, is_incoming=False),
+    )
+    # From the first boundary to the last: each stage has met the one before it when the next one's turn is.
+    for port in (ports.incoming, ports.outgoing):
+        if port is not None:
+            port.meet()
+    return ports
+
+
+def receive(port: Port, micro_batch: int, chunk: int) -> Tensor:
+    """A chunk of activations, [R, S, C]; backward sends their gradient to where they came from."""
+    anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())
+    return _Receive.apply(anchor, port, micro_batch, chunk)
+
+
+def send(x_RSC: Tensor, port: Port, micro_batch: int, chunk: int) -> Tensor:
+    """Hands a chunk of activations over and returns zero (fp32), whose backward takes their gradient."""
+    return _Send.apply(x_RSC, port, micro_batch, chunk)
+
+
+class _Receive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, port: Port, micro_batch: int, chunk: int) -> Tensor:
+        ctx.port, ctx.micro_batch, ctx.chunk = port, micro_batch, chunk
+        return port.take(micro_batch, chunk)
+
+    @staticmethod
+    def backward(ctx: Any, grad_RSC: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.port.give(ctx.micro_batch, ctx.chunk, grad_RSC)
+        return None, None, None, None
+
+
+class _Send(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_RSC: Tensor, port: Port, micro_batch: int, chunk: int) -> Tensor:
+        ctx.port, ctx.micro_batch, ctx.chunk = port, micro_batch, chunk
+        port.give(micro_batch, chunk, x_RSC)
+        return torch.zeros((), device=x_RSC.device)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # `grad` is what the engine scaled the stage's loss by; the gradient that comes is already right.
+        return ctx.port.take(ctx.micro_batch, ctx.chunk), None, None, None
+
+
+def _port(plan: Plan, groups: RankGroups, other: Stage, device: torch.device, *, is_incoming: bool) -> Port:
+    stage, rank = groups.stage, groups.rank
+    link = groups.incoming if is_incoming else groups.outgoing
+    assert link is not None, f"rank {rank} has no link to the stage {other.name}"
+    num_sequences = plan.batch.global_batch // plan.batch.accumulation
+    hidden_size = plan.strategy.model.hidden_size
+    before, after = (other, stage) if is_incoming else (stage, other)
+    return Port(
+        sends="gradients" if is_incoming else "activations",
+        pieces=pieces_of(rank, before, after, num_sequences, hidden_size),
+        chunks=chunks_of(stage, other, num_sequences),
+        columns=columns_of(stage, rank, hidden_size),
+        first_row=first_row(stage, rank, num_sequences),
+        seq_length=plan.strategy.training.seq_length,
+        dtype=torch.float32 if plan.strategy.training.precision == "fp32" else torch.bfloat16,
+        device=device,
+        link=link,
+        clock=groups.model.clock,
+    )

@@ -1,0 +1,1 @@
+"""One process of a launch: its rank, stop signals, the launcher it belongs to. Imports no torch."""

@@ -1,0 +1,87 @@
+"""When a rank stops: asked to (TERM, INT, USR1), or because who started it is gone.
+
+The signals are taken by a thread of their own, since the main thread may sit in a collective, where no
+Python handler runs. A first signal sets a flag; all ranks agree on it at the next step boundary. A second
+one of the same kind, or 20 s without a boundary after TERM or INT, ends the rank at once, unsaved.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from runtime.process.launcher_watch import LauncherWatch, was_asked_to_stop
+
+GRACE_S = 20.0
+# A terminal or a batch system signals the whole process group, and the launcher passes the signal on:
+# what arrives this soon after the first is the same request.
+ECHO_S = 3.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOPPED = 130
+
+
+def block_signals() -> None:
+    """Leaves the stop signals to `StopRequest`'s thread. Call before any library starts threads."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+class StopRequest:
+    """The flag, its agreement over all ranks, and the ends that cannot wait for an agreement."""
+
+    def __init__(self, end_now: Callable[[str], None], parent: int | None = None) -> None:
+        """
+        Args:
+            end_now: called from a thread with the reason when the rank must end at once; must not return.
+            parent: the launcher's process id; None takes the parent of this process.
+        """
+        self._end_now = end_now
+        self._launcher = LauncherWatch(parent)
+        self._is_abandoned = False
+        self._asked: str | None = None
+        self._deadline = float("inf")
+        self._first_at: dict[int, float] = {}
+        if was_asked_to_stop():
+            self._asked = signal.SIGTERM.name
+            self._deadline = time.monotonic() + GRACE_S
+        threading.Thread(target=self._listen, name="stop-signals", daemon=True).start()
+
+    @property
+    def asked(self) -> str | None:
+        """The signal's name once this rank was asked to stop."""
+        return self._asked
+
+    def boundary(self, any_rank: Callable[[bool], bool]) -> bool:
+        """Whether any rank was asked to stop, decided at a step boundary by all ranks alike.
+
+        Args:
+            any_rank: collective; whether the flag is set on any rank.
+        """
+        agreed = any_rank(self._asked is not None)
+        if agreed:
+            # From here on the rank saves, with its peers: the boundary was reached in time.
+            self._deadline = float("inf")
+        return agreed
+
+    def _listen(self) -> None:
+        while True:
+            received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
+            if received is not None:
+                self._receive(received.si_signo)
+            if time.monotonic() > self._deadline:
+                self._end_now(f"asked to stop by {self._asked}, but no step ended within {GRACE_S:.0f} s")
+            if self._launcher.is_gone():
+                self._end_now("the launcher is gone")
+            if not self._is_abandoned and self._launcher.is_abandoned():
+                self._is_abandoned = True
+                self._receive(signal.SIGTERM)
+
+    def _receive(self, number: int) -> None:
+        name = signal.Signals(number).name
+        now = time.monotonic()
+        first_at = self._first_at.setdefault(number, now)
+        if now - first_at > ECHO_S and number != signal.SIGUSR1:
+            self._end_now(f"asked to stop by a second {name}")
+        if self._asked is None:
+            self._asked = name
+        if number != signal.SIGUSR1:
+            self._deadline = min(self._deadline, first_at + GRACE_S)

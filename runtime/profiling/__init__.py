@@ -1,0 +1,1 @@
+"""Time of a step by phase, on hosts and on GPU streams."""

@@ -1,0 +1,111 @@
+"""How rank 0 opens a run before any group is joined: data, where to go on from, the claim, the files."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from planner import Plan
+from planner.plan.operator_env import read_environment
+from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
+from runtime.checkpoint.compatibility import fingerprints
+from runtime.checkpoint.save_restore import layout_of
+from runtime.checkpoint.store import CheckpointInfo
+from runtime.data.dataset import TokenData, open_data, prepare
+from runtime.files.atomic import replace
+from runtime.startup.attempts import claim, write_done
+from runtime.startup.consensus import Verdict
+from runtime.startup.outcome import Ending
+from runtime.startup.resume import find_start
+
+TOKENIZER_NAME = "tokenizer.json"
+
+logger = logging.getLogger(__name__)
+
+
+def run_folder_of(plan: Plan) -> Path:
+    output = plan.strategy.output
+    return Path(output.folder) / plan.strategy.name
+
+
+def open_run(plan: Plan, ending: Ending) -> Verdict:
+    """What all ranks will do. Writes the run's files once nothing can be refused any more.
+
+    From the claim on `ending` knows the attempt, so that whatever breaks here too gets its failed.json.
+
+    Raises:
+        StrategyError: with what is wrong with the data, the folder or the operator's variables.
+    """
+    strategy = plan.strategy
+    operator = read_environment(plan, os.environ)
+    for warning in operator.warnings:
+        logger.warning("%s", warning)
+    entry = prepare(strategy)
+    data = open_data(strategy, entry=entry)
+    folder = run_folder_of(plan)
+    start = find_start(plan, folder, fingerprints(plan, data))
+    attempt = ending.attempt = claim(folder, {"fingerprint": plan.fingerprint})
+    _write_files(plan, folder, data, operator.values)
+    is_own = start is not None and start.folder.parent.parent == folder
+    horizon = horizon_of(plan, start, is_own=is_own)
+    if start is not None:
+        _tell(plan, start, horizon)
+        if start.step >= strategy.training.steps:
+            assert is_own, "find_start refuses another run that has nothing left to train"
+            result = start.meta.extra.get("result", {})
+            write_done(folder, {"attempt": attempt, "step": start.step, **result})
+            print(
+                f"{folder} is finished: step {start.step} of {strategy.training.steps}",
+                *_lines(result),
+                sep="\n",
+            )
+            return Verdict(exit_code=0, attempt=attempt)
+    return Verdict(
+        exit_code=None,
+        attempt=attempt,
+        entry=str(entry),
+        checkpoint="" if start is None else str(start.folder),
+        horizon=horizon,
+    )
+
+
+def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int:
+    """The cosine's last step: as written, else that of the first attempt, which the checkpoint keeps.
+
+    Args:
+        is_own: whether `start` is of this run; a branch's first attempt goes on from another run's.
+    """
+    training = plan.strategy.training
+    if training.schedule_steps is not None:
+        return training.schedule_steps
+    if start is None or (plan.strategy.output.branch and not is_own):
+        return training.steps
+    return int(start.meta.counters["horizon"])
+
+
+def _tell(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
+    print(f"resuming from {start.folder}", flush=True)
+    written, now = start.meta.layout, layout_of(plan)
+    changed = [f"{key} {written.get(key)} → {now[key]}" for key in now if written.get(key) != now[key]]
+    if changed:
+        print(f"  written in another layout, resharded: {', '.join(changed)}", flush=True)
+    training = plan.strategy.training
+    if training.steps > horizon:
+        print(
+            f"  the schedule ends at step {horizon}: later steps run at min_learning_rate",
+            flush=True,
+        )
+
+
+def _lines(result: dict[str, object]) -> list[str]:
+    return [f"  {key}: {value}" for key, value in result.items()]
+
+
+def _write_files(plan: Plan, folder: Path, data: TokenData, environment: dict[str, str]) -> None:
+    for name, text in {
+        "strategy.yaml": strategy_yaml(plan),
+        "plan.json": plan_json(plan, environment),
+        "ds_config.json": ds_config_json(plan),
+    }.items():
+        replace(folder / name, text.encode())
+    shutil.copyfile(data.tokenizer_file, folder / TOKENIZER_NAME)

@@ -1,0 +1,119 @@
+"""Where a run goes on from: rank 0 decides by `output.resume`, before any group is joined."""
+
+from pathlib import Path
+
+from planner import Plan, Problem, StrategyError, load
+from planner.plan.fingerprint import COURSE_EXCEPT, MODEL_EXCEPT
+from runtime.checkpoint.compatibility import Fingerprints
+from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest
+
+
+def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> CheckpointInfo | None:
+    """The checkpoint to go on from; None starts afresh.
+
+    Raises:
+        StrategyError: if the folder holds what `output.resume` rules out, or another model or course.
+    """
+    output = plan.strategy.output
+    own = _newest(run_folder)
+    if output.resume == "never":
+        if own is not None or _has_telemetry(run_folder):
+            raise _refuse(
+                f"{run_folder} holds a run already",
+                "an empty folder, as resume: never asks for",
+                "choose another name, move the folder aside, or set output.resume=auto",
+            )
+        return None
+    if own is not None:
+        # A branch that was interrupted goes on from its own checkpoints.
+        _check(plan, own, prints, course=True)
+        _refuse_going_back(output.resume, run_folder, own)
+        return own
+    if output.resume == "auto":
+        return None
+    if output.resume == "require":
+        raise _refuse(
+            f"{run_folder} holds no checkpoint",
+            "a whole checkpoint of this run, as resume: require asks for",
+            "check output.folder and name, or set output.resume=auto",
+        )
+    source = Path(output.resume)
+    found = _newest(source)
+    if found is None:
+        raise _refuse(
+            f"{source} holds no checkpoint", "the folder of a run or of a checkpoint", "check output.resume"
+        )
+    _check(plan, found, prints, course=not output.branch)
+    if found.step >= plan.strategy.training.steps:
+        raise _refuse(
+            f"{found.folder} is at step {found.step}, and training.steps is {plan.strategy.training.steps}",
+            "a checkpoint with steps left to train",
+            f"set training.steps above {found.step}",
+        )
+    return found
+
+
+def _refuse_going_back(resume: str, run_folder: Path, newest_one: CheckpointInfo) -> None:
+    """A strategy that names an older step of its own run would start from there again after every restart."""
+    named = Path(resume).resolve()
+    is_own_step = named.parent == (run_folder / "checkpoints").resolve()
+    if is_own_step and named != newest_one.folder.resolve():
+        raise _refuse(
+            f"{resume} is not the newest checkpoint of this run, which is {newest_one.folder.name}",
+            "auto, or a checkpoint of another run",
+            "branch from it (output.branch=true name=NEW), or move the newer ones aside and set "
+            "output.resume=auto",
+        )
+
+
+def _newest(folder: Path) -> CheckpointInfo | None:
+    try:
+        return newest(folder)
+    except CheckpointError as error:
+        raise _refuse(
+            str(error),
+            "at least one whole checkpoint, or none at all",
+            "restore one from a backup, or move the folder aside to start afresh",
+        ) from error
+
+
+def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, course: bool) -> None:
+    if info.meta.model_fingerprint != prints.model:
+        changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT) or "the tokenizer changed"
+        raise _refuse(
+            f"{info.folder} is of another model: {changed}",
+            "the same model section (but dispatch, capacity_factor, initialisation) and the same tokenizer",
+            "restore those keys, or choose another name",
+        )
+    if course and info.meta.course_fingerprint != prints.course:
+        # The model is the same, so what differs in its section is what belongs to the course.
+        changed = _changed(plan, info, "training", "model", except_for=COURSE_EXCEPT) or "the data changed"
+        raise _refuse(
+            f"{info.folder} is of another course: {changed}",
+            "the same data and the same training section (but steps and micro_batch)",
+            "restore those keys, choose another name, or branch: "
+            f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",
+        )
+
+
+def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: frozenset[str]) -> str:
+    """Which keys are not as in the strategy that the checkpoint's run keeps beside it, for a message."""
+    try:
+        theirs = load(info.folder.parent.parent / "strategy.yaml").model_dump()
+    except StrategyError:
+        return "its strategy.yaml is not there to show which keys differ"
+    ours = plan.strategy.model_dump()
+    return "; ".join(
+        f"{section}.{key} was {theirs[section].get(key)}, now {value}"
+        for section in sections
+        for key, value in ours[section].items()
+        if key not in except_for and theirs[section].get(key) != value
+    )
+
+
+def _has_telemetry(run_folder: Path) -> bool:
+    return (run_folder / "telemetry.jsonl").exists()
+
+
+def _refuse(found: str, expected: str, fix: str) -> StrategyError:
+    return StrategyError((Problem(path="output.resume", line=None, found=found, expected=expected, fix=fix),))

@@ -1,0 +1,171 @@
+"""Decides what is kept of each step: telemetry.jsonl for the run, ranks/, TensorBoard's events."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.files.json_lines import LineFile, read_steps
+from runtime.profiling.phase_clock import PHASES, PhaseClock, communication_share, step_s, utilization
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["PhaseClock", "RankLine", "StepLine", "Telemetry", "balance", "memory_bytes", "read_steps"]
+
+STEPS_NAME = "telemetry.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLine:
+    """What is known of a step of the whole run.
+
+    loss: mean cross-entropy over the global batch's valid tokens. validation_loss: None: not measured here.
+    grad_norm: before clipping. tokens: of this step's global batch. phases_s: rank 0's, as its clock gave
+    them. predicted: the planner's seconds for the same phases, and its step_s, where there is a prediction.
+    """
+
+    step: int
+    loss: float
+    validation_loss: float | None
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    phases_s: Mapping[str, float]
+    dropped_tokens: int
+    predicted: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def step_s(self) -> float:
+        return step_s(self.phases_s)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.step_s if self.step_s > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankLine:
+    """What is known of a step on one rank.
+
+    memory_bytes: see `memory_bytes`. expert_tokens: tokens this rank's routers sent to each expert, before
+    any drop: [MoE layers of its stage][num_experts].
+    """
+
+    step: int
+    phases_s: Mapping[str, float]
+    memory_bytes: int
+    expert_tokens: Sequence[Sequence[int]]
+
+
+class Telemetry:
+    """One rank's part of a run's telemetry. Rank 0 also writes the run's lines and TensorBoard's events.
+
+    A resumed run appends: each line carries its attempt, and readers take the last line of a step.
+    `first_step` is the first that this attempt does; TensorBoard hides what older attempts logged from there.
+    """
+
+    def __init__(
+        self, run_folder: Path, rank: int, *, attempt: int, first_step: int = 1, tensorboard: bool = False
+    ) -> None:
+        self._attempt = attempt
+        self._rank_lines = LineFile(run_folder / "ranks" / f"rank-{rank:04d}.jsonl")
+        self._step_lines = LineFile(run_folder / STEPS_NAME) if rank == 0 else None
+        self._events = _events(run_folder, first_step) if rank == 0 and tensorboard else None
+
+    def rank_step(self, line: RankLine) -> None:
+        """Keep a step of this rank."""
+        _check(line.phases_s)
+        self._rank_lines.append(
+            {
+                "step": line.step,
+                "phases_s": line.phases_s,
+                "memory_bytes": line.memory_bytes,
+                "communication_share": communication_share(line.phases_s),
+                "expert_tokens": line.expert_tokens,
+                "attempt": self._attempt,
+            }
+        )
+
+    def step(self, line: StepLine) -> None:
+        """Keep a step of the run; rank 0 only."""
+        assert self._step_lines is not None, "only rank 0 keeps the run's steps"
+        _check(line.phases_s)
+        self._step_lines.append(
+            {
+                "step": line.step,
+                "loss": line.loss,
+                "validation_loss": line.validation_loss,
+                "learning_rate": line.learning_rate,
+                "grad_norm": line.grad_norm,
+                "tokens": line.tokens,
+                "step_s": line.step_s,
+                "tokens_per_s": line.tokens_per_s,
+                "phases_s": line.phases_s,
+                "predicted": line.predicted,
+                "dropped_tokens": line.dropped_tokens,
+                "time": time.time(),
+                "attempt": self._attempt,
+            }
+        )
+        if self._events is not None:
+            for name, value in _scalars(line).items():
+                self._events.add_scalar(name, value, line.step)
+
+    def close(self) -> None:
+        """Write out what is buffered and let go of the files."""
+        self._rank_lines.close()
+        if self._step_lines is not None:
+            self._step_lines.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def balance(tokens_of_ranks: Sequence[int]) -> float:
+    """Mean over maximum of the expert tokens each rank computed: 1 is even; 1 too when there were none."""
+    most = max(tokens_of_ranks)
+    return sum(tokens_of_ranks) / len(tokens_of_ranks) / most if most else 1.0
+
+
+def memory_bytes(device_type: str) -> int:
+    """Memory of this rank: on a GPU the most that was allocated at once, on CPU what is resident now."""
+    if device_type != "cpu":
+        import torch
+
+        return torch.get_device_module(device_type).max_memory_allocated()
+    if sys.platform == "linux":
+        num_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return num_pages * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes, the most so far
+
+
+def _check(phases_s: Mapping[str, float]) -> None:
+    assert tuple(phases_s) == PHASES, f"phases {tuple(phases_s)}: the list is {PHASES}"
+
+
+def _scalars(line: StepLine) -> dict[str, Any]:
+    scalars = {
+        "loss/train": line.loss,
+        "learning_rate": line.learning_rate,
+        "grad_norm": line.grad_norm,
+        "throughput/tokens_per_s": line.tokens_per_s,
+        "throughput/utilization": utilization(line.phases_s),
+        "throughput/communication_share": communication_share(line.phases_s),
+        "dropped_tokens": line.dropped_tokens,
+    }
+    if line.validation_loss is not None:
+        scalars["loss/validation"] = line.validation_loss
+    return scalars | {f"phases_s/{name}": seconds for name, seconds in line.phases_s.items()}
+
+
+def _events(run_folder: Path, first_step: int) -> SummaryWriter:
+    # Imported where it is wanted: with TensorFlow installed beside it, it takes seconds.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run_folder / "tensorboard"), purge_step=first_step)

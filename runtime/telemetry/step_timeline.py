@@ -1,0 +1,188 @@
+"""What each rank did when in one step: collected over the world, written as a Chrome trace and as a picture.
+
+The clocks of hosts differ, so every rank's times count from the end of the step's last collective over the
+world, which all ranks leave within its latency of each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from planner import Plan, Stage
+from runtime.files.atomic import replace
+from runtime.profiling.phase_clock import PhaseClock, Span
+from runtime.training.train_step import StepResult
+
+TRACE_NAME, PICTURE_NAME = "timeline.json", "timeline.png"
+# From the third step of an attempt on nothing is done for the first time.
+_TRACED = 3
+# A picture of more ranks shows nothing more; of each stage the first ones are taken.
+MAX_RANKS = 128
+# Told apart by the colour-blind; forward and backward differ in lightness too.
+COLOURS = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98", "stage_wait": "#e07b00"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTimes:
+    """One rank's step: passes of micro-batches and the update, and the phases inside them; nanoseconds
+    before the end of the step, so none is above 0."""
+
+    rank: int
+    passes: tuple[Span, ...]
+    phases: tuple[Span, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Catches one step of an attempt that goes on from step `done`: its third, or the last there is. Every
+    rank has one; rank 0 writes."""
+
+    plan: Plan
+    rank: int
+    folder: Path
+    attempt: int
+    done: int
+
+    @property
+    def step(self) -> int:
+        return min(self.done + _TRACED, self.plan.strategy.training.steps)
+
+    def catch(self, step: int, clock: PhaseClock) -> bool:
+        """Whether `step` is the one; if so the clock keeps what it measures from here on."""
+        if step == self.step:
+            clock.record()
+        return step == self.step
+
+    def keep(self, result: StepResult, clock: PhaseClock) -> None:
+        """Gathers the step of all ranks and writes timeline.json. Collective over the world."""
+        recorded = clock.recorded()
+        times = None
+        if self.rank in shown_ranks(self.plan):
+            end = result.ended_ns
+            times = RankTimes(
+                rank=self.rank,
+                passes=_before(result.passes, end),
+                phases=_before(recorded, end),
+            )
+        gathered: list[RankTimes | None] | None = [None] * dist.get_world_size() if self.rank == 0 else None
+        dist.gather_object(times, gathered, dst=0)
+        if gathered is not None:
+            found = [times for times in gathered if times is not None]
+            text = json.dumps(chrome_trace(self.plan, self.step, self.attempt, found))
+            replace(self.folder / TRACE_NAME, text.encode())
+
+
+def shown_ranks(plan: Plan) -> frozenset[int]:
+    """All ranks of a small world; of a large one as many of each stage as there is room for."""
+    each = MAX_RANKS if plan.world_size <= MAX_RANKS else max(1, MAX_RANKS // len(plan.stages))
+    return frozenset(rank for stage in plan.stages for rank in stage.ranks[:each])
+
+
+def chrome_trace(plan: Plan, step: int, attempt: int, ranks: Sequence[RankTimes]) -> dict[str, Any]:
+    """The trace event format (microseconds, complete events) that chrome://tracing and Perfetto read: a
+    process for each stage, a thread for each rank."""
+    start = min((span.start_ns for times in ranks for span in times.passes), default=0)
+    events: list[dict[str, Any]] = []
+    for place, stage in enumerate(plan.stages):
+        events.append(_name("process_name", f"{place} {stage.name}", pid=place))
+        events += [_name("thread_name", f"rank {t.rank}", pid=place, tid=t.rank) for t in _of(stage, ranks)]
+        for times in _of(stage, ranks):
+            spans = [("pass", span) for span in times.passes] + [("phase", span) for span in times.phases]
+            for category, span in sorted(spans, key=lambda item: (item[1].start_ns, -item[1].end_ns)):
+                events.append(
+                    {
+                        "name": span.name,
+                        "cat": category,
+                        "ph": "X",
+                        "ts": (span.start_ns - start) / 1e3,
+                        "dur": (span.end_ns - span.start_ns) / 1e3,
+                        "pid": place,
+                        "tid": times.rank,
+                    }
+                )
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "name": plan.strategy.name,
+            "plan": plan.fingerprint,
+            "attempt": attempt,
+            "step": step,
+        },
+    }
+
+
+def draw(folder: Path) -> Path | None:
+    """Draws timeline.json beside it as timeline.png: a row a rank; None where no step was caught."""
+    from io import BytesIO
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    if not (folder / TRACE_NAME).is_file():
+        return None
+    trace = json.loads((folder / TRACE_NAME).read_text(encoding="utf-8"))
+    events = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    stages = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
+    rows = {tid: row for row, (_, tid) in enumerate(sorted({(e["pid"], e["tid"]) for e in events}))}
+    figure = Figure(figsize=(10, 1.4 + 0.24 * len(rows)), dpi=140, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for event in events:
+        kind = event["name"].split()[0]
+        if kind not in COLOURS:
+            continue
+        is_wait = event["cat"] == "phase"
+        axes.barh(
+            rows[event["tid"]],
+            event["dur"] / 1e3,
+            left=event["ts"] / 1e3,
+            height=0.36 if is_wait else 0.8,
+            color=COLOURS[kind],
+            linewidth=0,
+        )
+        if kind in ("forward", "backward") and len(rows) <= 32:
+            middle = (event["ts"] + event["dur"] / 2) / 1e3
+            number = event["name"].split()[1]
+            axes.text(
+                middle, rows[event["tid"]] - 0.28, number, ha="center", va="center", fontsize=6, color="white"
+            )
+    axes.set_yticks(list(rows.values()), [f"rank {rank}" for rank in rows], fontsize=7)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("milliseconds")
+    other = trace["otherData"]
+    names = " → ".join(name.split(maxsplit=1)[1] for _, name in sorted(stages.items()))
+    axes.set_title(f"{other['name']}, step {other['step']}: {names}", loc="left", fontsize=10)
+    labels = {"stage_wait": "waiting for another stage"}
+    patches = [Patch(color=colour, label=labels.get(kind, kind)) for kind, colour in COLOURS.items()]
+    figure.legend(handles=patches, frameon=False, ncols=4, fontsize=8, loc="outside lower left")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
+    replace(folder / PICTURE_NAME, picture.getvalue())
+    return folder / PICTURE_NAME
+
+
+def _before(spans: Sequence[Span], end_ns: int) -> tuple[Span, ...]:
+    """Those that ended before `end_ns`, counted from there."""
+    return tuple(
+        Span(name=s.name, start_ns=s.start_ns - end_ns, end_ns=s.end_ns - end_ns)
+        for s in spans
+        if s.end_ns <= end_ns
+    )
+
+
+def _of(stage: Stage, ranks: Sequence[RankTimes]) -> Iterator[RankTimes]:
+    return (t for t in ranks if stage.dense.first_rank <= t.rank <= stage.dense.last_rank)
+
+
+def _name(what: str, name: str, *, pid: int, tid: int = 0) -> dict[str, Any]:
+    return {"name": what, "ph": "M", "pid": pid, "tid": tid, "args": {"name": name}}

@@ -1,0 +1,1 @@
+"""The model of a rank, its DeepSpeed engine, and the training step."""

@@ -1,0 +1,141 @@
+"""Makes the DeepSpeed engine of one rank, and mends in one place what DeepSpeed 0.19.8 gets wrong.
+
+Each workaround below names the line it works around; tests/distributed/test_upstream.py notices when
+upstream has fixed it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.moe.layer import MoE as DeepSpeedMoE
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero import stage_1_and_2
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor, nn
+
+from model.collectives import PhaseClock
+from model.moe import MoELayer
+from planner import Plan
+from planner.plan.ds_config import ds_config
+from runtime.parallel.groups import RankGroups, check_deepspeed, give_to_deepspeed
+from runtime.training.grad_norm import clip_factor, global_norm, replicas
+
+
+class EngineMoE(MoELayer, DeepSpeedMoE):
+    """Our layer, recognised by the engine as DeepSpeed's (engine.py:2102). Adds no state and no parameter."""
+
+    def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
+        """The groups are the plan's already (runtime.parallel.groups.give_to_deepspeed)."""
+
+
+def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseClock) -> DeepSpeedEngine:
+    """Wraps `module` in an engine that follows `plan`. Collective over the plan's world.
+
+    Raises:
+        runtime.parallel.groups.GroupMismatch: if DeepSpeed ended up with other groups than the plan's.
+    """
+    # DeepSpeed would compile a CPU op under a lock at the first start (comm/torch.py:49): a killed build
+    # hangs every later run, and a machine without a compiler could not start. gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+    grid = give_to_deepspeed(groups)
+    for layer in module.modules():
+        if type(layer) is MoELayer:
+            layer.__class__ = EngineMoE
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        model_parameters=parameter_groups(module, plan.strategy.training.optimizer.weight_decay),
+        config=ds_config(plan),
+        mpu=grid,
+    )
+    check_deepspeed(groups)
+    _use_exact_norm(engine, groups, plan.strategy.training.gradient_clipping)
+    _time_reductions(engine, clock)
+    return engine
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms, embeddings and biases do not. DeepSpeed splits experts off by itself."""
+    decayed, kept = [], []
+    for name, parameter in module.named_parameters():
+        (kept if parameter.dim() < 2 or "embed_tokens" in name else decayed).append(parameter)
+    groups = [
+        {"name": "decayed", "params": decayed, "weight_decay": weight_decay},
+        {"name": "kept", "params": kept, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -> None:
+    """One norm, one clipping and one verdict on overflow for all ranks, whatever the ZeRO stage.
+
+    The norm is reduced over the world and is not finite when any rank's gradient is not, so every rank
+    skips the same step without a further collective.
+    """
+    optimizer = engine.optimizer
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+
+        def held() -> Iterator[tuple[Tensor, int]]:
+            for index in range(len(optimizer.bit16_groups)):
+                parts = (
+                    g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False)
+                )
+                # Not strict: a partition that its parameters do not fill ends in zeros, unmarked
+                # (stage_1_and_2.py:2838), and one without parameters is nothing but zeros.
+                for gradient, parameter in zip(parts, optimizer.params_in_partition[index], strict=False):
+                    yield gradient, replicas(parameter, groups, partitioned=True)
+
+        optimizer.scaled_global_norm = lambda norm_type=2: global_norm(held(), engine.device)
+        # Overflow is what makes the norm infinite; a second search of the gradients finds nothing more,
+        # and sees only its own stage (stage_1_and_2.py:3237).
+        optimizer.has_overflow = lambda partition_gradients=True: False
+        return
+
+    def clip() -> None:
+        gradients = [(p.grad, replicas(p, groups, partitioned=False)) for p in engine.module.parameters()]
+        norm = global_norm(gradients, engine.device)
+        engine._global_grad_norm = norm
+        if torch.isfinite(norm):
+            factor = clip_factor(norm, limit)
+            for gradient, _ in gradients:
+                gradient.mul_(factor)
+        else:
+            # torch's optimizers pass over parameters without a gradient: the step is skipped.
+            for parameter in engine.module.parameters():
+                parameter.grad = None
+
+    take_step = engine._take_model_step
+
+    def clip_and_step(lr_kwargs: dict[str, Any] | None = None) -> None:
+        clip()
+        take_step(lr_kwargs)
+
+    # DeepSpeed calls its own clipping, whose norm is wrong (runtime/utils.py:413), from inside the step.
+    engine.clip_fp32_gradients = lambda: None
+    engine._take_model_step = clip_and_step
+
+
+def _time_reductions(engine: DeepSpeedEngine, clock: PhaseClock) -> None:
+    """Books DeepSpeed's gradient reductions and ZeRO's weight gathers as `gradient_reduce`."""
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            phase: AbstractContextManager[None] = clock.phase("gradient_reduce")
+            with phase:
+                return call(*args, **kwargs)
+
+        return run
+
+    engine.allreduce_gradients = timed(engine.allreduce_gradients)
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
+        engine.optimizer.reduce_ipg_grads = timed(engine.optimizer.reduce_ipg_grads)
+        gather = getattr(stage_1_and_2.all_gather_dp_groups, "untimed", stage_1_and_2.all_gather_dp_groups)
+        stage_1_and_2.all_gather_dp_groups = timed(gather)
+        stage_1_and_2.all_gather_dp_groups.untimed = gather

@@ -1,0 +1,56 @@
+"""The exact global gradient norm: one definition for every ZeRO stage and layout.
+
+‖g‖² = Σ over the elements of the whole model's gradient, each counted once. A rank adds the squares of
+what it holds, divided by how many ranks hold the same; one all-reduce over the world ends it. DeepSpeed
+0.19.8 averages per-rank norms at ZeRO 0 (runtime/utils.py:413) and, under tensor parallelism, counts
+experts on the first partner only (zero/stage_1_and_2.py:2682).
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from runtime.parallel.groups import RankGroups
+
+
+def is_expert(parameter: Tensor) -> bool:
+    """Whether DeepSpeed and we treat it as an expert: reduced over `edp`, not over `data`."""
+    return not getattr(parameter, "allreduce", True)
+
+
+def is_split_over_tp(parameter: Tensor) -> bool:
+    return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
+def replicas(parameter: Tensor, groups: RankGroups, *, partitioned: bool) -> int:
+    """How many ranks of the stage hold the same gradient element.
+
+    Args:
+        partitioned: ZeRO 1 and 2 leave each data-parallel rank only its own part.
+    """
+    if is_expert(parameter):
+        return 1 if partitioned else groups.edp.size
+    copies = 1 if is_split_over_tp(parameter) else groups.tp.size
+    return copies if partitioned else copies * groups.data.size
+
+
+def global_norm(held: Iterable[tuple[Tensor, int]], device: torch.device) -> Tensor:
+    """‖g‖ of the whole model as an fp32 scalar, the same on every rank; not finite if any element is not.
+
+    Args:
+        held: (gradient or a part of it, how many ranks hold the same), of this rank.
+    """
+    square = torch.zeros((), dtype=torch.float64, device=device)
+    for gradient, copies in held:
+        square += torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square() / copies
+    dist.all_reduce(square)
+    return square.sqrt().float()
+
+
+def clip_factor(norm: Tensor, limit: float) -> Tensor:
+    """What the gradients are multiplied by: min(1, limit / (norm + 1e-6)); 1 when `limit` is 0 (off)."""
+    if limit == 0.0:
+        return torch.ones_like(norm)
+    return (limit / (norm + 1e-6)).clamp(max=1.0)

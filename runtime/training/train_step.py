@@ -1,0 +1,194 @@
+"""One training step and one validation pass: micro-batches in, sums over the whole world out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import Tensor
+
+from model.collectives import PhaseClock
+from planner import Batch, Stage
+from runtime.parallel.groups import RankGroups
+from runtime.parallel.pipeline_p2p import Ports
+from runtime.parallel.pipeline_schedule import Schedule, due, forward_only, one_forward_one_backward
+from runtime.profiling.phase_clock import Span
+from runtime.profiling.timestamps import stamps_of
+from runtime.training.training_model import Sums, Totals
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """What one rank feeds at once: int64 [sequences, seq_length + 1]; mask_BS None: all are valid."""
+
+    tokens_BS1: Tensor
+    mask_BS: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """A step as every rank knows it, but for `expert_tokens`, which are this rank's own.
+
+    loss: mean cross-entropy over the global batch's valid tokens. balance, z: the spec's B and Z.
+    grad_norm: before clipping; not finite when the step was skipped.
+    expert_tokens: tokens this rank routed to each expert, [MoE layers of the stage, num_experts].
+    passes: when this rank did what. ended_ns: when the step's last collective over the world was over.
+    """
+
+    loss: float
+    balance: float
+    z: float
+    grad_norm: float
+    skipped: bool
+    dropped_tokens: int
+    expert_tokens: Tensor
+    passes: tuple[Span, ...]
+    ended_ns: int
+
+
+def train_step(
+    engine: DeepSpeedEngine,
+    groups: RankGroups,
+    micro_batches: Sequence[MicroBatch],
+    totals: Totals,
+    clock: PhaseClock,
+    schedule: Schedule = one_forward_one_backward,
+) -> StepResult:
+    """Forward and backward of every micro-batch, then one clipped update. Collective over the world.
+
+    Gradients are summed over micro-batches and ranks: each loss is divided by `totals` already.
+    """
+    ports: Ports = engine.module.ports
+    losses: dict[int, Tensor] = {}  # of the micro-batches in flight
+    sums: list[Sums] = []
+    stamps = stamps_of(engine.device)
+    names: list[str] = []
+    taken = [stamps.take()]
+
+    def passed(name: str) -> None:
+        names.append(name)
+        taken.append(stamps.take())
+
+    actions = schedule(ports.place, ports.num_stages, len(micro_batches))
+    for index, action in enumerate(actions):
+        ports.post(due(actions, index, ports.place, ports.num_stages))
+        micro_batch = micro_batches[action.micro_batch]
+        if action.kind == "forward":
+            with clock.phase("compute"):
+                losses[action.micro_batch], micro_sums = engine(
+                    micro_batch.tokens_BS1, micro_batch.mask_BS, totals, action.micro_batch
+                )
+            sums.append(micro_sums)
+            passed(f"forward {action.micro_batch}")
+            continue
+        with clock.phase("compute"):
+            # `backward` divides by the accumulation. Asked not to (scale_wrt_gas=False), DeepSpeed 0.19.8
+            # still does, in a hook on the forward's output (engine.py:3179); so the factor is given back.
+            engine.backward(losses.pop(action.micro_batch) * engine.gradient_accumulation_steps())
+        passed(f"backward {action.micro_batch}")
+        if index == len(actions) - 1:
+            ports.finish()
+        with clock.phase("optimizer"):
+            engine.step()
+    grad_norm = float(engine.get_global_grad_norm())
+    expert_tokens = torch.stack([s.expert_tokens for s in sums]).sum(0)
+    if engine.module.bias_update_speed is not None and np.isfinite(grad_norm):
+        with clock.phase("gradient_reduce"):
+            everywhere = expert_tokens.clone()
+            for peers in (groups.data, groups.tp):  # tp partners count a share of the tokens each
+                dist.all_reduce(everywhere, group=peers.process_group)
+        engine.module.steer_routers(everywhere)
+    world = _sum_over_world(sums, groups, engine.device)
+    passed("update")
+    times_ns = stamps.times_ns(taken)
+    return StepResult(
+        loss=world[0] / totals.num_tokens,
+        balance=world[1] / totals.num_sequences,
+        z=world[2] / totals.num_tokens,
+        grad_norm=grad_norm,
+        skipped=not np.isfinite(grad_norm),
+        dropped_tokens=round(world[3]),
+        expert_tokens=expert_tokens,
+        passes=tuple(
+            Span(name=name, start_ns=start, end_ns=end)
+            for name, start, end in zip(names, times_ns, times_ns[1:], strict=False)
+        ),
+        ended_ns=times_ns[-1],
+    )
+
+
+@torch.no_grad()
+def validation_loss(
+    engine: DeepSpeedEngine, groups: RankGroups, micro_batches: Sequence[MicroBatch], totals: Totals
+) -> float:
+    """Mean cross-entropy over the validation tokens, the same on every rank. Collective over the world."""
+    engine.eval()
+    ports: Ports = engine.module.ports
+    actions = forward_only(ports.place, ports.num_stages, len(micro_batches))
+    sums = []
+    for index, batch in enumerate(micro_batches):
+        ports.post(due(actions, index, ports.place, ports.num_stages))
+        sums.append(engine.module(batch.tokens_BS1, batch.mask_BS, totals, index)[1])
+    ports.finish()
+    engine.train()
+    return _sum_over_world(sums, groups, engine.device)[0] / totals.num_tokens
+
+
+def _sum_over_world(sums: Sequence[Sums], groups: RankGroups, device: torch.device) -> list[float]:
+    """Cross-entropy, B, Z and dropped tokens, summed in fp64. TP partners hold the same cross-entropy."""
+    total = torch.stack(
+        [
+            torch.stack([s.cross_entropy.double() for s in sums]).sum() / groups.tp.size,
+            torch.stack([s.balance.double() for s in sums]).sum(),
+            torch.stack([s.z.double() for s in sums]).sum(),
+            torch.stack([s.dropped_tokens.double() for s in sums]).sum(),
+        ]
+    ).to(device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+Rows = Callable[[slice], np.ndarray]
+
+
+def training_batches(
+    rows: Rows, batch: Batch, stage: Stage, data_rank: int, device: torch.device
+) -> list[MicroBatch]:
+    """This rank's micro-batches of one global batch: micro-step m is the same sequences in every stage.
+
+    Args:
+        rows: reads rows of the global batch as int64 [n, seq_length + 1].
+        data_rank: the rank's place on its stage's data-parallel axis.
+    """
+    size = batch.micro_batch_of(stage)
+    width = size * stage.dense.size("data")
+    starts = range(data_rank * size, batch.global_batch, width)
+    return [MicroBatch(tokens_BS1=_to_tensor(rows(slice(s, s + size)), device)) for s in starts]
+
+
+def validation_batches(
+    rows: Rows, num_sequences: int, batch: Batch, stage: Stage, data_rank: int, device: torch.device
+) -> list[MicroBatch]:
+    """This rank's share of the validation sequences; what is missing to full micro-batches is masked out."""
+    size = batch.micro_batch_of(stage)
+    width = size * stage.dense.size("data")
+    batches = []
+    for first in range(0, num_sequences, width):
+        start = first + data_rank * size
+        stop = min(start + size, num_sequences)
+        tokens = rows(slice(min(start, num_sequences - 1), max(stop, min(start, num_sequences - 1) + 1)))
+        found = max(stop - start, 0)
+        filled = np.zeros((size, tokens.shape[1]), dtype=np.int64)
+        filled[:found] = tokens[:found]
+        mask = None
+        if found < size:
+            mask = torch.zeros(size, tokens.shape[1] - 1, dtype=torch.bool, device=device)
+            mask[:found] = True
+        batches.append(MicroBatch(tokens_BS1=_to_tensor(filled, device), mask_BS=mask))
+    return batches
+
+
+def _to_tensor(rows: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows)).to(device, non_blocking=True)

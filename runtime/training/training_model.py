@@ -1,0 +1,169 @@
+"""Builds this rank's part of the model, and the module whose forward is one micro-batch's loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.collectives import gather_from_tp, split_to_tp
+from model.configuration_switchyard import SwitchyardConfig
+from model.decoder import sum_routings
+from model.lm_head import CrossEntropy
+from model.modeling_switchyard import SwitchyardForCausalLM
+from model.router import Router
+from planner import Plan, Stage, Strategy
+from planner.strategy.schema import Training
+from planner.topology.stage_boundary import Span
+from runtime.parallel.groups import RankGroups
+from runtime.parallel.pipeline_p2p import Ports, make_ports, receive, send
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What a step's sums are divided by: counts over the whole global batch, known before its first backward.
+
+    num_tokens: valid tokens; num_sequences: sequences that have one.
+    """
+
+    num_tokens: int
+    num_sequences: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """One micro-batch on this rank, detached: fp32 scalars and int64 counts; sums, not means."""
+
+    cross_entropy: Tensor
+    balance: Tensor
+    z: Tensor
+    expert_tokens: Tensor  # [MoE layers of this stage, num_experts]
+    dropped_tokens: Tensor
+
+
+class TrainingModel(nn.Module):
+    """What one micro-batch adds to the loss on this rank, already divided by the global batch's totals.
+
+    Gradients of such losses are *summed* over ranks and micro-batches, never averaged: the sum is the
+    gradient of the global batch, however it is cut. Where a stage hands activations on, its part of the loss
+    includes a zero whose backward takes their gradient from the next stage.
+    """
+
+    def __init__(self, model: SwitchyardForCausalLM, training: Training, stage: Stage, ports: Ports) -> None:
+        super().__init__()
+        self.model = model
+        self.stage, self.ports = stage, ports
+        # With loss-free balancing B is reported but not minimised.
+        self.balance_loss = training.balance_loss if training.balance == "loss" else 0.0
+        self.bias_update_speed = training.bias_update_speed if training.balance == "bias" else None
+        self.z_loss = training.z_loss
+
+    def forward(
+        self, tokens_BS1: Tensor, mask_BS: Tensor | None, totals: Totals, micro_batch: int = 0
+    ) -> tuple[Tensor, Sums]:
+        """
+        Args:
+            tokens_BS1: int64 [sequences, seq_length + 1]; position t predicts token t + 1.
+            mask_BS: bool, False where a position is padding; None when all are valid.
+            micro_batch: which of the step's it is, for hand-overs; asked for before (`ports.post`).
+        """
+        entropies, handed = [], []
+        routing = sum_routings([], self.model.config.num_experts, tokens_BS1.device)
+        for chunk, (start, stop) in enumerate(self._chunks(len(tokens_BS1))):
+            tokens = tokens_BS1[start:stop]
+            mask = None if mask_BS is None else mask_BS[start:stop]
+            x = self._enter(tokens[:, :-1], micro_batch, chunk)
+            if self.stage.layers:
+                x, routing = self.model.run_layers(x, mask)
+            if self.stage.has_output:
+                entropies.append(self._cross_entropy(x, tokens[:, 1:], mask).sum)
+            else:
+                handed.append(self._hand_over(x, micro_batch, chunk))
+        entropy = _sum(entropies) if entropies else torch.zeros((), device=tokens_BS1.device)
+        loss = entropy / totals.num_tokens if entropies else _sum(handed)
+        if self.balance_loss:
+            loss = loss + self.balance_loss * routing.balance / totals.num_sequences
+        if self.z_loss:
+            loss = loss + self.z_loss * routing.z / totals.num_tokens
+        sums = Sums(
+            cross_entropy=entropy.detach(),
+            balance=routing.balance.detach(),
+            z=routing.z.detach(),
+            expert_tokens=routing.expert_tokens,
+            dropped_tokens=routing.dropped,
+        )
+        return loss, sums
+
+    def _chunks(self, num_sequences: int) -> Sequence[Span]:
+        """How this stage cuts its sequences; one with layers does not: experts hear all at once."""
+        ports = [port for port in (self.ports.incoming, self.ports.outgoing) if port is not None]
+        return ports[0].chunks if ports else [(0, num_sequences)]
+
+    def _enter(self, ids_BS: Tensor, micro_batch: int, chunk: int) -> Tensor:
+        """The input of the stage's first module: whole vectors, or the share of them that an output without
+        layers takes."""
+        port = self.ports.incoming
+        if port is None:
+            return self.model.embed(ids_BS)
+        x_BSC = receive(port, micro_batch, chunk)
+        if not self.stage.layers:
+            return x_BSC
+        groups = self.model.groups
+        return gather_from_tp(x_BSC, self.model.config.hidden_size, groups.tp, groups.clock, dim=-1)
+
+    def _hand_over(self, x_BSD: Tensor, micro_batch: int, chunk: int) -> Tensor:
+        """Zero, with the next stage's gradient; TP partners send a share of the vectors each."""
+        port, groups = self.ports.outgoing, self.model.groups
+        assert port is not None, f"stage {self.stage.name} has neither an output nor a next stage"
+        if self.stage.has_norm:
+            x_BSD = self.model.normalize(x_BSD)
+        return send(split_to_tp(x_BSD, groups.tp, groups.clock, dim=-1), port, micro_batch, chunk)
+
+    def _cross_entropy(self, x: Tensor, targets_BS: Tensor, mask_BS: Tensor | None) -> CrossEntropy:
+        if self.stage.has_norm:
+            return self.model.cross_entropy(x, targets_BS, mask_BS)
+        return self.model.cross_entropy_of_share(x, targets_BS, mask_BS)
+
+    @torch.no_grad()
+    def steer_routers(self, expert_tokens: Tensor) -> None:
+        """Loss-free balancing (DeepSeek-V3 report, section 2.1.2): an expert above the mean load becomes
+        harder to choose in the next step, one below it easier, each by `bias_update_speed`.
+
+        Args:
+            expert_tokens: routes of the whole global batch to each expert, [MoE layers here, num_experts].
+        """
+        assert self.bias_update_speed is not None, "the strategy balances by loss"
+        routers = [module for module in self.model.modules() if isinstance(module, Router)]
+        for router, counts in zip(routers, expert_tokens.double(), strict=True):
+            router.bias += self.bias_update_speed * torch.sign(counts.mean() - counts).to(router.bias)
+
+
+def model_config(strategy: Strategy) -> SwitchyardConfig:
+    """The strategy's model section as a Hugging Face config."""
+    return SwitchyardConfig(
+        **strategy.model.model_dump(exclude={"init_from"}),
+        max_position_embeddings=strategy.training.seq_length,
+        router_bias=strategy.training.balance == "bias",
+    )
+
+
+def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> TrainingModel:
+    """This rank's shard, drawn by (seed, name, expert) so that every layout starts from the same model."""
+    strategy, stage = plan.strategy, groups.stage
+    # The constructor draws by (torch's seed, name, expert).
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(strategy.training.seed)
+        model = SwitchyardForCausalLM(
+            model_config(strategy),
+            groups=groups.model,
+            layers=stage.layers,
+            has_embedding=stage.has_embedding,
+            has_norm=stage.has_norm,
+            has_output=stage.has_output,
+        )
+    ports = make_ports(plan, groups, device)
+    return TrainingModel(model, strategy.training, stage, ports).to(device)
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    return terms[0] if len(terms) == 1 else torch.stack(list(terms)).sum()

@@ -1,1 +1,0 @@
-"""The data room: corpus, tokenizer, sequences, cache."""

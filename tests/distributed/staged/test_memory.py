@@ -1,0 +1,88 @@
+"""What a rank holds for hand-overs is what the planner counts: a bound from above, and not a far one."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.collectives import NO_CLOCK
+from planner import Plan, build_plan
+from planner.memory.rank_memory import hand_over_buffers
+from runtime.parallel.pipeline_p2p import Port
+from runtime.training.train_step import train_step, training_batches
+from runtime.training.training_model import Totals
+from tests.support.held import weigh
+from tests.support.layout import start
+from tests.support.ranks import kept
+from tests.support.reference import tiny, tokens_of
+
+
+def most_held(plan: Plan) -> int:
+    """The most bytes that this rank's ports held at once in a step: looked at whenever one was used."""
+    engine, groups = start(plan)
+    ports = [port for port in (engine.module.ports.incoming, engine.module.ports.outgoing) if port]
+    most = 0
+
+    def look(port: Port, name: str) -> None:
+        use = getattr(port, name)
+
+        def looked(*args: Any) -> Any:
+            nonlocal most
+            most = max(most, weigh(_tensors(ports)))
+            result = use(*args)
+            most = max(
+                most, weigh([*_tensors(ports), *([result] if isinstance(result, torch.Tensor) else [])])
+            )
+            return result
+
+        setattr(port, name, looked)
+
+    for port in ports:
+        for name in ("post", "take", "give"):
+            look(port, name)
+    tokens = tokens_of(plan.strategy, 0)
+    batches = training_batches(
+        lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+    )
+    totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+    train_step(engine, groups, batches, totals, NO_CLOCK)
+    return most
+
+
+def _tensors(ports: list[Port]) -> list[torch.Tensor]:
+    found = []
+    for port in ports:
+        for chunks in port._arriving.values():
+            for chunk in chunks:
+                if chunk is not None:
+                    found += [chunk.x_RSC, *(source for _, source in chunk.copies)]
+        for left in port._leaving.values():
+            found += [tensor for chunk in left for tensor in chunk.tensors]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("parallel", "micro_batch"),
+    [
+        ({"placement": "staged", "ep": 4, "tp": 2}, 1),
+        ({"placement": "staged", "ep": 4, "tp": 2}, 4),
+        ({"ep": 2, "tp": 2, "pp": 4}, 1),
+        ({"ep": 2, "pp": 2}, 2),
+    ],
+    ids=["staged", "one micro-batch", "pp4", "pp2"],
+)
+def test_hand_over_buffers_are_bounded(parallel: dict[str, object], micro_batch: int) -> None:
+    plan = build_plan(
+        tiny(
+            parallel={"zero_stage": 1, **parallel},
+            model__num_hidden_layers=4,
+            training__micro_batch=micro_batch,
+        )
+    )
+    held = kept(plan.world_size).run(most_held, plan)
+    for place, stage in enumerate(plan.stages):
+        bound = hand_over_buffers(plan, place, plan.batch.accumulation)
+        for rank in stage.ranks:
+            assert held[rank] <= bound, (stage.name, rank, held[rank], bound)
+            if plan.batch.accumulation > 1:  # else most of it is whole vectors, which no port holds
+                assert 0.25 * bound <= held[rank], (stage.name, rank, held[rank], bound)

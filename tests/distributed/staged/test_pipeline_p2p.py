@@ -1,0 +1,131 @@
+"""Hand-overs between real ranks: the order of work leaves no trace, and no byte too many is sent."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from model.collectives import NO_CLOCK
+from planner import Plan, build_plan
+from planner.hardware.catalog import device_of
+from planner.prediction.predict import boundaries_of
+from planner.timing.collective_time import network_of
+from runtime.checkpoint.engine_state import views
+from runtime.parallel.pipeline_schedule import Schedule, one_after_another, one_forward_one_backward
+from runtime.training.train_step import train_step, training_batches, validation_batches, validation_loss
+from runtime.training.training_model import Totals
+from tests.support.layout import start
+from tests.support.ranks import run_ranks
+from tests.support.reference import tiny, tokens_of
+
+STAGED = {"placement": "staged", "ep": 4, "tp": 2}
+PIPELINE = {"ep": 2, "tp": 2, "pp": 4}
+
+
+def plan_of(parallel: dict[str, object], **changes: Any) -> Plan:
+    return build_plan(tiny(parallel={"zero_stage": 1, **parallel}, model__num_hidden_layers=4, **changes))
+
+
+def trained(plan: Plan, schedule: Schedule, steps: int = 2) -> dict[tuple[str, str], torch.Tensor]:
+    """This rank's state after some steps, and its losses and norms."""
+    engine, groups = start(plan)
+    told = []
+    for step in range(steps):
+        tokens = tokens_of(plan.strategy, step)
+        batches = training_batches(
+            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+        )
+        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        outcome = train_step(engine, groups, batches, totals, NO_CLOCK, schedule)
+        told += [outcome.loss, outcome.balance, outcome.z, outcome.grad_norm]
+    state = {(view.name, view.kind): view.tensor.clone() for view in views(engine, groups)}
+    return state | {("told", ""): torch.tensor(told)}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("parallel", [STAGED, PIPELINE], ids=["staged", "pp4"])
+def test_1f1b_equals_one_micro_batch_after_another_to_the_bit(
+    parallel: dict[str, object], precision: str
+) -> None:
+    plan = plan_of(parallel, training__precision=precision)
+    assert plan.batch.accumulation == (4 if parallel is STAGED else 16)
+    ahead = run_ranks(plan.world_size, trained, plan, one_forward_one_backward)
+    in_turn = run_ranks(plan.world_size, trained, plan, one_after_another)
+    for one, other in zip(ahead, in_turn, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def handed(plan: Plan) -> dict[str, int]:
+    """Bytes that this rank sent through each of its ports in one step and one validation."""
+    engine, groups = start(plan)
+    tokens = tokens_of(plan.strategy, 0)
+    rows = (lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device)
+    totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+    train_step(engine, groups, training_batches(*rows), totals, NO_CLOCK)
+    ports = engine.module.ports
+    found = {
+        name: port.sent_bytes
+        for name, port in (("forward", ports.outgoing), ("back", ports.incoming))
+        if port is not None
+    }
+    batches = validation_batches(rows[0], 5, *rows[1:])
+    validation_loss(engine, groups, batches, Totals(num_tokens=25, num_sequences=5))
+    assert ports.incoming is None or ports.incoming.sent_bytes == found["back"]  # nothing goes back
+    return found
+
+
+@pytest.mark.parametrize(
+    ("parallel", "num_boundaries"),
+    [
+        (STAGED, 2),
+        ({**STAGED, "ep": 2, "dp": 2, "tp": 1}, 2),
+        ({"placement": "staged", "ep": 1, "tp": 3}, 2),
+        ({"ep": 2, "tp": 2, "pp": 2}, 1),
+    ],
+    ids=["2+4+2", "dp2", "3+1+3", "pp2"],
+)
+def test_bytes_handed_over_are_the_least(parallel: dict[str, object], num_boundaries: int) -> None:
+    """Each element of a batch's activations crosses each boundary once, and its gradient once: the batch is
+    16 sequences of 5 tokens with 18 elements of 4 bytes."""
+    plan = plan_of(parallel, model__hidden_size=18, model__head_dim=4, training__micro_batch=1)
+    sent = run_ranks(plan.world_size, handed, plan)
+    batch_bytes = 16 * 5 * 18 * 4
+    for way in ("forward", "back"):
+        assert sum(rank.get(way, 0) for rank in sent) == num_boundaries * batch_bytes
+    boundaries = boundaries_of(plan, network_of(plan, device_of(plan.strategy.cluster.gpu)))
+    for (before, after), boundary in zip(pairwise(plan.stages), boundaries, strict=True):
+        # What the planner counts for the fullest rank: the most that one sends at the end with fewer shares.
+        most = max(
+            *(sent[rank].get("forward", 0) for rank in before.ranks),
+            *(sent[rank].get("back", 0) for rank in after.ranks),
+        )
+        assert boundary.num_bytes * plan.batch.accumulation == most
+    for stage in plan.stages:  # peers of a stage share the sending
+        for way in ("forward", "back"):
+            shares = {sent[rank].get(way, 0) for rank in stage.ranks}
+            assert len(shares) == 1, (stage.name, way, shares)
+
+
+def late(plan: Plan) -> str:
+    """A rank of the last stage stops before its first step."""
+    engine, groups = start(plan)
+    if groups.stage.has_output:
+        return "stopped"
+    tokens = tokens_of(plan.strategy, 0)
+    batches = training_batches(
+        lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+    )
+    try:
+        train_step(engine, groups, batches, Totals(num_tokens=80, num_sequences=16), NO_CLOCK)
+    except RuntimeError as error:
+        return str(error)
+    return "trained"
+
+
+def test_a_stage_that_is_gone_is_noticed() -> None:
+    plan = plan_of(PIPELINE | {"tp": 1, "ep": 1, "pp": 2})
+    first, last = run_ranks(plan.world_size, late, plan, timeout=20)
+    assert last == "stopped"
+    assert first != "trained"

@@ -1,0 +1,248 @@
+"""`python -m launch plan` as people and programs call it: text, JSON, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+REFERENCE = "ds_configs/ep64_tp2_staged.yaml"
+
+
+def launch(
+    *arguments: str, env: dict[str, str] | None = None, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *options, "-m", "launch", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def test_plan_prints_the_documents_layout() -> None:
+    done = launch("plan", REFERENCE)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "ep64_tp2_staged: EP64_TP2_PP1_DP1, staged, rank order document"
+    assert lines[1].startswith("68 of 128 GPUs, on 9 of 16 hosts, 7 spare; plan ")
+    assert "embedding 0-1 embedding 1 × 2 - 64" in lines
+    assert "experts 2-65 layers 0-15 64 × 1 1 × 64 1" in lines
+    assert "aggregation 66-67 output 1 × 2 - 64" in lines
+    assert "host-08 4 64-67 experts, aggregation" in lines
+    assert "tp embedding 1 2 (0, 1)" in lines
+    assert "ep experts 1 64 (2-65)" in lines
+    assert "note: EP spans 9 hosts; 8 with parallel.rank_order: compact" in lines
+    assert any(line.startswith("note: this version plans it but cannot train it yet: ") for line in lines)
+    assert "\x1b" not in done.stdout
+
+
+def test_plan_json_is_one_object_on_stdout() -> None:
+    done = launch("plan", REFERENCE, "parallel.rank_order=compact", "--json", "--full")
+    answer = json.loads(done.stdout)
+    assert (answer["schema_version"], answer["command"], answer["code"]) == (1, "plan", 0)
+    assert [stage["ranks"] for stage in answer["plan"]["stages"]] == [[64, 65], [0, 63], [66, 67]]
+    assert answer["plan"]["strategy"]["cluster"]["links"]["inter_host"] == "100 Gbps"
+
+
+def test_plan_takes_how_evenly_tokens_reach_experts() -> None:
+    even, uneven = (
+        json.loads(launch("plan", REFERENCE, *more, "--json").stdout) for more in ([], ["--balance", "0.25"])
+    )
+    assert (even["prediction"]["balance"], uneven["prediction"]["balance"]) == (1.0, 0.25)
+    assert uneven["prediction"]["step_s"]["expected"] > even["prediction"]["step_s"]["expected"]
+    memory = [answer["plan"]["memory"]["stages"][1]["activations"] for answer in (even, uneven)]
+    assert memory[1] > memory[0]
+    refused = launch("plan", REFERENCE, "--balance", "1.5")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--balance" in refused.stderr
+
+
+@pytest.mark.parametrize("overrides", [("cluster.hosts=1",), ("parallel.ep=3",)])
+def test_a_layout_that_is_not_legal_is_searched_for_a_better_one(overrides: tuple[str, ...]) -> None:
+    strategy = "ds_configs/ep64_tp2.yaml"
+    refused = launch("plan", strategy, *overrides, "--json")
+    assert refused.returncode == 2
+    done = launch("search", strategy, *overrides, "model.num_hidden_layers=2", "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["code"], done.stderr) == (0, 0, "")
+    found = [problem["found"] for problem in answer["problems_as_written"]]
+    assert found == [problem["found"] for problem in json.loads(refused.stdout)["problems"]]
+    assert answer["rows"][0]["gpus"] <= answer["gpus"]
+
+
+def test_a_search_forgives_nothing_but_the_layout() -> None:
+    done = launch("search", "ds_configs/ep64_tp2.yaml", "cluster.hosts=1", "parallel.epp=2", "seed=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean pp?" in done.stderr
+
+
+def test_audit_prints_each_claim_and_says_no() -> None:
+    done = launch("audit", REFERENCE)
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0].startswith("ep64_tp2_staged: EP64_TP2_PP1_DP1, staged; plan ")
+    assert lines[1].startswith("49 claims: ")
+    assert any(
+        line.startswith("memory_share, by its own figures 6.25 % 0.025 % does not hold") for line in lines
+    )
+    assert (
+        "gpus_used 68 68 holds Parallel Strategy Overview 2 embedding + 64 experts + 2 aggregation = 68"
+        in lines
+    )
+    assert "GPU count passes 68 needed, 128 there, 7 hosts kept spare" in lines
+    assert "\x1b" not in done.stdout
+
+
+def test_audit_json_is_one_object_on_stdout() -> None:
+    done = launch("audit", REFERENCE, "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["schema_version"], answer["command"], answer["code"]) == (1, "audit", 1)
+    claims = {claim["quantity"]: claim for claim in answer["audit"]["claims"]}
+    assert claims["gpus_for_dp2"]["verdict"] == "cannot be met on this cluster"
+    assert claims["gpus_for_dp2"]["derived"] == 136
+    assert answer["audit"]["load_balance"]["stages"][1]["num_ranks"] == 64
+    assert len(answer["audit"]["checks"]) == 6
+
+
+def test_audit_without_claims_says_so_and_shows_balance(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "ds_configs/ep64_tp2.yaml", "--plain"]) == 1  # its limits are not kept
+    printed = capsys.readouterr().out
+    assert "the strategy makes no claims" in printed
+    assert "Load balance: " in printed
+    assert "Compatibility checks" in printed
+
+
+def test_audit_is_yes_where_all_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ("limits.utilization_min=0", "limits.communication_share_max=1")
+    assert main(["audit", "ds_configs/ep64_tp2.yaml", *limits, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["audit"]["holds"] is True
+
+
+def test_audit_of_a_wrong_strategy_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", REFERENCE, "parallel.ep=6"]) == 2
+    assert "6 does not divide model.num_experts (64)" in capsys.readouterr().err
+
+
+def test_full_prints_every_default() -> None:
+    done = launch("plan", "ds_configs/tiny_cpu.yaml", "--full")
+    assert "rms_norm_eps: 1.0e-06" in done.stdout
+    assert "check_replicas_every: 100" in done.stdout
+
+
+def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
+    done = launch("plan", "ds_configs/tiny_cpu.yaml", "parallel.ep=6", "training.steps=0", "--json")
+    assert done.returncode == 2
+    assert "command line: parallel.ep=6: 6 does not divide model.num_experts (64)" in done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["code"] == 2
+    assert [problem["path"] for problem in answer["problems"]] == ["training.steps", "parallel.ep"]
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no command is given"),
+        (("plna", REFERENCE), "there is no command 'plna'; did you mean plan?"),
+        (("adit", REFERENCE), "there is no command 'adit'; did you mean audit?"),
+        (("plan",), "strategy"),
+        (("plan", "nothing.yaml"), "nothing.yaml: there is no such file"),
+        (("plan", "ds_configs"), "ds_configs: this is a directory"),
+        (("plan", REFERENCE, "--colour"), "No such option: --colour"),
+        (("audit", REFERENCE, "ds_configs/tiny_cpu.yaml"), "would be a second strategy; only plan takes two"),
+        (
+            ("search", REFERENCE, "ds_configs/tiny_cpu.yaml"),
+            "would be a second strategy; only plan takes two",
+        ),
+        (("fallback", REFERENCE, "other.yml"), "would be a second strategy; only plan takes two"),
+        (("plan", REFERENCE, REFERENCE, REFERENCE), "3 strategies are given"),
+        (("plan", REFERENCE, "--hardware", "nosuch.yaml"), "nosuch.yaml: cannot be read: no such file"),
+        (("search", REFERENCE, "--hardware", "README.md"), "README.md: is no hardware file: "),
+        (("search", REFERENCE, "--vary", "seed, batch"), "--vary 'seed' is not known"),
+        (("fallback", REFERENCE, "--lost-gpus", "0"), "Invalid value for '--lost-gpus'"),
+        (("fallback", REFERENCE, "--lost-hosts", "16"), "nothing is left after the loss of 16 hosts"),
+        (("plan", REFERENCE, "nonsense"), "this is no override"),
+    ],
+)
+def test_wrong_call_is_2_with_what_is_legal(
+    arguments: tuple[str, ...], words: str, is_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, *(["--json"] if is_json else [])]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "expected:" in captured.err
+    if is_json:
+        answer = json.loads(captured.out)
+        assert (answer["code"], len(answer["problems"])) == (2, 1)
+    else:
+        assert captured.out == ""
+
+
+def test_what_breaks_inside_is_one_line_and_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError("a fuse blew")
+
+    monkeypatch.setattr("launch.__main__.build_plan", breaks)
+    monkeypatch.delenv("SWITCHYARD_DEBUG", raising=False)
+    assert main(["plan", REFERENCE, "--json"]) == 3
+    captured = capsys.readouterr()
+    assert "something broke that is no mistake of yours: RuntimeError: a fuse blew" in captured.err
+    assert "Traceback" not in captured.err
+    assert json.loads(captured.out)["code"] == 3
+    monkeypatch.setenv("SWITCHYARD_DEBUG", "1")
+    assert main(["plan", REFERENCE]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
+def test_help_is_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert "plan" in capsys.readouterr().out
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.__main__.load", interrupted)
+    assert main(["plan", REFERENCE]) == 130
+
+
+def test_plan_imports_no_torch() -> None:
+    done = launch("plan", REFERENCE, options=("-X", "importtime"))
+    modules = {
+        line.rpartition("|")[2].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "planner.plan.plan" in modules
+    assert not {
+        name for name in modules if name.partition(".")[0] in ("torch", "deepspeed", "transformers", "numpy")
+    }
+
+
+def test_reader_that_stops_early_is_no_error() -> None:
+    command = f"{sys.executable} -m launch plan {REFERENCE} --full | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_name_that_a_terminal_cannot_show_is_no_crash() -> None:
+    done = launch("plan", REFERENCE, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "\\xd7" in done.stdout

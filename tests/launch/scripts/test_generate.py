@@ -1,0 +1,210 @@
+"""`generate`: the bytes of a launch's files, that they are written together, and what is refused.
+
+`python -m tests.launch.scripts.test_generate` rewrites golden/; read what changed before it is kept.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+from launch.scripts.launch_files import launch_files, write_together
+from launch.scripts.launch_sh import Place
+from planner import Plan, StrategyError, build_plan, load
+from planner.plan.operator_env import read_environment
+from planner.strategy.hosts import read_hostfile
+from tests.support.examples import plan
+
+GOLDEN = Path(__file__).parent / "golden"
+STAGED = "ds_configs/ep64_tp2_staged.yaml"
+NODES = ",".join(f"node{i}" for i in range(16))
+CASES = {
+    "staged_68": (
+        STAGED,
+        f"cluster.hosts=[{NODES}]",
+        "launch={network_interface: ib0, ssh_config: cluster.ssh, timeout: 90 s, "
+        "slurm: {partition: gpu, time: '12:00:00', exclusive: true, requeue: false}, "
+        "environment: {OMP_NUM_THREADS: 4, A_WORD: two words}}",
+    ),
+    "colocated_64": ("ds_configs/ep64_tp2.yaml",),
+    "dp2_128": ("ds_configs/ep64_tp2.yaml", "parallel.dp=2"),
+    "tiny_cpu": ("ds_configs/tiny_cpu.yaml",),
+}
+KEPT = ("hostfile", "env", "launch.sh", "launch.sbatch")
+
+
+def plan_of(case: str) -> Plan:
+    path, *overrides = CASES[case]
+    return build_plan(load(path, overrides))
+
+
+def place(name: str = "run", ssh_config: str | None = None) -> Place:
+    project = Path("/srv/switchyard")
+    return Place(
+        project=project,
+        run=project / "runs" / name,
+        python="/srv/venv/bin/python",
+        ssh_config=None if ssh_config is None else project / ssh_config,
+    )
+
+
+def files_of(built: Plan, environ: dict[str, str] | None = None) -> dict[str, str]:
+    where = place(built.strategy.name, built.strategy.launch.ssh_config)
+    return {name: content.decode() for name, content in launch_files(built, where, environ or {}).items()}
+
+
+def golden_files(case: str) -> dict[str, str]:
+    """The files of a case; the fingerprint, which changes with any new key of a strategy, as its word."""
+    built = plan_of(case)
+    files = files_of(built)
+    return {name: files[name].replace(built.fingerprint, "0000PLAN0000") for name in KEPT}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", KEPT)
+def test_files_are_as_they_were_read_and_kept(case: str, name: str) -> None:
+    kept = (GOLDEN / case / name).read_text(encoding="utf-8")
+    assert golden_files(case)[name] == kept, (
+        "run: python -m tests.launch.scripts.test_generate, and read the change"
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_file_carries_the_fingerprint(case: str) -> None:
+    built = plan_of(case)
+    files = files_of(built)
+    assert list(files) == ["strategy.yaml", "plan.json", "ds_config.json", *KEPT]
+    assert all(built.fingerprint in text for text in files.values())
+    assert files == files_of(plan_of(case))
+
+
+def test_68_ranks_fill_8_hosts_and_half_of_the_ninth() -> None:
+    files = files_of(plan_of("staged_68"))
+    _, *lines = files["hostfile"].splitlines()
+    assert lines == [*(f"node{i} slots=8" for i in range(8)), "node8 slots=4"]
+    row = json.loads(files["plan.json"])["ranks"][65]
+    assert (row["host"], row["local_rank"], row["stage"], row["ep"]) == ("node8", 1, "experts", 63)
+
+
+def test_short_host_comes_last_and_spares_stay_out(tmp_path: Path) -> None:
+    hosts = "cluster.hosts=[n9 slots=4, n2, n7, n1, n3, n4, n5, n6, n8, n0, nx]"
+    built = build_plan(load(STAGED, [hosts, "cluster.spare_hosts=2"]))
+    (tmp_path / "hostfile").write_text(files_of(built)["hostfile"])
+    read, problems = read_hostfile(str(tmp_path / "hostfile"))
+    assert not problems
+    assert read is not None
+    assert read.names == ("n2", "n7", "n1", "n3", "n4", "n5", "n6", "n8", "n9")
+    assert read.slots == (8,) * 8 + (4,)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_env_is_what_deepspeed_and_a_rank_read(case: str) -> None:
+    built = plan_of(case)
+    values = dict(line.split("=", maxsplit=1) for line in files_of(built)["env"].split("\n")[:-1])
+    assert values["SWITCHYARD_PLAN"] == built.fingerprint
+    read = read_environment(built, values)
+    assert read.warnings == ()
+    strategy = built.strategy
+    assert read.memory_limit_bytes == min(strategy.limits.memory_max, strategy.cluster.gpu.memory)
+    assert json.loads(files_of(built)["plan.json"])["environment"] == read.values
+
+
+def test_operators_variables_win_and_both_limits_agree() -> None:
+    built = plan_of("staged_68")
+    env = files_of(built, {"MEMORY_FRACTION": "0.5", "EXPERT_GPUS": "2-40,41-65", "ELSE": "1"})["env"]
+    lines = env.splitlines()
+    assert {"MEMORY_FRACTION=0.5", "MAX_MEMORY_PER_GPU=32000000000", "EXPERT_GPUS=2-40,41-65"} <= set(lines)
+    assert "ELSE=1" not in lines
+    with pytest.raises(StrategyError, match="are not the ranks of the plan"):
+        files_of(built, {"EXPERT_GPUS": "0-63"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "words"),
+    [
+        (("launch.environment={X: 'a $B'}",), "launch.environment.X", "the character $"),
+        (("launch.environment={X: '50%'}",), "launch.environment.X", "the character %"),
+        (("launch.environment={X: 'say \"yes\"'}",), "launch.environment.X", 'the character "'),
+        (("launch.environment={X: ' a'}",), "launch.environment.X", "blanks at an end"),
+        (("launch.environment={RANK: 1}",), "launch.environment.RANK", "set by the launch itself"),
+        (("launch.environment={SWITCHYARD_PLAN: x}",), "launch.environment.SWITCHYARD_PLAN", "set by"),
+        (("launch.network_interface='eth0; x'",), "launch.network_interface", "no interface's name"),
+        (("launch.launcher=torchrun",), "launch.launcher", "no launch.sh for torchrun"),
+        (("launch.slurm={nodes: 3}",), "launch.slurm.nodes", "follows from the plan"),
+        (("launch.slurm={cpus_per_task: 3}",), "launch.slurm.cpus_per_task", "is no option"),
+        (("launch.slurm={comment: 'a\"b'}",), "launch.slurm.comment", "taken apart"),
+        (('launch.slurm={comment: "a\\n#SBATCH -N1"}',), "launch.slurm.comment", "taken apart"),
+        (("output.folder=my runs",), "output.folder", "which would alter it"),
+        (("cluster.hosts=[localhost slots=4, b slots=4]",), "cluster.hosts", "takes it for itself"),
+        (("cluster.hosts=['fe80::1', b]",), "cluster.hosts", "before a colon"),
+        (("cluster.hosts=[a slots=7, b slots=7]", "parallel.tp=2"), "parallel.tp", "ranks 6-7 spans a and b"),
+    ],
+)
+def test_what_would_not_arrive_as_written_is_refused(
+    overrides: tuple[str, ...], path: str, words: str
+) -> None:
+    degrees = ("cluster.gpus_per_host=8", "parallel={ep: 8}")
+    remote = () if overrides[0].startswith("cluster.hosts") else ("cluster.hosts=[a, b]",)
+    built = plan(*degrees, *remote, *overrides)
+    folder = Path("/srv/switchyard") / built.strategy.output.folder / "x"
+    where = Place(project=Path("/srv/switchyard"), run=folder, python="/p", ssh_config=None)
+    with pytest.raises(StrategyError) as caught:
+        launch_files(built, where, {})
+    assert [(problem.path, words in problem.found) for problem in caught.value.problems] == [(path, True)]
+
+
+def test_on_one_host_any_value_is_exported_as_it_is() -> None:
+    built = build_plan(load("ds_configs/tiny_cpu.yaml", ["launch.environment={X: ' a $B \"c\" 5%'}"]))
+    assert '\nX= a $B "c" 5%\n' in files_of(built)["env"]
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "runs" / "x"
+    write_together(folder, {"a": b"1", "b.sh": b"#!/bin/sh\n"})
+    (folder / "telemetry.jsonl").write_text("{}\n")
+    assert os.access(folder / "b.sh", os.X_OK)
+    assert not os.access(folder / "a", os.X_OK)
+    calls = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_together(folder, {"a": b"2", "b.sh": b"#!/bin/sh -e\n"})
+    assert (folder / "a").read_bytes() == b"1"
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b.sh", "telemetry.jsonl"]
+
+
+def test_command_writes_equal_bytes_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", STAGED, f"output.folder={tmp_path}", "name=twice", "--json"]
+    assert main(command) == 0
+    answer = json.loads(capsys.readouterr().out)
+    folder = tmp_path / "twice"
+    assert (answer["schema_version"], answer["command"], answer["folder"]) == (1, "generate", str(folder))
+    assert answer["start"] is None, "the host names are made up"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(first) == set(answer["files"])
+    assert main(command[:-1]) == 0
+    assert "are made up" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_command_tells_problems_with_their_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path(STAGED).read_text(encoding="utf-8") + "launch:\n  environment: {RANK: 3}\n"
+    (tmp_path / "s.yaml").write_text(text)
+    assert main(["generate", str(tmp_path / "s.yaml"), f"output.folder={tmp_path / 'none'}"]) == 2
+    line = len(text.splitlines())
+    assert f"s.yaml:{line}: launch.environment.RANK: RANK is set by" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        for name, text in golden_files(case).items():
+            (GOLDEN / case).mkdir(parents=True, exist_ok=True)
+            (GOLDEN / case / name).write_text(text, encoding="utf-8")

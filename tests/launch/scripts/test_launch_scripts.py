@@ -1,0 +1,321 @@
+"""launch.sh and launch.sbatch run with stand-ins for what they start: what they hand on, and how they end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.scripts.launch_files import launch_files, write_together
+from launch.scripts.launch_sh import Place
+from planner import Plan, build_plan, load
+from tests.launch.scripts.test_generate import CASES, STAGED, files_of, plan_of
+
+NAMED = "cluster.hosts=[" + ",".join(f"user@node{i}" for i in range(16)) + "]"
+# Notes how it was called, and then does what the test asks.
+STAND_IN = """\
+#!/usr/bin/env bash
+name=$(basename "$0")
+name=${{name%%-*}}
+if [[ "$1 $2" == '-m launch.job' ]]; then
+  name=job
+fi
+{{ printf '%s\\n' "$@"; }} >>"{folder}/$name.called"
+env >"{folder}/$name.env"
+if [[ $name != job ]]; then
+  {then}
+elif [[ $3 == make ]]; then
+  mkdir -p "$(dirname "$4")"
+  ln -s "$0" "$4"
+fi
+"""
+
+
+class Scene:
+    """A run's folder with its generated files, and programs of our own in front of PATH."""
+
+    def __init__(self, folder: Path, built: Plan) -> None:
+        self.folder, self.plan = folder, built
+        self.run = folder / "run"
+        self.place = Place(project=folder, run=self.run, python=str(folder / "bin/python"), ssh_config=None)
+        write_together(self.run, launch_files(built, self.place, {}))
+        (folder / "bin").mkdir()
+        for name in ("python", "pdsh", "scancel"):
+            self.stand_in(name, "true")
+        self.stand_in("ssh", 'echo user root; echo "hostname 10.0.0.7"')
+
+    def stand_in(self, name: str, then: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(STAND_IN.format(folder=self.folder, then=then))
+        path.chmod(0o755)
+
+    def start(self, script: str, *arguments: str, **env: str) -> tuple[int, str]:
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "CUDA"))}
+        done = subprocess.run(
+            [str(self.run / script), *arguments],
+            env={**clean, "PATH": path, **env},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    def called(self, name: str) -> list[str]:
+        path = self.folder / f"{name}.called"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def env(self, name: str) -> dict[str, str]:
+        lines = (self.folder / f"{name}.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def end(name: str, **content: object) -> str:
+    """What a stand-in does to end a run."""
+    return f"echo '{json.dumps(content)}' >run/{name}.json"
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Scene:
+    return Scene(tmp_path, build_plan(load(STAGED, [NAMED])))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Scene:
+    return Scene(tmp_path, plan_of("tiny_cpu"))
+
+
+def test_many_hosts_get_the_hostfile_address_port_and_variables(staged: Scene) -> None:
+    staged.stand_in("python", end("done", attempt=1))
+    assert staged.start("launch.sh", "23456", CUDA_VISIBLE_DEVICES="3") == (0, "")
+    run = str(staged.run)
+    assert staged.called("python") == [
+        *("-m", "deepspeed.launcher.runner", "--hostfile", f"{run}/hostfile", "--force_multi"),
+        *("--no_ssh_check", "--master_addr", "10.0.0.7", "--master_port", "23456", "--no_local_rank"),
+        *("--enable_each_rank_log", f"{run}/logs", "train.py", "--strategy", f"{run}/strategy.yaml"),
+    ]
+    env = staged.env("python")
+    assert env["DS_ENV_FILE"] == f"{run}/env"
+    assert "-o ServerAliveInterval=5 -o ServerAliveCountMax=6" in env["PDSH_SSH_ARGS_APPEND"]
+    assert "user@node0" in staged.called("ssh")
+    assert (staged.run / "logs").is_dir()
+
+
+def test_one_host_exports_the_variables_and_needs_no_ssh(tiny: Scene) -> None:
+    tiny.stand_in("python", end("done", attempt=1))
+    assert tiny.start("launch.sh", CUDA_VISIBLE_DEVICES="3") == (0, "")
+    called = tiny.called("python")
+    assert called[called.index("--num_gpus") + 1] == "4"
+    env = tiny.env("python")
+    assert env["SWITCHYARD_PLAN"] == tiny.plan.fingerprint
+    assert (env["DS_ACCELERATOR"], env["EXPERT_GPUS"], env.get("CUDA_VISIBLE_DEVICES")) == (
+        "cpu",
+        "0-3",
+        None,
+    )
+    assert tiny.called("ssh") == tiny.called("pdsh") == []
+    ports = {line for line in called if line.isdecimal() and len(line) == 5}
+    assert len(ports) == 1
+
+
+@pytest.mark.parametrize("name", ["run", "link", "python", "code", "command"])
+def test_a_variable_may_have_a_name_that_the_script_uses(tmp_path: Path, name: str) -> None:
+    overrides = [f"launch.environment={{{name}: 'an odd value'}}"]
+    scene = Scene(tmp_path, build_plan(load("ds_configs/tiny_cpu.yaml", overrides)))
+    scene.stand_in("python", end("done", attempt=1))
+    assert scene.start("launch.sh")[0] == 0
+    assert scene.env("python")[name] == "an odd value"
+
+
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [
+        ("exit 0", 3),  # DeepSpeed's runner ends so when its launcher was killed
+        (end("failed", attempt=2, code=130) + "; exit 1", 130),
+        (end("failed", attempt=2, code=130) + "; exit 130", 130),
+        (end("failed", attempt=2, code=130) + "; exit 247", 3),  # another rank was killed
+        (end("failed", attempt=2, code=2) + "; exit 1", 2),
+        (end("done", attempt=2) + "; exit 1", 0),
+    ],
+)
+def test_only_what_rank_0_wrote_now_counts(tiny: Scene, then: str, code: int) -> None:
+    (tiny.run / "done.json").write_text('{"attempt": 1}\n')
+    tiny.stand_in("python", then)
+    assert tiny.start("launch.sh")[0] == code
+
+
+def test_nobody_asked_whose_connection_was_lost(staged: Scene) -> None:
+    """Ranks behind it say that they were asked, and pdsh passes on their code."""
+    staged.stand_in("python", end("failed", attempt=1, code=130) + "; exit 130")
+    assert staged.start("launch.sh")[0] == 3
+
+
+def test_a_folder_that_cannot_be_written_is_told(tiny: Scene) -> None:
+    (tiny.run / "logs").touch()
+    code, told = tiny.start("launch.sh")
+    assert code == 2
+    assert f"the run's folder {tiny.run} cannot be written" in told
+
+
+def test_a_project_that_has_moved_is_told(tiny: Scene) -> None:
+    script = tiny.run / "launch.sh"
+    script.write_text(script.read_text().replace(f"project={tiny.folder}\n", "project=/not/there\n"))
+    code, told = tiny.start("launch.sh")
+    assert code == 2
+    assert "the project's folder is not there: generate again where it is now" in told
+    assert tiny.called("job") == []
+
+
+@pytest.mark.parametrize(("then", "ends"), [(end("done", attempt=2), 0), ("exit 0", 1), ("kill -9 $$", 1)])
+def test_what_is_left_is_ended_unless_all_went_well(tiny: Scene, then: str, ends: int) -> None:
+    tiny.stand_in("python", then)
+    tiny.start("launch.sh")
+    link = tiny.called("job")[3]
+    assert Path(link).parents[2] == tiny.run / "logs"
+    assert tiny.called("job") == [
+        *("-m", "launch.job", "make", link),
+        *("-m", "launch.job", "end", link) * ends,
+        *("-m", "launch.job", "remove", link),
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_asks_the_ranks_of_all_hosts(staged: Scene, number: signal.Signals) -> None:
+    asked = f"grep -qs launch.job.ask {staged.folder}/pdsh.called"
+    wait = f"kill -{number} $PPID; until {asked}; do sleep 0.05; done; "
+    staged.stand_in("python", wait + end("failed", attempt=1, code=130) + "; exit 130")
+    assert staged.start("launch.sh")[0] == 130
+    assert sum("-m launch.job ask" in word for word in staged.called("pdsh")) == 1
+
+
+def test_a_killed_launch_sh_takes_its_ranks_with_it(staged: Scene) -> None:
+    staged.stand_in("python", "kill -9 $PPID; exec sleep 60")
+    assert staged.start("launch.sh")[0] == -signal.SIGKILL
+    assert sum("-m launch.job end" in word for word in staged.called("pdsh")) == 1
+    assert staged.called("job")[-2] == "remove"
+
+
+def test_a_lost_host_ends_the_others_after_a_while(staged: Scene) -> None:
+    script = staged.run / "launch.sh"
+    script.write_text(script.read_text().replace("out > 30", "out > 1"))
+    lost = "pdsh@head: node3: ssh exited with exit code 255"
+    staged.stand_in("python", f"echo '{lost}' >&2; exec sleep 60")
+    code, told = staged.start("launch.sh")
+    assert code == 3
+    assert lost in told
+    assert any("-m launch.job end" in word for word in staged.called("pdsh"))
+
+
+def test_a_host_that_is_not_ready_is_told_before_anything_starts(staged: Scene) -> None:
+    staged.stand_in(
+        "pdsh", "echo node3: ssh: connect to host node3 port 22: Connection refused >&2; exit 255"
+    )
+    code, told = staged.start("launch.sh")
+    assert code == 2
+    assert "node3: ssh: connect" in told
+    assert "nothing was started" in told
+    assert staged.called("python") == []
+
+
+@pytest.mark.parametrize("value", ["a $B", "`x`", 'say "yes"', "50%", "back\\slash", "two\nlines"])
+def test_a_variable_of_the_shell_that_hosts_would_alter_is_refused(staged: Scene, value: str) -> None:
+    staged.stand_in("python", end("done", attempt=1))
+    code, told = staged.start("launch.sh", PYTHONSTARTUP=value)
+    assert code == 2
+    assert "PYTHONSTARTUP=" in told
+    assert "as it is" in told
+    assert staged.start("launch.sh", PYTHONSTARTUP="it's (a) b; c", OTHER=value)[0] == 0
+
+
+def test_files_of_two_plans_are_not_launched(staged: Scene) -> None:
+    other = build_plan(load(STAGED, [NAMED, "training.steps=5"]))
+    (staged.run / "hostfile").write_bytes(launch_files(other, staged.place, {})["hostfile"])
+    code, told = staged.start("launch.sh")
+    assert code == 2
+    assert "hostfile is not of plan" in told
+    assert staged.called("python") == []
+
+
+def test_made_up_hosts_are_not_launched(tmp_path: Path) -> None:
+    code, told = Scene(tmp_path, plan_of("colocated_64")).start("launch.sh")
+    assert code == 2
+    assert "the host names (host-00 …) are made up" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (("training.steps=3",), {}, "usage: launch.sh [PORT]"),
+        (("0",), {}, "the port 0 is none: 1 to 65535"),
+        (("99999",), {}, "the port 99999 is none"),
+        ((), {"MEMORY_FRACTION": "0.25"}, "MEMORY_FRACTION=0.25 is not what"),
+    ],
+)
+def test_what_would_not_reach_the_ranks_is_refused(
+    staged: Scene, arguments: tuple[str, ...], env: dict[str, str], words: str
+) -> None:
+    code, told = staged.start("launch.sh", *arguments, **env)
+    assert code == 2
+    assert words in told
+
+
+def test_gpus_that_deepspeed_would_not_take_are_refused(tmp_path: Path) -> None:
+    overrides = ["cluster.hosts=1", "cluster.spare_hosts=0", "parallel={ep: 8}", "training.precision=bf16"]
+    scene = Scene(tmp_path, build_plan(load("ds_configs/ep64_tp2.yaml", overrides)))
+    code, told = scene.start("launch.sh", CUDA_VISIBLE_DEVICES="4,5,6,7")
+    assert code == 2
+    assert "DeepSpeed would take GPUs 0,1,2,3,4,5,6,7" in told
+    scene.stand_in("python", end("done", attempt=1))
+    assert scene.start("launch.sh", CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7")[0] == 0
+
+
+def test_slurm_gets_one_host_a_rank_and_ranks_their_numbers(staged: Scene) -> None:
+    staged.stand_in("scontrol", "for i in {0..8}; do echo gpu$i; done")
+    staged.stand_in("srun", 'while [[ $1 == --* ]]; do shift; done; SLURM_PROCID=9 SLURM_LOCALID=1 exec "$@"')
+    staged.stand_in("python", end("done", attempt=1))
+    code, told = staged.start("launch.sbatch", SLURM_JOB_ID="77", SLURM_JOB_NODELIST="gpu[0-8]")
+    assert (code, told) == (0, "")
+    hosts = (staged.run / "logs" / "slurm-77.hosts").read_text().splitlines()
+    assert hosts == [f"gpu{i // 8}" for i in range(68)]
+    assert staged.env("srun")["SLURM_HOSTFILE"] == str(staged.run / "logs" / "slurm-77.hosts")
+    assert {"--ntasks=68", "--distribution=arbitrary"} <= set(staged.called("srun"))
+    env = staged.env("python")
+    assert (env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]) == ("9", "1", "68")
+    assert (env["MASTER_ADDR"], env["MASTER_PORT"]) == ("gpu0", "20077")
+    assert env["SWITCHYARD_PLAN"] == staged.plan.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("is_refused", "outcome", "words"), [(False, 0, "queues again"), (True, 130, "submit it by hand")]
+)
+def test_slurm_job_near_its_limit_queues_again_if_slurm_lets_it(
+    staged: Scene, is_refused: bool, outcome: int, words: str
+) -> None:
+    requeue = "{ [[ $1 == requeue ]] && exit 1; }" if is_refused else "[[ $1 == requeue ]]"
+    staged.stand_in("scontrol", f"{requeue} || for i in {{0..8}}; do echo gpu$i; done")
+    staged.stand_in("scancel", f"touch {staged.folder}/asked")
+    wait = f"kill -USR1 $PPID; until [[ -e {staged.folder}/asked ]]; do sleep 0.05; done; "
+    staged.stand_in("srun", wait + end("failed", attempt=1, code=130) + "; exit 130")
+    code, told = staged.start("launch.sbatch", SLURM_JOB_ID="77", SLURM_JOB_NODELIST="gpu[0-8]")
+    assert code == outcome
+    assert words in told
+    assert is_refused is ("queues again" not in told)
+    assert staged.called("scancel") == ["--signal=USR1", "77"]
+    assert staged.called("scontrol")[-2:] == ["requeue", "77"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shellcheck_finds_nothing(case: str, tmp_path: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (apt-get install shellcheck)")
+    files = files_of(plan_of(case))
+    for name in ("launch.sh", "launch.sbatch"):
+        (tmp_path / name).write_text(files[name])
+        done = subprocess.run(
+            ["shellcheck", str(tmp_path / name)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout

@@ -1,0 +1,101 @@
+"""What the planner says a rank holds is what a live rank holds: state to the byte, gradients from above."""
+
+from typing import Any
+
+import pytest
+from deepspeed.moe import utils as deepspeed_moe
+
+from planner import build_plan
+from planner.memory import optimizer_state
+from planner.memory.rank_memory import rank_memory
+from planner.plan import ds_config
+from tests.support.held import held_by_rank
+from tests.support.ranks import run_ranks
+from tests.support.reference import tiny
+
+SMALL_BUCKET = 500  # elements: gradients then pass through many buckets, and some are larger than one
+CASES: dict[str, dict[str, Any]] = {
+    "one rank, fp32, ZeRO 1": {"training__micro_batch": 4},
+    "ZeRO 0": {"parallel__ep": 2, "parallel__zero_stage": 0, "training__micro_batch": 8},
+    "fp32, ZeRO 1, experts twice": {"parallel__ep": 2, "parallel__dp": 2, "training__micro_batch": 2},
+    "fp32, ZeRO 2, accumulation": {"parallel__ep": 2, "parallel__zero_stage": 2, "parallel__dp": 2},
+    "fp32, ZeRO 2, one micro-batch": {
+        "parallel__dp": 2,
+        "parallel__zero_stage": 2,
+        "training__micro_batch": 8,
+    },
+    "bf16, ZeRO 1, one micro-batch": {
+        "parallel__ep": 4,
+        "training__precision": "bf16",
+        "training__micro_batch": 4,
+    },
+    "bf16, tp under ep, odd vocabulary": {
+        "parallel__ep": 2,
+        "parallel__tp": 2,
+        "parallel__dp": 2,
+        "training__precision": "bf16",
+        "model__vocab_size": 49,
+        "training__micro_batch": 4,
+    },
+    "fp32, tp over ep, shared and dense": {
+        "parallel__ep": 2,
+        "parallel__tp": 4,
+        "model__expert": "swiglu",
+        "model__num_shared_experts": 1,
+        "model__qk_norm": "projection",
+        "model__first_dense_layers": 1,
+        "model__intermediate_size": 32,
+        "training__micro_batch": 8,
+    },
+    "staged, fp32, ZeRO 1": {
+        "parallel": {"placement": "staged", "ep": 4, "tp": 2, "zero_stage": 1},
+        "training__micro_batch": 2,
+    },
+    "staged, partitions that words do not fill": {
+        "parallel": {"placement": "staged", "ep": 2, "dp": 2, "zero_stage": 2},
+        "model__hidden_size": 18,
+        "model__head_dim": 4,
+        "model__vocab_size": 27,
+        "training__micro_batch": 4,
+    },
+    "two stages, bf16, ZeRO 2, odd vocabulary": {
+        "parallel": {"ep": 2, "tp": 2, "pp": 2, "zero_stage": 2},
+        "training__precision": "bf16",
+        "model__vocab_size": 49,
+        "training__micro_batch": 4,
+    },
+    "eight ranks, bf16, loss-free balancing": {
+        "parallel__ep": 8,
+        "training__precision": "bf16",
+        "training__balance": "bias",
+    },
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_state_is_exact_and_gradients_are_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ds_config, "BUCKET_ELEMENTS", SMALL_BUCKET)
+    plan = build_plan(tiny(**CASES[name]))
+    for rank, held in enumerate(run_ranks(plan.world_size, held_by_rank, plan)):
+        memory = rank_memory(plan, rank)
+        found = (held.weights, held.masters, held.moments)
+        assert (memory.weights, memory.masters, memory.moments) == found, rank
+        # No tensor is forgotten: Python knows of none beside these but a scalar, and the step's four sums in
+        # fp64, which gloo's thread lets go of some time after the collective.
+        assert 0 <= held.everything - memory.static_bytes <= 8 + 4 * 8, rank
+        assert 0 <= memory.gradients - held.gradients <= held.largest, rank
+
+
+def test_experts_are_split_into_groups_as_deepspeed_splits_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of a group, 716 MB of fp32, made small; one tensor alone may be larger."""
+    monkeypatch.setattr(optimizer_state, "MAX_EXPERT_GROUP", 3200)
+    monkeypatch.setattr(
+        deepspeed_moe.split_params_into_different_moe_groups_for_optimizer, "__defaults__", (3200,)
+    )
+    optimizer_state._groups.cache_clear()
+    plan = build_plan(tiny(parallel__ep=2, model__num_hidden_layers=5, training__precision="bf16"))
+    held = run_ranks(2, held_by_rank, plan)[0]
+    memory = rank_memory(plan, 0)
+    optimizer_state._groups.cache_clear()
+    assert held.num_groups == 2 + 5  # ten tensors of 1,536 elements, two a group
+    assert (memory.weights, memory.masters, memory.moments) == (held.weights, held.masters, held.moments)

@@ -1,0 +1,272 @@
+"""A Hugging Face config.json as our model: published figures, both spellings, what is ignored or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.__main__ import main
+from planner import StrategyError, load, loads
+from planner.counts.flops import model_parameters
+from planner.loading.hf_config import read_config
+from tests.support.examples import TEXT
+
+# As published, mistralai/Mixtral-8x7B-v0.1.
+MIXTRAL_8X7B = {
+    "architectures": ["MixtralForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mixtral",
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.36.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+MIXTRAL_8X22B = {
+    **MIXTRAL_8X7B,
+    "hidden_size": 6144,
+    "intermediate_size": 16384,
+    "max_position_embeddings": 65536,
+    "num_attention_heads": 48,
+    "num_hidden_layers": 56,
+}
+# As transformers 5 writes Qwen3-30B-A3B: rope_parameters, dtype, num_local_experts.
+QWEN3_30B_A3B = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "decoder_sparse_step": 1,
+    "dtype": "bfloat16",
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 48,
+    "mlp_only_layers": [],
+    "model_type": "qwen3_moe",
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "num_local_experts": 128,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+OLMOE_1B_7B = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "clip_qkv": None,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 1024,
+    "max_position_embeddings": 4096,
+    "model_type": "olmoe",
+    "norm_topk_prob": False,
+    "num_attention_heads": 16,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 16,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 50304,
+}
+
+
+def folder_of(tmp_path: Path, config: dict[str, Any]) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(config, indent="\t"), encoding="utf-8")
+    return str(tmp_path)
+
+
+def model_of(tmp_path: Path, config: dict[str, Any]) -> Any:
+    return loads(TEXT, ["parallel=EP1"], model_from=folder_of(tmp_path, config)).model
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "active"),
+    [
+        (MIXTRAL_8X7B, 46_702_792_704, 12.9),
+        (MIXTRAL_8X22B, 140_620_634_112, 39.2),
+        (QWEN3_30B_A3B, 30_532_122_624, 3.3),
+        (OLMOE_1B_7B, 6_919_161_856, 1.3),
+    ],
+)
+def test_published_parameter_counts(
+    tmp_path: Path, config: dict[str, Any], total: int, active: float
+) -> None:
+    """Totals as the model cards' safetensors count them; active, in billions, as the cards say."""
+    counts = model_parameters(model_of(tmp_path, config))
+    assert counts.total == total
+    assert counts.active / 1e9 == pytest.approx(active, abs=0.06)
+
+
+def test_what_a_family_always_is(tmp_path: Path) -> None:
+    mixtral = model_of(tmp_path, MIXTRAL_8X7B)
+    assert (mixtral.expert, mixtral.norm_topk_prob, mixtral.qk_norm) == ("swiglu", True, "none")
+    assert (mixtral.aggregation, mixtral.rope_theta, mixtral.rms_norm_eps) == ("none", 1e6, 1e-5)
+    assert (mixtral.moe_intermediate_size, mixtral.intermediate_size) == (14336, None)
+    qwen = model_of(tmp_path, QWEN3_30B_A3B)
+    assert (qwen.qk_norm, qwen.norm_topk_prob, qwen.head_dim, qwen.rope_theta) == ("head", True, 128, 1e6)
+    olmoe = model_of(tmp_path, OLMOE_1B_7B)
+    assert (olmoe.qk_norm, olmoe.norm_topk_prob, olmoe.rope_theta) == ("projection", False, 1e4)
+
+
+def test_both_spellings_are_the_same_model(tmp_path: Path) -> None:
+    published = {key: value for key, value in QWEN3_30B_A3B.items() if key != "rope_parameters"}
+    published["rope_theta"] = 1000000.0
+    published["num_experts"] = published.pop("num_local_experts")
+    assert model_of(tmp_path, published) == model_of(tmp_path, QWEN3_30B_A3B)
+
+
+def test_leading_dense_layers_of_qwen(tmp_path: Path) -> None:
+    model = model_of(tmp_path, {**QWEN3_30B_A3B, "mlp_only_layers": [0, 1]})
+    assert (model.first_dense_layers, model.intermediate_size) == (2, 6144)
+
+
+def test_null_key_value_heads_follow_the_heads(tmp_path: Path) -> None:
+    config = {**MIXTRAL_8X7B, "num_key_value_heads": None, "head_dim": None}
+    model = model_of(tmp_path, config)
+    assert (model.num_key_value_heads, model.head_dim) == (32, 128)
+
+
+def test_harmless_keys_are_listed(tmp_path: Path) -> None:
+    ignored = read_config(folder_of(tmp_path, {**OLMOE_1B_7B, "_name_or_path": "x"})).ignored
+    assert ignored == ("max_position_embeddings", "model_type", "_name_or_path")
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "where"),
+    [
+        (MIXTRAL_8X7B, {"sliding_window": 4096}, "sliding_window: 4096"),
+        (QWEN3_30B_A3B, {"sliding_window": 4096, "use_sliding_window": True}, "sliding_window: 4096"),
+        (MIXTRAL_8X7B, {"tie_word_embeddings": True}, "tie_word_embeddings: true"),
+        (MIXTRAL_8X7B, {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling"),
+        (QWEN3_30B_A3B, {"attention_bias": True}, "attention_bias: true"),
+        (QWEN3_30B_A3B, {"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn"}}, "rope_parameters"),
+        (QWEN3_30B_A3B, {"mlp_only_layers": [3]}, "mlp_only_layers"),
+        (QWEN3_30B_A3B, {"decoder_sparse_step": 2}, "decoder_sparse_step: 2"),
+        (QWEN3_30B_A3B, {"kv_lora_rank": 512}, "kv_lora_rank: 512"),
+        (OLMOE_1B_7B, {"clip_qkv": 8.0}, "clip_qkv: 8.0"),
+        (OLMOE_1B_7B, {"attention_dropout": 0.1}, "attention_dropout: 0.1"),
+        (OLMOE_1B_7B, {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        (OLMOE_1B_7B, {"n_group": 8}, "n_group: what this key does in a olmoe model is not known here"),
+        (MIXTRAL_8X7B, {"model_type": "deepseek_v3"}, "model_type: deepseek_v3 is not supported"),
+    ],
+)
+def test_other_mathematics_is_a_problem(
+    tmp_path: Path, base: dict[str, Any], change: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(StrategyError) as caught:
+        model_of(tmp_path, {**base, **change})
+    (problem,) = caught.value.problems
+    assert where in str(problem)
+    assert f"{tmp_path}/config.json:" in str(problem)
+    assert problem.line is not None
+
+
+def test_a_window_that_is_switched_off_is_none(tmp_path: Path) -> None:
+    config = {**QWEN3_30B_A3B, "sliding_window": 4096, "use_sliding_window": False}
+    assert model_of(tmp_path, config) == model_of(tmp_path, QWEN3_30B_A3B)
+
+
+def test_a_config_pasted_under_model(tmp_path: Path) -> None:
+    """YAML takes JSON as it is; our own keys may stand beside it, and overrides come after."""
+    beginning, end = TEXT[: TEXT.index("model:")], TEXT[TEXT.index("training:") :]
+    pasted = json.dumps({**MIXTRAL_8X7B, "dispatch": "capacity", "capacity_factor": 1.25})
+    text = f"{beginning}model: {pasted}\n{end}"
+    model = loads(text).model
+    assert model_parameters(model).total == 46_702_792_704
+    assert model.capacity_factor == 1.25
+    assert loads(text, ["model.num_experts=16"]).model.num_experts == 16
+    with pytest.raises(StrategyError, match=r"model\.sliding_window: 4096 is not supported"):
+        loads(text.replace('"sliding_window": null', '"sliding_window": 4096'))
+    file = tmp_path / "pasted.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert load(file).model == model
+
+
+def test_rules_name_the_command_line(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {**MIXTRAL_8X7B, "num_experts_per_tok": 9})
+    with pytest.raises(StrategyError, match=r"command line: --from .*9 experts a token, but there are 8"):
+        loads(TEXT, ["parallel=EP1"], model_from=folder)
+
+
+def test_plan_from_prints_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path, MIXTRAL_8X7B)
+    assert main(["plan", "--from", folder]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("mixtral: 46,702,792,704 parameters, 12,879,925,248 of them for each token\n")
+    assert "  moe_intermediate_size: 14336\n" in out
+    assert "ignored, without effect on the model: architectures, bos_token_id" in out
+    assert main(["plan", "--from", folder, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["parameters"]["total"] == 46_702_792_704
+    pasted = {**answer["model"]}
+    assert loads(json.dumps({**_shell(), "model": pasted})).model == model_of(tmp_path, MIXTRAL_8X7B)
+
+
+def test_plan_from_takes_the_place_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path, OLMOE_1B_7B)
+    arguments = ["plan", "ds_configs/ep64_tp2.yaml", "--from", folder, "--plain"]
+    assert main(arguments) == 0
+    assert (
+        "note: ignored keys of the model's config: max_position_embeddings, model_type"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, "no such file"),
+        ("[1, 2]", "this is no config"),
+        ("{", "this is not YAML"),
+        ("{}", "is missing"),
+    ],
+)
+def test_no_config_is_a_problem(tmp_path: Path, text: str | None, found: str) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(StrategyError, match=found):
+        read_config(str(tmp_path))
+
+
+def test_neither_strategy_nor_model_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan"]) == 2
+    assert "Missing argument 'strategy'" in capsys.readouterr().err
+
+
+def _shell() -> dict[str, Any]:
+    links = {"intra_host": "1 Gbps", "inter_host": "1 Gbps"}
+    return {
+        "cluster": {"hosts": 1, "gpus_per_host": 1, "gpu": "H100", "links": links},
+        "training": {"seq_length": 8, "global_batch": 1, "steps": 1},
+    }

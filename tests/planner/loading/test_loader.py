@@ -1,0 +1,424 @@
+"""Every mistake at once, with its line; what is legal; what to change."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner import Problem, StrategyError, load, loads, with_lines
+from planner.rules.not_implemented import runnable
+from tests.support.examples import TEXT, strategy
+
+# Line 5: a size without a unit. 9: a misspelt key. 14: a rule. 18: text for a number. 19: below zero.
+FIVE = """\
+name: five
+cluster:
+  hosts: 2
+  gpus_per_host: 8
+  gpu: {memory: 64, peak: {bf16: 400 TFLOPS}}
+  links: {intra_host: 100 Gbps, inter_host: 100 Gbps}
+model:
+  num_hidden_layers: 16
+  num_expert: 64
+  hidden_size: 1024
+  moe_intermediate_size: 2048
+  num_attention_heads: 16
+  vocab_size: 4096
+parallel: {ep: 8, zero_stage: 3}
+training:
+  seq_length: 1024
+  global_batch: 128
+  steps: no
+  learning_rate: -3e-4
+"""
+
+
+def problems_of(text: str, *overrides: str, file: str | None = "f.yaml") -> tuple[Problem, ...]:
+    with pytest.raises(StrategyError) as error:
+        loads(text, overrides, file=file)
+    return error.value.problems
+
+
+def only(text: str, *overrides: str) -> Problem:
+    problems = problems_of(text, *overrides)
+    assert len(problems) == 1, "\n".join(map(str, problems))
+    return problems[0]
+
+
+def replaced(old: str, new: str) -> str:
+    assert old in TEXT
+    return TEXT.replace(old, new)
+
+
+def test_five_mistakes_are_five_problems_with_their_lines() -> None:
+    assert [(problem.line, problem.path) for problem in problems_of(FIVE)] == [
+        (5, "cluster.gpu.memory"),
+        (9, "model.num_expert"),
+        (14, "parallel.zero_stage"),
+        (18, "training.steps"),
+        (19, "training.learning_rate"),
+    ]
+
+
+def test_problem_prints_place_found_legal_and_fix() -> None:
+    text = replaced("training:", "parallel: {ep: 6}\ntraining:").replace("128", "96")
+    assert str(only(text)) == (
+        "f.yaml:14: parallel.ep: 6 does not divide model.num_experts (64)\n"
+        "  expected: a divisor of 64: 1, 2, 4, 8, 16, 32, 64\n"
+        "  fix:      set parallel.ep to 8"
+    )
+
+
+def test_a_faulty_key_is_left_out_and_its_section_still_judged() -> None:
+    text = replaced("vocab_size: 4096", "vocab_size: many\n  num_experts_per_tok: 65\n  head_dim: 63")
+    assert [(p.line, p.path) for p in problems_of(text)] == [
+        (13, "model.vocab_size"),
+        (14, "model.num_experts_per_tok"),
+        (15, "model.head_dim"),
+    ]
+
+
+def test_a_rule_stays_silent_when_its_own_input_is_faulty() -> None:
+    text = replaced("num_experts: 64", "num_experts: many\n  num_experts_per_tok: 65")
+    assert only(text).path == "model.num_experts"
+
+
+def test_a_misspelt_key_leaves_the_key_that_is_written_to_its_rules() -> None:
+    """num_experts stands in the file as 64, whatever was meant by the override."""
+    experts, ep = problems_of(TEXT, "parallel.ep=3", "model.num_expert=4")
+    assert (ep.path, ep.override) == ("parallel.ep", "parallel.ep=3")
+    assert "3 does not divide model.num_experts (64)" in ep.found
+    assert "did you mean num_experts?" in experts.found
+
+
+def test_a_misspelt_key_leaves_the_degrees_of_a_short_name_to_their_rules() -> None:
+    text = replaced("steps: 100", "steps: 100\nparallel: EP3_TP1\nep: 4")
+    assert [p.path for p in problems_of(text)] == ["parallel.ep", "ep"]
+
+
+def test_a_misspelt_key_silences_rules_on_the_default_that_was_not_meant() -> None:
+    """ZeRO 0 is legal in fp32, which is what was meant, and not in bf16, the default."""
+    assert only(TEXT, "training.presicion=fp32", "parallel.zero_stage=0").path == "training.presicion"
+
+
+def test_what_follows_from_a_wrong_degree_is_not_blamed() -> None:
+    assert only(TEXT, "parallel.ep=6").path == "parallel.ep"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "words"),
+    [
+        ("num_experts:", "num_expert:", "model.num_expert", "did you mean num_experts?"),
+        (
+            "steps: 100",
+            "steps: 100\n  learning_rte: 1e-3",
+            "training.learning_rte",
+            "did you mean learning_rate?",
+        ),
+        ("steps: 100", "steps: 100\nep: 4", "ep", "did you mean parallel.ep?"),
+        ("steps: 100", "steps: 100\n  lr: 1e-3", "training.lr", "did you mean learning_rate?"),
+        ("num_experts: 64", "num_local_experts: 64", "model.num_local_experts", "did you mean num_experts?"),
+        ("steps: 100", "steps: 100\n  zzz: 1", "training.zzz", "there is no such key"),
+    ],
+)
+def test_unknown_key_is_one_problem_with_a_guess(old: str, new: str, path: str, words: str) -> None:
+    problem = only(replaced(old, new))
+    assert problem.path == path
+    assert words in problem.found
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("training", "dropout: 0.1", "randomness is initialisation and data order"),
+        ("model", "router_jitter_noise: 0.1", "no routing noise"),
+        ("parallel", "sequence_parallel: 2", "sequence and context parallelism is not supported yet"),
+        ("parallel", "cp: 2", "sequence and context parallelism is not supported yet"),
+        ("parallel", "expert_tensor_parallel: 2", "expert tensor parallelism is not supported yet"),
+        ("model", "kv_lora_rank: 512", "MLA) is not supported yet"),
+        ("model", "sliding_window: 512", "sliding-window attention is not supported yet"),
+        ("training", "gradient_accumulation_steps: 4", "accumulation follows from"),
+    ],
+)
+def test_what_is_refused_on_purpose_says_why(section: str, key: str, words: str) -> None:
+    name, _, value = key.partition(": ")
+    problem = only(TEXT, f"{section}.{name}={value}")
+    assert words in problem.found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "words"),
+    [
+        ("64 GB", "64", "cluster.gpu.memory", "has no unit"),
+        ("64 GB", "64 Gbps", "cluster.gpu.memory", "is a quantity in bytes/s"),
+        ("64 GB", "-64 GB", "cluster.gpu.memory", "out of range"),
+        ("64 GB", "0 GB", "cluster.gpu.memory", "out of range"),
+        (
+            "intra_host: 100 Gbps",
+            "intra_host: 100 GB",
+            "cluster.links.intra_host",
+            "in bytes, not in bytes/s",
+        ),
+        ("hosts: 16", "hosts: true", "cluster.hosts", "true"),
+        ("hosts: 16", "hosts: 0", "cluster.hosts", "0 hosts"),
+        ("hosts: 16", "hosts: []", "cluster.hosts", "0 hosts"),
+        ("hosts: 16", "hosts: [a, A]", "cluster.hosts", "listed twice"),
+        ("hosts: 16", "hosts: [a, root@a]", "cluster.hosts", "listed twice"),
+        ("hosts: 16", "hosts: [a, 1]", "cluster.hosts", "1 (a number) is no host name"),
+        ("hosts: 16", "hosts: [a;rm]", "cluster.hosts", "is no host name"),
+        ("hosts: 16", "hosts: ['höst']", "cluster.hosts", "is no host name"),
+        ("hosts: 16", "hosts: ['a:22']", "cluster.hosts", "is no host name"),
+        ("gpu: {memory: 64 GB, peak: {bf16: 400 TFLOPS}}", "gpu: h100", "cluster.gpu", "'h100' is not known"),
+        ("gpu: {memory: 64 GB, peak: {bf16: 400 TFLOPS}}", "gpu: 3", "cluster.gpu", "is no device"),
+        ("name: small", "name: ../up", "name", "'../up'"),
+        ("name: small", "name: a b", "name", "'a b'"),
+        ("name: small", "name: .hidden", "name", "'.hidden'"),
+        ("name: small", "name: 7", "name", "7 (a number) is not text"),
+        ("steps: 100", "steps: true", "training.steps", "true"),
+        ("steps: 100", "steps: 1.5", "training.steps", "not a whole number"),
+        ("steps: 100", "steps: 0", "training.steps", "out of range"),
+        ("steps: 100", "steps: 99999999999999999999", "training.steps", "out of range"),
+        ("steps: 100", "steps: '100'", "training.steps", "'100' (text) is not a whole number"),
+        ("steps: 100", "steps: .inf", "training.steps", "not a whole number"),
+        ("steps: 100", "steps: 100\n  z_loss: .nan", "training.z_loss", "not a finite number"),
+        ("steps: 100", "steps: 100\n  z_loss: -1", "training.z_loss", "out of range"),
+        ("steps: 100", "steps: 100\n  learning_rate: 1e999", "training.learning_rate", "not a finite number"),
+        ("steps: 100", "steps: 100\n  precision: fp16", "training.precision", "did you mean"),
+        ("steps: 100", "steps: 100\n  optimizer: {betas: [0.9]}", "training.optimizer.betas", "a list of 1"),
+        (
+            "steps: 100",
+            "steps: 100\n  optimizer: {betas: [0.9, 1]}",
+            "training.optimizer.betas[1]",
+            "out of range",
+        ),
+        ("steps: 100", "steps: 100\nruntime: {deterministic: no}", "runtime.deterministic", "'no' (text)"),
+        ("steps: 100", "steps: 100\nruntime: 3", "runtime", "not a mapping"),
+        ("steps: 100", "steps: 100\noutput: {keep_last: 0}", "output.keep_last", "out of range"),
+        (
+            "steps: 100",
+            "steps: 100\nlaunch: {environment: {A-B: x}}",
+            "launch.environment.A-B",
+            "cannot be used",
+        ),
+        ("steps: 100", "steps: 100\nlaunch: {environment: {A: [x]}}", "launch.environment.A", "not text"),
+        ("steps: 100", "steps: 100\nparallel: EP4_XP2", "parallel", "'EP4_XP2' is no short name"),
+        ("steps: 100", "steps: 100\nparallel: EP4_EP2", "parallel", "'EP4_EP2' is no short name"),
+        ("steps: 100", "steps: 100\nclaims: 3", "claims", "not a list"),
+        (
+            "steps: 100",
+            "steps: 100\nclaims: [{quantity: forward_latency, value: 3, where: x}]",
+            "claims[0].value",
+            "3 has no unit",
+        ),
+        (
+            "steps: 100",
+            "steps: 100\nclaims: [{quantity: forward_latncy, value: 3 ms, where: x}]",
+            "claims[0].quantity",
+            "did you mean forward_latency?",
+        ),
+    ],
+)
+def test_wrong_value_is_one_problem(old: str, new: str, path: str, words: str) -> None:
+    problem = only(replaced(old, new))
+    assert problem.path == path
+    assert any(word in problem.found for word in words.split("|")), problem.found
+    assert problem.line == TEXT[: TEXT.index(old)].count("\n") + 1 + new.count("\n") or "\n" not in new
+    assert problem.expected
+    assert problem.fix
+
+
+def test_switch_written_as_no_says_how_to_write_it() -> None:
+    problem = only(TEXT, "runtime.deterministic=no")
+    assert problem.fix == "write false: YAML 1.2 reads no as text"
+
+
+def test_missing_section_and_key_are_named() -> None:
+    without = TEXT[: TEXT.index("training:")].replace("  vocab_size: 4096\n", "")
+    assert [(p.path, p.found) for p in problems_of(without)] == [
+        ("training", "is missing"),
+        ("model.vocab_size", "is missing"),
+    ]
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    loaded = strategy()
+    assert loaded.parallel.short_name == "EP1_TP1_PP1_DP1"
+    assert loaded.parallel.placement == "colocated"
+    assert loaded.training.precision == "bf16"
+    assert (loaded.model.num_key_value_heads, loaded.model.head_dim) == (16, 64)
+    assert loaded.model.aggregation == "none"
+    assert (loaded.training.warmup_steps, loaded.training.z_loss) == (50, 0.001)
+    assert (loaded.limits.memory_max, loaded.launch.timeout) == (64_000_000_000, 600.0)
+    assert loaded.claims == ()
+
+
+def test_null_heads_follow_like_absent_ones() -> None:
+    assert strategy("model.head_dim=null", "model.num_key_value_heads=null") == strategy()
+
+
+def test_name_defaults_to_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT.removeprefix("name: small\n"))
+    assert load(path).name == "mine"
+
+
+# Files that are no strategy
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"# nothing\n", "the file is empty"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        (b"just text", "the top level is not a mapping"),
+        (b"[1, 2]", "the top level is not a mapping"),
+        (b"a: [", "this is not YAML"),
+        (b"x" * (2**20 + 1), "larger than"),
+    ],
+)
+def test_other_file_is_one_problem(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(content)
+    with pytest.raises(StrategyError) as error:
+        load(path)
+    (problem,) = error.value.problems
+    assert words in problem.found
+    assert problem.file == str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("none.yaml", "no such file"), ("", "a directory"), ("a\0b", "")]
+)
+def test_unreadable_path_is_one_problem(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(StrategyError) as error:
+        load(f"{tmp_path}/{name}")
+    (problem,) = error.value.problems
+    assert words in problem.found
+
+
+def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    assert load(path) == strategy()
+
+
+def test_later_problems_get_the_line_or_override_of_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(TEXT + "  precision: fp8\nruntime: {fp8_payload: true}\n")
+    overrides = ("runtime.recompute=layer",)
+    placed = with_lines(runnable(load(path, overrides)), path, overrides)
+    assert [(p.path, p.line, p.override) for p in placed] == [
+        ("training.precision", 18, None),
+        ("runtime.fp8_payload", 19, None),
+        ("runtime.recompute", None, "runtime.recompute=layer"),
+    ]
+
+
+# Overrides
+
+
+def test_overrides_are_read_like_the_file() -> None:
+    loaded = strategy("parallel.ep=2", "training.steps=4", "name=try1", "training.learning_rate=3e-4")
+    assert (loaded.parallel.ep, loaded.training.steps, loaded.name) == (2, 4, "try1")
+    assert strategy("training.optimizer.betas=[0.8, 0.9]").training.optimizer.betas == (0.8, 0.9)
+    assert strategy("cluster.gpu={memory: 1 GB, peak: {}}").cluster.gpu.memory == 10**9
+    assert strategy("limits.memory_max=80 GB").limits.memory_max == 80 * 10**9
+    assert strategy("data.path=a=b").data.path == "a=b"
+
+
+def test_override_of_a_degree_opens_the_short_name() -> None:
+    parallel = strategy("parallel=EP64_TP2_DP2", "parallel.zero_stage=2").parallel
+    assert (parallel.short_name, parallel.zero_stage) == ("EP64_TP2_PP1_DP2", 2)
+
+
+def test_override_repairs_what_the_file_has_wrong() -> None:
+    assert loads(replaced("steps: 100", "steps: wrong"), ["training.steps=7"]).training.steps == 7
+
+
+def test_override_reaches_only_its_own_place() -> None:
+    text = replaced(
+        "  links: {intra_host: 100 Gbps, inter_host: 100 Gbps}",
+        "  links: &l {intra_host: 1 Gbps, inter_host: 1 Gbps}",
+    )
+    loaded = loads(text, ["cluster.links.inter_host=2 Gbps"])
+    assert (loaded.cluster.links.intra_host, loaded.cluster.links.inter_host) == (1.25e8, 2.5e8)
+
+
+def test_problem_of_an_override_points_at_its_text() -> None:
+    problem = only(TEXT, "parallel.ep=7")
+    assert (problem.override, problem.line, problem.file) == ("parallel.ep=7", None, None)
+    assert str(problem).startswith("command line: parallel.ep=7: 7 does not divide model.num_experts (64)")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("parallel.ep", "this is no override"),
+        ("=3", "this is no override"),
+        ("a..b=3", "this is no override"),
+        ("parallel.zero_stag=1", "did you mean zero_stage?"),
+        ("training.steps.x=3", "has no key 'x'"),
+        ("claims[0].value=3 ms", "one item of a list"),
+        ("claims.0.value=3 ms", "one item of a list"),
+        ("parallel.ep=[", "this is not YAML"),
+        ("training.steps=", "null"),
+        ("nothing.at.all=3", "there is no such key"),
+    ],
+)
+def test_wrong_override_is_one_problem(override: str, words: str) -> None:
+    problem = only(TEXT, override)
+    assert words in problem.found
+    assert problem.override == override
+
+
+def test_key_overridden_twice_is_a_problem() -> None:
+    assert "overrides the earlier" in only(TEXT, "parallel.ep=2", "parallel.ep=4").found
+
+
+def test_fault_in_a_merged_mapping_points_at_its_line() -> None:
+    text = "base: &b {seq_length: 0}\n" + TEXT.replace("  seq_length: 1024\n", "  <<: *b\n")
+    assert {(p.path, p.line) for p in problems_of(text)} == {("base", 1), ("training.seq_length", 1)}
+
+
+# Whatever is written: a Strategy or Problems
+
+_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["EP4_TP2", "64 GB", "auto"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_value_at_any_key_is_a_strategy_or_problems(data: st.DataObject) -> None:
+    from planner.loading.json_schema import all_paths
+
+    path = data.draw(st.sampled_from(all_paths()))
+    value = data.draw(_values)
+    import json
+
+    try:
+        loads(TEXT, [f"{path}={json.dumps(value)}"])
+    except StrategyError as error:
+        printed = str(error)
+        assert printed.count("expected:") == len(error.problems)  # noqa: PT017
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet=st.sampled_from(list("ab:-{}[]&*!|>'\"#%@`,?\n\t 01.e~<=")), max_size=60))
+def test_any_text_is_a_strategy_or_problems(text: str) -> None:
+    with pytest.raises(StrategyError):
+        loads(text)
+
+
+def test_too_large_a_value_names_the_bound_that_it_broke() -> None:
+    assert "at most 1,000,000,000" in only(TEXT, "training.steps=1000000007").expected
+    assert "at most" not in only(TEXT, "training.steps=0").expected

@@ -1,0 +1,118 @@
+"""Memory by cause: the table of bytes, and what must follow when a plan is cut finer."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner import build_plan, load
+from planner.counts.rank_workload import Load
+from planner.memory.optimizer_state import bytes_per_parameter
+from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, RankMemory, fullest_ranks, rank_memory
+from planner.report.memory_report import memory_dict, memory_table
+from tests.support.examples import plan
+
+ONE_GPU = ("cluster.hosts=1", "cluster.gpus_per_host=1")
+
+
+@pytest.mark.parametrize(
+    ("precision", "zero", "is_training", "total", "cut"),
+    [
+        # Rajbhandari et al. 2020 (ZeRO), section 3.1: Adam in mixed precision 16 bytes a parameter; here the
+        # fp32 sum of gradients is one more.
+        ("fp32", 0, True, 16, 16),
+        ("fp32", 1, True, 24, 4 + 4 + 16 / 8),
+        ("fp32", 2, True, 24, 4 + 20 / 8),
+        ("bf16", 1, True, 20, 2 + 2 + 16 / 8),
+        ("bf16", 2, True, 18, 2 + 16 / 8),
+        ("fp8", 2, True, 18, 2 + 16 / 8),
+        ("fp8", 0, False, 1, 1),
+        ("bf16", 0, False, 2, 2),
+        ("fp32", 0, False, 4, 4),
+    ],
+)
+def test_bytes_per_parameter(precision: str, zero: int, is_training: bool, total: float, cut: float) -> None:
+    each = bytes_per_parameter(precision, zero, is_training=is_training)  # type: ignore[arg-type]
+    assert each.total() == total
+    assert each.total(ranks=8) == cut
+
+
+def test_state_of_the_reference_by_hand() -> None:
+    """One expert rank: 16 experts of 4,194,304, its own alone; 68,191,232 shared with 63 others."""
+    built = build_plan(load("ds_configs/ep64_tp2_staged.yaml"))
+    memory = rank_memory(built, 2)
+    experts, shared = 16 * 4_194_304, 67_108_864 + 1_048_576 + 33 * 1024
+    assert memory.weights == 2 * (experts + shared)
+    assert memory.masters == 4 * (experts + shared // 64)
+    assert memory.moments == 8 * (experts + shared // 64) + 3 * 4  # decayed, not decayed, experts
+    assert memory.overhead == GPU_OVERHEAD_BYTES
+
+
+def test_the_reference_trains_on_one_h200() -> None:
+    """4.37 B parameters at 14 bytes between steps, and the fp32 gradients of its experts on top."""
+    built = plan("model.aggregation=linear", "cluster.gpu=H200", "limits.memory_max=141 GB", *ONE_GPU)
+    (memory,) = fullest_ranks(built)
+    assert memory.static_bytes / 4_372_595_712 == pytest.approx(14, abs=0.01)
+    assert 80e9 < memory.peak_bytes < 141e9
+
+
+def test_evaluation_of_an_imbalance_takes_more() -> None:
+    built = plan("parallel=EP64")
+    even, uneven = rank_memory(built, 0), rank_memory(built, 0, Load(imbalance=4.0))
+    assert uneven.activations > even.activations
+    assert uneven.dispatch_buffers > even.dispatch_buffers
+    assert uneven.static_bytes == even.static_bytes
+
+
+def test_recompute_keeps_layer_inputs_only() -> None:
+    kept = rank_memory(plan("parallel=EP64"), 0)
+    again = rank_memory(plan("parallel=EP64", "runtime.recompute=layer"), 0)
+    assert again.activations < kept.activations / 5
+
+
+def test_earlier_stages_hold_more_micro_batches() -> None:
+    built = plan("parallel=EP8_PP4")
+    activations = [memory.activations for memory in fullest_ranks(built)]
+    assert activations[1] > activations[2]
+    assert activations[1] / activations[2] == pytest.approx(3 / 2, rel=0.01)
+
+
+def test_logits_do_not_grow_with_the_tokens() -> None:
+    """The loss takes them in chunks: only its input's gradient, 2 bytes × 1024 a token, grows."""
+    few, many = plan("parallel=EP64"), plan("parallel=EP64", "training.micro_batch=2")
+    extra = rank_memory(many, 0).logits - rank_memory(few, 0).logits
+    chunk = 12 * 4096 * 1024  # the other half of 2,048 tokens, the most that a chunk has here
+    assert extra == 2 * 1024 * 1024 + chunk
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    ep=st.sampled_from([1, 2, 4, 8]),
+    tp=st.sampled_from([1, 2, 4]),
+    pp=st.sampled_from([1, 2, 4]),
+    zero=st.sampled_from([1, 2]),
+    precision=st.sampled_from(["fp32", "bf16"]),
+)
+def test_state_falls_or_stays_when_it_is_cut_finer(
+    ep: int, tp: int, pp: int, zero: int, precision: str
+) -> None:
+    def fullest(degrees: str) -> int:
+        settings = (f"training.precision={precision}", "limits.memory_max=100 GB")
+        built = plan(f"parallel={degrees}", f"parallel.zero_stage={zero}", *settings)
+        return max(memory.static_bytes for memory in fullest_ranks(built))
+
+    here = fullest(f"EP{ep}_TP{tp}_PP{pp}_DP1")
+    # A rank's partition is rounded up to two elements a group of each kind.
+    assert fullest(f"EP{ep}_TP{tp}_PP{pp}_DP2") <= here + 4 * 16
+    assert fullest(f"EP{2 * ep}_TP{tp}_PP{pp}_DP1") <= here + 4 * 16
+    assert fullest(f"EP{ep}_TP{tp}_PP{2 * pp}_DP1") <= here
+
+
+def test_report_names_every_cause() -> None:
+    built = plan("parallel=EP64_TP2")
+    table = memory_table(built)
+    assert len(table.rows) == 1
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    (stage,) = memory_dict(built)["stages"]
+    causes = {name for name, _ in RankMemory.by_cause.fget(rank_memory(built, 0))}  # type: ignore[attr-defined]
+    assert causes <= set(stage)
+    assert stage["peak_bytes"] == sum(stage[cause] for cause in causes)

@@ -1,0 +1,59 @@
+"""A rank whose plan is not its launch's stops, and says which keys differ."""
+
+from pathlib import Path
+
+import pytest
+
+from planner import build_plan
+from planner.plan.mismatch import differing_keys, launch_problems, other_plan
+from planner.plan.serialization import strategy_yaml
+from runtime.process.identity import Identity
+from tests.support.examples import TEXT, plan, strategy
+from train import make_plan
+
+
+def test_keys_that_differ_are_named_with_their_units() -> None:
+    was = strategy("launch.environment={A: x}")
+    now = strategy(
+        "parallel.ep=2", "launch.timeout=90 s", "launch.environment={B: y}", "limits.balance_min=0.5"
+    )
+    assert list(differing_keys(was, now)) == [
+        ("parallel.ep", "1", "2"),
+        ("launch.environment.A", "x", "not given"),
+        ("launch.environment.B", "not given", "y"),
+        ("launch.timeout", "10 min", "90 s"),
+    ]
+
+
+def test_other_plan_says_both_fingerprints_and_the_keys() -> None:
+    generated, ours = plan(), plan("training.steps=7")
+    problem = other_plan(ours, generated.fingerprint, generated.strategy, "runs/small/strategy.yaml")
+    assert ours.fingerprint in problem.found
+    assert problem.found.endswith(
+        f"plan {generated.fingerprint} (SWITCHYARD_PLAN): training.steps was 100, now 7"
+    )
+
+
+@pytest.mark.parametrize(
+    ("generated", "words"), [(None, "is not there"), (("training.seed=5",), "was changed")]
+)
+def test_other_plan_without_what_was_generated_says_so(generated: tuple[str, ...] | None, words: str) -> None:
+    written = None if generated is None else strategy(*generated)
+    assert words in other_plan(plan(), "0" * 16, written, "runs/small/strategy.yaml").found
+
+
+def test_a_rank_compares_with_the_strategy_in_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.yaml").write_text(TEXT)
+    folder = f"output.folder={tmp_path}"
+    generated = build_plan(strategy(folder, "cluster.gpu=cpu", "cluster.hosts=1"))
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "strategy.yaml").write_text(strategy_yaml(generated))
+    alone = Identity(rank=0, local_rank=0, world_size=1, host="h", is_launched=False)
+    monkeypatch.setenv("SWITCHYARD_PLAN", generated.fingerprint)
+    same = (folder, "cluster.gpu=cpu", "cluster.hosts=1")
+    assert make_plan(str(tmp_path / "small.yaml"), same, alone)[1] == ()
+    _, (problem,) = make_plan(str(tmp_path / "small.yaml"), (*same, "training.seed=3"), alone)
+    assert "training.seed was 1, now 3" in problem.found
+    assert launch_problems(generated, {}) == ()

@@ -1,0 +1,80 @@
+"""Hosts by list, by hostfile, by number."""
+
+from pathlib import Path
+
+import pytest
+
+from planner import Problem, StrategyError, loads
+from tests.support.examples import TEXT, strategy
+
+
+def read(tmp_path: Path, content: bytes | str) -> tuple[Problem, ...]:
+    path = tmp_path / "hostfile"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, [f"cluster.hosts={{hostfile: {path}}}"])
+    return error.value.problems
+
+
+def test_number_makes_up_names() -> None:
+    hosts = strategy("cluster.hosts=3").cluster.hosts
+    assert hosts.names == ("host-00", "host-01", "host-02")
+    assert hosts.are_made_up
+
+
+def test_names_of_many_hosts_have_one_width() -> None:
+    hosts = strategy("cluster.hosts=101").cluster.hosts
+    assert (hosts.names[0], hosts.names[100]) == ("host-000", "host-100")
+
+
+def test_one_is_localhost() -> None:
+    hosts = strategy("cluster.hosts=1").cluster.hosts
+    assert (hosts.names, hosts.are_made_up) == (("localhost",), False)
+
+
+def test_list_may_carry_slots() -> None:
+    cluster = strategy("cluster.hosts=[node-a slots=4, user@10.0.0.7, 'fe80::1']").cluster
+    assert cluster.hosts.names == ("node-a", "user@10.0.0.7", "fe80::1")
+    assert cluster.slots == (4, 8, 8)
+
+
+def test_hostfile_is_read_as_deepspeed_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "hostfile"
+    path.write_text("# all\n\nnode1 slots=8\n  node2\tslots=4  # half\r\n")
+    loaded = strategy(f"cluster.hosts={{hostfile: {path}}}")
+    assert loaded.cluster.hosts.names == ("node1", "node2")
+    assert loaded.cluster.slots == (8, 4)
+
+
+def test_every_bad_line_of_a_hostfile_is_a_problem(tmp_path: Path) -> None:
+    text = "a slots=8\nb slots = 8\nA slots=8\nc\nd slots=0\ne slots=8x\nh:22 slots=8\nf slots=-1\n"
+    problems = read(tmp_path, text)
+    assert [(p.line, p.found.split(" ")[0]) for p in problems] == [
+        (2, "'b"),
+        (3, "'A'"),
+        (4, "'c'"),
+        (5, "slots=0"),
+        (6, "'e"),
+        (7, "'h:22'"),
+        (8, "'f"),
+    ]
+    assert all(p.file == str(tmp_path / "hostfile") for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("", "names no host"), ("# x\n", "names no host"), (b"\xff", "not text")]
+)
+def test_hostfile_without_hosts_is_a_problem(tmp_path: Path, content: bytes | str, words: str) -> None:
+    (problem,) = read(tmp_path, content)
+    assert words in problem.found
+
+
+def test_missing_hostfile_is_a_problem() -> None:
+    with pytest.raises(StrategyError, match="cannot be read: no such file"):
+        loads(TEXT, ["cluster.hosts={hostfile: /nowhere/hostfile}"])
+
+
+def test_bare_text_is_not_taken_for_a_host() -> None:
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, ["cluster.hosts=node1"])
+    assert error.value.problems[0].fix == "put the names in brackets: [node1, node2]"

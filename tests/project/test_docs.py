@@ -1,0 +1,207 @@
+"""What the documents name exists: files, modules, commands, keys; and what they show printed is printed."""
+
+import importlib.util
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+from planner import StrategyError, build_plan, loads
+from planner.loading.json_schema import all_paths
+from planner.rules.not_implemented import _RULES, runnable
+from tests.support.examples import TEXT, strategy
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+SPAN = re.compile(r"`([^`\n]+)`")
+# Files of a run or of a reader's own; what stands for a name; files of DeepSpeed, which have their own test.
+NOT_OURS = re.compile(r"^(runs|texts|checkpoints|attempts|ranks|tensorboard|logs)/|NAME|RUN|NNNN|FOLDER|…")
+# Endings alone (`.py`) are spoken of, too.
+ENDINGS = (".py", ".md", ".yaml", ".json", ".txt", ".toml", ".png")
+FILES_OF_A_RUN = re.compile(
+    r"(strategy\.yaml|plan\.json|ds_config\.json|manifest\.json|timeline\.json|timeline\.png|tokenizer\.json|done\.json|failed\.json"
+    r"|loss\.png|wagons\.yaml|five\.yaml)$"
+)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@pages
+def test_no_merge_was_left_half_done(page: Path) -> None:
+    marks = re.findall(r"^(?:<{7}|={7}$|>{7})", text_of(page), re.MULTILINE)
+    assert marks == []
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def spans_of(page: Path) -> list[str]:
+    return SPAN.findall(FENCE.sub("", text_of(page)))
+
+
+def commands_of(page: Path, program: str) -> list[str]:
+    """Every command line that begins with `program`, in spans and blocks, without its comment."""
+    lines = [*spans_of(page), *(line.strip() for line in text_of(page).splitlines())]
+    return [line.partition("  #")[0].strip() for line in lines if line.startswith(program)]
+
+
+def anchor_of(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pages
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in LINK.findall(text_of(page)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{target} is not there"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text_of(linked)), re.MULTILINE)
+            assert anchor in map(anchor_of, headings), f"{target}: no such heading"
+
+
+@pages
+def test_every_file_in_a_code_span_exists(page: Path) -> None:
+    deepspeed = [f"{place}:{line}" for place, line, _ in upstream_rows()]
+    for span in spans_of(page):
+        is_file = ("/" in span or span[1:].endswith(ENDINGS)) and not re.search(r"[ =×<>{}*|]", span)
+        if (
+            is_file
+            and not NOT_OURS.search(span)
+            and not FILES_OF_A_RUN.search(span)
+            and span not in deepspeed
+        ):
+            assert (ROOT / span.rstrip("/")).exists(), f"{span} is not there"
+
+
+@pages
+def test_every_name_that_follows_a_file_is_in_it(page: Path) -> None:
+    for file, name in re.findall(r"`([\w/]+\.py)`[,:]? `(\w+)`", text_of(page)):
+        assert re.search(rf"\b{name}\b", text_of(ROOT / file)), f"{file} has no {name}"
+
+
+@pages
+def test_every_module_that_is_started_exists(page: Path) -> None:
+    for module in re.findall(r"python -m ([\w.]+)", text_of(page)):
+        if module == "pytest":
+            continue
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
+
+
+@pages
+def test_every_make_target_exists(page: Path) -> None:
+    targets = re.findall(r"^([\w.-]+):", text_of(ROOT / "Makefile"), re.MULTILINE)
+    for target in re.findall(r"\bmake ([a-z][\w-]*)", " ".join(commands_of(page, "make "))):
+        assert target in targets, f"make {target}"
+
+
+@pages
+def test_every_launch_command_parses(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in commands_of(page, "python -m launch "):
+        words = command.split()[3:]
+        if len(words) < 2 or re.search(r"STRATEGY|FOLDER|wagons\.yaml|five\.yaml", command):
+            continue
+        # An audit that was answered may say no.
+        answers = (0, 1) if words[0] == "audit" else (0,)
+        assert main(words) in answers, f"{command}: {capsys.readouterr().err}"
+        capsys.readouterr()
+
+
+@pages
+def test_every_override_names_a_key(page: Path) -> None:
+    keys = set(all_paths())
+    for key in re.findall(r"\b([a-z_]+(?:\.[a-z_]+)+)=", text_of(page)):
+        assert key in keys, f"{key} is no key of a strategy"
+
+
+@pages
+def test_every_printed_answer_is_what_the_command_prints(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`plan: FILE` is the plan of a file, `prints: WORDS` any command; … stands for what is left out."""
+    for kind, words, block in re.findall(
+        r"<!-- (plan|prints): (\S[^(\n]*?) *(?:\(.*?)?-->\n```\n(.*?)^```$", text_of(page), re.M | re.S
+    ):
+        command = [*(["plan"] if kind == "plan" else []), *words.split()]
+        assert main([*command, "--plain"]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        position = 0
+        for line in block.splitlines():
+            pattern = " ".join(line.split()).replace("[", "[[]").replace("…", "*")
+            if pattern in ("", "*"):
+                continue
+            while position < len(printed) and not fnmatchcase(" ".join(printed[position].split()), pattern):
+                position += 1
+            assert position < len(printed), f"{words} does not print, or not here: {line!r}"
+
+
+@pages
+def test_no_page_names_a_machine(page: Path) -> None:
+    found = re.search(
+        r"(?<![\w.])/(work|home|root|tmp|opt|usr|mnt)/|\bpypi\b|index-url https?:", text_of(page)
+    )
+    assert found is None, found
+
+
+def test_the_strategy_to_start_from_is_legal() -> None:
+    blocks = [
+        body for language, body in FENCE.findall(text_of(ROOT / "docs/how-to/train.md")) if language == "yaml"
+    ]
+    assert len(blocks) == 1
+    assert build_plan(loads(blocks[0])).world_size == 2
+    assert runnable(loads(blocks[0])) == ()
+
+
+def test_the_five_mistakes_are_told_as_printed() -> None:
+    blocks = FENCE.findall(text_of(ROOT / "docs/how-to/errors.md"))
+    (written,) = [body for language, body in blocks if language == "yaml"]
+    (printed,) = [body for language, body in blocks if body.startswith("five.yaml")]
+    with pytest.raises(StrategyError) as caught:
+        loads(written, file="five.yaml")
+    told = [*str(caught.value).splitlines(), f"{len(caught.value.problems)} problems"]
+    assert len(told) == len(printed.splitlines()) == 16
+    for line, shown in zip(told, printed.splitlines(), strict=True):
+        assert line.startswith(shown.rstrip("…"))
+
+
+def test_the_readme_lists_what_is_refused_and_nothing_else() -> None:
+    section = (
+        text_of(ROOT / "README.md").partition("<!-- refused:")[2].partition("<!-- end of refused -->")[0]
+    )
+    overrides = re.findall(r"^\| `(\S+)` \|", section, re.MULTILINE)
+    refusing = set()
+    for override in overrides:
+        changed = strategy(override)
+        problems = runnable(changed)
+        assert [problem.path for problem in problems] == [override.partition("=")[0]], override
+        refusing |= {rule for rule in _RULES if tuple(rule(changed))}
+    assert refusing == set(_RULES), "a rule of planner/rules/not_implemented.py has no line in the README"
+    assert runnable(loads(TEXT)) == ()
+
+
+def upstream_rows() -> list[tuple[str, int, str]]:
+    """File, line and code of DeepSpeed that docs/how-to/upstream.md quotes."""
+    rows = re.findall(
+        r"^\| `([\w/.]+\.py):(\d+)` \| `(.*?)` \|", text_of(ROOT / "docs/how-to/upstream.md"), re.M
+    )
+    return [(place, int(line), code) for place, line, code in rows]
+
+
+def test_deepspeed_has_the_quoted_lines() -> None:
+    spec = importlib.util.find_spec("deepspeed")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    if '"0.19.8"' not in text_of(package / "git_version_info_installed.py").replace("'", '"'):
+        pytest.skip("the lines are those of DeepSpeed 0.19.8")
+    rows = upstream_rows()
+    assert len(rows) > 15
+    for place, line, code in rows:
+        assert code in text_of(package / place).splitlines()[line - 1], f"{place}:{line} is not {code}"

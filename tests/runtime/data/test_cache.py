@@ -1,0 +1,197 @@
+"""Preparing once: the cache, kills, damage, and two who prepare at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner import StrategyError
+from runtime.data import cache
+from runtime.data.dataset import open_data, prepare
+from tests.support.data_strategies import make_strategy, write_corpus
+
+# Prepares CORPUS with its runs in RUNS; a third argument makes it wait in the middle of the work.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from runtime.data import encode
+from runtime.data.dataset import prepare
+from tests.support.data_strategies import make_strategy
+if len(sys.argv) > 3:
+    write = encode._write_tokens
+    def slowly(file, *arguments):
+        file.write_bytes(b"half")
+        print("half", flush=True)
+        time.sleep(float(sys.argv[3]))
+        return write(file, *arguments)
+    encode._write_tokens = slowly
+print(prepare(make_strategy(Path(sys.argv[2]), Path(sys.argv[1]))), flush=True)
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def problems(strategy) -> list[str]:
+    with pytest.raises(StrategyError) as caught:
+        prepare(strategy)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")
+
+
+def test_second_time_tokenizes_nothing(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    monkeypatch.setattr("runtime.data.prepare.encode_corpus", None)
+    assert prepare(strategy) == entry
+
+
+def test_settled_files_are_not_read_again(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SETTLED_S", -1.0)
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    monkeypatch.setattr("runtime.data.prepare.hash_corpus", None)
+    monkeypatch.setattr(cache, "hash_file", None)
+    assert prepare(strategy) == entry
+
+
+def test_files_written_a_moment_ago_are_read_again(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    monkeypatch.setattr("runtime.data.prepare.hash_corpus", lambda sources: "another hash")
+    assert prepare(strategy) != entry
+    assert not (tmp_path / ".cache" / "data" / "seen").exists()
+
+
+def test_cache_that_cannot_be_written_is_a_problem(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    (problem,) = problems(make_strategy(tmp_path / "runs", corpus))
+    assert problem.startswith("output.folder: the prepared data cannot be written")
+
+
+def test_file_that_changes_while_it_is_read_is_a_problem(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.data import prepare
+
+    encode = prepare.encode_corpus
+
+    def encode_and_change(*arguments):
+        manifest = encode(*arguments)
+        (corpus / "1.txt").write_text("other")
+        return manifest
+
+    monkeypatch.setattr(prepare, "encode_corpus", encode_and_change)
+    assert "1.txt changed while it was read" in problems(make_strategy(tmp_path, corpus))[0]
+    assert not list((tmp_path / ".cache" / "data").glob("*"))
+
+
+def test_kill_in_the_middle_leaves_nothing_that_is_believed(tmp_path: Path, corpus: Path) -> None:
+    process = start(corpus, tmp_path, 60)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    cache = tmp_path / ".cache" / "data"
+    assert [path.name[:5] for path in cache.iterdir()] == [".tmp-"]
+    strategy = make_strategy(tmp_path, corpus)
+    with pytest.raises(StrategyError, match="not in"):
+        open_data(strategy)
+    entry = prepare(strategy)
+    assert open_data(strategy).num_train_sequences > 0
+    assert list(cache.iterdir()) == [entry]
+
+
+def test_leftovers_go_even_when_nothing_is_to_be_done(tmp_path: Path, corpus: Path) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    (entry.parent / ".tmp-killed").mkdir()
+    (entry.parent / ".tmp-killed" / "lock").touch()
+    (entry.parent / ".tmp-empty").mkdir()
+    (entry.parent / ".trash-x").mkdir()
+    prepare(strategy)
+    assert list(entry.parent.iterdir()) == [entry]
+
+
+def test_two_who_prepare_at_once_come_to_one_entry(tmp_path: Path, corpus: Path) -> None:
+    slow = start(corpus, tmp_path, 1.5)
+    assert slow.stdout is not None
+    assert slow.stdout.readline() == "half\n"
+    fast = start(corpus, tmp_path)  # must neither wait for the other nor take its folder away
+    entries = {fast.communicate(timeout=30)[0].strip()}
+    assert slow.poll() is None
+    entries.add(slow.communicate(timeout=30)[0].strip())
+    assert (fast.returncode, slow.returncode) == (0, 0)
+    assert entries == {str(path) for path in (tmp_path / ".cache" / "data").iterdir()}
+    assert open_data(make_strategy(tmp_path, corpus)).num_train_sequences > 0
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "removed"])
+def test_damaged_entry_is_made_anew_with_a_warning(
+    tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    tokens = open_data(strategy).tokens.copy()
+    content = bytearray((entry / name).read_bytes())
+    if damage == "removed":
+        (entry / name).unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        (entry / name).write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    if (name, damage) != ("tokens.bin", "flipped"):  # every rank sees that; this one, rank 0's prepare
+        with pytest.raises(StrategyError, match="as they were written"):
+            open_data(strategy)
+    assert prepare(strategy) == entry
+    assert "are damaged and are made anew" in caplog.text
+    assert np.array_equal(open_data(strategy).tokens, tokens)
+
+
+def test_rank_that_is_told_the_entry_looks_at_no_corpus(tmp_path: Path, corpus: Path) -> None:
+    strategy = make_strategy(tmp_path, corpus)
+    entry = prepare(strategy)
+    for file in corpus.iterdir():
+        file.unlink()
+    assert open_data(strategy, entry=entry).num_train_sequences > 0
+
+
+def test_cache_may_lie_elsewhere(tmp_path: Path, corpus: Path) -> None:
+    strategy = make_strategy(tmp_path / "runs", corpus)
+    assert prepare(strategy, tmp_path / "cache").parent == tmp_path / "cache"
+    assert open_data(strategy, tmp_path / "cache").folder.parent == tmp_path / "cache"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_default_corpus_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(sysconfig.get_paths()["stdlib"]) / "email"  # a tenth of the library is enough here
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(package)})
+    strategy = make_strategy(tmp_path, None, "model.vocab_size=1024")
+    started = time.perf_counter()
+    prepare(strategy)
+    first_s = time.perf_counter() - started
+    started = time.perf_counter()
+    prepare(strategy)
+    assert time.perf_counter() - started < first_s / 5
+    data = open_data(strategy)
+    text = data.tokenizer().decode(data.tokens.tolist(), skip_special_tokens=False)
+    files = sorted(file for file in package.rglob("*.py") if file.parent.name != "tests")
+    assert text == "".join(
+        f"{file.read_bytes().decode()}<|endoftext|>" for file in files if file.stat().st_size
+    )

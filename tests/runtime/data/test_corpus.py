@@ -1,0 +1,161 @@
+"""Which files are the corpus, and in which order."""
+
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from runtime.data.corpus import NOT_LIBRARY, find_corpus, hash_corpus, listing
+
+
+def names(corpus, root: Path) -> list[str]:
+    return [source.file.relative_to(root).as_posix() for source in corpus.sources]
+
+
+def only_problem(path) -> str:
+    corpus = find_corpus(path)
+    assert len(corpus.problems) == 1
+    return corpus.problems[0].found
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.txt", "a/z.md", "a/y.jsonl", "a.txt", ".git/config", "a/.hidden", "__pycache__/m.pyc"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(name)
+    return tmp_path
+
+
+def test_folder_is_read_in_the_order_of_its_paths_without_hidden_files(tree: Path) -> None:
+    corpus = find_corpus(str(tree))
+    assert names(corpus, tree) == ["a/y.jsonl", "a/z.md", "a.txt", "b.txt"]
+    assert [source.kind for source in corpus.sources] == ["jsonl", "text", "text", "text"]
+
+
+def test_list_keeps_the_order_in_which_it_was_written(tree: Path) -> None:
+    assert names(find_corpus((f"{tree}/b.txt", f"{tree}/a.txt")), tree) == ["b.txt", "a.txt"]
+
+
+def test_glob_finds_files_below(tree: Path) -> None:
+    assert names(find_corpus(f"{tree}/**/*.md"), tree) == ["a/z.md"]
+    assert names(find_corpus(f"{tree}/*.txt"), tree) == ["a.txt", "b.txt"]
+
+
+def test_name_with_a_bracket_is_a_file_before_it_is_a_glob(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text("x")
+    assert names(find_corpus(f"{tmp_path}/a[1].txt"), tmp_path) == ["a[1].txt"]
+
+
+def test_file_reached_twice_is_read_once_with_a_warning(tree: Path) -> None:
+    os.link(tree / "b.txt", tree / "c.txt")
+    corpus = find_corpus((f"{tree}/b.txt", str(tree)))
+    assert names(corpus, tree) == ["b.txt", "a/y.jsonl", "a/z.md", "a.txt"]
+    assert "2 files more than once" in corpus.warnings[0]
+
+
+def test_link_that_leads_back_ends(tree: Path) -> None:
+    (tree / "a" / "back").symlink_to(tree)
+    assert names(find_corpus(str(tree)), tree) == ["a/y.jsonl", "a/z.md", "a.txt", "b.txt"]
+
+
+def test_linked_folder_is_read(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("other")
+    (root / "data").symlink_to(tree / "a")
+    assert names(find_corpus(str(root)), root) == ["data/y.jsonl", "data/z.md"]
+
+
+def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
+    assert "matches nothing" in only_problem(f"{tmp_path}/*.txt")
+    assert "is no file or folder" in only_problem(f"{tmp_path}/none.txt")
+    assert "is no file or folder" in only_problem("none.parquet")
+    (tmp_path / "sub").mkdir()
+    assert "matches folders only" in only_problem(f"{tmp_path}/*")
+    assert "holds no file" in only_problem(f"{tmp_path}/sub")
+
+
+def test_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "device or pipe" in only_problem(f"{tmp_path}/pipe")
+
+
+def test_every_wrong_entry_is_reported(tmp_path: Path) -> None:
+    assert len(find_corpus((f"{tmp_path}/*.a", f"{tmp_path}/*.b", f"{tmp_path}/c.txt")).problems) == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folder_without_permission_is_a_problem(tree: Path) -> None:
+    (tree / "a").chmod(0)
+    try:
+        assert "Permission denied" in only_problem(str(tree))
+    finally:
+        (tree / "a").chmod(0o755)
+
+
+def test_standard_library_is_its_sources_without_tests_and_packages() -> None:
+    corpus = find_corpus(None)
+    assert not corpus.problems
+    assert len(corpus.sources) > 300
+    stdlib = Path(os.__file__).parent
+    assert {s.file.suffix for s in corpus.sources} == {".py"}
+    assert not any(NOT_LIBRARY.intersection(s.file.relative_to(stdlib).parts) for s in corpus.sources)
+    assert [s.file for s in corpus.sources] == sorted(s.file for s in corpus.sources)
+
+
+def test_hash_follows_bytes_and_order_but_not_names(tmp_path: Path) -> None:
+    for name, content in (("a", "one"), ("b", "two"), ("c", "one"), ("d", "two")):
+        (tmp_path / name).write_text(content)
+
+    def hash_of(*chosen: str) -> str:
+        return hash_corpus(find_corpus(tuple(f"{tmp_path}/{name}" for name in chosen)).sources)
+
+    assert hash_of("a", "b") == hash_of("c", "d")
+    assert hash_of("a", "b") != hash_of("b", "a")
+    assert hash_of("a", "b") != hash_of("a")
+
+
+def test_listing_changes_when_a_file_is_rewritten_with_its_old_time(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    sources = find_corpus(str(file)).sources
+    before, times = listing(sources), file.stat()
+    file.write_text("two")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert listing(sources) != before
+
+
+def test_dataset_name_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    corpus = find_corpus("someone/some-text")
+    assert "datasets" in corpus.problems[0].found
+    assert ".[datasets]" in corpus.problems[0].fix
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, load_dataset) -> None:
+    module = types.ModuleType("datasets")
+    module.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_dataset_that_cannot_be_downloaded_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach the Hub")
+
+    stand_in(monkeypatch, load_dataset)
+    assert "ConnectionError: Couldn't reach the Hub" in only_problem("someone/some-text")
+
+
+def test_dataset_is_its_arrow_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "x.arrow").write_bytes(b"")
+    asked = []
+
+    def load_dataset(*arguments: object, **options: object) -> types.SimpleNamespace:
+        asked.append((arguments, options))
+        return types.SimpleNamespace(cache_files=[{"filename": str(tmp_path / "x.arrow")}])
+
+    stand_in(monkeypatch, load_dataset)
+    (source,) = find_corpus("someone/some-text:small").sources
+    assert (source.file, source.kind) == (tmp_path / "x.arrow", "arrow")
+    assert asked == [(("someone/some-text", "small"), {"split": "train"})]

@@ -1,0 +1,185 @@
+"""What a document is, how it is read in pieces, and what is said of those that cannot be."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from planner import Problem
+from runtime.data.corpus import find_corpus
+from runtime.data.documents import PIECE_CHARACTERS, read_pieces, take_survey
+from runtime.data.tokenizer import train_tokenizer
+from tests.support.data_strategies import words
+
+
+def read(*files: Path) -> list[str]:
+    """All documents, each put together again."""
+    documents = [""]
+    for source in find_corpus(tuple(map(str, files))).sources:
+        for piece in read_pieces(source):
+            assert not isinstance(piece, Problem), piece
+            documents[-1] += piece.text
+            if piece.ends_document:
+                documents.append("")
+    assert documents.pop() == ""
+    return documents
+
+
+def survey(*paths: Path):
+    return take_survey(find_corpus(tuple(map(str, paths))).sources)
+
+
+def write(file: Path, content: bytes | str) -> Path:
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "\r\nline\r\n", "日本語 ✓ 🎉 é", "a\u2028b", "<|endoftext|>"], ids=repr
+)
+def test_text_is_read_as_it_stands(tmp_path: Path, text: str) -> None:
+    assert read(write(tmp_path / "a.txt", text)) == [text]
+
+
+def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfhello")) == ["hello"]
+
+
+def test_character_on_the_border_of_two_blocks_is_whole(tmp_path: Path) -> None:
+    text = "x" * ((1 << 20) - 1) + "日本"
+    assert read(write(tmp_path / "a.txt", text)) == [text]
+
+
+@pytest.mark.parametrize(
+    "unit", ["word and more\n", "no line break at all ", "密", "\n", " ", "\r\n"], ids=repr
+)
+def test_huge_document_comes_in_pieces_and_is_the_same(tmp_path: Path, unit: str) -> None:
+    text = unit * (5 * PIECE_CHARACTERS // 2 // len(unit))
+    file = write(tmp_path / "a.txt", text)
+    pieces = list(read_pieces(find_corpus(str(file)).sources[0]))
+    assert len(pieces) == 3
+    assert max(len(piece.text) for piece in pieces) <= PIECE_CHARACTERS
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.ends_document for piece in pieces] == [False, False, True]
+
+
+def test_cuts_change_no_token(tmp_path: Path) -> None:
+    text = words(60_000)
+    coder = train_tokenizer([words(2000)], 400)
+    pieces = [piece.text for piece in read_pieces(find_corpus(str(write(tmp_path / "a", text))).sources[0])]
+    assert len(pieces) == 2
+    in_pieces = [token for piece in pieces for token in coder.tokenizer.encode(piece).ids]
+    assert in_pieces == coder.tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson"])
+def test_each_line_of_jsonl_is_a_document(tmp_path: Path, name: str) -> None:
+    lines = [json.dumps({"text": "one\ntwo", "id": 1}), "", '{"text": "日本"}', '{"text": ""}']
+    content = ("\n".join(lines) + "\n").encode()
+    assert read(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)) == [
+        "one\ntwo",
+        "日本",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"text": "a"', "is not JSON"),
+        ("[1]", "is list, not an object"),
+        ('{"txt": "a", "n": 1}', "has no key 'text'; its keys are: txt, n"),
+        ('{"text": 3}', "'text' is int, not a string"),
+        ('{"text": null}', "'text' is NoneType, not a string"),
+        ('{"text": "\xff"}'.encode("latin-1"), "is not JSON"),
+    ],
+)
+def test_faulty_line_is_named_with_its_number(tmp_path: Path, line: bytes | str, found: str) -> None:
+    content = (
+        b'{"text": "a"}\n\n' + (line if isinstance(line, bytes) else line.encode()) + b'\n{"text": "b"}\n'
+    )
+    file = write(tmp_path / "a.jsonl", content)
+    (problem,) = survey(file).problems
+    assert (problem.file, problem.line) == (str(file), 3)
+    assert problem.found.startswith(found)
+    assert str(problem).startswith(f"{file}:3: data.path: ")
+
+
+def test_reading_stops_after_twenty_faults(tmp_path: Path) -> None:
+    problems = survey(write(tmp_path / "a.jsonl", "{}\n" * 1000)).problems
+    assert len(problems) == 21
+    assert "stopped after 20" in problems[-1].found
+
+
+def test_half_characters_are_mended_and_counted(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", '{"text": "a\\ud800b\\udc00"}\n{"text": "\\ud83c\\udf89"}\n')
+    assert read(file) == ["a\ufffdb\ufffd", "🎉"]
+    assert survey(file).num_mended == 2
+
+
+def test_truncated_gzip_is_a_problem(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"text": "a"}\n' * 1000)
+    (problem,) = survey(write(tmp_path / "a.jsonl.gz", whole[:-9])).problems
+    assert "is damaged" in problem.found
+
+
+def test_parquet_rows_are_documents(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for number, kind in enumerate((pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()))):
+        column = pa.array(["one", None, "日本"]).cast(kind)
+        pq.write_table(pa.table({"id": [1, 2, 3], "text": column}), tmp_path / f"{number}.parquet")
+        assert read(tmp_path / f"{number}.parquet") == ["one", "", "日本"]
+
+
+def test_parquet_without_text_is_a_problem(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"content": ["a"], "n": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
+    write(tmp_path / "c.parquet", b"no parquet")
+    found = [problem.found for problem in survey(tmp_path).problems]
+    assert found[0] == "has no column 'text': content, n"
+    assert found[1] == "column 'text' holds int64"
+    assert found[2].startswith("is damaged")
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (problem,) = survey(write(tmp_path / "a.parquet", b"PAR1")).problems
+    assert problem.found == "pyarrow is not installed"
+    assert ".[parquet]" in problem.fix
+
+
+def test_arrow_stream_rows_are_documents(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from runtime.data.corpus import Source
+
+    table = pa.table({"text": ["one", "two"]})
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    pieces = read_pieces(Source(file=tmp_path / "a.arrow", kind="arrow", is_named=True))
+    assert [piece.text for piece in pieces] == ["one", "two"]
+
+
+@pytest.mark.parametrize("content", [b"a\0b", b"\xff\xfe\x41", b"ok" * 1_000_000 + b"\xc3"])
+def test_what_is_not_text_is_left_out_of_a_folder_but_not_when_named(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path / "good.txt", "good")
+    bad = write(tmp_path / "bad.txt", content)
+    in_folder = survey(tmp_path)
+    assert [source.file.name for source in in_folder.sources] == ["good.txt"]
+    assert len(in_folder.skipped) == 1
+    assert not in_folder.problems
+    assert in_folder.num_bytes == 4
+    (problem,) = survey(bad).problems
+    assert problem.found.startswith("is not text")
+
+
+def test_survey_counts_documents_and_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "é")
+    write(tmp_path / "b.txt", "")
+    write(tmp_path / "c.jsonl", '{"text": "xyz"}\n{"text": ""}\n')
+    found = survey(tmp_path)
+    assert (found.num_documents, found.num_empty, found.num_bytes) == (2, 2, 5)

@@ -1,0 +1,141 @@
+"""How text becomes tokens."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from runtime.data.tokenizer import (
+    TokenizerUnusable,
+    check_ids,
+    check_vocab_size,
+    load_tokenizer,
+    train_tokenizer,
+)
+from tests.support.data_strategies import words
+
+TEXTS = [words(2000, seed) for seed in range(3)]
+
+
+def word_tokenizer(*entries: str) -> Tokenizer:
+    """One id for each entry, in order."""
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=entries[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+def fault(call, *arguments) -> str:
+    with pytest.raises(TokenizerUnusable) as caught:
+        call(*arguments)
+    return caught.value.problem.found
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "日本語 🎉 é", "\0\x7f\n\t ", "<|endoftext|>", "a" * 3000], ids=repr
+)
+def test_any_text_comes_back(text: str) -> None:
+    coder = train_tokenizer(TEXTS, 300)
+    ids = coder.tokenizer.encode(text).ids
+    assert coder.tokenizer.decode(ids) == text
+    assert coder.end_of_text not in ids
+
+
+def test_vocabulary_is_full_or_as_large_as_the_text_allows() -> None:
+    assert train_tokenizer(TEXTS, 500).num_ids == 500
+    assert train_tokenizer(["ab"], 500).num_ids == 257  # one pair, seen once: nothing to merge
+
+
+def test_smallest_vocabulary_is_the_bytes_and_the_end() -> None:
+    check_vocab_size(257)
+    assert train_tokenizer(TEXTS, 257).num_ids == 257
+    assert "256 is too small" in fault(check_vocab_size, 256)
+
+
+def test_training_gives_the_same_in_another_process() -> None:
+    program = (
+        "from runtime.data.tokenizer import train_tokenizer; from tests.support.data_strategies import words;"
+        "print(train_tokenizer([words(2000, seed) for seed in range(3)], 400).hash)"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert there.stdout.strip() == train_tokenizer(TEXTS, 400).hash
+
+
+def test_training_on_one_endless_word_ends() -> None:
+    """Uncut, such a word takes minutes."""
+    assert train_tokenizer(["a" * 1_000_000, " " * 1_000_000], 300).num_ids < 300
+
+
+def test_hash_follows_content_and_not_the_form_of_the_file(tmp_path: Path) -> None:
+    coder = train_tokenizer(TEXTS, 300)
+    content = json.loads(coder.tokenizer.to_str())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert load_tokenizer(tmp_path / "old.json").hash == coder.hash
+    assert train_tokenizer(TEXTS, 301).hash != coder.hash
+
+
+def test_tokenizer_json_without_configuration_uses_a_known_end(tmp_path: Path) -> None:
+    word_tokenizer("<unk>", "a", "</s>").save(str(tmp_path / "t.json"))
+    assert load_tokenizer(tmp_path / "t.json").end_of_text == 2
+
+
+@pytest.mark.parametrize("token", ["stop", {"content": "stop", "lstrip": False}])
+def test_folder_says_which_token_ends_a_text(tmp_path: Path, token: object) -> None:
+    word_tokenizer("<unk>", "</s>", "stop").save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    assert load_tokenizer(tmp_path).end_of_text == 2
+
+
+def test_cutting_filling_and_framing_of_a_published_tokenizer_are_off(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer("<unk>", "a", "</s>")
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=8)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path).tokenizer
+    assert loaded.encode_batch_fast(["a a a a"], add_special_tokens=False)[0].ids == [1, 1, 1, 1]
+
+
+def test_folder_of_a_slow_tokenizer_is_converted(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    coder = train_tokenizer(TEXTS, 300)
+    coder.tokenizer.model.save(str(tmp_path))  # vocab.json and merges.txt, as GPT-2 was published
+    configuration = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(configuration))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.end_of_text == coder.end_of_text
+    assert loaded.tokenizer.encode(TEXTS[0]).ids == coder.tokenizer.encode(TEXTS[0]).ids
+
+
+def test_what_is_no_tokenizer_is_said(tmp_path: Path) -> None:
+    assert "is no file or folder" in fault(load_tokenizer, tmp_path / "none")
+    (tmp_path / "bad.json").write_text('{"model": 1}')
+    assert "bad.json is no tokenizer" in fault(load_tokenizer, tmp_path / "bad.json")
+    (tmp_path / "empty").mkdir()
+    assert "empty is no tokenizer" in fault(load_tokenizer, tmp_path / "empty")
+    word_tokenizer("<unk>", "a").save(str(tmp_path / "endless.json"))
+    assert "does not say which token ends a text" in fault(load_tokenizer, tmp_path / "endless.json")
+
+
+def test_end_that_is_not_in_the_vocabulary_is_said(tmp_path: Path) -> None:
+    word_tokenizer("<unk>", "</s>").save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<gone>"}')
+    assert "'<gone>' is not in its vocabulary" in fault(load_tokenizer, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    assert "is no tokenizer: JSONDecodeError" in fault(load_tokenizer, tmp_path)
+
+
+def test_id_beyond_the_vocabulary_is_said_even_above_a_gap(tmp_path: Path) -> None:
+    content = json.loads(word_tokenizer("<unk>", "a").to_str())
+    content["model"]["vocab"]["</s>"] = 9
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    coder = load_tokenizer(tmp_path / "t.json")
+    check_ids(coder, 10)
+    assert "ids go up to 9, beyond model.vocab_size (9)" in fault(check_ids, coder, 9)

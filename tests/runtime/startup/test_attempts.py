@@ -1,0 +1,103 @@
+"""Who holds a run, and what says how it ended."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from runtime.startup.attempts import claim, holds, set_aside, write_done, write_failed
+
+
+def claim_in(folder) -> int:
+    return claim(folder, {"plan": "p"})
+
+
+def test_claims_count_up_and_only_the_last_one_holds(tmp_path):
+    assert claim(tmp_path, {"plan": "abc"}) == 1
+    assert holds(tmp_path, 1)
+    assert claim(tmp_path, {"plan": "abc"}) == 2
+    assert not holds(tmp_path, 1)
+    assert holds(tmp_path, 2)
+
+
+def test_a_claim_says_who(tmp_path):
+    claim(tmp_path, {"plan": "abc"})
+    content = json.loads((tmp_path / "attempts" / "0001.json").read_text())
+    assert content["plan"] == "abc"
+    assert content["pid"] == os.getpid()
+    assert set(content) == {"schema_version", "attempt", "pid", "host", "started", "plan"}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"attempt": 1, "pi'])
+def test_a_torn_claim_counts_and_breaks_nothing(tmp_path, content):
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts" / "0001.json").write_bytes(content)
+    (tmp_path / "attempts" / "notes.json").write_bytes(b"?")
+    assert claim(tmp_path, {}) == 2
+
+
+def test_the_count_goes_on_beyond_four_digits(tmp_path):
+    (tmp_path / "attempts").mkdir()
+    for number in (9999, 10000):
+        (tmp_path / "attempts" / f"{number}.json").touch()
+    assert claim(tmp_path, {}) == 10001
+
+
+def test_claims_at_the_same_moment_are_different(tmp_path):
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        numbers = pool.map(claim_in, [tmp_path] * 24, chunksize=1)
+    assert sorted(numbers) == list(range(1, 25))
+
+
+def test_a_claim_takes_back_what_older_attempts_said(tmp_path):
+    attempt = claim(tmp_path, {})
+    write_done(tmp_path, {"attempt": attempt, "step": 10})
+    write_failed(tmp_path, code=3, problems=[], checkpoint=None, attempt=attempt)
+    claim(tmp_path, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts"]
+
+
+def test_done_and_failed_carry_the_attempt(tmp_path):
+    attempt = claim(tmp_path, {})
+    write_done(tmp_path, {"attempt": attempt, "step": 150, "loss": 5.25})
+    write_failed(tmp_path, code=130, problems=[{"found": "x"}], checkpoint=100, attempt=attempt)
+    assert json.loads((tmp_path / "done.json").read_text()) == {
+        "schema_version": 1,
+        "attempt": 1,
+        "step": 150,
+        "loss": 5.25,
+    }
+    assert json.loads((tmp_path / "failed.json").read_text()) == {
+        "schema_version": 1,
+        "attempt": 1,
+        "code": 130,
+        "problems": [{"found": "x"}],
+        "checkpoint": 100,
+    }
+
+
+def test_an_attempt_that_lost_the_run_ends_it_no_more(tmp_path, caplog):
+    attempt = claim(tmp_path, {})
+    claim(tmp_path, {})
+    write_done(tmp_path, {"attempt": attempt})
+    assert not (tmp_path / "done.json").exists()
+    assert "attempt 1 no longer holds the run" in caplog.text
+
+
+def test_set_aside_moves_to_the_first_free_name(tmp_path):
+    for expected in ("tiny.001", "tiny.002"):
+        run = tmp_path / "tiny"
+        run.mkdir()
+        (run / "telemetry.jsonl").write_text(expected)
+        moved = set_aside(run)
+        assert moved == tmp_path / expected
+        assert (moved / "telemetry.jsonl").read_text() == expected
+        assert not run.exists()
+
+
+def test_set_aside_never_touches_what_is_there(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny.001").write_text("a file")
+    assert set_aside(tmp_path / "tiny").name == "tiny.002"
+    assert (tmp_path / "tiny.001").read_text() == "a file"

@@ -1,0 +1,140 @@
+"""One verdict for all ranks, reached by threads over one store: nobody waits for who is not there."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from planner import Problem, StrategyError, build_plan, loads
+from runtime.parallel.groups import GroupMismatch
+from runtime.process.identity import Identity
+from runtime.startup import consensus
+from runtime.startup.consensus import Verdict, agree, agree_on_groups
+from runtime.startup.outcome import Ending
+from tests.runtime.startup.test_resume import STRATEGY
+
+PLAN = build_plan(loads(STRATEGY, ["parallel.ep=2"]))
+FAULT = Problem(path="x", line=None, found="found", expected="expected", fix="fix")
+
+
+def verdicts(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, asked: str | None = None, fault_of: int | None = None
+) -> tuple[list[Verdict], float]:
+    """What both ranks go by, and the seconds that took."""
+    store = dist.HashStore()
+    monkeypatch.setattr(consensus, "connect", lambda *_: store)
+    found: list[Verdict] = [None, None]
+
+    def run(rank: int) -> None:
+        identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
+        ending = Ending(identity=identity, run_folder=folder)
+        problems = (FAULT,) if rank == fault_of else ()
+        stop = SimpleNamespace(asked=asked)
+        found[rank] = agree(
+            PLAN, problems, identity, ending, stop, lambda plan, ending: Verdict(exit_code=None)
+        )
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found, time.monotonic() - began
+
+
+def test_all_train_when_nobody_has_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert [v.exit_code for v in verdicts(monkeypatch, tmp_path)[0]] == [None, None]
+
+
+def test_the_problem_of_any_rank_ends_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, seconds = verdicts(monkeypatch, tmp_path, fault_of=1)
+    assert [v.exit_code for v in found] == [2, 2]
+    assert capsys.readouterr().err.count("x: found") == 1
+    assert seconds < 5
+
+
+def test_a_stop_before_the_start_ends_all_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found, seconds = verdicts(monkeypatch, tmp_path, asked="SIGTERM")
+    assert [v.exit_code for v in found] == [130, 130]
+    assert seconds < 10, "rank 0 waits for no reader that has left"
+
+
+def test_ranks_of_other_code_end_with_the_others_in_seconds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = consensus.report
+
+    def report(plan: Any, identity: Identity, problems: Any) -> Any:
+        own = honest(plan, identity, problems)
+        return replace(own, holds={**own.holds, "code": "other"}) if identity.rank == 1 else own
+
+    monkeypatch.setattr(consensus, "report", report)
+    found, seconds = verdicts(monkeypatch, tmp_path)
+    assert [v.exit_code for v in found] == [2, 2]
+    told = capsys.readouterr().err
+    assert told.count("rank 1 on here has code other\n  expected: code ") == 1
+    assert "git rev-parse HEAD" in told
+    assert seconds < 10
+
+
+def test_variables_that_contradict_the_plan_end_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EXPERT_GPUS", "0-7")
+    found, _ = verdicts(monkeypatch, tmp_path)
+    assert [v.exit_code for v in found] == [2, 2]
+    assert "EXPERT_GPUS: 0-7 are not the ranks of the plan" in capsys.readouterr().err
+
+
+def ends(monkeypatch: pytest.MonkeyPatch, make: Callable[[int], str]) -> list[object]:
+    """What `agree_on_groups` gives each of two ranks, or the first Problem that it raises there."""
+    store, barrier, flags = dist.HashStore(), threading.Barrier(2), []
+
+    def sum_over_world(value: int, device: torch.device) -> int:
+        flags.append(value)
+        barrier.wait(10)
+        return sum(flags)
+
+    monkeypatch.setattr(consensus, "sum_over_world", sum_over_world)
+    results: list[object] = [None, None]
+
+    def run(rank: int) -> None:
+        identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
+        ending = Ending(identity=identity, store=store)
+        try:
+            results[rank] = agree_on_groups(lambda: make(rank), PLAN, identity, ending, torch.device("cpu"))
+        except StrategyError as error:
+            results[rank] = error.problems[0].found
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_engines_with_the_plans_groups_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ends(monkeypatch, lambda rank: f"engine {rank}") == ["engine 0", "engine 1"]
+
+
+def test_other_groups_on_one_rank_end_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(rank: int) -> str:
+        if rank == 1:
+            raise GroupMismatch("plan (0, 1), DeepSpeed (1,)")
+        return "engine"
+
+    assert (
+        ends(monkeypatch, make)
+        == ["DeepSpeed holds other groups than the plan on rank 1: plan (0, 1), DeepSpeed (1,)"] * 2
+    )

@@ -1,0 +1,60 @@
+"""What is told of a run at its end, also of one that went wrong."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from planner import build_plan, loads
+from runtime.profiling.phase_clock import PHASES
+from runtime.telemetry.reporter import Teller
+from runtime.training.loop import StepReport
+from runtime.training.train_step import StepResult
+from tests.runtime.startup.test_resume import STRATEGY
+
+FINE = StepResult(
+    loss=6.25,
+    balance=1.0,
+    z=1.0,
+    grad_norm=0.5,
+    skipped=False,
+    dropped_tokens=0,
+    expert_tokens=torch.ones(1, 4, dtype=torch.int64),
+    passes=(),
+    ended_ns=0,
+)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("last", "validation", "words"),
+    [
+        (replace(FINE, loss=5.5), 5.75, "loss 6.250 → 5.500, validation 5.750;"),
+        (
+            replace(FINE, loss=NAN, grad_norm=NAN, skipped=True),
+            NAN,
+            "loss 6.250 → not finite, validation not finite;",
+        ),
+    ],
+)
+def test_the_end_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], last: StepResult, validation: float, words: str
+) -> None:
+    plan = build_plan(loads(STRATEGY))
+    teller = Teller(plan, tmp_path, 0, attempt=1, first_step=1, device_type="cpu")
+    with teller:
+        for step, result in enumerate((FINE, last), start=1):
+            teller.step(
+                StepReport(
+                    step=step,
+                    result=result,
+                    validation_loss=validation if step == 2 else None,
+                    learning_rate=1e-3,
+                    tokens=64,
+                    phases_s=dict.fromkeys(PHASES, 0.1),
+                )
+            )
+    assert teller.pictures().exists()
+    teller.farewell(teller.result() | {"peak_memory_bytes": 3 * 2**30})
+    assert f"{tmp_path}: step 2, {words}" in capsys.readouterr().out.replace("\n", " ")

@@ -1,0 +1,166 @@
+"""A continuation by one process from a run's folder, without DeepSpeed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from model.modeling_switchyard import SwitchyardForCausalLM
+from planner import loads
+from runtime.checkpoint.store import CheckpointError, Meta, newest, write
+from runtime.data.tokenizer import train_tokenizer
+from runtime.generate import NothingToContinue, continuation, default_prompt, load_model
+from runtime.generate import main as command
+from runtime.training.training_model import model_config
+from tests.support.states import META, slice_piece, whole_piece
+
+ROOT = Path(__file__).parents[2]
+STRATEGY = """
+name: tiny
+cluster:
+  {hosts: 1, gpus_per_host: 2, gpu: cpu, links: {intra_host: 1 GB/s, inter_host: 1 GB/s}}
+model: {num_hidden_layers: 2, num_experts: 4, num_experts_per_tok: 1, hidden_size: 16,
+  moe_intermediate_size: 16, num_attention_heads: 2, head_dim: 8, vocab_size: 300, aggregation: linear}
+parallel: {ep: 2}
+training: {seq_length: 32, global_batch: 4, steps: 10, precision: fp32}
+"""
+TEXTS = ["def first(one):\n    return one\n", "def second(two):\n    return two + two\n"] * 20
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run's folder as two ranks would leave it, with weights that nothing was learned in."""
+    (tmp_path / "strategy.yaml").write_text(STRATEGY)
+    coder = train_tokenizer(TEXTS, 300)
+    tokenizer = tmp_path / "made.json"
+    coder.tokenizer.save(str(tokenizer))
+    torch.manual_seed(5)
+    model = SwitchyardForCausalLM(model_config(loads(STRATEGY)))
+    pieces = []
+    for name, tensor in model.state_dict().items():
+        if ".experts." in name:
+            pieces += [slice_piece(name, "weight", tensor, 0, half, 2) for half in range(2)]
+        else:
+            pieces.append(whole_piece(name, "weight", tensor))
+    meta = Meta(**{**META.__dict__, "extra": {"end_of_text": coder.end_of_text}})
+    write(tmp_path / "checkpoints", 10, pieces, meta, files={"tokenizer.json": tokenizer})
+    tokenizer.unlink()
+    return tmp_path
+
+
+def test_the_model_is_the_one_that_was_saved(run):
+    torch.manual_seed(5)
+    strategy = loads(STRATEGY)
+    expected = SwitchyardForCausalLM(model_config(strategy)).state_dict()
+    loaded = load_model(strategy, newest(run)).state_dict()
+    assert set(loaded) == set(expected)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_greedy_is_the_likeliest_token_each_time(run):
+    strategy = loads(STRATEGY)
+    model = load_model(strategy, newest(run))
+    coder = train_tokenizer(TEXTS, 300)
+    ids = coder.tokenizer.encode("def ").ids
+    given = len(ids)
+    with torch.inference_mode():
+        for _ in range(5):  # the whole text again for each token: no cache, no library
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    written = continuation(run, "def ", 5)
+    assert written == coder.tokenizer.decode(ids)[len(coder.tokenizer.decode(ids[:given])) :]
+
+
+def test_a_temperature_draws_the_same_way_for_a_seed(run):
+    draws = [continuation(run, "def ", 20, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_an_empty_prompt_begins_a_text(run):
+    assert isinstance(continuation(run, "", 5), str)
+
+
+def test_the_default_prompt_fits_the_data(run):
+    assert default_prompt(run) == "def "
+    (run / "strategy.yaml").write_text(STRATEGY + "data: {path: /some/text}\n")
+    assert default_prompt(run) == ""
+
+
+def test_a_tokenizer_kept_with_the_run_serves_too(run):
+    with_checkpoint = continuation(run, "def ", 5)
+    info = newest(run)
+    pieces = [whole_piece(name, "weight", tensor) for name, tensor in weights(info)]
+    (info.folder / "tokenizer.json").rename(run / "tokenizer.json")
+    write(run / "checkpoints", 20, pieces, META)
+    assert continuation(run, "def ", 5) == with_checkpoint
+
+
+def weights(info):
+    from runtime.checkpoint.store import whole_weights
+
+    return list(whole_weights(info))
+
+
+def test_what_is_missing_is_a_problem(run, tmp_path):
+    with pytest.raises(NothingToContinue, match="no such folder"):
+        continuation(tmp_path / "nowhere", "", 1)
+    (run / "checkpoints").rename(run / "elsewhere")
+    with pytest.raises(NothingToContinue, match="the run has no checkpoint yet"):
+        continuation(run, "", 1)
+    (run / "strategy.yaml").unlink()
+    with pytest.raises(NothingToContinue, match=r"no strategy\.yaml in it"):
+        continuation(run, "", 1)
+
+
+def test_another_model_is_a_problem(run):
+    (run / "strategy.yaml").write_text(STRATEGY.replace("num_experts: 4", "num_experts: 8"))
+    with pytest.raises(NothingToContinue, match=r"tensors are not those of the run's strategy.yaml: model\."):
+        continuation(run, "", 1)
+
+
+def test_a_damaged_checkpoint_is_not_used(run):
+    path = run / "checkpoints" / "step-00000010" / "rank-0000.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        continuation(run, "", 1)
+    assert call(run).exit_code == 1
+
+
+def call(*arguments: object):
+    import typer
+
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_command_prints_the_prompt_and_what_follows(run):
+    result = call(run, "--prompt", "def ", "--tokens", 5)
+    assert result.exit_code == 0
+    assert result.stdout == f"def {continuation(run, 'def ', 5)}\n"
+
+
+def test_a_wrong_folder_is_wrong_input(tmp_path):
+    result = call(tmp_path)
+    assert result.exit_code == 2
+    assert "expected: a run with strategy.yaml" in result.stderr
+
+
+def test_it_needs_no_deepspeed(run):
+    program = (
+        "import json, sys, pathlib; from runtime.generate import continuation; "
+        "text = continuation(pathlib.Path(sys.argv[1]), 'def ', 5); "
+        "print(json.dumps([text, 'deepspeed' in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(run)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert json.loads(done.stdout) == [continuation(run, "def ", 5), False]

@@ -1,0 +1,131 @@
+"""What a live rank holds in tensors, cause by cause: every storage once."""
+
+import gc
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor
+
+from model.collectives import NO_CLOCK
+from planner import Plan
+from runtime.training.train_step import train_step, training_batches
+from runtime.training.training_model import Totals
+from tests.support.layout import start
+from tests.support.reference import tokens_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Bytes on one rank: state right after a step, and the most that gradients took on the way."""
+
+    weights: int
+    masters: int
+    moments: int
+    gradients: int
+    everything: int  # in any tensor that Python knows, right after the step
+    largest: int  # of the rank's tensors
+    num_groups: int  # of the optimizer
+
+
+def held_by_rank(plan: Plan) -> Held:
+    """Runs two steps of `plan` on this rank and weighs what it holds."""
+    # What the parent of the forked ranks holds (tests before this one) is not this rank's.
+    inherited = _all_tensors()
+    engine, groups = start(plan)
+    peak = _Peak(engine)
+    for step in range(2):
+        tokens = tokens_of(plan.strategy, step)
+        batches = training_batches(
+            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+        )
+        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        train_step(engine, groups, batches, totals, NO_CLOCK)
+        del batches
+    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    masters = getattr(engine.optimizer, "single_partition_of_fp32_groups", [])
+    weights = [*engine.module.parameters(), *engine.module.buffers()]
+    weights += getattr(engine.optimizer, "bit16_groups_flat", [])
+    return Held(
+        weights=weigh(weights),
+        masters=weigh(masters),
+        moments=weigh(tensor for state in adam.state.values() for tensor in state.values()),
+        gradients=peak.bytes,
+        everything=weigh(_all_tensors()) - weigh(inherited),
+        largest=max(p.numel() * p.element_size() for p in engine.module.parameters()),
+        num_groups=len(adam.param_groups),
+    )
+
+
+def weigh(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages behind some tensors."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def _all_tensors() -> list[Tensor]:
+    gc.collect()
+    # By type: isinstance would ask lazy modules, which warn of what they no longer have.
+    found = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]
+    return [t for t in found if t.device.type == "cpu" and t.layout is torch.strided]
+
+
+class _Peak:
+    """Looks at all gradients whenever one is made, reduced, or given to the optimizer."""
+
+    def __init__(self, engine: Any) -> None:
+        self.bytes = 0
+        self.engine = engine
+        self.parameters = list(engine.module.parameters())
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(lambda _: self.look())
+        optimizer = engine.optimizer
+        adam = getattr(optimizer, "optimizer", optimizer)
+        adam.register_step_pre_hook(lambda *_: self.look())
+        if isinstance(optimizer, DeepSpeedZeroOptimizer):
+            collect, step = optimizer.copy_grads_in_partition, optimizer.step
+
+            def copy_grads_in_partition(*args: Any, **kwargs: Any) -> Any:
+                result = collect(*args, **kwargs)
+                self.look()
+                return result
+
+            reduce, flatten = optimizer.reduce_ipg_grads, optimizer.flatten
+
+            def reduce_ipg_grads(*args: Any, **kwargs: Any) -> Any:
+                self.look()
+                return reduce(*args, **kwargs)
+
+            def flatten_for_update(tensors: Any) -> Tensor:
+                flat = flatten(tensors)
+                as_fp32 = 0 if flat.dtype == torch.float32 else 4 * flat.numel()
+                self.look(flat, beside=as_fp32)
+                return flat
+
+            def take_step(*args: Any, **kwargs: Any) -> Any:
+                self.look()
+                optimizer.flatten = flatten_for_update
+                try:
+                    return step(*args, **kwargs)
+                finally:
+                    optimizer.flatten = flatten
+
+            optimizer.copy_grads_in_partition, optimizer.step = copy_grads_in_partition, take_step
+            optimizer.reduce_ipg_grads = reduce_ipg_grads
+
+    def look(self, *more: Tensor, beside: int = 0) -> None:
+        optimizer = self.engine.optimizer
+        found = [*more, *(p.grad for p in self.parameters if p.grad is not None)]
+        aside: list[Tensor] = []
+        if isinstance(optimizer, DeepSpeedZeroOptimizer):
+            lists = [*optimizer.averaged_gradients.values(), *optimizer.all_grad_tensors.values()]
+            found += [t for held in lists if held is not None for t in held]
+            found += [p.grad for p in optimizer.single_partition_of_fp32_groups if p.grad is not None]
+            if optimizer.grads_in_partition is not None:
+                found.append(optimizer.grads_in_partition)
+            aside = [buffer for bucket in optimizer.ipg_buckets.values() for buffer in bucket.buffer]
+        buckets = {buffer.untyped_storage().data_ptr() for buffer in aside}
+        counted = weigh(t for t in found if t.untyped_storage().data_ptr() not in buckets)
+        self.bytes = max(self.bytes, counted + beside)

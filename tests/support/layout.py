@@ -1,0 +1,226 @@
+"""A layout under test: the product's own groups, model, engine and step, observed from outside."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.collectives import NO_CLOCK
+from planner import Plan, Strategy, build_plan
+from runtime.checkpoint.compatibility import Fingerprints
+from runtime.checkpoint.engine_state import VALUE, View, views
+from runtime.checkpoint.save_restore import Saver, restore
+from runtime.parallel.groups import make_groups
+from runtime.training.engine import make_engine
+from runtime.training.lr_schedule import learning_rate
+from runtime.training.train_step import MicroBatch, train_step, training_batches
+from runtime.training.training_model import Totals, build_model
+from tests.support.ranks import World, kept, run_ranks
+from tests.support.reference import STEPS, Course, tokens_of
+
+Part = tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, int] | None, np.ndarray]
+
+
+REPORTED = ("losses", "balances", "zs", "norms")
+
+
+def run_layout(
+    strategy: Strategy,
+    masks: dict[int, np.ndarray] | None = None,
+    before: Callable[[], None] | None = None,
+    timeout: float = 120,
+    replicas_agree: bool = True,
+    world: World | None = None,
+) -> Course:
+    """`STEPS` steps in the strategy's layout, put together to global tensors.
+
+    Args:
+        masks: by step, bool [global_batch, seq_length], False where padding.
+        before: changes something in every rank, before its groups are made; the ranks are then new ones.
+        replicas_agree: False lets ranks contradict each other, so that it is the comparison that has to
+            notice: the first rank that holds an element is heard.
+        world: where it runs, if not in the world of its size that all tests share.
+    """
+    plan = build_plan(strategy)
+    if before is not None:
+        ranks = run_ranks(plan.world_size, _train, plan, masks, before, timeout=timeout)
+    else:
+        ranks = (world or kept(plan.world_size)).run(_train, plan, masks, None, timeout=timeout)
+    return _together(plan, ranks, replicas_agree)
+
+
+def run_relay(first: Strategy, second: Strategy, folder: Path, at: int) -> Course:
+    """`at` steps in the first strategy's layout, a checkpoint in `folder`, the rest in the second's."""
+    legs = []
+    for strategy, leg in (
+        (first, Leg(first=0, last=at, saved=folder)),
+        (second, Leg(first=at, last=STEPS, loaded=folder)),
+    ):
+        plan = build_plan(strategy)
+        legs.append((plan, kept(plan.world_size).run(_train, plan, None, None, leg)))
+    courses = [_together(plan, ranks, agree=True) for plan, ranks in legs]
+    joined = {
+        what: [*getattr(courses[0], what), *getattr(courses[1], what)]
+        for what in (*REPORTED, "gradients", "expert_tokens")
+    }
+    return replace(courses[1], **joined)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """Steps `first` to `last` of a course; `loaded`, `saved`: folders of checkpoints before and after."""
+
+    first: int = 0
+    last: int = STEPS
+    loaded: Path | None = None
+    saved: Path | None = None
+
+
+def _together(plan: Plan, ranks: list[dict[str, Any]], agree: bool) -> Course:
+    for other in ranks[1:] if agree else []:
+        for what in REPORTED:
+            assert other[what] == ranks[0][what], f"ranks report different {what}"
+    steps = range(len(ranks[0]["losses"]))
+    return Course(
+        **{what: ranks[0][what] for what in REPORTED},
+        gradients=[
+            {name: t for (name, _), t in _assemble([r["gradients"][step] for r in ranks], agree).items()}
+            for step in steps
+        ],
+        final=_assemble([r["final"] for r in ranks], agree),
+        clipping=plan.strategy.training.gradient_clipping,
+        expert_tokens=[_all_layers(plan, [r["expert_tokens"][step] for r in ranks]) for step in steps],
+    )
+
+
+def start(plan: Plan) -> tuple[Any, Any]:
+    """The engine and groups of this rank, as train.py makes them."""
+    rank = torch.distributed.get_rank()
+    groups = make_groups(plan, rank)
+    model = build_model(plan, groups, torch.device("cpu"))
+    return make_engine(model, plan, groups, NO_CLOCK), groups
+
+
+def _train(
+    plan: Plan,
+    masks: dict[int, np.ndarray] | None,
+    before: Callable[[], None] | None,
+    leg: Leg | None = None,
+) -> dict[str, Any]:
+    if before is not None:
+        before()
+    leg = leg or Leg()
+    engine, groups = start(plan)
+    if leg.loaded is not None:
+        assert restore(leg.loaded / f"step-{leg.first:08d}", engine, groups) == leg.first
+    training = plan.strategy.training
+    caught: dict[str, list[Part]] = {}
+    parameters = {name.removeprefix("model.") for name, _ in engine.module.named_parameters()}
+    order = [view for view in views(engine, groups) if view.kind == VALUE and view.name in parameters]
+
+    def catch(*_: Any) -> None:
+        # What the optimizer is given. Under ZeRO DeepSpeed steps one parameter group at a time.
+        for view in order:
+            holder = _holder(engine, view)
+            if holder.grad is not None:
+                flat = holder.grad.reshape(-1)
+                first = view.tensor.storage_offset() - holder.data.storage_offset()
+                caught[view.name] = _part(view, flat[first : first + view.tensor.numel()])
+
+    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    adam.register_step_pre_hook(catch)
+    result: dict[str, Any] = {what: [] for what in (*REPORTED, "gradients", "expert_tokens")}
+    for step in range(leg.first, leg.last):
+        tokens = tokens_of(plan.strategy, step)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(step + 1, training, training.steps)
+        batches = training_batches(
+            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+        )
+        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        if masks is not None:
+            mask = masks[step]
+            totals = Totals(num_tokens=int(mask.sum()), num_sequences=int(mask.any(1).sum()))
+            cut = training_batches(
+                lambda rows, m=mask: m[rows], plan.batch, groups.stage, groups.data.rank, engine.device
+            )
+            batches = [
+                MicroBatch(tokens_BS1=b.tokens_BS1, mask_BS=m.tokens_BS1)
+                for b, m in zip(batches, cut, strict=True)
+            ]
+        caught.clear()
+        outcome = train_step(engine, groups, batches, totals, NO_CLOCK)
+        result["losses"].append(outcome.loss)
+        result["balances"].append(outcome.balance)
+        result["zs"].append(outcome.z)
+        result["norms"].append(outcome.grad_norm)
+        result["gradients"].append(list(caught.values()))
+        result["expert_tokens"].append(outcome.expert_tokens)
+    if leg.saved is not None:
+        _saver(plan, engine, groups, leg.saved).save(leg.last, {})
+    result["final"] = [_part(view, view.tensor) for view in views(engine, groups)]
+    return result
+
+
+def _saver(plan: Plan, engine: Any, groups: Any, folder: Path) -> Saver:
+    return Saver(
+        plan=plan,
+        engine=engine,
+        groups=groups,
+        folder=folder,
+        files={},
+        prints=Fingerprints(model="model", course="course"),
+        attempt=1,
+        horizon=STEPS,
+        end_of_text=0,
+        holds=lambda: True,
+    )
+
+
+def _all_layers(plan: Plan, by_rank: list[Tensor]) -> Tensor:
+    """Every MoE layer's counts, [layers, experts], from what ranks counted in the layers of their stages."""
+    model = plan.strategy.model
+    counts = torch.zeros(model.num_hidden_layers, model.num_experts, dtype=torch.int64)
+    for rank, found in enumerate(by_rank):
+        held = [layer for layer in plan.stage_of(rank).layers if layer >= model.first_dense_layers]
+        counts[held] += found
+    return counts[model.first_dense_layers :]
+
+
+def _holder(engine: Any, view: View) -> Tensor:
+    """The tensor that the base optimizer steps and `view` is a part of."""
+    storage = view.tensor.untyped_storage().data_ptr()
+    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    partitions = getattr(engine.optimizer, "single_partition_of_fp32_groups", None)
+    candidates = partitions or [p for g in adam.param_groups for p in g["params"]]
+    (holder,) = [p for p in candidates if p.untyped_storage().data_ptr() == storage]
+    return holder
+
+
+def _part(view: View, values: Tensor) -> Part:
+    array = values.detach().float().numpy().reshape(-1).copy()
+    return view.name, view.kind, view.shard.global_shape, view.shard.offsets, view.shape, view.flat, array
+
+
+def _assemble(ranks: list[list[Part]], agree: bool) -> dict[tuple[str, str], Tensor]:
+    """Global tensors; every element is held by some rank, and all that hold it must `agree` to the bit."""
+    whole: dict[tuple[str, str], np.ndarray] = {}
+    for parts in ranks:
+        for name, kind, shape, offsets, local_shape, flat, values in parts:
+            target = whole.setdefault((name, kind), np.full(shape, np.nan, dtype=np.float32))
+            box = tuple(slice(o, o + n) for o, n in zip(offsets, local_shape, strict=True))
+            local = target[box].reshape(-1).copy()
+            begin, end = flat or (0, local.size)
+            known = local[begin:end]
+            held = ~np.isnan(known)
+            if agree:
+                assert np.array_equal(known[held], values[held]), f"replicas of {name} ({kind}) differ"
+            local[begin:end] = np.where(held, known, values)
+            target[box] = local.reshape(local_shape)
+    for (name, kind), values in whole.items():
+        assert not np.isnan(values).any(), f"nobody holds all of {name} ({kind})"
+    return {key: torch.from_numpy(values) for key, values in whole.items()}

@@ -1,0 +1,245 @@
+"""The matrix of layouts and settings: its axes, the legal cases, and a small set that covers all pairs."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from zlib import crc32
+
+from planner import Strategy
+from planner.rules.registry import broken_rules
+from tests.support.reference import tiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A colocated layout of `world` = dp · max(ep, tp) ranks."""
+
+    ep: int
+    tp: int
+    dp: int
+
+    @property
+    def world(self) -> int:
+        return self.dp * max(self.ep, self.tp)
+
+    @property
+    def data(self) -> int:
+        """How many ranks have sequences of their own: TP partners count once."""
+        return self.world // self.tp
+
+    def __str__(self) -> str:
+        return f"ep{self.ep}-tp{self.tp}-dp{self.dp}"
+
+
+def _layouts() -> Iterator[Layout]:
+    for dp, tp, ep in itertools.product((1, 2), (1, 2, 4), (1, 2, 4, 8)):
+        layout = Layout(ep=ep, tp=tp, dp=dp)
+        if layout.world in (2, 4, 8) and (tp % ep == 0 or ep % tp == 0):
+            yield layout
+
+
+LAYOUTS = tuple(sorted(_layouts(), key=lambda layout: layout.world))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One setting of every axis. The defaults are what any layout and any other setting goes with."""
+
+    layout: Layout
+    zero_stage: int = 1
+    accumulation: int = 1
+    top_k: int = 1
+    expert: str = "mlp"
+    shared_experts: int = 0
+    dispatch: str = "dropless"
+    tokens: str = "even"  # of a micro-batch; odd: no tp divides them
+    is_padded: bool = False
+    vocabulary: str = "even"
+    qk_norm: str = "none"
+    dense_layers: int = 0
+    balance_loss: float = 0.0
+    z_loss: float = 0.0
+    clipping: float = 0.5
+    precision: str = "fp32"
+
+    @property
+    def strategy(self) -> Strategy:
+        is_odd = self.tokens == "odd"
+        width = self.layout.data * self.accumulation
+        micro_batch = 16 // width
+        if is_odd and micro_batch % 2 == 0:
+            micro_batch -= 1
+        global_batch = micro_batch * width
+        return tiny(
+            model__num_experts_per_tok=self.top_k,
+            model__expert=self.expert,
+            model__num_shared_experts=self.shared_experts,
+            model__dispatch=self.dispatch,
+            model__capacity_factor=1.0 if self.dispatch == "capacity" else None,
+            model__vocab_size=49 if self.vocabulary == "odd" else 48,
+            model__qk_norm=self.qk_norm,
+            model__first_dense_layers=self.dense_layers,
+            model__intermediate_size=32 if self.dense_layers else None,
+            parallel={
+                "ep": self.layout.ep,
+                "tp": self.layout.tp,
+                "dp": self.layout.dp,
+                "zero_stage": self.zero_stage,
+            },
+            training__seq_length=5 if is_odd else 4,
+            training__micro_batch=micro_batch,
+            training__global_batch=global_batch,
+            training__balance_loss=self.balance_loss,
+            training__z_loss=self.z_loss,
+            training__gradient_clipping=self.clipping,
+            training__precision=self.precision,
+            data__validation_sequences=global_batch,
+        )
+
+    @property
+    def reference(self) -> Strategy:
+        """What one process runs: stock dispatch drops nothing, so our dropless layer is its reference."""
+        return replace(self, dispatch="dropless").strategy if self.dispatch == "deepspeed" else self.strategy
+
+    @property
+    def is_legal(self) -> bool:
+        return _is_legal(self)
+
+    def __str__(self) -> str:
+        """ep4-tp2-dp1-z1-acc2-k2-swiglu: what is at its default after k is left out."""
+        plain = Case(layout=self.layout)
+        told = [str(self.layout), f"z{self.zero_stage}", f"acc{self.accumulation}", f"k{self.top_k}"]
+        for name, short in _SHORT.items():
+            value = getattr(self, name)
+            if value != getattr(plain, name):
+                told.append(short.format(value))
+        return "-".join(told)
+
+
+_SHORT = {
+    "expert": "{}",
+    "shared_experts": "shared",
+    "dispatch": "{}",
+    "tokens": "oddtokens",
+    "is_padded": "padding",
+    "vocabulary": "oddvocabulary",
+    "qk_norm": "qk{}",
+    "dense_layers": "densefirst",
+    "balance_loss": "B",
+    "z_loss": "Z",
+    "clipping": "noclip",
+    "precision": "{}",
+}
+
+# Those of which the whole product is `everything`, then those that are paired with them.
+PRODUCT_AXES: dict[str, tuple] = {
+    "layout": LAYOUTS,
+    "zero_stage": (0, 1, 2),
+    "accumulation": (1, 2),
+    "top_k": (1, 2, 3),
+    "expert": ("mlp", "swiglu"),
+    "shared_experts": (0, 1),
+    "dispatch": ("dropless", "capacity", "deepspeed"),
+}
+AXES = PRODUCT_AXES | {
+    "tokens": ("even", "odd"),
+    "is_padded": (False, True),
+    "vocabulary": ("even", "odd"),
+    "qk_norm": ("none", "head", "projection"),
+    "dense_layers": (0, 1),
+    "balance_loss": (0.0, 0.5),
+    "z_loss": (0.0, 0.05),
+    "clipping": (0.5, 0.0),
+}
+assert set(AXES) | {"precision"} == {field.name for field in fields(Case)}
+
+Setting = tuple[str, object]
+Pair = tuple[Setting, Setting]
+
+
+@cache
+def _is_legal(case: Case) -> bool:
+    # The planner has no rule on padding: only a run's data could bring it, and they have none.
+    return not (case.dispatch == "deepspeed" and case.is_padded) and not any(broken_rules(case.strategy))
+
+
+def everything() -> tuple[Case, ...]:
+    """Every legal case of the product axes, with both losses on where the dispatch has them."""
+    cases = []
+    for values in itertools.product(*PRODUCT_AXES.values()):
+        settings = dict(zip(PRODUCT_AXES, values, strict=True))
+        losses = {} if settings["dispatch"] == "deepspeed" else {"balance_loss": 0.5, "z_loss": 0.05}
+        case = Case(**settings, **losses)
+        if case.is_legal:
+            cases.append(case)
+    return tuple(cases)
+
+
+def pairs(case: Case) -> set[Pair]:
+    """The two settings of every two axes of `case`."""
+    return set(itertools.combinations(((name, getattr(case, name)) for name in AXES), 2))
+
+
+def in_bf16() -> tuple[Case, ...]:
+    """Every layout with every way of summing gradients that bf16 has."""
+    return tuple(
+        Case(
+            layout=layout,
+            zero_stage=zero_stage,
+            accumulation=accumulation,
+            top_k=2,
+            balance_loss=0.5,
+            z_loss=0.05,
+            precision="bf16",
+        )
+        for layout, zero_stage, accumulation in itertools.product(LAYOUTS, (1, 2), (1, 2))
+    )
+
+
+@cache
+def covering() -> tuple[Case, ...]:
+    """Legal cases that hold every legal pair.
+
+    Greedy: each case starts from the first pair that is missing and takes, axis by axis, the legal value
+    that adds most missing pairs; of equals one by lot, the same in every run.
+    """
+    missing = dict.fromkeys(pair for pair in _pairs_of_axes() if _plainest(dict(pair)) is not None)
+    cases = []
+    while missing:
+        settings = dict(next(iter(missing)))
+        for name, values in AXES.items():
+            if name in settings:
+                continue
+            legal = [value for value in values if _plainest(settings | {name: value}) is not None]
+            lots = {value: crc32(f"{len(cases)} {name} {value}".encode()) for value in legal}
+            gain = {value: (_gain(settings, (name, value), missing), lots[value]) for value in legal}
+            settings[name] = max(gain, key=gain.__getitem__)
+        case = Case(**settings)
+        assert case.is_legal
+        for pair in pairs(case):
+            missing.pop(pair, None)
+        cases.append(case)
+    return tuple(sorted(cases, key=str))
+
+
+def _pairs_of_axes() -> Iterator[Pair]:
+    for one, other in itertools.combinations(AXES, 2):
+        yield from itertools.product(
+            *([(name, value) for value in AXES[name]] for name in (one, other)),
+        )
+
+
+def _plainest(settings: dict[str, object]) -> Case | None:
+    """The case with these settings and defaults elsewhere; None if it is illegal, because then all are."""
+    case = Case(**({"layout": LAYOUTS[0]} | settings))
+    return case if case.is_legal else None
+
+
+def _gain(settings: dict[str, object], new: Setting, missing: dict[Pair, None]) -> int:
+    """How many missing pairs `new` makes with the settings."""
+    found = [tuple(sorted((new, old), key=lambda setting: _ORDER[setting[0]])) for old in settings.items()]
+    return sum(pair in missing for pair in found)
+
+
+_ORDER = {name: place for place, name in enumerate(AXES)}
