@@ -132,6 +132,21 @@ def audit(
 
 
 @app.command()
+def explain(
+    code: Annotated[str, typer.Argument(help="an error code, for example SW201")],
+    is_json: AsJson = False,
+) -> Work:
+    """Cause, example and fix of an error code."""
+
+    def work() -> int:
+        from launch.commands.explain import explain as answer
+
+        return answer(code, is_json=is_json)
+
+    return work
+
+
+@app.command()
 def generate(
     strategy: StrategyFile,
     overrides: Overrides = None,

@@ -1,4 +1,5 @@
-"""Writes the generated files: the json beside each strategy, the schema for editors, the strategy reference.
+"""Writes the generated files: the json beside each strategy, the schema for editors,
+the strategy reference, the errors page.
 
 python -m planner.generated
 """
@@ -9,11 +10,13 @@ from planner.loading.json_schema import json_schema
 from planner.loading.loader import load
 from planner.plan.plan import build_plan
 from planner.plan.serialization import ds_config_json
+from planner.report.errors_page import errors_page
 from planner.report.strategy_reference import strategy_reference
 
 FOLDER = Path("ds_configs")
 SCHEMA = FOLDER / "strategy.schema.json"
 REFERENCE = Path("docs/strategy.md")
+ERRORS = Path("docs/errors.md")
 
 
 def write_generated() -> None:
@@ -22,6 +25,7 @@ def write_generated() -> None:
         path.with_suffix(".json").write_text(ds_config_json(build_plan(load(path))), encoding="utf-8")
     SCHEMA.write_text(json_schema(), encoding="utf-8")
     REFERENCE.write_text(strategy_reference(), encoding="utf-8")
+    ERRORS.write_text(errors_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 class Problem:
     """One mistake a user can correct.
 
+    `code` (`SW201`) is stable: `python -m launch explain SW201` prints its cause, an example and the fix.
     `path` is the dotted key (`parallel.ep`), or None when the whole input is meant. `file` and `line` say
     where it was written, `override` is the `key=value` text when it came from the command line instead.
     """
 
-    path: str | None
-    line: int | None
+    code: str = ""
+    path: str | None = None
+    line: int | None = None
     found: str
     expected: str
     fix: str
@@ -27,6 +29,8 @@ class Problem:
             where = f"{self.file}:{self.line}: " if self.line is not None else f"{self.file}: "
         else:
             where = ""
+        if self.code:
+            where += f"{self.code} "
         if self.path is not None and self.override is not None and self.override.startswith(f"{self.path}="):
             key = ""  # the override's text names the key already
         else:

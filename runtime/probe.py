@@ -118,7 +118,7 @@ def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, 
         f"probe/{identity.rank}", json.dumps({"rank": identity.rank, "host": identity.host, **measured})
     )
     if identity.rank == 0:
-        from runtime.files.atomic import replace as write
+        from planner.files import replace as write
 
         ranks = [json.loads(store.get(f"probe/{rank}")) for rank in range(plan.world_size)]
         write(folder / RESULT_NAME, json.dumps(result_of(plan, ranks, device.type)).encode())

@@ -18,8 +18,8 @@ import shutil
 import uuid
 from pathlib import Path
 
+from planner.files import fsync_folder, replace
 from runtime.checkpoint.manifest import MANIFEST_NAME
-from runtime.files.atomic import fsync_folder, replace
 
 LATEST_NAME = "latest"
 _STEP = re.compile(r"step-(\d{8,})")

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from planner.files import fsync_folder
 from runtime.checkpoint.manifest import Dtype, FileRecord, StoredPiece
 from runtime.checkpoint.tensor_slices import Box, is_within, whole
-from runtime.files.atomic import fsync_folder
 
 DTYPE_NAMES: dict[torch.dtype, Dtype] = {
     torch.float64: "F64",

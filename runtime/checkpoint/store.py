@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from planner.files import write_new
 from runtime.checkpoint import commit
 from runtime.checkpoint.manifest import (
     FILE_NAME,
@@ -34,7 +35,6 @@ from runtime.checkpoint.manifest import (
 )
 from runtime.checkpoint.reader import Reader, whole_weights
 from runtime.checkpoint.safetensors_writer import Piece, WrittenPiece, sha256_of, write_shard
-from runtime.files.atomic import write_new
 from runtime.parallel.collective_actions import ALONE, Ranks, RanksFailed
 
 __all__ = [

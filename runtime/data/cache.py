@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.files.atomic import fsync_folder
+from planner.files import fsync_folder
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 Every rank of a stage follows the same list. Hand-overs follow from it: a forward needs the activations of
 its micro-batch from the stage before, a backward the gradients from the stage after. Sends are asynchronous;
 what the next action needs is asked for before the present one begins, so that it travels meanwhile, if it
-can come without it.
-tests/runtime/parallel/test_pipeline_schedule.py proves for many stages and micro-batches that all of it can be done in this order.
+can come without it. test_pipeline_schedule.py proves for many stages and micro-batches that all of it can be
+done in this order.
 """
 
 from collections.abc import Callable, Sequence

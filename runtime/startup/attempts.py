@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.files.atomic import fsync_folder, replace, write_new
+from planner.files import fsync_folder, replace, write_new
 
 SCHEMA_VERSION = 1
 FOLDER_NAME, DONE_NAME, FAILED_NAME = "attempts", "done.json", "failed.json"

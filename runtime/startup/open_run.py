@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 from planner import Plan
+from planner.files import replace
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 from runtime.checkpoint.compatibility import fingerprints
 from runtime.checkpoint.save_restore import layout_of
 from runtime.checkpoint.store import CheckpointInfo
 from runtime.data.dataset import TokenData, open_data, prepare
-from runtime.files.atomic import replace
 from runtime.startup.attempts import claim, write_done
 from runtime.startup.consensus import Verdict
 from runtime.startup.outcome import Ending

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from runtime.files.atomic import replace
+from planner.files import replace
 from runtime.files.json_lines import read_steps
 from runtime.telemetry.records import STEPS_NAME
 

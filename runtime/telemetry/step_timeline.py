@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from planner import Plan, Stage
-from runtime.files.atomic import replace
+from planner.files import replace
 from runtime.profiling.phase_clock import PhaseClock, Span
 from runtime.training.train_step import StepResult
 

@@ -22,7 +22,7 @@ ALLOWED = {
 # before it; rooms on one floor do not import each other.
 FLOORS = {
     "planner": (
-        ("problems", "units"),
+        ("problems", "units", "errors", "exit_codes", "files"),
         ("yaml12",),
         ("hardware",),
         ("strategy",),

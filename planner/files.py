@@ -1,9 +1,10 @@
-"""Decides how a file is made to survive a kill or a power cut: whole, or not there."""
+"""Atomic file writes and file hashes: a file is complete or not there, whatever kills the writer."""
 
-from __future__ import annotations
-
+import hashlib
 import os
 from pathlib import Path
+
+BLOCK_BYTES = 1 << 20
 
 
 def fsync_folder(folder: Path) -> None:
@@ -19,7 +20,7 @@ def write_new(path: Path, content: bytes) -> None:
     """Create `path` with `content`, on disk when this returns.
 
     Raises:
-        FileExistsError: if `path` is there already.
+        FileExistsError: if `path` exists.
     """
     with path.open("xb") as file:
         file.write(content)
@@ -29,7 +30,7 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Give `path` new content: a reader, or a kill at any moment, meets the old whole or the new whole."""
+    """Give `path` new content: a reader, or a kill at any moment, sees the old or the new, not a mix."""
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -37,3 +38,17 @@ def replace(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.rename(path)
     fsync_folder(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content in hexadecimal, read in blocks.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()

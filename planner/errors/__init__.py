@@ -1,0 +1,1 @@
+"""Error codes: one entry per code with title, cause, example and fix; grouped by hundreds."""
