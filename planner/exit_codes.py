@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """OK: done, the answer is yes. NEGATIVE: done, the answer is no. STOPPED: on request (INT, TERM, USR1)."""
+    """OK: done, the answer is yes. NEGATIVE: done, the answer is no. STOPPED: asked to (INT, TERM, USR1)."""
 
     OK = 0
     NEGATIVE = 1
