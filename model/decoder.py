@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,22 +65,29 @@ class DecoderLayer(nn.Module):
         return x_BSD + self.mlp(normed_BSD), None
 
 
-class Decoder(nn.Module):
-    """Holds what is under `model.`: the embedding, the layers by their global number, the final norm."""
+@dataclass(frozen=True, kw_only=True)
+class StageContents:
+    """The modules of a pipeline stage: layers by their global number, embedding, final norm, output.
 
-    def __init__(
-        self,
-        config: SwitchyardConfig,
-        groups: ModelGroups,
-        layers: Sequence[int],
-        has_embedding: bool,
-        has_norm: bool,
-    ) -> None:
+    Field for field the planner's (planner/topology/placement.py), which this package does not import.
+    """
+
+    layers: tuple[int, ...] = ()
+    embedding: bool = False
+    norm: bool = False
+    output: bool = False
+
+
+class Decoder(nn.Module):
+    """What is under `model.`: the embedding, the layers by their global number, the final norm."""
+
+    def __init__(self, config: SwitchyardConfig, groups: ModelGroups, contents: StageContents) -> None:
         super().__init__()
-        if has_embedding:
+        if contents.embedding:
             self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, groups)
-        self.layers = nn.ModuleDict({str(layer): DecoderLayer(config, layer, groups) for layer in layers})
-        if has_norm:
+        layers = {str(layer): DecoderLayer(config, layer, groups) for layer in contents.layers}
+        self.layers = nn.ModuleDict(layers)
+        if contents.norm:
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 

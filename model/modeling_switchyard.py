@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from .attention import attention_mask, rotations
 from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
-from .decoder import Decoder, RoutingSums, sum_routings
+from .decoder import Decoder, RoutingSums, StageContents, sum_routings
 from .initialization import initialize_parameters
 from .lm_head import Aggregation, CrossEntropy, LMHead
 from .router import Routing
@@ -39,31 +38,26 @@ class SwitchyardPreTrainedModel(PreTrainedModel):
 class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
     """A Mixture-of-Experts causal language model, or this rank's part of one.
 
-    `groups`: the tensor and expert parallel groups; this rank then holds its shards only. `layers`,
-    `has_embedding`, `has_output`, `has_norm` (the final one; None: with the output): the part a pipeline
-    stage holds. Names of parameters are always those
-    in the whole model. Weights are drawn from torch's current seed, by name (see `initialize_parameters`).
+    `groups`: the tensor and expert parallel groups; this rank then holds its shards only. `contents`: the
+    modules of its pipeline stage; None: all. Parameters have the names of the complete model. Weights are
+    drawn from torch's current seed, by name (see `initialize_parameters`).
     """
 
     def __init__(
         self,
         config: SwitchyardConfig,
         groups: ModelGroups | None = None,
-        layers: Sequence[int] | None = None,
-        has_embedding: bool = True,
-        has_output: bool = True,
-        has_norm: bool | None = None,
+        contents: StageContents | None = None,
     ) -> None:
         super().__init__(config)
         self.groups = groups if groups is not None else ModelGroups()
-        every = range(config.num_hidden_layers)
-        held = tuple(every if layers is None else layers)
-        assert set(held) <= set(every), f"layers {held} are not all among the {len(every)} of the model"
-        self.has_embedding, self.has_output = has_embedding, has_output
-        has_norm = has_output if has_norm is None else has_norm
-        self.is_whole = has_embedding and has_norm and has_output and held == tuple(every)
-        self.model = Decoder(config, self.groups, held, has_embedding, has_norm)
-        if has_output:
+        layers = tuple(range(config.num_hidden_layers))
+        complete = StageContents(layers=layers, embedding=True, norm=True, output=True)
+        contents = complete if contents is None else contents
+        assert set(contents.layers) <= set(layers), f"{contents.layers} of a model of {len(layers)} layers"
+        self.is_whole = contents == complete
+        self.model = Decoder(config, self.groups, contents)
+        if contents.output:
             if config.aggregation == "linear":
                 self.aggregation = Aggregation(config.hidden_size, self.groups)
             self.lm_head = LMHead(config.hidden_size, config.vocab_size, self.groups)

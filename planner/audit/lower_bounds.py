@@ -76,7 +76,8 @@ def compute_floor(case: Case, stage: Stage) -> Floor:
 def links_floor(case: Case, stage: Stage, *, is_whole: bool = True) -> Floor:
     """Of a stage's rank; `is_whole`: with what it hands over."""
     parts = {"all-to-all": all_to_all_bytes(case, stage)}
-    sums = stage.has_embedding + (stage.has_output and case.strategy.model.aggregation == "linear")
+    here = stage.contents
+    sums = here.embedding + (here.output and case.strategy.model.aggregation == "linear")
     parts["all-reduce"] = sums * all_reduce_bytes(case, stage)
     if is_whole:
         parts["hand-over"] = hand_over_bytes(case, stage)

@@ -65,7 +65,7 @@ def balance_of_memory(case: Case) -> Iterator[Reading]:
     if len(stages) > 1 and all(value is not None for value in own):
         embedding, expert, aggregation = (value or 0.0 for value in own)
         values = [
-            embedding if stage.has_embedding else aggregation if stage.has_output else expert
+            embedding if stage.contents.embedding else aggregation if stage.contents.output else expert
             for stage in stages
         ]
         ranks = [len(stage.ranks) for stage in stages]

@@ -64,11 +64,11 @@ class Case:
 
     @property
     def embedding(self) -> Stage:
-        return next(stage for stage in self.plan.stages if stage.has_embedding)
+        return next(stage for stage in self.plan.stages if stage.contents.embedding)
 
     @property
     def output(self) -> Stage:
-        return next(stage for stage in self.plan.stages if stage.has_output)
+        return next(stage for stage in self.plan.stages if stage.contents.output)
 
     @property
     def experts(self) -> Stage:

@@ -62,47 +62,35 @@ class Work:
 
 def stage_work(plan: Plan, stage: Stage, load: Load = BALANCED) -> tuple[Work, ...]:
     """The modules of a stage in the order in which a micro-batch meets them; those without layers are out."""
+    p = portion(plan, stage, load)
     dense = sum(layer < plan.strategy.model.first_dense_layers for layer in stage.layers)
-    return _works(
-        portion(plan, stage, load),
-        dense,
-        len(stage.layers) - dense,
-        stage.has_embedding,
-        stage.has_norm,
-        stage.has_output,
-        plan.strategy.runtime.recompute == "layer",
-    )
+    works = _all_layers(p, dense, len(stage.layers) - dense, plan.strategy.runtime.recompute == "layer")
+    if stage.contents.embedding:
+        works = (_embedding(p), *works)
+    if stage.contents.norm:
+        works = (*works, _final_norm(p))
+    if stage.contents.output:
+        works = (*works, *_output(p))
+    return works
 
 
 @lru_cache(maxsize=4096)
-def _works(
-    p: Portion,
-    num_dense: int,
-    num_moe: int,
-    has_embedding: bool,
-    has_norm: bool,
-    has_output: bool,
-    recomputes: bool,
-) -> tuple[Work, ...]:
-    works: list[Work] = []
-    if has_embedding:
-        works.append(
-            Work(
-                name="embedding",
-                kind="embedding",
-                num_layers=1,
-                is_in_layer=False,
-                activation_bytes=activation_bytes.embedding(p),
-            )
-        )
-    for work in _layers(p, num_dense, num_moe):
-        repeated = work.flops_recompute + (work.flops_forward if recomputes else 0)
-        works.append(replace(work, flops_recompute=repeated))
-    if has_norm:
-        works.append(_final_norm(p))
-    if has_output:
-        works += (replace(work, is_in_layer=False) for work in _output(p))
-    return tuple(works)
+def _all_layers(p: Portion, num_dense: int, num_moe: int, recomputes: bool) -> tuple[Work, ...]:
+    works = tuple(_layers(p, num_dense, num_moe))
+    if not recomputes:
+        return works
+    return tuple(replace(work, flops_recompute=work.flops_recompute + work.flops_forward) for work in works)
+
+
+@lru_cache(maxsize=4096)
+def _embedding(p: Portion) -> Work:
+    return Work(
+        name="embedding",
+        kind="embedding",
+        num_layers=1,
+        is_in_layer=False,
+        activation_bytes=activation_bytes.embedding(p),
+    )
 
 
 def _layers(p: Portion, num_dense: int, num_moe: int) -> Iterator[Work]:
@@ -233,6 +221,7 @@ def _experts(p: Portion, layers: int) -> Work:
     )
 
 
+@lru_cache(maxsize=4096)
 def _final_norm(p: Portion) -> Work:
     return Work(
         name="final norm",
@@ -243,10 +232,12 @@ def _final_norm(p: Portion) -> Work:
     )
 
 
-def _output(p: Portion) -> Iterator[Work]:
+@lru_cache(maxsize=4096)
+def _output(p: Portion) -> tuple[Work, ...]:
     hidden = p.model.hidden_size
+    gemms = (Gemm(m=p.tokens, n=p.vocabulary, k=hidden),)
+    works = [_of_gemms("head", "head", 1, gemms, activation_bytes.head(p))]
     if p.model.aggregation == "linear":
         gemms = (Gemm(m=p.tokens, n=hidden, k=share(hidden, p.tp, 0)),)
-        yield _of_gemms("aggregation", "aggregation", 1, gemms, activation_bytes.aggregation(p))
-    gemms = (Gemm(m=p.tokens, n=p.vocabulary, k=hidden),)
-    yield _of_gemms("head", "head", 1, gemms, activation_bytes.head(p))
+        works.insert(0, _of_gemms("aggregation", "aggregation", 1, gemms, activation_bytes.aggregation(p)))
+    return tuple(replace(work, is_in_layer=False) for work in works)

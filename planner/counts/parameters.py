@@ -9,7 +9,7 @@ from typing import Literal
 from planner.plan.plan import Plan
 from planner.strategy.schema import ModelShape
 from planner.topology.grid import share
-from planner.topology.placement import Stage
+from planner.topology.placement import Stage, StageContents
 
 Kind = Literal[
     "embedding", "attention", "norms", "routers", "experts", "shared", "dense", "aggregation", "head"
@@ -75,7 +75,7 @@ def count_parameters(model: ModelShape, tensors: Iterable[ParameterTensor]) -> P
 def whole_model(model: ModelShape) -> tuple[ParameterTensor, ...]:
     """Every parameter of the model, unsplit."""
     layers = tuple(range(model.num_hidden_layers))
-    return part_of_model(model, layers=layers, has_embedding=True, has_norm=True, has_output=True)
+    return part_of_model(model, StageContents(layers=layers, embedding=True, norm=True, output=True))
 
 
 def parameters_of(plan: Plan, rank: int) -> tuple[ParameterTensor, ...]:
@@ -88,10 +88,7 @@ def stage_parameters(model: ModelShape, stage: Stage, tp_rank: int = 0) -> tuple
     """What the ranks of a stage with one place in their TP groups hold; place 0 holds the most."""
     return part_of_model(
         model,
-        layers=stage.layers,
-        has_embedding=stage.has_embedding,
-        has_norm=stage.has_norm,
-        has_output=stage.has_output,
+        stage.contents,
         tp=stage.dense.size("tp"),
         tp_rank=tp_rank,
         ep=1 if stage.expert is None else stage.expert.size("ep"),
@@ -100,30 +97,22 @@ def stage_parameters(model: ModelShape, stage: Stage, tp_rank: int = 0) -> tuple
 
 @lru_cache(maxsize=4096)
 def part_of_model(
-    model: ModelShape,
-    *,
-    layers: tuple[int, ...],
-    has_embedding: bool,
-    has_norm: bool,
-    has_output: bool,
-    tp: int = 1,
-    tp_rank: int = 0,
-    ep: int = 1,
+    model: ModelShape, contents: StageContents, *, tp: int = 1, tp_rank: int = 0, ep: int = 1
 ) -> tuple[ParameterTensor, ...]:
-    """Some layers, perhaps the embedding, the final norm, the output, as one rank of tp and ep holds them.
+    """The parameters of some modules, as one rank of a TP and an EP group holds them.
 
     The ranks of an EP group hold equally much: other experts of the same shapes.
     """
     tensors: list[ParameterTensor] = []
-    if has_embedding:
+    if contents.embedding:
         rows = share(model.vocab_size, tp, 0)  # a shorter share is padded
         tensors.append(_split("model.embed_tokens.weight", "embedding", (rows, model.hidden_size), tp))
-    for layer in layers:
+    for layer in contents.layers:
         is_dense = layer < model.first_dense_layers
         tensors += _named(layer, _layer(model, is_dense, tp, tp_rank, ep))
-    if has_norm:
+    if contents.norm:
         tensors.append(ParameterTensor(name="model.norm.weight", kind="norms", shape=(model.hidden_size,)))
-    if has_output:
+    if contents.output:
         tensors += _output(model, tp, tp_rank)
     return tuple(tensors)
 

@@ -141,7 +141,7 @@ def kept_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> tuple[int, in
         # A layer keeps its input; the one that is computed again has all of it for that moment.
         working = sum(work.activation_bytes // work.num_layers for work in works if work.is_in_layer)
         kept = len(stage.layers) * boundary + sum(w.activation_bytes for w in works if not w.is_in_layer)
-    kept += boundary * (not stage.has_embedding)  # what came is the input of what comes first
+    kept += boundary * (not stage.contents.embedding)  # what came is the input of what comes first
     return kept, working
 
 
@@ -175,7 +175,7 @@ def dispatch_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
 
 def logits_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
     """One chunk of logits, and the gradients that the loss makes at once."""
-    if not stage.has_output:
+    if not stage.contents.output:
         return 0
     return _logits(portion(plan, stage, load), _num_chunks(plan, stage))
 

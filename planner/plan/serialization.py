@@ -75,9 +75,9 @@ def plan_dict(plan: Plan, environment: Mapping[str, str] | None = None) -> dict[
             {
                 "name": stage.name,
                 "layers": list(stage.layers),
-                "has_embedding": stage.has_embedding,
-                "has_norm": stage.has_norm,
-                "has_output": stage.has_output,
+                "has_embedding": stage.contents.embedding,
+                "has_norm": stage.contents.norm,
+                "has_output": stage.contents.output,
                 "ranks": [stage.dense.first_rank, stage.dense.last_rank],
                 "micro_batch": plan.batch.micro_batch_of(stage),
                 "dense": _grid(stage.dense),

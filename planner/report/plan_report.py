@@ -115,11 +115,11 @@ def stage_table(plan: Plan) -> Table:
 
 
 def _holds(stage: Stage) -> str:
-    parts = ["embedding"] if stage.has_embedding else []
+    parts = ["embedding"] if stage.contents.embedding else []
     if stage.layers:
         layers = _span(stage.layers)
         parts.append(f"layers {layers}" if len(stage.layers) > 1 else f"layer {layers}")
-    return ", ".join([*parts, "output"] if stage.has_output else parts)
+    return ", ".join([*parts, "output"] if stage.contents.output else parts)
 
 
 def _product(grid: Grid) -> str:

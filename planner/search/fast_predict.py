@@ -214,7 +214,7 @@ class Sweep:
             kind = layout.kinds[layout.order[place]]
             stage = layout.plan.stages[place]
             state = (kind.shape, kind.data.size, kind.edp.size, zero, accumulation > 1)
-            chunks = layout.num_chunks(accumulation) if stage.has_output else 1
+            chunks = layout.num_chunks(accumulation) if stage.contents.output else 1
             doing = (kind.shape, work[0] * widest // stage.data_parallel_size, work[1], chunks)
             bytes_ = buffers + self.peaks.held(state, stage, plan)
             if bytes_ <= self.limit_bytes:

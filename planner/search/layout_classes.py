@@ -60,7 +60,7 @@ def layout_of(plan: Plan, device: Device) -> Layout:
         data = spread_of(stage.dense, "data", size)
         edp = data if stage.expert is None else spread_of(stage.expert, "edp", size)
         tp = spread_of(stage.dense, "tp", size)
-        ends = (stage.has_embedding, stage.has_norm, stage.has_output)
+        ends = (stage.contents.embedding, stage.contents.norm, stage.contents.output)
         shape = (dense, len(stage.layers), *ends, tp.size, 1 if ep is None else ep.size)
         key = (*shape, tp, ep, size)
         full = (*key, data, edp)

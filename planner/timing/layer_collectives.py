@@ -45,9 +45,9 @@ def tensor_parallel_s(plan: Plan, stage: Stage, p: Portion, network: Network) ->
     whole = p.tokens * p.model.hidden_size * p.element_bytes
     total = collective_time.all_reduce_s(whole, spread, network)
     forward, backward = layer_sums_s(plan, stage, p, network)
-    if stage.has_embedding:
+    if stage.contents.embedding:
         forward += total
-    if stage.has_output:
+    if stage.contents.output:
         num_chunks = op_overhead.chunks(p)
         chunk = 3 * 4 * p.tp * p.tokens / num_chunks
         forward += num_chunks * collective_time.all_gather_s(chunk, spread, network)

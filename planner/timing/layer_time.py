@@ -25,7 +25,7 @@ from planner.timing.layer_collectives import (
     tensor_parallel_s,
 )
 from planner.timing.op_overhead import Traffic
-from planner.topology.placement import Stage
+from planner.topology.placement import Stage, StageContents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +103,11 @@ class Parts:
         for times, which in ((dense, "dense"), (moe, "moe")):
             if times:
                 found.append((times, self._part(plan, stage, network, which, key)))
-        if stage.has_embedding:
+        if stage.contents.embedding:
             found.append((1, self._part(plan, stage, network, "embedding", key)))
-        if stage.has_norm:
+        if stage.contents.norm:
             found.append((1, self._part(plan, stage, network, "norm", key)))
-        if stage.has_output:
+        if stage.contents.output:
             found.append((1, self._part(plan, stage, network, "output", key)))
         for times, which in zip(_gathers(plan, stage), ("gather", "gather back"), strict=True):
             if times:
@@ -118,13 +118,13 @@ class Parts:
         key = (which, *key)
         if key not in self._known:
             layer = {"dense": (0,), "moe": (plan.strategy.model.first_dense_layers,)}.get(which, ())
-            alone = replace(
-                stage,
+            contents = StageContents(
                 layers=layer,
-                has_embedding=which == "embedding",
-                has_norm=which == "norm",
-                has_output=which == "output",
+                embedding=which == "embedding",
+                norm=which == "norm",
+                output=which == "output",
             )
+            alone = replace(stage, contents=contents)
             if which in ("gather", "gather back"):
                 self._known[key] = _gather(plan, alone, network, is_backward=which == "gather back")
             else:
@@ -141,9 +141,9 @@ def _gathers(plan: Plan, stage: Stage) -> tuple[int, int]:
     """
     if stage.dense.size("tp") == 1:
         return 0, 0
-    is_linear = plan.strategy.model.aggregation == "linear"
-    takes_shares = not stage.has_embedding and not (stage.has_output and not stage.layers and is_linear)
-    cuts_shares = not stage.has_output or (is_linear and bool(stage.layers))
+    here, is_linear = stage.contents, plan.strategy.model.aggregation == "linear"
+    takes_shares = not here.embedding and not (here.output and not here.layers and is_linear)
+    cuts_shares = not here.output or (is_linear and bool(here.layers))
     return int(takes_shares), int(cuts_shares)
 
 
@@ -262,9 +262,9 @@ def _traffic(plan: Plan, stage: Stage, p: Portion, *, is_backward: bool, recompu
     parts = [op_overhead.layers(p, dense, moe, is_backward=is_backward)] if stage.layers else []
     if stage.layers and is_backward and recomputes:
         parts.append(op_overhead.layers(p, dense, moe, is_backward=False))
-    if stage.has_embedding:
+    if stage.contents.embedding:
         parts.append(op_overhead.embedding(p, is_backward=is_backward))
-    if stage.has_output:
+    if stage.contents.output:
         parts.append(op_overhead.output(p, is_backward=is_backward))
     return Traffic(
         operations=sum(part.operations for part in parts), num_bytes=sum(part.num_bytes for part in parts)

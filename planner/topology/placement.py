@@ -9,21 +9,34 @@ from planner.topology.grid import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageContents:
+    """The modules of a pipeline stage: layers by their global number, embedding, final norm, output.
+
+    The final norm is with the last layer, so that aggregation ranks receive slices of normalized vectors.
+    """
+
+    layers: tuple[int, ...] = ()
+    embedding: bool = False
+    norm: bool = False
+    output: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Ranks that hold the same layers, in two views of the same block of ranks.
+    """Ranks that hold the same modules, in two views of the same block of ranks.
 
     `dense` has the axes data × tp: its first axis is the stage's data-parallel size. `expert` has edp × ep,
-    and is None where a stage holds no layers. The final norm (`has_norm`) is with the last layer, so that
-    what aggregation ranks get are slices of vectors that are ready for their rows.
+    and is None where a stage holds no layers.
     """
 
     name: str
-    layers: tuple[int, ...]
-    has_embedding: bool
-    has_norm: bool
-    has_output: bool
+    contents: StageContents
     dense: Grid
     expert: Grid | None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.contents.layers
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -58,14 +71,11 @@ def colocated(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
     n = parallel.dp * max(parallel.ep, parallel.tp)
     stages = []
     for i, layers in enumerate(split_layers(num_layers, parallel.pp)):
-        first = i * n
+        first, is_last = i * n, i == parallel.pp - 1
         stages.append(
             Stage(
                 name="all" if parallel.pp == 1 else f"layers-{i}",
-                layers=layers,
-                has_embedding=i == 0,
-                has_norm=i == parallel.pp - 1,
-                has_output=i == parallel.pp - 1,
+                contents=StageContents(layers=layers, embedding=i == 0, norm=is_last, output=is_last),
                 dense=Grid(axes=("data", "tp"), sizes=(n // parallel.tp, parallel.tp), first_rank=first),
                 expert=Grid(axes=("edp", "ep"), sizes=(n // parallel.ep, parallel.ep), first_rank=first),
             )
@@ -87,10 +97,7 @@ def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
     experts = [
         Stage(
             name="experts" if pp == 1 else f"experts-{i}",
-            layers=layers,
-            has_embedding=False,
-            has_norm=i == pp - 1,
-            has_output=False,
+            contents=StageContents(layers=layers, norm=i == pp - 1),
             dense=Grid(axes=("data", "tp"), sizes=(dp * ep, 1), first_rank=first_expert + i * dp * ep),
             expert=Grid(axes=("edp", "ep"), sizes=(dp, ep), first_rank=first_expert + i * dp * ep),
         )
@@ -99,20 +106,14 @@ def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
     return (
         Stage(
             name="embedding",
-            layers=(),
-            has_embedding=True,
-            has_norm=False,
-            has_output=False,
+            contents=StageContents(embedding=True),
             dense=Grid(axes=("data", "tp"), sizes=(dp, tp), first_rank=first_embedding),
             expert=None,
         ),
         *experts,
         Stage(
             name="aggregation",
-            layers=(),
-            has_embedding=False,
-            has_norm=False,
-            has_output=True,
+            contents=StageContents(output=True),
             dense=Grid(axes=("data", "tp"), sizes=(dp, tp), first_rank=first_aggregation),
             expert=None,
         ),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.collectives import gather_from_tp, split_to_tp
 from model.configuration_switchyard import SwitchyardConfig
-from model.decoder import sum_routings
+from model.decoder import StageContents, sum_routings
 from model.lm_head import CrossEntropy
 from model.modeling_switchyard import SwitchyardForCausalLM
 from model.router import Router
@@ -75,7 +75,7 @@ class TrainingModel(nn.Module):
             x = self._enter(tokens[:, :-1], micro_batch, chunk)
             if self.stage.layers:
                 x, routing = self.model.run_layers(x, mask)
-            if self.stage.has_output:
+            if self.stage.contents.output:
                 entropies.append(self._cross_entropy(x, tokens[:, 1:], mask).sum)
             else:
                 handed.append(self._hand_over(x, micro_batch, chunk))
@@ -115,12 +115,12 @@ class TrainingModel(nn.Module):
         """Zero, with the next stage's gradient; TP partners send a share of the vectors each."""
         port, groups = self.ports.outgoing, self.model.groups
         assert port is not None, f"stage {self.stage.name} has neither an output nor a next stage"
-        if self.stage.has_norm:
+        if self.stage.contents.norm:
             x_BSD = self.model.normalize(x_BSD)
         return send(split_to_tp(x_BSD, groups.tp, groups.clock, dim=-1), port, micro_batch, chunk)
 
     def _cross_entropy(self, x: Tensor, targets_BS: Tensor, mask_BS: Tensor | None) -> CrossEntropy:
-        if self.stage.has_norm:
+        if self.stage.contents.norm:
             return self.model.cross_entropy(x, targets_BS, mask_BS)
         return self.model.cross_entropy_of_share(x, targets_BS, mask_BS)
 
@@ -156,10 +156,7 @@ def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> Trainin
         model = SwitchyardForCausalLM(
             model_config(strategy),
             groups=groups.model,
-            layers=stage.layers,
-            has_embedding=stage.has_embedding,
-            has_norm=stage.has_norm,
-            has_output=stage.has_output,
+            contents=StageContents(**vars(stage.contents)),
         )
     ports = make_ports(plan, groups, device)
     return TrainingModel(model, strategy.training, stage, ports).to(device)

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from model import SwitchyardForCausalLM
 from model.collectives import Group, ModelGroups
+from model.decoder import StageContents
 from tests.support.model_cases import KINDS, config_of, make_model, padding, relative, tokens
 
 GREEDY = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
@@ -65,7 +66,7 @@ def test_a_shard_is_not_saved_as_a_model(tmp_path):
     group = Group(process_group=None, ranks=(0, 1), rank=0, size=2)
     for model in (
         SwitchyardForCausalLM(config_of(), groups=ModelGroups(ep=group)),
-        SwitchyardForCausalLM(config_of(), has_output=False),
+        SwitchyardForCausalLM(config_of(), contents=StageContents(layers=(0, 1), embedding=True)),
     ):
         with pytest.raises(ValueError, match="whole model"):
             model.save_pretrained(tmp_path)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model.decoder import StageContents
 from tests.support import naive_model
 from tests.support.model_cases import KINDS, config_of, make_model, padding, parameters_of, relative, tokens
 
@@ -67,9 +68,9 @@ def test_bf16_stays_near_fp32_and_routes_in_fp32():
 def test_stages_in_a_row_equal_the_whole_model():
     config = config_of(num_hidden_layers=3, **KINDS["swiglu_top2"])
     whole = make_model(config)
-    first = make_model(config, layers=[0], has_output=False)
-    middle = make_model(config, layers=[1, 2], has_embedding=False, has_output=False)
-    last = make_model(config, layers=[], has_embedding=False)
+    first = make_model(config, contents=StageContents(layers=(0,), embedding=True))
+    middle = make_model(config, contents=StageContents(layers=(1, 2)))
+    last = make_model(config, contents=StageContents(norm=True, output=True))
     names = [n for stage in (first, middle, last) for n, _ in stage.named_parameters()]
     assert sorted(names) == sorted(n for n, _ in whole.named_parameters())
     ids, targets = tokens(2, 7)

@@ -141,7 +141,7 @@ def test_a_strategy_is_a_problem_or_a_plan_whose_numbers_hold_together(sections:
     tokens = s.training.global_batch * s.training.seq_length
     layer, output = forward_flops(s)
     for stage in built.stages:
-        flops = 3 * tokens * (layer * len(stage.layers) + output * stage.has_output)
+        flops = 3 * tokens * (layer * len(stage.layers) + output * stage.contents.output)
         assert bracket.ideal_s >= flops / peak / len(stage.ranks) * (1 - 1e-9), stage.name
     for one in prediction.stages:
         assert sum(one.phases.phases_s.values()) == pytest.approx(bracket.expected_s)

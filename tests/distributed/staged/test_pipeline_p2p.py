@@ -111,7 +111,7 @@ def test_bytes_handed_over_are_the_least(parallel: dict[str, object], num_bounda
 def late(plan: Plan) -> str:
     """A rank of the last stage stops before its first step."""
     engine, groups = start(plan)
-    if groups.stage.has_output:
+    if groups.stage.contents.output:
         return "stopped"
     tokens = tokens_of(plan.strategy, 0)
     batches = training_batches(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.collectives import Group, ModelGroups
+from model.decoder import StageContents
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan, build_plan, load
 from planner.counts.flops import model_parameters, rank_parameters
@@ -60,10 +61,7 @@ def built(plan: Plan, rank: int) -> SwitchyardForCausalLM:
         return SwitchyardForCausalLM(
             model_config(plan.strategy),
             groups=groups,
-            layers=stage.layers,
-            has_embedding=stage.has_embedding,
-            has_norm=stage.has_norm,
-            has_output=stage.has_output,
+            contents=StageContents(**vars(stage.contents)),
         )
 
 

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from planner.strategy.schema import Parallel
-from planner.topology.placement import place, split_layers, world_size
+from planner.topology.placement import StageContents, place, split_layers, world_size
 from tests.support.examples import plan
 
 STAGED = "parallel.placement=staged"
@@ -24,9 +24,7 @@ def test_colocated_ep64_tp2_is_one_stage_of_64_ranks() -> None:
     assert stage.dense.groups("tp")[:2] == ((0, 1), (2, 3))
     assert stage.dense.group_of("data", 3) == tuple(range(1, 64, 2))
     assert stage.expert.groups("ep") == (tuple(range(64)),)
-    assert stage.has_embedding
-    assert stage.has_output
-    assert stage.layers == tuple(range(16))
+    assert stage.contents == StageContents(layers=tuple(range(16)), embedding=True, norm=True, output=True)
 
 
 def test_colocated_dp2_puts_dp_outermost() -> None:
@@ -43,9 +41,8 @@ def test_colocated_pp2_splits_layers_over_two_blocks() -> None:
     first, second = built.stages
     assert built.world_size == 128
     assert (first.ranks, second.ranks) == (tuple(range(64)), tuple(range(64, 128)))
-    assert (first.layers, second.layers) == (tuple(range(8)), tuple(range(8, 16)))
-    assert (first.has_embedding, first.has_output) == (True, False)
-    assert (second.has_embedding, second.has_output) == (False, True)
+    assert first.contents == StageContents(layers=tuple(range(8)), embedding=True)
+    assert second.contents == StageContents(layers=tuple(range(8, 16)), norm=True, output=True)
     assert second.expert.groups("ep") == (tuple(range(64, 128)),)
 
 
@@ -69,7 +66,9 @@ def test_staged_has_the_documents_rank_numbers() -> None:
     assert experts.dense.sizes == (64, 1)
     assert experts.expert.sizes == (1, 64)
     assert (embedding.dense.sizes, embedding.expert, embedding.layers) == ((1, 2), None, ())
-    assert (embedding.has_embedding, experts.has_embedding, aggregation.has_output) == (True, False, True)
+    assert embedding.contents == StageContents(embedding=True)
+    assert experts.contents == StageContents(layers=tuple(range(16)), norm=True)
+    assert aggregation.contents == StageContents(output=True)
 
 
 def test_staged_compact_begins_with_the_experts() -> None:
@@ -127,7 +126,8 @@ def test_stages_partition_the_world_for_every_degree(
     stages = place(parallel, num_layers=7)
     assert sorted(rank for stage in stages for rank in stage.ranks) == list(range(world_size(parallel)))
     assert [layer for stage in stages for layer in stage.layers] == list(range(7))
-    assert sum(stage.has_embedding for stage in stages) == sum(stage.has_output for stage in stages) == 1
+    for module in ("embedding", "norm", "output"):
+        assert sum(getattr(stage.contents, module) for stage in stages) == 1
     for stage in stages:
         assert (stage.expert is None) == (stage.layers == ())
         if stage.expert is not None:

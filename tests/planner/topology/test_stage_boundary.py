@@ -8,16 +8,14 @@ from hypothesis import strategies as some
 
 from planner import Stage
 from planner.topology.grid import Grid
+from planner.topology.placement import StageContents
 from planner.topology.stage_boundary import MAX_CHUNKS, Load, Piece, chunks_of, load_of, pieces_of
 
 
 def stage(first_rank: int, data: int, tp: int, layers: tuple[int, ...] = (0,)) -> Stage:
     return Stage(
         name="some",
-        layers=layers,
-        has_embedding=False,
-        has_norm=False,
-        has_output=False,
+        contents=StageContents(layers=layers),
         dense=Grid(axes=("data", "tp"), sizes=(data, tp), first_rank=first_rank),
         expert=None,
     )
