@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner import Plan, Problem, StrategyError, build_plan, load, with_lines
+from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
 from planner.plan.mismatch import launch_problems
 from planner.rules.not_implemented import runnable
 from runtime.process.identity import Identity, identify
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
     ending = Ending(identity=identity)
     if plan is not None:
-        ending.locate = lambda found: with_lines(found, path, overrides)
+        ending.locate = lambda found: locate_problems(found, plan.strategy)
     try:
         code = run(plan, problems, identity, ending)
     except Exception as error:
@@ -176,7 +176,7 @@ def make_plan(
         plan = build_plan(load(path, overrides))
     except StrategyError as error:
         return None, error.problems
-    problems = [*launch_problems(plan), *with_lines(runnable(plan.strategy), path, overrides)]
+    problems = [*launch_problems(plan), *locate_problems(runnable(plan.strategy), plan.strategy)]
     if identity.world_size < plan.world_size:
         started = f"{identity.world_size} process{'es were' if identity.world_size > 1 else ' was'} started"
         problems.append(

@@ -100,7 +100,7 @@ def plan(
             plainly = is_plain or not is_terminal(sys.stdout)
             print_plan(built, sys.stdout, is_plain=plainly, is_full=is_full)
             print_memory(built, expert_load, is_plain=plainly)
-            print_ignored(strategy, model_from)
+            print_ignored(built)
             print_prediction(built, foreseen, is_plain=plainly)
         return YES
 

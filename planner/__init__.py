@@ -1,6 +1,6 @@
 """Thinking without a cluster: from what a person wrote to what follows from it. Imports no torch."""
 
-from planner.loading.loader import load, loads, with_lines
+from planner.loading.loader import load, loads, locate_problems
 from planner.plan.plan import Batch, Host, Plan, build_plan
 from planner.problems import Problem, StrategyError
 from planner.strategy.schema import Strategy
@@ -19,5 +19,5 @@ __all__ = [
     "build_plan",
     "load",
     "loads",
-    "with_lines",
+    "locate_problems",
 ]

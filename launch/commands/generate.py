@@ -8,7 +8,7 @@ from typing import Any
 from launch.cli.output import YES, print_json
 from launch.scripts.hostfile import is_local, made_up
 from launch.scripts.launch_files import launch_files, place_of, write_together
-from planner import Plan, Problem, StrategyError, build_plan, load, with_lines
+from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
 from planner.plan.notes import notes
 
 
@@ -23,7 +23,7 @@ def generate(strategy: str, overrides: Sequence[str], *, is_json: bool) -> int:
     try:
         files = launch_files(plan, place, os.environ)
     except StrategyError as error:
-        raise StrategyError(with_lines(error.problems, strategy, overrides)) from None
+        raise StrategyError(locate_problems(error.problems, plan.strategy)) from None
     try:
         write_together(place.run, files)
     except OSError as error:

@@ -1,14 +1,13 @@
 """What `plan` adds: the model of a Hugging Face config (`--from FOLDER`), and memory below the tables."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from launch.cli.output import YES, print_json
 from planner import Plan, Problem, StrategyError, loads
 from planner.counts.flops import model_parameters
 from planner.counts.rank_workload import Load
-from planner.loading.hf_config import ignored_keys, read_config
+from planner.loading.hf_config import read_config
 from planner.plan.serialization import readable_json, section_yaml
 from planner.rules.partial import STAND_IN
 
@@ -54,12 +53,9 @@ def print_memory(built: Plan, load: Load, *, is_plain: bool) -> None:
     print_tables(lines[:1], (memory_table(built, load),), lines[1:], sys.stdout, is_plain=is_plain)
 
 
-def print_ignored(strategy: str, folder: str | None) -> None:
+def print_ignored(plan: Plan) -> None:
     """Which keys of a Hugging Face config, named or pasted under `model:`, have no effect."""
-    if folder is not None:
-        ignored = read_config(folder).ignored
-    else:
-        ignored = ignored_keys(Path(strategy).read_text(encoding="utf-8-sig"))
+    ignored = plan.strategy.sources.ignored_model_keys
     if ignored:
         print(f"note: ignored keys of the model's config: {', '.join(ignored)}")
 

@@ -25,7 +25,7 @@ from launch.scripts.launch_files import place_of
 from launch.scripts.launch_sh import Place
 from launch.ssh.client import Program, Ssh
 from launch.ssh.failures import Failure
-from planner import Plan, Problem, StrategyError, build_plan, load, with_lines
+from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
 from planner.hardware.catalog import CALIBRATION_NAME, read_calibration
 from planner.prediction.link_calibration import write_links
 
@@ -47,7 +47,7 @@ def answer(
     try:
         request = _request(plan, hardware, is_hosts_only=is_hosts_only)
     except StrategyError as error:
-        raise StrategyError(with_lines(error.problems, strategy, overrides)) from None
+        raise StrategyError(locate_problems(error.problems, plan.strategy)) from None
     report = asyncio.run(_until_stopped(request))
     if report is None:
         print("stopped: nothing is left on any host", file=sys.stderr)

@@ -209,10 +209,13 @@ def take_over(config: Mapping, file: str | None, prefix: str, source: str | None
     return TakenOver(model_type=kind, section=section, ignored=ignored, problems=tuple(problems))
 
 
-def with_model(root: Entry, file: str | None, folder: str | None) -> tuple[Entry, tuple[Problem, ...]]:
+def with_model(
+    root: Entry, file: str | None, folder: str | None
+) -> tuple[Entry, tuple[str, ...], tuple[Problem, ...]]:
     """A strategy whose model is that of a folder, or of a config that is pasted under `model:`.
 
     What a config does not say (dispatch, capacity_factor, embedding_std, init_from) stays as it is written.
+    Also the keys of the config that have no effect, and what is wrong with it.
     """
     assert isinstance(root.value, Mapping)
     written = root.value.entries.get("model")
@@ -221,27 +224,19 @@ def with_model(root: Entry, file: str | None, folder: str | None) -> tuple[Entry
         taken = read_config(folder)
         kept = {key: entry for key, entry in (pasted or Mapping()).entries.items() if key in _OURS_ALONE}
     elif pasted is not None and "model_type" in pasted.entries:
-        ours = {key: entry for key, entry in pasted.entries.items() if key in _OURS_ALONE}
-        theirs = {key: entry for key, entry in pasted.entries.items() if key not in ours}
-        taken, kept = take_over(Mapping(entries=theirs), file, "model."), ours
+        kept = {key: entry for key, entry in pasted.entries.items() if key in _OURS_ALONE}
+        theirs = {key: entry for key, entry in pasted.entries.items() if key not in kept}
+        taken = take_over(Mapping(entries=theirs), file, "model.")
     else:
-        return root, ()
+        return root, (), ()
     if taken.problems:
-        return root, taken.problems
+        return root, (), taken.problems
     model = Entry(
         value=Mapping(entries={**taken.section.entries, **kept}),
         line=written.line if written is not None else None,
     )
-    return Entry(value=Mapping(entries={**root.value.entries, "model": model}), line=root.line), ()
-
-
-def ignored_keys(text: str) -> tuple[str, ...]:
-    """The keys without effect of a config that is pasted under `model:` in a strategy's text."""
-    root = Document(text, None).root
-    model = root.value.entries.get("model") if root is not None and isinstance(root.value, Mapping) else None
-    if model is None or not isinstance(model.value, Mapping) or "model_type" not in model.value.entries:
-        return ()
-    return take_over(model.value, None, "model.").ignored
+    with_it = Entry(value=Mapping(entries={**root.value.entries, "model": model}), line=root.line)
+    return with_it, taken.ignored, ()
 
 
 def _take_rope(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:

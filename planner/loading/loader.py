@@ -1,4 +1,10 @@
-"""From the text of a strategy to a Strategy, or to every Problem in it at once."""
+"""Strategy loader: from the text of a strategy to a Strategy, or to every Problem in it at once.
+
+pydantic stops at form: with one key misspelt there is no Strategy that the rules could read. So the loader
+validates in rounds. Each round reports the faulty keys and puts a small legal value (a stand-in) in their
+place, until the rest validates; then every rule runs that reads none of the faulty keys. A user sees all
+mistakes of a file in one go. The strategy that is returned is the one that validated without a stand-in.
+"""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +21,10 @@ from planner.rules.partial import DERIVED, STAND_IN, Partial
 from planner.rules.registry import broken_rules
 from planner.strategy.field_types import AS_TEXT
 from planner.strategy.schema import Strategy
+from planner.strategy.sources import Sources
 from planner.yaml12 import MAX_BYTES, Document, Entry, Mapping
+
+_MAX_ROUNDS = 8  # a stand-in may uncover what its neighbour hid; each round leaves fewer faults
 
 
 def load(
@@ -26,7 +35,7 @@ def load(
     `model_from` names a folder with a Hugging Face config.json, whose model takes the place of the file's.
 
     Raises:
-        StrategyError: with every fault of form and every broken rule whose own inputs are well-formed.
+        StrategyError: with every malformed key and every broken rule that reads no malformed key.
     """
     file = os.fspath(path)
     return loads(_read(file), overrides, file=file, name=FilePath(file).stem, model_from=model_from)
@@ -51,13 +60,18 @@ def loads(
     problems = list(document.problems)
     root = document.root
     if root is not None and not isinstance(root.value, Mapping):
-        found = "the top level is not a mapping"
-        fix = "write the sections as in ds_configs/"
-        problems.append(_problem(root, file, None, found, "sections such as cluster: and model:", fix))
-        root = None
+        not_a_mapping = Problem(
+            code="SW103",
+            line=root.line,
+            file=file,
+            found="the top level is not a mapping",
+            expected="sections such as cluster: and model:",
+            fix="write the sections as in ds_configs/",
+        )
+        raise StrategyError([*problems, not_a_mapping])
     if root is None:
         raise StrategyError(problems)
-    root, model_problems = with_model(root, file, model_from)
+    root, ignored, model_problems = with_model(root, file, model_from)
     root, override_problems = apply_overrides(root, tuple(overrides))
     problems += (*model_problems, *override_problems)
     assert isinstance(root.value, Mapping)
@@ -65,39 +79,27 @@ def loads(
         raise StrategyError(sorted(problems, key=_order))  # a model that cannot be read has no keys to check
     if "name" not in root.value.entries:
         root.value.entries["name"] = Entry(value=name, line=1)
-    problems += _check(root, file, tuple(problems))
+    sources = Sources(file=file, root=root, ignored_model_keys=ignored)
+    strategy, found = _check(sources, problems)
+    problems += found
     if problems:
         raise StrategyError(sorted(problems, key=_order))
-    return Strategy.model_validate(root.plain(), context=AS_TEXT)
+    assert strategy is not None, "a strategy that does not validate has a Problem"
+    return strategy
 
 
-def with_lines(
-    problems: Iterable[Problem], path: str | os.PathLike[str], overrides: Iterable[str] = ()
-) -> tuple[Problem, ...]:
-    """Problems that were found in a loaded strategy, each with the file and line (or override) of its key.
+def locate_problems(problems: Iterable[Problem], strategy: Strategy) -> tuple[Problem, ...]:
+    """Problems found in a loaded strategy, each with the file and line (or override) of its key.
 
     For what is only known after loading: that this version cannot run a key, that this machine has no GPU.
     """
-    file = os.fspath(path)
-    root = Document(_read(file), file).root
-    assert root is not None, "only strategies that loaded have such problems"
-    root, _ = with_model(root, file, None)
-    root, _ = apply_overrides(root, tuple(overrides))
     return tuple(
-        _problem(_locate(root, (problem.path or "").split(".")), file, problem.path, *_said(problem))
-        if problem.path and problem.file is None
-        else problem
-        for problem in problems
+        strategy.sources.locate(problem) if problem.path is not None else problem for problem in problems
     )
-
-
-def _said(problem: Problem) -> tuple[str, str, str]:
-    return problem.found, problem.expected, problem.fix
 
 
 def _read(file: str) -> str:
     """The text of a file, or the one Problem that keeps it from being read."""
-    expected = "a strategy in YAML, for example ds_configs/tiny_cpu.yaml"
     try:
         with FilePath(file).open("rb") as opened:
             data = opened.read(MAX_BYTES + 1)
@@ -106,7 +108,7 @@ def _read(file: str) -> str:
         else:
             return data.decode("utf-8-sig")
     except FileNotFoundError:
-        found, fix = "there is no such file", f"correct the path (it is looked up from {FilePath.cwd()})"
+        found, fix = "no such file", f"correct the path (relative paths start at {FilePath.cwd()})"
     except IsADirectoryError:
         found, fix = "this is a directory", "give a file in it"
     except UnicodeDecodeError as error:
@@ -114,16 +116,21 @@ def _read(file: str) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         found, fix = f"the file cannot be read: {reason.lower()}", "correct the path or its permissions"
-    raise StrategyError([Problem(path=None, line=None, found=found, expected=expected, fix=fix, file=file)])
+    expected = "a strategy in YAML, for example ds_configs/tiny_cpu.yaml"
+    raise StrategyError([Problem(code="SW101", found=found, expected=expected, fix=fix, file=file)])
 
 
-def _check(root: Entry, file: str | None, earlier: Sequence[Problem]) -> list[Problem]:
-    """Every fault of form below `root`, and every broken rule that reads none of the faulty keys."""
-    data = root.plain()
-    problems = []
+def _check(sources: Sources, earlier: Sequence[Problem]) -> tuple[Strategy | None, list[Problem]]:
+    """The strategy, and every malformed key and every broken rule that reads none of them.
+
+    With Problems the strategy is not to be used: stand-ins may be in it.
+    """
+    assert sources.root is not None
+    data = sources.root.plain()
+    problems: list[Problem] = []
     faulty = {tuple(problem.path.split(".")) for problem in earlier if problem.path}
     strategy = None
-    for _ in range(8):  # a stand-in may uncover what its neighbour hid; each round leaves fewer faults
+    for _ in range(_MAX_ROUNDS):
         try:
             strategy = Strategy.model_validate(data, context=AS_TEXT)
             break
@@ -132,38 +139,30 @@ def _check(root: Entry, file: str | None, earlier: Sequence[Problem]) -> list[Pr
             for fault in faults_of(error, data):
                 if fault.is_derived:
                     continue  # follows once its sources have their stand-ins
-                problems += _problems_of(fault, root, file)
+                problems += _problems_of(fault, sources)
                 faulty.add(_stand_in(data, fault.path))
-                if fault.meant is not None and not _is_written(root, fault.meant):
+                if fault.meant is not None and not _is_written(sources.root, fault.meant):
                     faulty.add(fault.meant)  # its default is not what was meant
             if is_hopeless:
                 break
     if strategy is not None:
+        strategy._sources = sources
         model = data["model"]
-        faulty |= {key for key, sources in DERIVED.items() if key[-1] not in model and sources & faulty}
-        for rule_problem in broken_rules(Partial(strategy, frozenset(faulty)).as_strategy()):
-            path = tuple((rule_problem.path or "").split("."))
-            entry = _locate(root, path)
-            problems.append(
-                _problem(
-                    entry,
-                    file,
-                    rule_problem.path,
-                    rule_problem.found,
-                    rule_problem.expected,
-                    rule_problem.fix,
-                )
-            )
-    return problems
+        faulty |= {key for key, origins in DERIVED.items() if key[-1] not in model and origins & faulty}
+        broken = broken_rules(Partial(strategy, frozenset(faulty)).as_strategy())
+        problems += locate_problems(broken, strategy)
+    return strategy, problems
 
 
-def _problems_of(fault: Fault, root: Entry, file: str | None) -> list[Problem]:
+def _problems_of(fault: Fault, sources: Sources) -> list[Problem]:
     if fault.problems:
         return list(fault.problems)
     if fault.found is None:
         return []
-    entry = _locate(root, fault.path)
-    return [_problem(entry, file, dotted(fault.path), fault.found, fault.expected, fault.fix)]
+    problem = Problem(
+        code=fault.code, path=dotted(fault.path), found=fault.found, expected=fault.expected, fix=fault.fix
+    )
+    return [sources.locate(problem, fault.path)]
 
 
 def _stand_in(data: dict[str, Any], path: tuple[str | int, ...]) -> tuple[str, ...]:
@@ -200,34 +199,12 @@ def _is_written(root: Entry, path: Sequence[str]) -> bool:
     return True
 
 
-def _locate(root: Entry, path: Sequence[str | int]) -> Entry:
-    """The entry at a path, or the deepest one on the way to it."""
-    entry = root
-    for key in path:
-        if isinstance(entry.value, Mapping) and key in entry.value.entries:
-            entry = entry.value.entries[str(key)]
-        elif isinstance(entry.value, tuple) and isinstance(key, int) and key < len(entry.value):
-            entry = entry.value[key]
-        else:
-            break
-    return entry
-
-
 def dotted(path: Sequence[str | int]) -> str:
     """A path as it is printed: claims[3].value."""
     text = ""
     for key in path:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
     return text
-
-
-def _problem(
-    entry: Entry, file: str | None, path: str | None, found: str, expected: str, fix: str
-) -> Problem:
-    line, where = (None, None) if entry.override is not None else (entry.line, file)
-    return Problem(
-        path=path, line=line, found=found, expected=expected, fix=fix, file=where, override=entry.override
-    )
 
 
 def _order(problem: Problem) -> tuple[bool, int]:

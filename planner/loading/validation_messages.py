@@ -23,6 +23,7 @@ class Fault:
 
     path: tuple[str | int, ...]
     found: str | None
+    code: str = ""
     expected: str = ""
     fix: str = ""
     problems: tuple[Problem, ...] = ()  # of a file that the value names

@@ -7,6 +7,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    PrivateAttr,
     SerializationInfo,
     ValidationInfo,
     WithJsonSchema,
@@ -33,6 +34,7 @@ from planner.strategy.field_types import (
     show,
     wrong,
 )
+from planner.strategy.sources import Sources
 from planner.units import EXAMPLES, QuantityError, format_quantity, legal_units, parse_quantity, shorten
 
 Precision = Literal["fp32", "bf16", "fp8"]
@@ -289,3 +291,9 @@ class Strategy(Section):
     launch: Launch = Launch()
     operate: Operate = Operate()
     output: Output = Output()
+    _sources: Sources = PrivateAttr(default_factory=Sources)  # set by load; neither dumped nor compared
+
+    @property
+    def sources(self) -> Sources:
+        """Where each key was written; empty for a strategy made in code."""
+        return self._sources

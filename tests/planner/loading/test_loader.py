@@ -1,13 +1,16 @@
 """Every mistake at once, with its line; what is legal; what to change."""
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner import Problem, StrategyError, load, loads, with_lines
+from planner import Problem, Strategy, StrategyError, build_plan, load, loads, locate_problems
 from planner.rules.not_implemented import runnable
+from planner.strategy.field_types import AS_TEXT
 from tests.support.examples import TEXT, strategy
 
 # Line 5: a size without a unit. 9: a misspelt key. 14: a rule. 18: text for a number. 19: below zero.
@@ -307,13 +310,47 @@ def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
 def test_later_problems_get_the_line_or_override_of_their_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(TEXT + "  precision: fp8\nruntime: {fp8_payload: true}\n")
-    overrides = ("runtime.recompute=layer",)
-    placed = with_lines(runnable(load(path, overrides)), path, overrides)
+    loaded = load(path, ["runtime.recompute=layer"])
+    placed = locate_problems(runnable(loaded), loaded)
     assert [(p.path, p.line, p.override) for p in placed] == [
         ("training.precision", 18, None),
         ("runtime.fp8_payload", 19, None),
         ("runtime.recompute", None, "runtime.recompute=layer"),
     ]
+
+
+def test_where_a_strategy_was_written_is_not_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(f"# a comment moves every line\n{TEXT}")
+    loaded = load(path)
+    assert (loaded.sources.file, loads(TEXT).sources.file) == (str(path), None)
+    assert loaded == loads(TEXT)
+    assert hash(loaded.training) == hash(loads(TEXT).training)
+    assert loaded.model_dump() == loads(TEXT).model_dump()
+    assert build_plan(loaded).fingerprint == build_plan(loads(TEXT)).fingerprint
+
+
+def test_a_copy_still_knows_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(TEXT)
+    copy = pickle.loads(pickle.dumps(load(path).model_copy(update={"name": "copy"})))
+    (placed,) = locate_problems([Problem(path="training.steps", found="", expected="", fix="")], copy)
+    assert (placed.file, placed.line) == (str(path), TEXT[: TEXT.index("  steps:")].count("\n") + 1)
+
+
+def test_a_strategy_made_in_code_has_no_lines() -> None:
+    text = loads(TEXT).model_dump(context=AS_TEXT)
+    made = Strategy.model_validate({**text, "claims": ()}, context=AS_TEXT)
+    problem = Problem(path="training.steps", found="", expected="", fix="")
+    assert locate_problems([problem], made) == (problem,)
+
+
+def test_the_model_of_another_folder_is_the_place_of_its_keys(tmp_path: Path) -> None:
+    config = {"model_type": "mixtral", "num_local_experts": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = loads(TEXT, model_from=str(tmp_path))
+    (placed,) = locate_problems([Problem(path="model.num_experts", found="", expected="", fix="")], loaded)
+    assert placed.override == f"--from {tmp_path}"
 
 
 # Overrides
@@ -403,8 +440,6 @@ def test_any_value_at_any_key_is_a_strategy_or_problems(data: st.DataObject) -> 
 
     path = data.draw(st.sampled_from(all_paths()))
     value = data.draw(_values)
-    import json
-
     try:
         loads(TEXT, [f"{path}={json.dumps(value)}"])
     except StrategyError as error:

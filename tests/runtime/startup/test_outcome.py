@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from planner import Problem, with_lines
+from planner import Problem, load, locate_problems
 from runtime.checkpoint.commit import step_name
 from runtime.process.identity import Identity
 from runtime.startup.attempts import claim, write_done
 from runtime.startup.outcome import Ending
+from tests.support.examples import TEXT
 
 PROBLEM = Problem(path="parallel.ep", line=3, found="6", expected="a divisor of 64", fix="set it to 8")
 
@@ -59,17 +60,19 @@ def test_the_checkpoint_of_older_attempts_is_told(tmp_path: Path, capsys: pytest
 def test_a_problem_of_a_key_is_told_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Data and devices are only looked at when the strategy has long been read."""
     path = tmp_path / "s.yaml"
-    path.write_text("name: s\ndata:\n  path: empty.txt\n")
+    path.write_text(f"{TEXT}data:\n  path: empty.txt\n")
+    loaded = load(path)
+    line = TEXT.count("\n") + 2
     one = ending(tmp_path / "run")
-    one.locate = lambda problems: with_lines(problems, path, ())
-    one.wrong([Problem(path="data.path", line=None, found="no text", expected="text", fix="give some")])
-    assert capsys.readouterr().err.startswith(f"{path}:3: data.path: no text\n")
+    one.locate = lambda problems: locate_problems(problems, loaded)
+    one.wrong([Problem(path="data.path", found="no text", expected="text", fix="give some")])
+    assert capsys.readouterr().err.startswith(f"{path}:{line}: data.path: no text\n")
     assert (
         failed(tmp_path / "run")["problems"][0]["file"],
         failed(tmp_path / "run")["problems"][0]["line"],
     ) == (
         str(path),
-        3,
+        line,
     )
 
 

@@ -1,0 +1,56 @@
+"""Sources of a strategy: the file and line, or the override, in which each of its keys was written."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from planner.problems import Problem
+from planner.yaml12 import Entry, Mapping
+
+_KEY = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What `load` read; empty for a strategy made in code.
+
+    Two Sources are always equal, so that equal strategies are equal whatever files they come from.
+    `ignored_model_keys`: keys of a Hugging Face config that have no effect on the model.
+    """
+
+    file: str | None = field(default=None, compare=False)
+    root: Entry | None = field(default=None, compare=False, repr=False)
+    ignored_model_keys: tuple[str, ...] = field(default=(), compare=False)
+
+    def locate(self, problem: Problem, keys: Sequence[str | int] | None = None) -> Problem:
+        """The problem with the place of its key, or of the deepest section on the way to it.
+
+        One that has a place, or whose place is not known, comes back as it is.
+
+        Args:
+            keys: the problem's path, for keys that may contain dots; None: what `problem.path` says.
+        """
+        if self.root is None or problem.file is not None or problem.override is not None:
+            return problem
+        entry = _find(self.root, _split(problem.path or "") if keys is None else keys)
+        if entry.override is not None:
+            return replace(problem, line=None, override=entry.override)
+        return replace(problem, line=entry.line, file=self.file)
+
+
+def _split(path: str) -> tuple[str | int, ...]:
+    """claims[3].value -> claims, 3, value."""
+    return tuple(int(index) if index else key for index, key in _KEY.findall(path))
+
+
+def _find(root: Entry, path: Sequence[str | int]) -> Entry:
+    """The entry at a path, or the deepest one on the way to it."""
+    entry = root
+    for key in path:
+        if isinstance(entry.value, Mapping) and key in entry.value.entries:
+            entry = entry.value.entries[str(key)]
+        elif isinstance(entry.value, tuple) and isinstance(key, int) and key < len(entry.value):
+            entry = entry.value[key]
+        else:
+            break
+    return entry
