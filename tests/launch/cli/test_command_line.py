@@ -156,7 +156,7 @@ def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
         (("plna", REFERENCE), "there is no command 'plna'; did you mean plan?"),
         (("adit", REFERENCE), "there is no command 'adit'; did you mean audit?"),
         (("plan",), "strategy"),
-        (("plan", "nothing.yaml"), "nothing.yaml: there is no such file"),
+        (("plan", "nothing.yaml"), "nothing.yaml: SW101"),
         (("plan", "ds_configs"), "ds_configs: this is a directory"),
         (("plan", REFERENCE, "--colour"), "No such option: --colour"),
         (("audit", REFERENCE, "ds_configs/tiny_cpu.yaml"), "would be a second strategy; only plan takes two"),
