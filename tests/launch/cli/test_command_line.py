@@ -157,7 +157,7 @@ def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
         (("adit", REFERENCE), "there is no command 'adit'; did you mean audit?"),
         (("plan",), "strategy"),
         (("plan", "nothing.yaml"), "nothing.yaml: SW101"),
-        (("plan", "ds_configs"), "ds_configs: this is a directory"),
+        (("plan", "ds_configs"), "ds_configs: SW101"),
         (("plan", REFERENCE, "--colour"), "No such option: --colour"),
         (("audit", REFERENCE, "ds_configs/tiny_cpu.yaml"), "would be a second strategy; only plan takes two"),
         (
