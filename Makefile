@@ -1,35 +1,73 @@
-# Thin: every target is a line or two. PYTHON picks the interpreter that makes the environment.
+# Thin: every target is a line or two. PYTHON picks the interpreter that makes the environments.
 PYTHON ?= python3
 BIN := .venv/bin
+PLAN := .venv-plan/bin
 RUN := runs/tiny_cpu
+MISTAKES := docs/examples/five_mistakes.yaml
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-all matrix check .venv
+.PHONY: help plan demo test test-fast test-all matrix bench check format generated docs-check clean \
+	.venv .venv-plan
 
-demo: .venv
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+plan: .venv-plan ## plan the 128-GPU reference and show five mistakes; needs no torch
+	$(PLAN)/python -m launch plan ds_configs/ep64_tp2_staged.yaml
+	@echo; echo 'Five mistakes in one file ($(MISTAKES)):'; echo
+	$(PLAN)/python -m launch plan $(MISTAKES); test $$? = 2
+
+demo: .venv ## train a model of 16 layers x 64 experts on 4 CPU processes, then generate text
 	$(BIN)/python -m runtime.attempts set-aside $(RUN)
 	env -u CUDA_VISIBLE_DEVICES DS_ACCELERATOR=cpu PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/deepspeed --quiet --num_gpus 4 train.py --strategy ds_configs/tiny_cpu.yaml
 	test -f $(RUN)/done.json
 	$(BIN)/python -m runtime.generate $(RUN) --temperature 0.7
 
-test: .venv
+test: .venv ## every test but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: .venv
+test-fast: .venv-plan/tests ## the tests that need neither torch nor ssh, in the light environment
+	$(PLAN)/python -m pytest -m "not slow and not torch and not ssh"
+
+test-all: .venv ## every test
 	$(BIN)/python -m pytest
 
-matrix: .venv
+matrix: .venv ## every layout against one process: docs/matrix.md
 	$(BIN)/python -W ignore -m tests.support.matrix_run
 
-bench: .venv
+bench: .venv ## measure this machine for the planner: runs/hardware.yaml
 	$(BIN)/python -m benchmarks.calibrate
 
-check: .venv
+check: .venv ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+format: .venv ## format and sort imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generated: .venv-plan ## write ds_configs/*.json, the schema, docs/strategy.md and docs/errors.md
+	$(PLAN)/python -m planner.generated
+
+docs-check: .venv-plan/tests ## links, names and printed blocks of the documents
+	$(PLAN)/python -m pytest tests/project/test_docs.py -m "not torch"
+
+clean: ## remove caches and the light environment; runs/ and .venv stay
+	rm -rf .venv-plan .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv-plan: .venv-plan/installed
+.venv-plan/installed: requirements-plan.txt constraints.txt
+	test -x $(PLAN)/python || $(PYTHON) -m venv .venv-plan
+	$(PLAN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-plan.txt
+	touch $@
+
+.venv-plan/tests: .venv-plan/installed
+	$(PLAN)/python -m pip install --quiet --constraint constraints.txt pytest hypothesis
+	touch $@
 
 # torch comes first: without it, DeepSpeed's own build would look for one.
 .venv: .venv/installed

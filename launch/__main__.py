@@ -14,6 +14,7 @@ from launch.cli.output import BROKE, STOPPED, YES, is_terminal, print_json, prin
 from launch.commands.compare import compare
 from launch.commands.fallback import fallback
 from launch.commands.hf_model import answer_model, no_strategy, print_ignored, print_memory
+from launch.commands.picture import one_plan_only, write_picture
 from launch.commands.prediction import foresee, ledger, prediction_answer, print_prediction
 from launch.commands.preflight import preflight
 from launch.commands.search import search
@@ -64,17 +65,23 @@ def plan(
             "--from", metavar="FOLDER", help="the model of a Hugging Face config.json", show_default=False
         ),
     ] = None,
+    svg: Annotated[
+        str | None,
+        typer.Option("--svg", metavar="FILE", help="also draw the plan as an SVG file", show_default=False),
+    ] = None,
 ) -> Work:
     """What follows from a strategy: stages, ranks, hosts, groups, batch, memory, time. Two: side by side."""
 
     def work() -> int:
+        others, changes = strategies_among(overrides or [])
+        if svg is not None and (strategy is None or others):
+            raise one_plan_only()
         if strategy is None:
             if model_from is None:
                 raise no_strategy()
             plainly = is_plain or not is_terminal(sys.stdout)
             return answer_model(model_from, is_json=is_json, is_plain=plainly)
         expert_load = Load(imbalance=1 / balance)
-        others, changes = strategies_among(overrides or [])
         if others:
             return compare(
                 [strategy, *others],
@@ -88,6 +95,8 @@ def plan(
                 is_full=is_full,
             )
         built = build_plan(load(strategy, changes, model_from=model_from))
+        if svg is not None:
+            write_picture(built, svg)
         if is_json:
             prediction = prediction_answer(built, hardware, expert_load)
             answer = {"plan": _as_json(built, expert_load, is_full), "prediction": prediction}

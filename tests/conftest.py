@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import markers
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,6 +21,20 @@ for name in ("EMBEDDING_GPUS", "EXPERT_GPUS", "AGGREGATION_GPUS", "MAX_MEMORY_PE
     os.environ.pop(name, None)
 
 RUNS = Path(__file__).parents[1] / "runs"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without torch, what needs it is left out: `make test-fast` runs in an environment that has none."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if is_test and not markers.has_torch() and "torch" in markers.needs(collection_path):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in sorted(markers.needs(item.path)):
+            item.add_marker(name)
 
 
 @pytest.fixture(autouse=True)

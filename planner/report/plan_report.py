@@ -108,16 +108,17 @@ def stage_table(plan: Plan) -> Table:
     for stage in plan.stages:
         expert = "-" if stage.expert is None else _product(stage.expert)
         micro_batch = str(plan.batch.micro_batch_of(stage))
-        ranks = _span(stage.ranks)
-        rows.append((stage.name, ranks, _holds(stage), _product(stage.dense), expert, micro_batch))
+        ranks = rank_range(stage.ranks)
+        rows.append((stage.name, ranks, layer_text(stage), _product(stage.dense), expert, micro_batch))
     columns = ("stage", "ranks", "holds", "data × tp", "edp × ep", "micro-batch")
     return Table(title="Stages", columns=columns, rows=tuple(rows), numeric=frozenset({"micro-batch"}))
 
 
-def _holds(stage: Stage) -> str:
+def layer_text(stage: Stage) -> str:
+    """What a stage holds: embedding, layers, output."""
     parts = ["embedding"] if stage.contents.embedding else []
     if stage.layers:
-        layers = _span(stage.layers)
+        layers = rank_range(stage.layers)
         parts.append(f"layers {layers}" if len(stage.layers) > 1 else f"layer {layers}")
     return ", ".join([*parts, "output"] if stage.contents.output else parts)
 
@@ -126,7 +127,7 @@ def _product(grid: Grid) -> str:
     return " × ".join(str(size) for size in grid.sizes)
 
 
-def _span(numbers: tuple[int, ...]) -> str:
+def rank_range(numbers: tuple[int, ...]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
@@ -140,7 +141,7 @@ def host_table(plan: Plan) -> Table:
         first, last = run[0], run[-1]
         name = first.name if len(run) == 1 else f"{first.name} … {last.name} ({len(run)})"
         each = str(len(first.ranks)) if len(run) == 1 else f"{len(first.ranks)} each"
-        rows.append((name, each, _span((*first.ranks, *last.ranks)), _stages_on(plan, first, last)))
+        rows.append((name, each, rank_range((*first.ranks, *last.ranks)), _stages_on(plan, first, last)))
     return Table(title="Hosts", columns=("host", "ranks", "which", "stages"), rows=tuple(rows))
 
 

@@ -66,6 +66,7 @@ def test_a_lost_card_is_told_beside_those_that_work() -> None:
     assert [device["error"] for device in gpu_facts(nvml)["devices"]] == [None, "GPU is lost", None]
 
 
+@pytest.mark.torch  # pynvml comes with the training environment
 def test_every_function_that_is_called_is_one_of_the_library() -> None:
     pynvml = importlib.import_module("pynvml")
     names = [name for name in vars(fake_nvml()) if name.lower().startswith("nvml")]
