@@ -6,7 +6,7 @@ from shlex import quote
 from typing import Any
 
 from launch.cli.output import YES, print_json
-from launch.scripts.hostfile import is_local, made_up
+from launch.scripts.hostfile import has_placeholder_hosts, is_local
 from launch.scripts.launch_files import launch_files, place_of, write_together
 from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
 from planner.plan.notes import notes
@@ -43,15 +43,15 @@ def generate(strategy: str, overrides: Sequence[str], *, is_json: bool) -> int:
 
 
 def _is_for_slurm_only(plan: Plan) -> bool:
-    return made_up(plan) and not is_local(plan)
+    return has_placeholder_hosts(plan) and not is_local(plan)
 
 
 def _tell(plan: Plan, answer: dict[str, Any]) -> None:
     print(f"plan {plan.fingerprint} in {answer['folder']}: {' '.join(answer['files'])}")
     if answer["start"] is None:
         print(
-            f"  the host names ({plan.hosts[0].name} …) are made up: list the real ones under cluster.hosts "
-            "to start launch.sh"
+            f"  placeholder host names ({plan.hosts[0].name} …): list the real ones under cluster.hosts "
+            "to use launch.sh"
         )
     else:
         print(f"  start it with {quote(answer['start'])}")
@@ -62,9 +62,9 @@ def _tell(plan: Plan, answer: dict[str, Any]) -> None:
 
 def _cannot_write(folder: str, error: OSError) -> Problem:
     return Problem(
+        code="SW403",
         path="output.folder",
-        line=None,
-        found=f"{folder} cannot be written: {(error.strerror or str(error)).lower()}",
-        expected="a folder on a disk with room, that you may write to",
-        fix="set output.folder to another place",
+        found=f"cannot write {folder}: {(error.strerror or str(error)).lower()}",
+        expected="a writable folder on a disk with free space",
+        fix="set output.folder to another folder",
     )

@@ -20,7 +20,7 @@ import psutil
 
 from launch.remote.host_inspector import appears
 from launch.scripts.launch_files import launch_files, write_together
-from launch.scripts.launch_sh import Place
+from launch.scripts.template import Place
 from planner import Plan
 
 MODULE = "runtime.probe"

@@ -20,9 +20,9 @@ from launch.preflight.host_checks import host_checks
 from launch.preflight.link_checks import link_checks, links_of, measured_links, rows_of
 from launch.preflight.probe_job import JobFailed, job_files, job_place, run_job
 from launch.preflight.report import Report, print_report, report_dict
-from launch.scripts.hostfile import is_local, made_up
+from launch.scripts.hostfile import has_placeholder_hosts, is_local
 from launch.scripts.launch_files import place_of
-from launch.scripts.launch_sh import Place
+from launch.scripts.template import Place
 from launch.ssh.client import Program, Ssh
 from launch.ssh.failures import Failure
 from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
@@ -77,7 +77,7 @@ def _request(plan: Plan, hardware: str | None, *, is_hosts_only: bool) -> _Reque
         StrategyError: made-up hosts, what keeps the plan from being launched, a --hardware that is none.
     """
     place = place_of(plan)
-    if made_up(plan) and not is_local(plan):
+    if has_placeholder_hosts(plan) and not is_local(plan):
         raise StrategyError([_made_up_hosts(plan)])
     if place.ssh_config is not None and not os.access(place.ssh_config, os.R_OK):
         raise StrategyError([_no_ssh_config(place.ssh_config)])

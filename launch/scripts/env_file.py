@@ -1,4 +1,4 @@
-"""The variables of a launch: what every rank gets, and which values would not arrive as they were written."""
+"""Environment of a launch: the variables that every rank gets, and values that would not arrive unaltered."""
 
 import math
 import re
@@ -16,22 +16,22 @@ from planner.plan.operator_env import (
 )
 
 OPERATOR_VARIABLES = (*GROUP_VARIABLES, *MEMORY_VARIABLES)
-# What launchers and this plan set themselves: another value would be overwritten, or contradict the plan.
-TAKEN = frozenset(
+# Set by launchers and by the plan itself: another value would be overwritten, or contradict the plan.
+RESERVED = frozenset(
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_SIZE CROSS_RANK CROSS_SIZE MASTER_ADDR MASTER_PORT "
     f"CUDA_VISIBLE_DEVICES DS_ACCELERATOR DS_ENV_FILE {VARIABLE}".split()
 )
-# DeepSpeed 0.19.8 puts a value with anything unusual into double quotes (launcher/multinode_runner.py:40),
-# in which a shell still reads these; pdsh reads %h, %n and %u.
+# DeepSpeed 0.19.8 puts a value with special characters into double quotes (launcher/multinode_runner.py:40),
+# in which a shell still interprets these; pdsh expands %h, %n and %u.
 _ALTERED = re.compile(r'[$`"\\%]')
 _INTERFACES = re.compile(r"[A-Za-z0-9_.:@-]+(,[A-Za-z0-9_.:@-]+)*")
 
 
 def operator_environment(plan: Plan, environ: Mapping[str, str]) -> OperatorEnvironment:
-    """The document's variables as they bind: `environ` wins over launch.environment.
+    """The operator's variables that take effect: `environ` wins over launch.environment.
 
     Raises:
-        StrategyError: a malformed value, or ranks that are not the plan's.
+        StrategyError: a malformed value, or ranks that differ from the plan's.
     """
     written = {name: plan.strategy.launch.environment.get(name, "") for name in OPERATOR_VARIABLES}
     own = {name: environ[name] for name in OPERATOR_VARIABLES if environ.get(name)}
@@ -52,56 +52,55 @@ def variables(plan: Plan, operator: OperatorEnvironment) -> dict[str, str]:
             values["NCCL_SOCKET_IFNAME"] = launch.network_interface
     values |= {name: format_ranks(ranks) for name, ranks in group_ranks(plan).items()}
     values["MAX_MEMORY_PER_GPU"] = str(operator.memory_limit_bytes)
-    values["MEMORY_FRACTION"] = _share(operator.memory_limit_bytes, gpu.memory)
+    values["MEMORY_FRACTION"] = _fraction(operator.memory_limit_bytes, gpu.memory)
     return values | dict(sorted(launch.environment.items())) | operator.values
 
 
 def env_file(values: Mapping[str, str]) -> str:
-    """KEY=VALUE lines and nothing else: DeepSpeed's reader has no comments, and a blank line breaks it."""
+    """KEY=VALUE lines only: DeepSpeed's reader knows no comments, and a blank line breaks it."""
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
 def variable_problems(plan: Plan, values: Mapping[str, str], *, over_ssh: bool) -> Iterator[Problem]:
-    """Variables that are not the strategy's to set, and values that would not arrive unaltered.
+    """Variables that a strategy may not set, and values that would not arrive unaltered.
 
     Args:
-        over_ssh: whether DeepSpeed hands the variables to remote shells; else they are exported as they are.
+        over_ssh: whether DeepSpeed passes variables through remote shells, rather than exporting them here.
     """
     launch = plan.strategy.launch
     for name in launch.environment:
-        if name in TAKEN:
-            yield _problem(
-                f"launch.environment.{name}",
-                f"{name} is set by the launch itself",
-                "any other variable",
-                f"remove {name}",
+        if name in RESERVED:
+            yield Problem(
+                code="SW410",
+                path=f"launch.environment.{name}",
+                found=f"{name} is set by the launch itself",
+                expected="any other variable",
+                fix=f"remove {name}",
             )
     interface = launch.network_interface
     if interface is not None and not _INTERFACES.fullmatch(interface):
-        yield _problem(
-            "launch.network_interface",
-            f"{interface!r} is no interface's name",
-            "a name as `ip link` shows it, or several with commas",
-            "write the name, for example eth0",
+        yield Problem(
+            code="SW411",
+            path="launch.network_interface",
+            found=f"invalid network interface name {interface!r}",
+            expected="a name as `ip link` prints it, or several separated by commas",
+            fix="write the name, for example eth0",
         )
         return
     for name, value in values.items() if over_ssh else ():
         found = _ALTERED.search(value)
         if found or value != value.strip():
-            what = f"the character {found.group()}" if found else "blanks at an end"
-            yield _problem(
-                f"launch.environment.{name}",
-                f"{what} in {value!r} would not reach the other hosts as written",
-                'a value without $, `, ", \\ and %, and without blanks around it',
-                f"set {name} to a value without it",
+            what = f"the character {found.group()}" if found else "leading or trailing spaces"
+            yield Problem(
+                code="SW412",
+                path=f"launch.environment.{name}",
+                found=f"remote shells would alter {value!r} ({what})",
+                expected='a value without $, `, ", \\ and %, and without leading or trailing spaces',
+                fix=f"set {name} to a value without it",
             )
 
 
-def _share(part: int, whole: int) -> str:
-    """part / whole rounded up, in a form that `read_environment` takes."""
-    share = min(1.0, math.ceil(part / whole * 10**12) / 10**12)
-    return f"{share:.12f}".rstrip("0").rstrip(".")
-
-
-def _problem(path: str, found: str, expected: str, fix: str) -> Problem:
-    return Problem(path=path, line=None, found=found, expected=expected, fix=fix)
+def _fraction(part: int, total: int) -> str:
+    """part / total rounded up, in the form that `read_environment` reads."""
+    fraction = min(1.0, math.ceil(part / total * 10**12) / 10**12)
+    return f"{fraction:.12f}".rstrip("0").rstrip(".")

@@ -1,6 +1,5 @@
-"""The files of a launch: what is in each, and that they reach the run's folder together."""
+"""Files of a launch: their contents, and how they are written to the run folder, all or none."""
 
-import os
 import re
 import shutil
 import sys
@@ -16,19 +15,21 @@ from launch.scripts.env_file import (
     variables,
 )
 from launch.scripts.hostfile import host_problems, hostfile, is_local
-from launch.scripts.launch_sh import Place, launch_sh
+from launch.scripts.launch_sh import launch_sh
 from launch.scripts.made_folders import missing, remove_empty
 from launch.scripts.sbatch import launch_sbatch, slurm_problems
+from launch.scripts.template import Place
 from planner import Plan, Problem, StrategyError
+from planner.files import fsync_folder, write_new
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
-# DeepSpeed 0.19.8 hands paths to remote shells unquoted, and pdsh reads % in them.
+# DeepSpeed 0.19.8 passes paths to remote shells unquoted, and pdsh expands % in them.
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./=:,@+-]+")
 
 
 def place_of(plan: Plan, project: Path = PROJECT, python: str = sys.executable) -> Place:
-    """The paths of a launch; relative ones are looked up from the project, where train.py runs."""
+    """The paths of a launch; relative ones start at the project folder, where train.py runs."""
     launch, output = plan.strategy.launch, plan.strategy.output
     named = launch.python
     if named is not None:
@@ -46,10 +47,10 @@ def launch_files(plan: Plan, place: Place, environ: Mapping[str, str]) -> dict[s
     """The bytes of every file of the launch, by name; the same input gives the same bytes.
 
     Args:
-        environ: the operator's environment, whose document variables win over the plan's.
+        environ: the operator's environment; its operator variables win over launch.environment.
 
     Raises:
-        StrategyError: with everything that keeps the plan from being launched so.
+        StrategyError: with everything that prevents the launch.
     """
     operator = operator_environment(plan, environ)
     values = variables(plan, operator)
@@ -63,7 +64,7 @@ def launch_files(plan: Plan, place: Place, environ: Mapping[str, str]) -> dict[s
     ]
     if problems:
         raise StrategyError(problems)
-    # train.py stamps the variables that it finds, which are these: its plan.json has the same bytes.
+    # train.py writes the variables that it finds, which are these, into plan.json: the same bytes.
     stamped = {name: values[name] for name in OPERATOR_VARIABLES}
     texts = {
         "strategy.yaml": strategy_yaml(plan),
@@ -78,50 +79,39 @@ def launch_files(plan: Plan, place: Place, environ: Mapping[str, str]) -> dict[s
 
 
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes all files, or none: each is on disk under another name before the first gets its own.
+    """Writes all files or none: each is on disk under a temporary name before the first is renamed.
 
     A kill between the renames leaves files of two plans, which launch.sh refuses by their fingerprints.
 
     Raises:
-        OSError: if they cannot be written; folders that were made for them are gone again.
+        OSError: if they cannot be written; folders created for them are removed again.
     """
-    made = missing(folder)
+    created = missing(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_together(folder, files)
-    except OSError:
-        remove_empty(made)
-        raise
-
-
-def _write_together(folder: Path, files: Mapping[str, bytes]) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=".generate-", dir=folder))
-    try:
-        for name, content in files.items():
-            with (temporary / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if content.startswith(b"#!"):
-                (temporary / name).chmod((temporary / name).stat().st_mode | 0o111)
-        for name in files:
-            (temporary / name).replace(folder / name)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        temporary = Path(tempfile.mkdtemp(prefix=".generate-", dir=folder))
         try:
-            os.fsync(descriptor)
+            for name, content in files.items():
+                write_new(temporary / name, content)
+                if content.startswith(b"#!"):
+                    (temporary / name).chmod((temporary / name).stat().st_mode | 0o111)
+            for name in files:
+                (temporary / name).replace(folder / name)
+            fsync_folder(folder)
         finally:
-            os.close(descriptor)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        remove_empty(created)
+        raise
 
 
 def _launcher_problems(plan: Plan) -> Iterator[Problem]:
     launcher = plan.strategy.launch.launcher
     if launcher != "deepspeed":
         yield Problem(
+            code="SW401",
             path="launch.launcher",
-            line=None,
-            found=f"generate writes no launch.sh for {launcher} yet",
+            found=f"generate does not support {launcher} yet",
             expected="deepspeed",
             fix="set launch.launcher to deepspeed; under Slurm submit launch.sbatch, which uses srun",
         )
@@ -132,15 +122,15 @@ def _path_problems(plan: Plan, place: Place) -> Iterator[Problem]:
         "output.folder": place.run,
         "launch.python": place.python,
         "launch.ssh_config": place.ssh_config,
-        "the project's folder": place.project,
+        "the project folder": place.project,
     }
     for key, path in paths.items():
         if path is not None and not _SAFE_PATH.fullmatch(str(path)):
             yield Problem(
+                code="SW402",
                 path=key if "." in key else None,
-                line=None,
-                found=f"the path {str(path)!r} goes through the other hosts' shells, which would alter it"
+                found=f"remote shells would alter the path {str(path)!r}"
                 + ("" if "." in key else f" ({key})"),
-                expected="letters, digits and _ . / = : , @ + - alone, where there are several hosts",
-                fix="use another path, or a link to it",
+                expected="letters, digits and _ . / = : , @ + - only, where there are several hosts",
+                fix="use another path, or a symbolic link to it",
             )

@@ -1,4 +1,4 @@
-"""Folders that are made on the way to another, and taken back when that comes to nothing."""
+"""Folders created on the way to another one, and removed again if it could not be used."""
 
 import contextlib
 from collections.abc import Iterable
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def missing(folder: Path) -> list[Path]:
-    """The folder and its parents that are not there yet, the innermost first."""
+    """The folder and those of its parents that do not exist yet, the innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Removes those in which nothing is, in their order."""
+    """Removes those that are empty, in the given order."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()

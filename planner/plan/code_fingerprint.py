@@ -6,7 +6,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 # What a rank or a command of ours runs: tests, documents and strategies change nothing of it.
 PLACES = ("train.py", "planner", "launch", "runtime", "model")
-SUFFIXES = frozenset({".py", ".yaml"})
+SUFFIXES = frozenset({".py", ".yaml", ".in"})
 
 
 def source_files(project: Path = PROJECT) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ import psutil
 
 from launch.job import _LAUNCHERS
 from launch.scripts.launch_files import PROJECT, launch_files, write_together
-from launch.scripts.launch_sh import Place
+from launch.scripts.template import Place
 from planner import build_plan, loads
 
 STRATEGY = """

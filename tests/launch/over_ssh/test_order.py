@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.scripts.launch_files import launch_files
-from launch.scripts.launch_sh import Place
+from launch.scripts.template import Place
 from planner import StrategyError, build_plan, loads
 from tests.support.hosts import LoopbackHosts
 from tests.support.jobs import STRATEGY, Job

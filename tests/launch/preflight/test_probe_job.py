@@ -10,7 +10,7 @@ import pytest
 
 from launch.preflight import probe_job
 from launch.preflight.probe_job import JobFailed, run_job
-from launch.scripts.launch_sh import Place
+from launch.scripts.template import Place
 
 DONE = "echo '{\"pairs\": [1]}' >probe.json; echo '{\"attempt\": 1}' >done.json"
 

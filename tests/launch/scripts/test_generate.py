@@ -1,6 +1,7 @@
 """`generate`: the bytes of a launch's files, that they are written together, and what is refused.
 
-`python -m tests.launch.scripts.test_generate` rewrites golden/; read what changed before it is kept.
+golden/ holds the files of one local and one remote launch; `python -m tests.launch.scripts.test_generate`
+rewrites it. For the other plans only what differs is asserted.
 """
 
 import json
@@ -11,7 +12,7 @@ import pytest
 
 from launch.__main__ import main
 from launch.scripts.launch_files import launch_files, write_together
-from launch.scripts.launch_sh import Place
+from launch.scripts.template import Place
 from planner import Plan, StrategyError, build_plan, load
 from planner.plan.operator_env import read_environment
 from planner.strategy.hosts import read_hostfile
@@ -32,6 +33,7 @@ CASES = {
     "dp2_128": ("ds_configs/ep64_tp2.yaml", "parallel.dp=2"),
     "tiny_cpu": ("ds_configs/tiny_cpu.yaml",),
 }
+GOLDEN_CASES = ("tiny_cpu", "staged_68")
 KEPT = ("hostfile", "env", "launch.sh", "launch.sbatch")
 
 
@@ -62,9 +64,9 @@ def golden_files(case: str) -> dict[str, str]:
     return {name: files[name].replace(built.fingerprint, "0000PLAN0000") for name in KEPT}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN_CASES)
 @pytest.mark.parametrize("name", KEPT)
-def test_files_are_as_they_were_read_and_kept(case: str, name: str) -> None:
+def test_files_equal_their_golden_copies(case: str, name: str) -> None:
     kept = (GOLDEN / case / name).read_text(encoding="utf-8")
     assert golden_files(case)[name] == kept, (
         "run: python -m tests.launch.scripts.test_generate, and read the change"
@@ -78,6 +80,22 @@ def test_every_file_carries_the_fingerprint(case: str) -> None:
     assert list(files) == ["strategy.yaml", "plan.json", "ds_config.json", *KEPT]
     assert all(built.fingerprint in text for text in files.values())
     assert files == files_of(plan_of(case))
+
+
+@pytest.mark.parametrize(("case", "hosts", "world"), [("colocated_64", 8, 64), ("dp2_128", 16, 128)])
+def test_other_plans_differ_in_hosts_and_ranks(case: str, hosts: int, world: int) -> None:
+    files = files_of(plan_of(case))
+    assert files["hostfile"].splitlines()[1:] == [f"host-{i:02} slots=8" for i in range(hosts)]
+    groups = {"EMBEDDING_GPUS", "EXPERT_GPUS", "AGGREGATION_GPUS"}
+    assert {f"{name}=0-{world - 1}" for name in groups} <= set(files["env"].splitlines())
+    sbatch = files["launch.sbatch"]
+    assert f"#SBATCH --nodes={hosts}\n#SBATCH --ntasks-per-node=8\n" in sbatch
+    assert "#SBATCH --requeue\n" in sbatch
+    assert f"WORLD_SIZE={world}\n" in sbatch
+    assert f"srun --ntasks={world} " in sbatch
+    assert "placeholder_hosts=yes" in files["launch.sh"]
+    assert "-G host-00 |" in files["launch.sh"]
+    assert "ssh_config=" not in files["launch.sh"]
 
 
 def test_68_ranks_fill_8_hosts_and_half_of_the_ninth() -> None:
@@ -122,28 +140,33 @@ def test_operators_variables_win_and_both_limits_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "path", "words"),
+    ("overrides", "path", "code", "fact"),
     [
-        (("launch.environment={X: 'a $B'}",), "launch.environment.X", "the character $"),
-        (("launch.environment={X: '50%'}",), "launch.environment.X", "the character %"),
-        (("launch.environment={X: 'say \"yes\"'}",), "launch.environment.X", 'the character "'),
-        (("launch.environment={X: ' a'}",), "launch.environment.X", "blanks at an end"),
-        (("launch.environment={RANK: 1}",), "launch.environment.RANK", "set by the launch itself"),
-        (("launch.environment={SWITCHYARD_PLAN: x}",), "launch.environment.SWITCHYARD_PLAN", "set by"),
-        (("launch.network_interface='eth0; x'",), "launch.network_interface", "no interface's name"),
-        (("launch.launcher=torchrun",), "launch.launcher", "no launch.sh for torchrun"),
-        (("launch.slurm={nodes: 3}",), "launch.slurm.nodes", "follows from the plan"),
-        (("launch.slurm={cpus_per_task: 3}",), "launch.slurm.cpus_per_task", "is no option"),
-        (("launch.slurm={comment: 'a\"b'}",), "launch.slurm.comment", "taken apart"),
-        (('launch.slurm={comment: "a\\n#SBATCH -N1"}',), "launch.slurm.comment", "taken apart"),
-        (("output.folder=my runs",), "output.folder", "which would alter it"),
-        (("cluster.hosts=[localhost slots=4, b slots=4]",), "cluster.hosts", "takes it for itself"),
-        (("cluster.hosts=['fe80::1', b]",), "cluster.hosts", "before a colon"),
-        (("cluster.hosts=[a slots=7, b slots=7]", "parallel.tp=2"), "parallel.tp", "ranks 6-7 spans a and b"),
+        (("launch.environment={X: 'a $B'}",), "launch.environment.X", "SW412", "$"),
+        (("launch.environment={X: '50%'}",), "launch.environment.X", "SW412", "%"),
+        (("launch.environment={X: 'say \"yes\"'}",), "launch.environment.X", "SW412", '"'),
+        (("launch.environment={X: ' a'}",), "launch.environment.X", "SW412", "spaces"),
+        (("launch.environment={RANK: 1}",), "launch.environment.RANK", "SW410", "RANK"),
+        (("launch.environment={SWITCHYARD_PLAN: x}",), "launch.environment.SWITCHYARD_PLAN", "SW410", ""),
+        (("launch.network_interface='eth0; x'",), "launch.network_interface", "SW411", "eth0; x"),
+        (("launch.launcher=torchrun",), "launch.launcher", "SW401", "torchrun"),
+        (("launch.slurm={nodes: 3}",), "launch.slurm.nodes", "SW416", "nodes"),
+        (("launch.slurm={cpus_per_task: 3}",), "launch.slurm.cpus_per_task", "SW415", "cpus_per_task"),
+        (("launch.slurm={comment: 'a\"b'}",), "launch.slurm.comment", "SW417", 'a"b'),
+        (('launch.slurm={comment: "a\\n#SBATCH -N1"}',), "launch.slurm.comment", "SW417", "#SBATCH"),
+        (("output.folder=my runs",), "output.folder", "SW402", "/srv/switchyard/my runs/x"),
+        (("cluster.hosts=[localhost slots=4, b slots=4]",), "cluster.hosts", "SW404", "2 hosts"),
+        (("cluster.hosts=['fe80::1', b]",), "cluster.hosts", "SW405", "fe80::1"),
+        (
+            ("cluster.hosts=[a slots=7, b slots=7]", "parallel.tp=2"),
+            "parallel.tp",
+            "SW407",
+            "ranks 6 to 7 spans a and b",
+        ),
     ],
 )
 def test_what_would_not_arrive_as_written_is_refused(
-    overrides: tuple[str, ...], path: str, words: str
+    overrides: tuple[str, ...], path: str, code: str, fact: str
 ) -> None:
     degrees = ("cluster.gpus_per_host=8", "parallel={ep: 8}")
     remote = () if overrides[0].startswith("cluster.hosts") else ("cluster.hosts=[a, b]",)
@@ -152,7 +175,9 @@ def test_what_would_not_arrive_as_written_is_refused(
     where = Place(project=Path("/srv/switchyard"), run=folder, python="/p", ssh_config=None)
     with pytest.raises(StrategyError) as caught:
         launch_files(built, where, {})
-    assert [(problem.path, words in problem.found) for problem in caught.value.problems] == [(path, True)]
+    problems = [(problem.code, problem.path) for problem in caught.value.problems]
+    assert problems == [(code, path)]
+    assert fact in caught.value.problems[0].found
 
 
 def test_on_one_host_any_value_is_exported_as_it_is() -> None:
@@ -186,25 +211,27 @@ def test_command_writes_equal_bytes_twice(tmp_path: Path, capsys: pytest.Capture
     answer = json.loads(capsys.readouterr().out)
     folder = tmp_path / "twice"
     assert (answer["schema_version"], answer["command"], answer["folder"]) == (1, "generate", str(folder))
-    assert answer["start"] is None, "the host names are made up"
+    assert answer["start"] is None, "placeholder host names"
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == set(answer["files"])
     assert main(command[:-1]) == 0
-    assert "are made up" in capsys.readouterr().out
+    assert "placeholder" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
-def test_command_tells_problems_with_their_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_problems_with_file_and_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = Path(STAGED).read_text(encoding="utf-8") + "launch:\n  environment: {RANK: 3}\n"
     (tmp_path / "s.yaml").write_text(text)
     assert main(["generate", str(tmp_path / "s.yaml"), f"output.folder={tmp_path / 'none'}"]) == 2
     line = len(text.splitlines())
-    assert f"s.yaml:{line}: launch.environment.RANK: RANK is set by" in capsys.readouterr().err
+    assert f"s.yaml:{line}: SW410 launch.environment.RANK: " in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
 if __name__ == "__main__":
-    for case in CASES:
+    for case in GOLDEN_CASES:
         for name, text in golden_files(case).items():
             (GOLDEN / case).mkdir(parents=True, exist_ok=True)
             (GOLDEN / case / name).write_text(text, encoding="utf-8")
