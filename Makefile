@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PLAN := .venv-plan/bin
+# Versions: `make .venv CONSTRAINTS=constraints-newest.txt` tries the newest. ARGS goes to pytest.
+CONSTRAINTS ?= constraints.txt
+ARGS ?=
 RUN := runs/tiny_cpu
 MISTAKES := docs/examples/five_mistakes.yaml
 export OMP_NUM_THREADS ?= 1
@@ -26,13 +29,13 @@ demo: .venv ## train a model of 16 layers x 64 experts on 4 CPU processes, then 
 	$(BIN)/python -m runtime.generate $(RUN) --temperature 0.7
 
 test: .venv ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-fast: .venv-plan/tests ## the tests that need neither torch nor ssh, in the light environment
-	$(PLAN)/python -m pytest -m "not slow and not torch and not ssh"
+	$(PLAN)/python -m pytest -m "not slow and not torch and not ssh" $(ARGS)
 
 test-all: .venv ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 matrix: .venv ## every layout against one process: docs/matrix.md
 	$(BIN)/python -W ignore -m tests.support.matrix_run
@@ -71,9 +74,9 @@ clean: ## remove caches and the light environment; runs/ and .venv stay
 
 # torch comes first: without it, DeepSpeed's own build would look for one.
 .venv: .venv/installed
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade --constraint $(CONSTRAINTS) pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -qq --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
