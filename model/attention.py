@@ -59,7 +59,7 @@ class Attention(nn.Module):
         cache: Cache | None = None,
     ) -> Tensor:
         """`rotation` from `rotations`, `mask` from `attention_mask`; a cache is extended by these tokens."""
-        x_BSD = copy_to_tp(x_BSD, self.groups.tp, self.groups.clock)
+        x_BSD = copy_to_tp(x_BSD, self.groups.tp)
         q, k = self.q_proj(x_BSD), self.k_proj(x_BSD)
         if self.qk_norm == "projection":
             q, k = self.q_norm(q), self.k_norm(k)

@@ -1,14 +1,14 @@
 """Decides how tensors cross ranks: groups, the collectives of tensor and expert parallelism, gradients.
 
 Every collective takes its group as an argument and does nothing for None, which means size 1. Forward and
-backward run inside `clock.phase(...)`, so that waits are counted where they happen.
+backward run inside `group.clock.phase(...)`, so that waits are counted where they happen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -34,21 +34,24 @@ NO_CLOCK: PhaseClock = _NoClock()
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A process group and this rank's place in it; `ranks` are global, in the order of the group."""
+    """A process group, this rank's place in it, and the clock that its collectives run under.
+
+    `ranks` are global, in the order of the group.
+    """
 
     process_group: Any
     ranks: tuple[int, ...]
     rank: int
     size: int
+    clock: PhaseClock = field(default=NO_CLOCK, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelGroups:
-    """The groups that a model's layers speak in. None means size 1."""
+    """The tensor and expert parallel groups of a model's layers. None means size 1."""
 
     tp: Group | None = None
     ep: Group | None = None
-    clock: PhaseClock = NO_CLOCK
 
 
 @dataclass(frozen=True)
@@ -85,59 +88,51 @@ def _share(size: int, rank: int, parts: int) -> tuple[int, int]:
     return rank * length + min(rank, longer), length + (rank < longer)
 
 
-def copy_to_tp(x: Tensor, group: Group | None, clock: PhaseClock = NO_CLOCK) -> Tensor:
+def copy_to_tp(x: Tensor, group: Group | None) -> Tensor:
     """Enters a part that is split over `group`: identity forward, sum of the gradients backward."""
-    return x if group is None else _CopyToTp.apply(x, group, clock)
+    return x if group is None else _CopyToTp.apply(x, group)
 
 
-def reduce_from_tp(x: Tensor, group: Group | None, clock: PhaseClock = NO_CLOCK) -> Tensor:
+def reduce_from_tp(x: Tensor, group: Group | None) -> Tensor:
     """Leaves a part that is split over `group`: sum of the partial results forward, identity backward."""
-    return x if group is None else _ReduceFromTp.apply(x, group, clock)
+    return x if group is None else _ReduceFromTp.apply(x, group)
 
 
-def split_to_tp(x: Tensor, group: Group | None, clock: PhaseClock = NO_CLOCK, dim: int = 0) -> Tensor:
+def split_to_tp(x: Tensor, group: Group | None, dim: int = 0) -> Tensor:
     """This rank's share of a replicated tensor; backward gathers the shares of the gradient."""
-    return x if group is None else _SplitToTp.apply(x, group, clock, dim)
+    return x if group is None else _SplitToTp.apply(x, group, dim)
 
 
-def gather_from_tp(
-    x: Tensor, size: int, group: Group | None, clock: PhaseClock = NO_CLOCK, dim: int = 0
-) -> Tensor:
+def gather_from_tp(x: Tensor, size: int, group: Group | None, dim: int = 0) -> Tensor:
     """The whole of a tensor whose shares (of `size` along `dim`) are spread over `group`; backward slices."""
-    return x if group is None else _GatherFromTp.apply(x, size, group, clock, dim)
+    return x if group is None else _GatherFromTp.apply(x, size, group, dim)
 
 
-def sum_gradients(weight: Tensor, group: Group | None, clock: PhaseClock = NO_CLOCK) -> Tensor:
+def sum_gradients(weight: Tensor, group: Group | None) -> Tensor:
     """A replicated weight that each rank of `group` uses for its part of the work; gradients are summed."""
-    return copy_to_tp(weight, group, clock)
+    return copy_to_tp(weight, group)
 
 
 def all_to_all_rows(
-    x_RD: Tensor,
-    send_rows: Sequence[int],
-    receive_rows: Sequence[int],
-    group: Group | None,
-    clock: PhaseClock = NO_CLOCK,
+    x_RD: Tensor, send_rows: Sequence[int], receive_rows: Sequence[int], group: Group | None
 ) -> Tensor:
     """Sends the first `send_rows[0]` rows to the group's first rank, and so on; backward sends them back."""
     if group is None:
         return x_RD
-    return _AllToAllRows.apply(x_RD, tuple(send_rows), tuple(receive_rows), group, clock)
+    return _AllToAllRows.apply(x_RD, tuple(send_rows), tuple(receive_rows), group)
 
 
-def exchange_counts(counts: Tensor, group: Group | None, clock: PhaseClock = NO_CLOCK) -> Tensor:
+def exchange_counts(counts: Tensor, group: Group | None) -> Tensor:
     """Row i of [group size, n] int64 goes to the group's rank i; row i of the result came from it."""
     if group is None:
         return counts
     received = torch.empty_like(counts)
-    with clock.phase("all_to_all"):
+    with group.clock.phase("all_to_all"):
         dist.all_to_all_single(received, counts.contiguous(), group=group.process_group)
     return received
 
 
-def all_gather_shares(
-    x: Tensor, size: int, group: Group, clock: PhaseClock = NO_CLOCK, dim: int = 0
-) -> Tensor:
+def all_gather_shares(x: Tensor, size: int, group: Group, dim: int = 0) -> Tensor:
     """The shares of every rank, joined along `dim` in rank order. No gradient.
 
     Shares that are one short are padded for the exchange: gloo takes equal sizes only.
@@ -146,7 +141,7 @@ def all_gather_shares(
     longest = _share(size, 0, group.size)[1]
     if rows.shape[0] < longest:
         rows = torch.cat([rows, rows.new_zeros(longest - rows.shape[0], *rows.shape[1:])])
-    gathered = all_gather(rows, group, clock).flatten(0, 1)
+    gathered = all_gather(rows, group).flatten(0, 1)
     if size != group.size * longest:
         lengths = [_share(size, rank, group.size)[1] for rank in range(group.size)]
         parts = gathered.split(longest)
@@ -155,65 +150,65 @@ def all_gather_shares(
     return gathered.movedim(0, dim).contiguous()
 
 
-def all_gather(x: Tensor, group: Group, clock: PhaseClock = NO_CLOCK) -> Tensor:
+def all_gather(x: Tensor, group: Group) -> Tensor:
     """[group size, …]: the tensors of all ranks, which have one shape. No gradient."""
     gathered = x.new_empty(group.size * x.shape[0], *x.shape[1:])
     # torch 2.13 gave the call a new name and warns about the old one, which torch 2.11 still needs.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    with clock.phase("tensor_parallel"):
+    with group.clock.phase("tensor_parallel"):
         gather(gathered, x.contiguous(), group=group.process_group)
     return gathered.unflatten(0, (group.size, x.shape[0]))
 
 
-def _all_reduce(x: Tensor, group: Group, clock: PhaseClock) -> Tensor:
+def _all_reduce(x: Tensor, group: Group) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
-    with clock.phase("tensor_parallel"):
+    with group.clock.phase("tensor_parallel"):
         dist.all_reduce(total, group=group.process_group)
     return total
 
 
 class _CopyToTp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group, clock: PhaseClock) -> Tensor:
-        ctx.group, ctx.clock = group, clock
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _all_reduce(grad, ctx.group, ctx.clock), None, None
+        return _all_reduce(grad, ctx.group), None
 
 
 class _ReduceFromTp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group, clock: PhaseClock) -> Tensor:
-        return _all_reduce(x, group, clock)
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        return _all_reduce(x, group)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, None
+        return grad, None
 
 
 class _SplitToTp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group, clock: PhaseClock, dim: int) -> Tensor:
-        ctx.group, ctx.clock, ctx.dim, ctx.size = group, clock, dim, x.shape[dim]
+    def forward(ctx: Any, x: Tensor, group: Group, dim: int) -> Tensor:
+        ctx.group, ctx.dim, ctx.size = group, dim, x.shape[dim]
         return x.narrow(dim, *share_of(x.shape[dim], group)).clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return all_gather_shares(grad, ctx.size, ctx.group, ctx.clock, ctx.dim), None, None, None
+        return all_gather_shares(grad, ctx.size, ctx.group, ctx.dim), None, None
 
 
 class _GatherFromTp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, size: int, group: Group, clock: PhaseClock, dim: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, size: int, group: Group, dim: int) -> Tensor:
         ctx.group, ctx.dim = group, dim
-        return all_gather_shares(x, size, group, clock, dim)
+        return all_gather_shares(x, size, group, dim)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         share = grad.narrow(ctx.dim, *share_of(grad.shape[ctx.dim], ctx.group))
-        return share.contiguous(), None, None, None, None
+        return share.contiguous(), None, None, None
 
 
 class _AllToAllRows(torch.autograd.Function):
@@ -224,26 +219,20 @@ class _AllToAllRows(torch.autograd.Function):
         send_rows: tuple[int, ...],
         receive_rows: tuple[int, ...],
         group: Group,
-        clock: PhaseClock,
     ) -> Tensor:
-        ctx.send_rows, ctx.receive_rows, ctx.group, ctx.clock = send_rows, receive_rows, group, clock
-        return _exchange_rows(x_RD, send_rows, receive_rows, group, clock)
+        ctx.send_rows, ctx.receive_rows, ctx.group = send_rows, receive_rows, group
+        return _exchange_rows(x_RD, send_rows, receive_rows, group)
 
     @staticmethod
     def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
-        grad = _exchange_rows(grad_RD, ctx.receive_rows, ctx.send_rows, ctx.group, ctx.clock)
-        return grad, None, None, None, None
+        return _exchange_rows(grad_RD, ctx.receive_rows, ctx.send_rows, ctx.group), None, None, None
 
 
 def _exchange_rows(
-    x_RD: Tensor,
-    send_rows: tuple[int, ...],
-    receive_rows: tuple[int, ...],
-    group: Group,
-    clock: PhaseClock,
+    x_RD: Tensor, send_rows: tuple[int, ...], receive_rows: tuple[int, ...], group: Group
 ) -> Tensor:
     received = x_RD.new_empty(sum(receive_rows), *x_RD.shape[1:])
-    with clock.phase("all_to_all"):
+    with group.clock.phase("all_to_all"):
         dist.all_to_all_single(
             received,
             x_RD.contiguous(),

@@ -24,12 +24,12 @@ from .router import Routing
 class RoutingSums:
     """What routing costs and did, summed over this model's MoE layers and this rank's tokens.
 
-    Under tp it is this rank's share: sums over the tp group are the whole. `balance` is Σ_sequences Σ_i
-    f_i·P_i and `z` is Σ_tokens logsumexp², not divided by anything; both carry gradient.
+    Under tp it is this rank's share: sums over the tp group are the whole. `aux_loss` is Σ_sequences Σ_i
+    f_i·P_i and `z_loss` is Σ_tokens logsumexp², not divided by anything; both carry gradient.
     """
 
-    balance: Tensor
-    z: Tensor
+    aux_loss: Tensor
+    z_loss: Tensor
     expert_tokens: Tensor  # int64 [MoE layers here, E]: routes to each expert before any drop
     dropped: Tensor  # int64
 
@@ -96,10 +96,10 @@ def sum_routings(routings: list[Routing], num_experts: int, device: torch.device
     if not routings:
         zero = torch.zeros((), device=device)
         none = torch.zeros(0, num_experts, dtype=torch.int64, device=device)
-        return RoutingSums(balance=zero, z=zero, expert_tokens=none, dropped=none.sum())
+        return RoutingSums(aux_loss=zero, z_loss=zero, expert_tokens=none, dropped=none.sum())
     return RoutingSums(
-        balance=torch.stack([routing.balance for routing in routings]).sum(),
-        z=torch.stack([routing.z for routing in routings]).sum(),
+        aux_loss=torch.stack([routing.aux_loss for routing in routings]).sum(),
+        z_loss=torch.stack([routing.z_loss for routing in routings]).sum(),
         expert_tokens=torch.stack([routing.expert_tokens_E for routing in routings]),
         dropped=torch.stack([routing.dropped for routing in routings]).sum(),
     )

@@ -22,7 +22,7 @@ from .router import Routing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class RowOrder:
     """Which row each kept route is. Rows are in order of expert, then token."""
 
     route_R: Tensor  # the route (token · K + place) of each row
@@ -39,7 +39,7 @@ def dispatch(x_UD: Tensor, routing: Routing, experts: Experts, groups: ModelGrou
     return _Combine.apply(y_RD, routing.gates_UK, rows).to(x_UD.dtype)
 
 
-def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int) -> Rows:
+def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int) -> RowOrder:
     """Sorts the kept routes by expert. Waits for the device once, and only if some may not be kept."""
     expert_N = experts_UK.reshape(-1)
     if kept_UK is not None:
@@ -50,7 +50,7 @@ def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int)
     counts = expert_N.new_zeros(num_experts + 1).scatter_add_(0, expert_N, torch.ones_like(expert_N))
     counts_E = counts[:num_experts]
     num_rows = len(route_N) if kept_UK is None else int(counts_E.sum())
-    return Rows(
+    return RowOrder(
         route_R=route_N[:num_rows],
         row_UK=row_N.clamp(max=num_rows).view_as(experts_UK),
         has_gaps=kept_UK is not None,
@@ -63,9 +63,9 @@ def _exchange(x_RD: Tensor, counts_E: Tensor, experts: Experts, groups: ModelGro
     if groups.ep is None:
         return experts(x_RD, counts_E)
     sent_PL = counts_E.view(groups.ep.size, -1)
-    received_PL = exchange_counts(sent_PL, groups.ep, groups.clock)
+    received_PL = exchange_counts(sent_PL, groups.ep)
     send_rows, receive_rows = torch.stack([sent_PL.sum(1), received_PL.sum(1)]).tolist()
-    x_MD = all_to_all_rows(x_RD, send_rows, receive_rows, groups.ep, groups.clock)
+    x_MD = all_to_all_rows(x_RD, send_rows, receive_rows, groups.ep)
     if experts.num_local == 1:
         y_MD = experts(x_MD, received_PL.sum(0))
     else:
@@ -77,7 +77,7 @@ def _exchange(x_RD: Tensor, counts_E: Tensor, experts: Experts, groups: ModelGro
         back_M.scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
         y_MD = experts(_Permute.apply(x_MD, order_M, back_M), received_PL.sum(0))
         y_MD = _Permute.apply(y_MD, back_M, order_M)
-    return all_to_all_rows(y_MD, receive_rows, send_rows, groups.ep, groups.clock)
+    return all_to_all_rows(y_MD, receive_rows, send_rows, groups.ep)
 
 
 class _Permute(torch.autograd.Function):
@@ -99,7 +99,7 @@ class _GatherRows(torch.autograd.Function):
     """The row of each kept route is its token's; backward sums a token's rows."""
 
     @staticmethod
-    def forward(ctx: Any, x_UD: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, x_UD: Tensor, rows: RowOrder) -> Tensor:
         ctx.rows = rows
         return x_UD.index_select(0, rows.route_R // rows.row_UK.shape[1])
 
@@ -113,7 +113,7 @@ class _Combine(torch.autograd.Function):
     """Sum over a token's routes of gate · row, in fp32 at least."""
 
     @staticmethod
-    def forward(ctx: Any, y_RD: Tensor, gates_UK: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, y_RD: Tensor, gates_UK: Tensor, rows: RowOrder) -> Tensor:
         ctx.save_for_backward(y_RD, gates_UK)
         ctx.rows = rows
         y_UKD = at_least_fp32(_pick(y_RD, rows)) * gates_UK[..., None]
@@ -122,14 +122,14 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_UD: Tensor) -> tuple[Tensor | None, ...]:
         y_RD, gates_UK = ctx.saved_tensors
-        rows: Rows = ctx.rows
+        rows: RowOrder = ctx.rows
         grad_R1 = gates_UK.reshape(-1).index_select(0, rows.route_R)[:, None]
         grad_RD = grad_UD.index_select(0, rows.route_R // gates_UK.shape[1]) * grad_R1
         grad_gates_UK = (at_least_fp32(_pick(y_RD, rows)) * grad_UD[:, None]).sum(-1)
         return grad_RD.to(y_RD.dtype), grad_gates_UK, None
 
 
-def _pick(x_RD: Tensor, rows: Rows) -> Tensor:
+def _pick(x_RD: Tensor, rows: RowOrder) -> Tensor:
     """[U, K, D]: the row of each route, zeros for one that is not kept."""
     if rows.has_gaps:
         x_RD = torch.cat([x_RD, x_RD.new_zeros(1, x_RD.shape[1])])

@@ -36,7 +36,7 @@ class VocabEmbedding(nn.Module):
         elsewhere_BS = (local_BS < 0) | (local_BS >= self.length)
         x_BSD = functional.embedding(local_BS.masked_fill(elsewhere_BS, 0), self.weight)
         x_BSD = x_BSD.masked_fill(elsewhere_BS[..., None], 0.0)
-        return reduce_from_tp(x_BSD, self.groups.tp, self.groups.clock)
+        return reduce_from_tp(x_BSD, self.groups.tp)
 
     def shards(self) -> dict[str, Shard]:
         return {"weight": self.shard}

@@ -49,7 +49,7 @@ class RowLinear(nn.Module):
         mark_tp_sharded(self.weight, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return reduce_from_tp(functional.linear(x, self.weight), self.groups.tp, self.groups.clock)
+        return reduce_from_tp(functional.linear(x, self.weight), self.groups.tp)
 
     def shards(self) -> dict[str, Shard]:
         return {"weight": self.shard}

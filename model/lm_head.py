@@ -12,7 +12,6 @@ from torch.nn import functional
 from .collectives import (
     Group,
     ModelGroups,
-    PhaseClock,
     all_gather,
     copy_to_tp,
     gather_from_tp,
@@ -44,7 +43,7 @@ class Aggregation(RowLinear):
         super().__init__(hidden_size, hidden_size, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.of_share(split_to_tp(x, self.groups.tp, self.groups.clock, dim=-1))
+        return self.of_share(split_to_tp(x, self.groups.tp, dim=-1))
 
     def of_share(self, x: Tensor) -> Tensor:
         """The same from the columns of x that are this rank's inputs."""
@@ -60,8 +59,8 @@ class LMHead(ColumnLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the whole vocabulary, on every tp rank."""
-        tp, clock = self.groups.tp, self.groups.clock
-        return gather_from_tp(super().forward(copy_to_tp(x, tp, clock)), self.vocab_size, tp, clock, dim=-1)
+        tp = self.groups.tp
+        return gather_from_tp(super().forward(copy_to_tp(x, tp)), self.vocab_size, tp, dim=-1)
 
     def cross_entropy(
         self, x_TD: Tensor, targets_T: Tensor, mask_T: Tensor | None, chunk_tokens: int | None = None
@@ -70,19 +69,18 @@ class LMHead(ColumnLinear):
 
         Neither the tokens' nor the ranks' logits are ever together: tp ranks exchange three numbers a token.
         """
-        tp, clock = self.groups.tp, self.groups.clock
+        tp = self.groups.tp
         valid_T = targets_T != IGNORED
         if mask_T is not None:
             valid_T = valid_T & mask_T.bool()
         if chunk_tokens is None:
             chunk_tokens = max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * self.weight.shape[0]))
         total = _ChunkedCrossEntropy.apply(
-            copy_to_tp(x_TD, tp, clock),
+            copy_to_tp(x_TD, tp),
             self.real_weight,
             targets_T - self.shard.offsets[0],
             valid_T,
             tp,
-            clock,
             chunk_tokens,
         )
         return CrossEntropy(sum=total, num_tokens=valid_T.sum())
@@ -99,7 +97,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         local_targets_T: Tensor,
         valid_T: Tensor,
         group: Group | None,
-        clock: PhaseClock,
         chunk_tokens: int,
     ) -> Tensor:
         wide = torch.promote_types(x_TD.dtype, torch.float32)
@@ -117,9 +114,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             target_logit_C = logits_CV.gather(1, target_C1)[:, 0].masked_fill(~is_here_C, 0.0)
             highest_C = logits_CV.amax(1)
             exp_CV = logits_CV.sub_(highest_C[:, None]).exp_()
-            log_sum_C, target_logit_C = _whole_vocabulary(
-                highest_C, exp_CV.sum(1), target_logit_C, group, clock
-            )
+            log_sum_C, target_logit_C = _whole_vocabulary(highest_C, exp_CV.sum(1), target_logit_C, group)
             sums.append((log_sum_C - target_logit_C).masked_fill(~valid_C, 0.0).sum())
             if not (needs_x or needs_weight):
                 continue
@@ -145,16 +140,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_x_TD = grad_x_TD * grad.to(grad_x_TD.dtype)
         if grad_weight_VD is not None:
             grad_weight_VD = (grad_weight_VD * grad).to(ctx.weight_dtype)
-        return grad_x_TD, grad_weight_VD, None, None, None, None, None
+        return grad_x_TD, grad_weight_VD, None, None, None, None
 
 
 def _whole_vocabulary(
-    highest_C: Tensor, sum_C: Tensor, target_logit_C: Tensor, group: Group | None, clock: PhaseClock
+    highest_C: Tensor, sum_C: Tensor, target_logit_C: Tensor, group: Group | None
 ) -> tuple[Tensor, Tensor]:
     """Logsumexp and target's logit over all ranks' parts of the vocabulary, bit-equal on all of them."""
     if group is None:
         return highest_C + sum_C.log(), target_logit_C
-    all_R3C = all_gather(torch.stack([highest_C, sum_C, target_logit_C]), group, clock)
+    all_R3C = all_gather(torch.stack([highest_C, sum_C, target_logit_C]), group)
     highest_RC, sum_RC, target_logit_RC = all_R3C.unbind(1)
     top_C = highest_RC.amax(0)
     whole_sum_C = (sum_RC * (highest_RC - top_C).exp()).sum(0)

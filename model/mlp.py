@@ -31,7 +31,7 @@ class MLP(nn.Module):
         self.down_proj = RowLinear(width, hidden_size, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = copy_to_tp(x, self.groups.tp, self.groups.clock)
+        x = copy_to_tp(x, self.groups.tp)
         if self.is_gated:
             return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
         return self.down_proj(self.activation(self.up_proj(x)))

@@ -92,7 +92,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             x_BSD = self.aggregation.of_share(x_BSC)
         else:
             groups = self.groups
-            x_BSD = gather_from_tp(x_BSC, self.config.hidden_size, groups.tp, groups.clock, dim=-1)
+            x_BSD = gather_from_tp(x_BSC, self.config.hidden_size, groups.tp, dim=-1)
         return self._entropy(x_BSD, targets_BS, mask_BS)
 
     def shards(self) -> dict[str, Shard]:

@@ -41,25 +41,22 @@ class MoELayer(nn.Module):
         self.capacity_factor = config.capacity_factor if config.dispatch == "capacity" else None
         self.stock = StockDispatch(groups) if config.dispatch == "deepspeed" else None
 
-    def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
-        """DeepSpeed's engine calls this to make groups; this layer was given its groups."""
-
     def forward(self, x_BSD: Tensor, mask_BS: Tensor | None = None) -> tuple[Tensor, Routing]:
         """Masked tokens get zeros from the routed experts.
 
         Raises:
             ValueError: for a mask with stock dispatch in training, which cannot leave tokens out.
         """
-        tp, clock = self.groups.tp, self.groups.clock
+        tp = self.groups.tp
         if self.training and self.stock is not None:
             y_BSD, routing = self.stock(x_BSD, mask_BS, self.router, self.experts)
         else:
             x_TD = x_BSD.flatten(0, 1)
-            x_UD = split_to_tp(x_TD, tp, clock)
+            x_UD = split_to_tp(x_TD, tp)
             capacity_factor = self.capacity_factor if self.training else None
             routing = self.router(x_BSD, x_UD, mask_BS, capacity_factor)
             y_UD = dispatch(x_UD, routing, self.experts, self.groups)
-            y_BSD = gather_from_tp(y_UD, len(x_TD), tp, clock).view_as(x_BSD)
+            y_BSD = gather_from_tp(y_UD, len(x_TD), tp).view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)
         return y_BSD, routing

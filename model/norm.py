@@ -29,7 +29,7 @@ class HeadNorm(RMSNorm):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalize(x, sum_gradients(self.weight, self.groups.tp, self.groups.clock), self.eps)
+        return normalize(x, sum_gradients(self.weight, self.groups.tp), self.eps)
 
 
 class ProjectionNorm(nn.Module):
@@ -44,13 +44,13 @@ class ProjectionNorm(nn.Module):
         mark_tp_sharded(self.weight, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        tp, clock = self.groups.tp, self.groups.clock
+        tp = self.groups.tp
         if tp is None:
             return normalize(x, self.weight, self.eps)
         wide = at_least_fp32(x)
         squares = wide.square().sum(-1, keepdim=True)
         # Every rank scales its own heads by the sum over all heads: summed forward and backward.
-        total = copy_to_tp(reduce_from_tp(squares, tp, clock), tp, clock)
+        total = copy_to_tp(reduce_from_tp(squares, tp), tp)
         return self.weight * (wide * torch.rsqrt(total / self.size + self.eps)).to(x.dtype)
 
     def shards(self) -> dict[str, Shard]:

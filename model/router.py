@@ -1,7 +1,7 @@
 """Decides which experts a token goes to, with what weight, and what balance and z-loss that routing costs.
 
 Under tp the partners hold the same tokens. Each decides the routes of all of them from the same numbers,
-without gradient, and takes gates, B and Z, with gradient, on its own contiguous share.
+without gradient, and takes gates, aux loss and z-loss, with gradient, on its own contiguous share.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Routing:
     experts_UK: Tensor  # int64
     gates_UK: Tensor  # fp32, with gradient; 0 where not kept
     kept_UK: Tensor | None  # bool; None: every route is kept
-    balance: Tensor  # this share's part of the sum over sequences of Σ f·P, with gradient
-    z: Tensor  # this share's part of the sum over valid tokens of logsumexp², with gradient
+    aux_loss: Tensor  # this share's part of the sum over sequences of Σ f·P, with gradient
+    z_loss: Tensor  # this share's part of the sum over valid tokens of logsumexp², with gradient
     expert_tokens_E: Tensor  # int64: this share's routes to each expert before any drop
     dropped: Tensor  # int64: this share's dropped routes
     logits_TE: Tensor  # fp32, all tokens, without gradient under tp
@@ -54,9 +54,9 @@ class Router(nn.Module):
         `capacity_factor` None: nothing is dropped. Masked tokens have no routes and count nowhere.
         """
         num_sequences, num_tokens = x_BSD.shape[:2]
-        tp, clock = self.groups.tp, self.groups.clock
+        tp = self.groups.tp
         start, length = share_of(num_sequences * num_tokens, tp)
-        weight = sum_gradients(at_least_fp32(self.weight), tp, clock)
+        weight = sum_gradients(at_least_fp32(self.weight), tp)
         logits_UE = functional.linear(at_least_fp32(x_UD), weight)
         if tp is None:
             logits_TE = logits_UE
@@ -89,7 +89,7 @@ class Router(nn.Module):
         expert_tokens_E = experts_UK.new_zeros(self.num_experts)
         expert_tokens_E.scatter_add_(0, experts_UK.reshape(-1), routes_UK.reshape(-1))
         dropped = expert_tokens_E.new_zeros(()) if kept_UK is None else routes_UK.sum() - kept_UK.sum()
-        cost_TE = self._cost_of_scores(experts_TK, num_routes, tokens_B, num_tokens, scores_UE.dtype)
+        weights_TE = self._aux_loss_weights(experts_TK, num_routes, tokens_B, num_tokens, scores_UE.dtype)
         squares_U = logits_UE.logsumexp(-1).square()
         if valid_T is not None:
             squares_U = squares_U.masked_fill(~valid_T[mine], 0.0)
@@ -97,14 +97,14 @@ class Router(nn.Module):
             experts_UK=experts_UK,
             gates_UK=gates_UK,
             kept_UK=kept_UK,
-            balance=(scores_UE * cost_TE[mine]).sum(),
-            z=squares_U.sum(),
+            aux_loss=(scores_UE * weights_TE[mine]).sum(),
+            z_loss=squares_U.sum(),
             expert_tokens_E=expert_tokens_E,
             dropped=dropped,
             logits_TE=logits_TE,
         )
 
-    def _cost_of_scores(
+    def _aux_loss_weights(
         self,
         experts_TK: Tensor,
         is_route_TK: Tensor | None,
@@ -114,8 +114,9 @@ class Router(nn.Module):
     ) -> Tensor:
         """[T, E]: d(Σ_sequences Σ_i f_i·P_i)/d(score), which is f_i / S of the token's sequence.
 
-        B is linear in the scores, because f has no gradient: their product with this, summed over any share
-        of the tokens, is that share's part of B. f_i = E/(k·S) · routes of the sequence to expert i.
+        The aux loss is linear in the scores, because f has no gradient: scores times these weights, summed
+        over any share of the tokens, is that share's part of it. f_i = E/(k·S) · the sequence's routes to
+        expert i.
         """
         routes_TK = _ones_of(is_route_TK, experts_TK)
         counts_BE = experts_TK.new_zeros(len(tokens_B), self.num_experts)

@@ -50,7 +50,7 @@ def router(p: Portion) -> int:
     kept += _WIDE * model.num_experts * (2 * u + p.tokens)
     kept += _INDEX * p.tokens * model.num_experts_per_tok
     kept += _WIDE * u * (1 + model.num_experts_per_tok)
-    if model.renormalizes:
+    if model.normalizes_gates:
         kept += _WIDE * u * (1 + model.num_experts_per_tok)
     return kept
 

@@ -22,7 +22,8 @@ def plan_fingerprint(strategy: Strategy) -> str:
 def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:
     """What a checkpoint's weights mean: the tokenizer, and `model` without dispatch and initialisation."""
     model = strategy.model.model_dump(exclude=set(MODEL_EXCEPT))
-    model["norm_topk_prob"] = strategy.model.renormalizes  # null and what it stands for are the same model
+    # null and the value that it defaults to are the same model
+    model["norm_topk_prob"] = strategy.model.normalizes_gates
     return _digest("model", {"model": model, "tokenizer": tokenizer_hash})
 
 

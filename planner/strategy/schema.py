@@ -108,7 +108,7 @@ class ModelShape(Section):
         return {key: value for key, value in data.items() if value is not None or key not in derived}
 
     @property
-    def renormalizes(self) -> bool:
+    def normalizes_gates(self) -> bool:
         """Whether the gates of a token's experts are scaled to a sum of 1."""
         return self.num_experts_per_tok > 1 if self.norm_topk_prob is None else self.norm_topk_prob
 

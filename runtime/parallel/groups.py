@@ -20,15 +20,16 @@ class GroupMismatch(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
-    """What the ranks of two neighbouring stages hand over in: activations forward, gradients back.
+class BoundaryGroups:
+    """The process groups of a boundary between two stages: one for activations, one for gradients.
 
-    Over NCCL a group for each, of both stages' ranks: it knows no tags, and what waits one way must not hold
-    up the other. gloo has tags, which tell messages apart in the one group of the world.
+    Over NCCL each is a group of both stages' ranks: NCCL has no tags, and a message that waits in one
+    direction must not hold up the other. gloo has tags, so the world's group serves for both.
     """
 
     activations: dist.ProcessGroup
     gradients: dist.ProcessGroup
+    clock: PhaseClock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class RankGroups:
     tp: Group
     ep: Group
     edp: Group
-    incoming: Link | None
-    outgoing: Link | None
+    incoming: BoundaryGroups | None
+    outgoing: BoundaryGroups | None
     model: ModelGroups
 
     @property
@@ -72,22 +73,25 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
                     made[ranks] = _new_group(plan, ranks)
                 if rank in ranks:
                     mine[axis] = Group(
-                        process_group=made[ranks], ranks=ranks, rank=ranks.index(rank), size=len(ranks)
+                        process_group=made[ranks],
+                        ranks=ranks,
+                        rank=ranks.index(rank),
+                        size=len(ranks),
+                        clock=clock,
                     )
-    links = _make_links(plan)
+    boundaries = _make_boundary_groups(plan, clock)
     place = plan.stages.index(plan.stage_of(rank))
     alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
     mine = {axis: mine.get(axis, alone) for axis in ("data", "tp", "ep", "edp")}
     model = ModelGroups(
         tp=mine["tp"] if mine["tp"].size > 1 else None,
         ep=mine["ep"] if mine["ep"].size > 1 else None,
-        clock=clock,
     )
     return RankGroups(
         rank=rank,
         stage=plan.stages[place],
-        incoming=links[place - 1] if place > 0 else None,
-        outgoing=links[place] if place < len(links) else None,
+        incoming=boundaries[place - 1] if place > 0 else None,
+        outgoing=boundaries[place] if place < len(boundaries) else None,
         model=model,
         **mine,
     )
@@ -98,15 +102,16 @@ def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
     return dist.new_group(list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout))
 
 
-def _make_links(plan: Plan) -> list[Link]:
+def _make_boundary_groups(plan: Plan, clock: PhaseClock) -> list[BoundaryGroups]:
     """One for each boundary, in the order in which activations flow."""
-    if dist.get_backend() != "nccl":
-        return [Link(activations=dist.group.WORLD, gradients=dist.group.WORLD)] * (len(plan.stages) - 1)
-    links = []
+    made = []
     for before, after in pairwise(plan.stages):
-        ranks = sorted((*before.ranks, *after.ranks))
-        links.append(Link(activations=_new_group(plan, ranks), gradients=_new_group(plan, ranks)))
-    return links
+        activations = gradients = dist.group.WORLD
+        if dist.get_backend() == "nccl":
+            ranks = sorted((*before.ranks, *after.ranks))
+            activations, gradients = _new_group(plan, ranks), _new_group(plan, ranks)
+        made.append(BoundaryGroups(activations=activations, gradients=gradients, clock=clock))
+    return made
 
 
 class StageGrid:

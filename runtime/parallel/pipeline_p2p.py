@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.collectives import PhaseClock
 from planner import Plan, Stage
 from planner.topology.stage_boundary import (
     MAX_CHUNKS,
@@ -25,10 +24,10 @@ from planner.topology.stage_boundary import (
     first_row,
     pieces_of,
 )
-from runtime.parallel.groups import Link, RankGroups
+from runtime.parallel.groups import BoundaryGroups, RankGroups
 from runtime.parallel.pipeline_schedule import Action
 
-Message = Literal["activations", "gradients"]
+Payload = Literal["activations", "gradients"]
 
 # R sequences of a chunk, S tokens of each, C columns of the hidden dim that cross at this rank
 
@@ -50,7 +49,7 @@ class _Leaving:
     tensors: list[Tensor]
 
 
-class Port:
+class P2PChannel:
     """Sends to and receives from the ranks of a neighbouring stage, by the plan's pieces.
 
     It sends one kind of message and receives the other. Chunks of activations cross from the first to the
@@ -61,7 +60,7 @@ class Port:
     def __init__(
         self,
         *,
-        sends: Message,
+        sends: Payload,
         pieces: Sequence[Piece],
         chunks: Sequence[Span],
         columns: Span,
@@ -69,14 +68,13 @@ class Port:
         seq_length: int,
         dtype: torch.dtype,
         device: torch.device,
-        link: Link,
-        clock: PhaseClock,
+        groups: BoundaryGroups,
     ) -> None:
         self.chunks = tuple(chunks)
         self.sent_bytes = 0
         self._sends, self._receives = sends, "gradients" if sends == "activations" else "activations"
         self._columns, self._seq_length = columns, seq_length
-        self._dtype, self._device, self._link, self._clock = dtype, device, link, clock
+        self._dtype, self._device, self._groups, self._clock = dtype, device, groups, groups.clock
         self._first_row = first_row
         # With each piece its number among those between the same two ranks.
         self._pieces: list[list[tuple[int, Piece]]] = [[] for _ in chunks]
@@ -90,7 +88,7 @@ class Port:
         self._arriving: dict[int, list[_Arriving | None]] = {}
         self._leaving: dict[int, list[_Leaving]] = {}
 
-    def meet(self) -> None:
+    def warm_up(self) -> None:
         """One element each way with every rank that this one faces. Collective over both stages.
 
         NCCL connects two ranks at their first message, and who speaks first waits there for the other. Here
@@ -98,16 +96,16 @@ class Port:
         before the first of them.
         """
         peers = sorted({self._peer(piece) for pieces in self._pieces for _, piece in pieces})
-        messages: tuple[Message, ...] = ("activations", "gradients")
-        for message in messages:
-            kind = dist.isend if message == self._sends else dist.irecv
-            group = self._group(message)
+        payloads: tuple[Payload, ...] = ("activations", "gradients")
+        for payload in payloads:
+            kind = dist.isend if payload == self._sends else dist.irecv
+            group = self._group(payload)
             words = [torch.zeros(1, dtype=self._dtype, device=self._device) for _ in peers]
             talk = [dist.P2POp(kind, word, peer, group) for word, peer in zip(words, peers, strict=True)]
             for work in dist.batch_isend_irecv(talk):
                 work.wait()
 
-    def post(self, micro_batch: int) -> None:
+    def post_recv(self, micro_batch: int) -> None:
         """Asks for what will come of a micro-batch; does not wait."""
         if micro_batch not in self._arriving:
             chunks: list[_Arriving | None] = [None] * len(self.chunks)
@@ -115,7 +113,7 @@ class Port:
             for chunk in self._order(self._receives):
                 chunks[chunk] = self._ask(micro_batch, chunk)
 
-    def take(self, micro_batch: int, chunk: int) -> Tensor:
+    def recv(self, micro_batch: int, chunk: int) -> Tensor:
         """A chunk of what came, [R, S, C]; waits for it.
 
         Raises:
@@ -133,7 +131,7 @@ class Port:
             del self._arriving[micro_batch]
         return arriving.x_RSC
 
-    def give(self, micro_batch: int, chunk: int, x_RSC: Tensor) -> None:
+    def send(self, micro_batch: int, chunk: int, x_RSC: Tensor) -> None:
         """Sends a chunk, [R, S, C]; waits only where too many micro-batches have not arrived yet."""
         assert x_RSC.dtype == self._dtype, f"{x_RSC.dtype} is handed over where {self._dtype} is agreed on"
         with self._clock.phase("stage_wait"):
@@ -176,12 +174,12 @@ class Port:
         arriving.works = dist.batch_isend_irecv(operations)
         return arriving
 
-    def _order(self, message: Message) -> Sequence[int]:
+    def _order(self, payload: Payload) -> Sequence[int]:
         chunks = range(len(self.chunks))
-        return chunks if message == "activations" else chunks[::-1]
+        return chunks if payload == "activations" else chunks[::-1]
 
-    def _in_order(self, chunk: int, message: Message) -> Sequence[tuple[int, Piece]]:
-        return self._pieces[chunk] if message == "activations" else self._pieces[chunk][::-1]
+    def _in_order(self, chunk: int, payload: Payload) -> Sequence[tuple[int, Piece]]:
+        return self._pieces[chunk] if payload == "activations" else self._pieces[chunk][::-1]
 
     def _view(self, x_RSC: Tensor, chunk: int, piece: Piece) -> Tensor:
         first = self._first_row + self.chunks[chunk][0]
@@ -190,21 +188,21 @@ class Port:
         return x_RSC[rows, :, columns]
 
     def _operation(
-        self, kind: Any, tensor: Tensor, piece: Piece, number: int, micro_batch: int, message: Message
+        self, kind: Any, tensor: Tensor, piece: Piece, number: int, micro_batch: int, payload: Payload
     ) -> dist.P2POp:
         # gloo tells messages apart by their tags; NCCL knows none, and keeps the order in each group.
-        tag = 2 * (micro_batch * MAX_CHUNKS + number) + (message == "gradients")
-        return dist.P2POp(kind, tensor, self._peer(piece), self._group(message), tag)
+        tag = 2 * (micro_batch * MAX_CHUNKS + number) + (payload == "gradients")
+        return dist.P2POp(kind, tensor, self._peer(piece), self._group(payload), tag)
 
-    def _group(self, message: Message) -> dist.ProcessGroup:
-        return self._link.activations if message == "activations" else self._link.gradients
+    def _group(self, payload: Payload) -> dist.ProcessGroup:
+        return self._groups.activations if payload == "activations" else self._groups.gradients
 
     def _peer(self, piece: Piece) -> int:
         return piece.receiver if self._sends == "activations" else piece.sender
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ports:
+class P2PChannels:
     """A rank's ends of the boundaries around its stage; None at the ends of the model.
 
     place: of the stage among `num_stages`, in the order in which activations flow.
@@ -212,84 +210,86 @@ class Ports:
 
     place: int
     num_stages: int
-    incoming: Port | None
-    outgoing: Port | None
+    incoming: P2PChannel | None
+    outgoing: P2PChannel | None
 
-    def post(self, actions: Sequence[Action]) -> None:
-        """Asks for what these actions will need."""
+    def post_recv(self, actions: Sequence[Action]) -> None:
+        """Posts the receives that these actions will wait for."""
         for action in actions:
-            port = self.incoming if action.kind == "forward" else self.outgoing
-            if port is not None:
-                port.post(action.micro_batch)
+            channel = self.incoming if action.kind == "forward" else self.outgoing
+            if channel is not None:
+                channel.post_recv(action.micro_batch)
 
     def finish(self) -> None:
-        for port in (self.incoming, self.outgoing):
-            if port is not None:
-                port.finish()
+        for channel in (self.incoming, self.outgoing):
+            if channel is not None:
+                channel.finish()
 
 
-def make_ports(plan: Plan, groups: RankGroups, device: torch.device) -> Ports:
-    """The ports of this rank, which meets the ranks that it faces. Collective over the plan's world."""
+def make_channels(plan: Plan, groups: RankGroups, device: torch.device) -> P2PChannels:
+    """The channels of this rank, warmed up. Collective over the plan's world."""
     place = plan.stages.index(groups.stage)
     before = plan.stages[place - 1] if place > 0 else None
     after = plan.stages[place + 1] if place + 1 < len(plan.stages) else None
-    ports = Ports(
+    channels = P2PChannels(
         place=place,
         num_stages=len(plan.stages),
-        incoming=None if before is None else _port(plan, groups, before, device, is_incoming=True),
-        outgoing=None if after is None else _port(plan, groups, after, device, is_incoming=False),
+        incoming=None if before is None else _make_channel(plan, groups, before, device, is_incoming=True),
+        outgoing=None if after is None else _make_channel(plan, groups, after, device, is_incoming=False),
     )
-    # From the first boundary to the last: each stage has met the one before it when the next one's turn is.
-    for port in (ports.incoming, ports.outgoing):
-        if port is not None:
-            port.meet()
-    return ports
+    # From the first boundary to the last: no stage waits for one that waits for it.
+    for channel in (channels.incoming, channels.outgoing):
+        if channel is not None:
+            channel.warm_up()
+    return channels
 
 
-def receive(port: Port, micro_batch: int, chunk: int) -> Tensor:
+def recv_activations(channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
     """A chunk of activations, [R, S, C]; backward sends their gradient to where they came from."""
     anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())
-    return _Receive.apply(anchor, port, micro_batch, chunk)
+    return _Receive.apply(anchor, channel, micro_batch, chunk)
 
 
-def send(x_RSC: Tensor, port: Port, micro_batch: int, chunk: int) -> Tensor:
+def send_activations(x_RSC: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
     """Hands a chunk of activations over and returns zero (fp32), whose backward takes their gradient."""
-    return _Send.apply(x_RSC, port, micro_batch, chunk)
+    return _Send.apply(x_RSC, channel, micro_batch, chunk)
 
 
 class _Receive(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, port: Port, micro_batch: int, chunk: int) -> Tensor:
-        ctx.port, ctx.micro_batch, ctx.chunk = port, micro_batch, chunk
-        return port.take(micro_batch, chunk)
+    def forward(ctx: Any, anchor: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
+        ctx.channel, ctx.micro_batch, ctx.chunk = channel, micro_batch, chunk
+        return channel.recv(micro_batch, chunk)
 
     @staticmethod
     def backward(ctx: Any, grad_RSC: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.port.give(ctx.micro_batch, ctx.chunk, grad_RSC)
+        ctx.channel.send(ctx.micro_batch, ctx.chunk, grad_RSC)
         return None, None, None, None
 
 
 class _Send(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_RSC: Tensor, port: Port, micro_batch: int, chunk: int) -> Tensor:
-        ctx.port, ctx.micro_batch, ctx.chunk = port, micro_batch, chunk
-        port.give(micro_batch, chunk, x_RSC)
+    def forward(ctx: Any, x_RSC: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
+        ctx.channel, ctx.micro_batch, ctx.chunk = channel, micro_batch, chunk
+        channel.send(micro_batch, chunk, x_RSC)
         return torch.zeros((), device=x_RSC.device)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # `grad` is what the engine scaled the stage's loss by; the gradient that comes is already right.
-        return ctx.port.take(ctx.micro_batch, ctx.chunk), None, None, None
+        return ctx.channel.recv(ctx.micro_batch, ctx.chunk), None, None, None
 
 
-def _port(plan: Plan, groups: RankGroups, other: Stage, device: torch.device, *, is_incoming: bool) -> Port:
+def _make_channel(
+    plan: Plan, groups: RankGroups, other: Stage, device: torch.device, *, is_incoming: bool
+) -> P2PChannel:
     stage, rank = groups.stage, groups.rank
-    link = groups.incoming if is_incoming else groups.outgoing
-    assert link is not None, f"rank {rank} has no link to the stage {other.name}"
+    boundary = groups.incoming if is_incoming else groups.outgoing
+    assert boundary is not None, f"rank {rank} has no groups with the stage {other.name}"
     num_sequences = plan.batch.global_batch // plan.batch.accumulation
     hidden_size = plan.strategy.model.hidden_size
     before, after = (other, stage) if is_incoming else (stage, other)
-    return Port(
+    return P2PChannel(
         sends="gradients" if is_incoming else "activations",
         pieces=pieces_of(rank, before, after, num_sequences, hidden_size),
         chunks=chunks_of(stage, other, num_sequences),
@@ -298,6 +298,5 @@ def _port(plan: Plan, groups: RankGroups, other: Stage, device: torch.device, *,
         seq_length=plan.strategy.training.seq_length,
         dtype=torch.float32 if plan.strategy.training.precision == "fp32" else torch.bfloat16,
         device=device,
-        link=link,
-        clock=groups.model.clock,
+        groups=boundary,
     )

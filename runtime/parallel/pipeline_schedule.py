@@ -36,18 +36,12 @@ def one_forward_one_backward(place: int, num_stages: int, num_micro_batches: int
     return tuple(actions)
 
 
-def one_after_another(place: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
-    """Each micro-batch all the way and back before the next: what 1F1B has to equal to the bit."""
-    kinds: tuple[Literal["forward", "backward"], ...] = ("forward", "backward")
-    return tuple(Action(kind, i) for i in range(num_micro_batches) for kind in kinds)
-
-
 def forward_only(place: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
     """Validation."""
     return tuple(Action("forward", i) for i in range(num_micro_batches))
 
 
-def due(actions: Sequence[Action], index: int, place: int, num_stages: int) -> Sequence[Action]:
+def receives_to_post(actions: Sequence[Action], index: int, place: int, num_stages: int) -> Sequence[Action]:
     """The actions whose inputs are asked for before action `index` begins: it, and the next one unless that
     waits for what it does itself.
 

@@ -12,8 +12,13 @@ from torch import Tensor
 from model.collectives import PhaseClock
 from planner import Batch, Stage
 from runtime.parallel.groups import RankGroups
-from runtime.parallel.pipeline_p2p import Ports
-from runtime.parallel.pipeline_schedule import Schedule, due, forward_only, one_forward_one_backward
+from runtime.parallel.pipeline_p2p import P2PChannels
+from runtime.parallel.pipeline_schedule import (
+    Schedule,
+    forward_only,
+    one_forward_one_backward,
+    receives_to_post,
+)
 from runtime.profiling.phase_clock import Span
 from runtime.profiling.timestamps import stamps_of
 from runtime.training.training_model import Sums, Totals
@@ -31,15 +36,16 @@ class MicroBatch:
 class StepResult:
     """A step as every rank knows it, but for `expert_tokens`, which are this rank's own.
 
-    loss: mean cross-entropy over the global batch's valid tokens. balance, z: the spec's B and Z.
+    loss: mean cross-entropy over the global batch's valid tokens.
+    aux_loss: mean over sequences of Σ f·P (model/router.py). z_loss: mean over tokens of logsumexp².
     grad_norm: before clipping; not finite when the step was skipped.
     expert_tokens: tokens this rank routed to each expert, [MoE layers of the stage, num_experts].
     passes: when this rank did what. ended_ns: when the step's last collective over the world was over.
     """
 
     loss: float
-    balance: float
-    z: float
+    aux_loss: float
+    z_loss: float
     grad_norm: float
     skipped: bool
     dropped_tokens: int
@@ -60,7 +66,7 @@ def train_step(
 
     Gradients are summed over micro-batches and ranks: each loss is divided by `totals` already.
     """
-    ports: Ports = engine.module.ports
+    channels: P2PChannels = engine.module.channels
     losses: dict[int, Tensor] = {}  # of the micro-batches in flight
     sums: list[Sums] = []
     stamps = stamps_of(engine.device)
@@ -71,9 +77,9 @@ def train_step(
         names.append(name)
         taken.append(stamps.take())
 
-    actions = schedule(ports.place, ports.num_stages, len(micro_batches))
+    actions = schedule(channels.place, channels.num_stages, len(micro_batches))
     for index, action in enumerate(actions):
-        ports.post(due(actions, index, ports.place, ports.num_stages))
+        channels.post_recv(receives_to_post(actions, index, channels.place, channels.num_stages))
         micro_batch = micro_batches[action.micro_batch]
         if action.kind == "forward":
             with clock.phase("compute"):
@@ -89,7 +95,7 @@ def train_step(
             engine.backward(losses.pop(action.micro_batch) * engine.gradient_accumulation_steps())
         passed(f"backward {action.micro_batch}")
         if index == len(actions) - 1:
-            ports.finish()
+            channels.finish()
         with clock.phase("optimizer"):
             engine.step()
     grad_norm = float(engine.get_global_grad_norm())
@@ -105,8 +111,8 @@ def train_step(
     times_ns = stamps.times_ns(taken)
     return StepResult(
         loss=world[0] / totals.num_tokens,
-        balance=world[1] / totals.num_sequences,
-        z=world[2] / totals.num_tokens,
+        aux_loss=world[1] / totals.num_sequences,
+        z_loss=world[2] / totals.num_tokens,
         grad_norm=grad_norm,
         skipped=not np.isfinite(grad_norm),
         dropped_tokens=round(world[3]),
@@ -125,24 +131,27 @@ def validation_loss(
 ) -> float:
     """Mean cross-entropy over the validation tokens, the same on every rank. Collective over the world."""
     engine.eval()
-    ports: Ports = engine.module.ports
-    actions = forward_only(ports.place, ports.num_stages, len(micro_batches))
+    channels: P2PChannels = engine.module.channels
+    actions = forward_only(channels.place, channels.num_stages, len(micro_batches))
     sums = []
     for index, batch in enumerate(micro_batches):
-        ports.post(due(actions, index, ports.place, ports.num_stages))
+        channels.post_recv(receives_to_post(actions, index, channels.place, channels.num_stages))
         sums.append(engine.module(batch.tokens_BS1, batch.mask_BS, totals, index)[1])
-    ports.finish()
+    channels.finish()
     engine.train()
     return _sum_over_world(sums, groups, engine.device)[0] / totals.num_tokens
 
 
 def _sum_over_world(sums: Sequence[Sums], groups: RankGroups, device: torch.device) -> list[float]:
-    """Cross-entropy, B, Z and dropped tokens, summed in fp64. TP partners hold the same cross-entropy."""
+    """Cross-entropy, aux loss, z-loss and dropped tokens, summed in fp64.
+
+    TP partners hold the same cross-entropy.
+    """
     total = torch.stack(
         [
             torch.stack([s.cross_entropy.double() for s in sums]).sum() / groups.tp.size,
-            torch.stack([s.balance.double() for s in sums]).sum(),
-            torch.stack([s.z.double() for s in sums]).sum(),
+            torch.stack([s.aux_loss.double() for s in sums]).sum(),
+            torch.stack([s.z_loss.double() for s in sums]).sum(),
             torch.stack([s.dropped_tokens.double() for s in sums]).sum(),
         ]
     ).to(device)
@@ -150,11 +159,11 @@ def _sum_over_world(sums: Sequence[Sums], groups: RankGroups, device: torch.devi
     return total.tolist()
 
 
-Rows = Callable[[slice], np.ndarray]
+ReadRows = Callable[[slice], np.ndarray]
 
 
 def training_batches(
-    rows: Rows, batch: Batch, stage: Stage, data_rank: int, device: torch.device
+    rows: ReadRows, batch: Batch, stage: Stage, data_rank: int, device: torch.device
 ) -> list[MicroBatch]:
     """This rank's micro-batches of one global batch: micro-step m is the same sequences in every stage.
 
@@ -169,7 +178,7 @@ def training_batches(
 
 
 def validation_batches(
-    rows: Rows, num_sequences: int, batch: Batch, stage: Stage, data_rank: int, device: torch.device
+    rows: ReadRows, num_sequences: int, batch: Batch, stage: Stage, data_rank: int, device: torch.device
 ) -> list[MicroBatch]:
     """This rank's share of the validation sequences; what is missing to full micro-batches is masked out."""
     size = batch.micro_batch_of(stage)

@@ -16,7 +16,12 @@ from planner import Plan, Stage, Strategy
 from planner.strategy.schema import Training
 from planner.topology.stage_boundary import Span
 from runtime.parallel.groups import RankGroups
-from runtime.parallel.pipeline_p2p import Ports, make_ports, receive, send
+from runtime.parallel.pipeline_p2p import (
+    P2PChannels,
+    make_channels,
+    recv_activations,
+    send_activations,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,8 @@ class Sums:
     """One micro-batch on this rank, detached: fp32 scalars and int64 counts; sums, not means."""
 
     cross_entropy: Tensor
-    balance: Tensor
-    z: Tensor
+    aux_loss: Tensor
+    z_loss: Tensor
     expert_tokens: Tensor  # [MoE layers of this stage, num_experts]
     dropped_tokens: Tensor
 
@@ -49,14 +54,16 @@ class TrainingModel(nn.Module):
     includes a zero whose backward takes their gradient from the next stage.
     """
 
-    def __init__(self, model: SwitchyardForCausalLM, training: Training, stage: Stage, ports: Ports) -> None:
+    def __init__(
+        self, model: SwitchyardForCausalLM, training: Training, stage: Stage, channels: P2PChannels
+    ) -> None:
         super().__init__()
         self.model = model
-        self.stage, self.ports = stage, ports
-        # With loss-free balancing B is reported but not minimised.
-        self.balance_loss = training.balance_loss if training.balance == "loss" else 0.0
+        self.stage, self.channels = stage, channels
+        # With loss-free balancing the aux loss is reported, not minimized.
+        self.aux_loss_coef = training.balance_loss if training.balance == "loss" else 0.0
         self.bias_update_speed = training.bias_update_speed if training.balance == "bias" else None
-        self.z_loss = training.z_loss
+        self.z_loss_coef = training.z_loss
 
     def forward(
         self, tokens_BS1: Tensor, mask_BS: Tensor | None, totals: Totals, micro_batch: int = 0
@@ -65,7 +72,7 @@ class TrainingModel(nn.Module):
         Args:
             tokens_BS1: int64 [sequences, seq_length + 1]; position t predicts token t + 1.
             mask_BS: bool, False where a position is padding; None when all are valid.
-            micro_batch: which of the step's it is, for hand-overs; asked for before (`ports.post`).
+            micro_batch: which of the step's it is, whose receives were posted before (`channels.post_recv`).
         """
         entropies, handed = [], []
         routing = sum_routings([], self.model.config.num_experts, tokens_BS1.device)
@@ -78,17 +85,17 @@ class TrainingModel(nn.Module):
             if self.stage.contents.output:
                 entropies.append(self._cross_entropy(x, tokens[:, 1:], mask).sum)
             else:
-                handed.append(self._hand_over(x, micro_batch, chunk))
+                handed.append(self._send_on(x, micro_batch, chunk))
         entropy = _sum(entropies) if entropies else torch.zeros((), device=tokens_BS1.device)
         loss = entropy / totals.num_tokens if entropies else _sum(handed)
-        if self.balance_loss:
-            loss = loss + self.balance_loss * routing.balance / totals.num_sequences
-        if self.z_loss:
-            loss = loss + self.z_loss * routing.z / totals.num_tokens
+        if self.aux_loss_coef:
+            loss = loss + self.aux_loss_coef * routing.aux_loss / totals.num_sequences
+        if self.z_loss_coef:
+            loss = loss + self.z_loss_coef * routing.z_loss / totals.num_tokens
         sums = Sums(
             cross_entropy=entropy.detach(),
-            balance=routing.balance.detach(),
-            z=routing.z.detach(),
+            aux_loss=routing.aux_loss.detach(),
+            z_loss=routing.z_loss.detach(),
             expert_tokens=routing.expert_tokens,
             dropped_tokens=routing.dropped,
         )
@@ -96,28 +103,28 @@ class TrainingModel(nn.Module):
 
     def _chunks(self, num_sequences: int) -> Sequence[Span]:
         """How this stage cuts its sequences; one with layers does not: experts hear all at once."""
-        ports = [port for port in (self.ports.incoming, self.ports.outgoing) if port is not None]
-        return ports[0].chunks if ports else [(0, num_sequences)]
+        channels = [c for c in (self.channels.incoming, self.channels.outgoing) if c is not None]
+        return channels[0].chunks if channels else [(0, num_sequences)]
 
     def _enter(self, ids_BS: Tensor, micro_batch: int, chunk: int) -> Tensor:
         """The input of the stage's first module: whole vectors, or the share of them that an output without
         layers takes."""
-        port = self.ports.incoming
-        if port is None:
+        channel = self.channels.incoming
+        if channel is None:
             return self.model.embed(ids_BS)
-        x_BSC = receive(port, micro_batch, chunk)
+        x_BSC = recv_activations(channel, micro_batch, chunk)
         if not self.stage.layers:
             return x_BSC
         groups = self.model.groups
-        return gather_from_tp(x_BSC, self.model.config.hidden_size, groups.tp, groups.clock, dim=-1)
+        return gather_from_tp(x_BSC, self.model.config.hidden_size, groups.tp, dim=-1)
 
-    def _hand_over(self, x_BSD: Tensor, micro_batch: int, chunk: int) -> Tensor:
+    def _send_on(self, x_BSD: Tensor, micro_batch: int, chunk: int) -> Tensor:
         """Zero, with the next stage's gradient; TP partners send a share of the vectors each."""
-        port, groups = self.ports.outgoing, self.model.groups
-        assert port is not None, f"stage {self.stage.name} has neither an output nor a next stage"
+        channel, groups = self.channels.outgoing, self.model.groups
+        assert channel is not None, f"stage {self.stage.name} has neither an output nor a next stage"
         if self.stage.contents.norm:
             x_BSD = self.model.normalize(x_BSD)
-        return send(split_to_tp(x_BSD, groups.tp, groups.clock, dim=-1), port, micro_batch, chunk)
+        return send_activations(split_to_tp(x_BSD, groups.tp, dim=-1), channel, micro_batch, chunk)
 
     def _cross_entropy(self, x: Tensor, targets_BS: Tensor, mask_BS: Tensor | None) -> CrossEntropy:
         if self.stage.contents.norm:
@@ -158,8 +165,8 @@ def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> Trainin
             groups=groups.model,
             contents=StageContents(**vars(stage.contents)),
         )
-    ports = make_ports(plan, groups, device)
-    return TrainingModel(model, strategy.training, stage, ports).to(device)
+    channels = make_channels(plan, groups, device)
+    return TrainingModel(model, strategy.training, stage, channels).to(device)
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:

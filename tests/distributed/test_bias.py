@@ -51,15 +51,15 @@ def test_steering_by_hand() -> None:
     strategy = tiny(**BIAS)
     from model.modeling_switchyard import SwitchyardForCausalLM
     from planner import build_plan
-    from runtime.parallel.pipeline_p2p import Ports
+    from runtime.parallel.pipeline_p2p import P2PChannels
     from runtime.training.training_model import model_config
 
     (stage,) = build_plan(strategy).stages
-    ports = Ports(place=0, num_stages=1, incoming=None, outgoing=None)
-    module = TrainingModel(SwitchyardForCausalLM(model_config(strategy)), strategy.training, stage, ports)
+    channels = P2PChannels(place=0, num_stages=1, incoming=None, outgoing=None)
+    module = TrainingModel(SwitchyardForCausalLM(model_config(strategy)), strategy.training, stage, channels)
     counts = torch.tensor([[4, 0, 2, 2, 2, 2, 2, 2], [9, 1, 0, 0, 0, 0, 0, 0]])
     module.steer_routers(counts)
     first, second = (module.model.model.layers[str(layer)].mlp.router.bias for layer in (0, 1))
     assert first.tolist() == pytest.approx([-0.02, 0.02, 0, 0, 0, 0, 0, 0])
     assert second.tolist() == pytest.approx([-0.02, 0.02] + [0.02] * 6)
-    assert module.balance_loss == 0.0
+    assert module.aux_loss_coef == 0.0

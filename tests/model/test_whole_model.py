@@ -13,7 +13,7 @@ def both(config, dtype, num_sequences, num_tokens, mask):
     ids, targets = tokens(num_sequences, num_tokens)
     x, sums = model.run_layers(model.embed(ids), mask)
     entropy = model.cross_entropy(x, targets, mask)
-    (entropy.sum + 0.7 * sums.balance + 0.3 * sums.z).backward()
+    (entropy.sum + 0.7 * sums.aux_loss + 0.3 * sums.z_loss).backward()
     p = parameters_of(model)
     logits, balance, z, expert_tokens, dropped = naive_model.run(config, p, ids, mask)
     total, count = naive_model.cross_entropy(logits, targets, mask)
@@ -30,8 +30,8 @@ def test_model_equals_naive_model(kind, masked):
     total, count, balance, z, expert_tokens, dropped = expected
     assert int(entropy.num_tokens) == count
     assert relative(entropy.sum, total) < 1e-10
-    assert relative(sums.balance, balance) < 1e-10
-    assert relative(sums.z, z) < 1e-10
+    assert relative(sums.aux_loss, balance) < 1e-10
+    assert relative(sums.z_loss, z) < 1e-10
     assert sums.expert_tokens.tolist() == expert_tokens
     assert int(sums.dropped) == dropped
     assert (dropped > 0) == (kind == "capacity")
@@ -44,7 +44,7 @@ def test_model_equals_naive_model(kind, masked):
 def test_model_in_fp32_equals_naive_model(kind):
     config = config_of(**KINDS[kind], **({} if kind == "capacity" else {"moe_intermediate_size": 16}))
     model, entropy, sums, p, (total, _, balance, z, *_) = both(config, torch.float32, 3, 11, None)
-    for ours, theirs in ((entropy.sum, total), (sums.balance, balance), (sums.z, z)):
+    for ours, theirs in ((entropy.sum, total), (sums.aux_loss, balance), (sums.z_loss, z)):
         assert relative(ours, theirs) < 1e-5
     for name, parameter in model.named_parameters():
         assert relative(parameter.grad, p[name].grad) < 2e-5, name
@@ -58,9 +58,9 @@ def test_bf16_stays_near_fp32_and_routes_in_fp32():
         model = make_model(config, dtype)
         x, sums = model.run_layers(model.embed(ids))
         entropy = model.cross_entropy(x, targets)
-        (entropy.sum + sums.balance + sums.z).backward()
+        (entropy.sum + sums.aux_loss + sums.z_loss).backward()
         losses.append(float(entropy.sum.detach()))
-        assert entropy.sum.dtype == sums.balance.dtype == sums.z.dtype == torch.float32
+        assert entropy.sum.dtype == sums.aux_loss.dtype == sums.z_loss.dtype == torch.float32
         assert all(p.grad.isfinite().all() and p.grad.dtype == dtype for p in model.parameters())
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
 
@@ -82,8 +82,8 @@ def test_stages_in_a_row_equal_the_whole_model():
     assert torch.equal(staged.sum, whole.cross_entropy(x, targets).sum)
     assert torch.equal(torch.cat([a.expert_tokens, b.expert_tokens]), sums.expert_tokens)
     assert c.expert_tokens.shape == (0, config.num_experts)
-    assert float(c.balance) == float(c.z) == int(c.dropped) == 0
-    assert relative(a.balance + b.balance, sums.balance) < 1e-6
+    assert float(c.aux_loss) == float(c.z_loss) == int(c.dropped) == 0
+    assert relative(a.aux_loss + b.aux_loss, sums.aux_loss) < 1e-6
 
 
 def test_a_token_does_not_depend_on_its_batch():
@@ -100,7 +100,7 @@ def test_the_same_step_twice_is_bit_identical():
         model = make_model(config_of(**KINDS["top3_shared_dense"]))
         ids, targets = tokens(4, 16)
         x, sums = model.run_layers(model.embed(ids), padding(4, 16))
-        (model.cross_entropy(x, targets).sum + sums.balance + sums.z).backward()
+        (model.cross_entropy(x, targets).sum + sums.aux_loss + sums.z_loss).backward()
         return [p.grad for p in model.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))

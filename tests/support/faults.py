@@ -50,14 +50,14 @@ def uncopied() -> None:
     """The gradient that enters tensor-parallel attention is not summed over the partners."""
     import model.attention as product
 
-    product.copy_to_tp = lambda x, group, clock=None: x
+    product.copy_to_tp = lambda x, group: x
 
 
 def unsummed_routers() -> None:
     """The partners keep the router gradients of their own share of the tokens."""
     import model.router as product
 
-    product.sum_gradients = lambda weight, group, clock=None: weight
+    product.sum_gradients = lambda weight, group: weight
 
 
 def both_partners_compute() -> None:
@@ -65,9 +65,9 @@ def both_partners_compute() -> None:
     import model.moe
     import model.router
 
-    model.moe.split_to_tp = lambda x, group, clock=None, dim=0: x
+    model.moe.split_to_tp = lambda x, group, dim=0: x
     model.router.share_of = lambda size, group: (0, size)
-    model.moe.gather_from_tp = lambda x, size, group, clock=None, dim=0: x
+    model.moe.gather_from_tp = lambda x, size, group, dim=0: x
 
 
 def permuted_experts() -> None:

@@ -1,7 +1,7 @@
 """One step of the model in a layout of forked ranks, and the global gradients put together again."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,14 +72,14 @@ def step(case: Case, groups: ModelGroups, index: int, num_shares: int) -> tuple[
     mask = None if case.mask is None else case.mask[mine]
     x, sums = model.run_layers(model.embed(ids[mine]), mask)
     entropy = model.cross_entropy(x, targets[mine], mask)
-    (entropy.sum + 0.7 * sums.balance + 0.3 * sums.z).backward()
+    (entropy.sum + 0.7 * sums.aux_loss + 0.3 * sums.z_loss).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
     values = {
         "loss": entropy.sum.detach(),
         "num_tokens": entropy.num_tokens,
-        "balance": sums.balance.detach(),
-        "z": sums.z.detach(),
+        "balance": sums.aux_loss.detach(),
+        "z": sums.z_loss.detach(),
         "expert_tokens": sums.expert_tokens,
         "dropped": sums.dropped,
     }
@@ -103,7 +103,8 @@ def _all_steps(cases: list[Case]) -> list[dict]:
     results = []
     for case in cases:
         clock = CountingClock({})
-        held = ModelGroups(tp=groups[case.tp], ep=groups[case.ep], clock=clock)
+        timed = {size: group and replace(group, clock=clock) for size, group in groups.items()}
+        held = ModelGroups(tp=timed[case.tp], ep=timed[case.ep])
         model, values = step(case, held, dist.get_rank() // case.tp, dist.get_world_size() // case.tp)
         shards = model.shards()
         results.append(

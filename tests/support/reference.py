@@ -154,7 +154,7 @@ def run_reference(
         num_tokens = tokens[:, 1:].numel() if mask is None else int(mask.sum())
         num_sequences = len(tokens) if mask is None else int(mask.any(1).sum())
         loss = entropy.sum / num_tokens
-        balance, z = routing.balance / num_sequences, routing.z / num_tokens
+        balance, z = routing.aux_loss / num_sequences, routing.z_loss / num_tokens
         balance_loss = training.balance_loss if training.balance == "loss" else 0.0
         objective = loss + balance_loss * balance + training.z_loss * z
         for group in adam.param_groups:

@@ -8,7 +8,7 @@ import torch
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
 from planner.memory.rank_memory import hand_over_buffers
-from runtime.parallel.pipeline_p2p import Port
+from runtime.parallel.pipeline_p2p import P2PChannel
 from runtime.training.train_step import train_step, training_batches
 from runtime.training.training_model import Totals
 from tests.support.held import weigh
@@ -18,28 +18,30 @@ from tests.support.reference import tiny, tokens_of
 
 
 def most_held(plan: Plan) -> int:
-    """The most bytes that this rank's ports held at once in a step: looked at whenever one was used."""
+    """The most bytes that this rank's channels held at once in a step: looked at whenever one was used."""
     engine, groups = start(plan)
-    ports = [port for port in (engine.module.ports.incoming, engine.module.ports.outgoing) if port]
+    channels = [
+        channel for channel in (engine.module.channels.incoming, engine.module.channels.outgoing) if channel
+    ]
     most = 0
 
-    def look(port: Port, name: str) -> None:
-        use = getattr(port, name)
+    def look(channel: P2PChannel, name: str) -> None:
+        use = getattr(channel, name)
 
         def looked(*args: Any) -> Any:
             nonlocal most
-            most = max(most, weigh(_tensors(ports)))
+            most = max(most, weigh(_tensors(channels)))
             result = use(*args)
             most = max(
-                most, weigh([*_tensors(ports), *([result] if isinstance(result, torch.Tensor) else [])])
+                most, weigh([*_tensors(channels), *([result] if isinstance(result, torch.Tensor) else [])])
             )
             return result
 
-        setattr(port, name, looked)
+        setattr(channel, name, looked)
 
-    for port in ports:
-        for name in ("post", "take", "give"):
-            look(port, name)
+    for channel in channels:
+        for name in ("post_recv", "recv", "send"):
+            look(channel, name)
     tokens = tokens_of(plan.strategy, 0)
     batches = training_batches(
         lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
@@ -49,14 +51,14 @@ def most_held(plan: Plan) -> int:
     return most
 
 
-def _tensors(ports: list[Port]) -> list[torch.Tensor]:
+def _tensors(channels: list[P2PChannel]) -> list[torch.Tensor]:
     found = []
-    for port in ports:
-        for chunks in port._arriving.values():
+    for channel in channels:
+        for chunks in channel._arriving.values():
             for chunk in chunks:
                 if chunk is not None:
                     found += [chunk.x_RSC, *(source for _, source in chunk.copies)]
-        for left in port._leaving.values():
+        for left in channel._leaving.values():
             found += [tensor for chunk in left for tensor in chunk.tensors]
     return found
 
@@ -84,5 +86,5 @@ def test_hand_over_buffers_are_bounded(parallel: dict[str, object], micro_batch:
         bound = hand_over_buffers(plan, place, plan.batch.accumulation)
         for rank in stage.ranks:
             assert held[rank] <= bound, (stage.name, rank, held[rank], bound)
-            if plan.batch.accumulation > 1:  # else most of it is whole vectors, which no port holds
+            if plan.batch.accumulation > 1:  # else most of it is whole vectors, which no channel holds
                 assert 0.25 * bound <= held[rank], (stage.name, rank, held[rank], bound)

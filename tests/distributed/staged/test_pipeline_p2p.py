@@ -12,7 +12,7 @@ from planner.hardware.catalog import device_of
 from planner.prediction.predict import boundaries_of
 from planner.timing.collective_time import network_of
 from runtime.checkpoint.engine_state import views
-from runtime.parallel.pipeline_schedule import Schedule, one_after_another, one_forward_one_backward
+from runtime.parallel.pipeline_schedule import Action, Schedule, one_forward_one_backward
 from runtime.training.train_step import train_step, training_batches, validation_batches, validation_loss
 from runtime.training.training_model import Totals
 from tests.support.layout import start
@@ -21,6 +21,12 @@ from tests.support.reference import tiny, tokens_of
 
 STAGED = {"placement": "staged", "ep": 4, "tp": 2}
 PIPELINE = {"ep": 2, "tp": 2, "pp": 4}
+
+
+def one_after_another(place: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
+    """Each micro-batch forward and backward before the next: the reference that 1F1B equals to the bit."""
+    actions = ((Action("forward", i), Action("backward", i)) for i in range(num_micro_batches))
+    return tuple(action for pair in actions for action in pair)
 
 
 def plan_of(parallel: dict[str, object], **changes: Any) -> Plan:
@@ -38,7 +44,7 @@ def trained(plan: Plan, schedule: Schedule, steps: int = 2) -> dict[tuple[str, s
         )
         totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
         outcome = train_step(engine, groups, batches, totals, NO_CLOCK, schedule)
-        told += [outcome.loss, outcome.balance, outcome.z, outcome.grad_norm]
+        told += [outcome.loss, outcome.aux_loss, outcome.z_loss, outcome.grad_norm]
     state = {(view.name, view.kind): view.tensor.clone() for view in views(engine, groups)}
     return state | {("told", ""): torch.tensor(told)}
 
@@ -58,21 +64,21 @@ def test_1f1b_equals_one_micro_batch_after_another_to_the_bit(
 
 
 def handed(plan: Plan) -> dict[str, int]:
-    """Bytes that this rank sent through each of its ports in one step and one validation."""
+    """Bytes that this rank sent through each of its channels in one step and one validation."""
     engine, groups = start(plan)
     tokens = tokens_of(plan.strategy, 0)
     rows = (lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device)
     totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
     train_step(engine, groups, training_batches(*rows), totals, NO_CLOCK)
-    ports = engine.module.ports
+    channels = engine.module.channels
     found = {
-        name: port.sent_bytes
-        for name, port in (("forward", ports.outgoing), ("back", ports.incoming))
-        if port is not None
+        name: channel.sent_bytes
+        for name, channel in (("forward", channels.outgoing), ("back", channels.incoming))
+        if channel is not None
     }
     batches = validation_batches(rows[0], 5, *rows[1:])
     validation_loss(engine, groups, batches, Totals(num_tokens=25, num_sequences=5))
-    assert ports.incoming is None or ports.incoming.sent_bytes == found["back"]  # nothing goes back
+    assert channels.incoming is None or channels.incoming.sent_bytes == found["back"]  # nothing goes back
     return found
 
 

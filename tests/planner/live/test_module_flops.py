@@ -57,7 +57,7 @@ def run(model: SwitchyardForCausalLM, built: Plan) -> torch.Tensor:
     targets = torch.randint(built.strategy.model.vocab_size, shape, generator=generator)
     x, sums = model.run_layers(model.embed(ids), None)
     entropy = model.cross_entropy(x, targets, None)
-    return entropy.sum + 0.01 * sums.balance + 0.001 * sums.z
+    return entropy.sum + 0.01 * sums.aux_loss + 0.001 * sums.z_loss
 
 
 def works_of(built: Plan) -> dict[str, Work]:

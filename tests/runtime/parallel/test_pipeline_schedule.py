@@ -5,7 +5,13 @@ from itertools import product
 import pytest
 
 from planner.topology.stage_boundary import SENDS_IN_FLIGHT
-from runtime.parallel.pipeline_schedule import Action, Schedule, due, forward_only, one_forward_one_backward
+from runtime.parallel.pipeline_schedule import (
+    Action,
+    Schedule,
+    forward_only,
+    one_forward_one_backward,
+    receives_to_post,
+)
 
 STAGES, MICRO_BATCHES = range(2, 9), range(1, 33)
 
@@ -20,7 +26,7 @@ def play(
     """Plays a step of a pipeline in which a message travels once its receiver has asked for it.
 
     A stage that sends waits until all but the newest messages of that direction have travelled, as
-    `runtime.parallel.pipeline_p2p.Port.give` does. Returns what each stage did.
+    `runtime.parallel.pipeline_p2p.P2PChannel.send` does. Returns what each stage did.
 
     Args:
         strangers: who asks for the first message of a direction waits until it is sent, as NCCL does where
@@ -59,7 +65,7 @@ def play(
             if done[stage] == len(actions[stage]):
                 continue
             is_held = False
-            for action in due(actions[stage], done[stage], stage, num_stages):
+            for action in receives_to_post(actions[stage], done[stage], stage, num_stages):
                 if (before := source(stage, action)) is not None and not is_held:
                     asked.add((*before, action.micro_batch))
                     is_held = strangers and not sent.get(before)
@@ -101,7 +107,7 @@ def test_nothing_is_asked_for_that_waits_for_the_present_action() -> None:
                     return actions[:end] if at == place else actions
 
                 sent = messages(cut, num_stages, num_micro_batches)
-                for action in due(whole, index, place, num_stages):
+                for action in receives_to_post(whole, index, place, num_stages):
                     source = place - 1 if action.kind == "forward" else place + 1
                     if 0 <= source < num_stages:
                         assert (source, action) in sent, (num_stages, num_micro_batches, place, whole[index])
@@ -130,7 +136,11 @@ def test_what_can_travel_meanwhile_is_asked_for_meanwhile() -> None:
     for num_stages, num_micro_batches in product(STAGES, MICRO_BATCHES):
         for place in range(num_stages):
             actions = one_forward_one_backward(place, num_stages, num_micro_batches)
-            alone = [i for i in range(len(actions) - 1) if len(due(actions, i, place, num_stages)) == 1]
+            alone = [
+                i
+                for i in range(len(actions) - 1)
+                if len(receives_to_post(actions, i, place, num_stages)) == 1
+            ]
             is_short = num_micro_batches <= num_stages - 1 - place
             assert alone == ([num_micro_batches - 1] if is_short else [])
 

@@ -15,8 +15,8 @@ from tests.runtime.startup.test_resume import STRATEGY
 
 FINE = StepResult(
     loss=6.25,
-    balance=1.0,
-    z=1.0,
+    aux_loss=1.0,
+    z_loss=1.0,
     grad_norm=0.5,
     skipped=False,
     dropped_tokens=0,
