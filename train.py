@@ -83,7 +83,7 @@ def train(plan: Plan, identity: Identity, verdict: "Verdict", ending: "Ending", 
     """Groups, model, engine, checkpoint, steps."""
     from runtime.checkpoint.compatibility import fingerprints
     from runtime.checkpoint.save_restore import Saver, restore
-    from runtime.data.dataset import open_data
+    from runtime.data import open_data
     from runtime.parallel.device import (
         join_world,
         mean_over_world,

@@ -18,14 +18,14 @@ from rich.text import Text
 
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, load
-from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest, whole_weights
+from planner.exit_codes import ExitCode
+from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest, read_weights
+from runtime.data.cache import TOKENIZER_NAME
 from runtime.data.tokenizer import TextCoder, TokenizerUnusable, load_tokenizer, read_coder
 from runtime.training.training_model import model_config
 
 # Much of what the default corpus holds begins so.
 DEFAULT_PROMPT = "def "
-TOKENIZER_NAME = "tokenizer.json"
-NOT_WHOLE, WRONG_INPUT, BROKE = 1, 2, 3
 
 
 class NothingToContinue(Exception):
@@ -98,7 +98,7 @@ def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalL
     model = SwitchyardForCausalLM(config).eval()
     targets = model.state_dict()
     wrong = []
-    for name, tensor in whole_weights(info):
+    for name, tensor in read_weights(info):
         target = targets.pop(name, None)
         if target is None or target.shape != tensor.shape:
             wrong.append(name)
@@ -151,13 +151,13 @@ def main(
         written = continuation(run, given, tokens, temperature=temperature, seed=seed)
     except CheckpointError as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(NOT_WHOLE) from error
+        raise typer.Exit(ExitCode.NEGATIVE) from error
     except (NothingToContinue, StrategyError, TokenizerUnusable) as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(WRONG_INPUT) from error
+        raise typer.Exit(ExitCode.WRONG_INPUT) from error
     except Exception as error:
         traceback.print_exc()
-        raise typer.Exit(BROKE) from error
+        raise typer.Exit(ExitCode.INTERNAL_ERROR) from error
     Console(highlight=False, soft_wrap=True).print(Text(given, style="bold") + Text(written))
 
 

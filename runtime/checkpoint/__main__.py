@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from planner import Problem
+from planner.exit_codes import ExitCode
 from runtime.checkpoint import commit
 from runtime.checkpoint.store import CheckpointError, CheckpointInfo, open_checkpoint
 from runtime.checkpoint.store import verify as damage_of
 
-DAMAGED, WRONG_INPUT, BROKE = 1, 2, 3
 OUTPUT_VERSION = 1
 
 Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or one checkpoint")]
@@ -35,7 +35,7 @@ def main() -> None:
         app(prog_name="python -m runtime.checkpoint")
     except Exception:
         traceback.print_exc()
-        sys.exit(BROKE)
+        sys.exit(ExitCode.INTERNAL_ERROR)
 
 
 @app.command()
@@ -52,7 +52,7 @@ def verify(folder: Folder, as_json: AsJson = False) -> None:
             console.print(f"{path}: " + ("[red]damaged[/]" if damage else "[green]whole[/]"))
             for line in damage:
                 console.print(f"  {line}", markup=False)
-    raise typer.Exit(0 if is_whole else DAMAGED)
+    raise typer.Exit(ExitCode.OK if is_whole else ExitCode.NEGATIVE)
 
 
 @app.command()
@@ -63,7 +63,7 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
         info = open_checkpoint(path)
     except CheckpointError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
-        raise typer.Exit(DAMAGED) from error
+        raise typer.Exit(ExitCode.NEGATIVE) from error
     facts = _facts(info)
     if as_json:
         tensors = {
@@ -136,7 +136,7 @@ def _refuse(folder: Path, found: str, expected: str) -> NoReturn:
         fix="give the folder of a run that has saved, such as runs/tiny_cpu",
     )
     Console(stderr=True, highlight=False, soft_wrap=True).print(str(problem), markup=False)
-    raise typer.Exit(WRONG_INPUT)
+    raise typer.Exit(ExitCode.WRONG_INPUT)
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def begin(folder: Path, step: int) -> Path:
     """A new folder to write a step into; what killed writers left is removed first, to free its space."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in (*folder.glob(".tmp-*"), *folder.glob(".trash-*")):
-        remove(leftover)
+        delete_folder(leftover)
     temporary = folder / f".tmp-{step_name(step)}-{_new_id()}"
     temporary.mkdir()
     return temporary
@@ -75,7 +75,7 @@ def prune(folder: Path, step: int, *, keep_last: int | None, keep_every: int | N
     for path in (*folder.glob(".replaced-*"), *(steps[number] for number in sorted(set(steps) - kept))):
         trash = folder / f".trash-{path.name.removeprefix('.')}-{_new_id()}"
         path.rename(trash)
-        remove(trash)
+        delete_folder(trash)
 
 
 def candidates(folder: Path) -> tuple[Path, ...]:
@@ -109,7 +109,7 @@ def newest_step(folder: Path) -> int | None:
     return max(_steps(folder), default=None)
 
 
-def remove(path: Path) -> None:
+def delete_folder(path: Path) -> None:
     """Delete a folder that no longer counts; what cannot be deleted is left, with a warning."""
     try:
         shutil.rmtree(path)

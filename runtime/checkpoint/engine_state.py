@@ -47,15 +47,15 @@ def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
     names = {id(p): name.removeprefix("model.") for name, p in engine.module.named_parameters()}
     shards = engine.module.model.shards()
     if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
-        parts = _partitioned(engine.optimizer)
+        held = _partitioned(engine.optimizer)
     else:
-        parts = _whole(engine.optimizer)
+        held = _unpartitioned(engine.optimizer)
     first = groups.data.rank == 0 and groups.tp.rank == 0
     for name, buffer in engine.module.model.named_buffers():
         shape = tuple(buffer.shape)
         where = Shard(shape, (0,) * buffer.dim())
         yield View(name=name, kind=VALUE, shard=where, shape=shape, flat=None, tensor=buffer, is_owner=first)
-    for parameter, flat, tensors in parts:
+    for parameter, flat, tensors in held:
         name = names[id(parameter)]
         shard = shards[name]
         real = shard.real(parameter)
@@ -95,17 +95,18 @@ def optimizer_steps(engine: DeepSpeedEngine) -> int:
     return counts.pop() if counts else 0
 
 
-Parts = Iterator[tuple[Tensor, tuple[int, int] | None, dict[str, Tensor]]]
+# A parameter, the flat range of it that this rank holds (None: all), and its value and moments there.
+HeldTensors = Iterator[tuple[Tensor, tuple[int, int] | None, dict[str, Tensor]]]
 
 
-def _whole(optimizer: torch.optim.Optimizer) -> Parts:
+def _unpartitioned(optimizer: torch.optim.Optimizer) -> HeldTensors:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = _moments(optimizer, parameter, group)
             yield parameter, None, {VALUE: parameter.data} | {kind: state[kind] for kind in MOMENTS}
 
 
-def _partitioned(optimizer: DeepSpeedZeroOptimizer) -> Parts:
+def _partitioned(optimizer: DeepSpeedZeroOptimizer) -> HeldTensors:
     """DeepSpeed 0.19.8 lays a group's parameters end to end and cuts that into equal partitions.
 
     Offsets: stage_1_and_2.py, round_robin_bit16_offsets (round robin itself is off in our config).

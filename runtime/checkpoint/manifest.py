@@ -5,8 +5,8 @@
      "tensors": {"model.norm.weight": {"weight": {"shape": [64], "dtype": "F32", "pieces": [
          {"offsets": [0], "shape": [64], "flat": null, "file": "rank-0000.safetensors", "key": "..."}]}}}}
 
-A piece is a box of the global tensor, stored as a tensor of that shape, or (`flat`) a range of the row-major
-box, stored as a vector. The pieces of a tensor are disjoint and cover it.
+A piece is a slice of the global tensor, stored as a tensor of that shape, or (`flat`) a range of the
+row-major slice, stored as a vector. The pieces of a tensor are disjoint and cover it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from runtime.checkpoint.tensor_slices import Box, is_within, parts, subtract, whole
+from runtime.checkpoint.tensor_slices import TensorSlice, full_slice, is_within, split_flat_range, subtract
 
-SCHEMA_VERSION = 1
+MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 # A manifest may come from anywhere: a file it names must not lead out of its folder, or to a hidden one.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -70,8 +70,8 @@ class StoredPiece:
     __pydantic_config__ = EXACT
 
     @property
-    def box(self) -> Box:
-        return Box(self.offsets, self.shape)
+    def tensor_slice(self) -> TensorSlice:
+        return TensorSlice(self.offsets, self.shape)
 
     @property
     def num_elements(self) -> int:
@@ -104,7 +104,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class CheckpointManifest:
     """The whole of a checkpoint but the numbers. tensors: by global name, then kind."""
 
     schema_version: int
@@ -121,7 +121,7 @@ class CheckpointInfo:
     """A checkpoint that was opened: its folder and what its manifest says. Plain data, fit to be sent."""
 
     folder: Path
-    manifest: Manifest
+    manifest: CheckpointManifest
 
     @property
     def step(self) -> int:
@@ -136,10 +136,10 @@ class CheckpointInfo:
         return sum(record.num_bytes for record in self.manifest.files.values())
 
 
-_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+_MANIFEST: TypeAdapter[CheckpointManifest] = TypeAdapter(CheckpointManifest)
 
 
-def to_bytes(manifest: Manifest) -> bytes:
+def to_bytes(manifest: CheckpointManifest) -> bytes:
     """The manifest as the text of its file, with its own hash in it.
 
     Raises:
@@ -153,7 +153,7 @@ def to_bytes(manifest: Manifest) -> bytes:
         raise CheckpointError(f"meta of step {manifest.step} is not plain JSON: {error}") from error
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> CheckpointManifest:
     """The manifest of a checkpoint's folder, its form, hash and coverage checked; the other files are not.
 
     Raises:
@@ -170,21 +170,21 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path} is damaged: it is not a manifest ({_first_line(error)})") from error
     if (actual := _own_hash(fields)) != stated:
         raise CheckpointError(f"{path} is damaged: its sha256 is {actual}, it says {stated}")
-    if version != SCHEMA_VERSION:
+    if version != MANIFEST_VERSION:
         raise CheckpointError(
-            f"{path} has schema_version {version}; this version of the program reads {SCHEMA_VERSION}"
+            f"{path} has schema_version {version}; this version of the program reads {MANIFEST_VERSION}"
         )
     try:
         manifest = _MANIFEST.validate_python(fields)
     except ValidationError as error:
         raise CheckpointError(f"{path} is not a manifest: {_first_fault(error)}") from error
-    if faults := faults_of(manifest):
+    if faults := manifest_faults(manifest):
         raise CheckpointError(f"{path} contradicts itself: {faults[0]}")
     return manifest
 
 
-def faults_of(manifest: Manifest) -> tuple[str, ...]:
-    """Every way in which the tensors do not add up: holes, overlaps, boxes outside, unknown files."""
+def manifest_faults(manifest: CheckpointManifest) -> tuple[str, ...]:
+    """Every way in which the tensors do not add up: holes, overlaps, slices outside, unknown files."""
     faults = [f"{name!r} is not a file name" for name in manifest.files if not FILE_NAME.fullmatch(name)]
     # A model's layers, and the kinds of a tensor, are cut alike: each way to cut is looked at once. That is
     # 0.1 s instead of 1.3 for 64 ranks and 30,720 pieces (2 cores).
@@ -205,13 +205,13 @@ def faults_of(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _fault_of_cut(tensor: StoredTensor) -> str | None:
-    everything = whole(tensor.shape)
+    everything = full_slice(tensor.shape)
     for piece in tensor.pieces:
-        if not is_within(piece.box, everything) or min((1, *piece.shape)) < 1:
+        if not is_within(piece.tensor_slice, everything) or min((1, *piece.shape)) < 1:
             return f"{_named(piece)} lies outside the shape {list(tensor.shape)}"
         start, stop = piece.flat or (0, prod(piece.shape))
         if not 0 <= start <= stop <= prod(piece.shape):
-            return f"{_named(piece)} lies outside its own box"
+            return f"{_named(piece)} lies outside its own slice"
     missing = uncovered([everything], tensor.pieces)
     if missing:
         return f"no piece covers {missing[0]} of the shape {list(tensor.shape)}"
@@ -221,13 +221,13 @@ def _fault_of_cut(tensor: StoredTensor) -> str | None:
     return None
 
 
-def uncovered(boxes: Iterable[Box], pieces: Iterable[StoredPiece]) -> list[Box]:
-    """The parts of `boxes` that none of `pieces` holds."""
-    left = list(boxes)
-    # In the order of the tensor, what is left stays one box most of the time.
+def uncovered(slices: Iterable[TensorSlice], pieces: Iterable[StoredPiece]) -> list[TensorSlice]:
+    """The parts of `slices` that none of `pieces` holds."""
+    left = list(slices)
+    # In the order of the tensor, what is left stays one slice most of the time.
     for piece in sorted(pieces, key=lambda piece: (piece.offsets, piece.flat or (0, 0))):
-        for part in parts(piece.box, piece.flat):
-            left = [rest for box in left for rest in subtract(box, part)]
+        for part in split_flat_range(piece.tensor_slice, piece.flat):
+            left = [rest for tensor_slice in left for rest in subtract(tensor_slice, part)]
         if not left:
             break
     return left
@@ -235,7 +235,7 @@ def uncovered(boxes: Iterable[Box], pieces: Iterable[StoredPiece]) -> list[Box]:
 
 def _named(piece: StoredPiece) -> str:
     within = "" if piece.flat is None else f" elements {piece.flat[0]}:{piece.flat[1]}"
-    return f"{piece.file} {piece.box}{within}"
+    return f"{piece.file} {piece.tensor_slice}{within}"
 
 
 def _own_hash(fields: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from planner.files import fsync_folder
 from runtime.checkpoint.manifest import Dtype, FileRecord, StoredPiece
-from runtime.checkpoint.tensor_slices import Box, is_within, whole
+from runtime.checkpoint.tensor_slices import TensorSlice, full_slice, is_within
 
 DTYPE_NAMES: dict[torch.dtype, Dtype] = {
     torch.float64: "F64",
@@ -32,16 +32,16 @@ DTYPE_NAMES: dict[torch.dtype, Dtype] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-CHUNK_BYTES = 8 << 20
+WRITE_CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Piece:
+class OwnedPiece:
     """What one rank holds of a global tensor.
 
     name, kind: the parameter's global name; "weight", "master", "exp_avg", "exp_avg_sq" or another word.
-    global_shape, offsets, shape: the tensor, and the box of it that belongs to this rank's model.
-    flat: None when `tensor` has that shape; (start, stop) when it is that range of the flattened box, as a
+    global_shape, offsets, shape: the tensor, and the slice of it that belongs to this rank's model.
+    flat: None when `tensor` has that shape; (start, stop) when it is that range of the flattened slice, as a
     vector: ZeRO holds such fragments.
     """
 
@@ -56,15 +56,19 @@ class Piece:
     def __post_init__(self) -> None:
         expected = self.shape if self.flat is None else (self.flat[1] - self.flat[0],)
         assert tuple(self.tensor.shape) == expected, f"{self}: a tensor of shape {tuple(self.tensor.shape)}"
-        assert is_within(self.box, whole(self.global_shape)), f"{self}: outside {self.global_shape}"
+        assert is_within(self.tensor_slice, full_slice(self.global_shape)), (
+            f"{self}: outside {self.global_shape}"
+        )
         assert self.flat is None or 0 <= self.flat[0] <= self.flat[1] <= prod(self.shape), f"{self}: flat"
 
     @property
-    def box(self) -> Box:
-        return Box(self.offsets, self.shape)
+    def tensor_slice(self) -> TensorSlice:
+        return TensorSlice(self.offsets, self.shape)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.kind}) {self.box}" + (f" elements {self.flat}" if self.flat else "")
+        return f"{self.name} ({self.kind}) {self.tensor_slice}" + (
+            f" elements {self.flat}" if self.flat else ""
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class WrittenPiece:
     stored: StoredPiece
 
 
-def write_shard(path: Path, pieces: Sequence[Piece]) -> tuple[FileRecord, tuple[WrittenPiece, ...]]:
+def write_shard(path: Path, pieces: Sequence[OwnedPiece]) -> tuple[FileRecord, tuple[WrittenPiece, ...]]:
     """Write `pieces` as one safetensors file, on disk when this returns; hashed while it streams.
 
     safetensors' own writer wants every tensor in memory and its bytes read again for the hash. The format is
@@ -115,8 +119,8 @@ def write_shard(path: Path, pieces: Sequence[Piece]) -> tuple[FileRecord, tuple[
 
         def put(data: memoryview) -> None:
             nonlocal num_bytes
-            for start in range(0, len(data), CHUNK_BYTES):
-                chunk = data[start : start + CHUNK_BYTES]
+            for start in range(0, len(data), WRITE_CHUNK_BYTES):
+                chunk = data[start : start + WRITE_CHUNK_BYTES]
                 digest.update(chunk)
                 while chunk:  # a raw write may take only a part; the next one then says why
                     taken = file.write(chunk)
@@ -131,18 +135,8 @@ def write_shard(path: Path, pieces: Sequence[Piece]) -> tuple[FileRecord, tuple[
     return FileRecord(num_bytes=num_bytes, sha256=digest.hexdigest()), tuple(written)
 
 
-def sha256_of(path: Path) -> str:
-    """The hash of a file's content, read in chunks."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
-
-
-def _free_key(piece: Piece, taken: Mapping[str, object]) -> str:
-    # Names alone would do, but for what one rank holds twice: two fragments, or a box and its master.
+def _free_key(piece: OwnedPiece, taken: Mapping[str, object]) -> str:
+    # Names alone would do, but for what one rank holds twice: two fragments, or a slice and its master.
     key = f"{piece.kind}/{piece.name}"
     count = 1
     while key in taken:

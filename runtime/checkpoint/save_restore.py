@@ -13,7 +13,7 @@ from planner import Plan
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.checkpoint.engine_state import optimizer_steps, refresh_weights, set_optimizer_steps, views
 from runtime.checkpoint.manifest import read_manifest
-from runtime.checkpoint.store import CheckpointInfo, Meta, Piece, Ranks, Reader, write
+from runtime.checkpoint.store import CheckpointInfo, Meta, OwnedPiece, Ranks, Reader, write
 from runtime.parallel.groups import RankGroups
 
 
@@ -64,7 +64,7 @@ class Saver:
         """
         plan = self.plan
         pieces = [
-            Piece(
+            OwnedPiece(
                 name=view.name,
                 kind=view.kind,
                 global_shape=view.shard.global_shape,
@@ -80,7 +80,7 @@ class Saver:
             attempt=self.attempt,
             model_fingerprint=self.prints.model,
             course_fingerprint=self.prints.course,
-            layout=layout_of(plan),
+            layout=checkpoint_layout(plan),
             counters={
                 "optimizer_steps": optimizer_steps(self.engine),
                 "horizon": self.horizon,
@@ -121,6 +121,6 @@ def restore(folder: Path, engine: DeepSpeedEngine, groups: RankGroups) -> int:
     return info.step
 
 
-def layout_of(plan: Plan) -> dict[str, Any]:
+def checkpoint_layout(plan: Plan) -> dict[str, Any]:
     """What a checkpoint says of the layout that wrote it."""
     return plan.strategy.parallel.model_dump() | {"world_size": plan.world_size}

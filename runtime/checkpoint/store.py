@@ -17,24 +17,24 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from planner.files import write_new
+from planner.files import sha256_of, write_new
 from runtime.checkpoint import commit
 from runtime.checkpoint.manifest import (
     FILE_NAME,
     MANIFEST_NAME,
-    SCHEMA_VERSION,
+    MANIFEST_VERSION,
     CheckpointError,
     CheckpointInfo,
+    CheckpointManifest,
     FileRecord,
-    Manifest,
     Meta,
     StoredTensor,
-    faults_of,
+    manifest_faults,
     read_manifest,
     to_bytes,
 )
-from runtime.checkpoint.reader import Reader, whole_weights
-from runtime.checkpoint.safetensors_writer import Piece, WrittenPiece, sha256_of, write_shard
+from runtime.checkpoint.reader import Reader, read_weights
+from runtime.checkpoint.safetensors_writer import OwnedPiece, WrittenPiece, write_shard
 from runtime.parallel.collective_actions import ALONE, Ranks, RanksFailed
 
 __all__ = [
@@ -42,13 +42,13 @@ __all__ = [
     "CheckpointError",
     "CheckpointInfo",
     "Meta",
-    "Piece",
+    "OwnedPiece",
     "Ranks",
     "Reader",
     "newest",
     "open_checkpoint",
+    "read_weights",
     "verify",
-    "whole_weights",
     "write",
 ]
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ _Shard = tuple[FileRecord, tuple[WrittenPiece, ...]] | None
 def write(
     folder: Path,
     step: int,
-    pieces: Sequence[Piece],
+    pieces: Sequence[OwnedPiece],
     meta: Meta,
     *,
     ranks: Ranks = ALONE,
@@ -108,7 +108,7 @@ def write(
         ranks.on_rank_0(publish)
     except RanksFailed as error:
         if ranks.rank == 0 and temporary is not None and temporary.exists():
-            commit.remove(temporary)
+            commit.delete_folder(temporary)
         raise CheckpointError(f"{folder}: step {step} was not saved: {error}") from error
     if ranks.rank == 0:
         try:
@@ -197,7 +197,7 @@ def _give_up_unless(holds: Callable[[], bool]) -> None:
 
 def _put_together(
     step: int, meta: Meta, shards: Sequence[_Shard], copied: Mapping[str, FileRecord]
-) -> Manifest:
+) -> CheckpointManifest:
     files = dict(copied)
     tensors: dict[str, dict[str, StoredTensor]] = {}
     for record, written in filter(None, shards):
@@ -213,8 +213,10 @@ def _put_together(
             kinds[piece.kind] = StoredTensor(
                 shape=piece.global_shape, dtype=piece.dtype, pieces=(*pieces, piece.stored)
             )
-    manifest = Manifest(schema_version=SCHEMA_VERSION, step=step, meta=meta, files=files, tensors=tensors)
-    if faults := faults_of(manifest):
+    manifest = CheckpointManifest(
+        schema_version=MANIFEST_VERSION, step=step, meta=meta, files=files, tensors=tensors
+    )
+    if faults := manifest_faults(manifest):
         raise CheckpointError("; ".join(faults[:3]))
     return manifest
 

@@ -1,7 +1,7 @@
-"""Decides how parts of a tensor are named: boxes, and flat ranges cut into boxes.
+"""Decides how parts of a tensor are named: slices, and flat ranges cut into slices.
 
-A box is a block of a tensor: offsets and a shape, one number a dim. A flat range is a run of elements of a
-row-major box; any such run is a few boxes in a row, so that everything else here only meets boxes.
+A slice is a block of a tensor: offsets and a shape, one number a dim. A flat range is a run of elements of a
+row-major slice; any such run is a few slices in a row, so that everything else here only meets slices.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from math import prod
 from typing import NamedTuple
 
 
-class Box(NamedTuple):
-    """A block of a tensor. A scalar is the box with no dims and one element."""
+class TensorSlice(NamedTuple):
+    """A block of a tensor. A scalar is the slice with no dims and one element."""
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
@@ -29,40 +29,40 @@ class Box(NamedTuple):
         return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.offsets, self.ends, strict=True)) + "]"
 
 
-def whole(shape: tuple[int, ...]) -> Box:
-    """The box that is all of a tensor of this shape."""
-    return Box((0,) * len(shape), shape)
+def full_slice(shape: tuple[int, ...]) -> TensorSlice:
+    """The slice that is all of a tensor of this shape."""
+    return TensorSlice((0,) * len(shape), shape)
 
 
-def is_within(inner: Box, outer: Box) -> bool:
-    """Whether every element of `inner` lies in `outer`; boxes of another number of dims never do."""
+def is_within(inner: TensorSlice, outer: TensorSlice) -> bool:
+    """Whether every element of `inner` lies in `outer`; slices of another number of dims never do."""
     if not len(inner.offsets) == len(inner.shape) == len(outer.shape):
         return False
     starts_inside = all(a >= b for a, b in zip(inner.offsets, outer.offsets, strict=True))
     return starts_inside and all(a <= b for a, b in zip(inner.ends, outer.ends, strict=True))
 
 
-def overlap(a: Box, b: Box) -> Box | None:
-    """The elements that both boxes hold, or None."""
+def intersect(a: TensorSlice, b: TensorSlice) -> TensorSlice | None:
+    """The elements that both slices hold, or None."""
     starts = tuple(map(max, a.offsets, b.offsets))
     ends = tuple(map(min, a.ends, b.ends))
     if any(end <= start for start, end in zip(starts, ends, strict=True)):
         return None
-    return Box(starts, tuple(end - start for start, end in zip(starts, ends, strict=True)))
+    return TensorSlice(starts, tuple(end - start for start, end in zip(starts, ends, strict=True)))
 
 
-def subtract(box: Box, taken: Box) -> tuple[Box, ...]:
-    """What is left of `box` without the elements of `taken`: at most two disjoint boxes a dim."""
-    common = overlap(box, taken)
+def subtract(tensor_slice: TensorSlice, taken: TensorSlice) -> tuple[TensorSlice, ...]:
+    """What is left of `tensor_slice` without the elements of `taken`: at most two disjoint slices a dim."""
+    common = intersect(tensor_slice, taken)
     if common is None:
-        return (box,)
-    left: list[Box] = []
-    offsets, shape = list(box.offsets), list(box.shape)
+        return (tensor_slice,)
+    left: list[TensorSlice] = []
+    offsets, shape = list(tensor_slice.offsets), list(tensor_slice.shape)
     for dim, (start, end) in enumerate(zip(common.offsets, common.ends, strict=True)):
         for low, high in ((offsets[dim], start), (end, offsets[dim] + shape[dim])):
             if low < high:
                 left.append(
-                    Box(
+                    TensorSlice(
                         (*offsets[:dim], low, *offsets[dim + 1 :]),
                         (*shape[:dim], high - low, *shape[dim + 1 :]),
                     )
@@ -71,24 +71,24 @@ def subtract(box: Box, taken: Box) -> tuple[Box, ...]:
     return tuple(left)
 
 
-def inside(box: Box, frame: Box) -> tuple[slice, ...]:
-    """The slices that take `box` out of a tensor that holds just `frame`."""
+def index_within(tensor_slice: TensorSlice, frame: TensorSlice) -> tuple[slice, ...]:
+    """The slices that take `tensor_slice` out of a tensor that holds just `frame`."""
     return tuple(
         slice(offset - base, offset - base + size)
-        for offset, base, size in zip(box.offsets, frame.offsets, box.shape, strict=True)
+        for offset, base, size in zip(tensor_slice.offsets, frame.offsets, tensor_slice.shape, strict=True)
     )
 
 
-def parts(box: Box, flat: tuple[int, int] | None) -> Iterator[Box]:
-    """The boxes, in order, that a flat range of `box` is made of (None: `box` itself).
+def split_flat_range(tensor_slice: TensorSlice, flat: tuple[int, int] | None) -> Iterator[TensorSlice]:
+    """The slices, in order, that a flat range of `tensor_slice` is made of (None: `tensor_slice` itself).
 
     Each is one contiguous run of the range, so the n-th begins where those before it end.
     """
     if flat is None:
-        yield box
+        yield tensor_slice
         return
-    for offsets, shape in _cut(box.shape, *flat):
-        yield Box(tuple(a + b for a, b in zip(box.offsets, offsets, strict=True)), shape)
+    for offsets, shape in _cut(tensor_slice.shape, *flat):
+        yield TensorSlice(tuple(a + b for a, b in zip(tensor_slice.offsets, offsets, strict=True)), shape)
 
 
 def _cut(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

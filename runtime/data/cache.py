@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.files import fsync_folder
+from planner.files import fsync_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, TOKENS, TOKENIZER, VERIFIED, LOCK = (
+MANIFEST_NAME, TOKENS_NAME, TOKENIZER_NAME, VERIFIED_NAME, LOCK_NAME = (
     "manifest.json",
     "tokens.bin",
     "tokenizer.json",
@@ -39,7 +39,7 @@ SETTLED_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class DataManifest:
     """What an entry holds. `num_ids` bounds the token ids; `warnings` are repeated whenever it is used."""
 
     key: str
@@ -59,7 +59,7 @@ class DamagedEntry(Exception):
     """The entry is not what was written; says what differs."""
 
 
-def read_entry(folder: Path) -> Manifest:
+def read_entry(folder: Path) -> DataManifest:
     """The manifest, after all checks that take no time: its own hash, the tokenizer's, the tokens' size.
 
     Raises:
@@ -69,43 +69,43 @@ def read_entry(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     try:
-        document = json.loads((folder / MANIFEST).read_bytes())
+        document = json.loads((folder / MANIFEST_NAME).read_bytes())
         body, expected = document["manifest"], document["sha256"]
-        tokenizer_sha256 = hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest()
-        num_bytes = (folder / TOKENS).stat().st_size
+        tokenizer_sha256 = hashlib.sha256((folder / TOKENIZER_NAME).read_bytes()).hexdigest()
+        num_bytes = (folder / TOKENS_NAME).stat().st_size
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedEntry(f"{folder}: {type(error).__name__}: {error}") from error
     if _digest(body) != expected:
-        raise DamagedEntry(f"{folder / MANIFEST} was altered")
-    manifest = Manifest(**body | {"warnings": tuple(body["warnings"])})
+        raise DamagedEntry(f"{folder / MANIFEST_NAME} was altered")
+    manifest = DataManifest(**body | {"warnings": tuple(body["warnings"])})
     if tokenizer_sha256 != manifest.tokenizer_sha256:
-        raise DamagedEntry(f"{folder / TOKENIZER} was altered")
+        raise DamagedEntry(f"{folder / TOKENIZER_NAME} was altered")
     if num_bytes != manifest.num_tokens * manifest.token_bytes:
         raise DamagedEntry(
-            f"{folder / TOKENS} has {num_bytes} bytes, not {manifest.num_tokens * manifest.token_bytes}"
+            f"{folder / TOKENS_NAME} has {num_bytes} bytes, not {manifest.num_tokens * manifest.token_bytes}"
         )
     return manifest
 
 
-def verify_tokens(folder: Path, manifest: Manifest) -> None:
+def verify_tokens(folder: Path, manifest: DataManifest) -> None:
     """Compares the token file's hash, unless the file has not been touched since the last comparison.
 
     Raises:
         DamagedEntry: if it differs.
     """
-    file = folder / TOKENS
-    before = _look(file)
+    file = folder / TOKENS_NAME
+    before = _stat_key(file)
     try:
-        if json.loads((folder / VERIFIED).read_bytes()) == before:
+        if json.loads((folder / VERIFIED_NAME).read_bytes()) == before:
             return
     except (OSError, ValueError):
         logger.debug("%s was not verified before", file)
-    if hash_file(file) != manifest.tokens_sha256:
+    if sha256_of(file) != manifest.tokens_sha256:
         raise DamagedEntry(f"{file} was altered: its sha256 is not the manifest's")
-    _remember(folder / VERIFIED, before)
+    _remember(folder / VERIFIED_NAME, before)
 
 
-def write_entry(cache: Path, key: str, fill: Callable[[Path], Manifest]) -> Path:
+def write_entry(cache: Path, key: str, fill: Callable[[Path], DataManifest]) -> Path:
     """Lets `fill` write tokens and tokenizer into a new folder, then makes it the entry, whole, at once.
 
     Two processes may do the same at the same time; the first to finish gives both their entry.
@@ -119,11 +119,11 @@ def write_entry(cache: Path, key: str, fill: Callable[[Path], Manifest]) -> Path
         manifest = fill(folder)
         body = asdict(manifest)
         content = json.dumps({"manifest": body, "sha256": _digest(body)}, indent=1)
-        (folder / MANIFEST).write_text(content, encoding="utf-8")
-        for name in (TOKENS, TOKENIZER, MANIFEST):
+        (folder / MANIFEST_NAME).write_text(content, encoding="utf-8")
+        for name in (TOKENS_NAME, TOKENIZER_NAME, MANIFEST_NAME):
             with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())
-        (folder / LOCK).unlink(missing_ok=True)
+        (folder / LOCK_NAME).unlink(missing_ok=True)
         fsync_folder(folder)
         try:
             folder.rename(final)
@@ -133,7 +133,7 @@ def write_entry(cache: Path, key: str, fill: Callable[[Path], Manifest]) -> Path
             logger.info("another process prepared the same data first: %s", final)
         else:
             fsync_folder(cache)
-            _remember(final / VERIFIED, _look(final / TOKENS))
+            _remember(final / VERIFIED_NAME, _stat_key(final / TOKENS_NAME))
     return final
 
 
@@ -153,7 +153,7 @@ def remove_leftovers(cache: Path) -> None:
         shutil.rmtree(trash, ignore_errors=True)
     for folder in cache.glob(".tmp-*"):
         try:
-            lock = os.open(folder / LOCK, os.O_RDWR)
+            lock = os.open(folder / LOCK_NAME, os.O_RDWR)
         except OSError:
             # Empty: killed right after mkdir. Otherwise renamed just now, or on a file system without
             # locks: there no one can tell, so it stays.
@@ -187,14 +187,6 @@ def remember_corpus_hash(cache: Path, listing: dict[str, tuple[int, ...]], corpu
         _remember(_seen(cache, listing), {"corpus": corpus_hash})
 
 
-def hash_file(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @contextmanager
 def _own_folder(cache: Path, key: str) -> Iterator[Path]:
     """A new folder that this process holds the lock of; gone at the end, if it was not renamed."""
@@ -202,16 +194,16 @@ def _own_folder(cache: Path, key: str) -> Iterator[Path]:
         folder = cache / f".tmp-{key[:16]}-{secrets.token_hex(4)}"
         folder.mkdir()
         try:
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             continue  # a cleaner took the empty folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             logger.debug("%s has no locks (%s): leftovers of a kill must be removed by hand", cache, error)
-            (folder / LOCK).unlink()
+            (folder / LOCK_NAME).unlink()
             break
-        if (folder / LOCK).exists():
+        if (folder / LOCK_NAME).exists():
             break
         os.close(lock)  # a cleaner came between opening and locking
     try:
@@ -221,7 +213,7 @@ def _own_folder(cache: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _look(file: Path) -> list[int]:
+def _stat_key(file: Path) -> list[int]:
     status = file.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

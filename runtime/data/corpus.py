@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from planner.files import sha256_of
 from planner.problems import Problem
 
-Kind = Literal["text", "jsonl", "parquet", "arrow"]
-KINDS: dict[str, Kind] = {
+FileFormat = Literal["text", "jsonl", "parquet", "arrow"]
+FORMATS: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
     ".ndjson": "jsonl",
@@ -31,7 +32,6 @@ KINDS: dict[str, Kind] = {
 NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
 # NAME, OWNER/NAME, and either with :CONFIGURATION
 DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-BLOCK_BYTES = 1 << 20
 MAX_PROBLEMS = 20  # more of one kind teach nothing, and a corpus may hold millions
 
 
@@ -40,7 +40,7 @@ class Source:
     """One file of the corpus. `is_named`: the user wrote this very file, so it must not be left out."""
 
     file: Path
-    kind: Kind
+    format: FileFormat
     is_named: bool
 
 
@@ -91,7 +91,7 @@ def find_corpus(path: str | Sequence[str] | None) -> Corpus:
     return Corpus(sources=tuple(sources.values()), problems=tuple(problems), warnings=tuple(warnings))
 
 
-def listing(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
+def stat_sources(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
     """What the file system says of each file: size, mtime_ns, ctime_ns, inode.
 
     Two equal listings mean equal bytes: a write changes ctime, which no program can set back. The device
@@ -108,7 +108,7 @@ def listing(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
         except OSError as error:
             problems.append(_unreadable(source.file, error))
             continue
-        rows[f"{source.kind}:{source.file}"] = (
+        rows[f"{source.format}:{source.file}"] = (
             status.st_size,
             status.st_mtime_ns,
             status.st_ctime_ns,
@@ -126,28 +126,24 @@ def hash_corpus(sources: Sequence[Source]) -> str:
         CorpusUnreadable: with one Problem for each file that cannot be read.
     """
 
-    def hash_file(source: Source) -> bytes | OSError:
-        digest = hashlib.sha256()
+    def hash_source(source: Source) -> bytes | OSError:
         try:
-            with source.file.open("rb") as stream:
-                while block := stream.read(BLOCK_BYTES):
-                    digest.update(block)
+            return bytes.fromhex(sha256_of(source.file))
         except OSError as error:
             return error
-        return digest.digest()
 
-    whole = hashlib.sha256()
+    total = hashlib.sha256()
     problems = []
     # Threads, because a shared file system answers slowly and sha256 runs without the interpreter lock.
     with ThreadPoolExecutor(max_workers=8) as pool:
-        for source, digest in zip(sources, pool.map(hash_file, sources), strict=True):
+        for source, digest in zip(sources, pool.map(hash_source, sources), strict=True):
             if isinstance(digest, OSError):
                 problems.append(_unreadable(source.file, digest))
             else:
-                whole.update(source.kind.encode() + b"\0" + digest)
+                total.update(source.format.encode() + b"\0" + digest)
     if problems:
         raise CorpusUnreadable(problems[:MAX_PROBLEMS])
-    return whole.hexdigest()
+    return total.hexdigest()
 
 
 def _standard_library() -> Corpus:
@@ -156,7 +152,7 @@ def _standard_library() -> Corpus:
     files = [file for file in _walk(root, problems, NOT_LIBRARY) if file.suffix == ".py"]
     if not files and not problems:
         problems.append(_empty(f"this Python has no library sources in {root}", "name your own text"))
-    sources = tuple(Source(file=file, kind="text", is_named=False) for file in files)
+    sources = tuple(Source(file=file, format="text", is_named=False) for file in files)
     return Corpus(sources=sources, problems=tuple(problems))
 
 
@@ -198,7 +194,7 @@ def _find_dataset(name: str) -> Corpus:
     """The files of a Hugging Face dataset's `train` split, which `datasets` downloads and keeps as Arrow."""
     expected = "a file, folder or glob that exists, or the name of a Hugging Face dataset"
     here = f"{name!r} is no file or folder (seen from {Path.cwd()})"
-    looks_like_a_file = _kind(Path(name)) != "text" or Path(name).suffix in {
+    looks_like_a_file = _format_of(Path(name)) != "text" or Path(name).suffix in {
         ".txt",
         ".md",
         ".py",
@@ -223,7 +219,7 @@ def _find_dataset(name: str) -> Corpus:
     files = [Path(row["filename"]) for row in split.cache_files]
     if not files:
         return Corpus(sources=(), problems=(_empty(f"the dataset {name} holds no file", "name another"),))
-    return Corpus(sources=tuple(Source(file=file, kind="arrow", is_named=True) for file in files))
+    return Corpus(sources=tuple(Source(file=file, format="arrow", is_named=True) for file in files))
 
 
 def _walk(
@@ -260,16 +256,16 @@ def _identity(file: Path) -> tuple[int, int] | str:
     try:
         status = file.stat()
     except OSError:
-        return str(file)  # `listing` makes the Problem
+        return str(file)  # `stat_sources` makes the Problem
     return status.st_dev, status.st_ino
 
 
 def _source(file: Path, is_named: bool) -> Source:
-    return Source(file=file, kind=_kind(file), is_named=is_named)
+    return Source(file=file, format=_format_of(file), is_named=is_named)
 
 
-def _kind(file: Path) -> Kind:
-    return next((kind for suffix, kind in KINDS.items() if file.name.lower().endswith(suffix)), "text")
+def _format_of(file: Path) -> FileFormat:
+    return next((format for suffix, format in FORMATS.items() if file.name.lower().endswith(suffix)), "text")
 
 
 def _empty(found: str, fix: str) -> Problem:

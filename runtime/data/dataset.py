@@ -14,11 +14,9 @@ from tokenizers import Tokenizer
 
 from planner.problems import Problem, StrategyError
 from planner.strategy.schema import Strategy
-from runtime.data.cache import TOKENIZER, TOKENS, DamagedEntry, read_entry
-from runtime.data.prepare import default_cache_folder, prepare, resolve, split_tokens
+from runtime.data.cache import TOKENIZER_NAME, TOKENS_NAME, DamagedEntry, read_entry
+from runtime.data.prepare import default_cache_folder, resolve_inputs, split_tokens
 from runtime.data.sampling import Split, read_order
-
-__all__ = ["TokenData", "default_cache_folder", "open_data", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ class TokenData:
     @property
     def tokenizer_file(self) -> Path:
         """A tokenizer.json, in the form of the package tokenizers."""
-        return self.folder / TOKENIZER
+        return self.folder / TOKENIZER_NAME
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.tokenizer_file))
@@ -86,10 +84,10 @@ class TokenData:
 def open_data(
     strategy: Strategy, cache_folder: Path | None = None, *, entry: Path | None = None
 ) -> TokenData:
-    """Maps the prepared data; for every rank, after rank 0's `prepare`.
+    """Maps the prepared data; for every rank, after rank 0's `prepare_data`.
 
     Args:
-        entry: what `prepare` returned. Ranks that are told spare the file system a look at every file of
+        entry: what `prepare_data` returned. Ranks that are told spare the file system a look at every file of
             the corpus, and cannot come to another entry than rank 0 when a file changes meanwhile.
 
     Raises:
@@ -97,7 +95,7 @@ def open_data(
     """
     if entry is None:
         cache = cache_folder or default_cache_folder(strategy)
-        inputs = resolve(strategy, cache)
+        inputs = resolve_inputs(strategy, cache)
         if inputs.key is None:
             raise StrategyError(inputs.problems)
         entry = cache / inputs.key
@@ -116,7 +114,7 @@ def open_data(
     identity = [manifest.tokens_sha256, manifest.tokenizer_hash, split.num_validation]
     return TokenData(
         folder=entry,
-        tokens=np.memmap(entry / TOKENS, np.dtype(f"<u{manifest.token_bytes}"), mode="r"),
+        tokens=np.memmap(entry / TOKENS_NAME, np.dtype(f"<u{manifest.token_bytes}"), mode="r"),
         split=split,
         seed=strategy.training.seed,
         global_batch=strategy.training.global_batch,

@@ -1,6 +1,6 @@
-"""Decides what a document is (a text file, a line of JSONL, a row of Parquet or Arrow); reads it in pieces.
+"""Decides what a document is (a text file, a line of JSONL, a row of Parquet or Arrow); reads it in chunks.
 
-A document may be larger than memory, so it comes in pieces of a quarter of a million characters; only the
+A document may be larger than memory, so it comes in chunks of a quarter of a million characters; only the
 lines of JSONL and the rows of tables are held whole.
 """
 
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from planner.problems import Problem
-from runtime.data.corpus import BLOCK_BYTES, MAX_PROBLEMS, Source, data_problem
+from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
 
 COLUMN = "text"
-PIECE_CHARACTERS = 1 << 18
-CUT_CHARACTERS = 1 << 14  # how far back from a piece's end a good place to cut is looked for
+READ_BYTES = 1 << 20
+CHUNK_CHARACTERS = 1 << 18
+CUT_CHARACTERS = 1 << 14  # how far back from a chunk's end a good place to cut is looked for
 NUM_ROWS = 256
 # Behind a single line break, or before a single space, between two visible characters: byte-level BPE splits
 # words there too, so that the cut changes no token. The last is for text that has neither.
@@ -27,7 +28,7 @@ CUTS = (re.compile(r"(?<=\S\n)(?=\S)"), re.compile(r"(?<=\S)(?= \S)"), re.compil
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Piece(NamedTuple):
+class TextChunk(NamedTuple):
     """A part of one document. `num_mended`: lone surrogates that became U+FFFD."""
 
     text: str
@@ -56,7 +57,7 @@ class Survey:
     num_mended: int
 
 
-def take_survey(sources: Sequence[Source]) -> Survey:
+def survey_corpus(sources: Sequence[Source]) -> Survey:
     """Reads everything once, so that all that is wrong is known before the long work begins."""
     kept: list[Source] = []
     problems: list[Problem] = []
@@ -66,7 +67,7 @@ def take_survey(sources: Sequence[Source]) -> Survey:
         lengths = [0]  # bytes of each document of this file; the last one is still open
         num_mended_here = 0
         try:
-            for item in read_pieces(source):
+            for item in read_chunks(source):
                 if isinstance(item, Problem):
                     problems.append(item)
                     if len(problems) == MAX_PROBLEMS:
@@ -102,18 +103,18 @@ def take_survey(sources: Sequence[Source]) -> Survey:
     )
 
 
-def read_pieces(source: Source) -> Iterator[Piece | Problem]:
+def read_chunks(source: Source) -> Iterator[TextChunk | Problem]:
     """The documents of one file in order; a faulty row gives a Problem in its place.
 
     Raises:
-        NotText: when a text file turns out not to be one, possibly after some of its pieces.
+        NotText: when a text file turns out not to be one, possibly after some of its chunks.
     """
     read_rows = {"jsonl": _read_jsonl, "parquet": _read_parquet, "arrow": _read_arrow}
     try:
-        if source.kind == "text":
+        if source.format == "text":
             yield from _cut(_read_text(source))
             return
-        for row in read_rows[source.kind](source):
+        for row in read_rows[source.format](source):
             if isinstance(row, Problem):
                 yield row
             else:
@@ -131,8 +132,8 @@ def read_pieces(source: Source) -> Iterator[Piece | Problem]:
         yield data_problem(f"is damaged: {error}", expected, "replace it, or leave it out", source.file)
 
 
-def _cut(parts: Iterable[str]) -> Iterator[Piece]:
-    """One document, in pieces of PIECE_CHARACTERS or up to CUT_CHARACTERS less."""
+def _cut(parts: Iterable[str]) -> Iterator[TextChunk]:
+    """One document, in chunks of CHUNK_CHARACTERS or up to CUT_CHARACTERS less."""
     rest = ""
     num_mended = 0
     for part in parts:
@@ -140,17 +141,17 @@ def _cut(parts: Iterable[str]) -> Iterator[Piece]:
         num_mended += num_found
         rest += mended
         start = 0
-        while len(rest) - start > PIECE_CHARACTERS:
+        while len(rest) - start > CHUNK_CHARACTERS:
             end = _cut_position(rest, start)
-            yield Piece(rest[start:end], False)
+            yield TextChunk(rest[start:end], False)
             start = end
         rest = rest[start:]
-    yield Piece(rest, True, num_mended)
+    yield TextChunk(rest, True, num_mended)
 
 
 def _cut_position(text: str, start: int) -> int:
-    """Where a piece that begins at `start` ends; at least one character more follows it."""
-    end = start + PIECE_CHARACTERS
+    """Where a chunk that begins at `start` ends; at least one character more follows it."""
+    end = start + CHUNK_CHARACTERS
     first = end - CUT_CHARACTERS
     near = text[first : end + 2]  # two more, for what a pattern looks ahead at
     for pattern in CUTS:
@@ -173,7 +174,7 @@ def _read_text(source: Source) -> Iterator[str]:
     num_read = 0
     with source.file.open("rb") as stream:
         while True:
-            block = stream.read(BLOCK_BYTES)
+            block = stream.read(READ_BYTES)
             if b"\0" in block:
                 raise NotText(f"a zero byte at {num_read + block.index(0)}: binary")
             try:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from planner.problems import Problem, StrategyError
-from runtime.data.cache import TOKENIZER, TOKENS, Manifest
+from runtime.data.cache import TOKENIZER_NAME, TOKENS_NAME, DataManifest
 from runtime.data.corpus import Source, data_problem
-from runtime.data.documents import Piece, Survey, read_pieces, take_survey
+from runtime.data.documents import Survey, TextChunk, read_chunks, survey_corpus
 from runtime.data.tokenizer import TextCoder, sample_bytes, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -24,15 +24,15 @@ PROGRESS_S = 5.0
 
 def encode_corpus(
     folder: Path, key: str, sources: Sequence[Source], coder: TextCoder | None, vocab_size: int
-) -> Manifest:
-    """Writes TOKENS and TOKENIZER into `folder`; `coder` None trains one of `vocab_size` entries.
+) -> DataManifest:
+    """Writes TOKENS_NAME and TOKENIZER_NAME into `folder`; `coder` None trains one of `vocab_size` entries.
 
     Raises:
         StrategyError: with every fault of the corpus, or because it holds no text.
     """
     started = time.perf_counter()
     logger.info("data: reading %s files", f"{len(sources):,}")
-    survey = take_survey(sources)
+    survey = survey_corpus(sources)
     if survey.problems:
         raise StrategyError(survey.problems)
     if survey.num_documents == 0:
@@ -45,9 +45,11 @@ def encode_corpus(
                 f"the data give a vocabulary of {coder.num_ids:,} only; the other ids of "
                 f"model.vocab_size ({vocab_size:,}) are never used"
             )
-    (folder / TOKENIZER).write_text(coder.tokenizer.to_str(), encoding="utf-8")
+    (folder / TOKENIZER_NAME).write_text(coder.tokenizer.to_str(), encoding="utf-8")
     token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
-    num_tokens, tokens_sha256 = _write_tokens(folder / TOKENS, survey, coder, np.dtype(f"<u{token_bytes}"))
+    num_tokens, tokens_sha256 = _write_tokens(
+        folder / TOKENS_NAME, survey, coder, np.dtype(f"<u{token_bytes}")
+    )
     logger.info(
         "data: %s documents (and %s empty ones), %s tokens, %.2f bytes a token, prepared in %.1f s",
         f"{survey.num_documents:,}",
@@ -56,12 +58,12 @@ def encode_corpus(
         survey.num_bytes / num_tokens,
         time.perf_counter() - started,
     )
-    return Manifest(
+    return DataManifest(
         key=key,
         num_tokens=num_tokens,
         token_bytes=token_bytes,
         tokens_sha256=tokens_sha256,
-        tokenizer_sha256=hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest(),
+        tokenizer_sha256=hashlib.sha256((folder / TOKENIZER_NAME).read_bytes()).hexdigest(),
         tokenizer_hash=coder.hash,
         end_of_text=coder.end_of_text,
         num_ids=coder.num_ids,
@@ -83,14 +85,14 @@ def _train(survey: Survey, vocab_size: int) -> TextCoder:
 
 
 def _sample(sources: Iterable[Source], share: float) -> Iterator[str]:
-    """About this share of the corpus's pieces, drawn by lot: the same ones every time.
+    """About this share of the corpus's chunks, drawn by lot: the same ones every time.
 
-    Every n-th piece would not do: where the corpus repeats itself, that may be the same text each time.
+    Every n-th chunk would not do: where the corpus repeats itself, that may be the same text each time.
     """
     lot = random.Random(0)  # its random() is promised to stay the same over Python's releases
-    for number, piece in enumerate(_pieces(sources)):
+    for number, chunk in enumerate(_chunks(sources)):
         if lot.random() < share or number == 0:
-            yield piece.text
+            yield chunk.text
 
 
 def _write_tokens(file: Path, survey: Survey, coder: TextCoder, dtype: np.dtype) -> tuple[int, str]:
@@ -100,19 +102,19 @@ def _write_tokens(file: Path, survey: Survey, coder: TextCoder, dtype: np.dtype)
     spoke = time.monotonic()
     is_empty = True  # no token of the present document so far
     with file.open("wb") as stream:
-        for batch in _batches(_pieces(survey.sources)):
+        for batch in _batches(_chunks(survey.sources)):
             encoded = coder.tokenizer.encode_batch_fast([p.text for p in batch], add_special_tokens=False)
-            for piece, encoding in zip(batch, encoded, strict=True):
+            for chunk, encoding in zip(batch, encoded, strict=True):
                 ids = encoding.ids
                 is_empty = is_empty and not ids
-                if piece.ends_document and not is_empty:
+                if chunk.ends_document and not is_empty:
                     ids = [*ids, coder.end_of_text]
-                is_empty = is_empty or piece.ends_document
+                is_empty = is_empty or chunk.ends_document
                 content = np.asarray(ids, dtype).tobytes()
                 digest.update(content)
                 stream.write(content)
                 num_tokens += len(ids)
-            num_bytes += sum(len(piece.text.encode()) for piece in batch)
+            num_bytes += sum(len(chunk.text.encode()) for chunk in batch)
             if time.monotonic() - spoke > PROGRESS_S:
                 logger.info(
                     "data: encoded %.1f of %.1f MB (%.0f %%)",
@@ -124,12 +126,12 @@ def _write_tokens(file: Path, survey: Survey, coder: TextCoder, dtype: np.dtype)
     return num_tokens, digest.hexdigest()
 
 
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
+def _batches(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
+    batch: list[TextChunk] = []
     num_characters = 0
-    for piece in pieces:
-        batch.append(piece)
-        num_characters += len(piece.text)
+    for chunk in chunks:
+        batch.append(chunk)
+        num_characters += len(chunk.text)
         if num_characters >= BATCH_CHARACTERS:
             yield batch
             batch, num_characters = [], 0
@@ -137,10 +139,10 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _pieces(sources: Iterable[Source]) -> Iterator[Piece]:
+def _chunks(sources: Iterable[Source]) -> Iterator[TextChunk]:
     """What the survey found to be in order."""
     for source in sources:
-        for item in read_pieces(source):
+        for item in read_chunks(source):
             if isinstance(item, Problem):
                 raise StrategyError((item,))  # it changed since
             yield item

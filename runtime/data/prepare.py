@@ -10,7 +10,7 @@ from planner.problems import Problem, StrategyError
 from planner.strategy.schema import Strategy
 from runtime.data.cache import (
     DamagedEntry,
-    Manifest,
+    DataManifest,
     discard_entry,
     read_entry,
     recall_corpus_hash,
@@ -19,8 +19,8 @@ from runtime.data.cache import (
     verify_tokens,
     write_entry,
 )
-from runtime.data.corpus import Corpus, CorpusUnreadable, data_problem, find_corpus, hash_corpus, listing
-from runtime.data.documents import take_survey
+from runtime.data.corpus import Corpus, CorpusUnreadable, data_problem, find_corpus, hash_corpus, stat_sources
+from runtime.data.documents import survey_corpus
 from runtime.data.encode import encode_corpus
 from runtime.data.sampling import Split
 from runtime.data.tokenizer import (
@@ -36,11 +36,11 @@ from runtime.data.tokenizer import (
 logger = logging.getLogger(__name__)
 
 # Part of every key: change it when the same documents would give other tokens or another file.
-FORMAT = 1
+CACHE_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class DataInputs:
     """What a strategy's data are made from. `key` names their place in the cache; None with problems."""
 
     corpus: Corpus
@@ -55,14 +55,14 @@ def default_cache_folder(strategy: Strategy) -> Path:
     return Path(strategy.output.folder) / ".cache" / "data"
 
 
-def prepare(strategy: Strategy, cache_folder: Path | None = None) -> Path:
+def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
     """Tokenizes the data unless that was done before; returns the folder for `open_data`. For rank 0 alone.
 
     Raises:
         StrategyError: with all that is wrong with data, tokenizer and vocabulary, or with too little data.
     """
     cache = cache_folder or default_cache_folder(strategy)
-    inputs = resolve(strategy, cache)
+    inputs = resolve_inputs(strategy, cache)
     if inputs.key is None:
         raise StrategyError(inputs.problems + _faults_inside(inputs))
     for warning in inputs.corpus.warnings:
@@ -91,7 +91,7 @@ def prepare(strategy: Strategy, cache_folder: Path | None = None) -> Path:
     return folder
 
 
-def resolve(strategy: Strategy, cache: Path) -> Inputs:
+def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
     """Finds the corpus and the tokenizer, and from them the key; collects all that is wrong on the way."""
     corpus = find_corpus(strategy.data.path)
     problems = list(corpus.problems)
@@ -111,7 +111,7 @@ def resolve(strategy: Strategy, cache: Path) -> Inputs:
     files: dict[str, tuple[int, ...]] = {}
     corpus_hash = None
     try:
-        files = listing(corpus.sources)
+        files = stat_sources(corpus.sources)
         corpus_hash = recall_corpus_hash(cache, files)
         if corpus_hash is None:
             corpus_hash = hash_corpus(corpus.sources)
@@ -121,12 +121,12 @@ def resolve(strategy: Strategy, cache: Path) -> Inputs:
         problems += error.problems
     key = None
     if not problems:
-        identity = json.dumps([FORMAT, corpus_hash, settings], sort_keys=True)
+        identity = json.dumps([CACHE_FORMAT, corpus_hash, settings], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()
-    return Inputs(corpus=corpus, coder=coder, files=files, key=key, problems=tuple(problems))
+    return DataInputs(corpus=corpus, coder=coder, files=files, key=key, problems=tuple(problems))
 
 
-def split_tokens(strategy: Strategy, manifest: Manifest) -> Split:
+def split_tokens(strategy: Strategy, manifest: DataManifest) -> Split:
     """Cuts the tokens into sequences; too few are a Problem."""
     training, num_validation = strategy.training, strategy.data.validation_sequences
     split = Split(
@@ -149,19 +149,19 @@ def split_tokens(strategy: Strategy, manifest: Manifest) -> Split:
     )
 
 
-def _faults_inside(inputs: Inputs) -> tuple[Problem, ...]:
+def _faults_inside(inputs: DataInputs) -> tuple[Problem, ...]:
     """What else is wrong, inside the files that can be read: reported in the same go."""
     unreadable = {problem.file for problem in inputs.problems}
-    return take_survey([s for s in inputs.corpus.sources if str(s.file) not in unreadable]).problems
+    return survey_corpus([s for s in inputs.corpus.sources if str(s.file) not in unreadable]).problems
 
 
-def _encode(folder: Path, strategy: Strategy, inputs: Inputs) -> Manifest:
+def _encode(folder: Path, strategy: Strategy, inputs: DataInputs) -> DataManifest:
     assert inputs.key is not None
     sources = inputs.corpus.sources
     manifest = encode_corpus(folder, inputs.key, sources, inputs.coder, strategy.model.vocab_size)
     # The key was computed before: what was read since must be the same bytes.
     try:
-        now = listing(sources)
+        now = stat_sources(sources)
     except CorpusUnreadable as error:
         raise StrategyError(error.problems) from error
     changed = [source for source in now if now[source] != inputs.files[source]]
@@ -172,7 +172,7 @@ def _encode(folder: Path, strategy: Strategy, inputs: Inputs) -> Manifest:
     return manifest
 
 
-def _read_whole(folder: Path) -> Manifest | None:
+def _read_whole(folder: Path) -> DataManifest | None:
     """The entry, every byte of it verified; None, and taken away with a warning, if it is damaged."""
     try:
         manifest = read_entry(folder)

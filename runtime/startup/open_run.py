@@ -10,9 +10,9 @@ from planner.files import replace
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 from runtime.checkpoint.compatibility import fingerprints
-from runtime.checkpoint.save_restore import layout_of
+from runtime.checkpoint.save_restore import checkpoint_layout
 from runtime.checkpoint.store import CheckpointInfo
-from runtime.data.dataset import TokenData, open_data, prepare
+from runtime.data import TokenData, open_data, prepare_data
 from runtime.startup.attempts import claim, write_done
 from runtime.startup.consensus import Verdict
 from runtime.startup.outcome import Ending
@@ -40,7 +40,7 @@ def open_run(plan: Plan, ending: Ending) -> Verdict:
     operator = read_environment(plan, os.environ)
     for warning in operator.warnings:
         logger.warning("%s", warning)
-    entry = prepare(strategy)
+    entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)
     folder = run_folder_of(plan)
     start = find_start(plan, folder, fingerprints(plan, data))
@@ -85,7 +85,7 @@ def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int
 
 def _tell(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
     print(f"resuming from {start.folder}", flush=True)
-    written, now = start.meta.layout, layout_of(plan)
+    written, now = start.meta.layout, checkpoint_layout(plan)
     changed = [f"{key} {written.get(key)} → {now[key]}" for key in now if written.get(key) != now[key]]
     if changed:
         print(f"  written in another layout, resharded: {', '.join(changed)}", flush=True)

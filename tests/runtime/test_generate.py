@@ -99,9 +99,9 @@ def test_a_tokenizer_kept_with_the_run_serves_too(run):
 
 
 def weights(info):
-    from runtime.checkpoint.store import whole_weights
+    from runtime.checkpoint.store import read_weights
 
-    return list(whole_weights(info))
+    return list(read_weights(info))
 
 
 def test_what_is_missing_is_a_problem(run, tmp_path):

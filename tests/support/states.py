@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.checkpoint.store import CheckpointInfo, Meta, Piece, Ranks, Reader, write
+from runtime.checkpoint.store import CheckpointInfo, Meta, OwnedPiece, Ranks, Reader, write
 
 META = Meta(
     attempt=3,
@@ -37,20 +37,20 @@ def full_state(seed: int = 0) -> dict[tuple[str, str], Tensor]:
     }
 
 
-def whole_piece(name: str, kind: str, tensor: Tensor) -> Piece:
+def whole_piece(name: str, kind: str, tensor: Tensor) -> OwnedPiece:
     shape = tuple(tensor.shape)
-    return Piece(
+    return OwnedPiece(
         name=name, kind=kind, global_shape=shape, offsets=(0,) * len(shape), shape=shape, tensor=tensor
     )
 
 
-def slice_piece(name: str, kind: str, tensor: Tensor, dim: int, rank: int, size: int) -> Piece:
+def slice_piece(name: str, kind: str, tensor: Tensor, dim: int, rank: int, size: int) -> OwnedPiece:
     """The rank-th of `size` equal slices along `dim`."""
     shape = list(tensor.shape)
     shape[dim] //= size
     offsets = [0] * len(shape)
     offsets[dim] = rank * shape[dim]
-    return Piece(
+    return OwnedPiece(
         name=name,
         kind=kind,
         global_shape=tuple(tensor.shape),
@@ -60,9 +60,9 @@ def slice_piece(name: str, kind: str, tensor: Tensor, dim: int, rank: int, size:
     )
 
 
-def fragment(piece: Piece, start: int, stop: int) -> Piece:
-    """A range of a piece's flattened box, as ZeRO holds it."""
-    return Piece(
+def fragment(piece: OwnedPiece, start: int, stop: int) -> OwnedPiece:
+    """A range of a piece's flattened slice, as ZeRO holds it."""
+    return OwnedPiece(
         name=piece.name,
         kind=piece.kind,
         global_shape=piece.global_shape,
@@ -73,13 +73,13 @@ def fragment(piece: Piece, start: int, stop: int) -> Piece:
     )
 
 
-def one_rank(state: dict[tuple[str, str], Tensor]) -> list[list[Piece]]:
+def one_rank(state: dict[tuple[str, str], Tensor]) -> list[list[OwnedPiece]]:
     return [[whole_piece(name, kind, tensor) for (name, kind), tensor in state.items()]]
 
 
-def sliced(state: dict[tuple[str, str], Tensor]) -> list[list[Piece]]:
+def sliced(state: dict[tuple[str, str], Tensor]) -> list[list[OwnedPiece]]:
     """Two ranks: experts by dim 0, the embedding by columns, the norm on rank 0 alone."""
-    owned: list[list[Piece]] = [[], []]
+    owned: list[list[OwnedPiece]] = [[], []]
     for (name, kind), tensor in state.items():
         if "norm" in name:
             owned[0].append(whole_piece(name, kind, tensor))
@@ -89,9 +89,9 @@ def sliced(state: dict[tuple[str, str], Tensor]) -> list[list[Piece]]:
     return owned
 
 
-def fragments(state: dict[tuple[str, str], Tensor]) -> list[list[Piece]]:
+def fragments(state: dict[tuple[str, str], Tensor]) -> list[list[OwnedPiece]]:
     """Four ranks, ZeRO over pairs: each half of an expert slice cut at an odd place; dense ones in four."""
-    owned: list[list[Piece]] = [[], [], [], []]
+    owned: list[list[OwnedPiece]] = [[], [], [], []]
     for (name, kind), tensor in state.items():
         if "experts" in name:
             for half in range(2):
@@ -135,7 +135,7 @@ def together(world_size: int, fn: Callable[[Ranks], Any]) -> list[Any]:
         return [future.exception() or future.result() for future in futures]
 
 
-def save(folder: Path, step: int, owned: list[list[Piece]], **options: Any) -> None:
+def save(folder: Path, step: int, owned: list[list[OwnedPiece]], **options: Any) -> None:
     """Write one step from all ranks; raises what rank 0 raised."""
     answers = together(
         len(owned),

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from runtime.checkpoint.store import ALONE, CheckpointError, Reader, newest, whole_weights, write
+from runtime.checkpoint.store import ALONE, CheckpointError, Reader, newest, read_weights, write
 from tests.support.states import (
     KINDS,
     LAYOUTS,
@@ -122,7 +122,7 @@ def test_a_rank_that_owns_nothing_writes_no_file(tmp_path):
 
 def test_whole_weights_are_the_weights_alone(tmp_path):
     save(tmp_path, 1, fragments(STATE))
-    weights = dict(whole_weights(newest(tmp_path)))
+    weights = dict(read_weights(newest(tmp_path)))
     assert set(weights) == set(SHAPES)
     assert all(torch.equal(tensor, STATE[name, "weight"]) for name, tensor in weights.items())
 

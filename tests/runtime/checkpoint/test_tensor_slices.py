@@ -1,4 +1,4 @@
-"""Boxes and flat ranges, held against plain index arithmetic."""
+"""Slices and flat ranges, held against plain index arithmetic."""
 
 from math import prod
 
@@ -6,44 +6,52 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.checkpoint.tensor_slices import Box, inside, is_within, overlap, parts, subtract, whole
+from runtime.checkpoint.tensor_slices import (
+    TensorSlice,
+    full_slice,
+    index_within,
+    intersect,
+    is_within,
+    split_flat_range,
+    subtract,
+)
 
 shapes = st.lists(st.integers(1, 4), min_size=0, max_size=4).map(tuple)
 
 
 @st.composite
-def boxes(draw, shape):
+def slices(draw, shape):
     offsets = tuple(draw(st.integers(0, size - 1)) for size in shape)
     sizes = tuple(draw(st.integers(1, size - offset)) for size, offset in zip(shape, offsets, strict=True))
-    return Box(offsets, sizes)
+    return TensorSlice(offsets, sizes)
 
 
 @st.composite
-def two_boxes(draw):
+def two_slices(draw):
     shape = draw(shapes)
-    return shape, draw(boxes(shape)), draw(boxes(shape))
+    return shape, draw(slices(shape)), draw(slices(shape))
 
 
 @st.composite
 def ranges(draw):
     shape = draw(shapes)
-    box = draw(boxes(shape))
-    start = draw(st.integers(0, box.num_elements))
-    return shape, box, (start, draw(st.integers(start, box.num_elements)))
+    part = draw(slices(shape))
+    start = draw(st.integers(0, part.num_elements))
+    return shape, part, (start, draw(st.integers(start, part.num_elements)))
 
 
-def elements(shape, box) -> list[int]:
+def elements(shape, part) -> list[int]:
     numbers = np.arange(prod(shape)).reshape(shape)
-    return numbers[inside(box, whole(shape))].reshape(-1).tolist()
+    return numbers[index_within(part, full_slice(shape))].reshape(-1).tolist()
 
 
-@given(two_boxes())
+@given(two_slices())
 @settings(deadline=None)
 def test_overlap_and_subtract_part_the_elements(case):
     shape, a, b = case
-    common = overlap(a, b)
+    common = intersect(a, b)
     held = elements(shape, common) if common is not None else []
-    rest = [index for box in subtract(a, b) for index in elements(shape, box)]
+    rest = [index for part in subtract(a, b) for index in elements(shape, part)]
     assert set(held) == set(elements(shape, a)) & set(elements(shape, b))
     assert sorted(held + rest) == elements(shape, a)
 
@@ -51,17 +59,17 @@ def test_overlap_and_subtract_part_the_elements(case):
 @given(ranges())
 @settings(deadline=None)
 def test_parts_of_a_range_are_its_elements_in_order(case):
-    shape, box, (start, stop) = case
-    found = [index for part in parts(box, (start, stop)) for index in elements(shape, part)]
-    assert found == elements(shape, box)[start:stop]
+    shape, outer, (start, stop) = case
+    found = [index for part in split_flat_range(outer, (start, stop)) for index in elements(shape, part)]
+    assert found == elements(shape, outer)[start:stop]
 
 
-def test_a_range_inside_a_matrix_is_three_boxes():
-    cut = list(parts(Box((10, 0), (4, 5)), (3, 17)))
-    assert cut == [Box((10, 3), (1, 2)), Box((11, 0), (2, 5)), Box((13, 0), (1, 2))]
+def test_a_range_inside_a_matrix_is_three_slices():
+    cut = list(split_flat_range(TensorSlice((10, 0), (4, 5)), (3, 17)))
+    assert cut == [TensorSlice((10, 3), (1, 2)), TensorSlice((11, 0), (2, 5)), TensorSlice((13, 0), (1, 2))]
 
 
 def test_is_within_refuses_other_dims_and_ends_beyond():
-    assert is_within(Box((1,), (3,)), whole((4,)))
-    assert not is_within(Box((2,), (3,)), whole((4,)))
-    assert not is_within(Box((0, 0), (1, 1)), whole((4,)))
+    assert is_within(TensorSlice((1,), (3,)), full_slice((4,)))
+    assert not is_within(TensorSlice((2,), (3,)), full_slice((4,)))
+    assert not is_within(TensorSlice((0, 0), (1, 1)), full_slice((4,)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.data.dataset import TokenData, open_data, prepare
+from runtime.data import TokenData, open_data, prepare_data
 from tests.support.data_strategies import make_strategy, write_corpus
 
 
@@ -17,7 +17,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 
 def opened(root: Path, corpus: Path, *overrides: str) -> TokenData:
     strategy = make_strategy(root, corpus, *overrides)
-    prepare(strategy)
+    prepare_data(strategy)
     return open_data(strategy)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.data.corpus import NOT_LIBRARY, find_corpus, hash_corpus, listing
+from runtime.data.corpus import NOT_LIBRARY, find_corpus, hash_corpus, stat_sources
 
 
 def names(corpus, root: Path) -> list[str]:
@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> Path:
 def test_folder_is_read_in_the_order_of_its_paths_without_hidden_files(tree: Path) -> None:
     corpus = find_corpus(str(tree))
     assert names(corpus, tree) == ["a/y.jsonl", "a/z.md", "a.txt", "b.txt"]
-    assert [source.kind for source in corpus.sources] == ["jsonl", "text", "text", "text"]
+    assert [source.format for source in corpus.sources] == ["jsonl", "text", "text", "text"]
 
 
 def test_list_keeps_the_order_in_which_it_was_written(tree: Path) -> None:
@@ -120,10 +120,10 @@ def test_listing_changes_when_a_file_is_rewritten_with_its_old_time(tmp_path: Pa
     file = tmp_path / "a.txt"
     file.write_text("one")
     sources = find_corpus(str(file)).sources
-    before, times = listing(sources), file.stat()
+    before, times = stat_sources(sources), file.stat()
     file.write_text("two")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert listing(sources) != before
+    assert stat_sources(sources) != before
 
 
 def test_dataset_name_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,5 +157,5 @@ def test_dataset_is_its_arrow_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     stand_in(monkeypatch, load_dataset)
     (source,) = find_corpus("someone/some-text:small").sources
-    assert (source.file, source.kind) == (tmp_path / "x.arrow", "arrow")
+    assert (source.file, source.format) == (tmp_path / "x.arrow", "arrow")
     assert asked == [(("someone/some-text", "small"), {"split": "train"})]

@@ -1,4 +1,4 @@
-"""What a document is, how it is read in pieces, and what is said of those that cannot be."""
+"""What a document is, how it is read in chunks, and what is said of those that cannot be."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from planner import Problem
 from runtime.data.corpus import find_corpus
-from runtime.data.documents import PIECE_CHARACTERS, read_pieces, take_survey
+from runtime.data.documents import CHUNK_CHARACTERS, read_chunks, survey_corpus
 from runtime.data.tokenizer import train_tokenizer
 from tests.support.data_strategies import words
 
@@ -17,17 +17,17 @@ def read(*files: Path) -> list[str]:
     """All documents, each put together again."""
     documents = [""]
     for source in find_corpus(tuple(map(str, files))).sources:
-        for piece in read_pieces(source):
-            assert not isinstance(piece, Problem), piece
-            documents[-1] += piece.text
-            if piece.ends_document:
+        for chunk in read_chunks(source):
+            assert not isinstance(chunk, Problem), chunk
+            documents[-1] += chunk.text
+            if chunk.ends_document:
                 documents.append("")
     assert documents.pop() == ""
     return documents
 
 
 def survey(*paths: Path):
-    return take_survey(find_corpus(tuple(map(str, paths))).sources)
+    return survey_corpus(find_corpus(tuple(map(str, paths))).sources)
 
 
 def write(file: Path, content: bytes | str) -> Path:
@@ -54,23 +54,23 @@ def test_character_on_the_border_of_two_blocks_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "unit", ["word and more\n", "no line break at all ", "密", "\n", " ", "\r\n"], ids=repr
 )
-def test_huge_document_comes_in_pieces_and_is_the_same(tmp_path: Path, unit: str) -> None:
-    text = unit * (5 * PIECE_CHARACTERS // 2 // len(unit))
+def test_huge_document_comes_in_chunks_and_is_the_same(tmp_path: Path, unit: str) -> None:
+    text = unit * (5 * CHUNK_CHARACTERS // 2 // len(unit))
     file = write(tmp_path / "a.txt", text)
-    pieces = list(read_pieces(find_corpus(str(file)).sources[0]))
-    assert len(pieces) == 3
-    assert max(len(piece.text) for piece in pieces) <= PIECE_CHARACTERS
-    assert "".join(piece.text for piece in pieces) == text
-    assert [piece.ends_document for piece in pieces] == [False, False, True]
+    chunks = list(read_chunks(find_corpus(str(file)).sources[0]))
+    assert len(chunks) == 3
+    assert max(len(chunk.text) for chunk in chunks) <= CHUNK_CHARACTERS
+    assert "".join(chunk.text for chunk in chunks) == text
+    assert [chunk.ends_document for chunk in chunks] == [False, False, True]
 
 
 def test_cuts_change_no_token(tmp_path: Path) -> None:
     text = words(60_000)
     coder = train_tokenizer([words(2000)], 400)
-    pieces = [piece.text for piece in read_pieces(find_corpus(str(write(tmp_path / "a", text))).sources[0])]
-    assert len(pieces) == 2
-    in_pieces = [token for piece in pieces for token in coder.tokenizer.encode(piece).ids]
-    assert in_pieces == coder.tokenizer.encode(text).ids
+    chunks = [chunk.text for chunk in read_chunks(find_corpus(str(write(tmp_path / "a", text))).sources[0])]
+    assert len(chunks) == 2
+    in_chunks = [token for chunk in chunks for token in coder.tokenizer.encode(chunk).ids]
+    assert in_chunks == coder.tokenizer.encode(text).ids
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson"])
@@ -160,8 +160,8 @@ def test_arrow_stream_rows_are_documents(tmp_path: Path) -> None:
     table = pa.table({"text": ["one", "two"]})
     with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as stream:
         stream.write_table(table)
-    pieces = read_pieces(Source(file=tmp_path / "a.arrow", kind="arrow", is_named=True))
-    assert [piece.text for piece in pieces] == ["one", "two"]
+    chunks = read_chunks(Source(file=tmp_path / "a.arrow", format="arrow", is_named=True))
+    assert [chunk.text for chunk in chunks] == ["one", "two"]
 
 
 @pytest.mark.parametrize("content", [b"a\0b", b"\xff\xfe\x41", b"ok" * 1_000_000 + b"\xc3"])

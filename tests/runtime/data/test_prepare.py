@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from planner import StrategyError
-from runtime.data.dataset import open_data, prepare
+from runtime.data import open_data, prepare_data
 from tests.support.data_strategies import make_strategy, words, write_corpus
 
 
 def problems(strategy) -> list[str]:
     with pytest.raises(StrategyError) as caught:
-        prepare(strategy)
+        prepare_data(strategy)
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -30,7 +30,7 @@ def test_tokens_are_the_documents_joined_by_the_end_of_text(tmp_path: Path) -> N
     for number, document in enumerate(documents):
         (folder / f"{number}.txt").write_bytes(document.encode())
     strategy = make_strategy(tmp_path, folder)
-    prepare(strategy)
+    prepare_data(strategy)
     data = open_data(strategy)
     ends = np.flatnonzero(data.tokens == data.end_of_text)
     assert len(ends) == 4
@@ -43,7 +43,7 @@ def test_tokens_are_the_documents_joined_by_the_end_of_text(tmp_path: Path) -> N
 def test_entry_is_the_same_wherever_the_same_text_lies(tmp_path: Path, corpus: Path) -> None:
     other = write_corpus(tmp_path / "elsewhere" / "renamed")
     first, second = make_strategy(tmp_path / "one", corpus), make_strategy(tmp_path / "two", other)
-    assert prepare(first).name == prepare(second).name
+    assert prepare_data(first).name == prepare_data(second).name
     a, b = open_data(first), open_data(second)
     assert (a.content_hash, a.tokenizer_hash) == (b.content_hash, b.tokenizer_hash)
     assert np.array_equal(a.tokens, b.tokens)
@@ -52,12 +52,12 @@ def test_entry_is_the_same_wherever_the_same_text_lies(tmp_path: Path, corpus: P
 @pytest.mark.parametrize("change", ["model.vocab_size=290", "data.validation_sequences=4", "text"])
 def test_content_hash_changes_with_what_is_read(tmp_path: Path, corpus: Path, change: str) -> None:
     before = make_strategy(tmp_path, corpus)
-    prepare(before)
+    prepare_data(before)
     content_hash = open_data(before).content_hash
     if change == "text":
         (corpus / "3.txt").write_text(words(60, seed=99))
     after = make_strategy(tmp_path, corpus, *([change] if change != "text" else []))
-    prepare(after)
+    prepare_data(after)
     assert open_data(after).content_hash != content_hash
 
 
@@ -66,7 +66,7 @@ def test_content_hash_ignores_what_the_training_section_says(tmp_path: Path, cor
     hashes = set()
     for change in ("training.seed=1", "training.seed=2", "training.seq_length=8", "training.global_batch=8"):
         strategy = make_strategy(tmp_path, corpus, change)
-        prepare(strategy)
+        prepare_data(strategy)
         hashes.add(open_data(strategy).content_hash)
     assert len(hashes) == 1
 
@@ -80,7 +80,7 @@ def test_large_vocabulary_is_stored_in_four_bytes(tmp_path: Path, corpus: Path) 
     strategy = make_strategy(
         tmp_path, corpus / "0.txt", f"data.tokenizer={tmp_path}/t.json", "model.vocab_size=70002"
     )
-    prepare(strategy)
+    prepare_data(strategy)
     data = open_data(strategy)
     assert data.tokens.dtype == np.uint32
     assert data.tokens[:3].tolist() == [70_000, 1, 70_000]
@@ -104,7 +104,7 @@ def test_just_enough_data_are_accepted(tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("a " * num_words)
         strategy = make_strategy(tmp_path, tmp_path / "a.txt", f"data.tokenizer={tmp_path}/t.json")
         if accepted:
-            prepare(strategy)
+            prepare_data(strategy)
             assert open_data(strategy).num_train_sequences == 4
         else:
             assert "gives 6 sequences" in problems(strategy)[0]
@@ -148,7 +148,7 @@ def test_repetition_is_warned_of_with_its_count(
     tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strategy = make_strategy(tmp_path, corpus, "training.steps=1000")
-    prepare(strategy)
+    prepare_data(strategy)
     data = open_data(strategy)
     assert data.epochs(1000) == 4000 / data.num_train_sequences > 1
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -158,7 +158,7 @@ def test_repetition_is_warned_of_with_its_count(
 def test_run_within_one_epoch_warns_of_nothing(
     tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prepare(make_strategy(tmp_path, corpus, "training.steps=1"))
+    prepare_data(make_strategy(tmp_path, corpus, "training.steps=1"))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -169,7 +169,7 @@ def test_warnings_are_repeated_by_a_later_start(
     strategy = make_strategy(tmp_path, corpus, "model.vocab_size=9000", "training.steps=1")
     for _ in range(2):
         caplog.clear()
-        prepare(strategy)
+        prepare_data(strategy)
         warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warned) == 2
         assert warned[0].startswith("data: 1 files are not UTF-8 text and were left out: ")
