@@ -33,23 +33,24 @@ class Attention(nn.Module):
                 raise ValueError(
                     f"tp {tp} does not divide {name} ({getattr(config, name)}); legal: a divisor"
                 )
-        self.layer, self.groups, self.head_dim = layer, groups, config.head_dim
-        num_q, num_kv = (
-            config.num_attention_heads * config.head_dim,
-            config.num_key_value_heads * config.head_dim,
-        )
-        self.is_grouped = config.num_key_value_heads != config.num_attention_heads
-        self.q_proj = ColumnLinear(config.hidden_size, num_q, groups, config.head_dim)
-        self.k_proj = ColumnLinear(config.hidden_size, num_kv, groups, config.head_dim)
-        self.v_proj = ColumnLinear(config.hidden_size, num_kv, groups, config.head_dim)
-        self.o_proj = RowLinear(num_q, config.hidden_size, groups, config.head_dim)
+        num_heads, num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        head_dim = config.head_dim
+        assert num_kv_heads is not None, "SwitchyardConfig fills it in"
+        assert head_dim is not None, "SwitchyardConfig fills it in"
+        self.layer, self.groups, self.head_dim = layer, groups, head_dim
+        self.is_grouped = num_kv_heads != num_heads
+        num_q, num_kv = num_heads * head_dim, num_kv_heads * head_dim
+        self.q_proj = ColumnLinear(config.hidden_size, num_q, groups, head_dim)
+        self.k_proj = ColumnLinear(config.hidden_size, num_kv, groups, head_dim)
+        self.v_proj = ColumnLinear(config.hidden_size, num_kv, groups, head_dim)
+        self.o_proj = RowLinear(num_q, config.hidden_size, groups, head_dim)
         self.qk_norm = config.qk_norm
         if config.qk_norm == "head":
-            self.q_norm: nn.Module = HeadNorm(config.head_dim, config.rms_norm_eps, groups)
-            self.k_norm: nn.Module = HeadNorm(config.head_dim, config.rms_norm_eps, groups)
+            self.q_norm: nn.Module = HeadNorm(head_dim, config.rms_norm_eps, groups)
+            self.k_norm: nn.Module = HeadNorm(head_dim, config.rms_norm_eps, groups)
         elif config.qk_norm == "projection":
-            self.q_norm = ProjectionNorm(num_q, config.head_dim, config.rms_norm_eps, groups)
-            self.k_norm = ProjectionNorm(num_kv, config.head_dim, config.rms_norm_eps, groups)
+            self.q_norm = ProjectionNorm(num_q, head_dim, config.rms_norm_eps, groups)
+            self.k_norm = ProjectionNorm(num_kv, head_dim, config.rms_norm_eps, groups)
 
     def forward(
         self,

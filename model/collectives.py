@@ -39,7 +39,7 @@ class Group:
     `ranks` are global, in the order of the group.
     """
 
-    process_group: Any
+    process_group: dist.ProcessGroup | None  # None only where no collective is made, as on meta devices
     ranks: tuple[int, ...]
     rank: int
     size: int

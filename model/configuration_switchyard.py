@@ -155,6 +155,8 @@ def _faults(config: SwitchyardConfig) -> list[str]:
             f"num_experts_per_tok is {config.num_experts_per_tok}; legal: 1 to num_experts "
             f"({config.num_experts})"
         )
+    assert config.num_key_value_heads is not None, "None was filled in"
+    assert config.head_dim is not None, "None was filled in"
     if config.num_attention_heads % config.num_key_value_heads:
         divisors = [
             n for n in range(1, config.num_attention_heads + 1) if config.num_attention_heads % n == 0

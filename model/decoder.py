@@ -45,6 +45,7 @@ class DecoderLayer(nn.Module):
         self.mlp: MLP | MoELayer
         if config.is_dense_layer(layer):
             width = config.intermediate_size
+            assert width is not None, "SwitchyardConfig asks for it where there are dense layers"
             self.mlp = MLP(config.expert, config.hidden_act, config.hidden_size, width, groups)
         else:
             self.mlp = MoELayer(config, groups)

@@ -39,8 +39,8 @@ class Experts(nn.Module):
         self.num_experts = config.num_experts
         for parameter in self.parameters():
             # DeepSpeed's marks: reduced over the ranks that hold the same experts, not over all.
-            parameter.allreduce = False
-            parameter.group_name = f"ep_size_{ep}"
+            parameter.allreduce = False  # type: ignore[attr-defined]  # marks are attributes
+            parameter.group_name = f"ep_size_{ep}"  # type: ignore[attr-defined]
 
     def forward(self, x_RD: Tensor, counts_L: Tensor) -> Tensor:
         """`x_RD`: first all rows of the first local expert, and so on; `counts_L` sums to R."""

@@ -58,4 +58,5 @@ class RowLinear(nn.Module):
 def mark_tp_sharded(parameter: nn.Parameter, groups: ModelGroups) -> None:
     """DeepSpeed's marks: without them its norm counts a split parameter on the first tp rank only."""
     if groups.tp is not None:
-        parameter.model_parallel = parameter.tensor_model_parallel = True
+        parameter.model_parallel = True  # type: ignore[attr-defined]  # DeepSpeed's marks are attributes
+        parameter.tensor_model_parallel = True  # type: ignore[attr-defined]

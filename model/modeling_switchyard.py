@@ -27,9 +27,9 @@ class SwitchyardPreTrainedModel(PreTrainedModel):
     config: SwitchyardConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules = ("DecoderLayer",)
+    _no_split_modules = ("DecoderLayer",)  # type: ignore[assignment]  # transformers reads it only
     _supports_sdpa = True
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ("past_key_values",)  # type: ignore[assignment]  # the same
 
     def _init_weights(self, module: nn.Module) -> None:
         """Weights are drawn by name, all at once, in `init_weights`."""
@@ -110,7 +110,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
 
     # What Hugging Face calls.
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]  # transformers gives it no types
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -140,7 +140,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             raise ValueError("give either input_ids or inputs_embeds")
         if kwargs.get("output_attentions"):
             raise ValueError("output_attentions is not supported: attention weights are never formed")
-        x_BSD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        x_BSD = inputs_embeds if input_ids is None else self.embed(input_ids)
+        assert x_BSD is not None
         num_new = x_BSD.shape[1]
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         if use_cache and past_key_values is None:
@@ -163,12 +164,13 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             loss = entropy.sum / divisor
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
+        logits_of_layers = tuple(routing.logits_TE for routing in routings)  # transformers types it as one
         return MoeCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(*hidden_states, x_BSD) if output_hidden_states else None,
-            router_logits=tuple(r.logits_TE for r in routings) if output_router_logits else None,
+            router_logits=logits_of_layers if output_router_logits else None,  # type: ignore[arg-type]
         )
 
     def init_weights(self) -> None:
@@ -182,7 +184,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: naming those tensors.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         faults = {key: info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(faults.values()):
             told = "; ".join(f"{key}: {sorted(map(str, keys))}" for key, keys in faults.items() if keys)
@@ -220,7 +223,9 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             num_cached = int(cache.get_seq_length())
             num_keys = int(cache.get_mask_sizes(num_new, 0)[0])
         mask = attention_mask(mask_BL, num_new, num_cached, num_keys, x_BSD.device)
-        rotation = rotations(positions_BS, self.config.head_dim, self.config.rope_theta, x_BSD.dtype)
+        head_dim = self.config.head_dim
+        assert head_dim is not None, "SwitchyardConfig fills it in"
+        rotation = rotations(positions_BS, head_dim, self.config.rope_theta, x_BSD.dtype)
         routings = []
         for layer in self.model.layers.values():
             hidden_states.append(x_BSD)

@@ -39,8 +39,9 @@ class Ranks:
         Raises:
             RanksFailed: on every rank, if it failed.
         """
-        result, reason, error = _attempt(work) if self.rank == 0 else (None, None, None)
-        result, reason = self.broadcast((result, reason))
+        mine, why, error = _attempt(work) if self.rank == 0 else (None, None, None)
+        answer: tuple[T, str | None] = self.broadcast((mine, why))
+        result, reason = answer
         if reason is not None:
             raise RanksFailed(reason) from error
         return result

@@ -99,13 +99,17 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
 
 def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
     """A group that waits for a lost peer as long as the world does, not the 30 minutes of gloo."""
-    return dist.new_group(list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout))
+    made: dist.ProcessGroup = dist.new_group(
+        list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout)
+    )
+    return made
 
 
 def _make_boundary_groups(plan: Plan, clock: PhaseClock) -> list[BoundaryGroups]:
     """One for each boundary, in the order in which activations flow."""
     made = []
     for before, after in pairwise(plan.stages):
+        assert dist.group.WORLD is not None, "the world is joined"
         activations = gradients = dist.group.WORLD
         if dist.get_backend() == "nccl":
             ranks = sorted((*before.ranks, *after.ranks))
@@ -123,7 +127,7 @@ class StageGrid:
     def __init__(self, groups: RankGroups) -> None:
         self._groups = groups
 
-    def get_data_parallel_group(self) -> dist.ProcessGroup:
+    def get_data_parallel_group(self) -> dist.ProcessGroup | None:
         return self._groups.data.process_group
 
     def get_data_parallel_world_size(self) -> int:
@@ -135,7 +139,7 @@ class StageGrid:
     def get_data_parallel_group_ranks(self) -> list[int]:
         return list(self._groups.data.ranks)
 
-    def get_model_parallel_group(self) -> dist.ProcessGroup:
+    def get_model_parallel_group(self) -> dist.ProcessGroup | None:
         return self._groups.tp.process_group
 
     def get_model_parallel_world_size(self) -> int:

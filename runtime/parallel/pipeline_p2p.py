@@ -72,7 +72,8 @@ class P2PChannel:
     ) -> None:
         self.chunks = tuple(chunks)
         self.sent_bytes = 0
-        self._sends, self._receives = sends, "gradients" if sends == "activations" else "activations"
+        self._sends: Payload = sends
+        self._receives: Payload = "gradients" if sends == "activations" else "activations"
         self._columns, self._seq_length = columns, seq_length
         self._dtype, self._device, self._groups, self._clock = dtype, device, groups, groups.clock
         self._first_row = first_row

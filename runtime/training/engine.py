@@ -26,7 +26,7 @@ from runtime.parallel.groups import RankGroups, check_deepspeed, give_to_deepspe
 from runtime.training.grad_norm import clip_factor, global_norm, replicas
 
 
-class EngineMoE(MoELayer, DeepSpeedMoE):
+class EngineMoE(MoELayer, DeepSpeedMoE):  # type: ignore[misc]  # DeepSpeed has no types
     """Our layer, recognised by the engine as DeepSpeed's (engine.py:2102). Adds no state and no parameter."""
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
@@ -63,7 +63,8 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseC
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms, embeddings and biases do not. DeepSpeed splits experts off by itself."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         (kept if parameter.dim() < 2 or "embed_tokens" in name else decayed).append(parameter)
     groups = [

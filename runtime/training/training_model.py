@@ -142,6 +142,7 @@ class TrainingModel(nn.Module):
         assert self.bias_update_speed is not None, "the strategy balances by loss"
         routers = [module for module in self.model.modules() if isinstance(module, Router)]
         for router, counts in zip(routers, expert_tokens.double(), strict=True):
+            assert router.bias is not None, "the strategy balances by bias"
             router.bias += self.bias_update_speed * torch.sign(counts.mean() - counts).to(router.bias)
 
 
