@@ -7,6 +7,8 @@ from planner.strategy.schema import Strategy
 from planner.topology.grid import Grid
 from planner.topology.placement import Stage
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Batch",
     "Grid",
@@ -16,6 +18,7 @@ __all__ = [
     "Stage",
     "Strategy",
     "StrategyError",
+    "__version__",
     "build_plan",
     "load",
     "loads",

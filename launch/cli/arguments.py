@@ -1,4 +1,4 @@
-"""Which words behind a command's strategy name another strategy, and which change keys."""
+"""Positional arguments after a command's strategy: further strategies, or key=value overrides."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,29 +6,29 @@ from pathlib import Path
 from planner import Problem, StrategyError
 
 
-def strategies_among(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that name a second strategy (or a third), and those that are left."""
-    files = [text for text in overrides if _is_file(text)]
-    return files, [text for text in overrides if text not in files]
+def split_strategies(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments that name a strategy file, and the others."""
+    files = [text for text in arguments if _is_file(text)]
+    return files, [text for text in arguments if text not in files]
 
 
 def _is_file(text: str) -> bool:
     return "=" not in text and (text.endswith((".yaml", ".yml")) or Path(text).is_file())
 
 
-def refuse_second(overrides: Sequence[str]) -> None:
-    """For commands that take one strategy.
+def only_overrides(arguments: Sequence[str] | None) -> Sequence[str]:
+    """The overrides of a command that takes one strategy.
 
     Raises:
-        StrategyError: if a word names a second one.
+        StrategyError: if an argument names a second strategy.
     """
-    others, _ = strategies_among(overrides)
+    others, _ = split_strategies(arguments or ())
     if others:
         problem = Problem(
-            path=None,
-            line=None,
-            found=f"{others[0]} would be a second strategy; only plan takes two",
+            code="SW483",
+            found=f"second strategy {others[0]}; only plan takes two",
             expected="one strategy, then key=value",
-            fix="run the command for each",
+            fix="run the command for each strategy",
         )
         raise StrategyError([problem])
+    return arguments or ()

@@ -1,4 +1,4 @@
-"""How long work is followed while it runs: one changing line on a terminal, a line each in a log."""
+"""Progress of long work: one changing line on a terminal, one line for each message in a log."""
 
 from types import TracebackType
 from typing import Any, TextIO
@@ -7,7 +7,7 @@ from launch.cli.output import is_terminal
 
 
 class Progress:
-    """Says what is being done on `out`, which is not where the answer goes."""
+    """Prints what is being done on `out`, which is not where the answer is printed."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -27,7 +27,7 @@ class Progress:
         if self._status is not None:
             self._status.stop()
 
-    def says(self, what: str) -> None:
+    def show(self, what: str) -> None:
         if self._status is not None:
             from rich.text import Text
 

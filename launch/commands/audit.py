@@ -1,28 +1,28 @@
-"""The audit command: loads, predicts and judges; the answer is yes when every claim and check holds."""
+"""The `audit` command: the claims, load balance and compatibility checks of a strategy, judged."""
 
 import sys
-from collections.abc import Sequence
 
-from launch.cli.output import NO, YES, is_terminal, print_json
+from launch.cli.arguments import only_overrides
+from launch.cli.command import command
+from launch.cli.options import Overrides, StrategyFile
+from launch.cli.output import Output
 from planner import build_plan, load
-from planner.audit.audit import audit
+from planner.exit_codes import ExitCode
 from planner.hardware.catalog import calibration_path, device_of
-from planner.prediction.predict import predict
-from planner.report.audit_report import audit_dict, print_audit
 
 
-def run_audit(strategy: str, overrides: Sequence[str], *, is_json: bool, is_plain: bool) -> int:
-    """Prints the audit of a strategy; the exit code.
+@command
+def audit(output: Output, strategy: StrategyFile, overrides: Overrides = None) -> ExitCode:
+    """Check every claim of a strategy against derived values; exit code 1 if a claim or check fails."""
+    from planner.audit.audit import audit as judge
+    from planner.prediction.predict import predict
+    from planner.report.audit_report import audit_dict, print_audit
 
-    Raises:
-        StrategyError: with every Problem of the strategy or of the calibration under output.folder.
-    """
-    plan = build_plan(load(strategy, overrides))
+    plan = build_plan(load(strategy, only_overrides(overrides)))
     calibration = calibration_path(plan.strategy.output.folder)
-    found = audit(plan, predict(plan, device_of(plan.strategy.cluster.gpu, calibration)))
-    code = YES if found.holds else NO
-    if is_json:
-        print_json("audit", code, {"audit": audit_dict(plan, found)})
-    else:
-        print_audit(plan, found, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout))
+    found = judge(plan, predict(plan, device_of(plan.strategy.cluster.gpu, calibration)))
+    code = ExitCode.OK if found.holds else ExitCode.NEGATIVE
+    if output.is_json:
+        return output.print_json(code, {"audit": audit_dict(plan, found)})
+    print_audit(plan, found, sys.stdout, is_plain=output.is_plain)
     return code

@@ -1,20 +1,24 @@
-"""`python -m launch explain CODE`: cause, example and fix of an error code."""
+"""The `explain` command: cause, example and fix of an error code."""
 
 import difflib
+from typing import Annotated
 
-from launch.cli.output import print_json
+import typer
+
+from launch.cli.command import command
+from launch.cli.output import Output
 from planner import Problem, StrategyError
 from planner.errors.catalog import error_catalog
 from planner.exit_codes import ExitCode
-from planner.report.errors_page import explain_text
 
 
-def explain(code: str, *, is_json: bool) -> int:
-    """Prints one entry of the error catalog.
+@command
+def explain(
+    output: Output, code: Annotated[str, typer.Argument(help="an error code, for example SW201")]
+) -> ExitCode:
+    """Print cause, example and fix of an error code."""
+    from planner.report.errors_page import explain_text
 
-    Raises:
-        StrategyError: if there is no such code.
-    """
     catalog = error_catalog()
     entry = catalog.get(code.strip().upper())
     if entry is None:
@@ -26,8 +30,7 @@ def explain(code: str, *, is_json: bool) -> int:
             fix=f"python -m launch explain {close[0]}",
         )
         raise StrategyError([problem])
-    if is_json:
-        print_json("explain", ExitCode.OK, {"entry": entry.as_dict()})
-    else:
-        print(explain_text(entry))
+    if output.is_json:
+        return output.print_json(ExitCode.OK, {"entry": entry.as_dict()})
+    print(explain_text(entry))
     return ExitCode.OK

@@ -1,24 +1,25 @@
-"""`generate`: the files of a launch, in the run's folder, and how to start it."""
+"""The `generate` command: the files of a launch, in the run folder."""
 
 import os
-from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
-from launch.cli.output import YES, print_json
-from launch.scripts.hostfile import has_placeholder_hosts, is_local
-from launch.scripts.launch_files import launch_files, place_of, write_together
-from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
-from planner.plan.notes import notes
+from launch.cli.arguments import only_overrides
+from launch.cli.command import command
+from launch.cli.options import Overrides, StrategyFile
+from launch.cli.output import Output
+from planner import Plan, StrategyError, build_plan, load, locate_problems
+from planner.exit_codes import ExitCode
 
 
-def generate(strategy: str, overrides: Sequence[str], *, is_json: bool) -> int:
-    """Writes the files and says what was written and what starts it.
+@command
+def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None) -> ExitCode:
+    """Write launch.sh, launch.sbatch, hostfile, env, plan.json and ds_config.json to the run folder."""
+    from launch.scripts.hostfile import has_placeholder_hosts, is_local
+    from launch.scripts.launch_files import cannot_write, launch_files, place_of, write_together
+    from planner.plan.notes import notes
 
-    Raises:
-        StrategyError: with what is wrong with the strategy, or keeps its plan from being launched.
-    """
-    plan = build_plan(load(strategy, overrides))
+    plan = build_plan(load(strategy, only_overrides(overrides)))
     place = place_of(plan)
     try:
         files = launch_files(plan, place, os.environ)
@@ -27,26 +28,22 @@ def generate(strategy: str, overrides: Sequence[str], *, is_json: bool) -> int:
     try:
         write_together(place.run, files)
     except OSError as error:
-        raise StrategyError([_cannot_write(str(place.run), error)]) from error
+        raise StrategyError([cannot_write(place.run, error)]) from error
+    needs_slurm = has_placeholder_hosts(plan) and not is_local(plan)
     answer: dict[str, Any] = {
         "folder": str(place.run),
         "fingerprint": plan.fingerprint,
         "files": list(files),
-        "start": None if _is_for_slurm_only(plan) else str(place.run / "launch.sh"),
+        "start": None if needs_slurm else str(place.run / "launch.sh"),
         "notes": list(notes(plan)),
     }
-    if is_json:
-        print_json("generate", YES, answer)
-    else:
-        _tell(plan, answer)
-    return YES
+    if output.is_json:
+        return output.print_json(ExitCode.OK, answer)
+    _print(plan, answer)
+    return ExitCode.OK
 
 
-def _is_for_slurm_only(plan: Plan) -> bool:
-    return has_placeholder_hosts(plan) and not is_local(plan)
-
-
-def _tell(plan: Plan, answer: dict[str, Any]) -> None:
+def _print(plan: Plan, answer: dict[str, Any]) -> None:
     print(f"plan {plan.fingerprint} in {answer['folder']}: {' '.join(answer['files'])}")
     if answer["start"] is None:
         print(
@@ -54,17 +51,7 @@ def _tell(plan: Plan, answer: dict[str, Any]) -> None:
             "to use launch.sh"
         )
     else:
-        print(f"  start it with {quote(answer['start'])}")
+        print(f"  start: {quote(answer['start'])}")
     print(f"  under Slurm: sbatch {quote(answer['folder'] + '/launch.sbatch')}")
     for note in answer["notes"]:
         print(f"note: {note}")
-
-
-def _cannot_write(folder: str, error: OSError) -> Problem:
-    return Problem(
-        code="SW403",
-        path="output.folder",
-        found=f"cannot write {folder}: {(error.strerror or str(error)).lower()}",
-        expected="a writable folder on a disk with free space",
-        fix="set output.folder to another folder",
-    )

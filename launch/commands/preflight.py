@@ -1,45 +1,35 @@
-"""The command `preflight` as the command line reads it; what it does is loaded when it is asked for.
-
-Every command pays for what is imported here, and `plan` answers in a fraction of a second.
-"""
+"""The `preflight` command: hosts, GPUs and links checked against the strategy."""
 
 from typing import Annotated
 
 import typer
 
-from launch.cli.options import AsJson, Overrides, Plain, StrategyFile, Work
+from launch.cli.arguments import only_overrides
+from launch.cli.command import command
+from launch.cli.options import Overrides, StrategyFile
+from launch.cli.output import Output
+from planner.exit_codes import ExitCode
 
 
+@command
 def preflight(
+    output: Output,
     strategy: StrategyFile,
     overrides: Overrides = None,
-    is_json: AsJson = False,
-    is_plain: Plain = False,
     is_hosts_only: Annotated[
-        bool, typer.Option("--hosts-only", help="ask the hosts, start no ranks")
+        bool, typer.Option("--hosts-only", help="check the hosts only, start no ranks")
     ] = False,
     hardware: Annotated[
         str | None,
         typer.Option(
             "--hardware",
             metavar="FILE",
-            help="where measured links are written [default: hardware.yaml in output.folder]",
+            help="where to write measured links [default: hardware.yaml in output.folder]",
             show_default=False,
         ),
     ] = None,
-) -> Work:
-    """Are the hosts and links as the strategy says: asks every host, then runs the plan's own exchanges."""
+) -> ExitCode:
+    """Check hosts, GPUs and links, then time the plan's own exchanges; exit code 1 if a check fails."""
+    from launch.preflight.run import check_cluster
 
-    def work() -> int:
-        from launch.preflight.run import answer
-
-        return answer(
-            strategy,
-            overrides or (),
-            hardware,
-            is_json=is_json,
-            is_plain=is_plain,
-            is_hosts_only=is_hosts_only,
-        )
-
-    return work
+    return check_cluster(output, strategy, only_overrides(overrides), hardware, is_hosts_only=is_hosts_only)

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from launch.cli.output import NO, STOPPED, YES, is_terminal, print_json
+from launch.cli.output import Output
 from launch.cli.progress import Progress
 from launch.preflight.ask_hosts import INSPECT, Answer, Shared, ask_hosts, shared_folder
 from launch.preflight.check import Check, Role, roles_of, unused_hosts
@@ -26,6 +26,7 @@ from launch.scripts.template import Place
 from launch.ssh.client import Program, Ssh
 from launch.ssh.failures import Failure
 from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
+from planner.exit_codes import ExitCode
 from planner.hardware.catalog import CALIBRATION_NAME, read_calibration
 from planner.prediction.link_calibration import write_links
 
@@ -33,16 +34,17 @@ from planner.prediction.link_calibration import write_links
 _HARMLESS = frozenset({"disk", "clock", "/dev/shm", "GPU memory", "GPU model", "driver"})
 
 
-def answer(
-    strategy: str,
-    overrides: Sequence[str],
-    hardware: str | None,
-    *,
-    is_json: bool,
-    is_plain: bool,
-    is_hosts_only: bool,
-) -> int:
-    """Does what the command asks for; returns its exit code."""
+def check_cluster(
+    output: Output, strategy: str, overrides: Sequence[str], hardware: str | None, *, is_hosts_only: bool
+) -> ExitCode:
+    """Runs a preflight and prints its report; NEGATIVE if a check fails.
+
+    Args:
+        hardware: where measured links are written; None: hardware.yaml in output.folder.
+
+    Raises:
+        StrategyError: with what is wrong with the strategy, or prevents its plan from being launched.
+    """
     plan = build_plan(load(strategy, overrides))
     try:
         request = _request(plan, hardware, is_hosts_only=is_hosts_only)
@@ -51,14 +53,13 @@ def answer(
     report = asyncio.run(_until_stopped(request))
     if report is None:
         print("stopped: nothing is left on any host", file=sys.stderr)
-        if is_json:
-            print_json("preflight", STOPPED, {})
-        return STOPPED
-    code = NO if report.failures else YES
-    if is_json:
-        print_json("preflight", code, report_dict(report))
-    else:
-        print_report(report, sys.stdout, is_plain=is_plain or not is_terminal(sys.stdout))
+        if output.is_json:
+            output.print_json(ExitCode.STOPPED, {})
+        return ExitCode.STOPPED
+    code = ExitCode.NEGATIVE if report.failures else ExitCode.OK
+    if output.is_json:
+        return output.print_json(code, report_dict(report))
+    print_report(report, sys.stdout, is_plain=output.is_plain)
     return code
 
 
@@ -116,11 +117,11 @@ async def _run(request: _Request, progress: Progress) -> Report:
         checks = [*_here(plan), *host_checks(plan, roles, answers)]
         job = _why_no_job(request, roles, checks)
         if not job:
-            progress.says("starting the ranks")
+            progress.show("starting the ranks")
             folder = shared.folder / "job"
             files = job_files(plan, place, folder)
             try:
-                result = await run_job(files, job_place(place, folder), folder, progress.says)
+                result = await run_job(files, job_place(place, folder), folder, progress.show)
             except JobFailed as failed:
                 checks.append(_job_failed(failed))
     if result is not None:
@@ -172,9 +173,9 @@ async def _ask(
     def told(host: str, failure: Failure | None) -> None:
         answered.append(host)
         what = "" if failure is None else f"; {host}: {failure.kind}"
-        progress.says(f"{len(answered)} of {len(roles)} hosts asked{what}")
+        progress.show(f"{len(answered)} of {len(roles)} hosts asked{what}")
 
-    progress.says(f"asking {len(roles)} host{'s' if len(roles) > 1 else ''}")
+    progress.show(f"asking {len(roles)} host{'s' if len(roles) > 1 else ''}")
     return await ask_hosts(
         Ssh(ssh_config=place.ssh_config, is_local=is_local(plan)),
         Program(project=place.project, python=place.python, module=INSPECT),

@@ -134,3 +134,14 @@ def _path_problems(plan: Plan, place: Place) -> Iterator[Problem]:
                 expected="letters, digits and _ . / = : , @ + - only, where there are several hosts",
                 fix="use another path, or a symbolic link to it",
             )
+
+
+def cannot_write(folder: Path, error: OSError) -> Problem:
+    """The run folder, or output.folder, does not take files."""
+    return Problem(
+        code="SW403",
+        path="output.folder",
+        found=f"cannot write {folder}: {(error.strerror or str(error)).lower()}",
+        expected="a writable folder on a disk with free space",
+        fix="set output.folder to another folder",
+    )

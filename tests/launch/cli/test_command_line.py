@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,24 @@ def test_a_layout_that_is_not_legal_is_searched_for_a_better_one(overrides: tupl
     assert answer["rows"][0]["gpus"] <= answer["gpus"]
 
 
+def test_search_ranks_plans_that_can_be_trained_first(capsys: pytest.CaptureFixture[str]) -> None:
+    # 460 MB do not hold every layout without recompute, which this version cannot run.
+    call = ["search", "ds_configs/tiny_cpu.yaml", "limits.memory_max=600 MB", "--rows", "100000"]
+    assert main([*call, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    trainable = [row["trainable"] for row in rows]
+    assert trainable == [row["recompute"] == "none" for row in rows]
+    assert trainable == sorted(trainable, reverse=True)
+    assert len(set(trainable)) == 2
+    for kind in (True, False):
+        speeds = [row["tokens_per_s"] for row in rows if row["trainable"] is kind]
+        assert speeds == sorted(speeds, reverse=True)
+    assert main([*call, "--plain"]) == 0
+    printed = capsys.readouterr().out
+    assert "trainable plans first" in printed
+    assert f"cannot train rows from {sum(trainable) + 1} on yet: runtime.recompute" in printed
+
+
 def test_a_search_forgives_nothing_but_the_layout() -> None:
     done = launch("search", "ds_configs/ep64_tp2.yaml", "cluster.hosts=1", "parallel.epp=2", "seed=1")
     assert (done.returncode, done.stdout) == (2, "")
@@ -152,24 +171,25 @@ def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "no command is given"),
-        (("plna", REFERENCE), "there is no command 'plna'; did you mean plan?"),
-        (("adit", REFERENCE), "there is no command 'adit'; did you mean audit?"),
-        (("plan",), "strategy"),
+        ((), "SW481 "),
+        (("plna", REFERENCE), "SW481 unknown command 'plna'; did you mean plan?"),
+        (("adit", REFERENCE), "SW481 unknown command 'adit'; did you mean audit?"),
+        (("plan",), "SW482 "),
+        (("audit",), "SW482 "),
         (("plan", "nothing.yaml"), "nothing.yaml: SW101"),
         (("plan", "ds_configs"), "ds_configs: SW101"),
-        (("plan", REFERENCE, "--colour"), "No such option: --colour"),
-        (("audit", REFERENCE, "ds_configs/tiny_cpu.yaml"), "would be a second strategy; only plan takes two"),
-        (
-            ("search", REFERENCE, "ds_configs/tiny_cpu.yaml"),
-            "would be a second strategy; only plan takes two",
-        ),
-        (("fallback", REFERENCE, "other.yml"), "would be a second strategy; only plan takes two"),
-        (("plan", REFERENCE, REFERENCE, REFERENCE), "3 strategies are given"),
+        (("plan", REFERENCE, "--colour"), "SW482 No such option: --colour"),
+        (("audit", REFERENCE, "ds_configs/tiny_cpu.yaml"), "SW483 "),
+        (("search", REFERENCE, "ds_configs/tiny_cpu.yaml"), "SW483 "),
+        (("preflight", REFERENCE, "ds_configs/tiny_cpu.yaml"), "SW483 "),
+        (("fallback", REFERENCE, "other.yml"), "SW483 second strategy other.yml"),
+        (("fallback", REFERENCE, "--lost-gpus", "1", "--lost-hosts", "1"), "SW485 "),
+        (("plan", REFERENCE, REFERENCE, REFERENCE), "SW484 3 strategies"),
         (("plan", REFERENCE, "--hardware", "nosuch.yaml"), "nosuch.yaml: cannot be read: no such file"),
         (("search", REFERENCE, "--hardware", "README.md"), "README.md: is no hardware file: "),
-        (("search", REFERENCE, "--vary", "seed, batch"), "--vary 'seed' is not known"),
-        (("fallback", REFERENCE, "--lost-gpus", "0"), "Invalid value for '--lost-gpus'"),
+        (("search", REFERENCE, "--vary", "seed, batch"), "SW486 --vary: unknown name 'seed'"),
+        (("fallback", REFERENCE, "--lost-gpus", "0"), "SW482 Invalid value for '--lost-gpus'"),
+        (("explain", "SW999"), "SW491 "),
         (("fallback", REFERENCE, "--lost-hosts", "16"), "nothing is left after the loss of 16 hosts"),
         (("plan", REFERENCE, "nonsense"), "this is no override"),
     ],
@@ -194,11 +214,12 @@ def test_what_breaks_inside_is_one_line_and_3(
     def breaks(*_: object) -> None:
         raise RuntimeError("a fuse blew")
 
-    monkeypatch.setattr("launch.__main__.build_plan", breaks)
+    monkeypatch.setattr("launch.commands.plan.build_plan", breaks)
     monkeypatch.delenv("SWITCHYARD_DEBUG", raising=False)
     assert main(["plan", REFERENCE, "--json"]) == 3
     captured = capsys.readouterr()
-    assert "something broke that is no mistake of yours: RuntimeError: a fuse blew" in captured.err
+    assert captured.err.startswith("SW499 ")
+    assert "RuntimeError: a fuse blew" in captured.err
     assert "Traceback" not in captured.err
     assert json.loads(captured.out)["code"] == 3
     monkeypatch.setenv("SWITCHYARD_DEBUG", "1")
@@ -206,17 +227,23 @@ def test_what_breaks_inside_is_one_line_and_3(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["plan", "--help"], ["plan", "-h"]])
 def test_help_is_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert "plan" in capsys.readouterr().out
+
+
+def test_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert capsys.readouterr().out == f"switchyard {version}\n"
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launch.__main__.load", interrupted)
+    monkeypatch.setattr("launch.commands.plan.load", interrupted)
     assert main(["plan", REFERENCE]) == 130
 
 

@@ -65,7 +65,7 @@ def test_the_same_twice_differs_in_nothing(capsys: pytest.CaptureFixture[str]) -
     assert main(["plan", COLOCATED, COLOCATED, "--plain"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("A and B are as fast as each other\n")
-    assert "note: no key that makes a plan differs" in out
+    assert "note: no key that affects the plan differs" in out
     assert "Keys that differ" not in out
 
 

@@ -132,4 +132,4 @@ def test_plan_prints_its_bar_and_ledger_its_tables(
     assert main(["ledger", "--folder", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"][0]["error"]["step_s"] == pytest.approx(0.25)
     assert main(["ledger", "nothing", "--folder", str(tmp_path)]) == 2
-    assert f"{tmp_path / 'nothing'}: it has no telemetry.jsonl" in capsys.readouterr().err
+    assert f"SW490 no telemetry.jsonl in {tmp_path / 'nothing'}" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_fallback_prints_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fallback", REFERENCE, "--plain"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "ep64_tp2_staged: EP64_TP2_PP1_DP1, staged"
-    assert lines[1] == "128 GPUs on 16 hosts, spare ones included"
+    assert lines[1] == "128 GPUs on 16 hosts, including spares"
     assert "question placement GPUs runs memory step tokens/s spares why not" in lines
     assert any(line.startswith("DP2 staged 136 no - - - 8 lacking parallel: ") for line in lines)
     assert len(lines) == 5 + 16
@@ -136,7 +136,7 @@ def test_fallback_after_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_that_fits_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
     tight = [REFERENCE, "model.num_hidden_layers=1", "limits.memory_max=1 GB", "--lost-hosts", "15"]
     assert main(["fallback", *tight]) == 1
-    assert "note: no legal layout fits what is left" in capsys.readouterr().out
+    assert "note: no legal layout fits the remaining GPUs" in capsys.readouterr().out
 
 
 def test_two_kinds_of_loss_at_once_are_a_problem(capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,10 +129,10 @@ def test_a_row_is_written_as_a_strategy_that_plans(
     assert strategy.name == "best"
     assert strategy.parallel == search(load("ds_configs/tiny_cpu.yaml")).rows[1].strategy.parallel
     assert main(call) == 2  # not over a file that is there
-    assert f"{file} exists" in capsys.readouterr().err
+    assert f"SW488 --write: {file}" in capsys.readouterr().err
     nowhere = str(tmp_path / "nowhere" / "best.yaml")
     assert main([*call[:-1], nowhere]) == 2
-    assert f"{nowhere} cannot be written: no such file or directory" in capsys.readouterr().err
+    assert f"SW489 --write: cannot write {nowhere}: no such file" in capsys.readouterr().err
 
 
 def test_search_prints_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,5 +146,5 @@ def test_search_prints_why(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_search_without_an_answer_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "ds_configs/tiny_cpu.yaml", "limits.memory_max=450 MB", "--plain"]) == 1
     out = capsys.readouterr().out
-    assert "note: no legal plan fits the 450 MB of a rank" in out
+    assert "note: no legal plan fits in 450 MB per rank" in out
     assert "The fastest" not in out

@@ -1,0 +1,126 @@
+"""The `plan` command: stages, ranks, hosts, groups, batch, memory and time of one strategy or of two."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from launch.cli.arguments import split_strategies
+from launch.cli.command import command
+from launch.cli.options import HardwareFile, Overrides
+from launch.cli.output import Output
+from launch.commands.compare import compare
+from launch.commands.hf_model import answer_model
+from launch.commands.picture import one_plan_only, write_picture
+from launch.commands.prediction import forecast, forecast_dict, print_forecast
+from planner import Plan, Problem, StrategyError, build_plan, load
+from planner.counts.rank_workload import Load
+from planner.exit_codes import ExitCode
+
+
+@command
+def plan(
+    output: Output,
+    strategy: Annotated[
+        str | None,
+        typer.Argument(help="strategy file in YAML; not needed with --from", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    is_full: Annotated[
+        bool, typer.Option("--full", help="also print the complete strategy with all defaults")
+    ] = False,
+    hardware: HardwareFile = None,
+    balance: Annotated[
+        float,
+        typer.Option(
+            "--balance",
+            help="expert load balance: mean tokens per EP rank over those of the fullest",
+            min=0.001,
+            max=1.0,
+            show_default=True,
+        ),
+    ] = 1.0,
+    model_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="take the model from the config.json of a Hugging Face model",
+            show_default=False,
+        ),
+    ] = None,
+    svg: Annotated[
+        str | None,
+        typer.Option("--svg", metavar="FILE", help="also draw the plan as an SVG file", show_default=False),
+    ] = None,
+) -> ExitCode:
+    """Show stages, ranks, hosts, groups, batch, memory and predicted time; two strategies side by side."""
+    others, changes = split_strategies(overrides or ())
+    if svg is not None and (strategy is None or others):
+        raise one_plan_only()
+    if strategy is None:
+        if model_from is None:
+            raise _no_strategy()
+        return answer_model(output, model_from)
+    expert_load = Load(imbalance=1 / balance)
+    if others:
+        return compare(
+            output,
+            [strategy, *others],
+            changes,
+            hardware=hardware,
+            expert_load=expert_load,
+            model_from=model_from,
+            plan_dict_of=lambda built: _plan_dict(built, expert_load, is_full),
+            is_full=is_full,
+        )
+    built = build_plan(load(strategy, changes, model_from=model_from))
+    # Predicted before anything is printed or drawn: a wrong --hardware must not leave half an answer.
+    found = forecast(built, hardware, expert_load)
+    if svg is not None:
+        write_picture(built, svg)
+    if output.is_json:
+        answer = {"plan": _plan_dict(built, expert_load, is_full), "prediction": forecast_dict(built, found)}
+        return output.print_json(ExitCode.OK, answer)
+    from planner.report.plan_report import print_plan
+
+    print_plan(built, sys.stdout, is_plain=output.is_plain, is_full=is_full)
+    _print_memory(output, built, expert_load)
+    _print_ignored(built)
+    print_forecast(output, built, found)
+    return ExitCode.OK
+
+
+def _plan_dict(built: Plan, expert_load: Load, is_full: bool) -> dict[str, Any]:
+    from planner.plan.serialization import plan_dict
+    from planner.report.memory_report import memory_dict
+
+    content = {**plan_dict(built), "memory": memory_dict(built, expert_load)}
+    if is_full:
+        content["strategy"] = built.strategy.model_dump(mode="json", context={"text": True})
+    return content
+
+
+def _print_memory(output: Output, built: Plan, expert_load: Load) -> None:
+    from planner.report.memory_report import memory_lines, memory_table
+
+    print()
+    lines = memory_lines(built, expert_load)
+    output.print_tables(lines[:1], (memory_table(built, expert_load),), lines[1:])
+
+
+def _print_ignored(built: Plan) -> None:
+    """Keys of a Hugging Face config, named or pasted under `model:`, that have no effect."""
+    ignored = built.strategy.sources.ignored_model_keys
+    if ignored:
+        print(f"note: ignored keys of the model's config: {', '.join(ignored)}")
+
+
+def _no_strategy() -> StrategyError:
+    problem = Problem(
+        code="SW482",
+        found="no strategy",
+        expected="python -m launch plan STRATEGY [key=value …], or --from FOLDER",
+        fix="add --help to see the options",
+    )
+    return StrategyError([problem])
