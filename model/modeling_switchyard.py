@@ -124,12 +124,15 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         output_router_logits: bool | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """`loss` is the cross-entropy alone: its mean over labels other than -100, or, with
         `num_items_in_batch`, its sum over that number.
 
-        `attention_mask` is 2-D, [B, L], 0 for padding on either side.
+        `attention_mask` is 2-D, [B, L], 0 for padding on either side. `cache` is what transformers 5.24
+        calls `past_key_values`: its generate() hands over the first, that of 5.23 the second. The output
+        takes the old name in both.
 
         Raises:
             ValueError: for inputs that contradict each other or that this model does not have.
@@ -142,6 +145,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             raise ValueError("output_attentions is not supported: attention weights are never formed")
         x_BSD = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert x_BSD is not None
+        past_key_values = past_key_values if cache is None else cache
         num_new = x_BSD.shape[1]
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         if use_cache and past_key_values is None:
