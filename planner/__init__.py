@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`predict` on first use: the cost model takes as long to import as all the rest, and few callers need it."""
+    """`predict`, on first use: a rank needs the plan and not the cost model, a third of the import."""
     if name == "predict":
         from planner.prediction.predict import predict
 
