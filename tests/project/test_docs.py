@@ -1,14 +1,20 @@
 """What the documents name exists: files, modules, commands, keys; and what they show printed is printed."""
 
 import importlib.util
+import io
+import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from launch.__main__ import main
-from planner import StrategyError, build_plan, loads
+from launch.__main__ import app, main
+from planner import StrategyError, build_plan, load, loads
 from planner.loading.json_schema import all_paths
 from planner.rules.not_implemented import _RULES, runnable
 from tests.support.examples import TEXT, strategy
@@ -19,12 +25,22 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 # Files of a run or of a reader's own; what stands for a name; files of DeepSpeed, which have their own test.
-NOT_OURS = re.compile(r"^(runs|texts|checkpoints|attempts|ranks|tensorboard|logs)/|NAME|RUN|NNNN|FOLDER|…")
+NOT_OURS = re.compile(
+    r"^(deepspeed|transformers|megatron|torchtitan|runs|texts|checkpoints|attempts|ranks|tensorboard|logs)/|NAME|RUN|NNNN|FOLDER|…"
+)
 # Endings alone (`.py`) are spoken of, too.
 ENDINGS = (".py", ".md", ".yaml", ".json", ".txt", ".toml", ".png")
 FILES_OF_A_RUN = re.compile(
     r"(strategy\.yaml|plan\.json|ds_config\.json|manifest\.json|timeline\.json|timeline\.png|tokenizer\.json|done\.json|failed\.json"
     r"|loss\.png|wagons\.yaml|five\.yaml)$"
+)
+# <!-- printed: COMMAND, DATE --> and the block below it
+PRINTED = re.compile(
+    r"<!-- printed: (python -m launch [^\n]*?), \d{4}-\d\d-\d\d -->\n```\n(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+FIGURE = re.compile(
+    r"[-−]?\d[\d,.]*(e[-+]?\d+)?( ?(ns|µs|us|ms|s|min|h|([kMGTP]i?)?B(/s)?|[kMGT]?bps|[GTP]?FLOPS?))?\b"
 )
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -97,15 +113,20 @@ def test_every_make_target_exists(page: Path) -> None:
 
 
 @pages
-def test_every_launch_command_parses(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_launch_command_parses(page: Path) -> None:
+    """Its options are read, and its strategies planned; `search` and the like are not run."""
+    commands = get_command(app)
     for command in commands_of(page, "python -m launch "):
         words = command.split()[3:]
-        if len(words) < 2 or re.search(r"STRATEGY|FOLDER|wagons\.yaml|five\.yaml", command):
+        if len(words) < 2 or re.search(r"STRATEGY|FOLDER|CODE|wagons\.yaml|five\.yaml|…", command):
             continue
-        # An audit that was answered may say no.
-        answers = (0, 1) if words[0] == "audit" else (0,)
-        assert main(words) in answers, f"{command}: {capsys.readouterr().err}"
-        capsys.readouterr()
+        found = commands.commands.get(words[0])  # type: ignore[attr-defined]
+        assert found is not None, command
+        found.make_context(words[0], words[1:])
+        overrides = tuple(word for word in words if "=" in word)
+        for file in (word for word in words if word.endswith(".yaml")):
+            if (ROOT / file).exists():
+                build_plan(load(ROOT / file, overrides))
 
 
 @pages
@@ -116,24 +137,99 @@ def test_every_override_names_a_key(page: Path) -> None:
 
 
 @pages
-def test_every_printed_answer_is_what_the_command_prints(
-    page: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`plan: FILE` is the plan of a file, `prints: WORDS` any command; … stands for what is left out."""
-    for kind, words, block in re.findall(
-        r"<!-- (plan|prints): (\S[^(\n]*?) *(?:\(.*?)?-->\n```\n(.*?)^```$", text_of(page), re.M | re.S
-    ):
-        command = [*(["plan"] if kind == "plan" else []), *words.split()]
-        assert main([*command, "--plain"]) == 0
-        printed = capsys.readouterr().out.splitlines()
-        position = 0
-        for line in block.splitlines():
-            pattern = " ".join(line.split()).replace("[", "[[]").replace("…", "*")
-            if pattern in ("", "*"):
-                continue
-            while position < len(printed) and not fnmatchcase(" ".join(printed[position].split()), pattern):
-                position += 1
-            assert position < len(printed), f"{words} does not print, or not here: {line!r}"
+def test_every_printed_answer_has_the_shape_that_is_shown(page: Path) -> None:
+    """Words and their order, not figures: those of the cost model change with its constants."""
+    for command, block in PRINTED.findall(text_of(page)):
+        assert_shown(block, answer_of(command), of=command, reduce=skeleton)
+
+
+def test_every_printed_block_says_when() -> None:
+    for page in PAGES:
+        assert len(re.findall(r"^<!-- printed:", text_of(page), re.M)) == len(
+            PRINTED.findall(text_of(page))
+        ), page
+
+
+def test_the_readme_shows_the_reference_plan() -> None:
+    """Ranks, stages, hosts and groups depend on no constant: to the letter."""
+    ((command, block),) = PRINTED.findall(text_of(ROOT / "README.md"))
+    facts = block.partition("\nnote:")[0]
+    assert "68 of 128 GPUs" in facts
+    assert_shown(facts, answer_of(command), of=command, reduce=lambda line: line)
+
+
+def test_the_readme_states_the_matrix_and_the_number_of_claims() -> None:
+    readme, matrix = text_of(ROOT / "README.md"), text_of(ROOT / "docs/matrix.md")
+    fp32 = matrix.partition("## fp32")[2].partition("\n## ")[0]
+    worst = max(float(cell) for cell in re.findall(r"\d\.\de-\d\d", fp32.partition("| --- |")[2]))
+    assert f"relative error of any tensor is {worst:.1e}".replace("e-0", "e-") in readme
+    assert re.search(r"\*\*all ([\d,]+) cases in fp32\*\*", matrix)[1] in readme  # type: ignore[index]
+    claims = load(ROOT / "ds_configs/ep64_tp2_staged.yaml").claims
+    assert f"of its {len(claims)} figures" in readme
+
+
+def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = [body for language, body in FENCE.findall(text_of(ROOT / "docs/api.md")) if language]
+    assert len(example.splitlines()) == 4
+    monkeypatch.chdir(ROOT)
+    exec(compile(example, "docs/api.md", "exec"), {})
+    printed = capsys.readouterr().out
+    # 68 ranks in blocks of 8: rank 66 is on the ninth host
+    assert re.fullmatch(
+        r"68 \['embedding', 'experts', 'aggregation'\] host-08\n[\d,]+ tokens/s\n", printed
+    ), printed
+
+
+def test_make_plan_shows_five_mistakes() -> None:
+    with pytest.raises(StrategyError) as caught:
+        load(ROOT / "docs/examples/five_mistakes.yaml")
+    assert [(problem.path, problem.line) for problem in caught.value.problems] == [
+        ("cluster.links.intra_host", 8),
+        ("model.num_expert", 11),
+        ("parallel.zero_stage", 16),
+        ("training.global_batch", 19),
+        ("training.steps", 21),
+    ]
+
+
+@contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@cache
+def answer_of(command: str) -> str:
+    """What a command of the documents prints, in the repository's folder; each is run once."""
+    said = io.StringIO()
+    with redirect_stdout(said), in_folder(ROOT):
+        code = main(command.split()[3:])
+    # An audit that was answered may say no.
+    assert code in ((0, 1) if " audit " in command else (0,)), command
+    return said.getvalue()
+
+
+def assert_shown(block: str, printed: str, *, of: str, reduce: Callable[[str], str]) -> None:
+    """Each line of the block is printed, in this order; … stands for what is left out."""
+    lines = [" ".join(reduce(line).split()) for line in printed.splitlines()]
+    position = 0
+    for line in block.splitlines():
+        pattern = " ".join(reduce(line).split()).replace("[", "[[]").replace("…", "*")
+        if pattern in ("", "*"):
+            continue
+        while position < len(lines) and not fnmatchcase(lines[position], pattern):
+            position += 1
+        assert position < len(lines), f"{of} does not print, or not here: {line!r}"
+
+
+def skeleton(line: str) -> str:
+    """A line without its figures: `196 ms` and `1.2 s` are both `#`."""
+    line = re.sub(r"\b[0-9a-f]{16}\b", "#", line)
+    return re.sub(r"[-−]?\d[\d,.]*\d|[-−]?\d", "#", re.sub(FIGURE, "#", line))
 
 
 @pages
