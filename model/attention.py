@@ -1,6 +1,6 @@
-"""Decides how tokens see each other: causal attention with RoPE, grouped key/value heads, optional q/k norms.
+"""Causal self-attention with RoPE, GQA and optional QK-norm, heads sharded over TP.
 
-Heads are split over tp: queries, keys and values by column, the output by row.
+Query, key and value projections are split by column, the output projection by row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .norm import HeadNorm, ProjectionNorm
 
 
 class Attention(nn.Module):
-    """Causal self-attention of one layer; `layer` is its global number, which names its place in a cache.
+    """Causal self-attention of one layer; `layer` is its global number, the index into a KV cache.
 
     Raises:
         ValueError: if tp does not divide the query heads and the key/value heads.
@@ -102,10 +102,10 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 def attention_mask(
     mask_BL: Tensor | None, num_new: int, num_cached: int, num_keys: int, device: torch.device
 ) -> tuple[Tensor | None, bool]:
-    """What `scaled_dot_product_attention` is told: (allowed [B, 1, S, L] or None, is_causal).
+    """The mask arguments of `scaled_dot_product_attention`: (allowed [B, 1, S, L] or None, is_causal).
 
-    `mask_BL` is true for real tokens, cached ones first; None: all are real. A padded token sees itself,
-    so that no row is empty (an empty row gives NaN); nothing real ever sees it.
+    `mask_BL` is true for real tokens, cached ones first; None: all are real. A padded token attends to
+    itself, so that no row is empty (an empty row gives NaN); no real token attends to it.
     """
     if mask_BL is None and num_keys == num_cached + num_new:
         if num_cached == 0:

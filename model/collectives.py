@@ -1,4 +1,4 @@
-"""Decides how tensors cross ranks: groups, the collectives of tensor and expert parallelism, gradients.
+"""Collectives of tensor and expert parallelism as autograd functions, and the groups they run in.
 
 Every collective takes its group as an argument and does nothing for None, which means size 1. Forward and
 backward run inside `group.clock.phase(...)`, so that waits are counted where they happen.
@@ -56,9 +56,9 @@ class ModelGroups:
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a local tensor sits in its global tensor: it starts at `offsets` and has the local shape.
+    """The slice of a global tensor that a rank holds: it starts at `offsets` and has the local shape.
 
-    Its last `padding` rows stand for nothing: they are zeros that nobody reads.
+    Its last `padding` rows belong to no global row: zeros that are never read.
     """
 
     global_shape: tuple[int, ...]
@@ -71,14 +71,14 @@ class Shard:
 
 
 def share_of(size: int, group: Group | None) -> tuple[int, int]:
-    """Start and length of this rank's contiguous share of `size` things; shares differ by at most one."""
+    """Start and length of this rank's contiguous share of `size` items; shares differ by at most one."""
     if group is None:
         return 0, size
     return _share(size, group.rank, group.size)
 
 
 def padded_share_of(size: int, group: Group | None) -> tuple[int, int, int]:
-    """Start, length and how many are missing to the longest share: 0 or 1."""
+    """Start, length and padding to the length of the longest share: 0 or 1."""
     start, length = share_of(size, group)
     return start, length, 0 if group is None else _share(size, 0, group.size)[1] - length
 
@@ -89,27 +89,27 @@ def _share(size: int, rank: int, parts: int) -> tuple[int, int]:
 
 
 def copy_to_tp(x: Tensor, group: Group | None) -> Tensor:
-    """Enters a part that is split over `group`: identity forward, sum of the gradients backward."""
+    """Enters a region split over `group`: identity forward, all-reduce of the gradients backward."""
     return x if group is None else _CopyToTp.apply(x, group)
 
 
 def reduce_from_tp(x: Tensor, group: Group | None) -> Tensor:
-    """Leaves a part that is split over `group`: sum of the partial results forward, identity backward."""
+    """Leaves a region split over `group`: all-reduce of the partial results forward, identity backward."""
     return x if group is None else _ReduceFromTp.apply(x, group)
 
 
 def split_to_tp(x: Tensor, group: Group | None, dim: int = 0) -> Tensor:
-    """This rank's share of a replicated tensor; backward gathers the shares of the gradient."""
+    """This rank's share of a replicated tensor; backward all-gathers the shares of the gradient."""
     return x if group is None else _SplitToTp.apply(x, group, dim)
 
 
 def gather_from_tp(x: Tensor, size: int, group: Group | None, dim: int = 0) -> Tensor:
-    """The whole of a tensor whose shares (of `size` along `dim`) are spread over `group`; backward slices."""
+    """All-gather of a tensor split over `group` (`size` along `dim` in all); backward slices the gradient."""
     return x if group is None else _GatherFromTp.apply(x, size, group, dim)
 
 
 def sum_gradients(weight: Tensor, group: Group | None) -> Tensor:
-    """A replicated weight that each rank of `group` uses for its part of the work; gradients are summed."""
+    """A replicated weight that each rank of `group` applies to its share of tokens; gradients are summed."""
     return copy_to_tp(weight, group)
 
 
@@ -133,7 +133,7 @@ def exchange_counts(counts: Tensor, group: Group | None) -> Tensor:
 
 
 def all_gather_shares(x: Tensor, size: int, group: Group, dim: int = 0) -> Tensor:
-    """The shares of every rank, joined along `dim` in rank order. No gradient.
+    """The shares of every rank, concatenated along `dim` in rank order. No gradient.
 
     Shares that are one short are padded for the exchange: gloo takes equal sizes only.
     """
@@ -146,7 +146,7 @@ def all_gather_shares(x: Tensor, size: int, group: Group, dim: int = 0) -> Tenso
         lengths = [_share(size, rank, group.size)[1] for rank in range(group.size)]
         parts = gathered.split(longest)
         gathered = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-    # Whatever comes next would keep the gathered order of dims, and every product copy its input for it.
+    # Contiguous, or later ops keep the gathered order of dims and each GEMM copies its input.
     return gathered.movedim(0, dim).contiguous()
 
 

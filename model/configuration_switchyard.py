@@ -1,4 +1,4 @@
-"""Decides what a Switchyard model is: its shape, its router and how its weights start."""
+"""Hugging Face configuration of a Switchyard model: its shape, router and initialization."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class SwitchyardConfig(PreTrainedConfig):
 
     None means: `num_key_value_heads` = `num_attention_heads`, `head_dim` = `hidden_size` /
     `num_attention_heads`, `norm_topk_prob` = only for `num_experts_per_tok` > 1.
-    `max_position_embeddings` is the length trained with; it tells tools, and bounds nothing here.
+    `max_position_embeddings` is the training length: information for tools, not a limit.
     `router_bias`: experts are chosen by score + a bias that training steers (loss-free balancing).
     The first `first_dense_layers` layers have a dense MLP of `intermediate_size` instead of experts.
 
     Raises:
-        ValueError: when values do not fit together; the text lists every fault and what is legal.
+        ValueError: for values that contradict each other; the text lists every fault and what is legal.
     """
 
     model_type = "switchyard"
@@ -83,7 +83,7 @@ class SwitchyardConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _take_rope_parameters(self, kwargs: dict[str, Any]) -> None:
-        """Accepts transformers 5's spelling of `rope_theta`; other kinds of RoPE are not this model."""
+        """Accepts transformers 5's spelling of `rope_theta`; other kinds of RoPE are not supported."""
         for key in ("rope_parameters", "rope_scaling"):
             given = kwargs.pop(key, None)
             if not given:
@@ -115,7 +115,7 @@ def _is_positive(value: object) -> bool:
 
 
 def _unknown_keys(config: SwitchyardConfig, kwargs: dict[str, Any]) -> list[str]:
-    """Misspelt keys. Hugging Face passes keys of its own through here, so only near misses are faults."""
+    """Misspelled keys. Hugging Face passes keys of its own through here, so only near misses are faults."""
     names = [field.name for field in fields(config)]
     near = {key: difflib.get_close_matches(key, names, n=1, cutoff=0.85) for key in kwargs}
     return [f"{key} is unknown; did you mean {match[0]}?" for key, match in near.items() if match]
@@ -137,11 +137,11 @@ def _faults(config: SwitchyardConfig) -> list[str]:
     )
     for name in counts:
         if not _is_count(getattr(config, name)):
-            faults.append(f"{name} is {getattr(config, name)!r}; legal: a whole number from 1")
+            faults.append(f"{name} is {getattr(config, name)!r}; legal: an integer from 1")
     for name in ("num_shared_experts", "first_dense_layers"):
         value = getattr(config, name)
         if value != 0 and not _is_count(value):
-            faults.append(f"{name} is {value!r}; legal: a whole number from 0")
+            faults.append(f"{name} is {value!r}; legal: an integer from 0")
     for name in ("rope_theta", "rms_norm_eps", "initializer_range", "embedding_std"):
         if not _is_positive(getattr(config, name)):
             faults.append(f"{name} is {getattr(config, name)!r}; legal: a number above 0")
@@ -149,7 +149,7 @@ def _faults(config: SwitchyardConfig) -> list[str]:
         if getattr(config, name) not in choices:
             faults.append(f"{name} is {getattr(config, name)!r}; legal: {', '.join(choices)}")
     if faults:
-        return faults  # the rules below compare well-formed values
+        return faults  # the checks below compare well-formed values
     if config.num_experts_per_tok > config.num_experts:
         faults.append(
             f"num_experts_per_tok is {config.num_experts_per_tok}; legal: 1 to num_experts "
@@ -166,7 +166,7 @@ def _faults(config: SwitchyardConfig) -> list[str]:
             f"({config.num_attention_heads}): {', '.join(map(str, divisors))}"
         )
     if config.head_dim % 2:
-        faults.append(f"head_dim is {config.head_dim}; legal: an even number (RoPE turns pairs)")
+        faults.append(f"head_dim is {config.head_dim}; legal: an even number (RoPE rotates pairs)")
     if config.first_dense_layers > config.num_hidden_layers:
         faults.append(
             f"first_dense_layers is {config.first_dense_layers}; legal: 0 to num_hidden_layers "
@@ -175,7 +175,7 @@ def _faults(config: SwitchyardConfig) -> list[str]:
     if config.first_dense_layers > 0 and not _is_count(config.intermediate_size):
         faults.append(
             f"intermediate_size is {config.intermediate_size!r}; legal with first_dense_layers "
-            f"{config.first_dense_layers}: a whole number from 1"
+            f"{config.first_dense_layers}: an integer from 1"
         )
     if config.dispatch == "capacity" and not _is_positive(config.capacity_factor):
         faults.append(
@@ -184,8 +184,8 @@ def _faults(config: SwitchyardConfig) -> list[str]:
     if config.dispatch == "deepspeed" and config.norm_topk_prob is not None:
         faults.append(
             f"norm_topk_prob is {config.norm_topk_prob}; legal with dispatch deepspeed: null "
-            "(its gates are renormalised for more than one expert a token and only then)"
+            "(it normalizes gates for more than one expert per token, and only then)"
         )
     if config.tie_word_embeddings:
-        faults.append("tie_word_embeddings is true; legal: false (the output has a matrix of its own)")
+        faults.append("tie_word_embeddings is true; legal: false (the LM head has its own matrix)")
     return faults

@@ -1,4 +1,4 @@
-"""Decides how layers follow each other, and what their routing adds up to."""
+"""Decoder layers of a pipeline stage, and the sums of their routing losses and counts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .router import Routing
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingSums:
-    """What routing costs and did, summed over this model's MoE layers and this rank's tokens.
+    """Routing losses and counts, summed over this stage's MoE layers and this rank's tokens.
 
-    Under tp it is this rank's share: sums over the tp group are the whole. `aux_loss` is Σ_sequences Σ_i
-    f_i·P_i and `z_loss` is Σ_tokens logsumexp², not divided by anything; both carry gradient.
+    Under tp this rank's share of them: the sum over the tp group counts every token once. `aux_loss` is
+    Σ_sequences Σ_i f_i·P_i and `z_loss` is Σ_tokens logsumexp², both undivided and with gradient.
     """
 
     aux_loss: Tensor
@@ -35,7 +35,7 @@ class RoutingSums:
 
 
 class DecoderLayer(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x); `layer` is its global number."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); `layer` is its global number."""
 
     def __init__(self, config: SwitchyardConfig, layer: int, groups: ModelGroups) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
 
 
 def sum_routings(routings: list[Routing], num_experts: int, device: torch.device) -> RoutingSums:
-    """Zeros without gradient for a part of the model that has no MoE layer."""
+    """Zeros without gradient for a stage that has no MoE layer."""
     if not routings:
         zero = torch.zeros((), device=device)
         none = torch.zeros(0, num_experts, dtype=torch.int64, device=device)

@@ -19,10 +19,10 @@ from .router import Router, Routing
 
 
 class StockDispatch:
-    """Dropless in DeepSpeed's way: every expert is padded to the fullest one of the ep group.
+    """Dropless dispatch by DeepSpeed's MOELayer: every expert is padded to the fullest of the ep group.
 
     Equal to `dropless` where no token is masked and tp divides the tokens. Its all-to-all is inside
-    DeepSpeed and counts as compute on the clock.
+    DeepSpeed, so the clock counts it as compute.
     """
 
     def __init__(self, groups: ModelGroups) -> None:
@@ -32,18 +32,18 @@ class StockDispatch:
     def __call__(
         self, x_BSD: Tensor, mask_BS: Tensor | None, router: Router, experts: Experts
     ) -> tuple[Tensor, Routing]:
-        """The routing is for the counts: DeepSpeed routes by itself, so its B and Z carry no gradient.
+        """The routing is for the counts: DeepSpeed routes by itself, so aux loss and z-loss have no gradient.
 
         Raises:
             ValueError: if a mask is given, or tp does not divide the tokens.
         """
         if mask_BS is not None:
-            raise ValueError("dispatch deepspeed cannot leave masked tokens out; legal: dropless, capacity")
+            raise ValueError("dispatch deepspeed does not support masked tokens; legal: dropless, capacity")
         tp = 1 if self.groups.tp is None else self.groups.tp.size
         num_tokens = x_BSD.shape[0] * x_BSD.shape[1]
         if num_tokens % tp:
             raise ValueError(
-                f"dispatch deepspeed cannot share {num_tokens} tokens among tp {tp}; legal: multiples of {tp}"
+                f"{num_tokens} tokens are not divisible by tp {tp}, as dispatch deepspeed requires"
             )
         if self.layer is None:
             self.layer = self._build(router, experts)
@@ -84,7 +84,7 @@ class StockDispatch:
 
 
 class _Blocks:
-    """Stands where MOELayer expects its experts: [P, L, C, D] in, [P, L, C, D] out."""
+    """Adapter of `Experts` to MOELayer's interface: [P, L, C, D] in, [P, L, C, D] out."""
 
     experts: Experts
 
@@ -96,7 +96,7 @@ class _Blocks:
 
 
 def _gather_flat_tokens() -> None:
-    """Replaces DeepSpeed's gather of tokens by one that gloo takes.
+    """Replaces DeepSpeed's gather of tokens by one that gloo supports.
 
     DeepSpeed 0.19.8, moe/mappings.py:40: `all_gather_into_tensor` gets a flat output and an input that is
     not flat; gloo answers "invalid tensor size". When that line passes a flat input, delete this.

@@ -1,7 +1,7 @@
-"""Decides how routed tokens reach their experts and come back: exactly the rows there are, in expert order.
+"""Dropless token dispatch and combine: kept routes sorted by expert, exchanged by all-to-all, unpadded.
 
 Rows are moved by gathers only, forward and backward (no index_add), so the result is the same in every run
-and a token's does not depend on its neighbours.
+and a token's does not depend on its neighbors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .router import Routing
 
 @dataclass(frozen=True, kw_only=True)
 class RowOrder:
-    """Which row each kept route is. Rows are in order of expert, then token."""
+    """The row of each kept route. Rows are in order of expert, then token."""
 
     route_R: Tensor  # the route (token · K + place) of each row
     row_UK: Tensor  # the row of each route; R for a route that is not kept
@@ -59,7 +59,7 @@ def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int)
 
 
 def _exchange(x_RD: Tensor, counts_E: Tensor, experts: Experts, groups: ModelGroups) -> Tensor:
-    """Every row through its expert, wherever that is; the order of the rows is kept."""
+    """Every row through its expert, on whatever rank; the order of the rows is kept."""
     if groups.ep is None:
         return experts(x_RD, counts_E)
     sent_PL = counts_E.view(groups.ep.size, -1)
@@ -69,7 +69,7 @@ def _exchange(x_RD: Tensor, counts_E: Tensor, experts: Experts, groups: ModelGro
     if experts.num_local == 1:
         y_MD = experts(x_MD, received_PL.sum(0))
     else:
-        # They arrive by rank, then expert; the experts want them by expert, then rank.
+        # Rows arrive ordered by rank, then expert; the grouped GEMM needs them by expert, then rank.
         expert_PL = torch.arange(experts.num_local, device=x_MD.device).repeat(groups.ep.size)
         expert_M = expert_PL.repeat_interleave(received_PL.reshape(-1), output_size=sum(receive_rows))
         order_M = expert_M.argsort(stable=True)

@@ -1,8 +1,8 @@
-"""Decides how token ids become vectors: the vocabulary's rows are split over tp, the results summed.
+"""Vocabulary-parallel token embedding: rows of the matrix sharded over TP, results summed.
 
-A vocabulary that tp does not divide gives the first ranks one row more, and the others a row of zeros that
-is never looked up, predicted or stored. Partners whose parameters have one size have one order of summing: a
-flat buffer of gradients is summed in pieces, and two buffers that differ in length are cut in other places.
+If tp does not divide the vocabulary, the first ranks have one row more and the others a row of zeros that is
+never looked up, predicted or stored. TP partners need parameters of one size to sum gradients in one order: a
+flat gradient buffer is reduced in buckets, and buffers of different lengths are cut in different places.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decides how this rank's experts compute: stacked weights, one grouped product for all of them."""
+"""Expert MLPs of this EP rank: stacked weights, one grouped GEMM for all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(self.num_local, hidden, inner))
         self.num_experts = config.num_experts
         for parameter in self.parameters():
-            # DeepSpeed's marks: reduced over the ranks that hold the same experts, not over all.
+            # DeepSpeed's marks: gradients are reduced over the ranks with the same experts, not over all.
             parameter.allreduce = False  # type: ignore[attr-defined]  # marks are attributes
             parameter.group_name = f"ep_size_{ep}"  # type: ignore[attr-defined]
 
@@ -53,7 +53,7 @@ class Experts(nn.Module):
         return self._product(h_RF, self.down_proj, ends_L, counts_L)
 
     def blocks(self, x_LCD: Tensor) -> Tensor:
-        """The same for C rows of every local expert, as padded dispatch hands them over."""
+        """The same for C rows of every local expert, as padded dispatch passes them."""
         if self.is_gated:
             gate, up = torch.bmm(x_LCD, self.gate_up_proj.transpose(1, 2)).chunk(2, -1)
             h_LCF = self.activation(gate) * up
@@ -79,9 +79,9 @@ class Experts(nn.Module):
 
 
 def can_group(weight_LOI: Tensor) -> bool:
-    """Whether `grouped_mm` takes this weight; if not, the experts are computed one after the other.
+    """Whether `grouped_mm` supports this weight; if not, experts are computed one after the other.
 
-    It refuses fp64 and strides that are no multiples of 16 bytes (torch 2.13, aten/native/GroupedMMUtils.h).
+    It refuses fp64 and strides that are not multiples of 16 bytes (torch 2.13, aten/native/GroupedMMUtils.h).
     """
     aligned = all(size * weight_LOI.element_size() % 16 == 0 for size in weight_LOI.shape[1:])
     return aligned and weight_LOI.dtype in (torch.float32, torch.bfloat16, torch.float16)

@@ -1,4 +1,4 @@
-"""Decides how weights start: each parameter from a generator of its own, whatever the layout."""
+"""Weight initialization that is equal for every layout: a generator per parameter, keyed by its name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .configuration_switchyard import SwitchyardConfig
 
 
 class ShardedModel(Protocol):
-    """A model that knows which slice of each global parameter it holds."""
+    """A model with the slice of each global parameter that it holds."""
 
     config: SwitchyardConfig
 
@@ -25,11 +25,11 @@ class ShardedModel(Protocol):
 
 @torch.no_grad()
 def initialize_parameters(model: ShardedModel, seed: int) -> None:
-    """Draws every parameter that this rank holds, and nothing else.
+    """Draws the parameters that this rank holds.
 
-    Norms are 1; matrices are normal(0, `initializer_range`), the embedding normal(0, `embedding_std`). A
-    parameter is drawn whole, in fp32 on the CPU, from a generator keyed by (seed, global name), and then
-    sliced; stacked experts one by one, keyed by the global expert id too. At most one whole tensor is held.
+    Norms are 1; matrices are normal(0, `initializer_range`), the embedding normal(0, `embedding_std`). The
+    global tensor is drawn in fp32 on the CPU, from a generator keyed by (seed, global name), and then sliced;
+    stacked experts one by one, keyed by the global expert id too. At most one global tensor is in memory.
     """
     shards = model.shards()
     for name, local in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Decides how a matrix is split over tensor parallel ranks: by its outputs (column) or inputs (row)."""
+"""Tensor-parallel linear layers: column-parallel (split outputs) and row-parallel (split inputs)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .collectives import ModelGroups, Shard, padded_share_of, reduce_from_tp, sh
 class ColumnLinear(nn.Module):
     """y = W x with the outputs split over tp; `x` must have come through `copy_to_tp`.
 
-    The outputs are shared out in units of `unit` (a head), so that no unit is cut. A shorter share is padded
-    with zeros to the longest, so that partners' parameters have one size (see model/embedding.py).
+    The outputs are split in units of `unit` (a head). A shorter share is padded with zeros to the longest, so
+    that TP partners' parameters have one size (see model/embedding.py).
     """
 
     def __init__(self, in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> None:
         super().__init__()
-        assert out_features % unit == 0, f"{out_features} outputs are no whole number of units of {unit}"
+        assert out_features % unit == 0, f"{out_features} outputs are not divisible by the unit {unit}"
         start, length, missing = padded_share_of(out_features // unit, groups.tp)
         self.shard = Shard((out_features, in_features), (start * unit, 0), missing * unit)
         self.weight = nn.Parameter(torch.empty((length + missing) * unit, in_features))
@@ -37,11 +37,11 @@ class ColumnLinear(nn.Module):
 
 
 class RowLinear(nn.Module):
-    """y = W x with the inputs split over tp; takes this rank's inputs, gives the whole of y on every rank."""
+    """y = W x with the inputs split over tp; `x` is this rank's inputs, y is complete on every rank."""
 
     def __init__(self, in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> None:
         super().__init__()
-        assert in_features % unit == 0, f"{in_features} inputs are no whole number of units of {unit}"
+        assert in_features % unit == 0, f"{in_features} inputs are not divisible by the unit {unit}"
         start, length = share_of(in_features // unit, groups.tp)
         self.groups = groups
         self.shard = Shard((out_features, in_features), (0, start * unit))
@@ -56,7 +56,7 @@ class RowLinear(nn.Module):
 
 
 def mark_tp_sharded(parameter: nn.Parameter, groups: ModelGroups) -> None:
-    """DeepSpeed's marks: without them its norm counts a split parameter on the first tp rank only."""
+    """Marks for DeepSpeed: without them its norm counts a split parameter on the first tp rank only."""
     if groups.tp is not None:
         parameter.model_parallel = True  # type: ignore[attr-defined]  # DeepSpeed's marks are attributes
         parameter.tensor_model_parallel = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Decides how hidden states become logits and a loss: aggregation by row, head by column, loss in chunks."""
+"""LM head, the optional aggregation before it, and chunked vocabulary-parallel cross-entropy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .linear import ColumnLinear, RowLinear
 
 # T tokens, C tokens of a chunk, V vocabulary (this rank's rows of it under tp), D hidden
 
-# What one chunk's logits may take in fp32. The loss needs about three times that and the gradients of its
+# Upper bound of one chunk's fp32 logits. The loss takes about three times that and the gradients of its
 # inputs, however many tokens there are.
 CHUNK_BYTES = 32 * 2**20
 CHUNK_TOKENS_MIN = 128
@@ -37,7 +37,7 @@ class CrossEntropy:
 
 
 class Aggregation(RowLinear):
-    """The square projection before the head: split by its inputs, takes and gives whole vectors."""
+    """Square row-parallel projection before the head; input and output are replicated over tp."""
 
     def __init__(self, hidden_size: int, groups: ModelGroups) -> None:
         super().__init__(hidden_size, hidden_size, groups)
@@ -46,28 +46,28 @@ class Aggregation(RowLinear):
         return self.of_share(split_to_tp(x, self.groups.tp, dim=-1))
 
     def of_share(self, x: Tensor) -> Tensor:
-        """The same from the columns of x that are this rank's inputs."""
+        """The same, given only this rank's columns of x."""
         return super().forward(x)
 
 
 class LMHead(ColumnLinear):
-    """The [V, D] output matrix, its rows (tokens of the vocabulary) split over tp."""
+    """The [V, D] output matrix, its rows (the vocabulary) split over tp."""
 
     def __init__(self, hidden_size: int, vocab_size: int, groups: ModelGroups) -> None:
         super().__init__(hidden_size, vocab_size, groups)
         self.vocab_size, self.groups = vocab_size, groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the whole vocabulary, on every tp rank."""
+        """The logits of the full vocabulary, on every tp rank."""
         tp = self.groups.tp
         return gather_from_tp(super().forward(copy_to_tp(x, tp)), self.vocab_size, tp, dim=-1)
 
     def cross_entropy(
         self, x_TD: Tensor, targets_T: Tensor, mask_T: Tensor | None, chunk_tokens: int | None = None
     ) -> CrossEntropy:
-        """Summed over tokens that `mask_T` calls valid and whose target is not -100.
+        """Sum over the tokens that are valid in `mask_T` and whose target is not -100.
 
-        Neither the tokens' nor the ranks' logits are ever together: tp ranks exchange three numbers a token.
+        Logits exist for one chunk and one rank's vocabulary only: tp ranks exchange three numbers per token.
         """
         tp = self.groups.tp
         valid_T = targets_T != IGNORED
@@ -87,7 +87,7 @@ class LMHead(ColumnLinear):
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Logits and their gradient live for one chunk: the inputs' gradients are made in the forward pass."""
+    """Forward computes the gradients of its inputs too, so that logits exist for one chunk at a time."""
 
     @staticmethod
     def forward(
@@ -146,7 +146,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _whole_vocabulary(
     highest_C: Tensor, sum_C: Tensor, target_logit_C: Tensor, group: Group | None
 ) -> tuple[Tensor, Tensor]:
-    """Logsumexp and target's logit over all ranks' parts of the vocabulary, bit-equal on all of them."""
+    """Logsumexp and target logit over all ranks' parts of the vocabulary, bit-equal on all of them."""
     if group is None:
         return highest_C + sum_C.log(), target_logit_C
     all_R3C = all_gather(torch.stack([highest_C, sum_C, target_logit_C]), group)

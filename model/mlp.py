@@ -1,4 +1,4 @@
-"""Decides how a dense MLP computes: the leading dense layers and the shared experts, split over tp."""
+"""Tensor-parallel MLP (plain or SwiGLU) of the dense layers and the shared experts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(nn.Module):
-    """`mlp`: down(act(up x)); `swiglu`: down(act(gate x) · up x). Inner size `width`, split over tp."""
+    """`mlp`: down(act(up(x))); `swiglu`: down(act(gate(x)) · up(x)). Inner size `width`, split over tp."""
 
     def __init__(self, kind: str, hidden_act: str, hidden_size: int, width: int, groups: ModelGroups) -> None:
         super().__init__()

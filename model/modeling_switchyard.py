@@ -1,4 +1,4 @@
-"""Decides how the parts make a causal language model, whole or a pipeline stage, to train and generate."""
+"""Causal language model of Hugging Face's interface: complete, or one pipeline stage of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SwitchyardPreTrainedModel(PreTrainedModel):
 
 
 class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
-    """A Mixture-of-Experts causal language model, or this rank's part of one.
+    """A Mixture-of-Experts causal language model, or this rank's shard of one.
 
     `groups`: the tensor and expert parallel groups; this rank then holds its shards only. `contents`: the
     modules of its pipeline stage; None: all. Parameters have the names of the complete model. Weights are
@@ -55,7 +55,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         complete = StageContents(layers=layers, embedding=True, norm=True, output=True)
         contents = complete if contents is None else contents
         assert set(contents.layers) <= set(layers), f"{contents.layers} of a model of {len(layers)} layers"
-        self.is_whole = contents == complete
+        self.is_complete = contents == complete
         self.model = Decoder(config, self.groups, contents)
         if contents.output:
             if config.aggregation == "linear":
@@ -70,24 +70,26 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         return self.model.embed_tokens(input_ids_BS)
 
     def run_layers(self, x_BSD: Tensor, mask_BS: Tensor | None = None) -> tuple[Tensor, RoutingSums]:
-        """This part's layers, in order. `mask_BS` is true for real tokens; None: all are."""
+        """This stage's layers, in order. `mask_BS` is true for real tokens; None: all are."""
         positions_1S = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
         x_BSD, routings = self._run_layers(x_BSD, positions_1S, mask_BS, mask_BS, None, [])
         return x_BSD, sum_routings(routings, self.config.num_experts, x_BSD.device)
 
     def cross_entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None) -> CrossEntropy:
-        """Final norm, aggregation, head and loss, summed over the valid tokens. `targets_BS` are not shifted
-        here; -100 is ignored as a masked token is."""
+        """Final norm, aggregation, head and loss, summed over the valid tokens.
+
+        `targets_BS` are not shifted here; a target of -100 is ignored, as a masked token is.
+        """
         return self._entropy(self._before_head(x_BSD), targets_BS, mask_BS)
 
     def normalize(self, x_BSD: Tensor) -> Tensor:
-        """The final norm alone, for a part that holds it and hands its result to the output's ranks."""
+        """The final norm alone, for a stage that sends its result to the ranks of the output."""
         return self.model.norm(x_BSD)
 
     def cross_entropy_of_share(
         self, x_BSC: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None
     ) -> CrossEntropy:
-        """As `cross_entropy`, from this rank's share of normalised vectors: [B, S, C], C its columns of D."""
+        """As `cross_entropy`, from this rank's share of normalized vectors: [B, S, C], C its columns of D."""
         if self.config.aggregation == "linear":
             x_BSD = self.aggregation.of_share(x_BSC)
         else:
@@ -96,7 +98,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         return self._entropy(x_BSD, targets_BS, mask_BS)
 
     def shards(self) -> dict[str, Shard]:
-        """Where each parameter of this rank sits in its global tensor, by global name."""
+        """The slice of its global tensor that each parameter of this rank is, by global name."""
         found = {
             f"{prefix}.{name}": shard
             for prefix, module in self.named_modules()
@@ -137,12 +139,12 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: for inputs that contradict each other or that this model does not have.
         """
-        if not self.is_whole:
-            raise ValueError("forward needs the whole model; a stage has embed, run_layers and cross_entropy")
+        if not self.is_complete:
+            raise ValueError("forward needs the complete model; a stage has embed, run_layers, cross_entropy")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if kwargs.get("output_attentions"):
-            raise ValueError("output_attentions is not supported: attention weights are never formed")
+            raise ValueError("output_attentions is not supported: fused attention forms no weights")
         x_BSD = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert x_BSD is not None
         past_key_values = past_key_values if cache is None else cache
@@ -183,7 +185,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers, but a tensor that is missing, left over or of another shape is an error.
+        """As in transformers, but a tensor that is missing, unexpected or of another shape is an error.
 
         Raises:
             ValueError: naming those tensors.
@@ -192,18 +194,18 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         model, info = loaded
         faults = {key: info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(faults.values()):
-            told = "; ".join(f"{key}: {sorted(map(str, keys))}" for key, keys in faults.items() if keys)
-            raise ValueError(f"the checkpoint does not hold this model: {told}")
+            details = "; ".join(f"{key}: {sorted(map(str, keys))}" for key, keys in faults.items() if keys)
+            raise ValueError(f"the checkpoint does not match the model: {details}")
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, for a model that is whole on this rank.
+        """As in transformers, for a model that is complete on this rank.
 
         Raises:
-            ValueError: for a shard, which would pass for a whole model.
+            ValueError: for a shard, which could be mistaken for a complete model.
         """
-        if not self.is_whole or self.groups.tp is not None or self.groups.ep is not None:
-            raise ValueError("save_pretrained needs the whole model; this rank holds a shard of it")
+        if not self.is_complete or self.groups.tp is not None or self.groups.ep is not None:
+            raise ValueError("save_pretrained needs the complete model; this rank holds a shard of it")
         return super().save_pretrained(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -248,7 +250,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
 
 
 def _real_tokens(attention_mask: Tensor | None, num_sequences: int, num_tokens: int) -> Tensor | None:
-    """[B, L] bool, or None where every token is real, which takes the faster path."""
+    """[B, L] bool, or None where every token is real (the faster path)."""
     if attention_mask is None:
         return None
     if tuple(attention_mask.shape) != (num_sequences, num_tokens):

@@ -1,4 +1,4 @@
-"""Decides what a Mixture-of-Experts layer is: a router, this rank's experts, a dispatch, shared experts."""
+"""Mixture-of-Experts layer: router, dispatch, this rank's experts, shared experts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from .router import Router, Routing
 class MoELayer(nn.Module):
     """y = Σ gate · expert(x) over each token's experts, plus the shared experts.
 
-    `dispatch` acts in training: `capacity` drops what does not fit and `deepspeed` sends tokens through the
-    stock layer. Evaluation and generation are always dropless, so that a prediction does not depend on
-    what else is in the sequence or whether there is a cache; an exported model runs without DeepSpeed.
+    `dispatch` applies to training: `capacity` drops tokens beyond an expert's capacity, `deepspeed` uses
+    DeepSpeed's own layer. Evaluation and generation are always dropless, so that a prediction does not depend
+    on the rest of the sequence or on a cache; an exported model runs without DeepSpeed.
 
-    The attributes after `groups` are those that DeepSpeed's engine reads from its own MoE class.
+    `ep_size`, `num_experts`, `num_local_experts` and `expert_group_name` are what DeepSpeed's engine reads
+    from its own MoE class.
     """
 
     def __init__(self, config: SwitchyardConfig, groups: ModelGroups) -> None:
@@ -45,7 +46,7 @@ class MoELayer(nn.Module):
         """Masked tokens get zeros from the routed experts.
 
         Raises:
-            ValueError: for a mask with stock dispatch in training, which cannot leave tokens out.
+            ValueError: for a mask with dispatch deepspeed in training, which does not support one.
         """
         tp = self.groups.tp
         if self.training and self.stock is not None:

@@ -1,4 +1,4 @@
-"""Decides how vectors are normalised: RMSNorm, in fp32 at least, also over a projection that tp splits."""
+"""RMSNorm in fp32 or wider: of vectors, of each head, and of a projection that is split over TP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
 
 
 class HeadNorm(RMSNorm):
-    """RMSNorm of every head on its own; the one weight is replicated, each tp rank sees its heads only."""
+    """RMSNorm of each head; the weight is replicated, each tp rank normalizes its own heads."""
 
     def __init__(self, size: int, eps: float, groups: ModelGroups) -> None:
         super().__init__(size, eps)
@@ -33,7 +33,7 @@ class HeadNorm(RMSNorm):
 
 
 class ProjectionNorm(nn.Module):
-    """RMSNorm over a whole projection, of which this rank holds the heads of its share."""
+    """RMSNorm over a complete projection, of which this rank holds its share of the heads."""
 
     def __init__(self, size: int, unit: int, eps: float, groups: ModelGroups) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ProjectionNorm(nn.Module):
             return normalize(x, self.weight, self.eps)
         wide = at_least_fp32(x)
         squares = wide.square().sum(-1, keepdim=True)
-        # Every rank scales its own heads by the sum over all heads: summed forward and backward.
+        # Every rank scales its own heads by the sum over all heads: all-reduce forward and backward.
         total = copy_to_tp(reduce_from_tp(squares, tp), tp)
         return self.weight * (wide * torch.rsqrt(total / self.size + self.eps)).to(x.dtype)
 

@@ -1,7 +1,7 @@
-"""Decides which experts a token goes to, with what weight, and what balance and z-loss that routing costs.
+"""Top-k softmax router with capacity, aux loss (load balancing, training.balance_loss) and z-loss.
 
-Under tp the partners hold the same tokens. Each decides the routes of all of them from the same numbers,
-without gradient, and takes gates, aux loss and z-loss, with gradient, on its own contiguous share.
+TP partners hold the same tokens. Each computes the routes of all of them from the same numbers, without
+gradient, and gates, aux loss and z-loss, with gradient, on its own contiguous share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .norm import at_least_fp32
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """The routes of this rank's share of the tokens, and what they say of the whole."""
+    """The routes of this rank's share of the tokens, with their losses and counts."""
 
     experts_UK: Tensor  # int64
     gates_UK: Tensor  # fp32, with gradient; 0 where not kept
@@ -42,7 +42,7 @@ class Router(nn.Module):
         self.normalizes_gates = config.normalizes_gates
         self.groups = groups
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
-        # DeepSeek-V3's loss-free balancing: it decides who is chosen and enters nothing else.
+        # DeepSeek-V3's loss-free balancing: it affects the choice of experts only, not the gates.
         self.bias: Tensor | None
         self.register_buffer("bias", torch.zeros(config.num_experts) if config.router_bias else None)
 
@@ -74,7 +74,7 @@ class Router(nn.Module):
         num_routes = kept_TK
         if capacity_factor is not None:
             capacity_B = (capacity_factor * self.top_k * tokens_B.double() / self.num_experts).ceil().long()
-            fits_TK = self._fits(scores_TE, experts_TK, valid_T, capacity_B)
+            fits_TK = self._within_capacity(scores_TE, experts_TK, valid_T, capacity_B)
             kept_TK = fits_TK if kept_TK is None else fits_TK & kept_TK
 
         mine = slice(start, start + length)
@@ -123,16 +123,16 @@ class Router(nn.Module):
         by_sequence = (len(tokens_B), num_tokens * self.top_k)
         counts_BE.scatter_add_(1, experts_TK.view(by_sequence), routes_TK.reshape(by_sequence))
         tokens_B1 = tokens_B.clamp(min=1)[:, None].double()
-        cost_BE = (counts_BE.double() * (self.num_experts / self.top_k) / tokens_B1.square()).to(dtype)
-        cost_TE = cost_BE.repeat_interleave(num_tokens, 0, output_size=len(experts_TK))
-        return cost_TE if is_route_TK is None else cost_TE.masked_fill(~is_route_TK[:, :1], 0.0)
+        weights_BE = (counts_BE.double() * (self.num_experts / self.top_k) / tokens_B1.square()).to(dtype)
+        weights_TE = weights_BE.repeat_interleave(num_tokens, 0, output_size=len(experts_TK))
+        return weights_TE if is_route_TK is None else weights_TE.masked_fill(~is_route_TK[:, :1], 0.0)
 
-    def _fits(
+    def _within_capacity(
         self, scores_TE: Tensor, experts_TK: Tensor, valid_T: Tensor | None, capacity_B: Tensor
     ) -> Tensor:
-        """[T, K] bool: the route is among its sequence's and expert's highest `capacity` scores.
+        """[T, K] bool: the route is among the `capacity` highest scores of its sequence and expert.
 
-        Equal scores: the earlier position stays. Scores are equal here when they agree to 1 part in 2^15:
+        Of equal scores the earlier position is kept. Scores count as equal when they agree to 1 part in 2^15:
         a sequence that begins with the same token twice has the same score twice, but for rounding, and
         rounding differs from layout to layout.
         """

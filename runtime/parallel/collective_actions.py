@@ -1,7 +1,7 @@
-"""Decides how ranks act together: either all of them did it, or all of them know who could not and why.
+"""Collective actions: all ranks succeed, or all ranks raise the same error with the failed ranks' reasons.
 
-A rank that fails between two collectives would leave the others waiting for it. So work that may fail is
-done through `on_rank_0` or `on_all`: an error travels as the rank's answer, and every rank raises it.
+A rank that fails between two collectives would leave the others waiting for it. So work that may fail runs
+through `on_rank_0` or `on_all`: an error is sent as the rank's answer, and every rank raises it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class RanksFailed(RuntimeError):
-    """Work that all ranks depend on failed on some of them; the message names each with its reason."""
+    """Work that all ranks depend on failed on some of them; the message names the ranks and reasons."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """The ranks that act together, seen by one of them.
+    """The ranks that act together, as seen by one of them.
 
-    The two collectives are injected, so that threads, forked processes and torch.distributed all serve:
+    The two collectives are injected, so that it works with threads, forked processes or torch.distributed:
     `gather(obj)` returns every rank's object, in rank order, on rank 0 and None elsewhere;
     `broadcast(obj)` returns rank 0's object everywhere. Objects are plain data.
     """
@@ -71,12 +71,12 @@ ALONE = Ranks(rank=0, world_size=1, gather=lambda obj: [obj], broadcast=lambda o
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str | None, Exception | None]:
     try:
         return work(), None, None
-    except Exception as error:  # whatever it is, the other ranks must not be left waiting
+    except Exception as error:  # any error, or the other ranks would wait for this one
         logger.debug("work for all ranks failed here", exc_info=True)
         return None, _reason(error), error
 
 
 def _reason(error: Exception) -> str:
-    # "KeyError: 'x'" needs its type to be understood; an OSError and errors of our own say what happened.
+    # "KeyError: 'x'" is not understood without its type; an OSError and our own errors are.
     needs_type = type(error).__module__ == "builtins" and not isinstance(error, OSError)
     return f"{type(error).__name__}: {error}" if needs_type else str(error)

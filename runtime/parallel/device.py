@@ -1,4 +1,4 @@
-"""Which device a rank computes on, and the world it joins."""
+"""Device of a rank, its memory limit, and the process group of the world."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ _KIB = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, 
 
 
 def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
-    """What keeps this rank from the device that the strategy names."""
+    """A Problem where this rank has no GPU although the strategy names one."""
     if plan.strategy.cluster.gpu.is_cpu:
         return []
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -26,21 +26,21 @@ def device_problems(plan: Plan, identity: Identity) -> list[Problem]:
     have = f"{found} GPU{'s' if found > 1 else ''}" if found else "no GPU"
     return [
         Problem(
+            code="SW901",
             path="cluster.gpu",
-            line=None,
-            found=f"a GPU is named; {identity.host} has {have} for its ranks",
+            found=f"the strategy needs GPUs; {identity.host} has {have} for its ranks",
             expected="a GPU for each local rank",
-            fix="run it on such hosts, or set cluster.gpu=cpu to train on CPUs; "
+            fix="train on hosts with enough GPUs, or set cluster.gpu=cpu to train on CPUs; "
             "`python -m launch plan` needs no GPU",
         )
     ]
 
 
 def take_device(plan: Plan, identity: Identity, environ: Mapping[str, str] = os.environ) -> torch.device:
-    """The CPU with the threads it was given, or the local rank's GPU, held to the memory limit.
+    """The CPU with OMP_NUM_THREADS threads, or the local rank's GPU with the memory limit set.
 
-    The limit is the operator's (MAX_MEMORY_PER_GPU and MEMORY_FRACTION: the smaller binds), else the plan's.
-    An allocation beyond it is an out-of-memory error of torch, as on a smaller GPU.
+    The limit is the operator's (the smaller of MAX_MEMORY_PER_GPU and MEMORY_FRACTION), else the plan's. An
+    allocation beyond it is torch's out-of-memory error, as on a smaller GPU.
     """
     if plan.strategy.cluster.gpu.is_cpu:
         torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
@@ -55,7 +55,7 @@ def take_device(plan: Plan, identity: Identity, environ: Mapping[str, str] = os.
 
 
 def join_world(plan: Plan, identity: Identity, store: dist.Store, device: torch.device) -> None:
-    """Joins the plan's world over the store that all ranks met at. Collective."""
+    """Makes the world's process group over the ranks' rendezvous store. Collective."""
     is_gpu = device.type == "cuda"
     dist.init_process_group(
         "nccl" if is_gpu else "gloo",
@@ -68,7 +68,7 @@ def join_world(plan: Plan, identity: Identity, store: dist.Store, device: torch.
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most this rank held at once: allocated on a GPU, resident on a CPU."""
+    """Peak memory of this rank: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB

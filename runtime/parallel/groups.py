@@ -1,7 +1,7 @@
-"""Turns the plan's rank tables into process groups, and holds DeepSpeed to the same tables.
+"""Process groups of the plan's rank tables, and the check that DeepSpeed uses the same ones.
 
-The only place of the product that makes a process group. The tables exist before any group does
-(planner.topology.placement); here they are only made real, in one order on all ranks.
+Only this module makes process groups. Their ranks come from planner.topology.placement; all ranks make all
+groups in one order.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from planner import Plan, Stage
 
 
 class GroupMismatch(RuntimeError):
-    """DeepSpeed holds other groups than the plan; carries both tables."""
+    """DeepSpeed's groups differ from the plan's; the message has both tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,20 @@ class BoundaryGroups:
     direction must not hold up the other. gloo has tags, so the world's group serves for both.
     """
 
-    activations: dist.ProcessGroup
-    gradients: dist.ProcessGroup
+    activations: dist.ProcessGroup | None  # None is the world's, for torch
+    gradients: dist.ProcessGroup | None
     clock: PhaseClock
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankGroups:
-    """One rank's groups. `data` are its gradient peers for dense parameters, `edp` for its experts.
+    """One rank's groups.
 
-    A group of one rank has a process group too: DeepSpeed asks for it. `incoming` and `outgoing` lead to the
-    neighbouring stages, None at the ends of the model.
+    `data` is the data-parallel group of dense parameters in a stage (DeepSpeed's dp group), `edp` that of its
+    experts. `data` is wider than the strategy's `parallel.dp`, the number of replicas of the model: with
+    ep 4, tp 1, dp 2 there are 2 replicas, edp groups of 2 and a data group of 8. `incoming` and `outgoing`
+    are the boundaries to the neighboring stages, None at the ends of the model. A group of one rank has a
+    process group too, because DeepSpeed asks for it.
     """
 
     rank: int
@@ -52,7 +55,7 @@ class RankGroups:
 
     @property
     def expert_group_name(self) -> str:
-        """The name under which DeepSpeed files this stage's expert groups."""
+        """DeepSpeed's key of this stage's expert groups."""
         return f"ep_size_{self.ep.size}"
 
 
@@ -98,7 +101,7 @@ def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGrou
 
 
 def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
-    """A group that waits for a lost peer as long as the world does, not the 30 minutes of gloo."""
+    """A group with the world's timeout for a lost peer, not gloo's default of 30 minutes."""
     made: dist.ProcessGroup = dist.new_group(
         list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout)
     )
@@ -109,7 +112,6 @@ def _make_boundary_groups(plan: Plan, clock: PhaseClock) -> list[BoundaryGroups]
     """One for each boundary, in the order in which activations flow."""
     made = []
     for before, after in pairwise(plan.stages):
-        assert dist.group.WORLD is not None, "the world is joined"
         activations = gradients = dist.group.WORLD
         if dist.get_backend() == "nccl":
             ranks = sorted((*before.ranks, *after.ranks))
@@ -119,9 +121,9 @@ def _make_boundary_groups(plan: Plan, clock: PhaseClock) -> list[BoundaryGroups]
 
 
 class StageGrid:
-    """What DeepSpeed calls an mpu: the rank's place among its stage's data and tensor parallel peers.
+    """DeepSpeed's `mpu` interface: the rank's data- and tensor-parallel groups in its stage.
 
-    DeepSpeed's world is then the stage's data-parallel size, not the job's world.
+    With it DeepSpeed takes the stage's data-parallel group for its world, not the job's.
     """
 
     def __init__(self, groups: RankGroups) -> None:
@@ -154,10 +156,10 @@ class StageGrid:
 
 
 def give_to_deepspeed(groups: RankGroups) -> StageGrid:
-    """Files the expert groups where DeepSpeed looks for them, before `initialize` would make its own.
+    """Registers the expert groups with DeepSpeed before `initialize` would make its own.
 
-    DeepSpeed 0.19.8 would split the whole world into expert groups (utils/groups.py:417), which hangs or
-    fails as soon as a stage is not the world; it uses what is already filed (moe/layer.py:91).
+    DeepSpeed 0.19.8 would split the world into expert groups (utils/groups.py:417), which hangs or fails
+    where a stage is not the world; it uses groups that are registered already (moe/layer.py:91).
     """
     from deepspeed.utils import groups as theirs
 
@@ -173,7 +175,7 @@ def give_to_deepspeed(groups: RankGroups) -> StageGrid:
 
 
 def check_deepspeed(groups: RankGroups) -> None:
-    """Asserts, once the engine stands, that DeepSpeed's groups are the plan's.
+    """Compares the groups of DeepSpeed's new engine with the plan's.
 
     Raises:
         GroupMismatch: with both tables, before the first step.
@@ -189,6 +191,6 @@ def check_deepspeed(groups: RankGroups) -> None:
     held = {axis: tuple(dist.get_process_group_ranks(group)) for axis, group in found.items()}
     if held != planned or set(theirs._get_expert_parallel_group_dict()) != names:
         raise GroupMismatch(
-            f"rank {groups.rank}: DeepSpeed holds other groups than the plan\n"
+            f"rank {groups.rank}: DeepSpeed's groups differ from the plan's\n"
             f"  plan:      {planned}\n  DeepSpeed: {held}"
         )

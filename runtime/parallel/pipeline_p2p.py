@@ -1,8 +1,8 @@
-"""One rank's end of a boundary between stages: activations forward, gradients back, while the rank goes on.
+"""Pipeline send/recv: activations forward and gradients back between neighboring stages, asynchronously.
 
-Two autograd functions make it part of the graph: `receive` is where a stage's graph begins, and sends the
-gradient back; `send` is where it ends, and its backward brings in the gradient that the next stage worked
-out. The losses of a stage are added to what `send` returns, which is zero.
+Two autograd functions make it part of the graph. A stage's graph begins with `recv_activations`, whose
+backward sends the gradient back, and ends with `send_activations`, whose backward receives the gradient from
+the next stage. `send_activations` returns zero, to which the stage's own losses are added.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ from runtime.parallel.pipeline_schedule import Action
 
 Payload = Literal["activations", "gradients"]
 
-# R sequences of a chunk, S tokens of each, C columns of the hidden dim that cross at this rank
+# R sequences of a chunk, S tokens of each, C columns of the hidden dim that this rank sends or receives
 
 
 @dataclass(kw_only=True)
 class _Arriving:
-    """A chunk on its way: the tensor it will be, what to wait for, and what is then copied into place."""
+    """A chunk being received: its tensor, the works to wait for, and the copies to make afterwards."""
 
     x_RSC: Tensor
     works: list[dist.Work] = field(default_factory=list)
@@ -43,18 +43,18 @@ class _Arriving:
 
 @dataclass(frozen=True, kw_only=True)
 class _Leaving:
-    """A chunk that was sent; its tensors are kept until it has left, lest their memory be used again."""
+    """A chunk being sent; its tensors are kept until then, so that their memory is not reused."""
 
     works: list[dist.Work]
     tensors: list[Tensor]
 
 
 class P2PChannel:
-    """Sends to and receives from the ranks of a neighbouring stage, by the plan's pieces.
+    """P2P transfers with the ranks of a neighboring stage, cut as the plan says.
 
-    It sends one kind of message and receives the other. Chunks of activations cross from the first to the
-    last, those of gradients from the last to the first, which is autograd's order: NCCL knows no tags, so
-    both ends must keep to one. `sent_bytes` counts what has left this rank.
+    A channel sends one payload and receives the other. Chunks of activations are sent first to last, those of
+    gradients last to first, which is autograd's order: NCCL has no tags, so both ends must use one order.
+    `sent_bytes` counts what this rank has sent.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class P2PChannel:
         self._columns, self._seq_length = columns, seq_length
         self._dtype, self._device, self._groups, self._clock = dtype, device, groups, groups.clock
         self._first_row = first_row
-        # With each piece its number among those between the same two ranks.
+        # Each piece with its number among those between the same two ranks.
         self._pieces: list[list[tuple[int, Piece]]] = [[] for _ in chunks]
         count: dict[int, int] = {}
         for piece in pieces:
             number = count[self._peer(piece)] = count.get(self._peer(piece), -1) + 1
-            assert number < MAX_CHUNKS, f"{piece} is one too many for its tag"
+            assert number < MAX_CHUNKS, f"no tag is left for {piece}"
             place = piece.rows[0] - first_row
             (chunk,) = (i for i, (start, stop) in enumerate(chunks) if start <= place < stop)
             self._pieces[chunk].append((number, piece))
@@ -90,38 +90,40 @@ class P2PChannel:
         self._leaving: dict[int, list[_Leaving]] = {}
 
     def warm_up(self) -> None:
-        """One element each way with every rank that this one faces. Collective over both stages.
+        """Exchanges one element each way with every peer. Collective over both stages.
 
-        NCCL connects two ranks at their first message, and who speaks first waits there for the other. Here
-        all do it at once, before a step in which some wait for others, and a link that does not work is found
-        before the first of them.
+        NCCL connects two ranks at their first message, and the first of them blocks until the other is there.
+        Here all connect at once, before a step in which some wait for others, and a broken link is found
+        before the first step.
         """
         peers = sorted({self._peer(piece) for pieces in self._pieces for _, piece in pieces})
         payloads: tuple[Payload, ...] = ("activations", "gradients")
         for payload in payloads:
             kind = dist.isend if payload == self._sends else dist.irecv
             group = self._group(payload)
-            words = [torch.zeros(1, dtype=self._dtype, device=self._device) for _ in peers]
-            talk = [dist.P2POp(kind, word, peer, group) for word, peer in zip(words, peers, strict=True)]
-            for work in dist.batch_isend_irecv(talk):
+            tensors = [torch.zeros(1, dtype=self._dtype, device=self._device) for _ in peers]
+            operations = [
+                dist.P2POp(kind, tensor, peer, group) for tensor, peer in zip(tensors, peers, strict=True)
+            ]
+            for work in dist.batch_isend_irecv(operations):
                 work.wait()
 
     def post_recv(self, micro_batch: int) -> None:
-        """Asks for what will come of a micro-batch; does not wait."""
+        """Posts the receives of a micro-batch; does not wait."""
         if micro_batch not in self._arriving:
             chunks: list[_Arriving | None] = [None] * len(self.chunks)
             self._arriving[micro_batch] = chunks
             for chunk in self._order(self._receives):
-                chunks[chunk] = self._ask(micro_batch, chunk)
+                chunks[chunk] = self._post_chunk(micro_batch, chunk)
 
     def recv(self, micro_batch: int, chunk: int) -> Tensor:
-        """A chunk of what came, [R, S, C]; waits for it.
+        """A received chunk, [R, S, C]; waits for it.
 
         Raises:
-            RuntimeError: if it did not come within the world's timeout.
+            RuntimeError: if it does not arrive within the world's timeout.
         """
         arriving = self._arriving[micro_batch][chunk]
-        assert arriving is not None, f"chunk {chunk} of micro-batch {micro_batch} was taken before"
+        assert arriving is not None, f"chunk {chunk} of micro-batch {micro_batch} was received before"
         with self._clock.phase("stage_wait"):
             for work in arriving.works:
                 work.wait()
@@ -133,13 +135,13 @@ class P2PChannel:
         return arriving.x_RSC
 
     def send(self, micro_batch: int, chunk: int, x_RSC: Tensor) -> None:
-        """Sends a chunk, [R, S, C]; waits only where too many micro-batches have not arrived yet."""
-        assert x_RSC.dtype == self._dtype, f"{x_RSC.dtype} is handed over where {self._dtype} is agreed on"
+        """Sends a chunk, [R, S, C]; waits only where too many micro-batches are still being sent."""
+        assert x_RSC.dtype == self._dtype, f"{x_RSC.dtype} is sent where {self._dtype} is expected"
         with self._clock.phase("stage_wait"):
             for earlier in [m for m in self._leaving if m <= micro_batch - SENDS_IN_FLIGHT]:
-                self._arrived(earlier)
+                self._wait_sent(earlier)
             gone = self._leaving.setdefault(micro_batch, [])
-            assert chunk == self._order(self._sends)[len(gone)], f"chunk {chunk} is given out of order"
+            assert chunk == self._order(self._sends)[len(gone)], f"chunk {chunk} is sent out of order"
             operations = []
             for number, piece in self._in_order(chunk, self._sends):
                 part = self._view(x_RSC, chunk, piece).contiguous()
@@ -149,18 +151,20 @@ class P2PChannel:
             gone.append(_Leaving(works=works, tensors=[operation.tensor for operation in operations]))
 
     def finish(self) -> None:
-        """Waits until all that was sent has arrived; between steps nothing is on its way."""
+        """Waits for all sends: between steps no transfer is in flight."""
         with self._clock.phase("stage_wait"):
             for micro_batch in list(self._leaving):
-                self._arrived(micro_batch)
-        assert not self._arriving, f"micro-batches {sorted(self._arriving)} were asked for and not taken"
+                self._wait_sent(micro_batch)
+        assert not self._arriving, (
+            f"receives of micro-batches {sorted(self._arriving)} were posted and not used"
+        )
 
-    def _arrived(self, micro_batch: int) -> None:
+    def _wait_sent(self, micro_batch: int) -> None:
         for chunk in self._leaving.pop(micro_batch):
             for work in chunk.works:
                 work.wait()
 
-    def _ask(self, micro_batch: int, chunk: int) -> _Arriving:
+    def _post_chunk(self, micro_batch: int, chunk: int) -> _Arriving:
         start, stop = self.chunks[chunk]
         width = self._columns[1] - self._columns[0]
         shape = (stop - start, self._seq_length, width)
@@ -191,11 +195,11 @@ class P2PChannel:
     def _operation(
         self, kind: Any, tensor: Tensor, piece: Piece, number: int, micro_batch: int, payload: Payload
     ) -> dist.P2POp:
-        # gloo tells messages apart by their tags; NCCL knows none, and keeps the order in each group.
+        # gloo tells messages apart by tags; NCCL has none and keeps the order in each group.
         tag = 2 * (micro_batch * MAX_CHUNKS + number) + (payload == "gradients")
         return dist.P2POp(kind, tensor, self._peer(piece), self._group(payload), tag)
 
-    def _group(self, payload: Payload) -> dist.ProcessGroup:
+    def _group(self, payload: Payload) -> dist.ProcessGroup | None:
         return self._groups.activations if payload == "activations" else self._groups.gradients
 
     def _peer(self, piece: Piece) -> int:
@@ -204,7 +208,7 @@ class P2PChannel:
 
 @dataclass(frozen=True, kw_only=True)
 class P2PChannels:
-    """A rank's ends of the boundaries around its stage; None at the ends of the model.
+    """A rank's channels to the stages before and after its own; None at the ends of the model.
 
     place: of the stage among `num_stages`, in the order in which activations flow.
     """
@@ -246,13 +250,13 @@ def make_channels(plan: Plan, groups: RankGroups, device: torch.device) -> P2PCh
 
 
 def recv_activations(channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
-    """A chunk of activations, [R, S, C]; backward sends their gradient to where they came from."""
+    """A chunk of activations, [R, S, C]; backward sends their gradient to the previous stage."""
     anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())
     return _Receive.apply(anchor, channel, micro_batch, chunk)
 
 
 def send_activations(x_RSC: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
-    """Hands a chunk of activations over and returns zero (fp32), whose backward takes their gradient."""
+    """Sends a chunk of activations and returns zero (fp32), whose backward receives their gradient."""
     return _Send.apply(x_RSC, channel, micro_batch, chunk)
 
 
@@ -277,7 +281,7 @@ class _Send(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # `grad` is what the engine scaled the stage's loss by; the gradient that comes is already right.
+        # `grad` is the engine's scale of this stage's loss; the received gradient is scaled already.
         return ctx.channel.recv(ctx.micro_batch, ctx.chunk), None, None, None
 
 

@@ -1,10 +1,10 @@
-"""In which order a stage takes the micro-batches of a step, forward and backward: the schedule is data.
+"""Pipeline schedules (1F1B, forward only) as data: the order of a stage's forward and backward passes.
 
-Every rank of a stage follows the same list. Hand-overs follow from it: a forward needs the activations of
-its micro-batch from the stage before, a backward the gradients from the stage after. Sends are asynchronous;
-what the next action needs is asked for before the present one begins, so that it travels meanwhile, if it
-can come without it. test_pipeline_schedule.py proves for many stages and micro-batches that all of it can be
-done in this order.
+Every rank of a stage follows the same list. Transfers follow from it: a forward needs the activations of its
+micro-batch from the stage before, a backward the gradients from the stage after. Sends are asynchronous; the
+receive of the next action is posted before the current one begins, so that transfer and computation overlap,
+unless it depends on the current one. test_pipeline_schedule.py simulates many stages and micro-batches and
+finds no deadlock.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,12 @@ Schedule = Callable[[int, int, int], tuple[Action, ...]]
 
 
 def one_forward_one_backward(place: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
-    """1F1B (PipeDream-Flush; Narayanan et al. 2021, section 2.2): stage i of n goes n - 1 - i micro-batches
-    ahead, then one forward and one backward in turn. It holds n - i of them at most, and backward follows
-    the order of forward, so that gradients are summed in the same order as without a pipeline."""
+    """1F1B (PipeDream-Flush; Narayanan et al. 2021, section 2.2).
+
+    Stage i of n starts with n - 1 - i forwards, then alternates one forward and one backward. At most n - i
+    micro-batches are in flight, and backwards are in the order of forwards, so that gradients are summed in
+    the same order as without a pipeline.
+    """
     ahead = min(num_stages - 1 - place, num_micro_batches)
     actions = [Action("forward", i) for i in range(ahead)]
     for i in range(num_micro_batches - ahead):
@@ -37,18 +40,18 @@ def one_forward_one_backward(place: int, num_stages: int, num_micro_batches: int
 
 
 def forward_only(place: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
-    """Validation."""
+    """The schedule of validation."""
     return tuple(Action("forward", i) for i in range(num_micro_batches))
 
 
 def receives_to_post(actions: Sequence[Action], index: int, place: int, num_stages: int) -> Sequence[Action]:
-    """The actions whose inputs are asked for before action `index` begins: it, and the next one unless that
-    waits for what it does itself.
+    """The actions whose receives are posted before action `index` begins: it, and the next one unless that
+    depends on it.
 
-    A backward waits for a forward of this stage when the next stage, which goes one micro-batch less ahead,
-    needs it first. That is so where a step has hardly more micro-batches than stages. Asked for all the
-    same, over NCCL a kernel would sit on the device waiting for work that is launched behind it, and whatever
-    synchronises the device meanwhile (an allocation that frees memory, a kernel loaded for the first time, a
+    A backward depends on a forward of this stage when the next stage, which runs one micro-batch less ahead,
+    needs that forward first: in steps with hardly more micro-batches than stages. If its receive were posted,
+    over NCCL a kernel would block the device, waiting for work that is launched behind it, and whatever
+    synchronizes the device meanwhile (an allocation that frees memory, a kernel loaded for the first time, a
     first connection between two ranks) would hang.
     """
     now, soon = actions[index], actions[index + 1 : index + 2]

@@ -1,7 +1,7 @@
-"""Makes the DeepSpeed engine of one rank, and mends in one place what DeepSpeed 0.19.8 gets wrong.
+"""DeepSpeed engine of one rank, with the workarounds for DeepSpeed 0.19.8 in one place.
 
-Each workaround below names the line it works around; tests/distributed/test_upstream.py notices when
-upstream has fixed it.
+Each workaround names the line it works around; tests/distributed/test_upstream.py fails when upstream has
+fixed it.
 """
 
 import logging
@@ -27,20 +27,24 @@ from runtime.training.grad_norm import clip_factor, global_norm, replicas
 
 
 class EngineMoE(MoELayer, DeepSpeedMoE):  # type: ignore[misc]  # DeepSpeed has no types
-    """Our layer, recognised by the engine as DeepSpeed's (engine.py:2102). Adds no state and no parameter."""
+    """Our MoE layer as a DeepSpeed MoE: the engine finds experts by isinstance only (engine.py:2102).
+
+    Layers get this class after they are built, so that model/ does not import DeepSpeed. It adds no state and
+    no parameter, and MoELayer comes first, so DeepSpeed's constructor and forward are never used.
+    """
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
-        """The groups are the plan's already (runtime.parallel.groups.give_to_deepspeed)."""
+        """Nothing: the groups are the plan's already (runtime.parallel.groups.give_to_deepspeed)."""
 
 
 def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseClock) -> DeepSpeedEngine:
-    """Wraps `module` in an engine that follows `plan`. Collective over the plan's world.
+    """The engine of `module` and `plan`. Collective over the plan's world.
 
     Raises:
-        runtime.parallel.groups.GroupMismatch: if DeepSpeed ended up with other groups than the plan's.
+        runtime.parallel.groups.GroupMismatch: if DeepSpeed's groups differ from the plan's.
     """
     # DeepSpeed would compile a CPU op under a lock at the first start (comm/torch.py:49): a killed build
-    # hangs every later run, and a machine without a compiler could not start. gloo does the same work.
+    # hangs every later run, and a machine without a compiler cannot start. gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if not deepspeed.comm.is_initialized():
@@ -62,7 +66,10 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseC
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, embeddings and biases do not. DeepSpeed splits experts off by itself."""
+    """Optimizer groups: matrices with weight decay; norms, embeddings and biases without.
+
+    DeepSpeed splits experts off by itself.
+    """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
@@ -75,7 +82,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -> None:
-    """One norm, one clipping and one verdict on overflow for all ranks, whatever the ZeRO stage.
+    """One norm, one clipping and one decision on overflow for all ranks, whatever the ZeRO stage.
 
     The norm is reduced over the world and is not finite when any rank's gradient is not, so every rank
     skips the same step without a further collective.
@@ -89,12 +96,12 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
                     g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False)
                 )
                 # Not strict: a partition that its parameters do not fill ends in zeros, unmarked
-                # (stage_1_and_2.py:2838), and one without parameters is nothing but zeros.
+                # (stage_1_and_2.py:2838), and one without parameters is all zeros.
                 for gradient, parameter in zip(parts, optimizer.params_in_partition[index], strict=False):
                     yield gradient, replicas(parameter, groups, partitioned=True)
 
         optimizer.scaled_global_norm = lambda norm_type=2: global_norm(held(), engine.device)
-        # Overflow is what makes the norm infinite; a second search of the gradients finds nothing more,
+        # An overflow makes the norm infinite; DeepSpeed's own search of the gradients finds nothing more,
         # and sees only its own stage (stage_1_and_2.py:3237).
         optimizer.has_overflow = lambda partition_gradients=True: False
         return
@@ -108,7 +115,7 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
             for gradient, _ in gradients:
                 gradient.mul_(factor)
         else:
-            # torch's optimizers pass over parameters without a gradient: the step is skipped.
+            # torch's optimizers skip parameters without a gradient, and so this step.
             for parameter in engine.module.parameters():
                 parameter.grad = None
 
@@ -118,13 +125,13 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
         clip()
         take_step(lr_kwargs)
 
-    # DeepSpeed calls its own clipping, whose norm is wrong (runtime/utils.py:413), from inside the step.
+    # DeepSpeed's own clipping, called inside the step, has a wrong norm (runtime/utils.py:413).
     engine.clip_fp32_gradients = lambda: None
     engine._take_model_step = clip_and_step
 
 
 def _time_reductions(engine: DeepSpeedEngine, clock: PhaseClock) -> None:
-    """Books DeepSpeed's gradient reductions and ZeRO's weight gathers as `gradient_reduce`."""
+    """Times DeepSpeed's gradient reductions and ZeRO's weight gathers as `gradient_reduce`."""
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:

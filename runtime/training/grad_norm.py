@@ -1,9 +1,9 @@
-"""The exact global gradient norm: one definition for every ZeRO stage and layout.
+"""Exact global gradient norm: one definition for every ZeRO stage and layout.
 
-‖g‖² = Σ over the elements of the whole model's gradient, each counted once. A rank adds the squares of
-what it holds, divided by how many ranks hold the same; one all-reduce over the world ends it. DeepSpeed
-0.19.8 averages per-rank norms at ZeRO 0 (runtime/utils.py:413) and, under tensor parallelism, counts
-experts on the first partner only (zero/stage_1_and_2.py:2682).
+‖g‖² sums the squared elements of the complete model's gradient, each counted once. A rank adds the squares
+of what it holds, divided by the number of ranks that hold the same; then one all-reduce over the world.
+DeepSpeed 0.19.8 averages per-rank norms at ZeRO 0 (runtime/utils.py:413) and, under tensor parallelism,
+counts experts on the first TP rank only (zero/stage_1_and_2.py:2682).
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from runtime.parallel.groups import RankGroups
 
 
 def is_expert(parameter: Tensor) -> bool:
-    """Whether DeepSpeed and we treat it as an expert: reduced over `edp`, not over `data`."""
+    """Whether its gradient is reduced over `edp`, not over `data`."""
     return not getattr(parameter, "allreduce", True)
 
 
@@ -25,10 +25,10 @@ def is_split_over_tp(parameter: Tensor) -> bool:
 
 
 def replicas(parameter: Tensor, groups: RankGroups, *, partitioned: bool) -> int:
-    """How many ranks of the stage hold the same gradient element.
+    """The number of ranks of the stage that hold the same gradient element.
 
     Args:
-        partitioned: ZeRO 1 and 2 leave each data-parallel rank only its own part.
+        partitioned: as under ZeRO 1 and 2, where each data-parallel rank has only its own part.
     """
     if is_expert(parameter):
         return 1 if partitioned else groups.edp.size
@@ -37,10 +37,10 @@ def replicas(parameter: Tensor, groups: RankGroups, *, partitioned: bool) -> int
 
 
 def global_norm(held: Iterable[tuple[Tensor, int]], device: torch.device) -> Tensor:
-    """‖g‖ of the whole model as an fp32 scalar, the same on every rank; not finite if any element is not.
+    """‖g‖ of the complete model as an fp32 scalar, equal on every rank; not finite if any element is not.
 
     Args:
-        held: (gradient or a part of it, how many ranks hold the same), of this rank.
+        held: (gradient or a part of it, number of ranks that hold the same), of this rank.
     """
     square = torch.zeros((), dtype=torch.float64, device=device)
     for gradient, copies in held:
@@ -50,7 +50,7 @@ def global_norm(held: Iterable[tuple[Tensor, int]], device: torch.device) -> Ten
 
 
 def clip_factor(norm: Tensor, limit: float) -> Tensor:
-    """What the gradients are multiplied by: min(1, limit / (norm + 1e-6)); 1 when `limit` is 0 (off)."""
+    """The factor of the gradients: min(1, limit / (norm + 1e-6)); 1 when `limit` is 0 (off)."""
     if limit == 0.0:
         return torch.ones_like(norm)
     return (limit / (norm + 1e-6)).clamp(max=1.0)

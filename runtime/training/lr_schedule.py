@@ -1,4 +1,4 @@
-"""The learning rate of a step: linear warm-up, cosine to the minimum, then the minimum."""
+"""Learning-rate schedule: linear warm-up, cosine decay to the minimum, then the minimum."""
 
 import math
 

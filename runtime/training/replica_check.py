@@ -1,4 +1,4 @@
-"""A cheap check that copies of a parameter are still the same bits on all ranks that hold one."""
+"""Replica check: every copy of a parameter still has the same bits, compared by hash."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from runtime.training.grad_norm import is_expert, is_split_over_tp
 
 
 class ReplicasDiverged(RuntimeError):
-    """Ranks that must hold the same parameter do not: what follows would be another model on each."""
+    """Replicas of a parameter differ between ranks; training on would train several models."""
 
 
 def check_replicas(module: nn.Module, groups: RankGroups) -> None:
-    """Compares a hash of each parameter among its replicas: two small all-reduces a group. Collective.
+    """Compares a hash of each parameter between its replicas: two small all-reduces per group. Collective.
 
-    Dense parameters are the same over `data` and, unless split, over `tp`; experts over `edp`.
+    Dense parameters are equal over `data` and, unless split, over `tp`; experts over `edp`.
 
     Raises:
         ReplicasDiverged: on every rank that holds such a parameter, with its name.
@@ -37,11 +37,11 @@ def check_replicas(module: nn.Module, groups: RankGroups) -> None:
         differing = _differing(names, [hashes[name] for name in names], group)
         if differing:
             faults.append(
-                f"{len(differing)} of {len(names)} parameters are not the same on the ranks "
-                f"{', '.join(map(str, group.ranks))} ({axis} peers): {', '.join(differing[:3])}"
+                f"{len(differing)} of {len(names)} parameters differ between ranks "
+                f"{', '.join(map(str, group.ranks))} ({axis} group): {', '.join(differing[:3])}"
             )
-    if faults:  # only now: the peers were in the same collectives
-        raise ReplicasDiverged("; ".join(faults))
+    if faults:  # only after all collectives, which the peers take part in
+        raise ReplicasDiverged(f"SW902 replicas differ: {'; '.join(faults)}")
 
 
 def _differing(names: Sequence[str], hashes: Sequence[Tensor], group: Group) -> list[str]:

@@ -1,4 +1,4 @@
-"""One training step and one validation pass: micro-batches in, sums over the whole world out."""
+"""Training step and validation pass of one rank: micro-batches in, sums over the world out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from runtime.training.training_model import Sums, Totals
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What one rank feeds at once: int64 [sequences, seq_length + 1]; mask_BS None: all are valid."""
+    """One rank's input of one pass: int64 [sequences, seq_length + 1]; mask_BS None: all are valid."""
 
     tokens_BS1: Tensor
     mask_BS: Tensor | None = None
@@ -34,13 +34,13 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """A step as every rank knows it, but for `expert_tokens`, which are this rank's own.
+    """A step's results, equal on every rank except `expert_tokens` and `passes`, which are this rank's own.
 
     loss: mean cross-entropy over the global batch's valid tokens.
     aux_loss: mean over sequences of Σ f·P (model/router.py). z_loss: mean over tokens of logsumexp².
     grad_norm: before clipping; not finite when the step was skipped.
     expert_tokens: tokens this rank routed to each expert, [MoE layers of the stage, num_experts].
-    passes: when this rank did what. ended_ns: when the step's last collective over the world was over.
+    passes: the spans of this rank's passes. ended_ns: the end of the step's last collective over the world.
     """
 
     loss: float
@@ -90,8 +90,8 @@ def train_step(
             passed(f"forward {action.micro_batch}")
             continue
         with clock.phase("compute"):
-            # `backward` divides by the accumulation. Asked not to (scale_wrt_gas=False), DeepSpeed 0.19.8
-            # still does, in a hook on the forward's output (engine.py:3179); so the factor is given back.
+            # `backward` divides by the accumulation. With scale_wrt_gas=False DeepSpeed 0.19.8 still does,
+            # in a hook on the forward's output (engine.py:3179); this factor undoes it.
             engine.backward(losses.pop(action.micro_batch) * engine.gradient_accumulation_steps())
         passed(f"backward {action.micro_batch}")
         if index == len(actions) - 1:
@@ -103,9 +103,9 @@ def train_step(
     if engine.module.bias_update_speed is not None and np.isfinite(grad_norm):
         with clock.phase("gradient_reduce"):
             everywhere = expert_tokens.clone()
-            for peers in (groups.data, groups.tp):  # tp partners count a share of the tokens each
+            for peers in (groups.data, groups.tp):  # TP ranks count a share of the tokens each
                 dist.all_reduce(everywhere, group=peers.process_group)
-        engine.module.steer_routers(everywhere)
+        engine.module.update_expert_bias(everywhere)
     world = _sum_over_world(sums, groups, engine.device)
     passed("update")
     times_ns = stamps.times_ns(taken)
@@ -165,11 +165,11 @@ ReadRows = Callable[[slice], np.ndarray]
 def training_batches(
     rows: ReadRows, batch: Batch, stage: Stage, data_rank: int, device: torch.device
 ) -> list[MicroBatch]:
-    """This rank's micro-batches of one global batch: micro-step m is the same sequences in every stage.
+    """This rank's micro-batches of one global batch: micro-step m has the same sequences in every stage.
 
     Args:
         rows: reads rows of the global batch as int64 [n, seq_length + 1].
-        data_rank: the rank's place on its stage's data-parallel axis.
+        data_rank: the rank in its `data` group.
     """
     size = batch.micro_batch_of(stage)
     width = size * stage.dense.size("data")
@@ -180,7 +180,7 @@ def training_batches(
 def validation_batches(
     rows: ReadRows, num_sequences: int, batch: Batch, stage: Stage, data_rank: int, device: torch.device
 ) -> list[MicroBatch]:
-    """This rank's share of the validation sequences; what is missing to full micro-batches is masked out."""
+    """This rank's share of the validation sequences; incomplete micro-batches are padded and masked."""
     size = batch.micro_batch_of(stage)
     width = size * stage.dense.size("data")
     batches = []

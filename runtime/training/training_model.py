@@ -1,4 +1,4 @@
-"""Builds this rank's part of the model, and the module whose forward is one micro-batch's loss."""
+"""Training module of one rank: its shard of the model, with one micro-batch's loss as forward."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from runtime.parallel.pipeline_p2p import (
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What a step's sums are divided by: counts over the whole global batch, known before its first backward.
+    """Divisors of a step's sums: counts over the global batch, known before its first backward.
 
     num_tokens: valid tokens; num_sequences: sequences that have one.
     """
@@ -47,11 +47,11 @@ class Sums:
 
 
 class TrainingModel(nn.Module):
-    """What one micro-batch adds to the loss on this rank, already divided by the global batch's totals.
+    """One micro-batch's contribution to the loss on this rank, divided by the global batch's totals.
 
-    Gradients of such losses are *summed* over ranks and micro-batches, never averaged: the sum is the
-    gradient of the global batch, however it is cut. Where a stage hands activations on, its part of the loss
-    includes a zero whose backward takes their gradient from the next stage.
+    Gradients of these losses are *summed* over ranks and micro-batches, never averaged: the sum is the
+    gradient of the global batch, however it is cut. The loss of a stage with a next stage includes a zero
+    whose backward receives the activations' gradient from it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TrainingModel(nn.Module):
         Args:
             tokens_BS1: int64 [sequences, seq_length + 1]; position t predicts token t + 1.
             mask_BS: bool, False where a position is padding; None when all are valid.
-            micro_batch: which of the step's it is, whose receives were posted before (`channels.post_recv`).
+            micro_batch: its number in the step; its receives are posted already (`channels.post_recv`).
         """
         entropies, handed = [], []
         routing = sum_routings([], self.model.config.num_experts, tokens_BS1.device)
@@ -102,13 +102,13 @@ class TrainingModel(nn.Module):
         return loss, sums
 
     def _chunks(self, num_sequences: int) -> Sequence[Span]:
-        """How this stage cuts its sequences; one with layers does not: experts hear all at once."""
+        """The chunks of sequences; a stage with layers has one: its experts get all tokens at once."""
         channels = [c for c in (self.channels.incoming, self.channels.outgoing) if c is not None]
         return channels[0].chunks if channels else [(0, num_sequences)]
 
     def _enter(self, ids_BS: Tensor, micro_batch: int, chunk: int) -> Tensor:
-        """The input of the stage's first module: whole vectors, or the share of them that an output without
-        layers takes."""
+        """The input of the stage's first module: full vectors, or this rank's columns where an output without
+        layers takes those."""
         channel = self.channels.incoming
         if channel is None:
             return self.model.embed(ids_BS)
@@ -119,7 +119,7 @@ class TrainingModel(nn.Module):
         return gather_from_tp(x_BSC, self.model.config.hidden_size, groups.tp, dim=-1)
 
     def _send_on(self, x_BSD: Tensor, micro_batch: int, chunk: int) -> Tensor:
-        """Zero, with the next stage's gradient; TP partners send a share of the vectors each."""
+        """Zero, with the next stage's gradient; TP ranks send a share of the columns each."""
         channel, groups = self.channels.outgoing, self.model.groups
         assert channel is not None, f"stage {self.stage.name} has neither an output nor a next stage"
         if self.stage.contents.norm:
@@ -132,17 +132,17 @@ class TrainingModel(nn.Module):
         return self.model.cross_entropy_of_share(x, targets_BS, mask_BS)
 
     @torch.no_grad()
-    def steer_routers(self, expert_tokens: Tensor) -> None:
-        """Loss-free balancing (DeepSeek-V3 report, section 2.1.2): an expert above the mean load becomes
-        harder to choose in the next step, one below it easier, each by `bias_update_speed`.
+    def update_expert_bias(self, expert_tokens: Tensor) -> None:
+        """Loss-free balancing (DeepSeek-V3 report, section 2.1.2): the bias of an expert with more tokens
+        than the mean is lowered by `bias_update_speed`, that of one with fewer raised.
 
         Args:
-            expert_tokens: routes of the whole global batch to each expert, [MoE layers here, num_experts].
+            expert_tokens: routes of the global batch to each expert, [MoE layers here, num_experts].
         """
-        assert self.bias_update_speed is not None, "the strategy balances by loss"
+        assert self.bias_update_speed is not None, "training.balance is loss"
         routers = [module for module in self.model.modules() if isinstance(module, Router)]
         for router, counts in zip(routers, expert_tokens.double(), strict=True):
-            assert router.bias is not None, "the strategy balances by bias"
+            assert router.bias is not None, "training.balance is bias"
             router.bias += self.bias_update_speed * torch.sign(counts.mean() - counts).to(router.bias)
 
 

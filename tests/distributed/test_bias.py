@@ -58,7 +58,7 @@ def test_steering_by_hand() -> None:
     channels = P2PChannels(place=0, num_stages=1, incoming=None, outgoing=None)
     module = TrainingModel(SwitchyardForCausalLM(model_config(strategy)), strategy.training, stage, channels)
     counts = torch.tensor([[4, 0, 2, 2, 2, 2, 2, 2], [9, 1, 0, 0, 0, 0, 0, 0]])
-    module.steer_routers(counts)
+    module.update_expert_bias(counts)
     first, second = (module.model.model.layers[str(layer)].mlp.router.bias for layer in (0, 1))
     assert first.tolist() == pytest.approx([-0.02, 0.02, 0, 0, 0, 0, 0, 0])
     assert second.tolist() == pytest.approx([-0.02, 0.02] + [0.02] * 6)

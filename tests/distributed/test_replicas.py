@@ -41,16 +41,17 @@ def test_sound_replicas_pass(degrees: dict[str, int]) -> None:
 def test_a_tp_partner_that_diverged_is_named() -> None:
     answers = run_ranks(4, _flip, _plan(ep=4, tp=2), NORM)
     assert all(NORM in answer for answer in (answers[0], answers[1], answers[3]))
-    assert "tp peers" in answers[0]
+    assert "SW902" in answers[0]
+    assert "(tp group)" in answers[0]
 
 
 def test_a_split_parameter_is_compared_over_data_only() -> None:
     answers = run_ranks(4, _flip, _plan(ep=1, tp=2, dp=2), HEAD)
     assert [HEAD in answer for answer in answers] == [False, True, False, True]
-    assert "data peers" in answers[1]
+    assert "(data group)" in answers[1]
 
 
 def test_an_expert_is_compared_over_its_own_peers() -> None:
     answers = run_ranks(4, _flip, _plan(ep=2, dp=2), EXPERT)
     assert [EXPERT in answer for answer in answers] == [False, True, False, True]
-    assert "edp peers" in answers[1]
+    assert "(edp group)" in answers[1]

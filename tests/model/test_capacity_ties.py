@@ -12,7 +12,7 @@ def _kept(scores: torch.Tensor) -> list[bool]:
     router = Router(config_of(num_experts=2, num_experts_per_tok=1), ModelGroups())
     both = torch.stack([scores, 1 - scores], 1)
     chosen = torch.zeros(6, 1, dtype=torch.int64)
-    return router._fits(both, chosen, None, torch.tensor([3]))[:, 0].tolist()
+    return router._within_capacity(both, chosen, None, torch.tensor([3]))[:, 0].tolist()
 
 
 def test_rounding_does_not_decide_who_is_dropped() -> None:

@@ -68,7 +68,7 @@ def test_a_shard_is_not_saved_as_a_model(tmp_path):
         SwitchyardForCausalLM(config_of(), groups=ModelGroups(ep=group)),
         SwitchyardForCausalLM(config_of(), contents=StageContents(layers=(0, 1), embedding=True)),
     ):
-        with pytest.raises(ValueError, match="whole model"):
+        with pytest.raises(ValueError, match="complete model"):
             model.save_pretrained(tmp_path)
 
 
