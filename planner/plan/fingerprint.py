@@ -1,4 +1,4 @@
-"""What belongs together: the fingerprints of a plan, of a model and of a course of training."""
+"""Fingerprints of a plan, of a model and of a training recipe."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from planner.strategy.schema import Strategy
 
 # Keys of `model` that change neither what a weight means nor its shape: how tokens travel, how weights begin.
 MODEL_EXCEPT = frozenset({"dispatch", "capacity_factor", "initializer_range", "embedding_std", "init_from"})
-# Keys of `training` that a run may change and still be the same course.
-COURSE_EXCEPT = frozenset({"steps", "micro_batch"})
+# Keys of `training` that a run may change without changing the recipe.
+RECIPE_EXCEPT = frozenset({"steps", "micro_batch"})
 # Sections that no rank reads to do its work: what was claimed, what should hold, who watches.
 PLAN_EXCEPT = frozenset({"claims", "limits", "operate"})
 
@@ -27,14 +27,15 @@ def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:
     return _digest("model", {"model": model, "tokenizer": tokenizer_hash})
 
 
-def course_fingerprint(strategy: Strategy, data_hash: str) -> str:
-    """What makes a run go on as the same training: the data, dispatch and initialisation, and `training`.
+def recipe_fingerprint(strategy: Strategy, data_hash: str) -> str:
+    """What a resumed run must share with its checkpoint: data, dispatch, initialization, and `training`.
 
     Steps and micro_batch are left out. With schedule_steps null the horizon is that of the first attempt,
     which the checkpoint keeps, so null stays null here.
     """
     model = strategy.model.model_dump(include=set(MODEL_EXCEPT))
-    training = strategy.training.model_dump(exclude=set(COURSE_EXCEPT))
+    training = strategy.training.model_dump(exclude=set(RECIPE_EXCEPT))
+    # The kind keeps its old name: with another one no older checkpoint would resume.
     return _digest("course", {"model": model, "training": training, "data": data_hash})
 
 

@@ -21,7 +21,7 @@ from runtime.checkpoint import commit
 from runtime.checkpoint.store import CheckpointError, CheckpointInfo, open_checkpoint
 from runtime.checkpoint.store import verify as damage_of
 
-OUTPUT_VERSION = 1
+OUTPUT_VERSION = 2
 
 Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or one checkpoint")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
@@ -94,7 +94,7 @@ def _facts(info: CheckpointInfo) -> dict[str, Any]:
         "num_bytes": info.num_bytes,
         "num_parameters": num_parameters,
         "model_fingerprint": meta.model_fingerprint,
-        "course_fingerprint": meta.course_fingerprint,
+        "recipe_fingerprint": meta.recipe_fingerprint,
         "layout": meta.layout,
         "counters": meta.counters,
     }

@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 
 from planner import Plan
-from planner.plan.fingerprint import course_fingerprint, model_fingerprint
+from planner.plan.fingerprint import recipe_fingerprint, model_fingerprint
 from runtime.data.dataset import TokenData
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprints:
-    """What a checkpoint must match: `model` to load its weights at all, `course` to go on from it."""
+    """What a checkpoint must match: `model` to load its weights at all, `recipe` to resume its training."""
 
     model: str
-    course: str
+    recipe: str
 
 
 def fingerprints(plan: Plan, data: TokenData) -> Fingerprints:
     return Fingerprints(
         model=model_fingerprint(plan.strategy, data.tokenizer_hash),
-        course=course_fingerprint(plan.strategy, data.content_hash),
+        recipe=recipe_fingerprint(plan.strategy, data.content_hash),
     )

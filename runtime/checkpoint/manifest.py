@@ -1,6 +1,6 @@
 """Decides what a checkpoint's manifest.json says: which tensor lies where, and how to tell that all is whole.
 
-    {"schema_version": 1, "step": 100, "meta": {...}, "sha256": "hash of everything else in here",
+    {"schema_version": 2, "step": 100, "meta": {...}, "sha256": "hash of everything else in here",
      "files":   {"rank-0000.safetensors": {"num_bytes": 4096, "sha256": "..."}, ...},
      "tensors": {"model.norm.weight": {"weight": {"shape": [64], "dtype": "F32", "pieces": [
          {"offsets": [0], "shape": [64], "flat": null, "file": "rank-0000.safetensors", "key": "..."}]}}}}
@@ -24,7 +24,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runtime.checkpoint.tensor_slices import TensorSlice, full_slice, is_within, split_flat_range, subtract
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 # A manifest may come from anywhere: a file it names must not lead out of its folder, or to a hidden one.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -49,7 +49,7 @@ class Meta:
 
     attempt: int
     model_fingerprint: str
-    course_fingerprint: str
+    recipe_fingerprint: str
     layout: dict[str, Any]
     counters: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
@@ -170,9 +170,11 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         raise CheckpointError(f"{path} is damaged: it is not a manifest ({_first_line(error)})") from error
     if (actual := _own_hash(fields)) != stated:
         raise CheckpointError(f"{path} is damaged: its sha256 is {actual}, it says {stated}")
-    if version != MANIFEST_VERSION:
+    if version == 1:
+        _upgrade(fields)
+    elif version != MANIFEST_VERSION:
         raise CheckpointError(
-            f"{path} has schema_version {version}; this version of the program reads {MANIFEST_VERSION}"
+            f"{path} has schema_version {version}; this version of the program reads 1 to {MANIFEST_VERSION}"
         )
     try:
         manifest = _MANIFEST.validate_python(fields)
@@ -181,6 +183,14 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     if faults := manifest_faults(manifest):
         raise CheckpointError(f"{path} contradicts itself: {faults[0]}")
     return manifest
+
+
+def _upgrade(fields: dict[str, Any]) -> None:
+    """Version 1 called the fingerprint of the training recipe `course_fingerprint`."""
+    meta = fields.get("meta")
+    if isinstance(meta, dict) and "course_fingerprint" in meta:
+        meta["recipe_fingerprint"] = meta.pop("course_fingerprint")
+    fields["schema_version"] = MANIFEST_VERSION
 
 
 def manifest_faults(manifest: CheckpointManifest) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class Saver:
         meta = Meta(
             attempt=self.attempt,
             model_fingerprint=self.prints.model,
-            course_fingerprint=self.prints.course,
+            recipe_fingerprint=self.prints.recipe,
             layout=checkpoint_layout(plan),
             counters={
                 "optimizer_steps": optimizer_steps(self.engine),

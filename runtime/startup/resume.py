@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from planner import Plan, Problem, StrategyError, load
-from planner.plan.fingerprint import COURSE_EXCEPT, MODEL_EXCEPT
+from planner.plan.fingerprint import RECIPE_EXCEPT, MODEL_EXCEPT
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest
 
@@ -12,7 +12,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
     """The checkpoint to go on from; None starts afresh.
 
     Raises:
-        StrategyError: if the folder holds what `output.resume` rules out, or another model or course.
+        StrategyError: if the folder holds what `output.resume` rules out, or another model or training recipe.
     """
     output = plan.strategy.output
     own = _newest(run_folder)
@@ -26,7 +26,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
         return None
     if own is not None:
         # A branch that was interrupted goes on from its own checkpoints.
-        _check(plan, own, prints, course=True)
+        _check(plan, own, prints, recipe=True)
         _refuse_going_back(output.resume, run_folder, own)
         return own
     if output.resume == "auto":
@@ -43,7 +43,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
         raise _refuse(
             f"{source} holds no checkpoint", "the folder of a run or of a checkpoint", "check output.resume"
         )
-    _check(plan, found, prints, course=not output.branch)
+    _check(plan, found, prints, recipe=not output.branch)
     if found.step >= plan.strategy.training.steps:
         raise _refuse(
             f"{found.folder} is at step {found.step}, and training.steps is {plan.strategy.training.steps}",
@@ -77,19 +77,19 @@ def _newest(folder: Path) -> CheckpointInfo | None:
         ) from error
 
 
-def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, course: bool) -> None:
+def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bool) -> None:
     if info.meta.model_fingerprint != prints.model:
         changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT) or "the tokenizer changed"
         raise _refuse(
-            f"{info.folder} is of another model: {changed}",
+            f"{info.folder} was trained with another model: {changed}",
             "the same model section (but dispatch, capacity_factor, initialisation) and the same tokenizer",
             "restore those keys, or choose another name",
         )
-    if course and info.meta.course_fingerprint != prints.course:
-        # The model is the same, so what differs in its section is what belongs to the course.
-        changed = _changed(plan, info, "training", "model", except_for=COURSE_EXCEPT) or "the data changed"
+    if recipe and info.meta.recipe_fingerprint != prints.recipe:
+        # The model is the same, so what differs in its section is what belongs to the recipe.
+        changed = _changed(plan, info, "training", "model", except_for=RECIPE_EXCEPT) or "the data changed"
         raise _refuse(
-            f"{info.folder} is of another course: {changed}",
+            f"{info.folder} was trained with another training recipe: {changed}",
             "the same data and the same training section (but steps and micro_batch)",
             "restore those keys, choose another name, or branch: "
             f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",

@@ -173,7 +173,7 @@ def _saver(plan: Plan, engine: Any, groups: Any, folder: Path) -> Saver:
         groups=groups,
         folder=folder,
         files={},
-        prints=Fingerprints(model="model", course="course"),
+        prints=Fingerprints(model="model", recipe="recipe"),
         attempt=1,
         horizon=STEPS,
         end_of_text=0,

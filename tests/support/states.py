@@ -15,7 +15,7 @@ from runtime.checkpoint.store import CheckpointInfo, Meta, OwnedPiece, Ranks, Re
 META = Meta(
     attempt=3,
     model_fingerprint="model-1",
-    course_fingerprint="course-1",
+    recipe_fingerprint="recipe-1",
     layout={"ep": 2, "tp": 1},
     counters={"optimizer_steps": 99, "horizon": 150},
 )

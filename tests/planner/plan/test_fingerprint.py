@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from planner.plan.fingerprint import course_fingerprint, model_fingerprint, plan_fingerprint
+from planner.plan.fingerprint import recipe_fingerprint, model_fingerprint, plan_fingerprint
 from tests.support.examples import strategy
 
 CAPACITY = ("model.dispatch=capacity", "model.capacity_factor=2")
@@ -52,8 +52,8 @@ def test_model_fingerprint_holds_the_tokenizer() -> None:
         ("model.hidden_size=512",),  # of the model fingerprint
     ],
 )
-def test_course_fingerprint_stays(overrides: tuple[str, ...]) -> None:
-    assert course_fingerprint(strategy(*overrides), "d") == course_fingerprint(strategy(), "d")
+def test_recipe_fingerprint_stays(overrides: tuple[str, ...]) -> None:
+    assert recipe_fingerprint(strategy(*overrides), "d") == recipe_fingerprint(strategy(), "d")
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_course_fingerprint_stays(overrides: tuple[str, ...]) -> None:
         ("model.init_from=runs/x",),
     ],
 )
-def test_course_fingerprint_changes(overrides: tuple[str, ...]) -> None:
-    assert course_fingerprint(strategy(*overrides), "d") != course_fingerprint(strategy(), "d")
+def test_recipe_fingerprint_changes(overrides: tuple[str, ...]) -> None:
+    assert recipe_fingerprint(strategy(*overrides), "d") != recipe_fingerprint(strategy(), "d")
 
 
-def test_course_fingerprint_holds_the_data() -> None:
-    assert course_fingerprint(strategy(), "a") != course_fingerprint(strategy(), "b")
+def test_recipe_fingerprint_holds_the_data() -> None:
+    assert recipe_fingerprint(strategy(), "a") != recipe_fingerprint(strategy(), "b")
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,8 @@ def test_written_defaults_do_not_change_a_fingerprint() -> None:
 
 def test_fingerprint_is_16_hexadecimal_digits() -> None:
     assert re.fullmatch(r"[0-9a-f]{16}", plan_fingerprint(strategy()))
+
+
+def test_the_recipe_of_older_checkpoints_is_still_the_same() -> None:
+    """A checkpoint keeps this value: when it changes, no older run resumes."""
+    assert recipe_fingerprint(strategy(), "d") == "57770af5bd360ce4"

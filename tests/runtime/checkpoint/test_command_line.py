@@ -57,7 +57,7 @@ def test_verify_as_json(run):
     result = call("verify", run, "--json")
     assert result.exit_code == 1
     said = json.loads(result.stdout)
-    assert said["schema_version"] == 1
+    assert said["schema_version"] == 2
     assert said["whole"] is False
     assert [bool(entry["damage"]) for entry in said["checkpoints"]] == [True, False]
 

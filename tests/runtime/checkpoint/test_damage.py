@@ -81,8 +81,8 @@ DAMAGES = {
     "manifest bit flipped": (lambda step: flip_bit(step / "manifest.json", 0.5), "manifest.json is damaged"),
     "manifest missing": (lambda step: (step / "manifest.json").unlink(), "manifest.json cannot be read"),
     "manifest of a later version": (
-        lambda step: rewrite_manifest(step, lambda fields: fields.update(schema_version=2)),
-        "schema_version 2; this version of the program reads 1",
+        lambda step: rewrite_manifest(step, lambda fields: fields.update(schema_version=3)),
+        "schema_version 3; this version of the program reads 1 to 2",
     ),
     "manifest with an unknown key": (
         lambda step: rewrite_manifest(step, lambda fields: fields.update(more=1)),

@@ -62,7 +62,7 @@ def test_content_hash_changes_with_what_is_read(tmp_path: Path, corpus: Path, ch
 
 
 def test_content_hash_ignores_what_the_training_section_says(tmp_path: Path, corpus: Path) -> None:
-    """`training` is in the course's fingerprint by itself."""
+    """`training` is in the recipe's fingerprint by itself."""
     hashes = set()
     for change in ("training.seed=1", "training.seed=2", "training.seq_length=8", "training.global_batch=8"):
         strategy = make_strategy(tmp_path, corpus, change)

@@ -1,5 +1,7 @@
 """Where a run goes on from: what `output.resume` asks for, held against what the folders hold."""
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from runtime.startup.open_run import horizon_of
 from runtime.startup.resume import find_start
 from tests.support.states import META, full_state, one_rank
 
-PRINTS = Fingerprints(model=META.model_fingerprint, course=META.course_fingerprint)
+PRINTS = Fingerprints(model=META.model_fingerprint, recipe=META.recipe_fingerprint)
 STRATEGY = """
 name: tiny
 cluster:
@@ -50,14 +52,30 @@ def test_auto_takes_the_newest_whole_checkpoint_and_says_what_it_passes_over(
     assert "step-00000010 is damaged and passed over" in caplog.text
 
 
+def test_a_checkpoint_of_manifest_version_1_still_resumes(tmp_path: Path) -> None:
+    """Version 1 called the recipe's fingerprint `course_fingerprint`."""
+    save(tmp_path, 5)
+    path = tmp_path / "checkpoints" / "step-00000005" / "manifest.json"
+    fields = json.loads(path.read_text())
+    assert fields.pop("schema_version") == 2
+    del fields["sha256"]
+    old = {**fields, "schema_version": 1}
+    old["meta"]["course_fingerprint"] = old["meta"].pop("recipe_fingerprint")
+    canonical = json.dumps(old, sort_keys=True, separators=(",", ":")).encode()
+    path.write_text(json.dumps({**old, "sha256": hashlib.sha256(canonical).hexdigest()}))
+    assert find_start(plan(), tmp_path, PRINTS).step == 5
+    other = Fingerprints(model=PRINTS.model, recipe="x")
+    assert "training recipe" in refusal(plan(), tmp_path, other)
+
+
 def test_auto_starts_afresh_where_there_is_nothing(tmp_path: Path) -> None:
     assert find_start(plan(), tmp_path / "none", PRINTS) is None
 
 
-def test_another_model_or_course_is_refused(tmp_path: Path) -> None:
+def test_another_model_or_recipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 5)
-    assert "another model" in refusal(plan(), tmp_path, Fingerprints(model="x", course=PRINTS.course))
-    assert "another course" in refusal(plan(), tmp_path, Fingerprints(model=PRINTS.model, course="x"))
+    assert "another model" in refusal(plan(), tmp_path, Fingerprints(model="x", recipe=PRINTS.recipe))
+    assert "another training recipe" in refusal(plan(), tmp_path, Fingerprints(model=PRINTS.model, recipe="x"))
 
 
 def test_never_wants_an_empty_folder_and_require_a_checkpoint(tmp_path: Path) -> None:
@@ -73,11 +91,11 @@ def test_a_folder_is_gone_on_from_only_with_steps_left(tmp_path: Path) -> None:
     assert "set training.steps above 20" in refusal(plan(resume), tmp_path / "new")
 
 
-def test_a_branch_may_be_another_course_but_not_another_model(tmp_path: Path) -> None:
+def test_a_branch_may_be_another_recipe_but_not_another_model(tmp_path: Path) -> None:
     save(tmp_path / "other", 5)
     branch = plan(f"output.resume={tmp_path / 'other'}", "output.branch=true")
-    assert find_start(branch, tmp_path / "new", Fingerprints(model=PRINTS.model, course="x")).step == 5
-    assert "another model" in refusal(branch, tmp_path / "new", Fingerprints(model="x", course="x"))
+    assert find_start(branch, tmp_path / "new", Fingerprints(model=PRINTS.model, recipe="x")).step == 5
+    assert "another model" in refusal(branch, tmp_path / "new", Fingerprints(model="x", recipe="x"))
 
 
 def test_an_older_step_of_the_same_run_is_not_silently_passed_over(tmp_path: Path) -> None:
@@ -101,12 +119,12 @@ def test_the_horizon_stays_that_of_the_first_attempt(tmp_path: Path) -> None:
 def test_a_refusal_names_the_keys_that_differ(tmp_path: Path) -> None:
     save(tmp_path, 5)
     (tmp_path / "strategy.yaml").write_text(STRATEGY)
-    other = Fingerprints(model=PRINTS.model, course="x")
+    other = Fingerprints(model=PRINTS.model, recipe="x")
     changed = plan("training.learning_rate=1e-3", "training.steps=30")
-    assert "another course: training.learning_rate was 0.0003, now 0.001;" in refusal(
+    assert "another training recipe: training.learning_rate was 0.0003, now 0.001;" in refusal(
         changed, tmp_path, other
     )
-    assert "another course: the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
-    other = Fingerprints(model="x", course="x")
+    assert "another training recipe: the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
+    other = Fingerprints(model="x", recipe="x")
     smaller = plan("model.num_experts=2")
     assert "another model: model.num_experts was 4, now 2;" in refusal(smaller, tmp_path, other)
