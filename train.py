@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
-from planner.plan.mismatch import launch_problems
-from planner.rules.not_implemented import runnable
+from planner.plan.mismatch import find_launch_problems
+from planner.rules.not_implemented import find_unimplemented
 from runtime.process.identity import Identity, identify
 from runtime.process.stop_signals import StopRequest, block_signals
 
@@ -176,7 +176,10 @@ def make_plan(
         plan = build_plan(load(path, overrides))
     except StrategyError as error:
         return None, error.problems
-    problems = [*launch_problems(plan), *locate_problems(runnable(plan.strategy), plan.strategy)]
+    problems = [
+        *find_launch_problems(plan),
+        *locate_problems(find_unimplemented(plan.strategy), plan.strategy),
+    ]
     if identity.world_size < plan.world_size:
         started = f"{identity.world_size} process{'es were' if identity.world_size > 1 else ' was'} started"
         problems.append(

@@ -18,7 +18,7 @@ from benchmarks.accuracy_report import Case, tell
 from benchmarks.jobs import Job, JobFailed, busy_s
 from planner import load
 from planner.hardware.catalog import CALIBRATION_NAME
-from planner.rules.not_implemented import runnable
+from planner.rules.not_implemented import find_unimplemented
 
 STRATEGY = "ds_configs/tiny_cpu.yaml"
 # A name, its ranks, and what tells it from the strategy. Compact rank order makes rank 0, whose phases are
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _start(case: Case, folder: Path, until: float) -> None:
     """Starts a job, lets it warm up and stops it."""
-    problems = runnable(load(STRATEGY, case.overrides))
+    problems = find_unimplemented(load(STRATEGY, case.overrides))
     if problems:
         case.why_not = f"this version does not run it yet: {problems[0].path}"
         return

@@ -1,4 +1,4 @@
-"""How the text of a strategy is read: YAML 1.2 scalars, duplicate keys refused, a line for every key."""
+"""YAML 1.2 reader: scalars of the core schema, duplicate keys refused, a line number for every key."""
 
 import re
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from planner.problems import Problem
 from planner.units import shorten
 
-MAX_BYTES = 2**20  # a strategy is a page; more is some other file
+MAX_BYTES = 2**20  # a strategy is a page; a larger file is something else
 _MAX_DIGITS = 300  # longer numbers overflow a float
 
-# YAML 1.2.2, section 10.3.2 (core schema): what a plain scalar means. Everything else is text: unlike in
-# YAML 1.1, `no`, `on`, `10:30`, `2024-01-01` and `1_000` are text, `017` is seventeen, `3e-4` is a number.
+# YAML 1.2.2, section 10.3.2 (core schema): plain scalars. Everything else is text: unlike in YAML 1.1, `no`,
+# `on`, `10:30`, `2024-01-01` and `1_000` are text, `017` is seventeen, `3e-4` is a number.
 _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUE = re.compile(r"true|True|TRUE")
 _FALSE = re.compile(r"false|False|FALSE")
@@ -54,10 +54,10 @@ class Mapping:
 
 
 def resolve_scalar(text: str) -> str | int | float | bool | None:
-    """What a plain (unquoted) scalar means in YAML 1.2.
+    """The value of a plain (unquoted) scalar in YAML 1.2.
 
     Raises:
-        ValueError: a number of more digits than any strategy needs.
+        ValueError: a number with too many digits.
     """
     if _NULL.fullmatch(text):
         return None
@@ -69,7 +69,7 @@ def resolve_scalar(text: str) -> str | int | float | bool | None:
         _INT.fullmatch(text) or _OCTAL.fullmatch(text) or _HEX.fullmatch(text) or _FLOAT.fullmatch(text)
     )
     if is_number and len(text) > _MAX_DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
+        raise ValueError(f"the number has {len(text)} digits")
     if _INT.fullmatch(text):
         return int(text)
     if _OCTAL.fullmatch(text) or _HEX.fullmatch(text):
@@ -84,7 +84,7 @@ def resolve_scalar(text: str) -> str | int | float | bool | None:
 
 
 class Document:
-    """The tree of one text; `problems` holds what is wrong with the form of it."""
+    """The tree of one text; `problems` holds its mistakes of form."""
 
     def __init__(self, text: str, file: str | None, override: str | None = None) -> None:
         self.problems: list[Problem] = []
@@ -98,10 +98,13 @@ class Document:
         if node is not None:
             self.root = self._build(node, node.start_mark.line + 1)
 
-    def _problem(self, line: int | None, found: str, expected: str, fix: str, key: str | None = None) -> None:
+    def _problem(
+        self, code: str, line: int | None, found: str, expected: str, fix: str, key: str | None = None
+    ) -> None:
         path = [*self._path, key] if key is not None else self._path
         self.problems.append(
             Problem(
+                code=code,
                 path=".".join(path) or None,
                 line=None if self._override else line,
                 found=found,
@@ -121,22 +124,25 @@ class Document:
             mark = error.problem_mark or error.context_mark
             what = " ".join(part for part in (error.context, error.problem) if part)
             self._problem(
+                "SW102",
                 mark.line + 1 if mark else None,
                 f"this is not YAML: {shorten(what, 120)}",
                 "a YAML mapping, as in ds_configs/",
-                "correct the text at this line (indent with spaces, close quotes and brackets)",
+                "correct this line (indent with spaces, close quotes and brackets)",
             )
             return None
         except yaml.YAMLError as error:
             self._problem(
+                "SW102",
                 None,
                 f"this is not YAML: {shorten(' '.join(str(error).split()), 120)}",
                 "plain text in UTF-8",
-                "remove the characters that are no text",
+                "remove the control characters",
             )
             return None
         except RecursionError:
             self._problem(
+                "SW102",
                 None,
                 "values are nested too deeply",
                 "at most a few levels",
@@ -148,7 +154,7 @@ class Document:
                 loader.dispose()
         if node is None:
             self._problem(
-                None, "the file is empty", "a YAML mapping", "write the strategy, as in ds_configs/"
+                "SW102", None, "the file is empty", "a YAML mapping", "write the strategy, as in ds_configs/"
             )
         return node
 
@@ -156,7 +162,7 @@ class Document:
         """The entry of a node; an alias gets the entry of its anchor, with the lines of the anchor."""
         if id(node) in self._open:
             self._problem(
-                line, "an alias stands inside its own anchor", "a finite value", "write the value out"
+                "SW105", line, "YAML alias refers to itself", "no recursive alias", "write the value out"
             )
             return Entry(value=None, line=line)
         if id(node) in self._built:
@@ -186,11 +192,12 @@ class Document:
             if key is None or not isinstance(self._scalar(key_node), str):
                 shown = f"{key!r}" if key is not None else "a list or mapping"
                 self._problem(
-                    line, f"the key {shown} is not text", "a name", "remove it, or put it in quotes"
+                    "SW104", line, f"the key {shown} is not text", "a name", "remove it, or put it in quotes"
                 )
                 continue
             if key in lines:
                 self._problem(
+                    "SW106",
                     line,
                     f"is written twice, here and in line {lines[key]}",
                     "every key once",
@@ -209,33 +216,33 @@ class Document:
         return Mapping(entries={**own, **{key: entry for key, entry in merged.items() if key not in own}})
 
     def _merge(self, node: Node, line: int) -> Iterator[tuple[str, Entry]]:
-        """The entries that `<<` brings in: of one mapping or of a list of them, the earlier one first."""
+        """The entries that `<<` merges: of one mapping or of a list of them, the earlier one first."""
         parts = node.value if isinstance(node, SequenceNode) else [node]
         for part in parts:
             value = self._build(part, line).value
             if isinstance(value, Mapping):
                 yield from value.entries.items()
             elif id(part) not in self._open:
-                self._problem(line, "<< is not given a mapping", "an alias of a mapping", "write <<: *anchor")
+                self._problem(
+                    "SW105", line, "<< needs a mapping", "an alias of a mapping", "write <<: *anchor"
+                )
 
     def _scalar(self, node: Node) -> str | int | float | bool | None:
         assert isinstance(node, ScalarNode)
         text: str = node.value
         tag = node.tag.removeprefix(_TAG)
-        if _SURROGATE.search(text):  # "\ud800" in double quotes; nothing could write it to a file again
+        if _SURROGATE.search(text):  # "\ud800" in double quotes; it cannot be written to a file
             line = node.start_mark.line + 1
-            self._problem(
-                line, f"{shorten(ascii(text))} is half a character", "Unicode text", "correct the text"
-            )
+            found = f"unpaired UTF-16 surrogate in {shorten(ascii(text))}"
+            self._problem("SW107", line, found, "Unicode text", "correct the text")
             return None
         if tag == "str":
             return text
         try:
             value = resolve_scalar(text)
         except ValueError as error:
-            self._problem(
-                node.start_mark.line + 1, str(error), "a number of usual size", "write a smaller number"
-            )
+            expected = f"at most {_MAX_DIGITS} digits"
+            self._problem("SW107", node.start_mark.line + 1, str(error), expected, "write fewer digits")
             return None
         if tag != _PLAIN and not isinstance(value, _TAGGED.get(tag, ())):
             self._check_tag(node, "str")
@@ -244,8 +251,9 @@ class Document:
     def _check_tag(self, node: Node, kind: str) -> None:
         if node.tag != _TAG + kind:
             self._problem(
+                "SW105",
                 node.start_mark.line + 1,
-                f"the tag {node.tag.replace(_TAG, '!!')} is not understood here",
+                f"the YAML tag {node.tag.replace(_TAG, '!!')} is not supported",
                 "plain values",
                 "remove the tag",
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner import Plan, StrategyError, build_plan, load
-from planner.plan.mismatch import launch_problems
+from planner.plan.mismatch import find_launch_problems
 from planner.timing.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
 from runtime.process.identity import Identity, identify
 from runtime.process.stop_signals import StopRequest, block_signals
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     plan: Plan | None = None
     try:
         plan = build_plan(load(options.strategy, options.overrides))
-        problems = launch_problems(plan)
+        problems = find_launch_problems(plan)
     except StrategyError as error:
         problems = error.problems
     if plan is not None and identity.rank >= plan.world_size:

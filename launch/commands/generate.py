@@ -17,7 +17,7 @@ def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None
     """Write launch.sh, launch.sbatch, hostfile, env, plan.json and ds_config.json to the run folder."""
     from launch.scripts.hostfile import has_placeholder_hosts, is_local
     from launch.scripts.launch_files import cannot_write, launch_files, place_of, write_together
-    from planner.plan.notes import notes
+    from planner.plan.notes import list_notes
 
     plan = build_plan(load(strategy, only_overrides(overrides)))
     place = place_of(plan)
@@ -35,7 +35,7 @@ def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None
         "fingerprint": plan.fingerprint,
         "files": list(files),
         "start": None if needs_slurm else str(place.run / "launch.sh"),
-        "notes": list(notes(plan)),
+        "notes": list(list_notes(plan)),
     }
     if output.is_json:
         return output.print_json(ExitCode.OK, answer)

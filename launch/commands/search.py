@@ -98,7 +98,7 @@ Missing = dict[int, tuple[str, ...]]  # by id of a row: keys whose value this ve
 
 def _trainable_first(found: "Search") -> tuple["Search", Missing]:
     """Rows that train.py runs before the others, each in the search's order."""
-    from planner.rules.not_implemented import runnable
+    from planner.rules.not_implemented import find_unimplemented
 
     # What a version can train depends on the varied strategy and on recompute, not on the layout.
     known: dict[tuple[int, str], tuple[str, ...]] = {}
@@ -106,7 +106,7 @@ def _trainable_first(found: "Search") -> tuple["Search", Missing]:
     for row in (*found.rows, *found.pareto):
         key = (id(row.space), row.option.recompute)
         if key not in known:
-            known[key] = tuple(str(problem.path) for problem in runnable(row.strategy))
+            known[key] = tuple(str(problem.path) for problem in find_unimplemented(row.strategy))
         missing[id(row)] = known[key]
     rows = tuple(sorted(found.rows, key=lambda row: bool(missing[id(row)])))
     return replace(found, rows=rows), missing

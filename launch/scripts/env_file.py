@@ -11,7 +11,7 @@ from planner.plan.operator_env import (
     MEMORY_VARIABLES,
     OperatorEnvironment,
     format_ranks,
-    group_ranks,
+    list_group_ranks,
     read_environment,
 )
 
@@ -50,7 +50,7 @@ def variables(plan: Plan, operator: OperatorEnvironment) -> dict[str, str]:
         values["GLOO_SOCKET_IFNAME"] = launch.network_interface
         if not gpu.is_cpu:
             values["NCCL_SOCKET_IFNAME"] = launch.network_interface
-    values |= {name: format_ranks(ranks) for name, ranks in group_ranks(plan).items()}
+    values |= {name: format_ranks(ranks) for name, ranks in list_group_ranks(plan).items()}
     values["MAX_MEMORY_PER_GPU"] = str(operator.memory_limit_bytes)
     values["MEMORY_FRACTION"] = _fraction(operator.memory_limit_bytes, gpu.memory)
     return values | dict(sorted(launch.environment.items())) | operator.values

@@ -6,7 +6,7 @@ from planner.audit.verdicts import Case, Reading
 from planner.counts.parameters import Kind, stage_parameters
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.plan.ds_config import zero_stage
-from planner.rules.registry import broken_rules
+from planner.rules.registry import find_broken_rules
 from planner.strategy.schema import Parallel, Strategy
 from planner.timing.gemm_time import rate
 from planner.topology.placement import Stage, largest_data_parallel_size, world_size
@@ -221,7 +221,7 @@ def _needs(
 ) -> Reading:
     """GPUs of a changed strategy on the whole cluster, its spare hosts included."""
     cluster = changed.cluster.model_copy(update={"spare_hosts": 0})
-    problems = tuple(broken_rules(changed.model_copy(update={"cluster": cluster})))
+    problems = tuple(find_broken_rules(changed.model_copy(update={"cluster": cluster})))
     world = world_size(changed.parallel)
     too_many = world > case.available and not cluster.gpu.is_cpu
     other = [problem for problem in problems if problem.path != "parallel"]

@@ -1,4 +1,4 @@
-"""What a device does in a second: the entries of hardware.yaml, or of a calibration that replaces them."""
+"""Device catalog: rates of each device from devices.yaml, or from a calibration that replaces them."""
 
 import os
 from bisect import bisect_left
@@ -18,8 +18,8 @@ from planner.yaml12 import Mapping as DocumentMapping
 CPU = "cpu"
 CALIBRATION_NAME = "hardware.yaml"  # under output.folder, where `python -m benchmarks.calibrate` writes
 _SHIPPED = Path(__file__).parent / "devices.yaml"
-UNNAMED = "unnamed"  # a device that is written by its memory and peaks, and is no entry
-# What a device without a name is taken for, where no shipped entry has its memory and peaks.
+UNNAMED = "unnamed"  # a device given by its memory and peaks that matches no entry
+# The entry whose curves such a device gets.
 _LIKE = "GPU-400TFLOPS-64GB"
 
 
@@ -59,12 +59,12 @@ class MeasuredCollective:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What is known of a device; hardware.yaml says what each number means.
+    """Rates of a device; devices.yaml explains each number.
 
     `peak` FLOP/s, `gemm`, `grouped` and `attention` shares of it by precision, `elementwise` bytes/s, times
     in seconds.
-    `fresh_bytes_per_s`: what first touching memory costs on top; None: nothing is known of it.
-    `is_calibrated`: measured on the machine in question, not shipped.
+    `fresh_bytes_per_s`: extra cost of touching memory for the first time; None: not known.
+    `is_calibrated`: measured on this machine, not shipped.
     """
 
     name: str
@@ -85,14 +85,14 @@ class Device:
     cores: int | None
     collectives: tuple[MeasuredCollective, ...]
     sources: tuple[str, ...]
-    # Measured bytes/s of a rank, one way, which then stand for the strategy's links.
+    # Measured bytes/s of a rank, one way; they replace the strategy's links.
     intra_bytes_per_s: float | None = None
     inter_bytes_per_s: float | None = None
 
 
 @lru_cache(maxsize=1)
 def devices() -> dict[str, dict[str, Any]]:
-    """name -> entry as written in the shipped hardware.yaml, quantities as text with their units."""
+    """name -> entry of devices.yaml as written, quantities as text with their units."""
     return _entries(_SHIPPED.read_text(encoding="utf-8"), "devices.yaml")
 
 
@@ -103,7 +103,7 @@ def calibration_path(output_folder: str | os.PathLike[str]) -> Path | None:
 
 
 def device_of(gpu: Any, calibration: Path | None = None) -> Device:
-    """What is known of a strategy's `cluster.gpu`: the calibration's entry, else the shipped one.
+    """The device of a strategy's `cluster.gpu`: the calibration's entry, else the shipped one.
 
     A device without a name is the entry with its memory and peaks, or one with the curves of another.
 
@@ -150,7 +150,7 @@ def read_calibration(path: Path) -> dict[str, dict[str, Any]]:
     """The entries of a hardware file as written.
 
     Raises:
-        StrategyError: if it is none.
+        StrategyError: if it is not one.
     """
     try:
         entries = _entries(path.read_text(encoding="utf-8"), str(path))
@@ -158,12 +158,11 @@ def read_calibration(path: Path) -> dict[str, dict[str, Any]]:
             _device(name, entry, str(path))
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem(
-            path=None,
-            line=None,
+            code="SW141",
             file=str(path),
             found=_why_unread(error),
             expected="entries as in planner/hardware/devices.yaml",
-            fix="measure it anew with python -m benchmarks.calibrate, or remove it",
+            fix="measure again with python -m benchmarks.calibrate, or remove the file",
         )
         raise StrategyError([problem]) from None
     return entries
@@ -172,14 +171,14 @@ def read_calibration(path: Path) -> dict[str, dict[str, Any]]:
 def _why_unread(error: Exception) -> str:
     match error:
         case UnicodeDecodeError():
-            return "is no hardware file: it is no text in UTF-8"
+            return "not a hardware file: not UTF-8 text"
         case OSError():
             return f"cannot be read: {(error.strerror or str(error)).lower()}"
         case KeyError():
-            return f"is no hardware file: {error.args[0]} is missing"
+            return f"not a hardware file: {error.args[0]} is missing"
         case ValueError():
-            return f"is no hardware file: {error}"
-    return f"is no hardware file: something in it is of the wrong kind ({error})"
+            return f"not a hardware file: {error}"
+    return f"not a hardware file: a value has the wrong type ({error})"
 
 
 def _entries(text: str, file: str) -> dict[str, dict[str, Any]]:
@@ -188,7 +187,7 @@ def _entries(text: str, file: str) -> dict[str, dict[str, Any]]:
         first = document.problems[0]
         raise ValueError(f"line {first.line}: {first.found}" if first.line else first.found)
     if document.root is None or not isinstance(document.root.value, DocumentMapping):
-        raise ValueError("it has no entries by name")
+        raise ValueError("no entries by name")
     return {name: entry.plain() for name, entry in document.root.value.entries.items()}
 
 
@@ -233,7 +232,7 @@ def _device(name: str, entry: Mapping[str, Any], calibration: str | None) -> Dev
 def _curve(points: Any, x: Dimension = "count", y: Dimension = "count") -> Curve:
     read = tuple((_number(size, x), _number(rate, y)) for size, rate in points)
     if len(read) < 2 or any(a[0] >= b[0] for a, b in pairwise(read)):
-        raise ValueError("a curve has two points or more, in ascending order of size")
+        raise ValueError("a curve needs at least two points in ascending order of size")
     return Curve(points=read)
 
 

@@ -1,7 +1,7 @@
-"""A Hugging Face config.json as our model section: what its keys are called here, which are without effect.
+"""Hugging Face config.json as a model section: the names of its keys here, and which have no effect.
 
-One table for each model_type, with the published names and those of transformers 5. A key that is in none of
-the tables is a Problem: it may change the mathematics.
+One table for each model_type, with the published names and those of transformers 5. A key in none of the
+tables is a Problem: it may change the mathematics.
 """
 
 from collections.abc import Mapping as Readable
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from planner.loading.hf_unsupported import unsupported
+from planner.loading.hf_unsupported import find_unsupported
 from planner.problems import Problem, StrategyError
 from planner.yaml12 import MAX_BYTES, Document, Entry, Mapping
 
@@ -32,8 +32,8 @@ _SHARED = (
 class Family:
     """How one model_type is read.
 
-    names: their key -> ours. fixed: what the family always is. defaults: what its config class takes for a
-    key that is left out (transformers 5.23), in our names.
+    names: their key -> ours. fixed: values of ours that hold for the family. defaults: of its config class
+    (transformers 5.23) for keys that are left out, in our names.
     """
 
     names: Readable[str, str]
@@ -52,7 +52,7 @@ def _family(names: dict[str, str], fixed: dict[str, Any], defaults: dict[str, An
 FAMILIES: dict[str, Family] = {
     "mixtral": _family(
         {"intermediate_size": "moe_intermediate_size", "num_local_experts": "num_experts"},
-        {"norm_topk_prob": True},  # it always renormalises
+        {"norm_topk_prob": True},  # it always renormalizes
         {
             "num_hidden_layers": 32,
             "hidden_size": 4096,
@@ -114,10 +114,10 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Keys of our model section that no config of another project has.
+# Keys of our model section that no Hugging Face config has.
 _OURS_ALONE = frozenset({"dispatch", "capacity_factor", "embedding_std", "init_from"})
 
-# Keys without effect on the mathematics: how a model was saved, what generation and training of it used.
+# Keys without effect on the mathematics: about saving, generation and training of the published model.
 HARMLESS = (
     *("architectures", "auto_map", "chunk_size_feed_forward", "dtype", "torch_dtype", "transformers_version"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type"),
@@ -128,8 +128,8 @@ HARMLESS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakenOver:
-    """A model section made of a config: its entries in our names, what was left out, what is wrong."""
+class ConvertedModel:
+    """The model section of a config: its entries in our names, the ignored keys, and problems."""
 
     model_type: str
     section: Mapping
@@ -137,11 +137,11 @@ class TakenOver:
     problems: tuple[Problem, ...] = field(default=())
 
 
-def read_config(folder: str) -> TakenOver:
+def read_config(folder: str) -> ConvertedModel:
     """The config.json of a folder (or that file itself).
 
     Raises:
-        StrategyError: if there is none, it is no config, or the model is not one of ours.
+        StrategyError: if it is missing, not a config, or the model is not supported.
     """
     path = Path(folder)
     file = path if path.name.endswith(".json") else path / "config.json"
@@ -149,23 +149,25 @@ def read_config(folder: str) -> TakenOver:
     problems = list(document.problems)
     root = document.root
     if not problems and (root is None or not isinstance(root.value, Mapping)):
-        problems.append(_problem(None, 1, str(file), "this is no config: the top level is no object"))
+        problems.append(_unreadable(file, "not a config: the top level is not an object"))
     if problems:
         raise StrategyError(problems)
     assert root is not None
     assert isinstance(root.value, Mapping)
-    taken = take_over(root.value, str(file), "", source=f"--from {folder}")
+    taken = convert_config(root.value, str(file), "", source=f"--from {folder}")
     if taken.problems:
         raise StrategyError(taken.problems)
     return taken
 
 
-def take_over(config: Mapping, file: str | None, prefix: str, source: str | None = None) -> TakenOver:
+def convert_config(
+    config: Mapping, file: str | None, prefix: str, source: str | None = None
+) -> ConvertedModel:
     """The entries of a config in our names.
 
     Args:
         prefix: of the paths in Problems, `model.` for one that is pasted into a strategy.
-        source: what Problems found later name as the origin of a value; None: the line it stands on.
+        source: where later Problems say a value comes from; None: its line.
     """
     entries = config.entries
     kind = entries["model_type"].value if "model_type" in entries else None
@@ -173,6 +175,7 @@ def take_over(config: Mapping, file: str | None, prefix: str, source: str | None
         line = entries["model_type"].line if "model_type" in entries else None
         found = "is missing" if kind is None else f"{kind} is not supported"
         problem = Problem(
+            code="SW152",
             path=f"{prefix}model_type",
             line=line,
             found=found,
@@ -180,10 +183,11 @@ def take_over(config: Mapping, file: str | None, prefix: str, source: str | None
             fix="write the model section by hand, as in ds_configs/",
             file=file,
         )
-        return TakenOver(model_type=str(kind), section=Mapping(), problems=(problem,))
+        return ConvertedModel(model_type=str(kind), section=Mapping(), problems=(problem,))
     family = FAMILIES[kind]
     problems = [
         Problem(
+            code=fault.code,
             path=f"{prefix}{fault.key}",
             line=entries[fault.key].line if fault.key in entries else None,
             found=fault.found,
@@ -191,7 +195,7 @@ def take_over(config: Mapping, file: str | None, prefix: str, source: str | None
             fix=fault.fix,
             file=file,
         )
-        for fault in unsupported(kind, config, (*family.names, *HARMLESS))
+        for fault in find_unsupported(kind, config, (*family.names, *HARMLESS))
     ]
     section = Mapping()
     for ours, value in family.defaults.items():
@@ -201,21 +205,21 @@ def take_over(config: Mapping, file: str | None, prefix: str, source: str | None
         # null is a value where it means "derived", and the class's default elsewhere.
         if entry is not None and (entry.value is not None or ours in ("num_key_value_heads", "head_dim")):
             section.entries[ours] = Entry(value=entry.value, line=entry.line, override=source)
-    _take_rope(entries, section, source)
+    _convert_rope(entries, section, source)
     for ours, value in family.fixed.items():
         section.entries[ours] = Entry(value=value, line=None, override=source)
-    _take_dense_layers(entries, section, source)
+    _convert_dense_layers(entries, section, source)
     ignored = tuple(key for key in entries if key in HARMLESS or key.startswith("_"))
-    return TakenOver(model_type=kind, section=section, ignored=ignored, problems=tuple(problems))
+    return ConvertedModel(model_type=kind, section=section, ignored=ignored, problems=tuple(problems))
 
 
 def with_model(
     root: Entry, file: str | None, folder: str | None
 ) -> tuple[Entry, tuple[str, ...], tuple[Problem, ...]]:
-    """A strategy whose model is that of a folder, or of a config that is pasted under `model:`.
+    """The strategy with the model of a folder, or of a config that is pasted under `model:`.
 
-    What a config does not say (dispatch, capacity_factor, embedding_std, init_from) stays as it is written.
-    Also the keys of the config that have no effect, and what is wrong with it.
+    Keys that no config has (dispatch, capacity_factor, embedding_std, init_from) stay as written. Also
+    returns the keys of the config that have no effect, and its problems.
     """
     assert isinstance(root.value, Mapping)
     written = root.value.entries.get("model")
@@ -226,7 +230,7 @@ def with_model(
     elif pasted is not None and "model_type" in pasted.entries:
         kept = {key: entry for key, entry in pasted.entries.items() if key in _OURS_ALONE}
         theirs = {key: entry for key, entry in pasted.entries.items() if key not in kept}
-        taken = take_over(Mapping(entries=theirs), file, "model.")
+        taken = convert_config(Mapping(entries=theirs), file, "model.")
     else:
         return root, (), ()
     if taken.problems:
@@ -239,7 +243,7 @@ def with_model(
     return with_it, taken.ignored, ()
 
 
-def _take_rope(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:
+def _convert_rope(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:
     """transformers 5 writes `rope_parameters: {rope_theta, rope_type}`."""
     rope = entries.get("rope_parameters")
     if rope is not None and isinstance(rope.value, Mapping) and "rope_theta" in rope.value.entries:
@@ -247,8 +251,8 @@ def _take_rope(entries: dict[str, Entry], section: Mapping, source: str | None) 
         section.entries["rope_theta"] = Entry(value=theta.value, line=theta.line, override=source)
 
 
-def _take_dense_layers(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:
-    """Qwen3-MoE lists its dense layers; those that lead are ours. Their width means nothing without any."""
+def _convert_dense_layers(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:
+    """Qwen3-MoE lists its dense layers; here they lead. Without any, intermediate_size has no meaning."""
     dense = entries.get("mlp_only_layers")
     count = len(dense.value) if dense is not None and isinstance(dense.value, tuple) else 0
     if count:
@@ -261,20 +265,18 @@ def _take_dense_layers(entries: dict[str, Entry], section: Mapping, source: str 
 def _read(file: Path) -> str:
     try:
         with file.open("rb") as opened:
-            # Tabs indent JSON, and not YAML, by whose rules it is read here; no string has a bare one.
+            # JSON may be indented with tabs, YAML may not; no JSON string contains a bare tab.
             return opened.read(MAX_BYTES).decode("utf-8-sig").replace("\t", " ")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        found = f"the file cannot be read: {str(why).lower()}"
-        raise StrategyError([_problem(None, None, str(file), found)]) from None
+        raise StrategyError([_unreadable(file, f"the file cannot be read: {str(why).lower()}")]) from None
 
 
-def _problem(path: str | None, line: int | None, file: str, found: str) -> Problem:
+def _unreadable(file: Path, found: str) -> Problem:
     return Problem(
-        path=path,
-        line=line,
+        code="SW151",
         found=found,
         expected="the config.json of a Hugging Face model",
         fix="give the folder that holds it",
-        file=file,
+        file=str(file),
     )

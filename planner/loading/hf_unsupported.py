@@ -1,4 +1,4 @@
-"""What a Hugging Face config asks for that this model cannot do: keys that change the mathematics."""
+"""Unsupported keys of a Hugging Face config: those that change the mathematics of the model."""
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -6,22 +6,23 @@ from typing import Any
 
 from planner.yaml12 import Mapping
 
-_WRITE = "no strategy can express it yet; take another model"
+_FIX = "choose another model: no strategy can express this one yet"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unsupported:
-    """A key of the config and why it cannot be taken over."""
+    """A key of the config and why it cannot be converted."""
 
     key: str
     found: str
     expected: str
-    fix: str = _WRITE
+    fix: str = _FIX
+    code: str = "SW153"
 
 
-# key -> (values that change nothing, what it would do). None among them: the key may be null.
+# key -> (values with no effect, the behavior here). None among the values: the key may be null.
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "tie_word_embeddings": ((False,), "the output has a matrix of its own"),
+    "tie_word_embeddings": ((False,), "the output matrix is separate from the embedding"),
     "attention_bias": ((False,), "attention has no bias"),
     "mlp_bias": ((False,), "experts have no bias"),
     "attention_dropout": ((0, 0.0, None), "there is no dropout"),
@@ -29,18 +30,18 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "router_jitter_noise": ((0, 0.0, None), "routing has no noise"),
     "clip_qkv": ((None,), "queries, keys and values are not clipped"),
     "rope_scaling": ((None,), "rotary embeddings are not scaled"),
-    "partial_rotary_factor": ((1, 1.0, None), "rotary embeddings turn whole heads"),
+    "partial_rotary_factor": ((1, 1.0, None), "rotary embeddings cover the full head_dim"),
     "decoder_sparse_step": ((1,), "every layer after the leading dense ones has experts"),
     "quantization_config": ((None,), "weights are not quantized"),
-    "pruned_heads": ((None,), "no head is cut"),
+    "pruned_heads": ((None,), "no head is pruned"),
     "q_lora_rank": ((None,), "attention is not multi-head latent attention (MLA)"),
     "kv_lora_rank": ((None,), "attention is not multi-head latent attention (MLA)"),
     "add_cross_attention": ((False,), "there is no encoder"),
 }
 
 
-def unsupported(kind: str, config: Mapping, known: Container[str]) -> Iterator[Unsupported]:
-    """Each key of a config that keeps a model of `kind` from being ours; `known` are read elsewhere."""
+def find_unsupported(kind: str, config: Mapping, known: Container[str]) -> Iterator[Unsupported]:
+    """Each key of a config that this model cannot reproduce; `known` are read elsewhere."""
     entries = config.entries
     for key, entry in entries.items():
         value = entry.plain()
@@ -48,9 +49,7 @@ def unsupported(kind: str, config: Mapping, known: Container[str]) -> Iterator[U
             neutral, means = _NEUTRAL[key]
             if not any(_same(value, legal) for legal in neutral):
                 legal = " or ".join(dict.fromkeys(_json(legal) for legal in neutral))
-                yield Unsupported(
-                    key=key, found=f"{_json(value)} is not supported: here {means}", expected=legal
-                )
+                yield Unsupported(key=key, found=f"{_json(value)} is not supported: {means}", expected=legal)
         elif key == "mlp_only_layers":
             yield from _dense_layers(value)
         elif key == "rope_parameters":
@@ -60,7 +59,8 @@ def unsupported(kind: str, config: Mapping, known: Container[str]) -> Iterator[U
         elif key not in known and not key.startswith("_"):
             yield Unsupported(
                 key=key,
-                found=f"what this key does in a {kind} model is not known here",
+                code="SW154",
+                found=f"unknown key of a {kind} config; it may change the mathematics",
                 expected="the keys of published configs",
                 fix="remove it if it does not change the mathematics",
             )
@@ -77,13 +77,13 @@ def _json(value: Any) -> str:
 
 
 def _window(kind: str, config: Mapping) -> Iterator[Unsupported]:
-    """Mixtral slides where a window is named, Qwen3-MoE only where it is also switched on."""
+    """Mixtral uses a window wherever one is given, Qwen3-MoE only with use_sliding_window."""
     plain = {key: entry.plain() for key, entry in config.entries.items()}
     is_on = plain.get("use_sliding_window", kind != "qwen3_moe")
     if plain.get("sliding_window") is not None and is_on:
         yield Unsupported(
             key="sliding_window",
-            found=f"{plain['sliding_window']} is not supported: here every token sees all before it",
+            found=f"{plain['sliding_window']} is not supported: every token attends to all earlier ones",
             expected="null, or use_sliding_window: false",
         )
     types = plain.get("layer_types") or ()
@@ -98,7 +98,7 @@ def _rope(value: Any) -> Iterator[Unsupported]:
     if value is not None and not (is_plain and set(value) <= {"rope_type", "rope_theta"}):
         yield Unsupported(
             key="rope_parameters",
-            found=f"{value} is not supported: rotary embeddings are not scaled here",
+            found=f"{value} is not supported: rotary embeddings are not scaled",
             expected="{rope_type: default, rope_theta: a number}",
         )
 

@@ -1,4 +1,4 @@
-"""The shape of the schema as data: which keys a path has, what they are, and the JSON schema for editors."""
+"""JSON schema of a strategy for editors; sections and dotted keys of the schema as data."""
 
 import json
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from planner.strategy.schema import SHORT_NAME_PATTERN, Strategy
 from planner.units import UNITS, format_quantity, quantity_pattern
 
 
-def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
-    """The section a path leads to, or None where it leads to a value (or nowhere)."""
+def find_section(path: tuple[str | int, ...]) -> type[Section] | None:
+    """The section at a path; None for a value or an unknown key."""
     section: type[Section] | None = Strategy
     for key in path:
         if section is None:
@@ -20,24 +20,24 @@ def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
         if isinstance(key, int):
             continue  # an item of claims, which stays the section of its items
         field = section.model_fields.get(key)
-        section = _section_of(field.annotation) if field is not None else None
+        section = _section_in(field.annotation) if field is not None else None
     return section
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def _section_in(annotation: Any) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section_of(part)) is not None), None)
+    return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
 
 
 @lru_cache(maxsize=1)
-def all_paths() -> tuple[str, ...]:
-    """Every dotted key of a strategy, items of lists left out."""
+def list_paths() -> tuple[str, ...]:
+    """Every dotted key of a strategy, without the items of lists."""
 
     def walk(section: type[Section], prefix: str) -> Iterator[str]:
         for name, field in section.model_fields.items():
             yield prefix + name
-            inner = _section_of(field.annotation)
+            inner = _section_in(field.annotation)
             if inner is not None and name != "claims":
                 yield from walk(inner, f"{prefix}{name}.")
 

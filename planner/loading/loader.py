@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from planner.loading.hf_config import with_model
 from planner.loading.overrides import apply_overrides
-from planner.loading.validation_messages import MAX_FAULTS, Fault, faults_of
+from planner.loading.validation_messages import MAX_FAULTS, Fault, find_faults
 from planner.problems import Problem, StrategyError
-from planner.rules.partial import DERIVED, STAND_IN, Partial
-from planner.rules.registry import broken_rules
+from planner.rules.partial import DERIVED, STAND_IN, PartialStrategy
+from planner.rules.registry import find_broken_rules
 from planner.strategy.field_types import AS_TEXT
 from planner.strategy.schema import Strategy
 from planner.strategy.sources import Sources
@@ -136,7 +136,7 @@ def _check(sources: Sources, earlier: Sequence[Problem]) -> tuple[Strategy | Non
             break
         except ValidationError as error:
             is_hopeless = error.error_count() > MAX_FAULTS
-            for fault in faults_of(error, data):
+            for fault in find_faults(error, data):
                 if fault.is_derived:
                     continue  # follows once its sources have their stand-ins
                 problems += _problems_of(fault, sources)
@@ -149,7 +149,7 @@ def _check(sources: Sources, earlier: Sequence[Problem]) -> tuple[Strategy | Non
         strategy._sources = sources
         model = data["model"]
         faulty |= {key for key, origins in DERIVED.items() if key[-1] not in model and origins & faulty}
-        broken = broken_rules(Partial(strategy, frozenset(faulty)).as_strategy())
+        broken = find_broken_rules(PartialStrategy(strategy, frozenset(faulty)).as_strategy())
         problems += locate_problems(broken, strategy)
     return strategy, problems
 

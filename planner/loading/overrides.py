@@ -1,4 +1,4 @@
-"""Dotted overrides (`parallel.ep=2`): how they are read and put into a document before it is checked."""
+"""Command-line overrides (`parallel.ep=2`), put into the document before it is checked."""
 
 import re
 
@@ -16,15 +16,16 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
     problems: list[Problem] = []
     given: dict[str, str] = {}
     for raw in overrides:
-        text = raw.encode(errors="backslashreplace").decode()  # bytes of the command line that are no UTF-8
+        text = raw.encode(errors="backslashreplace").decode()  # bytes of the command line that are not UTF-8
         key, _, value = text.partition("=")
         key = key.strip()
         if "=" not in text or not _KEY.fullmatch(key):
             problems.append(
                 _problem(
+                    "SW121",
                     text,
                     None,
-                    "this is no override",
+                    "not an override",
                     "key=value, for example parallel.ep=2",
                     "write key=value",
                 )
@@ -34,10 +35,11 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
             path = re.split(r"\[|\.\d", key)[0]
             problems.append(
                 _problem(
+                    "SW122",
                     text,
                     path,
-                    "one item of a list cannot be overridden",
-                    "the whole list",
+                    "a single item of a list cannot be overridden",
+                    "the complete list",
                     f"write {path}=[…]",
                 )
             )
@@ -45,13 +47,16 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
         rival = next((k for k in given if k == key or k.startswith(f"{key}.")), None)
         if rival is not None:
             found = f"overrides the earlier {given[rival]!r}"
-            problems.append(_problem(text, key, found, "every key overridden once", "remove one of the two"))
+            problems.append(
+                _problem("SW123", text, key, found, "each key overridden once", "remove one of the two")
+            )
             continue
         given[key] = text
         document = Document(value, None, override=shorten(text, 200)) if value.strip() else None
         if document is not None and document.problems:
             problems += [
-                _problem(text, key, p.found, p.expected, "correct the value") for p in document.problems
+                _problem(p.code, text, key, p.found, p.expected, "correct the value")
+                for p in document.problems
             ]
             continue
         entry = document.root if document is not None else Entry(value=None, line=None, override=text)
@@ -81,12 +86,14 @@ def _put(
         parent = path.removesuffix("." + ".".join(keys))
         what = show(inside)
         found = f"{parent} is {what}, so it has no key {keys[0]!r}"
-        return place, _problem(text, path, found, f"a whole value for {parent}", f"write {parent}=…")
+        return place, _problem(
+            "SW124", text, path, found, f"a value for {parent} itself", f"write {parent}=…"
+        )
     entries = dict(inside.entries)
     inner = entries.get(keys[0], Entry(value=None, line=place.line, override=text))
     entries[keys[0]], problem = _put(inner, keys[1:], value, text, path)
     return Entry(value=Mapping(entries=entries), line=place.line, override=place.override), problem
 
 
-def _problem(text: str, path: str | None, found: str, expected: str, fix: str) -> Problem:
-    return Problem(path=path, line=None, found=found, expected=expected, fix=fix, override=shorten(text, 200))
+def _problem(code: str, text: str, path: str | None, found: str, expected: str, fix: str) -> Problem:
+    return Problem(code=code, path=path, found=found, expected=expected, fix=fix, override=shorten(text, 200))

@@ -1,42 +1,77 @@
-"""Keys that people know from elsewhere: what is refused on purpose, and what is called otherwise here."""
+"""Unknown keys that people know from elsewhere: refused on purpose, or named differently here."""
 
 import re
+from dataclasses import dataclass
 
-_RANDOMNESS = (
-    "randomness is initialisation and data order, nothing else: no dropout, no routing noise",
-    "remove the key",
-)
+
+@dataclass(frozen=True)
+class Refusal:
+    """A key that is refused on purpose: the code, why, and what to change."""
+
+    code: str
+    why: str
+    fix: str
+
+
 _NOT_YET = "is not supported yet"
 
-# pattern of a key (anywhere in the strategy) -> (what it asks for and why not, what to change)
-_REFUSED: tuple[tuple[str, str, str], ...] = (
-    (r".*(dropout|drop_path|jitter|noise|noisy).*|use_rts|top2_2nd_expert_sampling", *_RANDOMNESS),
+# pattern of a key (anywhere in the strategy) -> why it is refused
+_REFUSED: tuple[tuple[str, Refusal], ...] = (
+    (
+        r".*(dropout|drop_path|jitter|noise|noisy).*|use_rts|top2_2nd_expert_sampling",
+        Refusal(
+            "SW291",
+            "no dropout and no routing noise: the only randomness is initialization and data order",
+            "remove the key",
+        ),
+    ),
     (
         r"sp|cp|(use_)?(sequence|context)_parallel(ism|_size|_degree)?|ulysses(_.*)?|ring_attention",
-        f"sequence and context parallelism {_NOT_YET}",
-        "remove the key; use tp, ep, pp and dp",
+        Refusal(
+            "SW292",
+            "sequence and context parallelism are not supported yet",
+            "remove the key; use tp, ep, pp and dp",
+        ),
     ),
     (
         r"etp|expert_tp|(enable_)?expert_tensor_parallel(ism|_size|_degree)?",
-        f"expert tensor parallelism {_NOT_YET}: experts are split over ep, never over tp",
-        "remove the key; use ep",
+        Refusal(
+            "SW292",
+            f"expert tensor parallelism {_NOT_YET}; ep distributes the experts",
+            "remove the key; use ep",
+        ),
     ),
     (
         r"mla|use_mla|q_lora_rank|kv_lora_rank|qk_nope_head_dim|qk_rope_head_dim|v_head_dim",
-        f"multi-head latent attention (MLA) {_NOT_YET}",
-        "remove the key; use num_key_value_heads",
+        Refusal(
+            "SW293",
+            f"multi-head latent attention (MLA) {_NOT_YET}",
+            "remove the key; use num_key_value_heads",
+        ),
     ),
-    (r"(use_)?sliding_window", f"sliding-window attention {_NOT_YET}", "remove the key"),
-    (r"tie_word_embeddings|tied_embeddings", f"sharing embedding and head {_NOT_YET}", "remove the key"),
+    (
+        r"(use_)?sliding_window",
+        Refusal("SW293", f"sliding-window attention {_NOT_YET}", "remove the key"),
+    ),
+    (
+        r"tie_word_embeddings|tied_embeddings",
+        Refusal("SW293", f"tying embedding and head {_NOT_YET}", "remove the key"),
+    ),
     (
         r"gradient_accumulation(_steps)?|accumulation(_steps)?",
-        "accumulation follows from global_batch and micro_batch",
-        "remove the key; set training.micro_batch",
+        Refusal(
+            "SW295",
+            "gradient accumulation follows from global_batch and micro_batch",
+            "remove the key; set training.micro_batch",
+        ),
     ),
-    (r"fp16|loss_scale", f"fp16 with loss scaling {_NOT_YET}", "use training.precision: bf16"),
+    (
+        r"fp16|loss_scale",
+        Refusal("SW294", f"fp16 with loss scaling {_NOT_YET}", "use training.precision: bf16"),
+    ),
 )
 
-# what others call it -> its path here
+# name in other programs -> path here
 _SYNONYMS = {
     "num_layers": "model.num_hidden_layers",
     "n_layers": "model.num_hidden_layers",
@@ -70,14 +105,11 @@ _SYNONYMS = {
 }
 
 
-def refusal(key: str) -> tuple[str, str] | None:
-    """Why a key is refused on purpose and what to change, or None for a key that is only unknown."""
-    for pattern, why, fix in _REFUSED:
-        if re.fullmatch(pattern, key.lower()):
-            return why, fix
-    return None
+def find_refusal(key: str) -> Refusal | None:
+    """Why a key is refused on purpose; None for a key that is merely unknown."""
+    return next((refusal for pattern, refusal in _REFUSED if re.fullmatch(pattern, key.lower())), None)
 
 
-def synonym(key: str) -> str | None:
+def find_synonym(key: str) -> str | None:
     """The path of the key that other programs call `key`."""
     return _SYNONYMS.get(key.lower())

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, said in the words of a Problem: found, expected, fix, "did you mean"."""
+"""Validation messages: pydantic's errors as found, expected, fix and "did you mean"."""
 
 import difflib
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from planner.loading.json_schema import all_paths, section_at
-from planner.loading.unknown_keys import refusal, synonym
+from planner.loading.json_schema import find_section, list_paths
+from planner.loading.unknown_keys import find_refusal, find_synonym
 from planner.problems import Problem
 from planner.strategy.field_types import show
 
-MAX_FAULTS = 100  # more at once is not a strategy with mistakes but another kind of file
+MAX_FAULTS = 100  # a file with more is not a strategy
 _IS_MISSING = "is missing"
 
 
@@ -31,7 +31,7 @@ class Fault:
     meant: tuple[str, ...] | None = None  # for an unknown key: the path of the key it seems to stand for
 
 
-def faults_of(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
+def find_faults(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
     """One Fault for each path that is wrong in `data`."""
     faults: dict[tuple[str | int, ...], Fault] = {}
     for details in error.errors(include_url=False)[:MAX_FAULTS]:
@@ -63,6 +63,7 @@ def _fault(details: ErrorDetails, data: dict[str, Any]) -> Fault:
         fix = context["fix"] or _example_fix(path)
         return Fault(
             path=path,
+            code=context["code"],
             found=context["found"],
             expected=context["expected"],
             fix=fix,
@@ -72,7 +73,8 @@ def _fault(details: ErrorDetails, data: dict[str, Any]) -> Fault:
     if kind == "literal_error":
         return _not_one_of(path, value, context["expected"])
     found = f"{show(value)} is {_why(kind)}"
-    return Fault(path=path, found=found, expected=_expected(kind, path), fix=_fix(path, value))
+    code = "SW114" if kind.startswith(("greater_than", "less_than")) else "SW113"
+    return Fault(path=path, code=code, found=found, expected=_expected(kind, path), fix=_fix(path, value))
 
 
 def _existing(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
@@ -95,60 +97,70 @@ def _value_at(path: tuple[str | int, ...], data: Any) -> Any:
 
 def _field(path: tuple[str | int, ...]) -> FieldInfo | None:
     names = [key for key in path if isinstance(key, str)]
-    section = section_at(tuple(names[:-1]))
+    section = find_section(tuple(names[:-1]))
     return section.model_fields.get(names[-1]) if section is not None and names else None
 
 
 def _missing(path: tuple[str | int, ...]) -> Fault:
     key = path[-1]
-    section = section_at(path)
+    section = find_section(path)
     if section is not None:
         required = [name for name, field in section.model_fields.items() if field.is_required()]
         expected = f"a section with {', '.join(required)}"
-        return Fault(path=path, found=_IS_MISSING, expected=expected, fix=f"add the section {key}:")
+        return Fault(
+            path=path, code="SW110", found=_IS_MISSING, expected=expected, fix=f"add the section {key}:"
+        )
     field = _field(path)
     example = field.examples[0] if field is not None and field.examples else "…"
-    return Fault(path=path, found=_IS_MISSING, expected=_expected("", path), fix=f"add {key}: {example}")
+    fix = f"add {key}: {example}"
+    return Fault(path=path, code="SW110", found=_IS_MISSING, expected=_expected("", path), fix=fix)
 
 
 def _too_short(path: tuple[str | int, ...], data: Any) -> Fault:
     found = f"a list of {len(_value_at(path, data))}"
-    return Fault(path=path, found=found, expected=_expected("", path), fix=_example_fix(path))
+    return Fault(path=path, code="SW113", found=found, expected=_expected("", path), fix=_example_fix(path))
 
 
 def _unknown_key(path: tuple[str | int, ...]) -> Fault:
     key = str(path[-1])
-    refused = refusal(key)
+    refused = find_refusal(key)
     if refused is not None:
-        why, fix = refused
         return Fault(
-            path=path, found=f"there is no such key: {why}", expected=_legal_keys(path[:-1]), fix=fix
+            path=path,
+            code=refused.code,
+            found=refused.why,
+            expected=_legal_keys(path[:-1]),
+            fix=refused.fix,
         )
     known = _legal(path[:-1])
     prefix = "".join(f"{part}." for part in path[:-1] if isinstance(part, str))
-    guess = synonym(key)
+    guess = find_synonym(key)
     if guess is None:
         close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
         guess = prefix + close[0] if close else None
     if guess is None:
-        guess = next((other for other in all_paths() if other.rpartition(".")[2] == key.lower()), None)
+        guess = next((other for other in list_paths() if other.rpartition(".")[2] == key.lower()), None)
     if guess is None:
-        tails = {other.rpartition(".")[2]: other for other in reversed(all_paths())}
+        tails = {other.rpartition(".")[2]: other for other in reversed(list_paths())}
         close = difflib.get_close_matches(key.lower(), list(tails), n=1, cutoff=0.8)
         guess = tails[close[0]] if close else None
     if guess is None:
         return Fault(
-            path=path, found="there is no such key", expected=_legal_keys(path[:-1]), fix=f"remove {key}"
+            path=path,
+            code="SW111",
+            found="unknown key",
+            expected=_legal_keys(path[:-1]),
+            fix=f"remove {key}",
         )
     name = guess.rpartition(".")[2] if guess.rpartition(".")[0] + "." == prefix else guess
-    found = f"there is no such key; did you mean {name}?"
+    found = f"unknown key; did you mean {name}?"
     fix = f"write {name} instead of {key}" if name != guess or "." not in guess else f"move it to {guess}"
     meant = tuple(guess.split("."))
-    return Fault(path=path, found=found, expected=_legal_keys(path[:-1]), fix=fix, meant=meant)
+    return Fault(path=path, code="SW111", found=found, expected=_legal_keys(path[:-1]), fix=fix, meant=meant)
 
 
 def _legal(path: tuple[str | int, ...]) -> list[str]:
-    section = section_at(path)
+    section = find_section(path)
     return list(section.model_fields) if section is not None else []
 
 
@@ -159,15 +171,15 @@ def _legal_keys(path: tuple[str | int, ...]) -> str:
 def _not_one_of(path: tuple[str | int, ...], value: Any, expected: str) -> Fault:
     legal = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
     close = difflib.get_close_matches(str(value).lower(), legal, n=1, cutoff=0.5)
-    found = f"{show(value)} is not legal" + (f"; did you mean {close[0]}?" if close else "")
+    found = f"{show(value)} is not allowed" + (f"; did you mean {close[0]}?" if close else "")
     key = path[-1]
     fix = f"set {key} to {close[0]}" if close else f"set {key} to one of these"
-    return Fault(path=path, found=found, expected=f"one of: {', '.join(legal)}", fix=fix)
+    return Fault(path=path, code="SW115", found=found, expected=f"one of: {', '.join(legal)}", fix=fix)
 
 
 _WHY = {
-    "int_type": "not a whole number",
-    "int_from_float": "not a whole number",
+    "int_type": "not an integer",
+    "int_from_float": "not an integer",
     "float_type": "not a number",
     "bool_type": "not true or false",
     "string_type": "not text",
@@ -190,7 +202,7 @@ def _why(kind: str) -> str:
 
 
 _KINDS = {
-    "integer": "a whole number",
+    "integer": "an integer",
     "number": "a number",
     "string": "text",
     "boolean": "true or false",
@@ -202,11 +214,11 @@ _KINDS = {
 
 def _expected(kind: str, path: tuple[str | int, ...]) -> str:
     """The legal values of a key in words, from its JSON schema, so that they are written once."""
-    section = section_at(path)
+    section = find_section(path)
     if section is not None and not isinstance(path[-1], int):
         return f"a mapping with some of: {', '.join(section.model_fields)}"
     names = tuple(key for key in path if isinstance(key, str))
-    owner = section_at(names[:-1])
+    owner = find_section(names[:-1])
     if section is not None:
         return f"a mapping with {', '.join(section.model_fields)}"
     if owner is None or names[-1] not in owner.model_fields:
@@ -215,7 +227,7 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
         )
     schema = owner.model_json_schema()["properties"][names[-1]]
     too_much = kind.startswith("less_than")
-    branches = (in_words(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))
+    branches = (describe(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))
     words = ", or ".join(dict.fromkeys(branches))
     if field := _field(path):
         example = field.examples[0] if field.examples else None
@@ -223,10 +235,10 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
     return words
 
 
-def in_words(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
-    """The legal values that a JSON schema tells of.
+def describe(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
+    """The legal values of a JSON schema in words.
 
-    `with_maximum`: also one so large that it says nothing to who is below it.
+    `with_maximum`: name a maximum of 10⁹ or more too, which is noise unless it was exceeded.
     """
     if "enum" in schema:
         return f"one of: {', '.join(str(value) for value in schema['enum'])}"
@@ -234,7 +246,7 @@ def in_words(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
     if schema.get("type") == "string" and "pattern" in schema and "examples" in schema:
         return f"a number with a unit, for example {schema['examples'][0]}"
     if schema.get("type") == "array" and "prefixItems" in schema:
-        return f"a list of {len(schema['prefixItems'])} ({in_words(schema['prefixItems'][0])} each)"
+        return f"a list of {len(schema['prefixItems'])} ({describe(schema['prefixItems'][0])} each)"
     bounds = [
         f"{word} {schema[key]:g}" if abs(schema[key]) < 10**6 else f"{word} {schema[key]:,}"
         for key, word in (

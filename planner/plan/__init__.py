@@ -1,1 +1,1 @@
-"""What follows from a strategy: hosts, stages, batch, fingerprints, and the files that describe a run."""
+"""Plan: hosts, stages, batch, fingerprints, and the files that describe a run."""

@@ -1,4 +1,4 @@
-"""Whether a rank trains the plan that its launch was generated for, and which keys differ if not."""
+"""Plan mismatch: a rank's plan is not the one its launch was generated for, and which keys differ."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ from planner.strategy.field_types import AS_TEXT
 from planner.strategy.schema import Strategy
 from planner.units import shorten
 
-# The variable by which a generated launch tells its ranks the fingerprint of its plan.
+# The variable in which a generated launch passes the fingerprint of its plan to the ranks.
 VARIABLE = "SWITCHYARD_PLAN"
 MAX_SHOWN = 8
 _ABSENT = object()
 
 
-def launch_problems(plan: Plan, environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
-    """The Problem of a rank whose plan is not its launch's; none without SWITCHYARD_PLAN.
+def find_launch_problems(plan: Plan, environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
+    """The Problem of a rank whose plan differs from its launch's; none without SWITCHYARD_PLAN.
 
-    Reads strategy.yaml in the run's folder, which `generate` wrote, where the plans differ.
+    If the plans differ, reads strategy.yaml in the run's folder, which `generate` wrote.
     """
     expected = environ.get(VARIABLE, "")
     if expected in ("", plan.fingerprint):
@@ -33,35 +33,34 @@ def launch_problems(plan: Plan, environ: Mapping[str, str] = os.environ) -> tupl
         generated = load(path)
     except StrategyError:
         generated = None
-    return (other_plan(plan, expected, generated, str(path)),)
+    return (describe_mismatch(plan, expected, generated, str(path)),)
 
 
-def other_plan(plan: Plan, expected: str, generated: Strategy | None, path: str) -> Problem:
-    """That `plan` is not the plan of fingerprint `expected`, with the keys that make the difference.
+def describe_mismatch(plan: Plan, expected: str, generated: Strategy | None, path: str) -> Problem:
+    """The Problem that `plan` does not have the fingerprint `expected`, with the keys that differ.
 
     Args:
-        generated: the strategy in the file `path`; None if it is not there or cannot be read.
+        generated: the strategy in the file `path`; None if it is missing or cannot be read.
     """
     if generated is None:
-        why = f"{path} is not there to show which keys differ"
+        why = f"{path} is missing, so the differing keys are not known"
     elif plan_fingerprint(generated) != expected:
-        why = f"{path} was changed since, or is another plan's, so it cannot show which keys differ"
+        why = f"{path} was changed or belongs to another plan, so the differing keys are not known"
     else:
-        keys = tuple(differing_keys(generated, plan.strategy))
+        keys = tuple(compare_keys(generated, plan.strategy))
         shown = [f"{key} was {was}, now {now}" for key, was, now in keys[:MAX_SHOWN]]
         more = [f"and {len(keys) - MAX_SHOWN} more"] if len(keys) > MAX_SHOWN else []
         why = "; ".join(shown + more)
     return Problem(
-        path=None,
-        line=None,
-        found=f"this is plan {plan.fingerprint}, and the launch is of plan {expected} ({VARIABLE}): {why}",
+        code="SW301",
+        found=f"this is plan {plan.fingerprint}, the launch is for plan {expected} ({VARIABLE}): {why}",
         expected="the strategy and overrides that the launch was generated for",
         fix="run `python -m launch generate` again with what you want to train, and start what it writes",
     )
 
 
-def differing_keys(was: Strategy, now: Strategy) -> Iterator[tuple[str, str, str]]:
-    """Dotted key, value in `was` and value in `now`, of what the plan's fingerprint covers."""
+def compare_keys(was: Strategy, now: Strategy) -> Iterator[tuple[str, str, str]]:
+    """Dotted key, value in `was` and value in `now`, for differing keys of the plan's fingerprint."""
     yield from _differing("", _covered(was), _covered(now))
 
 

@@ -1,13 +1,13 @@
-"""What a reader of a plan should know beside its tables: one line for each consequence that surprises."""
+"""Notes below a plan's tables: one line for each surprising consequence of the strategy."""
 
 from collections.abc import Iterator
 
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
-from planner.rules.not_implemented import runnable
+from planner.rules.not_implemented import find_unimplemented
 
 
-def notes(plan: Plan) -> tuple[str, ...]:
+def list_notes(plan: Plan) -> tuple[str, ...]:
     """Lines for people, in the order of importance."""
     return (
         *_not_run_yet(plan),
@@ -19,9 +19,9 @@ def notes(plan: Plan) -> tuple[str, ...]:
 
 
 def _not_run_yet(plan: Plan) -> Iterator[str]:
-    missing = [str(problem.path) for problem in runnable(plan.strategy)]
+    missing = [str(problem.path) for problem in find_unimplemented(plan.strategy)]
     if missing:
-        yield f"this version plans it but cannot train it yet: {', '.join(missing)}"
+        yield f"can be planned, but training it is not implemented yet: {', '.join(missing)}"
 
 
 def _zero_1_becomes_2(plan: Plan) -> Iterator[str]:
@@ -29,7 +29,7 @@ def _zero_1_becomes_2(plan: Plan) -> Iterator[str]:
     if given != asked:
         yield (
             f"ZeRO {asked} with accumulation {plan.batch.accumulation} in {plan.strategy.training.precision} "
-            f"is given to DeepSpeed as ZeRO {given}: same optimizer partitions, same checkpoint, "
+            f"is configured in DeepSpeed as ZeRO {given}: same optimizer partitions, same checkpoint, "
             "gradients summed in fp32"
         )
 

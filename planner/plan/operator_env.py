@@ -1,4 +1,4 @@
-"""An operator's variables (EMBEDDING_GPUS, MAX_MEMORY_PER_GPU …): how they are read and held to a plan."""
+"""Operator variables (EMBEDDING_GPUS, MAX_MEMORY_PER_GPU …), checked against a plan."""
 
 import re
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from planner.units import format_bytes, shorten
 
 GROUP_VARIABLES = ("EMBEDDING_GPUS", "EXPERT_GPUS", "AGGREGATION_GPUS")
 MEMORY_VARIABLES = ("MAX_MEMORY_PER_GPU", "MEMORY_FRACTION")
-# Two ways to write one limit differ by rounding at most this much; more is a contradiction worth a warning.
+# Two ways to write one limit may differ by this much through rounding; more is worth a warning.
 _ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorEnvironment:
-    """What the operator set (as text, to be stamped in plan.json) and what follows from it."""
+    """The variables as text (they go into plan.json), and the memory limit that follows from them."""
 
     values: dict[str, str]
     memory_limit_bytes: int
     warnings: tuple[str, ...]
 
 
-def group_ranks(plan: Plan) -> dict[str, tuple[int, ...]]:
-    """The ranks that each group variable stands for.
+def list_group_ranks(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """The ranks that each group variable must list.
 
     Staged: embedding, expert and aggregation ranks. Colocated: the first stage, all ranks, the last stage.
     """
@@ -43,11 +43,11 @@ def read_environment(plan: Plan, environ: Mapping[str, str]) -> OperatorEnvironm
     """The operator's variables, checked against a plan; those that are unset or empty are left out.
 
     Raises:
-        StrategyError: a malformed value, or ranks that are not the plan's.
+        StrategyError: a malformed value, or ranks that differ from the plan's.
     """
     values = {name: environ[name] for name in (*GROUP_VARIABLES, *MEMORY_VARIABLES) if environ.get(name)}
     problems: list[Problem] = []
-    for name, ranks in group_ranks(plan).items():
+    for name, ranks in list_group_ranks(plan).items():
         if name in values:
             problems += _compare(name, values[name], ranks)
     limits: dict[str, int] = {}
@@ -65,19 +65,19 @@ def read_environment(plan: Plan, environ: Mapping[str, str]) -> OperatorEnvironm
     return OperatorEnvironment(
         values=values,
         memory_limit_bytes=min(limits.values(), default=default),
-        warnings=_contradiction(values, limits),
+        warnings=_warn_of_contradiction(values, limits),
     )
 
 
-def _contradiction(values: dict[str, str], limits: dict[str, int]) -> tuple[str, ...]:
+def _warn_of_contradiction(values: dict[str, str], limits: dict[str, int]) -> tuple[str, ...]:
     if len(limits) < 2:
         return ()
     low, high = sorted(limits, key=lambda name: limits[name])
     if limits[high] - limits[low] <= _ROUNDING * limits[high]:
         return ()
     return (
-        f"{low}={values[low]} is {limits[low]:,} bytes and {high}={values[high]} is {limits[high]:,} bytes: "
-        f"the smaller, {format_bytes(limits[low])}, binds",
+        f"SW304 {low}={values[low]} is {limits[low]:,} bytes and {high}={values[high]} is "
+        f"{limits[high]:,} bytes: the smaller, {format_bytes(limits[low])}, applies",
     )
 
 
@@ -85,21 +85,21 @@ def parse_ranks(text: str) -> tuple[int, ...]:
     """The ranks of a list of numbers and ranges (`0,1,4-7`), ascending.
 
     Raises:
-        ValueError: not such a list, a range that runs backwards, or a rank named twice.
+        ValueError: not such a list, a descending range, or a rank listed twice.
     """
     ranks: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,7})(?:\s*-\s*(\d{1,7}))?\s*", part)
         if match is None:
-            raise ValueError(f"{shorten(part.strip())!r} is neither a rank nor a range of ranks")
+            raise ValueError(f"{shorten(part.strip())!r} is not a rank or a range of ranks")
         first, last = int(match.group(1)), int(match.group(2) or match.group(1))
         if last < first:
-            raise ValueError(f"the range {part.strip()} runs backwards")
+            raise ValueError(f"the range {part.strip()} is descending")
         if last - first > 2**20:
             raise ValueError(f"the range {part.strip()} is longer than any plan")
         ranks += range(first, last + 1)
     if len(set(ranks)) < len(ranks):
-        raise ValueError("a rank is named twice")
+        raise ValueError("a rank is listed twice")
     return tuple(sorted(ranks))
 
 
@@ -122,12 +122,18 @@ def _compare(name: str, text: str, ranks: tuple[int, ...]) -> list[Problem]:
         given = parse_ranks(text)
     except ValueError as error:
         return [
-            _problem(name, str(error), f"ranks and ranges, here {format_ranks(ranks)}", f"correct {name}")
+            _problem(
+                "SW302", name, str(error), f"ranks and ranges, here {format_ranks(ranks)}", f"correct {name}"
+            )
         ]
     if given == tuple(sorted(ranks)):
         return []
-    found = f"{shorten(format_ranks(given), 80)} are not the ranks of the plan"
-    return [_problem(name, found, expected, f"unset {name}, or change the strategy's degrees or rank_order")]
+    found = f"{shorten(format_ranks(given), 80)} differ from the plan's ranks"
+    return [
+        _problem(
+            "SW302", name, found, expected, f"unset {name}, or change the strategy's degrees or rank_order"
+        )
+    ]
 
 
 def _read_memory(name: str, text: str, gpu_memory: int) -> int | Problem:
@@ -136,13 +142,15 @@ def _read_memory(name: str, text: str, gpu_memory: int) -> int | Problem:
     if name == "MAX_MEMORY_PER_GPU":
         if not re.fullmatch(r"\d{1,18}", text) or int(text) == 0:
             found = f"{shorten(text)!r} is not a number of bytes"
-            return _problem(name, found, "a whole number of bytes above 0, without a unit", f"correct {name}")
+            return _problem(
+                "SW303", name, found, "an integer number of bytes above 0, without a unit", f"correct {name}"
+            )
         return int(text)
     if not re.fullmatch(r"\d{0,3}(\.\d{0,17})?", text) or not text.strip(".") or not 0 < float(text) <= 1:
-        found = f"{shorten(text)!r} is not a share of the GPU's memory"
-        return _problem(name, found, "a number above 0, at most 1", f"correct {name}")
+        found = f"{shorten(text)!r} is not a fraction of the GPU's memory"
+        return _problem("SW303", name, found, "a number above 0, at most 1", f"correct {name}")
     return int(float(text) * gpu_memory)
 
 
-def _problem(name: str, found: str, expected: str, fix: str) -> Problem:
-    return Problem(path=name, line=None, found=found, expected=expected, fix=fix, file="environment")
+def _problem(code: str, name: str, found: str, expected: str, fix: str) -> Problem:
+    return Problem(code=code, path=name, found=found, expected=expected, fix=fix, file="environment")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from planner.plan.fingerprint import plan_fingerprint
 from planner.problems import StrategyError
-from planner.rules.registry import broken_rules
+from planner.rules.registry import find_broken_rules
 from planner.strategy.schema import Strategy
 from planner.topology.placement import Stage, largest_data_parallel_size, place, world_size
 
@@ -72,7 +72,7 @@ def build_plan(strategy: Strategy) -> Plan:
     Raises:
         StrategyError: with every rule that the strategy breaks.
     """
-    problems = tuple(broken_rules(strategy))
+    problems = tuple(find_broken_rules(strategy))
     if problems:
         raise StrategyError(problems)
     training = strategy.training

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from planner.plan.ds_config import ds_config, zero_stage
-from planner.plan.notes import notes
+from planner.plan.notes import list_notes
 from planner.plan.plan import Plan
 from planner.strategy.field_types import AS_TEXT
 from planner.strategy.schema import Strategy
@@ -97,7 +97,7 @@ def plan_dict(plan: Plan, environment: Mapping[str, str] | None = None) -> dict[
             for host in plan.hosts
             for local_rank, rank in enumerate(host.ranks)
         ],
-        "notes": list(notes(plan)),
+        "notes": list(list_notes(plan)),
         "environment": dict(sorted((environment or {}).items())),
     }
 

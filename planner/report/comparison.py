@@ -7,7 +7,7 @@ from typing import Any
 from planner.counts.flops import model_parameters
 from planner.memory.rank_memory import fullest_ranks, memory_limit
 from planner.plan.ds_config import zero_stage
-from planner.plan.mismatch import differing_keys
+from planner.plan.mismatch import compare_keys
 from planner.plan.plan import Plan
 from planner.prediction.breakdown import PHASES
 from planner.prediction.limits import LimitCheck, WholeRun
@@ -159,7 +159,7 @@ def phases_table(a: Side, b: Side) -> Table:
 
 def keys_table(a: Side, b: Side) -> Table:
     """The keys in which the two strategies differ, of those that make a plan."""
-    rows = tuple(differing_keys(a.plan.strategy, b.plan.strategy))
+    rows = tuple(compare_keys(a.plan.strategy, b.plan.strategy))
     return Table(title="Keys that differ", columns=("key", "A", "B"), rows=rows)
 
 
@@ -171,8 +171,8 @@ def comparison_dict(a: Side, b: Side) -> dict[str, Any]:
             for quantity in QUANTITIES
         ],
         "fits": {"a": a.fits, "b": b.fits},
-        "differing_keys": [
+        "compare_keys": [
             {"key": key, "a": first, "b": second}
-            for key, first, second in differing_keys(a.plan.strategy, b.plan.strategy)
+            for key, first, second in compare_keys(a.plan.strategy, b.plan.strategy)
         ],
     }

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from planner.plan.notes import notes
+from planner.plan.notes import list_notes
 from planner.plan.plan import Host, Plan
 from planner.plan.serialization import full_strategy
 from planner.topology.grid import Grid
@@ -28,7 +28,7 @@ def print_plan(plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False
     if is_full:
         print(full_strategy(plan.strategy), file=out)
     tables = (stage_table(plan), host_table(plan), group_table(plan))
-    print_tables(tuple(_heading(plan)), tables, notes(plan), out, is_plain=is_plain)
+    print_tables(tuple(_heading(plan)), tables, list_notes(plan), out, is_plain=is_plain)
 
 
 def print_tables(

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from planner.hardware.catalog import devices
-from planner.loading.json_schema import json_schema, section_at
-from planner.loading.validation_messages import in_words
-from planner.rules import layout, training
+from planner.loading.json_schema import find_section, json_schema
+from planner.loading.validation_messages import describe
+from planner.rules import batch, deepspeed_dispatch, layout, model
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Strategy
@@ -20,8 +20,8 @@ _INTRODUCTION = """\
 
 <!-- Made by `python -m planner.generated`: change the schema or strategy_reference.py, not this file. -->
 
-A strategy is one YAML file. It says which cluster, which model, which parallel degrees, which course of
-training. Everything else follows from it. `ds_configs/tiny_cpu.yaml` is a small complete one.
+A strategy is one YAML file. It says which cluster, which model, which parallel degrees, which training
+recipe. Everything else follows from it. `ds_configs/tiny_cpu.yaml` is a small complete one.
 
 - Write what differs from a default. `python -m launch plan ds_configs/tiny_cpu.yaml --full` prints the whole.
 - YAML is read as YAML 1.2 means it: `3e-4` is a number, `no` and `10:30` are text.
@@ -56,7 +56,7 @@ def _sections() -> Iterator[str]:
                 f"`{key}`",
                 _legal((*path, key), keys[key]),
                 _default((*path, key), field, keys[key]),
-                field.description or _first_line(section_at((*path, key))),
+                field.description or _first_line(find_section((*path, key))),
             )
             for key, field in section.model_fields.items()
         ]
@@ -66,7 +66,7 @@ def _sections() -> Iterator[str]:
 def _walk(section: type[Section], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
     yield path, section
     for key in section.model_fields:
-        inner = section_at((*path, key))
+        inner = find_section((*path, key))
         if inner is not None:
             yield from _walk(inner, (*path, key))
 
@@ -83,10 +83,10 @@ def _legal(path: tuple[str, ...], schema: dict[str, Any]) -> str:
             return "one of [these](#quantities-of-claims)"
         case ("claims", "value"):
             return "a number, with a unit where the quantity has one"
-        case _ if section_at(path) is not None:
+        case _ if find_section(path) is not None:
             return f"[a section](#{''.join(path)})"
         case _:
-            return ", or ".join(dict.fromkeys(in_words(branch) for branch in _branches(schema)))
+            return ", or ".join(dict.fromkeys(describe(branch) for branch in _branches(schema)))
 
 
 def _branches(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _default(path: tuple[str, ...], field: FieldInfo, schema: dict[str, Any]) ->
         return "required"
     if path in (("model", "num_key_value_heads"), ("model", "head_dim")):
         return "derived"
-    if section_at(path) is not None:
+    if find_section(path) is not None:
         return "none" if path == ("claims",) else "its keys' defaults"
     return f"`{_yaml(schema.get('default', {}))}`"
 
@@ -153,10 +153,15 @@ def _claims() -> Iterator[str]:
 def _rules() -> Iterator[str]:
     yield "## Rules\n"
     yield (
-        "Beyond the form of each key these must hold. Each is one function; the message of a broken one\n"
-        "says what is legal, in numbers.\n"
+        "What must hold beyond the form of each key. A rule is one function; its message names the legal\n"
+        "values. Causes and fixes: SW2xx in [errors](errors.md).\n"
     )
-    for title, module in (("Degrees and cluster", layout), ("Model, batch and course", training)):
+    for title, module in (
+        ("Degrees and cluster", layout),
+        ("Model", model),
+        ("`dispatch: deepspeed`", deepspeed_dispatch),
+        ("Batch, schedule, resume", batch),
+    ):
         file = f"{module.__name__.replace('.', '/')}.py"
         names = ", ".join(f"`{rule.__name__}`" for rule in module.RULES)
         yield f"- {title} (`{file}`): {names}"

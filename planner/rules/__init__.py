@@ -1,1 +1,1 @@
-"""What a strategy must satisfy beyond the form of its keys."""
+"""Rules that relate the keys of a strategy to each other; features that are not implemented yet."""

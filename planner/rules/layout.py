@@ -1,16 +1,16 @@
-"""Rules on the degrees and the cluster: which layouts are legal and fit the hosts."""
+"""Layout rules: parallel degrees, ZeRO stage, and whether the ranks fit the hosts."""
 
 from collections.abc import Iterator
 from itertools import accumulate
 from math import gcd
 
 from planner.problems import Problem
-from planner.rules.legal_values import broken, divisors, listed, nearest
+from planner.rules.legal_values import divisors, find_nearest, join_numbers
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
 
-# Tables of ranks stay in memory; more than any cluster has.
+# More than any cluster has; rank tables are held in memory.
 MAX_WORLD = 131_072
 
 
@@ -18,11 +18,12 @@ def tp_and_ep_nest(s: Strategy) -> Iterator[Problem]:
     ep, tp = s.parallel.ep, s.parallel.tp
     if ep % tp and tp % ep:
         legal = (*divisors(ep), 2 * ep, 4 * ep)
-        yield broken(
-            "parallel.tp",
-            f"{tp} neither divides parallel.ep ({ep}) nor is a multiple of it",
-            f"a divisor or a multiple of {ep}: {listed(legal)}, …",
-            f"set parallel.tp to {nearest(legal, tp)}",
+        yield Problem(
+            code="SW202",
+            path="parallel.tp",
+            found=f"{tp} neither divides parallel.ep ({ep}) nor is divisible by it",
+            expected=f"a divisor or a multiple of {ep}: {join_numbers(legal)}, …",
+            fix=f"set parallel.tp to {find_nearest(legal, tp)}",
         )
 
 
@@ -30,18 +31,19 @@ def ep_divides_experts(s: Strategy) -> Iterator[Problem]:
     ep, num_experts = s.parallel.ep, s.model.num_experts
     if num_experts % ep:
         legal = divisors(num_experts)
-        yield broken(
-            "parallel.ep",
-            f"{ep} does not divide model.num_experts ({num_experts})",
-            f"a divisor of {num_experts}: {listed(legal)}",
-            f"set parallel.ep to {nearest(legal, ep)}",
+        yield Problem(
+            code="SW201",
+            path="parallel.ep",
+            found=f"{ep} does not divide model.num_experts ({num_experts})",
+            expected=f"a divisor of {num_experts}: {join_numbers(legal)}",
+            fix=f"set parallel.ep to {find_nearest(legal, ep)}",
         )
 
 
-def ep_is_legal(s: Strategy) -> bool:
+def is_ep_legal(s: Strategy) -> bool:
     """Whether ep divides the experts, as far as they are known.
 
-    A wrong ep has its own Problem and is no reason to blame what follows from it.
+    A wrong ep has its own Problem; what follows from it is not reported as well.
     """
     try:
         return s.model.num_experts % s.parallel.ep == 0
@@ -51,69 +53,74 @@ def ep_is_legal(s: Strategy) -> bool:
 
 def ep_needs_moe_layers(s: Strategy) -> Iterator[Problem]:
     if s.model.first_dense_layers == s.model.num_hidden_layers and s.parallel.ep > 1:
-        yield broken(
-            "parallel.ep",
-            f"{s.parallel.ep}, but model.first_dense_layers leaves no layer with experts",
-            "1 for a model without experts",
-            "set parallel.ep to 1, or lower model.first_dense_layers",
+        yield Problem(
+            code="SW203",
+            path="parallel.ep",
+            found=f"{s.parallel.ep}, but every layer is dense (model.first_dense_layers)",
+            expected="1: the model has no experts",
+            fix="set parallel.ep to 1, or lower model.first_dense_layers",
         )
 
 
 def pp_within_layers(s: Strategy) -> Iterator[Problem]:
     pp, layers = s.parallel.pp, s.model.num_hidden_layers
     if pp > layers:
-        yield broken(
-            "parallel.pp",
-            f"{pp} stages for {layers} layers (model.num_hidden_layers)",
-            f"at most {layers}: every stage holds a layer",
-            f"set parallel.pp to {layers} or less",
+        yield Problem(
+            code="SW204",
+            path="parallel.pp",
+            found=f"{pp} stages for {layers} layers (model.num_hidden_layers)",
+            expected=f"at most {layers}: every stage holds a layer",
+            fix=f"set parallel.pp to {layers} or less",
         )
 
 
 def heads_split_over_tp(s: Strategy) -> Iterator[Problem]:
-    """Attention is split over tp in the colocated placement; staged expert ranks hold it whole."""
+    """Colocated ranks split attention over tp; staged expert ranks hold all of its heads."""
     tp, heads, kv_heads = s.parallel.tp, s.model.num_attention_heads, s.model.num_key_value_heads
     if s.parallel.placement == "colocated" and heads % kv_heads == 0 and (heads % tp or kv_heads % tp):
         name, count = ("num_attention_heads", heads) if heads % tp else ("num_key_value_heads", kv_heads)
         legal = divisors(gcd(heads, kv_heads))
-        yield broken(
-            "parallel.tp",
-            f"{tp} does not divide model.{name} ({count})",
-            f"a divisor of {heads} heads and {kv_heads} key/value heads: {listed(legal)}",
-            f"set parallel.tp to {nearest(legal, tp)}, or change model.{name}",
+        yield Problem(
+            code="SW205",
+            path="parallel.tp",
+            found=f"{tp} does not divide model.{name} ({count})",
+            expected=f"a divisor of {heads} heads and {kv_heads} key/value heads: {join_numbers(legal)}",
+            fix=f"set parallel.tp to {find_nearest(legal, tp)}, or change model.{name}",
         )
 
 
 def aggregation_splits_over_tp(s: Strategy) -> Iterator[Problem]:
     tp, hidden = s.parallel.tp, s.model.hidden_size
     if s.model.aggregation == "linear" and hidden % tp:
-        yield broken(
-            "parallel.tp",
-            f"{tp} does not divide model.hidden_size ({hidden}), whose rows the aggregation splits over tp",
-            f"a divisor of {hidden}: {listed(divisors(hidden))}",
-            f"set parallel.tp to {nearest(divisors(hidden), tp)}, or model.aggregation to none",
+        yield Problem(
+            code="SW206",
+            path="parallel.tp",
+            found=f"{tp} does not divide model.hidden_size ({hidden}): tp splits the rows of the aggregation",
+            expected=f"a divisor of {hidden}: {join_numbers(divisors(hidden))}",
+            fix=f"set parallel.tp to {find_nearest(divisors(hidden), tp)}, or model.aggregation to none",
         )
 
 
-def every_partner_has_a_part(s: Strategy) -> Iterator[Problem]:
-    """Of the vocabulary, and of the columns that a partner hands over to another stage."""
+def no_tp_shard_is_empty(s: Strategy) -> Iterator[Problem]:
+    """Shards of the vocabulary, and of the hidden dim in a transfer to another stage."""
     tp, model = s.parallel.tp, s.model
     parts = [("vocab_size", model.vocab_size)]
     if s.parallel.placement == "staged" or s.parallel.pp > 1:
         parts.append(("hidden_size", model.hidden_size))
     for name, size in parts:
         if size < tp:
-            yield broken(
-                "parallel.tp",
-                f"{tp} is more than model.{name} ({size}): some ranks would have nothing of it",
-                f"at most {size}",
-                f"lower parallel.tp, or raise model.{name}",
+            yield Problem(
+                code="SW207",
+                path="parallel.tp",
+                found=f"{tp} exceeds model.{name} ({size}): some TP ranks would hold an empty shard",
+                expected=f"at most {size}",
+                fix=f"lower parallel.tp, or raise model.{name}",
             )
 
 
 def dense_widths_split_over_tp(s: Strategy) -> Iterator[Problem]:
-    """Widths of dense layers and shared experts: with shares of two sizes, TP partners would lay out their
-    gradients differently, sum them in another order, and drift apart by the last bit."""
+    """Widths of dense layers and shared experts: with shards of two sizes, TP ranks would lay out their
+    gradients differently, sum them in another order, and differ in the last bit."""
     tp, model = s.parallel.tp, s.model
     widths = []
     if model.first_dense_layers and model.intermediate_size is not None:
@@ -123,47 +130,55 @@ def dense_widths_split_over_tp(s: Strategy) -> Iterator[Problem]:
         widths.append(("model.num_shared_experts × moe_intermediate_size", shared))
     for name, width in widths if s.parallel.placement == "colocated" else ():
         if width % tp:
-            yield broken(
-                "parallel.tp",
-                f"{tp} does not divide {name} ({width}), whose columns it splits",
-                f"a divisor of {width}: {listed(divisors(width))}",
-                f"set parallel.tp to {nearest(divisors(width), tp)}, or change the width",
+            yield Problem(
+                code="SW208",
+                path="parallel.tp",
+                found=f"{tp} does not divide {name} ({width}): tp splits its columns",
+                expected=f"a divisor of {width}: {join_numbers(divisors(width))}",
+                fix=f"set parallel.tp to {find_nearest(divisors(width), tp)}, or change the width",
             )
 
 
 def zero_stage_is_supported(s: Strategy) -> Iterator[Problem]:
     stage = s.parallel.zero_stage
     if stage == 3:
-        yield broken(
-            "parallel.zero_stage",
-            "ZeRO 3 is not supported yet with experts (DeepSpeed 0.19.8 refuses its MoE layer there)",
-            "0, 1 or 2",
-            "set parallel.zero_stage to 2",
+        yield Problem(
+            code="SW209",
+            path="parallel.zero_stage",
+            found="ZeRO 3 is not supported with experts (DeepSpeed 0.19.8 rejects its MoE layer there)",
+            expected="0, 1 or 2",
+            fix="set parallel.zero_stage to 2",
         )
     elif stage > 3:
-        yield broken(
-            "parallel.zero_stage", f"there is no ZeRO {stage}", "0, 1 or 2", "set parallel.zero_stage to 1"
+        yield Problem(
+            code="SW209",
+            path="parallel.zero_stage",
+            found=f"ZeRO {stage} does not exist",
+            expected="0, 1 or 2",
+            fix="set parallel.zero_stage to 1",
         )
 
 
 def zero_0_is_fp32(s: Strategy) -> Iterator[Problem]:
     if s.parallel.zero_stage == 0 and s.training.precision != "fp32":
-        yield broken(
-            "parallel.zero_stage",
-            f"0 with training.precision {s.training.precision}: DeepSpeed keeps no fp32 sum of "
-            "gradients there, and its norm leaves the experts out",
-            "1 or 2 with bf16 and fp8; 0 only with fp32",
-            "set parallel.zero_stage to 1 or 2",
+        yield Problem(
+            code="SW210",
+            path="parallel.zero_stage",
+            found=f"0 with training.precision {s.training.precision}: DeepSpeed does not sum gradients "
+            "in fp32 there, and its gradient norm leaves out the experts",
+            expected="1 or 2 with bf16 and fp8; 0 with fp32 only",
+            fix="set parallel.zero_stage to 1 or 2",
         )
 
 
 def compact_is_staged(s: Strategy) -> Iterator[Problem]:
     if s.parallel.rank_order == "compact" and s.parallel.placement == "colocated":
-        yield broken(
-            "parallel.rank_order",
-            "compact, but in the colocated placement no stage stands before the experts",
-            "document",
-            "remove parallel.rank_order, or set parallel.placement to staged",
+        yield Problem(
+            code="SW211",
+            path="parallel.rank_order",
+            found="compact applies to parallel.placement: staged only",
+            expected="document",
+            fix="remove parallel.rank_order, or set parallel.placement to staged",
         )
 
 
@@ -173,11 +188,12 @@ def compact_is_staged(s: Strategy) -> Iterator[Problem]:
 def spare_hosts_leave_one(s: Strategy) -> Iterator[Problem]:
     hosts, spare = s.cluster.hosts.count, s.cluster.spare_hosts
     if spare >= hosts:
-        yield broken(
-            "cluster.spare_hosts",
-            f"{spare} of {hosts} hosts are spare, so none is left",
-            f"0 to {hosts - 1}",
-            "lower cluster.spare_hosts",
+        yield Problem(
+            code="SW212",
+            path="cluster.spare_hosts",
+            found=f"{spare} of {hosts} hosts are spare: no host is left",
+            expected=f"0 to {hosts - 1}",
+            fix="lower cluster.spare_hosts",
         )
 
 
@@ -189,24 +205,26 @@ def slots_within_host(s: Strategy) -> Iterator[Problem]:
     ]
     if over and not s.cluster.gpu.is_cpu:
         more = f" and {len(over) - 4} more" if len(over) > 4 else ""
-        yield broken(
-            "cluster.hosts",
-            f"more slots than gpus_per_host ({s.cluster.gpus_per_host}): {', '.join(over[:4])}{more}",
-            f"at most {s.cluster.gpus_per_host} slots a host",
-            "correct the slots, or cluster.gpus_per_host",
+        yield Problem(
+            code="SW213",
+            path="cluster.hosts",
+            found=f"more slots than gpus_per_host ({s.cluster.gpus_per_host}): {', '.join(over[:4])}{more}",
+            expected=f"at most {s.cluster.gpus_per_host} slots per host",
+            fix="correct the slots, or cluster.gpus_per_host",
         )
 
 
 def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
     world, cluster, degrees = world_size(s.parallel), s.cluster, s.parallel.short_name
     if world > MAX_WORLD:
-        yield broken(
-            "parallel",
-            f"{degrees} needs {world:,} ranks",
-            f"at most {MAX_WORLD:,} ranks",
-            "lower parallel.dp, pp, ep or tp",
+        yield Problem(
+            code="SW214",
+            path="parallel",
+            found=f"{degrees} needs {world:,} ranks",
+            expected=f"at most {MAX_WORLD:,} ranks",
+            fix="lower parallel.dp, pp, ep or tp",
         )
-    elif ep_is_legal(s) and not cluster.gpu.is_cpu and cluster.spare_hosts < cluster.hosts.count:
+    elif is_ep_legal(s) and not cluster.gpu.is_cpu and cluster.spare_hosts < cluster.hosts.count:
         slots = cluster.slots
         usable = cluster.hosts.count - cluster.spare_hosts
         room = sum(slots[:usable])
@@ -217,11 +235,12 @@ def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
                 if enough is None
                 else f"set cluster.spare_hosts to {len(slots) - enough}, or lower parallel.dp, pp, ep or tp"
             )
-            yield broken(
-                "parallel",
-                f"{degrees} {s.parallel.placement} needs {world} ranks, but {_room(s, usable, room)}",
-                f"at most {room} ranks",
-                fix,
+            yield Problem(
+                code="SW214",
+                path="parallel",
+                found=f"{degrees} {s.parallel.placement} needs {world} ranks, but {_room(s, usable, room)}",
+                expected=f"at most {room} ranks",
+                fix=fix,
             )
 
 
@@ -229,12 +248,12 @@ def _room(s: Strategy, usable: int, room: int) -> str:
     spare = (
         f" ({s.cluster.spare_hosts} of {s.cluster.hosts.count} are spare)" if s.cluster.spare_hosts else ""
     )
-    return f"{usable} host{'s' if usable > 1 else ''}{spare} {'carry' if usable > 1 else 'carries'} {room}"
+    return f"{usable} host{'s' if usable > 1 else ''}{spare} {'have' if usable > 1 else 'has'} {room} slots"
 
 
-def widest_size(s: Strategy) -> int:
-    """The largest data-parallel size; while ep and tp are wrong themselves, dp, which divides any of them."""
-    if ep_is_legal(s) and not (s.parallel.ep % s.parallel.tp and s.parallel.tp % s.parallel.ep):
+def find_widest_size(s: Strategy) -> int:
+    """The largest data-parallel size of a stage; with illegal ep or tp, dp, which divides all of them."""
+    if is_ep_legal(s) and not (s.parallel.ep % s.parallel.tp and s.parallel.tp % s.parallel.ep):
         return largest_data_parallel_size(s.parallel)
     return s.parallel.dp
 
@@ -246,7 +265,7 @@ RULES = (
     pp_within_layers,
     heads_split_over_tp,
     aggregation_splits_over_tp,
-    every_partner_has_a_part,
+    no_tp_shard_is_empty,
     dense_widths_split_over_tp,
     zero_stage_is_supported,
     zero_0_is_fp32,

@@ -1,13 +1,6 @@
-"""How a broken rule is said: the Problem, the legal numbers, the nearest of them."""
+"""Legal values in messages of rules: divisors, the nearest of them, lists of numbers."""
 
 from math import isqrt
-
-from planner.problems import Problem
-
-
-def broken(path: str, found: str, expected: str, fix: str) -> Problem:
-    """A Problem of a key; `load` adds where it was written."""
-    return Problem(path=path, line=None, found=found, expected=expected, fix=fix)
 
 
 def divisors(number: int) -> tuple[int, ...]:
@@ -16,12 +9,12 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(number // d for d in small)}))
 
 
-def listed(numbers: tuple[int, ...]) -> str:
+def join_numbers(numbers: tuple[int, ...]) -> str:
     """Numbers for a message, the first sixteen of them."""
     shown = ", ".join(str(number) for number in numbers[:16])
     return f"{shown}, …" if len(numbers) > 16 else shown
 
 
-def nearest(numbers: tuple[int, ...], wanted: int) -> int:
+def find_nearest(numbers: tuple[int, ...], wanted: int) -> int:
     """The number closest to what was wanted, the larger of two."""
     return min(numbers, key=lambda number: (abs(number - wanted), -number))

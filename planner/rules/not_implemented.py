@@ -1,4 +1,4 @@
-"""What a strategy may describe but this version cannot run yet: one small rule for each."""
+"""Keys that can be planned and that this version does not train yet: one small rule for each."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,16 @@ from planner.problems import Problem
 from planner.strategy.schema import Strategy
 
 
-def runnable(strategy: Strategy) -> tuple[Problem, ...]:
+def find_unimplemented(strategy: Strategy) -> tuple[Problem, ...]:
     """Everything that keeps this version from training the strategy; empty when it can."""
     return tuple(problem for rule in _RULES for problem in rule(strategy))
 
 
-def _missing(path: str, value: object, what: str, legal: str) -> Problem:
+def _missing(code: str, path: str, value: object, feature: str, legal: str) -> Problem:
     return Problem(
+        code=code,
         path=path,
-        line=None,
-        found=f"{value} can be planned, but this version does not run {what} yet",
+        found=f"{value} can be planned, but {feature} is not implemented yet",
         expected=legal,
         fix=f"set {path} to {legal} to train, or use `python -m launch plan` only",
     )
@@ -23,47 +23,51 @@ def _missing(path: str, value: object, what: str, legal: str) -> Problem:
 
 def _fp8(s: Strategy) -> Iterator[Problem]:
     if s.training.precision == "fp8":
-        yield _missing("training.precision", "fp8", "FP8 training", "bf16")
+        yield _missing("SW281", "training.precision", "fp8", "FP8 training", "bf16")
 
 
 def _fp8_payload(s: Strategy) -> Iterator[Problem]:
     if s.runtime.fp8_payload:
-        yield _missing("runtime.fp8_payload", "true", "FP8 payloads", "false")
+        yield _missing("SW282", "runtime.fp8_payload", "true", "sending tokens in FP8", "false")
 
 
 def _recompute(s: Strategy) -> Iterator[Problem]:
     if s.runtime.recompute != "none":
-        yield _missing("runtime.recompute", s.runtime.recompute, "recomputation", "none")
+        yield _missing("SW283", "runtime.recompute", s.runtime.recompute, "activation recomputation", "none")
 
 
 def _all_to_all(s: Strategy) -> Iterator[Problem]:
     if s.runtime.all_to_all != "flat":
-        yield _missing("runtime.all_to_all", s.runtime.all_to_all, "a hierarchical all-to-all", "flat")
+        yield _missing(
+            "SW284", "runtime.all_to_all", s.runtime.all_to_all, "the hierarchical all-to-all", "flat"
+        )
 
 
 def _init_from(s: Strategy) -> Iterator[Problem]:
     if s.model.init_from is not None:
-        yield _missing("model.init_from", s.model.init_from, "a start from other weights", "null")
+        yield _missing(
+            "SW285", "model.init_from", s.model.init_from, "initialization from other weights", "null"
+        )
 
 
 def _deterministic(s: Strategy) -> Iterator[Problem]:
-    if (
-        s.runtime.deterministic and not s.cluster.gpu.is_cpu
-    ):  # on a CPU every kernel used here is deterministic
-        yield _missing("runtime.deterministic", "true", "deterministic GPU kernels", "false")
+    if s.runtime.deterministic and not s.cluster.gpu.is_cpu:  # on a CPU every kernel is deterministic
+        yield _missing(
+            "SW286", "runtime.deterministic", "true", "a choice of deterministic GPU kernels", "false"
+        )
 
 
-def _operation(s: Strategy) -> Iterator[Problem]:
-    """What watches a run beside its own files and TensorBoard."""
-    for key, what in (
-        ("wandb", "Weights & Biases"),
+def _monitoring(s: Strategy) -> Iterator[Problem]:
+    """Monitoring beyond the run's own files and TensorBoard."""
+    for key, feature in (
+        ("wandb", "Weights & Biases logging"),
         ("hook", "the supervisor's hook"),
-        ("metrics_port", "a metrics server"),
+        ("metrics_port", "the metrics server"),
     ):
         value = getattr(s.operate, key)
         if value is not None:
             shown = " ".join(value) if isinstance(value, tuple) else value
-            yield _missing(f"operate.{key}", shown, what, "null")
+            yield _missing("SW287", f"operate.{key}", shown, feature, "null")
 
 
 _RULES = (
@@ -73,5 +77,5 @@ _RULES = (
     _all_to_all,
     _init_from,
     _deterministic,
-    _operation,
+    _monitoring,
 )

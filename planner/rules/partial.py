@@ -1,4 +1,4 @@
-"""A strategy of which some keys are faulty: rules may read the others, and stop at these."""
+"""Partial strategy: some keys are faulty; a rule may read the others and stops at these."""
 
 from typing import Any, cast
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from planner.strategy.schema import Strategy
 
-# A small legal value for every required key; never read by a rule, because faulty keys refuse to be read.
+# A small legal value for every required key; no rule sees one, because faulty keys cannot be read.
 STAND_IN: dict[str, Any] = {
     "cluster": {
         "hosts": 1,
@@ -36,8 +36,8 @@ class UnknownValueError(Exception):
     """A rule read a key whose value is faulty."""
 
 
-class Partial:
-    """A view of a section that refuses to read the keys at (or below) `faulty`."""
+class PartialStrategy:
+    """A view of a section in which the keys at (or below) `faulty` cannot be read."""
 
     def __init__(
         self, section: BaseModel, faulty: frozenset[tuple[str, ...]], path: tuple[str, ...] = ()
@@ -59,4 +59,4 @@ class Partial:
             assert attribute.fget is not None
             return attribute.fget(self)  # so that what it reads is checked too
         value = getattr(self._section, name)
-        return Partial(value, self._faulty, path) if isinstance(value, BaseModel) else value
+        return PartialStrategy(value, self._faulty, path) if isinstance(value, BaseModel) else value

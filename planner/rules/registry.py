@@ -1,16 +1,21 @@
-"""What a strategy must keep beyond the form of its keys; each rule is a small function of its own."""
+"""Registry of rules: what a strategy must satisfy beyond the form of its keys, one small function each."""
 
 from collections.abc import Callable, Iterator
 
 from planner.problems import Problem
-from planner.rules import layout, training
+from planner.rules import batch, deepspeed_dispatch, layout, model
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 
-RULES: tuple[Callable[[Strategy], Iterator[Problem]], ...] = (*layout.RULES, *training.RULES)
+RULES: tuple[Callable[[Strategy], Iterator[Problem]], ...] = (
+    *layout.RULES,
+    *model.RULES,
+    *deepspeed_dispatch.RULES,
+    *batch.RULES,
+)
 
 
-def broken_rules(strategy: Strategy) -> Iterator[Problem]:
+def find_broken_rules(strategy: Strategy) -> Iterator[Problem]:
     """The Problems of every rule that the strategy breaks; a rule that reads a faulty key is left out."""
     for rule in RULES:
         try:

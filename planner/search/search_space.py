@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from planner.plan.plan import Batch, Host, Plan
 from planner.rules.legal_values import divisors
-from planner.rules.registry import broken_rules
+from planner.rules.registry import find_broken_rules
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import Stage, largest_data_parallel_size, place, world_size
@@ -90,7 +90,7 @@ def _tps(space: Space, placement: str, ep: int) -> tuple[int, ...]:
             update={"placement": placement, "ep": ep, "tp": tp, "pp": 1, "dp": 1, "rank_order": "document"}
         )
         legal = space.strategy.model_copy(update={"parallel": parallel})
-        if all(problem.path not in ("parallel.tp", "parallel.ep") for problem in broken_rules(legal)):
+        if all(problem.path not in ("parallel.tp", "parallel.ep") for problem in find_broken_rules(legal)):
             found.append(tp)
     return tuple(found)
 

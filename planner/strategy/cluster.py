@@ -1,4 +1,4 @@
-"""The `cluster` section: hosts, the device in each slot, the links between them."""
+"""Cluster section of a strategy: hosts, the device in each slot, the links between them."""
 
 from typing import Annotated, Any
 
@@ -12,8 +12,8 @@ from planner.strategy.field_types import (
     NotNegative,
     Section,
     is_text,
+    make_error,
     show,
-    wrong,
 )
 from planner.strategy.hosts import MAX_HOSTS, MAX_SLOTS, Hosts, parse_hosts
 from planner.units import shorten
@@ -54,7 +54,7 @@ def _parse_gpu(value: Any) -> Any:
     if not isinstance(value, str):
         if isinstance(value, (dict, Gpu)):
             return value
-        raise wrong(f"{show(value)} is no device", "a name or {memory: …, peak: {bf16: …}}")
+        raise make_error("SW136", f"{show(value)} is not a device", "a name or {memory: …, peak: {bf16: …}}")
     known = devices()
     if value not in known:
         names = {name.lower(): name for name in known}
@@ -62,7 +62,7 @@ def _parse_gpu(value: Any) -> Any:
         fix = (
             f"write {guess}" if guess else "write one of these, or {memory: 64 GB, peak: {bf16: 400 TFLOPS}}"
         )
-        raise wrong(f"the device {shorten(value)!r} is not known", ", ".join(known), fix)
+        raise make_error("SW136", f"unknown device {shorten(value)!r}", ", ".join(known), fix)
     entry = {key: known[value][key] for key in ("memory", "peak")}
     return NamedGpu.model_validate({"name": value, **entry}, context={"text": True})
 

@@ -1,4 +1,4 @@
-"""The sections of a strategy that change nothing of what is learned: how ranks work, start, are watched."""
+"""Execution sections of a strategy: runtime, limits, launch, operate, output; none affects the model."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,8 +16,8 @@ from planner.strategy.field_types import (
     Text,
     VariableName,
     VariableValue,
+    make_error,
     show,
-    wrong,
 )
 
 
@@ -80,7 +80,9 @@ class Launch(Section):
 
 def _parse_hook(value: Any) -> Any:
     if value is not None and not isinstance(value, (str, tuple)):
-        raise wrong(f"{show(value)} is no command", "a program and its arguments as a list, or null")
+        raise make_error(
+            "SW113", f"{show(value)} is not a command", "a program and its arguments as a list, or null"
+        )
     return (value,) if isinstance(value, str) else value
 
 

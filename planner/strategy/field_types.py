@@ -1,4 +1,4 @@
-"""The types of a strategy's keys: bounded numbers, quantities with units, and how each says what is wrong."""
+"""Field types of a strategy: bounded numbers, quantities with units, paths, names; and their messages."""
 
 import os
 import re
@@ -34,14 +34,16 @@ AS_TEXT = {"text": True}
 
 
 class Section(BaseModel):
-    """A mapping of the strategy: no key beside the named ones, no coercion of text to numbers, immutable."""
+    """A mapping of the strategy: unknown keys forbidden, no coercion of text to numbers, immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def wrong(found: str, expected: str, fix: str | None = None) -> PydanticCustomError:
-    """What a validator raises; `load` makes a Problem of it."""
-    return PydanticCustomError("switchyard", "{found}", {"found": found, "expected": expected, "fix": fix})
+def make_error(code: str, found: str, expected: str, fix: str | None = None) -> PydanticCustomError:
+    """What a validator raises; `load` makes a Problem of it. `fix`: None for the field's example."""
+    return PydanticCustomError(
+        "switchyard", "{found}", {"code": code, "found": found, "expected": expected, "fix": fix}
+    )
 
 
 def show(value: object) -> str:
@@ -78,15 +80,19 @@ def _quantity(dimension: Dimension, whole: bool) -> list[Any]:
             try:
                 value = parse_quantity(value, dimension)
             except QuantityError as error:
-                raise wrong(str(error), expected) from None
+                raise make_error("SW116", str(error), expected) from None
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong(f"{show(value)} is not a quantity", expected)
+            raise make_error("SW116", f"{show(value)} is not a quantity", expected)
         elif is_text(info):
-            raise wrong(f"{value!r} has no unit", expected, f"write {value!r} with its unit")
+            raise make_error("SW116", f"{value!r} has no unit", expected, f"write {value!r} with its unit")
         if not 0 < value < 1e30:
-            raise wrong(f"{value!r} {dimension} is out of range", f"more than 0, for example {example}")
+            raise make_error(
+                "SW114", f"{value!r} {dimension} is out of range", f"more than 0, for example {example}"
+            )
         if whole and value != int(value):
-            raise wrong(f"{value!r} {dimension} is not whole", f"a whole number of {dimension}")
+            raise make_error(
+                "SW114", f"{value!r} {dimension} is not an integer", f"an integer number of {dimension}"
+            )
         return int(value) if whole else float(value)
 
     def write(value: Any, info: SerializationInfo) -> Any:
@@ -124,7 +130,8 @@ def _matches(pattern: str, expected: str) -> Callable[[str], str]:
 
     def check(value: str) -> str:
         if compiled.fullmatch(value) is None:
-            raise wrong(f"{shorten(value)!r} cannot be used" if value else "the text is empty", expected)
+            found = f"{shorten(value)!r} is not allowed here" if value else "the text is empty"
+            raise make_error("SW117", found, expected)
         return value
 
     return check
@@ -137,21 +144,21 @@ RunName = Annotated[
     AfterValidator(
         _matches(
             rf"(?!.*\.\.){NAME_PATTERN}(?<!\.)",
-            "1 to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+            "1 to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
         )
     ),
 ]
 
 
 def _expanded(value: Any) -> Any:
-    """A path with ~ as the home folder that it stands for: files and other hosts get what was meant here."""
+    """A path with ~ expanded on this machine, so that files and other hosts get the same folder."""
     if not isinstance(value, str) or not value.startswith("~"):
         return value
-    path = os.path.expanduser(value)  # noqa: PTH111 (it leaves what it does not know)
+    path = os.path.expanduser(value)  # noqa: PTH111 (leaves an unknown ~NAME as it is)
     if path.startswith("~"):
-        raise wrong(
-            f"{shorten(value)!r} begins with the home of nobody here", "a path, ~/ or ~NAME/ in front"
-        )
+        user = value[1:].partition("/")[0]
+        found = f"no user {shorten(user)!r} on this machine" if user else "this user has no home folder"
+        raise make_error("SW117", found, "a path, which may start with ~/ or ~NAME/")
     return path
 
 
@@ -179,11 +186,13 @@ def _variable_value(value: Any) -> Any:
 
 def _scalar(value: Any) -> Any:
     if value is not None and not isinstance(value, (str, int, float)):
-        raise wrong(f"{show(value)} is no single value", "text, a number, true, false or null")
+        raise make_error(
+            "SW113", f"{show(value)} is not a single value", "text, a number, true, false or null"
+        )
     return value
 
 
-# A setting that is handed on to another program as it is written.
+# A setting that is passed to another program as it is written.
 Scalar = Annotated[bool | int | float | str | None, BeforeValidator(_scalar)]
 VariableValue = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""Which hosts a strategy names: a list, DeepSpeed's hostfile, or a number."""
+"""Host list of a strategy: names, a hostfile in DeepSpeed's syntax, or a number of hosts."""
 
 import ipaddress
 import re
@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from planner.problems import Problem
-from planner.strategy.field_types import show, wrong
+from planner.strategy.field_types import make_error, show
 from planner.units import shorten
 
 MAX_HOSTS = 65_536
 MAX_SLOTS = 1_024
 _NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_.-]*@)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
-_EXPECTED_NAME = "a host's name or address in ASCII, or its alias in the ssh configuration"
+_EXPECTED_NAME = "a host name or address in ASCII, or an alias of the ssh configuration"
 # DeepSpeed 0.19.8, launcher/runner.py:229, accepts anything after the digits; here only a comment may follow.
 _LINE = re.compile(r"(\S+)\s+slots=(\d{1,9})(?:\s+#.*)?")
 _EXPECTED = "a list of names, hostfile: FILE, or a number of hosts"
@@ -23,8 +23,8 @@ _EXPECTED = "a list of names, hostfile: FILE, or a number of hosts"
 class Hosts(BaseModel):
     """The hosts in their order.
 
-    `slots` holds how many ranks each may carry, None where `gpus_per_host` says it. `are_made_up` is true for
-    the names host-00 … that stand for a number of hosts.
+    `slots`: how many ranks each may run; None for `gpus_per_host`. `are_made_up`: the names host-00 … are
+    placeholders for a number of hosts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -48,11 +48,15 @@ class Hosts(BaseModel):
 
 
 def parse_hosts(value: Any) -> Any:
-    """What is written under cluster.hosts as Hosts; an error of its own for everything else."""
+    """The value of cluster.hosts as Hosts.
+
+    Raises:
+        PydanticCustomError: for anything else.
+    """
     if isinstance(value, Hosts):
         return value
     if isinstance(value, bool) or value is None:
-        raise wrong(f"{show(value)} is no host", _EXPECTED)
+        raise make_error("SW131", f"{show(value)} is not a host name", _EXPECTED)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int):
@@ -61,12 +65,17 @@ def parse_hosts(value: Any) -> Any:
         return _listed(value)
     if isinstance(value, dict):
         return _from_mapping(value)
-    raise wrong(f"{show(value)} is no host list", _EXPECTED, "put the names in brackets: [node1, node2]")
+    raise make_error(
+        "SW131",
+        f"{show(value)} is not a list of hosts",
+        _EXPECTED,
+        "put the names in brackets: [node1, node2]",
+    )
 
 
 def _numbered(count: int) -> Hosts:
     if not 1 <= count <= MAX_HOSTS:
-        raise wrong(f"{shorten(str(count), 40)} hosts", f"1 to {MAX_HOSTS} hosts")
+        raise make_error("SW133", f"{shorten(str(count), 40)} hosts", f"1 to {MAX_HOSTS} hosts")
     if count == 1:
         return Hosts(names=("localhost",), slots=(None,))
     width = max(2, len(str(count - 1)))
@@ -80,20 +89,29 @@ def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
     slots: list[int | None] = []
     seen: set[str] = set()
     if not items or len(items) > MAX_HOSTS:
-        raise wrong(f"a list of {len(items)} hosts", f"1 to {MAX_HOSTS} hosts")
+        raise make_error("SW133", f"a list of {len(items)} hosts", f"1 to {MAX_HOSTS} hosts")
     for item in items:
         if not isinstance(item, str):
-            raise wrong(f"{show(item)} is no host name", _EXPECTED_NAME, f'put it in quotes: "{item}"')
+            raise make_error(
+                "SW131", f"{show(item)} is not a host name", _EXPECTED_NAME, f'put it in quotes: "{item}"'
+            )
         match = _LINE.fullmatch(item)
         name, slot = (match.group(1), int(match.group(2))) if match else (item, None)
         if not is_host_name(name):
-            raise wrong(f"{shorten(name)!r} is no host name", _EXPECTED_NAME, _fix_of(name))
+            raise make_error(
+                "SW131", f"{shorten(name)!r} is not a host name", _EXPECTED_NAME, _suggest_fix(name)
+            )
         if slot is not None and not 1 <= slot <= MAX_SLOTS:
-            raise wrong(
-                f"{name} has slots={slot}", f"1 to {MAX_SLOTS} slots", "remove the host or correct its slots"
+            raise make_error(
+                "SW133",
+                f"{name} has slots={slot}",
+                f"1 to {MAX_SLOTS} slots",
+                "remove the host or correct its slots",
             )
         if _machine(name) in seen:
-            raise wrong(f"the host {name!r} is listed twice", "every host once", f"remove one {name!r}")
+            raise make_error(
+                "SW132", f"host {name!r} is listed twice", "each host once", f"remove one {name!r}"
+            )
         seen.add(_machine(name))
         names.append(name)
         slots.append(slot)
@@ -104,10 +122,10 @@ def _from_mapping(value: dict[str, Any]) -> Hosts:
     path = value.get("hostfile")
     if set(value) != {"hostfile"} or not isinstance(path, str):
         keys = ", ".join(sorted(set(value) - {"hostfile"})) or f"hostfile: {show(path)}"
-        raise wrong(f"{shorten(keys)} under hosts", _EXPECTED, "write hosts: {hostfile: FILE}")
+        raise make_error("SW131", f"{shorten(keys)} under hosts", _EXPECTED, "write hosts: {hostfile: FILE}")
     hosts, problems = read_hostfile(path)
     if problems:
-        error = wrong(problems[0].found, problems[0].expected, problems[0].fix)
+        error = make_error(problems[0].code, problems[0].found, problems[0].expected, problems[0].fix)
         assert error.context is not None
         error.context["problems"] = problems
         raise error
@@ -116,7 +134,7 @@ def _from_mapping(value: dict[str, Any]) -> Hosts:
 
 
 def _machine(name: str) -> str:
-    """The host that a name means, whoever logs in there."""
+    """The host of a name, without the user."""
     return name.rpartition("@")[2].lower()
 
 
@@ -130,9 +148,9 @@ def is_host_name(name: str) -> bool:
         return False
 
 
-def _fix_of(name: str) -> str:
+def _suggest_fix(name: str) -> str:
     if re.fullmatch(r"[^:\s]+:\d+", name):
-        return f"write {name.split(':')[0]}, and put the port into the ssh configuration"
+        return f"write {name.split(':')[0]}, and set the port in the ssh configuration"
     return "correct the name"
 
 
@@ -140,8 +158,9 @@ def read_hostfile(path: str) -> tuple[Hosts | None, tuple[Problem, ...]]:
     """The hosts of a file in DeepSpeed's syntax (`name slots=N` a line), or every Problem in it."""
     expected = "a file of lines `name slots=N`"
 
-    def problem(line: int | None, found: str, expected: str, fix: str) -> Problem:
+    def problem(code: str, line: int | None, found: str, expected: str, fix: str) -> Problem:
         return Problem(
+            code=code,
             path="cluster.hosts",
             line=line,
             found=found,
@@ -150,17 +169,17 @@ def read_hostfile(path: str) -> tuple[Hosts | None, tuple[Problem, ...]]:
             file=path if line else None,
         )
 
+    def unreadable(why: str, fix: str = "correct the path") -> tuple[None, tuple[Problem, ...]]:
+        return None, (problem("SW134", None, f"hostfile {path!r} {why}", expected, fix),)
+
     try:
         with Path(path).open("rb") as file:
             data = file.read(16 * 2**20 + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        return None, (
-            problem(None, f"the hostfile {path!r} cannot be read: {why}", expected, "correct the path"),
-        )
+        return unreadable(f"cannot be read: {(error.strerror or str(error)).lower()}")
     except ValueError:
-        return None, (problem(None, f"the hostfile {path!r} is not text", expected, "correct the path"),)
+        return unreadable("is not text")
     names: dict[str, int] = {}
     hosts: list[tuple[str, int]] = []
     problems: list[Problem] = []
@@ -173,24 +192,36 @@ def read_hostfile(path: str) -> tuple[Hosts | None, tuple[Problem, ...]]:
         if match is None:
             problems.append(
                 problem(
-                    number, f"{shorten(line)!r} is not understood", "name slots=N", f"write {name} slots=8"
+                    "SW135",
+                    number,
+                    f"cannot parse {shorten(line)!r}",
+                    "name slots=N",
+                    f"write {name} slots=8",
                 )
             )
         elif not is_host_name(name):
             problems.append(
-                problem(number, f"{shorten(name)!r} is no host name", _EXPECTED_NAME, _fix_of(name))
+                problem(
+                    "SW131",
+                    number,
+                    f"{shorten(name)!r} is not a host name",
+                    _EXPECTED_NAME,
+                    _suggest_fix(name),
+                )
             )
         elif not 1 <= int(match.group(2)) <= MAX_SLOTS:
             fix = f"remove {name}, or correct its slots"
-            problems.append(problem(number, f"slots={match.group(2)}", f"1 to {MAX_SLOTS} slots", fix))
+            problems.append(
+                problem("SW133", number, f"slots={match.group(2)}", f"1 to {MAX_SLOTS} slots", fix)
+            )
         elif _machine(name) in names:
             found = f"{name!r} is listed twice, here and in line {names[_machine(name)]}"
-            problems.append(problem(number, found, "every host once", f"remove one {name!r}"))
+            problems.append(problem("SW132", number, found, "each host once", f"remove one {name!r}"))
         else:
             names[_machine(name)] = number
             hosts.append((name, int(match.group(2))))
     if not hosts and not problems:
-        problems.append(problem(None, f"the hostfile {path!r} names no host", expected, "add the hosts"))
+        return unreadable("names no host", "add the hosts")
     if problems:
         return None, tuple(problems)
     return Hosts(names=tuple(n for n, _ in hosts), slots=tuple(s for _, s in hosts)), ()

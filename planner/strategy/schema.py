@@ -31,8 +31,8 @@ from planner.strategy.field_types import (
     Text,
     VocabSize,
     is_text,
+    make_error,
     show,
-    wrong,
 )
 from planner.strategy.sources import Sources
 from planner.units import EXAMPLES, QuantityError, format_quantity, legal_units, parse_quantity, shorten
@@ -148,13 +148,13 @@ def parse_short_name(text: str) -> dict[str, int]:
     """The degrees in a short name; those left out are 1.
 
     Raises:
-        ValueError: if the text is no short name.
+        ValueError: if the text is not a short name.
     """
     degrees: dict[str, int] = {}
     for part in text.split("_"):
         match = re.fullmatch(r"(EP|TP|PP|DP)([1-9]\d{0,8})", part)
         if match is None or match.group(1).lower() in degrees:
-            raise ValueError(f"{shorten(text)!r} is no short name")
+            raise ValueError(f"{shorten(text)!r} is not a short name")
         degrees[match.group(1).lower()] = int(match.group(2))
     return degrees
 
@@ -165,8 +165,8 @@ def _parse_parallel(value: Any) -> Any:
     try:
         return parse_short_name(value)
     except ValueError as error:
-        raise wrong(
-            str(error), "EP, TP, PP and DP with their degrees, for example EP64_TP2_PP1_DP1"
+        raise make_error(
+            "SW137", str(error), "EP, TP, PP and DP with their degrees, for example EP64_TP2_PP1_DP1"
         ) from None
 
 
@@ -216,7 +216,7 @@ def _parse_paths(value: Any) -> Any:
     items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for item in items:
         if not isinstance(item, str) and value is not None:
-            raise wrong(f"{show(item)} is no path", "a path, a list of paths, or null")
+            raise make_error("SW113", f"{show(item)} is not a path", "a path, a list of paths, or null")
     return items if isinstance(value, list) else value
 
 
@@ -257,11 +257,11 @@ class Claim(Section):
             try:
                 return parse_quantity(value, dimension)
             except QuantityError as error:
-                raise wrong(str(error), expected) from None
+                raise make_error("SW116", str(error), expected) from None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong(f"{show(value)} is not a quantity", expected)
+            raise make_error("SW116", f"{show(value)} is not a quantity", expected)
         if is_text(info) and dimension not in ("count", "share"):
-            raise wrong(f"{value!r} has no unit", expected, f"write {value!r} with its unit")
+            raise make_error("SW116", f"{value!r} has no unit", expected, f"write {value!r} with its unit")
         return value
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from planner import Plan
-from planner.plan.fingerprint import recipe_fingerprint, model_fingerprint
+from planner.plan.fingerprint import model_fingerprint, recipe_fingerprint
 from runtime.data.dataset import TokenData
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from planner import Plan, Problem, StrategyError, load
-from planner.plan.fingerprint import RECIPE_EXCEPT, MODEL_EXCEPT
+from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest
 
@@ -12,7 +12,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
     """The checkpoint to go on from; None starts afresh.
 
     Raises:
-        StrategyError: if the folder holds what `output.resume` rules out, or another model or training recipe.
+        StrategyError: if `output.resume` rules out what the folder holds, or the model or recipe differs.
     """
     output = plan.strategy.output
     own = _newest(run_folder)

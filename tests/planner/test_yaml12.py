@@ -1,4 +1,4 @@
-"""YAML as YAML 1.2 means it, duplicate keys, aliases, merges, and texts that are no YAML."""
+"""YAML as YAML 1.2 means it, duplicate keys, aliases, merges, and texts that are not YAML."""
 
 import math
 
@@ -15,7 +15,7 @@ def read(text: str) -> object:
 
 
 def faults(text: str) -> list[tuple[int | None, str]]:
-    return [(problem.line, problem.found) for problem in Document(text, "f.yaml").problems]
+    return [(problem.line, problem.code) for problem in Document(text, "f.yaml").problems]
 
 
 # From the YAML 1.2.2 specification, section 10.3.2, and where YAML 1.1 differs.
@@ -64,18 +64,16 @@ def test_explicit_tags_of_plain_values_are_read() -> None:
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!!timestamp", "!mine", "!!int"])
 def test_other_tags_are_refused(tag: str) -> None:
-    (problem,) = faults(f"a: 1\nb: {tag} x\n")
-    assert problem[0] == 2
-    assert "is not understood" in problem[1]
+    assert faults(f"a: 1\nb: {tag} x\n") == [(2, "SW105")]
 
 
 def test_duplicate_keys_at_any_depth_name_both_lines() -> None:
     text = "a: 1\nb:\n  c: 1\n  d: {e: 1,\n    e: 2}\n  c: 3\na: 4\n"
     problems = Document(text, "f.yaml").problems
-    assert [(p.line, p.path, p.found) for p in problems] == [
-        (5, "b.d.e", "is written twice, here and in line 4"),
-        (6, "b.c", "is written twice, here and in line 3"),
-        (7, "a", "is written twice, here and in line 1"),
+    assert [(p.line, p.path, p.code, p.found[-6:]) for p in problems] == [
+        (5, "b.d.e", "SW106", "line 4"),
+        (6, "b.c", "SW106", "line 3"),
+        (7, "a", "SW106", "line 1"),
     ]
 
 
@@ -89,11 +87,11 @@ def test_merge_fills_in_what_is_not_written() -> None:
 
 
 def test_merge_of_something_else_is_a_problem() -> None:
-    assert faults("a: {<<: 3}\n") == [(1, "<< is not given a mapping")]
+    assert faults("a: {<<: 3}\n") == [(1, "SW105")]
 
 
 def test_alias_inside_its_anchor_is_a_problem() -> None:
-    assert faults("a: &x\n  b: *x\n") == [(2, "an alias stands inside its own anchor")]
+    assert faults("a: &x\n  b: *x\n") == [(2, "SW105")]
 
 
 def test_many_aliases_cost_no_time() -> None:
@@ -103,7 +101,7 @@ def test_many_aliases_cost_no_time() -> None:
 
 
 def test_keys_are_text() -> None:
-    assert [line for line, _ in faults("1: a\ntrue: b\nno: c\n? [x]\n: d\n~: e\n")] == [1, 2, 4, 6]
+    assert faults("1: a\ntrue: b\nno: c\n? [x]\n: d\n~: e\n") == [(line, "SW104") for line in (1, 2, 4, 6)]
 
 
 @pytest.mark.parametrize(
@@ -117,9 +115,7 @@ def test_keys_are_text() -> None:
     ],
 )
 def test_what_is_no_yaml_is_one_problem_with_a_line(text: str, line: int) -> None:
-    ((found_line, found),) = faults(text)
-    assert found_line == line
-    assert found.startswith("this is not YAML")
+    assert faults(text) == [(line, "SW102")]
 
 
 @pytest.mark.parametrize("text", ["", "\n# only a comment\n", "---\n", "a: \x00\n", "[" * 1000])
@@ -128,9 +124,9 @@ def test_hopeless_text_is_one_problem(text: str) -> None:
     assert len(document.problems) == 1 or document.root is not None
 
 
-def test_half_a_character_is_a_problem() -> None:
-    assert faults('a: "\\ud800"') == [(1, "'\\ud800' is half a character")]
+def test_unpaired_surrogate_is_a_problem() -> None:
+    assert faults('a: "\\ud800"') == [(1, "SW107")]
 
 
 def test_endless_number_is_a_problem() -> None:
-    assert faults("a: " + "9" * 5000) == [(1, "a number of 5000 digits")]
+    assert faults("a: " + "9" * 5000) == [(1, "SW107")]

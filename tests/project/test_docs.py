@@ -15,8 +15,8 @@ from typer.main import get_command
 
 from launch.__main__ import app, main
 from planner import StrategyError, build_plan, load, loads
-from planner.loading.json_schema import all_paths
-from planner.rules.not_implemented import _RULES, runnable
+from planner.loading.json_schema import list_paths
+from planner.rules.not_implemented import _RULES, find_unimplemented
 from tests.support.examples import TEXT, strategy
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_every_launch_command_parses(page: Path) -> None:
 
 @pages
 def test_every_override_names_a_key(page: Path) -> None:
-    keys = set(all_paths())
+    keys = set(list_paths())
     for key in re.findall(r"\b([a-z_]+(?:\.[a-z_]+)+)=", text_of(page)):
         assert key in keys, f"{key} is no key of a strategy"
 
@@ -246,7 +246,7 @@ def test_the_strategy_to_start_from_is_legal() -> None:
     ]
     assert len(blocks) == 1
     assert build_plan(loads(blocks[0])).world_size == 2
-    assert runnable(loads(blocks[0])) == ()
+    assert find_unimplemented(loads(blocks[0])) == ()
 
 
 def test_the_five_mistakes_are_told_as_printed() -> None:
@@ -269,11 +269,11 @@ def test_the_readme_lists_what_is_refused_and_nothing_else() -> None:
     refusing = set()
     for override in overrides:
         changed = strategy(override)
-        problems = runnable(changed)
+        problems = find_unimplemented(changed)
         assert [problem.path for problem in problems] == [override.partition("=")[0]], override
         refusing |= {rule for rule in _RULES if tuple(rule(changed))}
     assert refusing == set(_RULES), "a rule of planner/rules/not_implemented.py has no line in the README"
-    assert runnable(loads(TEXT)) == ()
+    assert find_unimplemented(loads(TEXT)) == ()
 
 
 def upstream_rows() -> list[tuple[str, int, str]]:

@@ -7,7 +7,7 @@ from functools import cache
 from zlib import crc32
 
 from planner import Strategy
-from planner.rules.registry import broken_rules
+from planner.rules.registry import find_broken_rules
 from tests.support.reference import tiny
 
 
@@ -161,7 +161,7 @@ Pair = tuple[Setting, Setting]
 @cache
 def _is_legal(case: Case) -> bool:
     # The planner has no rule on padding: only a run's data could bring it, and they have none.
-    return not (case.dispatch == "deepspeed" and case.is_padded) and not any(broken_rules(case.strategy))
+    return not (case.dispatch == "deepspeed" and case.is_padded) and not any(find_broken_rules(case.strategy))
 
 
 def everything() -> tuple[Case, ...]:

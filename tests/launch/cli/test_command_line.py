@@ -161,7 +161,7 @@ def test_full_prints_every_default() -> None:
 def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
     done = launch("plan", "ds_configs/tiny_cpu.yaml", "parallel.ep=6", "training.steps=0", "--json")
     assert done.returncode == 2
-    assert "command line: parallel.ep=6: 6 does not divide model.num_experts (64)" in done.stderr
+    assert "command line: parallel.ep=6: SW201 6 does not divide model.num_experts (64)" in done.stderr
     answer = json.loads(done.stdout)
     assert answer["code"] == 2
     assert [problem["path"] for problem in answer["problems"]] == ["training.steps", "parallel.ep"]
@@ -185,13 +185,13 @@ def test_wrong_strategy_exits_2_with_problems_on_stderr() -> None:
         (("fallback", REFERENCE, "other.yml"), "SW483 second strategy other.yml"),
         (("fallback", REFERENCE, "--lost-gpus", "1", "--lost-hosts", "1"), "SW485 "),
         (("plan", REFERENCE, REFERENCE, REFERENCE), "SW484 3 strategies"),
-        (("plan", REFERENCE, "--hardware", "nosuch.yaml"), "nosuch.yaml: cannot be read: no such file"),
-        (("search", REFERENCE, "--hardware", "README.md"), "README.md: is no hardware file: "),
+        (("plan", REFERENCE, "--hardware", "nosuch.yaml"), "nosuch.yaml: SW141"),
+        (("search", REFERENCE, "--hardware", "README.md"), "README.md: SW141"),
         (("search", REFERENCE, "--vary", "seed, batch"), "SW486 --vary: unknown name 'seed'"),
         (("fallback", REFERENCE, "--lost-gpus", "0"), "SW482 Invalid value for '--lost-gpus'"),
         (("explain", "SW999"), "SW491 "),
         (("fallback", REFERENCE, "--lost-hosts", "16"), "nothing is left after the loss of 16 hosts"),
-        (("plan", REFERENCE, "nonsense"), "this is no override"),
+        (("plan", REFERENCE, "nonsense"), "SW121"),
     ],
 )
 def test_wrong_call_is_2_with_what_is_legal(

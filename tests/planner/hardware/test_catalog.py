@@ -67,16 +67,16 @@ def test_a_calibration_replaces_the_entry_of_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("cpu: 3", "of the wrong kind"),
+        ("cpu: 3", "wrong type"),
         ("cpu: {memory: 1 GB}", "latency is missing"),
         ("", "the file is empty"),
-        ("- cpu", "it has no entries by name"),
+        ("- cpu", "no entries by name"),
         ("cpu: {a: 1", "line 1: "),
         (ENTRY.replace("1 kB, 1 GB/s", "1 kB, -1"), "-1 is not above 0"),
-        (ENTRY.replace("{fp32: 50 GFLOPS}", "[50 GFLOPS]"), "of the wrong kind"),
+        (ENTRY.replace("{fp32: 50 GFLOPS}", "[50 GFLOPS]"), "wrong type"),
         (
             ENTRY.replace("latency: {intra_host: 100 us, inter_host: 100 us}", "latency: 3"),
-            "of the wrong kind",
+            "wrong type",
         ),
     ],
 )
@@ -85,13 +85,13 @@ def test_a_calibration_that_is_none_is_a_problem_with_its_file(tmp_path: Path, t
     path.write_text(text, encoding="utf-8")
     with pytest.raises(StrategyError) as caught:
         device_of(strategy("cluster.gpu=cpu").cluster.gpu, path)
-    assert caught.value.problems[0].file == str(path)
+    assert (caught.value.problems[0].code, caught.value.problems[0].file) == ("SW141", str(path))
     assert why in caught.value.problems[0].found
 
 
 def test_a_calibration_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name, why in (("nosuch.yaml", "cannot be read: no such file"), ("binary.yaml", "no text in UTF-8")):
+    for name, why in (("nosuch.yaml", "cannot be read: no such file"), ("binary.yaml", "not UTF-8 text")):
         with pytest.raises(StrategyError, match=why):
             device_of(strategy("cluster.gpu=cpu").cluster.gpu, tmp_path / name)
 

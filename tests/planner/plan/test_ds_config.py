@@ -7,7 +7,7 @@ import pytest
 
 from planner import build_plan, load
 from planner.plan.ds_config import ds_config
-from planner.plan.notes import notes
+from planner.plan.notes import list_notes
 from planner.plan.serialization import ds_config_json
 from tests.support.examples import plan
 
@@ -72,7 +72,9 @@ def test_zero_stage_and_sums(precision: str, asked: int, accumulation: int, give
     assert config["data_types"]["grad_accum_dtype"] == dtype
     assert config["bf16"]["enabled"] == (precision != "fp32")
     assert not (precision != "fp32" and given == 1 and dtype == "fp32")
-    assert any("is given to DeepSpeed as ZeRO 2" in line for line in notes(built)) == (given != asked)
+    assert any("is configured in DeepSpeed as ZeRO 2" in line for line in list_notes(built)) == (
+        given != asked
+    )
 
 
 def test_fingerprint_has_a_key_of_its_own() -> None:

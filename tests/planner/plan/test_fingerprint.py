@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from planner.plan.fingerprint import recipe_fingerprint, model_fingerprint, plan_fingerprint
+from planner.plan.fingerprint import model_fingerprint, plan_fingerprint, recipe_fingerprint
 from tests.support.examples import strategy
 
 CAPACITY = ("model.dispatch=capacity", "model.capacity_factor=2")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from planner import build_plan
-from planner.plan.mismatch import differing_keys, launch_problems, other_plan
+from planner.plan.mismatch import compare_keys, describe_mismatch, find_launch_problems
 from planner.plan.serialization import strategy_yaml
 from runtime.process.identity import Identity
 from tests.support.examples import TEXT, plan, strategy
@@ -17,7 +17,7 @@ def test_keys_that_differ_are_named_with_their_units() -> None:
     now = strategy(
         "parallel.ep=2", "launch.timeout=90 s", "launch.environment={B: y}", "limits.balance_min=0.5"
     )
-    assert list(differing_keys(was, now)) == [
+    assert list(compare_keys(was, now)) == [
         ("parallel.ep", "1", "2"),
         ("launch.environment.A", "x", "not given"),
         ("launch.environment.B", "not given", "y"),
@@ -27,7 +27,8 @@ def test_keys_that_differ_are_named_with_their_units() -> None:
 
 def test_other_plan_says_both_fingerprints_and_the_keys() -> None:
     generated, ours = plan(), plan("training.steps=7")
-    problem = other_plan(ours, generated.fingerprint, generated.strategy, "runs/small/strategy.yaml")
+    problem = describe_mismatch(ours, generated.fingerprint, generated.strategy, "runs/small/strategy.yaml")
+    assert problem.code == "SW301"
     assert ours.fingerprint in problem.found
     assert problem.found.endswith(
         f"plan {generated.fingerprint} (SWITCHYARD_PLAN): training.steps was 100, now 7"
@@ -35,11 +36,11 @@ def test_other_plan_says_both_fingerprints_and_the_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("generated", "words"), [(None, "is not there"), (("training.seed=5",), "was changed")]
+    ("generated", "words"), [(None, "is missing"), (("training.seed=5",), "was changed")]
 )
 def test_other_plan_without_what_was_generated_says_so(generated: tuple[str, ...] | None, words: str) -> None:
     written = None if generated is None else strategy(*generated)
-    assert words in other_plan(plan(), "0" * 16, written, "runs/small/strategy.yaml").found
+    assert words in describe_mismatch(plan(), "0" * 16, written, "runs/small/strategy.yaml").found
 
 
 def test_a_rank_compares_with_the_strategy_in_its_run(
@@ -56,4 +57,4 @@ def test_a_rank_compares_with_the_strategy_in_its_run(
     assert make_plan(str(tmp_path / "small.yaml"), same, alone)[1] == ()
     _, (problem,) = make_plan(str(tmp_path / "small.yaml"), (*same, "training.seed=3"), alone)
     assert "training.seed was 1, now 3" in problem.found
-    assert launch_problems(generated, {}) == ()
+    assert find_launch_problems(generated, {}) == ()

@@ -49,14 +49,14 @@ def test_hostfile_is_read_as_deepspeed_writes_it(tmp_path: Path) -> None:
 def test_every_bad_line_of_a_hostfile_is_a_problem(tmp_path: Path) -> None:
     text = "a slots=8\nb slots = 8\nA slots=8\nc\nd slots=0\ne slots=8x\nh:22 slots=8\nf slots=-1\n"
     problems = read(tmp_path, text)
-    assert [(p.line, p.found.split(" ")[0]) for p in problems] == [
-        (2, "'b"),
-        (3, "'A'"),
-        (4, "'c'"),
-        (5, "slots=0"),
-        (6, "'e"),
-        (7, "'h:22'"),
-        (8, "'f"),
+    assert [(p.line, p.code) for p in problems] == [
+        (2, "SW135"),
+        (3, "SW132"),
+        (4, "SW135"),
+        (5, "SW133"),
+        (6, "SW135"),
+        (7, "SW131"),
+        (8, "SW135"),
     ]
     assert all(p.file == str(tmp_path / "hostfile") for p in problems)
 
@@ -66,11 +66,12 @@ def test_every_bad_line_of_a_hostfile_is_a_problem(tmp_path: Path) -> None:
 )
 def test_hostfile_without_hosts_is_a_problem(tmp_path: Path, content: bytes | str, words: str) -> None:
     (problem,) = read(tmp_path, content)
+    assert problem.code == "SW134"
     assert words in problem.found
 
 
 def test_missing_hostfile_is_a_problem() -> None:
-    with pytest.raises(StrategyError, match="cannot be read: no such file"):
+    with pytest.raises(StrategyError, match=r"SW134 cluster\.hosts: .*no such file"):
         loads(TEXT, ["cluster.hosts={hostfile: /nowhere/hostfile}"])
 
 

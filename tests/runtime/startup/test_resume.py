@@ -75,7 +75,9 @@ def test_auto_starts_afresh_where_there_is_nothing(tmp_path: Path) -> None:
 def test_another_model_or_recipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 5)
     assert "another model" in refusal(plan(), tmp_path, Fingerprints(model="x", recipe=PRINTS.recipe))
-    assert "another training recipe" in refusal(plan(), tmp_path, Fingerprints(model=PRINTS.model, recipe="x"))
+    assert "another training recipe" in refusal(
+        plan(), tmp_path, Fingerprints(model=PRINTS.model, recipe="x")
+    )
 
 
 def test_never_wants_an_empty_folder_and_require_a_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Rules on the batch, the learning-rate schedule and the checkpoint to start from."""
+
+from collections.abc import Iterator
+
+from planner.problems import Problem
+from planner.rules.layout import find_widest_size
+from planner.strategy.schema import Strategy
+
+
+def micro_batches_divide_batch(s: Strategy) -> Iterator[Problem]:
+    widest, micro_batch = find_widest_size(s), s.training.micro_batch
+    global_batch = s.training.global_batch
+    sequences = micro_batch * widest
+    if global_batch % sequences:
+        below = global_batch // sequences * sequences
+        near = f"{below} or {below + sequences}" if below else str(sequences)
+        yield Problem(
+            code="SW241",
+            path="training.global_batch",
+            found=f"{global_batch} is not divisible by micro_batch × data-parallel size "
+            f"({micro_batch} × {widest})",
+            expected=f"a multiple of {sequences}; gradient accumulation is the quotient",
+            fix=f"set training.global_batch to {near}, or change training.micro_batch",
+        )
+
+
+def learning_rates_are_ordered(s: Strategy) -> Iterator[Problem]:
+    low, high = s.training.min_learning_rate, s.training.learning_rate
+    if low > high:
+        yield Problem(
+            code="SW242",
+            path="training.min_learning_rate",
+            found=f"{low:g} exceeds training.learning_rate ({high:g})",
+            expected=f"0 to {high:g}",
+            fix=f"set training.min_learning_rate to {high / 10:g}",
+        )
+
+
+def warmup_within_schedule(s: Strategy) -> Iterator[Problem]:
+    warmup, horizon = s.training.warmup_steps, s.training.schedule_steps
+    if horizon is not None and warmup > horizon:
+        yield Problem(
+            code="SW243",
+            path="training.warmup_steps",
+            found=f"{warmup} exceeds training.schedule_steps ({horizon})",
+            expected=f"0 to {horizon}",
+            fix=f"set training.warmup_steps to {horizon // 10}",
+        )
+
+
+def branch_has_a_source(s: Strategy) -> Iterator[Problem]:
+    if s.output.branch and s.output.resume in ("auto", "never", "require"):
+        yield Problem(
+            code="SW244",
+            path="output.resume",
+            found=f"{s.output.resume}, but output.branch starts from another run's checkpoint",
+            expected="the folder of a run",
+            fix="set output.resume to that folder, or output.branch to false",
+        )
+
+
+RULES = (
+    micro_batches_divide_batch,
+    learning_rates_are_ordered,
+    warmup_within_schedule,
+    branch_has_a_source,
+)
