@@ -93,7 +93,7 @@ def test_variables_that_contradict_the_plan_end_all(
     monkeypatch.setenv("EXPERT_GPUS", "0-7")
     found, _ = verdicts(monkeypatch, tmp_path)
     assert [v.exit_code for v in found] == [2, 2]
-    assert "EXPERT_GPUS: 0-7 are not the ranks of the plan" in capsys.readouterr().err
+    assert "SW302 EXPERT_GPUS: 0-7" in capsys.readouterr().err
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, make: Callable[[int], str]) -> list[object]:
