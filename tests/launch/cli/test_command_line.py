@@ -43,7 +43,9 @@ def test_plan_prints_the_documents_layout() -> None:
     assert "tp embedding 1 2 (0, 1)" in lines
     assert "ep experts 1 64 (2-65)" in lines
     assert "note: EP spans 9 hosts; 8 with parallel.rank_order: compact" in lines
-    assert any(line.startswith("note: this version plans it but cannot train it yet: ") for line in lines)
+    assert any(
+        line.startswith("note: can be planned, but training it is not implemented yet: ") for line in lines
+    )
     assert "\x1b" not in done.stdout
 
 

@@ -135,7 +135,7 @@ def test_operators_variables_win_and_both_limits_agree() -> None:
     lines = env.splitlines()
     assert {"MEMORY_FRACTION=0.5", "MAX_MEMORY_PER_GPU=32000000000", "EXPERT_GPUS=2-40,41-65"} <= set(lines)
     assert "ELSE=1" not in lines
-    with pytest.raises(StrategyError, match="are not the ranks of the plan"):
+    with pytest.raises(StrategyError, match="SW302 EXPERT_GPUS"):
         files_of(built, {"EXPERT_GPUS": "0-63"})
 
 
