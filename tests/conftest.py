@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support import markers
@@ -19,6 +20,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # An operator's variables would change the plans under test.
 for name in ("EMBEDDING_GPUS", "EXPERT_GPUS", "AGGREGATION_GPUS", "MAX_MEMORY_PER_GPU", "MEMORY_FRACTION"):
     os.environ.pop(name, None)
+
+# An example takes as long as the machine is busy; 200 ms, the default, is a wall-clock test nobody meant.
+hypothesis.settings.register_profile("switchyard", deadline=None)
+hypothesis.settings.load_profile("switchyard")
 
 RUNS = Path(__file__).parents[1] / "runs"
 
