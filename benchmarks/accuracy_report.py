@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.jobs import Job
 from planner import build_plan, load
-from planner.counts.rank_workload import Load
+from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import calibration_path, device_of
 from planner.prediction.breakdown import PHASES
 from planner.prediction.predict import predict
@@ -155,7 +155,7 @@ def _predicted_s(case: Case, folder: Path, strategy: str, balance: float) -> flo
     """The step as it is predicted with experts loaded as unevenly."""
     plan = build_plan(load(strategy, case.overrides))
     device = device_of(plan.strategy.cluster.gpu, calibration_path(str(folder)))
-    return predict(plan, device, load=Load(imbalance=1 / balance)).step_s
+    return predict(plan, device, imbalance=ExpertImbalance(factor=1 / balance)).step_s
 
 
 def _add(total: list[list[int]], more: list[list[int]]) -> None:

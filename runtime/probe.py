@@ -94,7 +94,7 @@ def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, 
 
     launch = plan.strategy.launch
     patient = launch.model_copy(update={"timeout": min(launch.timeout, MAX_TIMEOUT_S)})
-    plan = replace(plan, strategy=plan.strategy.model_copy(update={"launch": patient}))
+    launched, plan = plan, replace(plan, strategy=plan.strategy.model_copy(update={"launch": patient}))
     device = take_device(plan, identity)
     assert ending.store is not None
     join_world(plan, identity, ending.store, device)
@@ -121,7 +121,7 @@ def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, 
         from planner.files import replace as write
 
         ranks = [json.loads(store.get(f"probe/{rank}")) for rank in range(plan.world_size)]
-        write(folder / RESULT_NAME, json.dumps(result_of(plan, ranks, device.type)).encode())
+        write(folder / RESULT_NAME, json.dumps(result_of(launched, ranks, device.type)).encode())
     return ending.done({})
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from launch.cli.output import Output
 from launch.commands.prediction import Forecast, forecast, forecast_dict
 from planner import Plan, Problem, StrategyError, build_plan, load
-from planner.counts.rank_workload import Load
+from planner.counts.rank_workload import ExpertImbalance
 from planner.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def compare(
     overrides: Sequence[str],
     *,
     hardware: str | None,
-    expert_load: Load,
+    imbalance: ExpertImbalance,
     model_from: str | None,
     plan_dict_of: Callable[[Plan], dict[str, Any]],
     is_full: bool,
@@ -36,7 +36,7 @@ def compare(
 
     if len(files) > 2:
         raise StrategyError([_too_many(files)])
-    sides = _forecast_all(files, overrides, hardware, expert_load, model_from)
+    sides = _forecast_all(files, overrides, hardware, imbalance, model_from)
     a, b = (
         comparison.Side(
             file=file,
@@ -80,14 +80,14 @@ def _forecast_all(
     files: Sequence[str],
     overrides: Sequence[str],
     hardware: str | None,
-    expert_load: Load,
+    imbalance: ExpertImbalance,
     model_from: str | None,
 ) -> list[tuple[str, Plan, Forecast]]:
     found, problems = [], []
     for file in files:
         try:
             plan = build_plan(load(file, overrides, model_from=model_from))
-            found.append((file, plan, forecast(plan, hardware, expert_load)))
+            found.append((file, plan, forecast(plan, hardware, imbalance)))
         except StrategyError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:

@@ -2,7 +2,7 @@
 
 from launch.cli.output import Output
 from planner import loads
-from planner.counts.flops import model_parameters
+from planner.counts.parameters import model_parameters
 from planner.exit_codes import ExitCode
 from planner.loading.hf_config import read_config
 from planner.plan.serialization import readable_json, section_yaml

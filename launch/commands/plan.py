@@ -14,7 +14,7 @@ from launch.commands.hf_model import answer_model
 from launch.commands.picture import one_plan_only, write_picture
 from launch.commands.prediction import forecast, forecast_dict, print_forecast
 from planner import Plan, Problem, StrategyError, build_plan, load
-from planner.counts.rank_workload import Load
+from planner.counts.rank_workload import ExpertImbalance
 from planner.exit_codes import ExitCode
 
 
@@ -62,51 +62,51 @@ def plan(
         if model_from is None:
             raise _no_strategy()
         return answer_model(output, model_from)
-    expert_load = Load(imbalance=1 / balance)
+    imbalance = ExpertImbalance(factor=1 / balance)
     if others:
         return compare(
             output,
             [strategy, *others],
             changes,
             hardware=hardware,
-            expert_load=expert_load,
+            imbalance=imbalance,
             model_from=model_from,
-            plan_dict_of=lambda built: _plan_dict(built, expert_load, is_full),
+            plan_dict_of=lambda built: _plan_dict(built, imbalance, is_full),
             is_full=is_full,
         )
     built = build_plan(load(strategy, changes, model_from=model_from))
     # Predicted before anything is printed or drawn: a wrong --hardware must not leave half an answer.
-    found = forecast(built, hardware, expert_load)
+    found = forecast(built, hardware, imbalance)
     if svg is not None:
         write_picture(built, svg)
     if output.is_json:
-        answer = {"plan": _plan_dict(built, expert_load, is_full), "prediction": forecast_dict(built, found)}
+        answer = {"plan": _plan_dict(built, imbalance, is_full), "prediction": forecast_dict(built, found)}
         return output.print_json(ExitCode.OK, answer)
     from planner.report.plan_report import print_plan
 
     print_plan(built, sys.stdout, is_plain=output.is_plain, is_full=is_full)
-    _print_memory(output, built, expert_load)
+    _print_memory(output, built, imbalance)
     _print_ignored(built)
     print_forecast(output, built, found)
     return ExitCode.OK
 
 
-def _plan_dict(built: Plan, expert_load: Load, is_full: bool) -> dict[str, Any]:
+def _plan_dict(built: Plan, imbalance: ExpertImbalance, is_full: bool) -> dict[str, Any]:
     from planner.plan.serialization import plan_dict
     from planner.report.memory_report import memory_dict
 
-    content = {**plan_dict(built), "memory": memory_dict(built, expert_load)}
+    content = {**plan_dict(built), "memory": memory_dict(built, imbalance)}
     if is_full:
         content["strategy"] = built.strategy.model_dump(mode="json", context={"text": True})
     return content
 
 
-def _print_memory(output: Output, built: Plan, expert_load: Load) -> None:
+def _print_memory(output: Output, built: Plan, imbalance: ExpertImbalance) -> None:
     from planner.report.memory_report import memory_lines, memory_table
 
     print()
-    lines = memory_lines(built, expert_load)
-    output.print_tables(lines[:1], (memory_table(built, expert_load),), lines[1:])
+    lines = memory_lines(built, imbalance)
+    output.print_tables(lines[:1], (memory_table(built, imbalance),), lines[1:])
 
 
 def _print_ignored(built: Plan) -> None:

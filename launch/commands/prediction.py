@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.cli.output import Output
 from planner import Plan
-from planner.counts.rank_workload import Load
+from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device, calibration_path, device_of
 from planner.strategy.schema import Strategy
 
@@ -33,7 +33,7 @@ def device_for(strategy: Strategy, hardware: str | None) -> Device:
     return device_of(strategy.cluster.gpu, calibration_path(strategy.output.folder))
 
 
-def forecast(plan: Plan, hardware: str | None, load: Load) -> Forecast:
+def forecast(plan: Plan, hardware: str | None, imbalance: ExpertImbalance) -> Forecast:
     """Predicts a plan.
 
     Raises:
@@ -43,7 +43,7 @@ def forecast(plan: Plan, hardware: str | None, load: Load) -> Forecast:
     from planner.prediction.predict import predict
     from planner.report.ledger import error_bar, read_ledger
 
-    prediction = predict(plan, device_for(plan.strategy, hardware), load=load)
+    prediction = predict(plan, device_for(plan.strategy, hardware), imbalance=imbalance)
     return Forecast(
         prediction=prediction,
         run=whole_run(plan, prediction),

@@ -19,7 +19,7 @@ from planner.strategy.schema import Strategy
 
 if TYPE_CHECKING:
     from planner.report.plan_report import Table
-    from planner.search.search import Row, Search
+    from planner.search.search import Search, SearchRow
 
 _ROWS = 12  # on a terminal
 # What a search chooses itself, at its smallest: legal on every cluster, with every model and batch.
@@ -100,11 +100,11 @@ def _trainable_first(found: "Search") -> tuple["Search", Missing]:
     """Rows that train.py runs before the others, each in the search's order."""
     from planner.rules.not_implemented import find_unimplemented
 
-    # What a version can train depends on the varied strategy and on recompute, not on the layout.
-    known: dict[tuple[int, str], tuple[str, ...]] = {}
+    # What a version can train depends on precision and recompute, not on the layout.
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
     missing: Missing = {}
     for row in (*found.rows, *found.pareto):
-        key = (id(row.space), row.option.recompute)
+        key = (row.strategy.training.precision, row.strategy.runtime.recompute)
         if key not in known:
             known[key] = tuple(str(problem.path) for problem in find_unimplemented(row.strategy))
         missing[id(row)] = known[key]
@@ -129,7 +129,7 @@ def _tables(found: "Search", missing: Missing, num_rows: int) -> "list[Table]":
 
     is_mixed = any(missing.values()) and not all(missing.values())
 
-    def table(title: str, rows: "Sequence[Row]") -> "Table":
+    def table(title: str, rows: "Sequence[SearchRow]") -> "Table":
         made = search_table(title, rows, found)
         if not is_mixed:
             return made

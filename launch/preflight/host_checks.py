@@ -9,7 +9,7 @@ from launch.preflight.gpu_checks import gpu_checks
 from launch.remote.host_inspector import PACKAGES
 from launch.ssh.failures import Failure
 from planner import Plan
-from planner.counts.flops import model_parameters
+from planner.counts.parameters import model_parameters
 from planner.plan.code_fingerprint import code_fingerprint
 from planner.prediction.limits import STATE_BYTES
 from planner.units import format_bytes

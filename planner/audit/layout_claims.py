@@ -139,7 +139,7 @@ def expert_layer_parameters(case: Case) -> int:
     model = case.strategy.model
     if not model.num_moe_layers:
         return 0
-    moe = sum(layer >= model.first_dense_layers for layer in case.experts.layers)
+    moe = case.experts.num_layers(model.first_dense_layers)[1]
     return held(case, case.experts, "experts") // max(moe, 1)
 
 

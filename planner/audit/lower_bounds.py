@@ -7,8 +7,8 @@ strategy's precision has (fp8: 1, without scales). A stated time below such a fl
 from dataclasses import dataclass
 
 from planner.audit.verdicts import Case
-from planner.counts.flops import stage_work
-from planner.counts.rank_workload import portion
+from planner.counts.module_flops import stage_modules
+from planner.counts.rank_workload import rank_workload
 from planner.timing.gemm_time import rate
 from planner.topology.placement import Stage
 
@@ -44,7 +44,7 @@ def all_reduce_bytes(case: Case, stage: Stage) -> float:
 
 def all_to_all_layer_bytes(case: Case) -> float:
     """What leaves an expert rank one way in one layer, of the whole batch."""
-    p, plan = portion(case.plan, case.experts), case.plan
+    p, plan = rank_workload(case.plan, case.experts), case.plan
     if p.ep == 1 or not case.strategy.model.num_moe_layers:
         return 0.0
     element = PAYLOAD_BYTES[case.strategy.training.precision]
@@ -54,7 +54,7 @@ def all_to_all_layer_bytes(case: Case) -> float:
 def all_to_all_bytes(case: Case, stage: Stage) -> float:
     """There and back, in all MoE layers of a stage."""
     first_dense = case.strategy.model.first_dense_layers
-    return 2 * sum(layer >= first_dense for layer in stage.layers) * all_to_all_layer_bytes(case)
+    return 2 * stage.num_layers(first_dense)[1] * all_to_all_layer_bytes(case)
 
 
 def hand_over_bytes(case: Case, stage: Stage) -> float:
@@ -64,7 +64,7 @@ def hand_over_bytes(case: Case, stage: Stage) -> float:
 
 def stage_flops(case: Case, stage: Stage) -> int:
     """FLOPs of a rank in one forward pass of the batch."""
-    return case.plan.batch.accumulation * sum(w.flops_forward for w in stage_work(case.plan, stage))
+    return case.plan.batch.accumulation * sum(w.flops_forward for w in stage_modules(case.plan, stage))
 
 
 def compute_floor(case: Case, stage: Stage) -> Floor:

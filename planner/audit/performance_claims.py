@@ -90,7 +90,7 @@ def compute_headroom(case: Case) -> Iterator[Reading]:
 
 
 def _ideal_utilization(case: Case) -> float:
-    stages, ideal = case.prediction.stages, case.prediction.bracket.ideal_s
+    stages, ideal = case.prediction.stages, case.prediction.bracket.full_overlap_s
     useful = sum(
         s.num_ranks * (s.phases.phases_s["compute"] + s.phases.phases_s["optimizer"]) for s in stages
     )

@@ -4,18 +4,18 @@ A tensor that two modules keep is counted once, where it is made or first kept. 
 sums to what autograd really saves.
 """
 
-from planner.counts.rank_workload import Portion
+from planner.counts.rank_workload import RankWorkload
 
 _INDEX = 8  # bytes of an int64
 _WIDE = 4  # bytes of fp32, in which norms and the router compute, and of an int32
 
 
-def norm(p: Portion, tokens: int, width: int, num_norms: int = 1) -> int:
+def norm(p: RankWorkload, tokens: int, width: int, num_norms: int = 1) -> int:
     """The fp32 input, the normalised vector and one factor a norm; its output belongs to who keeps it."""
     return tokens * (width * (_WIDE + p.element_bytes) + _WIDE * num_norms)
 
 
-def layer_norms(p: Portion) -> int:
+def layer_norms(p: RankWorkload) -> int:
     """Both norms of a layer, and those of queries and keys."""
     model, tokens = p.model, p.tokens
     kept = 2 * norm(p, tokens, model.hidden_size)
@@ -26,22 +26,22 @@ def layer_norms(p: Portion) -> int:
     return kept
 
 
-def projections(p: Portion) -> int:
+def projections(p: RankWorkload) -> int:
     """The input of queries, keys and values; the output projection's is attention's result."""
     return p.element_bytes * p.tokens * p.model.hidden_size
 
 
-def attention(p: Portion) -> int:
+def attention(p: RankWorkload) -> int:
     """Turned queries and keys, values, the result, one logsumexp a head: what fused attention keeps."""
     return p.tokens * (p.element_bytes * (2 * p.q + 2 * p.kv) + _WIDE * p.heads)
 
 
-def rotation(p: Portion) -> int:
+def rotation(p: RankWorkload) -> int:
     """Cosine and sine, which all layers of a stage share."""
     return 2 * p.element_bytes * p.seq_length * p.model.head_dim
 
 
-def router(p: Portion) -> int:
+def router(p: RankWorkload) -> int:
     """The fp32 input and weight, logits, scores, the balance loss's cost, the chosen experts and gates."""
     model, u = p.model, p.share_tokens
     kept = _WIDE * u * model.hidden_size
@@ -55,7 +55,7 @@ def router(p: Portion) -> int:
     return kept
 
 
-def dispatch(p: Portion) -> int:
+def dispatch(p: RankWorkload) -> int:
     """The rows that came back, and the numbers by which rows are sorted there and back."""
     model, a = p.model, p.element_bytes
     if model.dispatch == "deepspeed":
@@ -69,7 +69,7 @@ def dispatch(p: Portion) -> int:
     return kept
 
 
-def experts(p: Portion) -> int:
+def experts(p: RankWorkload) -> int:
     """Every expert's input, what its activation needs, the input of its last product, where each one ends."""
     model = p.model
     if model.expert == "swiglu":
@@ -80,7 +80,7 @@ def experts(p: Portion) -> int:
     return p.element_bytes * p.computed * (model.hidden_size + inner * model.moe_intermediate_size) + ends
 
 
-def mlp(p: Portion, width: int, *, keeps_input: bool) -> int:
+def mlp(p: RankWorkload, width: int, *, keeps_input: bool) -> int:
     """A dense or shared MLP of local width `width`."""
     is_relu = p.model.hidden_act == "relu"
     if p.model.expert == "swiglu":
@@ -90,21 +90,21 @@ def mlp(p: Portion, width: int, *, keeps_input: bool) -> int:
     return p.element_bytes * p.tokens * (inner * width + keeps_input * p.model.hidden_size)
 
 
-def shared_keeps_input(p: Portion) -> bool:
+def shared_keeps_input(p: RankWorkload) -> bool:
     """Whether shared experts keep their input beside the router's fp32 copy or share of it."""
     return p.element_bytes != _WIDE or p.tp > 1
 
 
-def embedding(p: Portion) -> int:
+def embedding(p: RankWorkload) -> int:
     """The token ids; under tp also which of them are another rank's."""
     return p.tokens * (_INDEX + (p.tp > 1))
 
 
-def aggregation(p: Portion) -> int:
+def aggregation(p: RankWorkload) -> int:
     """Its share of the final norm's output."""
     return p.element_bytes * p.tokens * -(-p.model.hidden_size // p.tp)
 
 
-def head(p: Portion) -> int:
+def head(p: RankWorkload) -> int:
     """The gradients of its input and of its weight (fp32), which the loss makes in the forward pass."""
     return p.element_bytes * p.tokens * p.model.hidden_size + _WIDE * p.vocabulary * p.model.hidden_size

@@ -1,40 +1,13 @@
-"""The face of all exact counts: parameters of the model and of a rank, work of a stage, FLOPs of a step."""
+"""FLOPs of a training step: of the model, for MFU, and as the ranks execute them, for HFU."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
-from planner.counts.module_flops import Gemm, Work, stage_work
-from planner.counts.parameters import (
-    ParameterCounts,
-    ParameterTensor,
-    count_parameters,
-    parameters_of,
-    stage_parameters,
-    whole_model,
-)
-from planner.counts.rank_workload import BALANCED, Load, Portion, portion
+from planner.counts.module_flops import stage_modules
+from planner.counts.parameters import model_parameters
+from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.plan.plan import Plan
 from planner.strategy.schema import ModelShape
-
-__all__ = [
-    "BALANCED",
-    "Flops",
-    "Gemm",
-    "Load",
-    "ParameterCounts",
-    "ParameterTensor",
-    "Portion",
-    "Work",
-    "count_parameters",
-    "executed_flops",
-    "model_flops",
-    "model_parameters",
-    "portion",
-    "rank_parameters",
-    "stage_parameters",
-    "stage_work",
-    "token_flops",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +21,6 @@ class Flops:
     @property
     def total(self) -> int:
         return self.forward + self.backward + self.recompute
-
-
-def model_parameters(model: ModelShape) -> ParameterCounts:
-    """The whole model's parameters by kind, and how many of them one token meets."""
-    return count_parameters(model, whole_model(model))
-
-
-def rank_parameters(plan: Plan, rank: int) -> tuple[ParameterTensor, ...]:
-    """Each parameter that this rank holds, in the order of its module's `named_parameters`."""
-    return parameters_of(plan, rank)
 
 
 @lru_cache(maxsize=256)
@@ -81,7 +44,7 @@ def model_flops(plan: Plan) -> Flops:
     return Flops(forward=forward, backward=2 * forward)
 
 
-def executed_flops(plan: Plan, load: Load = BALANCED) -> Flops:
+def executed_flops(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> Flops:
     """What the ranks compute in one step: with recompute, fused attention's repeated scores, the routes that
     every TP partner decides, stock dispatch's einsums and padding.
 
@@ -90,7 +53,7 @@ def executed_flops(plan: Plan, load: Load = BALANCED) -> Flops:
     forward = backward = recompute = 0
     for stage in plan.stages:
         times = stage.dense.size("data") * stage.dense.size("tp") * plan.batch.accumulation
-        for work in stage_work(plan, stage, load):
+        for work in stage_modules(plan, stage, imbalance):
             forward += times * work.flops_forward
             backward += times * work.flops_backward
             recompute += times * work.flops_recompute

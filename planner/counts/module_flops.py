@@ -12,10 +12,10 @@ from typing import Literal
 
 from planner.counts import activation_bytes
 from planner.counts.parameters import Kind
-from planner.counts.rank_workload import BALANCED, Load, Portion, portion
+from planner.counts.rank_workload import BALANCED, ExpertImbalance, RankWorkload, rank_workload
 from planner.plan.plan import Plan
 from planner.topology.grid import share
-from planner.topology.placement import Stage
+from planner.topology.placement import Stage, StageContents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Gemm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ModuleCost:
     """One kind of module of a stage, all its layers together, for one micro-batch.
 
     gemms: products of the forward pass; those inside fused attention are in `flops_*` only. Backward has two
@@ -60,40 +60,49 @@ class Work:
     activation_bytes: int = 0
 
 
-def stage_work(plan: Plan, stage: Stage, load: Load = BALANCED) -> tuple[Work, ...]:
+def stage_modules(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> tuple[ModuleCost, ...]:
     """The modules of a stage in the order in which a micro-batch meets them; those without layers are out."""
-    p = portion(plan, stage, load)
-    dense = sum(layer < plan.strategy.model.first_dense_layers for layer in stage.layers)
-    works = _all_layers(p, dense, len(stage.layers) - dense, plan.strategy.runtime.recompute == "layer")
-    if stage.contents.embedding:
-        works = (_embedding(p), *works)
-    if stage.contents.norm:
-        works = (*works, _final_norm(p))
-    if stage.contents.output:
-        works = (*works, *_output(p))
-    return works
+    p = rank_workload(plan, stage, imbalance)
+    recomputes = plan.strategy.runtime.recompute == "layer"
+    modules = end_modules(p, replace(stage.contents, layers=()))
+    first = int(stage.contents.embedding)
+    layers = layer_modules(p, *stage.num_layers(p.model.first_dense_layers), recomputes=recomputes)
+    return (*modules[:first], *layers, *modules[first:])
 
 
 @lru_cache(maxsize=4096)
-def _all_layers(p: Portion, num_dense: int, num_moe: int, recomputes: bool) -> tuple[Work, ...]:
-    works = tuple(_layers(p, num_dense, num_moe))
+def layer_modules(
+    p: RankWorkload, num_dense: int, num_moe: int, *, recomputes: bool = False
+) -> tuple[ModuleCost, ...]:
+    """The modules of some layers of a stage."""
+    modules = tuple(_layers(p, num_dense, num_moe))
     if not recomputes:
-        return works
-    return tuple(replace(work, flops_recompute=work.flops_recompute + work.flops_forward) for work in works)
+        return modules
+    return tuple(replace(m, flops_recompute=m.flops_recompute + m.flops_forward) for m in modules)
 
 
 @lru_cache(maxsize=4096)
-def _embedding(p: Portion) -> Work:
-    return Work(
-        name="embedding",
-        kind="embedding",
-        num_layers=1,
-        is_in_layer=False,
-        activation_bytes=activation_bytes.embedding(p),
-    )
+def end_modules(p: RankWorkload, contents: StageContents) -> tuple[ModuleCost, ...]:
+    """The modules of a stage that are in no layer: the embedding, the final norm, the output."""
+    modules: list[ModuleCost] = []
+    if contents.embedding:
+        modules.append(
+            ModuleCost(
+                name="embedding",
+                kind="embedding",
+                num_layers=1,
+                is_in_layer=False,
+                activation_bytes=activation_bytes.embedding(p),
+            )
+        )
+    if contents.norm:
+        modules.append(_final_norm(p))
+    if contents.output:
+        modules += (replace(module, is_in_layer=False) for module in _output(p))
+    return tuple(modules)
 
 
-def _layers(p: Portion, num_dense: int, num_moe: int) -> Iterator[Work]:
+def _layers(p: RankWorkload, num_dense: int, num_moe: int) -> Iterator[ModuleCost]:
     if num_dense + num_moe:
         yield from _attention(p, num_dense + num_moe)
     if num_dense:
@@ -109,9 +118,9 @@ def _layers(p: Portion, num_dense: int, num_moe: int) -> Iterator[Work]:
             yield _mlp(p, "shared experts", "shared", width, num_moe, keeps_input=keeps)
 
 
-def _attention(p: Portion, layers: int) -> Iterator[Work]:
+def _attention(p: RankWorkload, layers: int) -> Iterator[ModuleCost]:
     hidden = p.model.hidden_size
-    yield Work(
+    yield ModuleCost(
         name="layer norms",
         kind="norms",
         num_layers=layers,
@@ -126,7 +135,7 @@ def _attention(p: Portion, layers: int) -> Iterator[Work]:
     # Scores and their product with the values, of the S·(S + 1)/2 pairs that a causal mask allows.
     pairs = p.num_sequences * p.seq_length * (p.seq_length + 1) // 2
     product = layers * 2 * pairs * p.q
-    yield Work(
+    yield ModuleCost(
         name="attention",
         kind="attention",
         num_layers=layers,
@@ -138,9 +147,11 @@ def _attention(p: Portion, layers: int) -> Iterator[Work]:
     )
 
 
-def _of_gemms(name: str, kind: Kind, layers: int, gemms: tuple[Gemm, ...], activation_bytes: int) -> Work:
+def _of_gemms(
+    name: str, kind: Kind, layers: int, gemms: tuple[Gemm, ...], activation_bytes: int
+) -> ModuleCost:
     flops = sum(gemm.flops for gemm in gemms)
-    return Work(
+    return ModuleCost(
         name=name,
         kind=kind,
         num_layers=layers,
@@ -151,7 +162,7 @@ def _of_gemms(name: str, kind: Kind, layers: int, gemms: tuple[Gemm, ...], activ
     )
 
 
-def _mlp(p: Portion, name: str, kind: Kind, whole: int, layers: int, *, keeps_input: bool) -> Work:
+def _mlp(p: RankWorkload, name: str, kind: Kind, whole: int, layers: int, *, keeps_input: bool) -> ModuleCost:
     width, hidden = share(whole, p.tp, 0), p.model.hidden_size
     inward = 2 if p.model.expert == "swiglu" else 1
     gemms = (
@@ -162,13 +173,13 @@ def _mlp(p: Portion, name: str, kind: Kind, whole: int, layers: int, *, keeps_in
     return _of_gemms(name, kind, layers, gemms, kept)
 
 
-def _router(p: Portion, layers: int) -> Work:
+def _router(p: RankWorkload, layers: int) -> ModuleCost:
     """Under tp every partner also takes the logits of all tokens, without gradient, to decide the routes."""
     num_experts, hidden = p.model.num_experts, p.model.hidden_size
     mine = Gemm(m=p.share_tokens, n=num_experts, k=hidden, count=layers, dtype="fp32")
     everyone = Gemm(m=p.tokens, n=num_experts, k=hidden, count=layers, dtype="fp32")
     gemms = (mine,) if p.tp == 1 else (mine, everyone)
-    return Work(
+    return ModuleCost(
         name="router",
         kind="routers",
         num_layers=layers,
@@ -179,7 +190,7 @@ def _router(p: Portion, layers: int) -> Work:
     )
 
 
-def _dispatch(p: Portion, layers: int) -> Work:
+def _dispatch(p: RankWorkload, layers: int) -> ModuleCost:
     """Moves rows, which is no product; DeepSpeed's stock layer moves them by two einsums over all experts."""
     gemms: tuple[Gemm, ...] = ()
     flops = 0
@@ -190,7 +201,7 @@ def _dispatch(p: Portion, layers: int) -> Work:
             Gemm(m=p.tokens, n=p.model.hidden_size, k=rows, count=layers),
         )
         flops = gemms[0].flops
-    return Work(
+    return ModuleCost(
         name="dispatch",
         kind="experts",
         num_layers=layers,
@@ -201,13 +212,13 @@ def _dispatch(p: Portion, layers: int) -> Work:
     )
 
 
-def _experts(p: Portion, layers: int) -> Work:
+def _experts(p: RankWorkload, layers: int) -> ModuleCost:
     hidden, inner = p.model.hidden_size, p.model.moe_intermediate_size
     inward = 2 if p.model.expert == "swiglu" else 1
     local = p.model.num_experts // p.ep
     rows = -(-p.computed // local)
     flops = 2 * p.computed * hidden * inner * (inward + 1) * layers
-    return Work(
+    return ModuleCost(
         name="experts",
         kind="experts",
         num_layers=layers,
@@ -221,9 +232,8 @@ def _experts(p: Portion, layers: int) -> Work:
     )
 
 
-@lru_cache(maxsize=4096)
-def _final_norm(p: Portion) -> Work:
-    return Work(
+def _final_norm(p: RankWorkload) -> ModuleCost:
+    return ModuleCost(
         name="final norm",
         kind="norms",
         num_layers=1,
@@ -232,12 +242,10 @@ def _final_norm(p: Portion) -> Work:
     )
 
 
-@lru_cache(maxsize=4096)
-def _output(p: Portion) -> tuple[Work, ...]:
+def _output(p: RankWorkload) -> Iterator[ModuleCost]:
     hidden = p.model.hidden_size
-    gemms = (Gemm(m=p.tokens, n=p.vocabulary, k=hidden),)
-    works = [_of_gemms("head", "head", 1, gemms, activation_bytes.head(p))]
     if p.model.aggregation == "linear":
         gemms = (Gemm(m=p.tokens, n=hidden, k=share(hidden, p.tp, 0)),)
-        works.insert(0, _of_gemms("aggregation", "aggregation", 1, gemms, activation_bytes.aggregation(p)))
-    return tuple(replace(work, is_in_layer=False) for work in works)
+        yield _of_gemms("aggregation", "aggregation", 1, gemms, activation_bytes.aggregation(p))
+    gemms = (Gemm(m=p.tokens, n=p.vocabulary, k=hidden),)
+    yield _of_gemms("head", "head", 1, gemms, activation_bytes.head(p))

@@ -72,6 +72,11 @@ def count_parameters(model: ModelShape, tensors: Iterable[ParameterTensor]) -> P
     return ParameterCounts(**counts, active=sum(counts.values()) - idle)
 
 
+def model_parameters(model: ModelShape) -> ParameterCounts:
+    """The parameters of the model by kind, and how many of them one token meets."""
+    return count_parameters(model, whole_model(model))
+
+
 def whole_model(model: ModelShape) -> tuple[ParameterTensor, ...]:
     """Every parameter of the model, unsplit."""
     layers = tuple(range(model.num_hidden_layers))
@@ -108,8 +113,7 @@ def part_of_model(
         rows = share(model.vocab_size, tp, 0)  # a shorter share is padded
         tensors.append(_split("model.embed_tokens.weight", "embedding", (rows, model.hidden_size), tp))
     for layer in contents.layers:
-        is_dense = layer < model.first_dense_layers
-        tensors += _named(layer, _layer(model, is_dense, tp, tp_rank, ep))
+        tensors += _named_layer(model, layer, tp, tp_rank, ep)
     if contents.norm:
         tensors.append(ParameterTensor(name="model.norm.weight", kind="norms", shape=(model.hidden_size,)))
     if contents.output:
@@ -117,8 +121,12 @@ def part_of_model(
     return tuple(tensors)
 
 
-def _named(layer: int, tensors: tuple[ParameterTensor, ...]) -> Iterator[ParameterTensor]:
-    return (replace(tensor, name=f"model.layers.{layer}.{tensor.name}") for tensor in tensors)
+@lru_cache(maxsize=8192)
+def _named_layer(
+    model: ModelShape, layer: int, tp: int, tp_rank: int, ep: int
+) -> tuple[ParameterTensor, ...]:
+    tensors = _layer(model, layer < model.first_dense_layers, tp, tp_rank, ep)
+    return tuple(replace(tensor, name=f"model.layers.{layer}.{tensor.name}") for tensor in tensors)
 
 
 def _split(name: str, kind: Kind, shape: tuple[int, ...], tp: int) -> ParameterTensor:

@@ -8,27 +8,31 @@ from planner.strategy.schema import ModelShape
 from planner.topology.grid import share
 from planner.topology.placement import Stage
 
+# As in model/lm_head.py: what one chunk's logits may take in fp32, and its fewest tokens.
+HEAD_CHUNK_BYTES = 32 * 2**20
+HEAD_CHUNK_TOKENS_MIN = 128
+
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class ExpertImbalance:
     """How evenly tokens reach experts: rows of the fullest rank over the mean. 1.0 is balanced."""
 
-    imbalance: float = 1.0
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
-        assert self.imbalance >= 1.0, self
+        assert self.factor >= 1.0, self
 
     @property
     def balance(self) -> float:
         """As telemetry and limits.balance_min have it: the mean over the fullest rank."""
-        return 1 / self.imbalance
+        return 1 / self.factor
 
 
-BALANCED = Load()
+BALANCED = ExpertImbalance()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Portion:
+class RankWorkload:
     """A micro-batch on one data-parallel rank; of its TP partners the first, which has the most.
 
     tokens: whole sequences, the same on all partners. share_tokens: those that this partner dispatches.
@@ -72,27 +76,32 @@ class Portion:
         return share(self.model.vocab_size, self.tp, 0)
 
     @property
+    def head_chunk_tokens(self) -> int:
+        """The head and the loss work in chunks of so many tokens (model/lm_head.py)."""
+        return max(HEAD_CHUNK_TOKENS_MIN, HEAD_CHUNK_BYTES // (4 * self.vocabulary))
+
+    @property
     def stock_capacity(self) -> int:
         """Rows of every expert and source rank in stock dispatch, which pads all to the fullest."""
         return self.computed * self.tp // self.model.num_experts
 
 
-def portion(plan: Plan, stage: Stage, load: Load = BALANCED) -> Portion:
+def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> RankWorkload:
     """What a rank of a stage sees of one micro-batch."""
     model, training = plan.strategy.model, plan.strategy.training
     tp = stage.dense.size("tp")
     num_sequences = plan.batch.micro_batch_of(stage)
     ep = 1 if stage.expert is None else stage.expert.size("ep")
     # A rank that holds all experts computes its own tokens; no rank gets more than its group sends.
-    imbalance = min(load.imbalance, float(ep))
-    sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, imbalance)
-    return Portion(
+    factor = min(imbalance.factor, float(ep))
+    sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, factor)
+    return RankWorkload(
         model=model,
         num_sequences=num_sequences,
         seq_length=training.seq_length,
         tp=tp,
         ep=ep,
-        element_bytes=4 if training.precision == "fp32" else 2,
+        element_bytes=training.element_bytes,
         sent=sent,
         received=received,
         computed=computed,

@@ -4,9 +4,11 @@ DeepSpeed 0.19.8 sorts parameters into groups (those that decay, those that do n
 under ZeRO 1 and 2 and cuts it into equal partitions over the ranks that hold the same parameters.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
 
 from planner.counts.parameters import ParameterTensor, stage_parameters
 from planner.plan.ds_config import zero_stage
@@ -75,25 +77,44 @@ def bytes_per_parameter(precision: Precision, zero: int, *, is_training: bool = 
 
 @dataclass(frozen=True, kw_only=True)
 class FlatGroup:
-    """Parameters that DeepSpeed steps together; `ranks` hold the same ones and share the work under ZeRO."""
+    """Parameters that DeepSpeed steps together; `ranks` hold the same ones and share the work under ZeRO.
+
+    offsets: where each tensor begins in the flattened group, and where the last one ends. aligned: elements
+    of the flattened group, a multiple of 2·ranks (zero/stage_1_and_2.py:441), of which each rank has a
+    `partition`. largest: elements of the largest tensor.
+    """
 
     tensors: tuple[ParameterTensor, ...]
     ranks: int
     is_expert: bool
+    offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    num_elements: int = field(init=False, repr=False, compare=False)
+    aligned: int = field(init=False, repr=False, compare=False)
+    partition: int = field(init=False, repr=False, compare=False)
+    largest: int = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def num_elements(self) -> int:
-        return sum(tensor.num_elements for tensor in self.tensors)
-
-    @cached_property
-    def aligned(self) -> int:
-        """Elements of the flattened group: a multiple of 2·ranks (zero/stage_1_and_2.py:441)."""
+    def __post_init__(self) -> None:
+        # Computed once, because a search asks for them of thousands of stages.
+        offsets = tuple(accumulate((tensor.num_elements for tensor in self.tensors), initial=0))
         unit = _ALIGNMENT * self.ranks
-        return -(-self.num_elements // unit) * unit
+        aligned = -(-offsets[-1] // unit) * unit
+        for name, value in (
+            ("offsets", offsets),
+            ("num_elements", offsets[-1]),
+            ("aligned", aligned),
+            ("partition", aligned // self.ranks),
+            ("largest", max((tensor.num_elements for tensor in self.tensors), default=0)),
+        ):
+            object.__setattr__(self, name, value)
 
-    @cached_property
-    def partition(self) -> int:
-        return self.aligned // self.ranks
+    def tensors_of(self, place: int) -> tuple[ParameterTensor, ...]:
+        """The tensors of which a part is in the partition at `place`."""
+        last = (place + 1) * self.partition
+        return self.tensors[self.first_tensor_of(place) : bisect_left(self.offsets, last)]
+
+    def first_tensor_of(self, place: int) -> int:
+        """The number of the first tensor of which a part is in the partition at `place`, if there is one."""
+        return max(0, bisect_right(self.offsets, place * self.partition) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +164,10 @@ def _groups(model: ModelShape, stage: Stage, tp_rank: int) -> tuple[FlatGroup, .
     return optimizer_groups(stage_parameters(model, stage, tp_rank), stage.dense.size("data"), expert_ranks)
 
 
-def static_state(plan: Plan, stage: Stage, tp_rank: int = 0) -> StaticState:
-    """The state of each rank of a stage with one place in its TP group; all its data-parallel peers' too."""
+def static_state(plan: Plan, stage: Stage, groups: Sequence[FlatGroup]) -> StaticState:
+    """The state of each rank of a stage that holds some groups; all its data-parallel peers' too."""
     zero = zero_stage(plan)
     each = bytes_per_parameter(plan.strategy.training.precision, zero)
-    groups = groups_of(plan, stage, tp_rank)
     buffers = _buffers(plan, stage)
     if zero == 0:
         elements = sum(group.num_elements for group in groups)
@@ -168,5 +188,5 @@ def _buffers(plan: Plan, stage: Stage) -> int:
     model = plan.strategy.model
     if plan.strategy.training.balance != "bias":
         return 0
-    moe_layers = sum(layer >= model.first_dense_layers for layer in stage.layers)
+    moe_layers = stage.num_layers(model.first_dense_layers)[1]
     return FP32_BYTES * model.num_experts * moe_layers

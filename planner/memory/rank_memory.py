@@ -1,14 +1,18 @@
 """What fills the memory of a rank, cause by cause: state to the byte, the rest as bounds from above."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 from planner.counts import activation_bytes
-from planner.counts.module_flops import stage_work
-from planner.counts.rank_workload import BALANCED, Load, Portion, portion
+from planner.counts.module_flops import end_modules, layer_modules
+from planner.counts.rank_workload import BALANCED, ExpertImbalance, RankWorkload, rank_workload
 from planner.memory.gradient_peak import gradient_bytes
-from planner.memory.optimizer_state import FP32_BYTES, groups_of, static_state
-from planner.plan.ds_config import ds_config, zero_stage
+from planner.memory.optimizer_state import FP32_BYTES, FlatGroup, StaticState, groups_of, static_state
+from planner.plan import ds_config
+from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
+from planner.strategy.schema import Strategy
 from planner.topology.placement import Stage
 from planner.topology.stage_boundary import buffer_elements, chunks_of
 
@@ -21,9 +25,6 @@ GPU_OVERHEAD_RANGE = (1_060_000_000, 6_000_000_000)
 # Resident bytes of one CPU rank of a tiny model after two steps: Python, torch 2.13, DeepSpeed 0.19.8 and
 # transformers 5.23 (measured 2026-11-23 on Linux with gloo; 111 MB of it are shared with other ranks).
 CPU_OVERHEAD_BYTES = 434_000_000
-# model/lm_head.py: what one chunk of logits may take, and the fewest tokens of a chunk.
-_CHUNK_BYTES = 32 * 2**20
-_CHUNK_TOKENS_MIN = 128
 # DeepSpeed 0.19.8 without ZeRO flattens gradients in pieces of this many elements (engine.py:151).
 _PIECE_ELEMENTS = 500_000_000
 
@@ -65,51 +66,99 @@ class RankMemory:
         return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "rank")
 
 
-def rank_memory(plan: Plan, rank: int, load: Load = BALANCED) -> RankMemory:
+@dataclass(frozen=True, kw_only=True)
+class StateMemory:
+    """What a micro-batch's size does not change: state, gradients at their peak, buckets."""
+
+    state: StaticState
+    gradients: int
+    buckets: int
+
+    @property
+    def total(self) -> int:
+        return self.state.total + self.gradients + self.buckets
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkMemory:
+    """What micro-batches take: `kept` of each one in flight, the rest once.
+
+    recomputed: activations of the one layer that is computed again.
+    """
+
+    kept: int
+    recomputed: int
+    dispatch_buffers: int
+    logits: int
+
+    def total(self, in_flight: int) -> int:
+        return self.kept * in_flight + self.recomputed + self.dispatch_buffers + self.logits
+
+
+def rank_memory(plan: Plan, rank: int, imbalance: ExpertImbalance = BALANCED) -> RankMemory:
     """What fills the memory of a rank."""
     stage = plan.stage_of(rank)
-    tp_rank = stage.dense.coordinate("tp", rank)
-    state = static_state(plan, stage, tp_rank)
-    bucket = int(ds_config(plan)["zero_optimization"]["reduce_bucket_size"])
+    held, work = state_memory(plan, stage, rank), work_memory(plan, stage, imbalance)
+    place = plan.stages.index(stage)
     return RankMemory(
         rank=rank,
-        weights=state.weights,
-        masters=state.masters,
-        moments=state.moments,
-        gradients=gradient_bytes(plan, stage, tp_rank, _places(stage, rank), bucket),
-        activations=kept_activations(plan, stage, load),
-        hand_overs=hand_over_buffers(plan, plan.stages.index(stage), plan.batch.accumulation),
-        dispatch_buffers=dispatch_bytes(plan, stage, load),
-        logits=logits_bytes(plan, stage, load),
-        buckets=_buckets(plan, stage, tp_rank, bucket),
+        weights=held.state.weights,
+        masters=held.state.masters,
+        moments=held.state.moments,
+        gradients=held.gradients,
+        activations=work.kept * in_flight(plan, place) + work.recomputed,
+        hand_overs=transfer_buffers(plan, place),
+        dispatch_buffers=work.dispatch_buffers,
+        logits=work.logits,
+        buckets=held.buckets,
         overhead=overhead_bytes(plan),
     )
 
 
-def fullest_ranks(plan: Plan, load: Load = BALANCED) -> tuple[RankMemory, ...]:
-    """The fullest rank of each stage: of its TP partners the first one, which has the longest shares.
-
-    Data-parallel peers hold equally much but for gradients; of these the first and the last are looked at.
-    """
+def fullest_ranks(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[RankMemory, ...]:
+    """The fullest rank of each stage: of its TP partners the first one, which has the longest shares."""
     found = []
     for stage in plan.stages:
-        memories = [rank_memory(plan, rank, load) for rank in _ends(stage)]
+        memories = [rank_memory(plan, rank, imbalance) for rank in _end_ranks(stage)]
         found.append(max(memories, key=lambda memory: memory.peak_bytes))
     return tuple(found)
 
 
-def _ends(stage: Stage) -> list[int]:
-    return sorted({stage.ranks[0], stage.ranks[-stage.dense.size("tp")]})
+def _end_ranks(stage: Stage) -> list[int]:
+    """Ranks of which one is the stage's fullest: data-parallel peers differ in gradients only, and of these
+    the first or the last has the most."""
+    return sorted({stage.dense.first_rank, stage.dense.last_rank + 1 - stage.dense.size("tp")})
 
 
-def held_bytes(plan: Plan, stage: Stage) -> int:
-    """State, gradients and buckets of a stage's fullest rank: what a micro-batch's size does not change."""
-    bucket = int(ds_config(plan)["zero_optimization"]["reduce_bucket_size"])
-    tp_rank = 0  # has the longest shares
-    gradients = max(
-        gradient_bytes(plan, stage, tp_rank, _places(stage, rank), bucket) for rank in _ends(stage)
+def state_memory(plan: Plan, stage: Stage, rank: int | None = None) -> StateMemory:
+    """What a rank holds from step to step, and at an update; None: a stage's fullest rank."""
+    bucket = ds_config.BUCKET_ELEMENTS
+    ranks = _end_ranks(stage) if rank is None else [rank]
+    tp_rank = stage.dense.coordinate("tp", ranks[0])
+    groups = groups_of(plan, stage, tp_rank)
+    places = [_places(stage, each) for each in ranks]
+    return StateMemory(
+        state=static_state(plan, stage, groups),
+        gradients=gradient_bytes(plan, stage, groups, tp_rank, places, bucket),
+        buckets=_buckets(plan, groups, bucket),
     )
-    return static_state(plan, stage, tp_rank).total + gradients + _buckets(plan, stage, tp_rank, bucket)
+
+
+def work_memory(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> WorkMemory:
+    """What micro-batches take on a stage's fullest rank."""
+    p = rank_workload(plan, stage, imbalance)
+    kept, recomputed = _kept_bytes(plan, stage, p)
+    return WorkMemory(
+        kept=kept,
+        recomputed=recomputed,
+        dispatch_buffers=_dispatch_buffers(p) if stage.num_layers(p.model.first_dense_layers)[1] else 0,
+        logits=_logits(p, num_chunks(plan)) if stage.contents.output else 0,
+    )
+
+
+def in_flight(plan: Plan, place: int) -> int:
+    """Micro-batches whose activations the stage at `place` keeps: stage i of n has n - i of them (1F1B)."""
+    return min(plan.batch.accumulation, len(plan.stages) - place)
 
 
 def _places(stage: Stage, rank: int) -> tuple[int, int]:
@@ -118,49 +167,56 @@ def _places(stage: Stage, rank: int) -> tuple[int, int]:
     return stage.dense.coordinate("data", rank), edp
 
 
-def memory_limit(plan: Plan) -> int:
+def memory_limit(strategy: Strategy) -> int:
     """What a rank may take: the device's memory or limits.memory_max, whichever is less."""
-    strategy = plan.strategy
     return min(strategy.cluster.gpu.memory, strategy.limits.memory_max)
 
 
-def kept_activations(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
-    """Bytes kept for backward, of all micro-batches in flight: stage i of n has n − i of them (1F1B)."""
-    kept, working = kept_bytes(plan, stage, load)
-    return kept * min(plan.batch.accumulation, len(plan.stages) - plan.stages.index(stage)) + working
-
-
-def kept_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> tuple[int, int]:
+def _kept_bytes(plan: Plan, stage: Stage, p: RankWorkload) -> tuple[int, int]:
     """Bytes kept of each micro-batch in flight, and those of the one layer that is computed again."""
-    p = portion(plan, stage, load)
-    works = [work for work in stage_work(plan, stage, load) if work.kind != "head"]
-    boundary = p.element_bytes * p.tokens * p.model.hidden_size  # a hidden state
-    kept = sum(work.activation_bytes for work in works)
-    working = 0
-    if plan.strategy.runtime.recompute == "layer" and stage.layers:
-        # A layer keeps its input; the one that is computed again has all of it for that moment.
-        working = sum(work.activation_bytes // work.num_layers for work in works if work.is_in_layer)
-        kept = len(stage.layers) * boundary + sum(w.activation_bytes for w in works if not w.is_in_layer)
-    kept += boundary * (not stage.contents.embedding)  # what came is the input of what comes first
-    return kept, working
+    dense, moe = stage.num_layers(p.model.first_dense_layers)
+    hidden = p.element_bytes * p.tokens * p.model.hidden_size
+    kept = recomputed = 0
+    if stage.layers:
+        of_all, of_dense, of_moe = _layer_bytes(p)
+        rotation = activation_bytes.rotation(p)  # one for all layers of a stage
+        if plan.strategy.runtime.recompute == "layer":
+            # A layer keeps its input; the one that is computed again has all of it for that moment.
+            kept = (dense + moe) * hidden
+            recomputed = of_all + rotation // (dense + moe) + of_dense * (dense > 0) + of_moe * (moe > 0)
+        else:
+            kept = (dense + moe) * of_all + rotation + dense * of_dense + moe * of_moe
+    ends = end_modules(p, replace(stage.contents, layers=()))
+    kept += sum(module.activation_bytes for module in ends if module.kind != "head")
+    kept += hidden * (not stage.contents.embedding)  # what came is the input of what comes first
+    return kept, recomputed
 
 
-def hand_over_buffers(plan: Plan, place: int, accumulation: int) -> int:
-    """Bytes on their way between the stage at `place` and its neighbours, in both directions.
+@lru_cache(maxsize=4096)
+def _layer_bytes(p: RankWorkload) -> tuple[int, int, int]:
+    """Kept of one layer: by the modules that every layer has, a dense layer's own, a MoE layer's own."""
+    of_all, of_dense, of_moe = -activation_bytes.rotation(p), 0, 0  # which the attention module holds too
+    for module in layer_modules(p, min(1, p.model.first_dense_layers), min(1, p.model.num_moe_layers)):
+        if module.kind in ("norms", "attention"):
+            of_all += module.activation_bytes
+        elif module.kind == "dense":
+            of_dense += module.activation_bytes
+        else:
+            of_moe += module.activation_bytes
+    return of_all, of_dense, of_moe
 
-    `accumulation` may be another than the plan's.
-    """
-    strategy, stages = plan.strategy, plan.stages
-    neighbours = [stages[i] for i in (place - 1, place + 1) if 0 <= i < len(stages)]
+
+def transfer_buffers(plan: Plan, place: int) -> int:
+    """Bytes on their way between the stage at `place` and its neighbours, in both directions."""
+    strategy, stages, accumulation = plan.strategy, plan.stages, plan.batch.accumulation
     elements = buffer_elements(
         stages[place],
-        neighbours,
+        (*stages[max(0, place - 1) : place], *stages[place + 1 : place + 2]),
         plan.batch.global_batch // accumulation,
         strategy.model.hidden_size,
         accumulation,
     )
-    element = FP32_BYTES if strategy.training.precision == "fp32" else 2
-    return elements * strategy.training.seq_length * element
+    return elements * strategy.training.seq_length * strategy.training.element_bytes
 
 
 def overhead_bytes(plan: Plan) -> int:
@@ -168,31 +224,15 @@ def overhead_bytes(plan: Plan) -> int:
     return CPU_OVERHEAD_BYTES if plan.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
 
 
-def dispatch_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
-    """Rows on their way to experts and back."""
-    return _dispatch_buffers(portion(plan, stage, load)) if _num_moe_layers(plan, stage) else 0
-
-
-def logits_bytes(plan: Plan, stage: Stage, load: Load = BALANCED) -> int:
-    """One chunk of logits, and the gradients that the loss makes at once."""
-    if not stage.contents.output:
-        return 0
-    return _logits(portion(plan, stage, load), _num_chunks(plan, stage))
-
-
-def _num_chunks(plan: Plan, stage: Stage) -> int:
-    """Into how many a last stage without layers cuts its sequences."""
-    if len(plan.stages) == 1:
+def num_chunks(plan: Plan) -> int:
+    """Into how many chunks the last stage cuts the sequences of a micro-step, if it has no layers."""
+    stages = plan.stages
+    if len(stages) == 1:
         return 1
-    sequences = plan.batch.global_batch // plan.batch.accumulation
-    return len(chunks_of(stage, plan.stages[-2], sequences))
+    return len(chunks_of(stages[-1], stages[-2], plan.batch.global_batch // plan.batch.accumulation))
 
 
-def _num_moe_layers(plan: Plan, stage: Stage) -> int:
-    return sum(layer >= plan.strategy.model.first_dense_layers for layer in stage.layers)
-
-
-def _dispatch_buffers(p: Portion) -> int:
+def _dispatch_buffers(p: RankWorkload) -> int:
     """Rows in flight of the one layer at work, beside those kept for backward.
 
     Sent rows live until they are combined; the received ones twice while they are sorted, and as results
@@ -207,24 +247,23 @@ def _dispatch_buffers(p: Portion) -> int:
     return max(exchange, combine)
 
 
-def _logits(p: Portion, num_parts: int) -> int:
+def _logits(p: RankWorkload, num_parts: int) -> int:
     """Gradients of the head's input and weight, made in the forward pass, and the chunk being worked on.
 
     A stage that takes its sequences in parts keeps a gradient of the weight from each of them.
     Of a chunk live at once: logits as they come, in fp32, and their gradient; of the one before, two of them.
     """
-    chunk = min(p.tokens, max(_CHUNK_TOKENS_MIN, _CHUNK_BYTES // (FP32_BYTES * p.vocabulary)))
+    chunk = min(p.tokens, p.head_chunk_tokens)
     product = p.element_bytes * p.vocabulary * p.model.hidden_size
     more = (num_parts - 1) * FP32_BYTES * p.vocabulary * p.model.hidden_size
     return activation_bytes.head(p) + more + product + 3 * FP32_BYTES * chunk * p.vocabulary
 
 
-def _buckets(plan: Plan, stage: Stage, tp_rank: int, bucket: int) -> int:
+def _buckets(plan: Plan, groups: Sequence[FlatGroup], bucket: int) -> int:
     """The bucket, which DeepSpeed makes whole however small the model is, and the copy that is reduced."""
-    groups = groups_of(plan, stage, tp_rank)
-    element = FP32_BYTES if plan.strategy.training.precision == "fp32" else 2
+    element = plan.strategy.training.element_bytes
     sizes = [sum(group.num_elements for group in groups if group.is_expert is kind) for kind in (False, True)]
-    largest = max(tensor.num_elements for group in groups for tensor in group.tensors)
+    largest = max(group.largest for group in groups)
     if zero_stage(plan) == 0:
         return element * min(max(sizes), _PIECE_ELEMENTS + largest)
     copy = min(sum(sizes), max(bucket, largest))

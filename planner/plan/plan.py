@@ -1,13 +1,16 @@
 """What follows from a strategy: which host carries which rank, the stages, the batch, the fingerprint."""
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from planner.plan.fingerprint import plan_fingerprint
 from planner.problems import StrategyError
 from planner.rules.registry import find_broken_rules
+from planner.strategy.cluster import Cluster
 from planner.strategy.schema import Strategy
-from planner.topology.placement import Stage, largest_data_parallel_size, place, world_size
+from planner.topology.layout import Layout, layout_of
+from planner.topology.placement import Stage, largest_data_parallel_size, world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +38,49 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A legal strategy and what follows from it; ranks are global, stages in the order activations flow."""
+    """What follows from a legal strategy; ranks are global, stages in the order activations flow.
+
+    Everything is derived from the strategy when it is first asked for, so that a search may make very many.
+    """
 
     strategy: Strategy
-    hosts: tuple[Host, ...]
-    stages: tuple[Stage, ...]
-    batch: Batch
-    fingerprint: str
-    _stages_by_rank: tuple[Stage, ...] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        by_rank = tuple(sorted(self.stages, key=lambda stage: stage.dense.first_rank))
-        object.__setattr__(self, "_stages_by_rank", by_rank)
+    @cached_property
+    def layout(self) -> Layout:
+        return layout_of(self.strategy.parallel, self.strategy.model, self.host_size)
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.layout.stages
+
+    @cached_property
+    def hosts(self) -> tuple[Host, ...]:
+        return assign_hosts(self.strategy)
+
+    @cached_property
+    def host_size(self) -> int:
+        """Ranks on the first host, which is the fullest."""
+        return _host_size(self.strategy.cluster, self.world_size)
+
+    @cached_property
+    def batch(self) -> Batch:
+        training = self.strategy.training
+        sequences = training.micro_batch * largest_data_parallel_size(self.strategy.parallel)
+        return Batch(
+            global_batch=training.global_batch,
+            micro_batch=training.micro_batch,
+            accumulation=training.global_batch // sequences,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return plan_fingerprint(self.strategy)
+
+    @cached_property
+    def _stages_by_rank(self) -> tuple[Stage, ...]:
+        return tuple(sorted(self.stages, key=lambda stage: stage.dense.first_rank))
+
+    @cached_property
     def world_size(self) -> int:
         return world_size(self.strategy.parallel)
 
@@ -75,19 +107,7 @@ def build_plan(strategy: Strategy) -> Plan:
     problems = tuple(find_broken_rules(strategy))
     if problems:
         raise StrategyError(problems)
-    training = strategy.training
-    sequences = training.micro_batch * largest_data_parallel_size(strategy.parallel)
-    return Plan(
-        strategy=strategy,
-        hosts=assign_hosts(strategy),
-        stages=place(strategy.parallel, strategy.model.num_hidden_layers),
-        batch=Batch(
-            global_batch=training.global_batch,
-            micro_batch=training.micro_batch,
-            accumulation=training.global_batch // sequences,
-        ),
-        fingerprint=plan_fingerprint(strategy),
-    )
+    return Plan(strategy=strategy)
 
 
 def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:
@@ -98,11 +118,8 @@ def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:
     """
     cluster = strategy.cluster
     world = world_size(strategy.parallel)
-    usable = cluster.hosts.count - cluster.spare_hosts
-    slots = cluster.slots[:usable]
-    if cluster.gpu.is_cpu and world > sum(slots):
-        slots = (-(-world // usable),) * usable  # slots bound GPUs, not processes
-    order = sorted(range(usable), key=lambda i: -slots[i])  # stable: the given order among equals
+    slots = _slots(cluster, world)
+    order = sorted(range(len(slots)), key=lambda i: -slots[i])  # stable: the given order among equals
     hosts: list[Host] = []
     first = 0
     for i in order:
@@ -111,3 +128,24 @@ def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:
             hosts.append(Host(name=cluster.hosts.names[i], ranks=tuple(range(first, last))))
         first = last
     return tuple(hosts)
+
+
+def _slots(cluster: Cluster, world: int) -> tuple[int, ...]:
+    """How many ranks each host may carry that is not spare."""
+    usable = cluster.hosts.count - cluster.spare_hosts
+    slots = cluster.slots[:usable]
+    if cluster.gpu.is_cpu and world > sum(slots):
+        return (-(-world // usable),) * usable  # slots bound GPUs, not processes
+    return slots
+
+
+def _host_size(cluster: Cluster, world: int) -> int:
+    if cluster.gpu.is_cpu:
+        return min(world, max(_slots(cluster, world)))
+    usable = cluster.hosts.count - cluster.spare_hosts
+    return min(world, _largest(cluster.hosts.slots[:usable], cluster.gpus_per_host))
+
+
+@lru_cache(maxsize=16)
+def _largest(slots: tuple[int | None, ...], default: int) -> int:
+    return max(default if num is None else num for num in slots)

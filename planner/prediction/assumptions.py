@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from planner.counts.rank_workload import Load
+from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
 from planner.plan.plan import Plan
@@ -21,19 +21,19 @@ def runtime_predicted(plan: Plan) -> str:
     )
 
 
-def assumptions(plan: Plan, device: Device, load: Load, slower: float) -> tuple[str, ...]:
+def assumptions(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float) -> tuple[str, ...]:
     """Lines in the order of how much hangs on them. `slower`: what sharing cores costs (collective_time)."""
-    return tuple(_lines(plan, device, load, slower))
+    return tuple(_lines(plan, device, imbalance, slower))
 
 
-def _lines(plan: Plan, device: Device, load: Load, slower: float) -> Iterator[str]:
+def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float) -> Iterator[str]:
     strategy = plan.strategy
-    if load.imbalance == 1:
+    if imbalance.factor == 1:
         yield "tokens reach experts evenly (balance 1.0; `--balance` states another)"
     else:
         yield (
-            f"the fullest rank gets {load.imbalance:.3g} times the mean of its experts' tokens (balance "
-            f"{load.balance:.3g}), in every layer; all wait for it"
+            f"the fullest rank gets {imbalance.factor:.3g} times the mean of its experts' tokens (balance "
+            f"{imbalance.balance:.3g}), in every layer; all wait for it"
         )
     links = strategy.cluster.links
     inside, between = device.intra_bytes_per_s, device.inter_bytes_per_s

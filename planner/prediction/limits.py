@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from planner.counts.flops import model_parameters
-from planner.counts.rank_workload import Load
+from planner.counts.parameters import model_parameters
+from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device
 from planner.memory.rank_memory import fullest_ranks, memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.strategy.schema import Strategy
-from planner.timing.layer_time import Parts
 from planner.topology.placement import largest_data_parallel_size
 from planner.units import format_bytes
 
@@ -60,12 +59,12 @@ class LimitCheck:
 
 def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
     """Every limit of `limits:`; utilization and communication are those of the worst stage."""
-    limits, parts = plan.strategy.limits, Parts(prediction.device, prediction.load)
+    limits, device, imbalance = plan.strategy.limits, prediction.device, prediction.imbalance
     share, useful = _worst_communication(prediction), _worst_utilization(prediction)
     stages = prediction.stages if len(prediction.stages) > 1 else ()
     talks = max(stages, key=lambda s: s.communication_share).name if stages else None
     idles = min(stages, key=lambda s: s.utilization).name if stages else None
-    memory = max(memory.peak_bytes for memory in fullest_ranks(plan, prediction.load))
+    memory = max(memory.peak_bytes for memory in fullest_ranks(plan, prediction.imbalance))
     checks = [
         LimitCheck(
             name="communication_share_max",
@@ -73,7 +72,7 @@ def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
             expected=f"{share:.1%}",
             stage=talks,
             holds=(less := _communicates_less(plan, prediction)),
-            change="" if less else _what_keeps(plan, parts, _communicates_less),
+            change="" if less else _what_keeps(plan, device, imbalance, _communicates_less),
         ),
         LimitCheck(
             name="utilization_min",
@@ -81,7 +80,7 @@ def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
             expected=f"{useful:.1%}",
             stage=idles,
             holds=(busy := _is_busy(plan, prediction)),
-            change="" if busy else _what_keeps(plan, parts, _is_busy),
+            change="" if busy else _what_keeps(plan, device, imbalance, _is_busy),
         ),
         LimitCheck(
             name="memory_max",
@@ -120,14 +119,14 @@ def _worst_utilization(prediction: Prediction) -> float:
     return min(stage.utilization for stage in prediction.stages)
 
 
-def _what_keeps(plan: Plan, parts: Parts, keeps: Keeps) -> str:
+def _what_keeps(plan: Plan, device: Device, imbalance: ExpertImbalance, keeps: Keeps) -> str:
     """The cheapest change of the strategy that keeps a limit, and the links that would."""
-    changes = _changes(plan, parts.load)
-    found = next((text for text, other in changes if keeps(other, predict(other, parts=parts))), None)
+    changes = _changes(plan, imbalance)
+    found = next((text for text, other in changes if keeps(other, predict(other, device, imbalance))), None)
     cheapest = f"cheapest change: {found}" if found else "no change of layout or runtime that was tried does"
-    times = _bandwidth_that_keeps(plan, parts, keeps)
+    times = _bandwidth_that_keeps(plan, device, imbalance, keeps)
     if times is None:
-        best = predict(_with_links(plan, _UNLIMITED), _unmeasured(parts.device), load=parts.load)
+        best = predict(_with_links(plan, _UNLIMITED), _unmeasured(device), imbalance)
         return (
             f"{cheapest}; no bandwidth does: with unlimited links communication is "
             f"{_worst_communication(best):.0%} (start-up times, copies and waits), utilization "
@@ -140,13 +139,15 @@ def _what_keeps(plan: Plan, parts: Parts, keeps: Keeps) -> str:
     )
 
 
-def _bandwidth_that_keeps(plan: Plan, parts: Parts, keeps: Keeps) -> float | None:
+def _bandwidth_that_keeps(
+    plan: Plan, device: Device, imbalance: ExpertImbalance, keeps: Keeps
+) -> float | None:
     """By how much both links must be faster, within 1 %; None when no bandwidth is enough."""
-    plain = _unmeasured(parts.device)
+    plain = _unmeasured(device)
 
     def is_enough(times: float) -> bool:
         other = _with_links(plan, times)
-        return keeps(other, predict(other, plain, load=parts.load))
+        return keeps(other, predict(other, plain, imbalance))
 
     low, high = 1.0, 1.0
     while not is_enough(high):
@@ -171,7 +172,7 @@ def _with_links(plan: Plan, times: float) -> Plan:
     return replace(plan, strategy=plan.strategy.model_copy(update={"cluster": cluster}))
 
 
-def _changes(plan: Plan, load: Load) -> Iterator[tuple[str, Plan]]:
+def _changes(plan: Plan, imbalance: ExpertImbalance) -> Iterator[tuple[str, Plan]]:
     """Other plans of the same model on the same cluster, as near as can be; what costs least comes first."""
     s = plan.strategy
     widest, batch = largest_data_parallel_size(s.parallel), s.training.global_batch
@@ -200,7 +201,7 @@ def _changes(plan: Plan, load: Load) -> Iterator[tuple[str, Plan]]:
     ]
     for change in candidates:
         changed = _changed(s, change)
-        other = _fitting(changed, load) if changed is not None else None
+        other = _fitting(changed, imbalance) if changed is not None else None
         if other is not None:
             yield ", ".join(f"{key}: {_text(value)}" for key, value in change.items()), other
 
@@ -219,14 +220,14 @@ def _changed(strategy: Strategy, change: Mapping[str, object]) -> Strategy | Non
     )
 
 
-def _fitting(strategy: Strategy, load: Load) -> Plan | None:
+def _fitting(strategy: Strategy, imbalance: ExpertImbalance) -> Plan | None:
     """The plan of a strategy that is legal and fits the memory."""
     try:
         plan = build_plan(strategy)
     except StrategyError:
         return None
-    most = max(memory.peak_bytes for memory in fullest_ranks(plan, load))
-    return plan if most <= memory_limit(plan) else None
+    most = max(memory.peak_bytes for memory in fullest_ranks(plan, imbalance))
+    return plan if most <= memory_limit(plan.strategy) else None
 
 
 def _text(value: object) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from planner.counts.flops import stage_work
+from planner.counts.module_flops import stage_modules
 from planner.memory.rank_memory import memory_limit, rank_memory
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
@@ -65,7 +65,7 @@ class Check:
 
 def load_balance(plan: Plan, prediction: Prediction) -> LoadBalance:
     """How evenly the GPUs of a plan are loaded, tokens reaching experts evenly."""
-    memory, limit = memory_balance(plan), memory_limit(plan)
+    memory, limit = memory_balance(plan), memory_limit(plan.strategy)
     flops = [rank_flops(plan, stage) for stage in plan.stages]
     total = sum(f * len(stage.ranks) for f, stage in zip(flops, plan.stages, strict=True))
     stages = []
@@ -104,7 +104,7 @@ def memory_balance(plan: Plan) -> Balance:
 
 def rank_flops(plan: Plan, stage: Stage) -> float:
     """FLOPs of products of a stage's rank in one step: forward, backward, recomputed."""
-    work = stage_work(plan, stage)
+    work = stage_modules(plan, stage)
     each = sum(w.flops_forward + w.flops_backward + w.flops_recompute for w in work)
     return float(plan.batch.accumulation * each)
 
@@ -151,7 +151,7 @@ def _checks(plan: Plan, prediction: Prediction, load: LoadBalance) -> Iterator[C
         detail=f"{num} experts a layer over ep {ep}: {num / ep:g} on each rank; "
         f"tokens are assumed to reach them evenly (training.balance: {s.training.balance})",
     )
-    limit = memory_limit(plan)
+    limit = memory_limit(plan.strategy)
     yield Check(
         name="memory requirements",
         passes=load.memory.most <= limit,

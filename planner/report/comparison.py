@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from planner.counts.flops import model_parameters
+from planner.counts.parameters import model_parameters
 from planner.memory.rank_memory import fullest_ranks, memory_limit
 from planner.plan.ds_config import zero_stage
 from planner.plan.mismatch import compare_keys
@@ -29,11 +29,11 @@ class Side:
 
     @property
     def peak_bytes(self) -> int:
-        return max(memory.peak_bytes for memory in fullest_ranks(self.plan, self.prediction.load))
+        return max(memory.peak_bytes for memory in fullest_ranks(self.plan, self.prediction.imbalance))
 
     @property
     def fits(self) -> bool:
-        return self.peak_bytes <= memory_limit(self.plan)
+        return self.peak_bytes <= memory_limit(self.plan.strategy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,14 @@ QUANTITIES = (
     Quantity(name="accumulation", of=lambda s: s.plan.batch.accumulation, show=_count),
     Quantity(name="memory of the fullest rank", of=lambda s: s.peak_bytes, show=_bytes),
     Quantity(
-        name="memory free", of=lambda s: 1 - s.peak_bytes / memory_limit(s.plan), show=_share, has_ratio=False
+        name="memory free",
+        of=lambda s: 1 - s.peak_bytes / memory_limit(s.plan.strategy),
+        show=_share,
+        has_ratio=False,
     ),
     Quantity(name="step, expected", of=lambda s: s.prediction.bracket.expected_s, show=seconds),
-    Quantity(name="  everything overlaps", of=lambda s: s.prediction.bracket.ideal_s, show=seconds),
-    Quantity(name="  nothing overlaps", of=lambda s: s.prediction.bracket.none_s, show=seconds),
+    Quantity(name="  everything overlaps", of=lambda s: s.prediction.bracket.full_overlap_s, show=seconds),
+    Quantity(name="  nothing overlaps", of=lambda s: s.prediction.bracket.no_overlap_s, show=seconds),
     Quantity(name="tokens/s", of=lambda s: s.prediction.tokens_per_s, show=_count),
     Quantity(
         name="tokens/s of a rank", of=lambda s: s.prediction.tokens_per_s / s.plan.world_size, show=_count

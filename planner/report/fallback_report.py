@@ -5,7 +5,7 @@ from typing import Any
 from planner.report.memory_report import rank_dict
 from planner.report.plan_report import Table
 from planner.search.fallback import AfterLoss, Option, counted
-from planner.search.search import Row
+from planner.search.search import SearchRow
 from planner.units import format_bytes
 
 
@@ -55,12 +55,12 @@ def loss_table(left: AfterLoss, num_rows: int) -> Table:
     """The fastest layouts, each with the batch that it makes of the same sequences."""
     rows = tuple(
         (
-            row.option.parallel.short_name,
-            row.option.parallel.placement,
+            row.strategy.parallel.short_name,
+            row.strategy.parallel.placement,
             str(row.gpus),
-            f"{row.option.micro_batch} × {row.plan.batch.accumulation} × {_width(row)}",
-            str(row.option.parallel.zero_stage),
-            row.option.recompute,
+            f"{row.strategy.training.micro_batch} × {row.plan.batch.accumulation} × {_width(row)}",
+            str(row.strategy.parallel.zero_stage),
+            row.strategy.runtime.recompute,
             format_bytes(row.peak_bytes),
             _seconds(row.step_s),
             _rate(row.tokens_per_s),
@@ -80,7 +80,7 @@ def loss_table(left: AfterLoss, num_rows: int) -> Table:
     )
 
 
-def _width(row: Row) -> int:
+def _width(row: SearchRow) -> int:
     batch = row.plan.batch
     return batch.global_batch // batch.micro_batch // batch.accumulation
 
@@ -121,13 +121,13 @@ def loss_dict(left: AfterLoss, num_rows: int) -> dict[str, Any]:
         "num_layouts": len(left.rows),
         "layouts": [
             {
-                "placement": row.option.parallel.placement,
-                "degrees": row.option.parallel.short_name,
-                "zero_stage": row.option.parallel.zero_stage,
+                "placement": row.strategy.parallel.placement,
+                "degrees": row.strategy.parallel.short_name,
+                "zero_stage": row.strategy.parallel.zero_stage,
                 "gpus": row.gpus,
-                "micro_batch": row.option.micro_batch,
+                "micro_batch": row.strategy.training.micro_batch,
                 "accumulation": row.plan.batch.accumulation,
-                "recompute": row.option.recompute,
+                "recompute": row.strategy.runtime.recompute,
                 "peak_bytes": row.peak_bytes,
                 "step_s": row.step_s,
                 "tokens_per_s": row.tokens_per_s,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planner.counts.rank_workload import BALANCED, Load
+from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
 from planner.plan.ds_config import zero_stage
@@ -14,13 +14,13 @@ _MAX_ROWS = 12
 _NAMES = {"dispatch_buffers": "dispatch", "hand_overs": "hand-overs"}
 
 
-def memory_table(plan: Plan, load: Load = BALANCED) -> Table:
+def memory_table(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> Table:
     """A row for each stage, by its fullest rank; of many stages the first, the fullest and the last."""
-    found = list(zip((stage.name for stage in plan.stages), fullest_ranks(plan, load), strict=True))
+    found = list(zip((stage.name for stage in plan.stages), fullest_ranks(plan, imbalance), strict=True))
     if len(found) > _MAX_ROWS:
         fullest = max(found, key=lambda row: row[1].peak_bytes)
         found = [row for row in found if row in (*found[:2], fullest, *found[-2:])]
-    limit = memory_limit(plan)
+    limit = memory_limit(plan.strategy)
     causes = [cause for cause, _ in found[0][1].by_cause]
     columns = (
         "stage",
@@ -48,13 +48,16 @@ def _rounded(count: int) -> str:
     return "-" if count == 0 else format_bytes(count)
 
 
-def memory_lines(plan: Plan, load: Load = BALANCED) -> tuple[str, ...]:
+def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str, ...]:
     """What a parameter costs, and whether it fits."""
     zero, precision = zero_stage(plan), plan.strategy.training.precision
     each = bytes_per_parameter(precision, zero)
     data = max(stage.dense.size("data") for stage in plan.stages)
     experts = max((stage.expert.size("edp") for stage in plan.stages if stage.expert is not None), default=1)
-    limit, peak = memory_limit(plan), max(memory.peak_bytes for memory in fullest_ranks(plan, load))
+    limit, peak = (
+        memory_limit(plan.strategy),
+        max(memory.peak_bytes for memory in fullest_ranks(plan, imbalance)),
+    )
     lines = [
         f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes a dense parameter (over {data} "
         f"data-parallel rank{_s(data)}), {each.total(experts):.4g} an expert's (over {experts})",
@@ -72,13 +75,13 @@ def _s(count: int) -> str:
     return "s" if count > 1 else ""
 
 
-def memory_dict(plan: Plan, load: Load = BALANCED) -> dict[str, Any]:
+def memory_dict(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> dict[str, Any]:
     """The same for machines, in bytes."""
     return {
-        "limit_bytes": memory_limit(plan),
+        "limit_bytes": memory_limit(plan.strategy),
         "stages": [
             {"stage": stage.name, **rank_dict(memory)}
-            for stage, memory in zip(plan.stages, fullest_ranks(plan, load), strict=True)
+            for stage, memory in zip(plan.stages, fullest_ranks(plan, imbalance), strict=True)
         ],
     }
 

@@ -9,8 +9,8 @@ from planner.prediction.limits import LimitCheck, WholeRun
 from planner.prediction.predict import Prediction
 from planner.report.ledger import ErrorBar
 from planner.report.plan_report import Table
-from planner.search.search import Row, Search
-from planner.timing.layer_time import Pass
+from planner.search.search import Search, SearchRow
+from planner.timing.layer_time import PassTime
 from planner.units import format_bytes, milliseconds
 
 _NAMED_STAGES = 6
@@ -24,14 +24,14 @@ def forecast_lines(plan: Plan, p: Prediction, run: WholeRun, bar: ErrorBar | Non
 def _lines(plan: Plan, p: Prediction, run: WholeRun, bar: ErrorBar | None) -> Iterator[str]:
     b = p.bracket
     yield (
-        f"a step: {seconds(b.expected_s)}, between {seconds(b.ideal_s)} (everything overlaps) and "
-        f"{seconds(b.none_s)} (nothing does); {p.tokens_per_s:,.0f} tokens/s"
+        f"a step: {seconds(b.expected_s)}, between {seconds(b.full_overlap_s)} (everything overlaps) and "
+        f"{seconds(b.no_overlap_s)} (nothing does); {p.tokens_per_s:,.0f} tokens/s"
     )
     yield f"predicted for: {p.runtime}"
     yield f"error so far: {bar}" if bar else "error so far: unknown, no such run was measured yet"
     yield f"bottleneck: {p.bottleneck}"
     yield (
-        f"MFU {p.mfu:.1%} (model FLOPs), {p.executed:.1%} of the peak with what is computed twice; "
+        f"MFU {p.mfu:.1%} (model FLOPs), {p.hfu:.1%} of the peak with what is computed twice; "
         f"utilization {p.utilization:.1%}, communication {p.communication_share:.1%}, balance "
         f"{p.balance:.2f} (assumed)"
     )
@@ -88,8 +88,8 @@ def cause_table(plan: Plan, p: Prediction) -> Table:
     rows = [
         (cause, milliseconds(s), f"{s / p.step_s:.1%}") for cause, s in compute_causes(stage, accumulation)
     ]
-    if stage.time.all_to_all_bytes:
-        sent = f"{stage.time.all_to_all_bytes:,.0f} bytes one way and layer"
+    if stage.time.micro_batch.all_to_all_bytes:
+        sent = f"{stage.time.micro_batch.all_to_all_bytes:,.0f} bytes one way and layer"
         total = accumulation * (stage.time.forward.all_to_all_s + stage.time.backward.all_to_all_s)
         rows.append((f"all-to-all: {sent}", milliseconds(total), f"{total / p.step_s:.1%}"))
     return Table(
@@ -134,11 +134,15 @@ def prediction_dict(
 ) -> dict[str, Any]:
     """The same for machines; seconds, bytes, shares."""
     return {
-        "step_s": {"ideal": p.bracket.ideal_s, "expected": p.bracket.expected_s, "none": p.bracket.none_s},
+        "step_s": {
+            "ideal": p.bracket.full_overlap_s,
+            "expected": p.bracket.expected_s,
+            "none": p.bracket.no_overlap_s,
+        },
         "runtime": p.runtime,
         "tokens_per_s": p.tokens_per_s,
         "mfu": p.mfu,
-        "executed": p.executed,
+        "executed": p.hfu,
         "utilization": p.utilization,
         "communication_share": p.communication_share,
         "bubble_share": p.bubble_share,
@@ -181,7 +185,7 @@ def _stage_dict(stage: StagePrediction) -> dict[str, Any]:
         "bubble_s": stage.phases.bubble_s,
         "utilization": stage.utilization,
         "communication_share": stage.communication_share,
-        "all_to_all_bytes": stage.time.all_to_all_bytes,
+        "all_to_all_bytes": stage.time.micro_batch.all_to_all_bytes,
         "micro_batch": {
             "forward": _pass_dict(stage.time.forward),
             "backward": _pass_dict(stage.time.backward),
@@ -189,7 +193,7 @@ def _stage_dict(stage: StagePrediction) -> dict[str, Any]:
     }
 
 
-def _pass_dict(one: Pass) -> dict[str, Any]:
+def _pass_dict(one: PassTime) -> dict[str, Any]:
     return {
         "compute_s": one.compute_s,
         "all_to_all_s": one.all_to_all_s,
@@ -212,23 +216,23 @@ _SEARCH_COLUMNS = (
 )
 
 
-def search_table(title: str, rows: Sequence[Row], found: Search) -> Table:
+def search_table(title: str, rows: Sequence[SearchRow], found: Search) -> Table:
     """Rows of a search; `#`, their place in it, is what --write takes."""
-    places = {id(row.option): place for place, row in enumerate(found.rows, start=1)}
+    places = {id(row): place for place, row in enumerate(found.rows, start=1)}
     columns = (*_SEARCH_COLUMNS, "per GPU", "peak", "headroom")
     cells = []
     for row in rows:
-        plan, parallel = row.plan, row.option.parallel
+        plan, parallel = row.plan, row.strategy.parallel
         cells.append(
             (
-                str(places[id(row.option)]),
+                str(places[id(row)]),
                 parallel.short_name,
                 parallel.placement,
                 str(row.gpus),
                 str(parallel.zero_stage),
-                str(row.option.micro_batch),
+                str(row.strategy.training.micro_batch),
                 str(plan.batch.accumulation),
-                row.option.recompute,
+                row.strategy.runtime.recompute,
                 seconds(row.step_s),
                 f"{row.tokens_per_s:,.0f}",
                 f"{row.tokens_per_s / row.gpus:,.0f}",
@@ -256,14 +260,14 @@ def search_dict(found: Search, num_rows: int) -> dict[str, Any]:
     }
 
 
-def _row_dict(row: Row) -> dict[str, Any]:
+def _row_dict(row: SearchRow) -> dict[str, Any]:
     strategy = row.strategy
     return {
         **strategy.parallel.model_dump(),
         "precision": strategy.training.precision,
         "global_batch": strategy.training.global_batch,
-        "micro_batch": row.option.micro_batch,
-        "recompute": row.option.recompute,
+        "micro_batch": row.strategy.training.micro_batch,
+        "recompute": row.strategy.runtime.recompute,
         "gpus": row.gpus,
         "step_s": row.step_s,
         "tokens_per_s": row.tokens_per_s,

@@ -9,7 +9,7 @@ from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import predict
 from planner.problems import Problem, StrategyError
-from planner.search.search import Row, search
+from planner.search.search import SearchRow, search
 from planner.search.search_space import layouts, space_of
 from planner.strategy.hosts import Hosts
 from planner.strategy.schema import Parallel, Strategy
@@ -103,7 +103,7 @@ def _option(question: str, strategy: Strategy, device: Device | None) -> Option:
         why_not = "; ".join(f"{problem.path}: {problem.found}" for problem in error.problems)
     if plan is not None:
         memory = max(fullest_ranks(plan), key=lambda rank: rank.peak_bytes)
-        limit = memory_limit(plan)
+        limit = memory_limit(plan.strategy)
         if memory.peak_bytes > limit:
             why_not = f"memory: {memory.peak_bytes / 1e9:.1f} GB of {limit / 1e9:.1f} GB"
         step_s = predict(plan, device or device_of(strategy.cluster.gpu)).step_s
@@ -133,7 +133,7 @@ class AfterLoss:
     strategy: Strategy
     lost: str
     kept: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[SearchRow, ...]
 
     @property
     def num_hosts(self) -> int:
@@ -183,10 +183,10 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number > 1 else ''}"
 
 
-def _best_of_layouts(strategy: Strategy, device: Device | None) -> tuple[Row, ...]:
-    best: dict[tuple[str, str], Row] = {}
+def _best_of_layouts(strategy: Strategy, device: Device | None) -> tuple[SearchRow, ...]:
+    best: dict[tuple[str, str], SearchRow] = {}
     for row in search(strategy, device).rows:
-        best.setdefault((row.option.parallel.placement, row.option.parallel.short_name), row)
+        best.setdefault((row.strategy.parallel.placement, row.strategy.parallel.short_name), row)
     return tuple(best.values())
 
 

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from planner.hardware.catalog import Device, device_of
+from planner.memory.memory_model import MemoryModel
+from planner.memory.rank_memory import memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
-from planner.search.fast_predict import Option, Sweep
-from planner.search.search_space import Space, chosen, layouts, light_plan, space_of
-from planner.strategy.schema import Strategy
-from planner.timing.layer_time import Parts
+from planner.search.search_space import Space, layouts, plans_of, space_of
+from planner.strategy.schema import Parallel, Strategy
+from planner.timing.time_model import TimeModel
 from planner.topology.placement import world_size
 from planner.units import milliseconds
 
@@ -19,37 +20,28 @@ _PARETO_ROWS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SearchRow:
     """One plan of a search; `peak_bytes` of its fullest rank."""
 
-    space: Space
-    option: Option
+    plan: Plan
+    step_s: float
     tokens_per_s: float
     gpus: int
     peak_bytes: int
     limit_bytes: int
 
     @property
-    def step_s(self) -> float:
-        return self.option.step_s
-
-    @property
     def headroom_bytes(self) -> int:
         return self.limit_bytes - self.peak_bytes
 
     @property
-    def plan(self) -> Plan:
-        """Without what only a launch needs; `build_plan(row.strategy)` has it."""
-        return light_plan(self.space, self.option.parallel, self.option.micro_batch, self.option.recompute)
-
-    @property
     def strategy(self) -> Strategy:
-        option = self.option
-        return chosen(self.space, option.parallel, option.micro_batch, option.recompute)
+        return self.plan.strategy
 
     @property
     def name(self) -> str:
-        return f"{self.option.parallel.short_name} {self.option.parallel.placement}"
+        parallel = self.strategy.parallel
+        return f"{parallel.short_name} {parallel.placement}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +49,8 @@ class Search:
     """What was found: rows from the fastest on; `pareto` are those that no other beats in throughput, GPUs
     used and headroom at once. lines: what to read first."""
 
-    rows: tuple[Row, ...]
-    pareto: tuple[Row, ...]
+    rows: tuple[SearchRow, ...]
+    pareto: tuple[SearchRow, ...]
     num_legal: int
     num_too_large: int
     num_gpus: int
@@ -71,38 +63,13 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
     Recompute is tried where a plan does not fit without it; ZeRO 2 is left out where DeepSpeed gets it for
     ZeRO 1 too. Hosts that the strategy keeps as spares may be used.
     """
-    with _nothing_collected():
+    with _garbage_collection_paused():
         return _search(strategy, device or device_of(strategy.cluster.gpu), vary)
 
 
-def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
-    rows: list[Row] = []
-    num_ways, largest, all_pp = 0, 0, True
-    space = space_of(strategy)
-    for varied in _varied(strategy, device, vary):
-        space = space_of(varied)
-        sweep = Sweep(space, Parts(device))
-        found, all_pp = layouts(space)
-        for parallel in found:
-            largest = max(largest, world_size(parallel))
-            for option in sweep.ways(parallel):
-                num_ways += 1
-                if option is not None:
-                    rows.append(_row(sweep, option))
-    rows.sort(key=lambda row: (-row.tokens_per_s, row.gpus, row.option.parallel.pp))
-    return Search(
-        rows=tuple(rows),
-        pareto=tuple(_front(rows)[:_PARETO_ROWS]),
-        num_legal=num_ways,
-        num_too_large=num_ways - len(rows),
-        num_gpus=space.num_gpus,
-        lines=tuple(_unused(space, largest, all_pp)),
-    )
-
-
 @contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """A search keeps nearly all that it makes; looking for the rest takes a fifth of its time."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """A search keeps nearly all that it makes; looking for garbage in it takes a fifth of its time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -112,19 +79,54 @@ def _nothing_collected() -> Iterator[None]:
             gc.enable()
 
 
-def _row(sweep: Sweep, option: Option) -> Row:
-    training = sweep.space.strategy.training
-    return Row(
-        space=sweep.space,
-        option=option,
-        tokens_per_s=training.global_batch * training.seq_length / option.step_s,
-        gpus=world_size(option.parallel),
-        peak_bytes=option.peak_bytes,
-        limit_bytes=sweep.limit_bytes,
+def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
+    rows: list[SearchRow] = []
+    num_legal, largest, all_pp = 0, 0, True
+    for varied in _varied(strategy, device, vary):
+        space = space_of(varied)
+        found, all_pp = layouts(space)
+        largest = max((largest, *(world_size(parallel) for parallel in found)))
+        for row in _rows(space, found, device):
+            num_legal += 1
+            if row is not None:
+                rows.append(row)
+    rows.sort(key=lambda row: (-row.tokens_per_s, row.gpus, row.strategy.parallel.pp))
+    return Search(
+        rows=tuple(rows),
+        pareto=tuple(_front(rows)[:_PARETO_ROWS]),
+        num_legal=num_legal,
+        num_too_large=num_legal - len(rows),
+        num_gpus=space.num_gpus,
+        lines=tuple(_unused(space, largest, all_pp)),
     )
 
 
-def why_better(row: Row, base: Prediction, device: Device) -> str:
+def _rows(space: Space, found: Sequence[Parallel], device: Device) -> Iterator[SearchRow | None]:
+    """A row for each ZeRO stage and micro_batch of each layout: without recompute where that fits the memory,
+    else with it, else None."""
+    times, memory, limit = TimeModel(device), MemoryModel(), memory_limit(space.strategy)
+    training = space.strategy.training
+    tokens = training.global_batch * training.seq_length
+    for parallel in found:
+        for plans in plans_of(space, parallel):
+            for plan in plans:
+                peak = memory.peak_bytes(plan, limit)
+                if peak <= limit:
+                    step_s = times.step(plan).expected_s
+                    yield SearchRow(
+                        plan=plan,
+                        step_s=step_s,
+                        tokens_per_s=tokens / step_s,
+                        gpus=plan.world_size,
+                        peak_bytes=peak,
+                        limit_bytes=limit,
+                    )
+                    break
+            else:
+                yield None
+
+
+def why_better(row: SearchRow, base: Prediction, device: Device) -> str:
     """What a row gains against a prediction, by phase as the mean over ranks, largest first."""
     other = predict(row.plan, device)
     before, after = base.mean_phases_s, other.mean_phases_s
@@ -143,9 +145,9 @@ def why_better(row: Row, base: Prediction, device: Device) -> str:
     return text + (f"; it pays with {', '.join(lost[-2:])}" if lost else "")
 
 
-def _front(rows: Sequence[Row]) -> list[Row]:
+def _front(rows: Sequence[SearchRow]) -> list[SearchRow]:
     """Rows, fastest first, that no faster one matches in GPUs and headroom."""
-    front: list[Row] = []
+    front: list[SearchRow] = []
     for row in rows:
         if not any(f.gpus <= row.gpus and f.headroom_bytes >= row.headroom_bytes for f in front):
             front.append(row)

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-from planner.plan.plan import Batch, Host, Plan
+from planner.plan.plan import Plan
 from planner.rules.legal_values import divisors
 from planner.rules.registry import find_broken_rules
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Parallel, Strategy
-from planner.topology.placement import Stage, largest_data_parallel_size, place, world_size
+from planner.topology.placement import largest_data_parallel_size, world_size
 
 # Above so many combinations pp is taken from the divisors of the layers: an answer takes seconds.
 MANY = 120_000
@@ -19,7 +18,7 @@ MANY = 120_000
 class Space:
     """What a search may use: every host, spares included, and which ZeRO stages.
 
-    fullest_host: the most ranks that one of the hosts may carry. sections: what `chosen` has made before.
+    fullest_host: the most ranks that one of the hosts may carry. sections: those that plans share.
     """
 
     strategy: Strategy
@@ -100,41 +99,27 @@ def micro_batches(space: Space, parallel: Parallel) -> tuple[int, ...]:
     return divisors(space.strategy.training.global_batch // largest_data_parallel_size(parallel))
 
 
-def chosen(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Strategy:
-    """The strategy of the space with what a search chooses."""
+def plans_of(space: Space, parallel: Parallel) -> Iterator[Iterator[Plan]]:
+    """For each ZeRO stage and micro_batch of a layout its plan without recompute, then with.
+
+    ZeRO 2 is left out where DeepSpeed is given it for ZeRO 1 too.
+    """
+    global_batch, widest = space.strategy.training.global_batch, largest_data_parallel_size(parallel)
+    by_zero = {zero: parallel.model_copy(update={"zero_stage": zero}) for zero in space.zero_stages}
+    for micro_batch in micro_batches(space, parallel):
+        accumulates = global_batch > micro_batch * widest
+        for zero, degrees in by_zero.items():
+            if zero == 2 and accumulates and space.strategy.training.precision != "fp32":
+                continue  # ZeRO 1 stands for both
+            yield (_plan(space, degrees, micro_batch, recompute) for recompute in ("none", "layer"))
+
+
+def _plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:
+    """The plan of legal degrees, with what a search chooses."""
     strategy, key = space.strategy, (micro_batch, recompute)
     if key not in space.sections:
         space.sections[key] = {
             "training": strategy.training.model_copy(update={"micro_batch": micro_batch}),
             "runtime": strategy.runtime.model_copy(update={"recompute": recompute}),
         }
-    return strategy.model_copy(update={"parallel": parallel, **space.sections[key]})
-
-
-def light_plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:
-    """A plan without what only a launch needs (fingerprint, names of hosts); the degrees are legal."""
-    strategy, world = chosen(space, parallel, micro_batch, recompute), world_size(parallel)
-    global_batch = strategy.training.global_batch
-    sequences = micro_batch * largest_data_parallel_size(parallel)
-    fullest = space.fullest_host
-    if strategy.cluster.gpu.is_cpu and world > space.num_gpus:
-        fullest = -(-world // space.num_hosts)  # as planner.plan.plan.assign_hosts has it
-    return Plan(
-        strategy=strategy,
-        hosts=(_host(min(world, fullest)),),
-        stages=_stages(parallel, strategy.model.num_hidden_layers),
-        batch=Batch(
-            global_batch=global_batch, micro_batch=micro_batch, accumulation=global_batch // sequences
-        ),
-        fingerprint="",
-    )
-
-
-@lru_cache(maxsize=4096)
-def _host(num_ranks: int) -> Host:
-    return Host(name="each", ranks=tuple(range(num_ranks)))
-
-
-@lru_cache(maxsize=256)
-def _stages(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
-    return place(parallel, num_layers)
+    return Plan(strategy=strategy.model_copy(update={"parallel": parallel, **space.sections[key]}))

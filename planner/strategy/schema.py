@@ -211,6 +211,11 @@ class Training(Section):
     )
     seed: Seed = Field(default=1, description="of initialisation and data order, the only randomness")
 
+    @property
+    def element_bytes(self) -> int:
+        """Of a weight, and of an activation between modules; fp8 trains bf16 weights."""
+        return 4 if self.precision == "fp32" else 2
+
 
 def _parse_paths(value: Any) -> Any:
     items = tuple(value) if isinstance(value, (list, tuple)) else (value,)

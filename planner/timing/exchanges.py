@@ -12,11 +12,11 @@ from math import ceil
 from typing import Literal
 
 from planner.counts.parameters import stage_parameters
-from planner.counts.rank_workload import portion
+from planner.counts.rank_workload import rank_workload
 from planner.plan.ds_config import BUCKET_ELEMENTS
 from planner.plan.plan import Plan
 from planner.timing import collective_time
-from planner.timing.collective_time import Network, spread_of
+from planner.timing.collective_time import Network
 from planner.timing.layer_collectives import dispatched_bytes
 from planner.topology.placement import Stage
 from planner.topology.stage_boundary import pieces_of
@@ -89,12 +89,10 @@ def predicted_s(plan: Plan, exchange: Exchange, network: Network) -> float:
         most = max(ends.values())
         return collective_time.send_s(exchange.num_bytes, network, same_host=same_host, messages=most)
     stage = next(stage for stage in plan.stages if stage.name == exchange.stage)
-    grid = stage.expert if exchange.axis in ("ep", "edp") else stage.dense
-    assert grid is not None
-    spread = spread_of(grid, exchange.axis, network.host_size)
+    placement = network.placement(stage, exchange.axis)
     if exchange.kind == "all_to_all":
-        return collective_time.all_to_all_s(exchange.num_bytes, spread, network)
-    return collective_time.all_reduce_s(exchange.num_bytes, spread, network)
+        return collective_time.all_to_all_s(exchange.num_bytes, placement, network)
+    return collective_time.all_reduce_s(exchange.num_bytes, placement, network)
 
 
 def hosts_spanned(plan: Plan, ranks: tuple[int, ...]) -> tuple[str, ...]:
@@ -103,7 +101,7 @@ def hosts_spanned(plan: Plan, ranks: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _inside(plan: Plan, stage: Stage) -> Iterator[Exchange]:
-    p = portion(plan, stage)
+    p = rank_workload(plan, stage)
     if p.tp > 1:
         yield Exchange(
             name="TP all-reduce",
@@ -114,7 +112,7 @@ def _inside(plan: Plan, stage: Stage) -> Iterator[Exchange]:
             element_bytes=p.element_bytes,
             groups=stage.dense.groups("tp"),
         )
-    has_experts = any(layer >= p.model.first_dense_layers for layer in stage.layers)
+    has_experts = stage.num_layers(p.model.first_dense_layers)[1] > 0
     if stage.expert is not None and p.ep > 1 and has_experts:
         yield Exchange(
             name="EP all-to-all",
@@ -133,7 +131,7 @@ def _gradients(plan: Plan, stage: Stage) -> Iterator[Exchange]:
     tensors = stage_parameters(plan.strategy.model, stage)
     experts = sum(tensor.num_elements for tensor in tensors if tensor.is_expert)
     dense = sum(tensor.num_elements for tensor in tensors) - experts
-    element = 4 if plan.strategy.training.precision == "fp32" else 2
+    element = plan.strategy.training.element_bytes
     for name, axis, grid, elements in (
         ("gradient reduce", "data", stage.dense, dense),
         ("expert gradient reduce", "edp", stage.expert, experts),
@@ -153,7 +151,7 @@ def _gradients(plan: Plan, stage: Stage) -> Iterator[Exchange]:
 def _hand_over(plan: Plan, before: Stage, after: Stage) -> Exchange:
     training, hidden = plan.strategy.training, plan.strategy.model.hidden_size
     sequences = plan.batch.global_batch // plan.batch.accumulation
-    element = 4 if training.precision == "fp32" else 2
+    element = training.element_bytes
     sizes: dict[tuple[int, int], int] = {}
     for sender in before.ranks:
         for piece in pieces_of(sender, before, after, sequences, hidden):

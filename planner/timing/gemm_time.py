@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from planner.counts.module_flops import Gemm, Work
-from planner.counts.rank_workload import Portion
+from planner.counts.module_flops import Gemm, ModuleCost
+from planner.counts.rank_workload import RankWorkload
 from planner.hardware.catalog import Device
 
 # Where a device's rate for fp32 is not known: tensor cores do it at 1/8 of their bf16 rate or less.
 _FP32_OF_BF16 = 1 / 8
 
 
-def forward_s(work: Work, p: Portion, device: Device, precision: str) -> float:
+def forward_s(work: ModuleCost, p: RankWorkload, device: Device, precision: str) -> float:
     """Seconds of the products in one forward pass of a module, of all its layers."""
     seconds = sum(gemm_s(gemm, device, precision) for gemm in work.gemms)
     if work.name == "attention":
@@ -18,7 +18,9 @@ def forward_s(work: Work, p: Portion, device: Device, precision: str) -> float:
     return seconds
 
 
-def backward_s(work: Work, p: Portion, device: Device, precision: str, *, recomputes: bool) -> float:
+def backward_s(
+    work: ModuleCost, p: RankWorkload, device: Device, precision: str, *, recomputes: bool
+) -> float:
     """Seconds of the products in one backward pass, those that are made a second time included.
 
     Each product has two in backward, of the same size but for which side is long.
@@ -54,7 +56,7 @@ def gemm_s(gemm: Gemm, device: Device, precision: str) -> float:
     return max(seconds, gemm.count * touched / device.elementwise.at(touched))
 
 
-def attention_s(flops: float, p: Portion, device: Device, precision: str) -> float:
+def attention_s(flops: float, p: RankWorkload, device: Device, precision: str) -> float:
     """Seconds of fused causal attention. On a GPU all heads are one kernel, on a CPU one head is a product.
 
     FP8 strategies attend in bf16.

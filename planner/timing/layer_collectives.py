@@ -1,19 +1,12 @@
-"""Seconds of the collectives inside one pass of one micro-batch: experts' all-to-all, TP partners' sums."""
+"""Seconds of the collectives inside one pass of one micro-batch: the all-to-all of experts, sums over TP."""
 
-from planner.counts.rank_workload import Portion
+from planner.counts.rank_workload import RankWorkload
 from planner.plan.plan import Plan
 from planner.timing import collective_time, op_overhead
-from planner.timing.collective_time import Network, spread_of
-from planner.topology.placement import Stage
+from planner.timing.stage_cost import StageCost
 
 
-def num_layers(plan: Plan, stage: Stage) -> tuple[int, int]:
-    """Dense ones and MoE ones."""
-    dense = sum(layer < plan.strategy.model.first_dense_layers for layer in stage.layers)
-    return dense, len(stage.layers) - dense
-
-
-def dispatched_bytes(plan: Plan, p: Portion, *, is_backward: bool = False) -> float:
+def dispatched_bytes(plan: Plan, p: RankWorkload, *, is_backward: bool = False) -> float:
     """Rows that a rank sends to all experts in one layer, its own included; FP8 rows carry a 4-byte scale."""
     hidden = p.model.hidden_size
     if plan.strategy.runtime.fp8_payload and not is_backward:
@@ -21,57 +14,61 @@ def dispatched_bytes(plan: Plan, p: Portion, *, is_backward: bool = False) -> fl
     return float(p.sent * hidden * p.element_bytes)
 
 
-def all_to_all_s(plan: Plan, stage: Stage, p: Portion, network: Network, *, is_backward: bool) -> float:
+def all_to_all_s(cost: StageCost, *, is_backward: bool) -> float:
     """Rows there and back in each MoE layer; in the forward pass their counts too."""
-    if p.ep == 1 or stage.expert is None:
+    p = cost.workload
+    if p.ep == 1 or cost.stage.expert is None:
         return 0.0
-    spread = spread_of(stage.expert, "ep", network.host_size)
-    hierarchical = plan.strategy.runtime.all_to_all == "hierarchical"
-    # What the fullest rank gets takes as much longer as it is more than what a rank sends.
-    num_bytes = dispatched_bytes(plan, p, is_backward=is_backward) * max(1.0, p.received / max(1, p.sent))
-    seconds = 2 * collective_time.all_to_all_s(num_bytes, spread, network, hierarchical=hierarchical)
+    placement, network = cost.placement("ep"), cost.network
+    hierarchical = cost.plan.strategy.runtime.all_to_all == "hierarchical"
+    # The fullest rank takes as many times longer as it receives more than a rank sends.
+    num_bytes = dispatched_bytes(cost.plan, p, is_backward=is_backward) * max(
+        1.0, p.received / max(1, p.sent)
+    )
+    seconds = 2 * collective_time.all_to_all_s(num_bytes, placement, network, hierarchical=hierarchical)
     if not is_backward:
         seconds += collective_time.all_to_all_s(
-            8 * p.model.num_experts, spread, network, hierarchical=hierarchical
+            8 * p.model.num_experts, placement, network, hierarchical=hierarchical
         )
-    return num_layers(plan, stage)[1] * seconds
+    return cost.num_layers[1] * seconds
 
 
-def tensor_parallel_s(plan: Plan, stage: Stage, p: Portion, network: Network) -> tuple[float, float]:
-    """Forward and backward collectives between TP partners, as model/ makes them."""
+def tensor_parallel_s(cost: StageCost) -> tuple[float, float]:
+    """Forward and backward collectives between TP partners, as model/ issues them."""
+    p, stage, network = cost.workload, cost.stage, cost.network
     if p.tp == 1:
         return 0.0, 0.0
-    spread = spread_of(stage.dense, "tp", network.host_size)
-    whole = p.tokens * p.model.hidden_size * p.element_bytes
-    total = collective_time.all_reduce_s(whole, spread, network)
-    forward, backward = layer_sums_s(plan, stage, p, network)
+    placement = cost.placement("tp")
+    total = collective_time.all_reduce_s(cost.hidden_bytes, placement, network)
+    forward, backward = layer_sums_s(cost)
     if stage.contents.embedding:
         forward += total
     if stage.contents.output:
         num_chunks = op_overhead.chunks(p)
         chunk = 3 * 4 * p.tp * p.tokens / num_chunks
-        forward += num_chunks * collective_time.all_gather_s(chunk, spread, network)
+        forward += num_chunks * collective_time.all_gather_s(chunk, placement, network)
         backward += total
         if p.model.aggregation == "linear":
             forward += total
     return forward, backward
 
 
-def layer_sums_s(plan: Plan, stage: Stage, p: Portion, network: Network) -> tuple[float, float]:
-    if p.tp == 1 or not stage.layers:
+def layer_sums_s(cost: StageCost) -> tuple[float, float]:
+    """Those of `tensor_parallel_s` that are inside layers."""
+    p, network = cost.workload, cost.network
+    if p.tp == 1 or not cost.stage.layers:
         return 0.0, 0.0
-    dense, moe = num_layers(plan, stage)
-    spread = spread_of(stage.dense, "tp", network.host_size)
-    whole = p.tokens * p.model.hidden_size * p.element_bytes
-    total = collective_time.all_reduce_s(whole, spread, network)
-    gather = collective_time.all_gather_s(whole, spread, network)
-    router = collective_time.all_reduce_s(p.model.num_experts * p.model.hidden_size * 4, spread, network)
+    dense, moe = cost.num_layers
+    placement = cost.placement("tp")
+    total = collective_time.all_reduce_s(cost.hidden_bytes, placement, network)
+    gather = collective_time.all_gather_s(cost.hidden_bytes, placement, network)
+    router = collective_time.all_reduce_s(p.model.num_experts * p.model.hidden_size * 4, placement, network)
     sums = dense + moe + dense + (moe if p.model.num_shared_experts else 0)  # attention, MLPs
     forward = sums * total + moe * gather
     backward = sums * total + moe * (gather + router)
     if p.model.qk_norm == "projection":
-        small = 2 * (dense + moe) * collective_time.all_reduce_s(4 * p.tokens, spread, network)
+        small = 2 * (dense + moe) * collective_time.all_reduce_s(4 * p.tokens, placement, network)
         forward, backward = forward + small, backward + small
     elif p.model.qk_norm == "head":
-        backward += 2 * (dense + moe) * collective_time.all_reduce_s(4 * p.model.head_dim, spread, network)
+        backward += 2 * (dense + moe) * collective_time.all_reduce_s(4 * p.model.head_dim, placement, network)
     return forward, backward

@@ -7,10 +7,8 @@ sums of a few terms that hold within 3 % over twelve shapes. Another version of 
 
 from dataclasses import dataclass
 
-from planner.counts.rank_workload import Portion
+from planner.counts.rank_workload import RankWorkload
 from planner.strategy.schema import ModelShape
-
-CHUNK_BYTES, CHUNK_TOKENS_MIN = 32 * 2**20, 128  # model/lm_head.py: the head works in chunks of tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ _MAPPED_BYTES = 32 * 2**20
 _CHUNK_OPERATIONS = 35  # of the head, in each chunk of tokens; forward makes the gradients too
 
 
-def layers(p: Portion, num_dense: int, num_moe: int, *, is_backward: bool) -> Traffic:
+def layers(p: RankWorkload, num_dense: int, num_moe: int, *, is_backward: bool) -> Traffic:
     """One pass of one micro-batch through the layers of a stage."""
     one = (_BF16 if p.element_bytes == 2 else _FP32)[is_backward]
     model, elements = p.model, p.tokens * p.model.hidden_size
@@ -116,7 +114,7 @@ def layers(p: Portion, num_dense: int, num_moe: int, *, is_backward: bool) -> Tr
     return Traffic(operations=issued, num_bytes=dense + moe)
 
 
-def embedding(p: Portion, *, is_backward: bool) -> Traffic:
+def embedding(p: RankWorkload, *, is_backward: bool) -> Traffic:
     """The lookup, and what is made once a micro-batch (masks, rotations)."""
     elements, table = p.tokens * p.model.hidden_size, p.vocabulary * p.model.hidden_size
     split = 8 if p.tp > 1 else 0
@@ -127,7 +125,7 @@ def embedding(p: Portion, *, is_backward: bool) -> Traffic:
     return Traffic(operations=14 + split, num_bytes=(2 + split) * p.element_bytes * elements)
 
 
-def output(p: Portion, *, is_backward: bool) -> Traffic:
+def output(p: RankWorkload, *, is_backward: bool) -> Traffic:
     """Final norm, aggregation, head and loss; the head's gradients are made in the forward pass."""
     elements = p.tokens * p.model.hidden_size
     logits = p.tokens * p.vocabulary
@@ -140,9 +138,9 @@ def output(p: Portion, *, is_backward: bool) -> Traffic:
     return Traffic(operations=operations, num_bytes=num_bytes)
 
 
-def chunks(p: Portion) -> int:
+def chunks(p: RankWorkload) -> int:
     """Into how many chunks of tokens the head cuts a micro-batch."""
-    return -(-p.tokens // max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * p.vocabulary)))
+    return -(-p.tokens // p.head_chunk_tokens)
 
 
 def reduction(zero_stage: int, num_tensors: int, num_elements: float, *, is_bf16: bool) -> Traffic:

@@ -1,67 +1,39 @@
-"""How stages and micro-batches follow each other: a step's bracket from what each stage is busy with.
+"""Pipeline schedule (1F1B) in seconds: a step's bracket from what each stage is busy with.
 
 Stages work one micro-batch forward, one backward, in turn (1F1B): with m micro-batches a step takes the way
 of one micro-batch through all stages and back, and m - 1 times what the slowest of them takes for one more.
 
-ideal     communication runs beside computation, also the gradients' reduction
-expected  inside a stage nothing overlaps; what is handed to the next stage travels while the sender goes on,
-          and a narrow stage works in chunks of its micro-batch: one crosses while it does another
-none      a stage also waits while it sends and receives, and what it hands over crosses whole
+full overlap  communication runs beside computation, also the gradients' reduction
+expected      inside a stage nothing overlaps; a transfer to the next stage runs beside the sender's next
+              micro-batch, and a narrow stage works in chunks: one crosses while it computes another
+no overlap    a stage also waits while it sends and receives, and a micro-batch crosses in one piece
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from planner.timing.layer_time import Pass
+from planner.timing.boundary_time import Boundary
+from planner.timing.layer_time import PassTime
 from planner.timing.stage_time import StageTime
-
-
-@dataclass(frozen=True, kw_only=True)
-class Boundary:
-    """Where two stages meet. transfer_s: one micro-batch's activations to the next, or their gradients back.
-
-    num_bytes: what the fullest rank at it sends or receives for that. chunks: into how many the stage without
-    layers, on the side `cut`, cuts its micro-batch.
-    """
-
-    transfer_s: float
-    num_bytes: int = 0
-    chunks: int = 1
-    cut: Literal["before", "after"] | None = None
-
-    @property
-    def both_ways_s(self) -> float:
-        return 2 * self.transfer_s
-
-    def hidden_s(self, busy_s: float) -> float:
-        """What the chunks of a stage that is busy for so long take off one crossing.
-
-        Of the shorter of the two, all but one chunk runs beside the longer.
-        """
-        return (1 - 1 / self.chunks) * min(busy_s, self.transfer_s)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bracket:
     """Seconds of one step."""
 
-    ideal_s: float
+    full_overlap_s: float
     expected_s: float
-    none_s: float
+    no_overlap_s: float
 
 
 def step_bracket(stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int) -> Bracket:
     """The step's time, from everything overlapped to nothing; `boundaries[i]` is behind `stages[i]`."""
     more = accumulation - 1
-    busy = [stage.micro_batch_s for stage in stages]
+    busy = [stage.micro_batch.total_s for stage in stages]
     hidden = [_overlapped_s(stage.forward) + _overlapped_s(stage.backward) for stage in stages]
-    once = [boundary.both_ways_s for boundary in boundaries]
+    once = sum(boundary.both_ways_s for boundary in boundaries)
     widest = max((boundary.transfer_s for boundary in boundaries), default=0.0)
-    chunked = sum(_chunked_s(stages, boundaries, is_backward=b) for b in (False, True))
-    expected = sum(busy) + sum(once) - chunked + more * max(*busy, widest)
     waiting = [b + x for b, x in zip(busy, _transfers_s(boundaries, len(stages)), strict=True)]
-    none = sum(busy) + sum(once) + more * max(waiting)
     ideal = max(
         sum(hidden) + more * max(hidden),
         accumulation * widest,
@@ -71,14 +43,24 @@ def step_bracket(stages: Sequence[StageTime], boundaries: Sequence[Boundary], ac
             for stage in stages
         ),
     )
-    after = max(
-        stage.gradient_reduce_s + stage.optimizer_s + stage.data_s + stage.other_s for stage in stages
-    )
+    after = max(stage.after_s for stage in stages)
     return Bracket(
-        ideal_s=ideal + max(stage.optimizer_s for stage in stages),
-        expected_s=expected + after,
-        none_s=none + after,
+        full_overlap_s=ideal + max(stage.optimizer_s for stage in stages),
+        expected_s=expected_step_s(stages, boundaries, accumulation),
+        no_overlap_s=sum(busy) + once + more * max(waiting) + after,
     )
+
+
+def expected_step_s(stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int) -> float:
+    """The expected time alone, which is all that a search asks for."""
+    busy = [stage.micro_batch.total_s for stage in stages]
+    after = max([stage.after_s for stage in stages])
+    if not boundaries:
+        return busy[0] + (accumulation - 1) * busy[0] + after
+    once = sum([boundary.both_ways_s for boundary in boundaries])
+    widest = max([boundary.transfer_s for boundary in boundaries])
+    chunked = sum([_chunked_s(stages, boundaries, is_backward=b) for b in (False, True)])
+    return sum(busy) + once - chunked + (accumulation - 1) * max(*busy, widest) + after
 
 
 def forward_latency_s(
@@ -105,7 +87,7 @@ def _chunked_s(stages: Sequence[StageTime], boundaries: Sequence[Boundary], *, i
 class StagePhases:
     """A step of one stage's slowest rank: seconds in the phases of telemetry, which sum to the step.
 
-    stage_wait is transfer (its own hand-overs) and bubble (waiting for other stages).
+    stage_wait is transfer (the stage's own P2P) and bubble (waiting for other stages).
     """
 
     phases_s: dict[str, float]
@@ -145,12 +127,12 @@ def stage_phases(
     return tuple(found)
 
 
-def _overlapped_s(one: Pass) -> float:
+def _overlapped_s(one: PassTime) -> float:
     return max(one.compute_s, one.communication_s)
 
 
 def _transfers_s(boundaries: Sequence[Boundary], num_stages: int) -> list[float]:
-    """Of each stage, the hand-overs of one micro-batch at its two ends, both ways."""
+    """Of each stage, the transfers of one micro-batch at its two ends, both ways."""
     seconds = [0.0] * num_stages
     for i, boundary in enumerate(boundaries):
         seconds[i] += boundary.both_ways_s

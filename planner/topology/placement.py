@@ -42,6 +42,11 @@ class Stage:
     def ranks(self) -> tuple[int, ...]:
         return self.dense.ranks
 
+    def num_layers(self, first_dense_layers: int) -> tuple[int, int]:
+        """Dense layers and MoE layers; the model's first layers are dense."""
+        dense = sum(layer < first_dense_layers for layer in self.layers)
+        return dense, len(self.layers) - dense
+
     @cached_property
     def data_parallel_size(self) -> int:
         return self.dense.size("data")

@@ -135,14 +135,14 @@ def test_a_strategy_is_a_problem_or_a_plan_whose_numbers_hold_together(sections:
     # Time never falls below the compute floor: the FLOPs of a stage over all its ranks' peak.
     prediction = predict(built)
     bracket = prediction.bracket
-    assert 0 < bracket.ideal_s <= bracket.expected_s * (1 + 1e-9)
-    assert bracket.expected_s <= bracket.none_s * (1 + 1e-9)
+    assert 0 < bracket.full_overlap_s <= bracket.expected_s * (1 + 1e-9)
+    assert bracket.expected_s <= bracket.no_overlap_s * (1 + 1e-9)
     peak = max(prediction.device.peak.values())
     tokens = s.training.global_batch * s.training.seq_length
     layer, output = forward_flops(s)
     for stage in built.stages:
         flops = 3 * tokens * (layer * len(stage.layers) + output * stage.contents.output)
-        assert bracket.ideal_s >= flops / peak / len(stage.ranks) * (1 - 1e-9), stage.name
+        assert bracket.full_overlap_s >= flops / peak / len(stage.ranks) * (1 - 1e-9), stage.name
     for one in prediction.stages:
         assert sum(one.phases.phases_s.values()) == pytest.approx(bracket.expected_s)
         assert min(one.phases.phases_s.values()) >= 0

@@ -9,7 +9,7 @@ import torch
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
 from planner.hardware.catalog import device_of
-from planner.prediction.predict import boundaries_of
+from planner.timing.boundary_time import boundaries_of
 from planner.timing.collective_time import network_of
 from runtime.checkpoint.engine_state import views
 from runtime.parallel.pipeline_schedule import Action, Schedule, one_forward_one_backward

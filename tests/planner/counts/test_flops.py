@@ -3,15 +3,10 @@
 import pytest
 
 from planner import build_plan, load
-from planner.counts.flops import (
-    Load,
-    executed_flops,
-    model_flops,
-    model_parameters,
-    portion,
-    stage_work,
-    token_flops,
-)
+from planner.counts.flops import executed_flops, model_flops, token_flops
+from planner.counts.module_flops import stage_modules
+from planner.counts.parameters import model_parameters
+from planner.counts.rank_workload import ExpertImbalance, rank_workload
 from tests.support.examples import plan, strategy
 
 
@@ -56,20 +51,26 @@ def test_flops_of_a_token_by_hand() -> None:
 def test_imbalance_fills_one_rank_and_capacity_bounds_it() -> None:
     dropless = plan("parallel=EP64")
     stage = dropless.stages[0]
-    assert portion(dropless, stage).received == 1024
-    assert portion(dropless, stage, Load(imbalance=3.0)).received == 3072
+    assert rank_workload(dropless, stage).received == 1024
+    assert rank_workload(dropless, stage, ExpertImbalance(factor=3.0)).received == 3072
     limited = plan("parallel=EP64", "model.dispatch=capacity", "model.capacity_factor=1.25")
     # 20 rows of each of 64 sequences for the one expert of a rank.
-    assert portion(limited, limited.stages[0], Load(imbalance=3.0)).received == 1280
+    assert rank_workload(limited, limited.stages[0], ExpertImbalance(factor=3.0)).received == 1280
 
 
 def test_experts_work_grows_with_the_load() -> None:
     built = plan("parallel=EP64")
 
-    def experts(load: Load) -> int:
-        return next(w for w in stage_work(built, built.stages[0], load) if w.name == "experts").flops_forward
+    def experts(load: ExpertImbalance) -> int:
+        return next(
+            w for w in stage_modules(built, built.stages[0], load) if w.name == "experts"
+        ).flops_forward
 
-    assert experts(Load(imbalance=2.0)) == 2 * experts(Load()) == 2 * 16 * 1024 * 2 * 2 * 1024 * 2048
+    assert (
+        experts(ExpertImbalance(factor=2.0))
+        == 2 * experts(ExpertImbalance())
+        == 2 * 16 * 1024 * 2 * 2 * 1024 * 2048
+    )
 
 
 def test_stock_dispatch_pays_for_its_einsums() -> None:

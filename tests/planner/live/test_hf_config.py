@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from planner import loads
-from planner.counts.flops import model_parameters
+from planner.counts.parameters import model_parameters
 from planner.loading.hf_config import FAMILIES
 from tests.planner.loading.test_hf_config import MIXTRAL_8X7B, OLMOE_1B_7B, QWEN3_30B_A3B, folder_of
 from tests.support.examples import TEXT

@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import experts
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan
-from planner.counts.flops import Work, executed_flops, model_flops, stage_work
+from planner.counts.flops import executed_flops, model_flops
+from planner.counts.module_flops import ModuleCost, stage_modules
 from runtime.training.training_model import model_config
 from tests.support.examples import plan
 
@@ -60,8 +61,8 @@ def run(model: SwitchyardForCausalLM, built: Plan) -> torch.Tensor:
     return entropy.sum + 0.01 * sums.aux_loss + 0.001 * sums.z_loss
 
 
-def works_of(built: Plan) -> dict[str, Work]:
-    return {work.name: work for work in stage_work(built, built.stages[0])}
+def works_of(built: Plan) -> dict[str, ModuleCost]:
+    return {work.name: work for work in stage_modules(built, built.stages[0])}
 
 
 def flops_of_addmm(_: object, a_shape: list[int], b_shape: list[int], **__: object) -> int:

@@ -9,7 +9,7 @@ from model.collectives import Group, ModelGroups
 from model.decoder import StageContents
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan, build_plan, load
-from planner.counts.flops import model_parameters, rank_parameters
+from planner.counts.parameters import model_parameters, parameters_of
 from runtime.training.training_model import model_config
 from tests.support.examples import plan
 
@@ -66,7 +66,7 @@ def built(plan: Plan, rank: int) -> SwitchyardForCausalLM:
 
 
 def assert_same(plan: Plan, rank: int) -> None:
-    counted = rank_parameters(plan, rank)
+    counted = parameters_of(plan, rank)
     live = dict(built(plan, rank).named_parameters())
     assert [tensor.name for tensor in counted] == list(live)
     for tensor in counted:
@@ -108,7 +108,7 @@ def test_ranks_hold_the_whole_model_between_them() -> None:
     due: dict[str, int] = {}
     for rank in range(built_plan.world_size):
         shards = built(built_plan, rank).shards()
-        for tensor in rank_parameters(built_plan, rank):
+        for tensor in parameters_of(built_plan, rank):
             held[tensor.name] = held.get(tensor.name, 0) + tensor.num_elements
             parts = 8 if tensor.is_expert else 2 if tensor.is_split_over_tp else 1
             copies = len(built_plan.stage_of(rank).ranks) // parts

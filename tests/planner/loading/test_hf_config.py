@@ -8,7 +8,7 @@ import pytest
 
 from launch.__main__ import main
 from planner import StrategyError, load, loads
-from planner.counts.flops import model_parameters
+from planner.counts.parameters import model_parameters
 from planner.loading.hf_config import read_config
 from tests.support.examples import TEXT
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import build_plan, load
-from planner.counts.rank_workload import Load
+from planner.counts.rank_workload import ExpertImbalance
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, RankMemory, fullest_ranks, rank_memory
 from planner.report.memory_report import memory_dict, memory_table
@@ -57,7 +57,7 @@ def test_the_reference_trains_on_one_h200() -> None:
 
 def test_evaluation_of_an_imbalance_takes_more() -> None:
     built = plan("parallel=EP64")
-    even, uneven = rank_memory(built, 0), rank_memory(built, 0, Load(imbalance=4.0))
+    even, uneven = rank_memory(built, 0), rank_memory(built, 0, ExpertImbalance(factor=4.0))
     assert uneven.activations > even.activations
     assert uneven.dispatch_buffers > even.dispatch_buffers
     assert uneven.static_bytes == even.static_bytes

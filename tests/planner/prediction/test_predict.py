@@ -5,20 +5,22 @@ from dataclasses import replace
 import pytest
 
 from planner import Plan, build_plan, load
-from planner.counts.flops import model_flops, model_parameters
+from planner.counts.flops import model_flops
 from planner.counts.module_flops import Gemm
-from planner.counts.rank_workload import Load
+from planner.counts.parameters import model_parameters
+from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Curve, Device, device_of
 from planner.prediction.breakdown import PHASES, narrow_links_s
 from planner.prediction.limits import limit_checks, whole_run
-from planner.prediction.predict import boundaries_of, predict, predicted_phases
+from planner.prediction.predict import predict, predicted_phases
 from planner.report.prediction_report import forecast_lines
+from planner.timing.boundary_time import Boundary, boundaries_of
 from planner.timing.collective_time import network_of
 from planner.timing.gemm_time import gemm_s
-from planner.timing.layer_time import Parts, Pass
-from planner.timing.optimizer_time import Held
-from planner.timing.pipeline_time import Boundary, forward_latency_s, stage_phases, step_bracket
-from planner.timing.stage_time import StageTime
+from planner.timing.layer_time import PassTime
+from planner.timing.pipeline_time import forward_latency_s, stage_phases, step_bracket
+from planner.timing.stage_time import HeldParameters, MicroBatchTime, StageTime
+from planner.timing.time_model import TimeModel
 from tests.planner.timing.test_collective_time import BARE
 from tests.support.examples import plan
 
@@ -63,7 +65,7 @@ def test_the_references_all_to_all_in_fp8_is_the_specifications() -> None:
     # accumulation 1 needs 2 sequences a rank; 2,048 rows of 1,024 bytes and a scale of 4
     built = reference("training.micro_batch=2", "runtime.fp8_payload=true")
     experts = predict(built).stages[1].time
-    assert experts.all_to_all_bytes * 1024 / 1028 == pytest.approx(2_064_384)
+    assert experts.micro_batch.all_to_all_bytes * 1024 / 1028 == pytest.approx(2_064_384)
 
 
 def test_the_reference_computes_what_the_specification_says() -> None:
@@ -124,24 +126,26 @@ def test_the_references_two_micro_batches_are_told_with_what_stages_wait() -> No
 
 
 def stage(forward: float, backward: float, communication: float = 0.0, reduce: float = 0.0) -> StageTime:
-    def one(compute: float) -> Pass:
-        return Pass(compute_s=compute, all_to_all_s=communication, tensor_parallel_s=0.0, causes=())
+    def one(compute: float) -> PassTime:
+        return PassTime(compute_s=compute, all_to_all_s=communication, tensor_parallel_s=0.0)
 
     return StageTime(
-        forward=one(forward),
-        backward=one(backward),
+        micro_batch=MicroBatchTime(
+            forward=one(forward),
+            backward=one(backward),
+            all_to_all_bytes=0.0,
+            held=HeldParameters(dense=1, experts=0, num_tensors=1),
+        ),
         gradient_reduce_s=reduce,
         optimizer_s=0.0,
         data_s=0.0,
         other_s=0.0,
-        all_to_all_bytes=0.0,
-        held=Held(dense=1, experts=0, num_tensors=1),
     )
 
 
 def test_one_stage_has_no_bubble() -> None:
     bracket = step_bracket([stage(1.0, 2.0)], [], 4)
-    assert (bracket.ideal_s, bracket.expected_s, bracket.none_s) == (12.0, 12.0, 12.0)
+    assert (bracket.full_overlap_s, bracket.expected_s, bracket.no_overlap_s) == (12.0, 12.0, 12.0)
 
 
 def test_a_pipeline_fills_and_drains() -> None:
@@ -152,7 +156,7 @@ def test_a_pipeline_fills_and_drains() -> None:
 def test_transfers_hide_behind_the_slowest_stage_but_not_at_the_ends() -> None:
     # way of one: 3 + 2·1 + 3 = 8; one more: 3; when nothing overlaps 3 + 2 = 5
     bracket = step_bracket([stage(1.0, 2.0)] * 2, [Boundary(transfer_s=1.0)], 2)
-    assert (bracket.expected_s, bracket.none_s) == (11.0, 13.0)
+    assert (bracket.expected_s, bracket.no_overlap_s) == (11.0, 13.0)
 
 
 def test_chunks_cross_while_a_narrow_stage_works_on_others() -> None:
@@ -166,7 +170,7 @@ def test_chunks_cross_while_a_narrow_stage_works_on_others() -> None:
     stages = [stage(1.0, 1.0), stage(4.0, 8.0), stage(2.0, 2.0)]
     boundaries = [Boundary(transfer_s=1.0, chunks=4, cut=side) for side in ("before", "after")]
     bracket = step_bracket(stages, boundaries, 2)
-    assert (bracket.expected_s, bracket.none_s) == (31.0, 38.0)
+    assert (bracket.expected_s, bracket.no_overlap_s) == (31.0, 38.0)
     found = stage_phases(stages, boundaries, 2, bracket.expected_s)
     assert [one.phases_s["stage_wait"] for one in found] == [27.0, 7.0, 23.0]
     assert [one.transfer_s for one in found] == [4.0, 7.0, 4.0]
@@ -180,7 +184,7 @@ def test_communication_hides_behind_compute_in_the_ideal_only() -> None:
     # 2 micro-batches: compute 6, communication 1 s in each of four passes, 1 s to reduce
     bracket = step_bracket([stage(1.0, 2.0, communication=1.0, reduce=1.0)], [], 2)
     assert bracket.expected_s == 2 * (3 + 2) + 1
-    assert bracket.ideal_s == 6.0
+    assert bracket.full_overlap_s == 6.0
 
 
 def test_a_forward_pass_is_the_way_of_the_first_and_the_slowest_of_the_others() -> None:
@@ -205,8 +209,8 @@ def test_the_bracket_holds_phases_sum_and_no_step_beats_the_peak(overrides: tupl
     built = plan(*overrides)
     prediction = predict(built)
     bracket = prediction.bracket
-    assert 0 < bracket.ideal_s <= bracket.expected_s <= bracket.none_s
-    assert 0 < prediction.mfu <= prediction.executed <= 1
+    assert 0 < bracket.full_overlap_s <= bracket.expected_s <= bracket.no_overlap_s
+    assert 0 < prediction.mfu <= prediction.hfu <= 1
     for one in prediction.stages:
         assert tuple(one.phases.phases_s) == PHASES
         assert sum(one.phases.phases_s.values()) == pytest.approx(prediction.step_s)
@@ -278,7 +282,7 @@ def test_a_gpu_is_given_fp32_experts_one_by_one() -> None:
         strategy += [f"model.num_experts={num_experts}", f"training.precision={precision}"]
         found = build_plan(load("ds_configs/tiny_cpu.yaml", strategy))
         slow_host = replace(device_of(found.strategy.cluster.gpu), operation_s=1.0)
-        return predict(found, slow_host).stages[0].time.micro_batch_s
+        return predict(found, slow_host).stages[0].time.micro_batch.total_s
 
     # mlp: 2 products an expert forward, 4 backward; 16 layers.
     assert compute_s(64, "fp32") - compute_s(32, "fp32") == pytest.approx(16 * 32 * 6)
@@ -352,11 +356,11 @@ def test_the_bandwidth_that_is_named_keeps_the_limit_and_little_less_does_not() 
     assert share(times * 1.02) <= 0.5 < share(times * 0.97)
 
 
-def test_parts_that_are_shared_give_the_same_prediction() -> None:
-    parts = Parts(device_of(plan().strategy.cluster.gpu))
+def test_a_shared_model_gives_the_same_prediction() -> None:
+    shared = TimeModel(device_of(plan().strategy.cluster.gpu))
     for overrides in (PLANS[1], PLANS[2], PLANS[3]):
         built = plan(*overrides)
-        assert predict(built, parts=parts).step_s == predict(built).step_s
+        assert predict(built, model=shared) == predict(built)
 
 
 # Uneven experts
@@ -365,7 +369,7 @@ def test_parts_that_are_shared_give_the_same_prediction() -> None:
 def test_all_wait_for_the_fullest_expert_rank() -> None:
     """Twice the mean: twice the rows, so twice the experts' products and the bytes of an all-to-all."""
     built = plan("parallel={ep: 8}", "cluster.hosts=1", "cluster.links.inter_host=12.5 GB/s")
-    even, uneven = (predict(built, flat(1.0), load=Load(imbalance=i)) for i in (1.0, 2.0))
+    even, uneven = (predict(built, flat(1.0), imbalance=ExpertImbalance(factor=i)) for i in (1.0, 2.0))
     causes = [dict(found.busiest.time.forward.causes) for found in (even, uneven)]
     assert causes[1]["products: experts"] == pytest.approx(2 * causes[0]["products: experts"])
     assert causes[1]["products: head"] == causes[0]["products: head"]
@@ -379,9 +383,11 @@ def test_all_wait_for_the_fullest_expert_rank() -> None:
 
 def test_a_rank_that_holds_all_experts_has_no_fuller_peer() -> None:
     alone = plan("parallel={ep: 1, dp: 4}")
-    assert predict(alone, load=Load(imbalance=3.0)) == predict(alone)
+    assert predict(alone, imbalance=ExpertImbalance(factor=3.0)) == predict(alone)
 
 
 def test_no_rank_gets_more_than_its_group_sends() -> None:
     pair = plan("parallel={ep: 2}")
-    assert predict(pair, load=Load(imbalance=100.0)) == predict(pair, load=Load(imbalance=2.0))
+    assert predict(pair, imbalance=ExpertImbalance(factor=100.0)) == predict(
+        pair, imbalance=ExpertImbalance(factor=2.0)
+    )

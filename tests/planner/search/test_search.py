@@ -29,10 +29,12 @@ def test_better_plans_than_the_references_are_found_and_explained(found: Search)
 
 def test_legal_plans_are_those_that_fit_and_those_that_do_not(found: Search) -> None:
     """A way to run a layout counts once, with recompute or without."""
-    ways = {(row.name, row.strategy.parallel.zero_stage, row.option.micro_batch) for row in found.rows}
+    ways = {
+        (row.name, row.strategy.parallel.zero_stage, row.strategy.training.micro_batch) for row in found.rows
+    }
     assert len(ways) == len(found.rows)
     assert len(ways) + found.num_too_large == found.num_legal
-    assert {row.option.recompute for row in found.rows} == {"none", "layer"}
+    assert {row.strategy.runtime.recompute for row in found.rows} == {"none", "layer"}
 
 
 def test_rows_are_legal_ranked_and_what_predict_says(found: Search) -> None:
@@ -69,7 +71,7 @@ def test_what_does_not_fit_is_left_out_or_recomputed() -> None:
     for row in tight.rows[:: len(tight.rows) // 60]:
         built = build_plan(row.strategy)
         assert max(memory.peak_bytes for memory in fullest_ranks(built)) == row.peak_bytes <= 7.3e9
-    assert any(row.option.recompute == "layer" for row in tight.rows)
+    assert any(row.strategy.runtime.recompute == "layer" for row in tight.rows)
 
 
 def test_varied_precision_and_batch_are_searched_too() -> None:
