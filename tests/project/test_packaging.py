@@ -39,10 +39,11 @@ except ModuleNotFoundError as error:
     assert done.stdout.strip() == f"not found: {name}"
 
 
-def test_every_dependency_is_pinned() -> None:
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-newest.txt"])
+def test_every_dependency_is_pinned(file: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*settings["dependencies"], *settings["optional-dependencies"]["dev"]]
-    assert {name_of(requirement) for requirement in wanted} <= pinned("constraints.txt")
+    assert {name_of(requirement) for requirement in wanted} <= pinned(file)
 
 
 def test_the_planners_requirements_are_what_planner_and_launch_import() -> None:
