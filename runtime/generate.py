@@ -1,4 +1,4 @@
-"""Decides how a trained run continues a text: one process, the newest whole checkpoint, no DeepSpeed.
+"""Text generation from a run's newest intact checkpoint, in one process, without DeepSpeed.
 
 python -m runtime.generate RUN [--prompt TEXT] [--tokens N] [--temperature T] [--seed N]
 """
@@ -24,11 +24,11 @@ from runtime.data.cache import TOKENIZER_NAME
 from runtime.data.tokenizer import TextCoder, TokenizerUnusable, load_tokenizer, read_coder
 from runtime.training.training_model import model_config
 
-# Much of what the default corpus holds begins so.
+# Common in the default corpus, the Python standard library.
 DEFAULT_PROMPT = "def "
 
 
-class NothingToContinue(Exception):
+class CannotGenerate(Exception):
     """The run cannot generate; carries the Problem."""
 
     def __init__(self, problem: Problem) -> None:
@@ -39,31 +39,33 @@ class NothingToContinue(Exception):
 def continuation(
     run_folder: Path, prompt: str, num_tokens: int, *, temperature: float = 0.0, seed: int = 1
 ) -> str:
-    """What the run's newest whole checkpoint writes after `prompt`: at most `num_tokens` tokens, without it.
+    """What the run's newest intact checkpoint writes after `prompt`: at most `num_tokens` tokens.
 
     Args:
-        prompt: may be empty: then a new text begins.
-        temperature: 0 always takes the likeliest token; above 0 draws, the same way for the same `seed`.
+        prompt: may be empty, to begin a new text.
+        temperature: 0 always takes the most likely token; above 0 samples, reproducibly for a `seed`.
 
     Raises:
-        NothingToContinue: if the folder holds no run, no checkpoint, no tokenizer, or another model.
-        StrategyError: if the run's strategy.yaml is no strategy.
-        CheckpointError: if it has checkpoints and none is whole.
+        CannotGenerate: if the folder holds no run, no checkpoint, no tokenizer, or another model.
+        StrategyError: if the run's strategy.yaml is not valid.
+        CheckpointError: if it has checkpoints and none is intact.
     """
     strategy = _strategy(run_folder)
     info = newest(run_folder / "checkpoints")
     if info is None:
-        raise _nothing(run_folder, "the run has no checkpoint yet", "wait for its first, or train it again")
+        raise _problem(
+            "SW982", run_folder, "the run has no checkpoint yet", "wait for the first one, or train it again"
+        )
     coder = _tokenizer(run_folder, info)
     model = load_model(strategy, info)
 
     ids = coder.tokenizer.encode(prompt, add_special_tokens=False).ids
-    # An empty prompt begins as a document does in the packed data: after the end of the one before.
+    # An empty prompt begins like a document in the packed data: after the end of the previous one.
     given = torch.tensor([ids or [coder.end_of_text]])
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(seed)
     with torch.inference_mode():
-        made = model.generate(
+        made = model.generate(  # type: ignore[misc]  # transformers types self as a protocol of its own
             given,
             attention_mask=torch.ones_like(given),
             max_new_tokens=num_tokens,
@@ -71,31 +73,32 @@ def continuation(
             pad_token_id=coder.end_of_text,
             **sampling,
         )
-    # Decoded together with the prompt: a character may be cut between two tokens.
-    whole = coder.tokenizer.decode([*ids, *made[0, given.shape[1] :].tolist()], skip_special_tokens=True)
+    # Decoded together with the prompt: a character may be split between two tokens.
+    full = coder.tokenizer.decode([*ids, *made[0, given.shape[1] :].tolist()], skip_special_tokens=True)
     start = coder.tokenizer.decode(ids, skip_special_tokens=True)
-    return whole[len(start) :]
+    return full[len(start) :]
 
 
 def default_prompt(run_folder: Path) -> str:
-    """A beginning that fits the run's data: "def " for the standard library's sources, else a new text.
+    """A prompt that fits the run's data: "def " for the standard library's sources, else empty.
 
     Raises:
-        NothingToContinue, StrategyError: as `continuation`.
+        CannotGenerate, StrategyError: as `continuation`.
     """
     return DEFAULT_PROMPT if _strategy(run_folder).data.path is None else ""
 
 
 def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalLM:
-    """The whole model in one process, in fp32, with the checkpoint's weights.
+    """The full model in one process, in fp32, with the checkpoint's weights.
 
     Raises:
-        NothingToContinue: if the checkpoint does not hold exactly this model's tensors.
+        CannotGenerate: if the checkpoint does not hold exactly this model's tensors.
     """
     config = model_config(strategy)
-    # Dispatch is a way to train; without this, `deepspeed` would ask for DeepSpeed here too.
+    # Dispatch only matters in training; `deepspeed` would import DeepSpeed here.
     config.dispatch, config.capacity_factor = "dropless", None
-    model = SwitchyardForCausalLM(config).eval()
+    model = SwitchyardForCausalLM(config)
+    model.eval()
     targets = model.state_dict()
     wrong = []
     for name, tensor in read_weights(info):
@@ -106,9 +109,10 @@ def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalL
             target.copy_(tensor)
     if wrong or targets:
         named = ", ".join([*wrong, *targets][:3])
-        raise _nothing(
+        raise _problem(
+            "SW984",
             info.folder,
-            f"{len(wrong) + len(targets)} tensors are not those of the run's strategy.yaml: {named}",
+            f"{len(wrong) + len(targets)} tensors do not match the run's strategy.yaml: {named}",
             "restore the strategy.yaml that the run was trained with",
         )
     return model
@@ -118,30 +122,31 @@ def _strategy(run_folder: Path) -> Strategy:
     path = run_folder / "strategy.yaml"
     if not path.is_file():
         found = "no strategy.yaml in it" if run_folder.is_dir() else "no such folder"
-        raise _nothing(run_folder, found, "give the folder of a run, such as runs/tiny_cpu")
+        raise _problem("SW981", run_folder, found, "pass the folder of a run, such as runs/tiny_cpu")
     return load(path)
 
 
 def _tokenizer(run_folder: Path, info: CheckpointInfo) -> TextCoder:
-    """The tokenizer kept with the checkpoint, or with the run."""
+    """The tokenizer stored in the checkpoint, or in the run's folder."""
     for path in (info.folder / TOKENIZER_NAME, run_folder / TOKENIZER_NAME):
         if path.is_file():
             end_of_text = info.meta.extra.get("end_of_text")
             return load_tokenizer(path) if end_of_text is None else read_coder(path, end_of_text)
-    raise _nothing(info.folder, f"no {TOKENIZER_NAME} in it or in the run", "copy the tokenizer there")
+    found = f"no {TOKENIZER_NAME} in it or in the run"
+    raise _problem("SW983", info.folder, found, "copy the tokenizer there")
 
 
-def _nothing(folder: Path, found: str, fix: str) -> NothingToContinue:
-    expected = f"a run with strategy.yaml, {TOKENIZER_NAME} and a whole checkpoint"
-    problem = Problem(path=None, line=None, file=str(folder), found=found, expected=expected, fix=fix)
-    return NothingToContinue(problem)
+def _problem(code: str, folder: Path, found: str, fix: str) -> CannotGenerate:
+    expected = f"a run with strategy.yaml, {TOKENIZER_NAME} and an intact checkpoint"
+    problem = Problem(code=code, file=str(folder), found=found, expected=expected, fix=fix)
+    return CannotGenerate(problem)
 
 
 def main(
     run: Annotated[Path, typer.Argument(help="the folder of a run")],
     prompt: Annotated[str | None, typer.Option(help="the text to continue")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="how many tokens to write at most")] = 60,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token")] = 0.0,
+    tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens to write")] = 60,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most likely token")] = 0.0,
     seed: Annotated[int, typer.Option(help="for a temperature above 0")] = 1,
 ) -> None:
     """Continue a text with the newest checkpoint of RUN."""
@@ -152,7 +157,7 @@ def main(
     except CheckpointError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(ExitCode.NEGATIVE) from error
-    except (NothingToContinue, StrategyError, TokenizerUnusable) as error:
+    except (CannotGenerate, StrategyError, TokenizerUnusable) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(ExitCode.WRONG_INPUT) from error
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Decides what `python -m runtime.checkpoint` says about checkpoints: what is in one, and is it whole."""
+"""`python -m runtime.checkpoint inspect|verify`: contents of a checkpoint, and whether it is intact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTPUT_VERSION = 2
 
 Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or one checkpoint")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Looks into checkpoints.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Inspect and verify checkpoints.")
 
 
 def main() -> None:
@@ -40,24 +40,24 @@ def main() -> None:
 
 @app.command()
 def verify(folder: Folder, as_json: AsJson = False) -> None:
-    """Read every file of every checkpoint in FOLDER and compare its hash. Exit 1 if one is damaged."""
+    """Read every file of every checkpoint in FOLDER and compare its hash. Exit code 1 if one is damaged."""
     verdicts = {path: _damage(path) for path in _checkpoints(folder)}
-    is_whole = not any(verdicts.values())
+    is_intact = not any(verdicts.values())
     if as_json:
         found = [{"folder": str(path), "damage": list(damage)} for path, damage in verdicts.items()]
-        _print_json({"whole": is_whole, "checkpoints": found})
+        _print_json({"intact": is_intact, "checkpoints": found})
     else:
         console = Console(highlight=False, soft_wrap=True)
         for path, damage in verdicts.items():
-            console.print(f"{path}: " + ("[red]damaged[/]" if damage else "[green]whole[/]"))
+            console.print(f"{path}: " + ("[red]damaged[/]" if damage else "[green]intact[/]"))
             for line in damage:
                 console.print(f"  {line}", markup=False)
-    raise typer.Exit(ExitCode.OK if is_whole else ExitCode.NEGATIVE)
+    raise typer.Exit(ExitCode.OK if is_intact else ExitCode.NEGATIVE)
 
 
 @app.command()
 def inspect(folder: Folder, as_json: AsJson = False) -> None:
-    """Show what is in a checkpoint: the newest in FOLDER. Its files' hashes are not read (see verify)."""
+    """Show the contents of a checkpoint, the newest in FOLDER, without checking hashes (see verify)."""
     path = _checkpoints(folder)[0]
     try:
         info = open_checkpoint(path)
@@ -72,7 +72,7 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
         }
         _print_json({**facts, "tensors": tensors})
         return
-    # Not on a terminal nothing is cut: names are what people search for.
+    # Names are not cut when the output is piped: people search for them.
     width = None if sys.stdout.isatty() else 1000
     console = Console(highlight=False, soft_wrap=True, width=width)
     for key, value in facts.items():
@@ -122,18 +122,19 @@ def _checkpoints(folder: Path) -> tuple[Path, ...]:
         _refuse(folder, "no such folder", "a run, its checkpoints folder, or one checkpoint")
     paths = commit.candidates(folder)
     if not paths:
-        _refuse(folder, "no checkpoint in it", f"folders named {commit.step_name(100)} with a manifest.json")
+        _refuse(
+            folder, "no checkpoint in it", f"folders such as {commit.step_name(100)} with a manifest.json"
+        )
     return paths
 
 
 def _refuse(folder: Path, found: str, expected: str) -> NoReturn:
     problem = Problem(
-        path=None,
-        line=None,
+        code="SW831",
         file=str(folder),
         found=found,
         expected=expected,
-        fix="give the folder of a run that has saved, such as runs/tiny_cpu",
+        fix="pass the folder of a run with checkpoints, such as runs/tiny_cpu",
     )
     Console(stderr=True, highlight=False, soft_wrap=True).print(str(problem), markup=False)
     raise typer.Exit(ExitCode.WRONG_INPUT)

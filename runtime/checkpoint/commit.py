@@ -1,13 +1,13 @@
-"""Decides how a checkpoint appears in its folder, whole and at one instant, and how old ones leave it.
+"""Atomic commit of a checkpoint, its retention, and the choice of the one to load.
 
-    step-00000100/            a whole checkpoint: folders of this name are never written into
+    step-00000100/            a complete checkpoint; a folder of this name is never written into
     latest                    the name of the newest one
-    .tmp-step-00000200-ID/    being written; of no worth if its writer was killed
-    .replaced-step-…-ID/      an older writing of a step, until the new one is in its place
+    .tmp-step-00000200-ID/    being written; useless if its writer was killed
+    .replaced-step-…-ID/      the previous version of a step, until the new one is in its place
     .trash-step-…-ID/         being deleted
-    abandoned-step-…-ID/      of a future that was given up: the run went on from before it; left to its owner
+    abandoned-step-…-ID/      checkpoints after the step the run was rolled back to; kept for the user
 
-Everything becomes visible or leaves by a rename, so a kill leaves nothing half done under a name that counts.
+Checkpoints appear and disappear by a rename, so a kill leaves no partial folder under a name that counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def step_name(step: int) -> str:
 
 
 def begin(folder: Path, step: int) -> Path:
-    """A new folder to write a step into; what killed writers left is removed first, to free its space."""
+    """A new folder to write a step into; leftovers of killed writers are deleted first."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in (*folder.glob(".tmp-*"), *folder.glob(".trash-*")):
         delete_folder(leftover)
@@ -44,12 +44,12 @@ def begin(folder: Path, step: int) -> Path:
 
 
 def publish(temporary: Path, step: int) -> None:
-    """Make a fully written folder the step's checkpoint, and the newest one."""
+    """Make a completely written folder the step's checkpoint, and `latest` its name."""
     folder = temporary.parent
     target = folder / step_name(step)
     fsync_folder(temporary)
     if target.exists():
-        # Two renames, not one: a kill between them leaves the older writing, which `candidates` finds.
+        # Two renames, not one: a kill between them leaves the previous version, which `candidates` finds.
         target.rename(folder / f".replaced-{target.name}-{_new_id()}")
     temporary.rename(target)
     fsync_folder(folder)
@@ -59,15 +59,17 @@ def publish(temporary: Path, step: int) -> None:
 def prune(folder: Path, step: int, *, keep_last: int | None, keep_every: int | None) -> None:
     """After `step` was published: keep the newest `keep_last` (None: all) and every multiple of `keep_every`.
 
-    Checkpoints beyond `step` are of a future that this run gave up when it went back to an earlier step; they
-    are set aside, because the fall-back from a damaged checkpoint must not meet them.
+    Checkpoints after `step` remain from before the run was rolled back to an earlier step. They are set
+    aside: skipping a damaged checkpoint must not end at one of them.
     """
     steps = _steps(folder)
     for beyond in sorted(number for number in steps if number > step):
         aside = folder / f"abandoned-{steps.pop(beyond).name}-{_new_id()}"
         (folder / step_name(beyond)).rename(aside)
         logger.warning(
-            "the run went on from before step %d: its checkpoint is set aside as %s", beyond, aside
+            "SW816 the run was rolled back to before step %d: that checkpoint is set aside as %s",
+            beyond,
+            aside,
         )
     kept = set(steps) if keep_last is None else set(sorted(steps)[-keep_last:])
     if keep_every is not None:
@@ -79,10 +81,10 @@ def prune(folder: Path, step: int, *, keep_last: int | None, keep_every: int | N
 
 
 def candidates(folder: Path) -> tuple[Path, ...]:
-    """The checkpoints to try, best first: the one `latest` names, then the others from the newest back.
+    """The checkpoints to try, in order: the one `latest` names, then the others from newest to oldest.
 
-    `folder` may also be a run (its checkpoints are meant) or one checkpoint (only that is meant). A `latest`
-    that names nothing is reported as a warning.
+    `folder` may be a folder of checkpoints, a run, or one checkpoint (then it is the only candidate). A
+    `latest` that names no checkpoint gives a warning.
     """
     if (folder / MANIFEST_NAME).exists() or _STEP.fullmatch(folder.name):
         return (folder,) if folder.is_dir() else ()
@@ -97,7 +99,7 @@ def candidates(folder: Path) -> tuple[Path, ...]:
         order = [named, *(step for step in order if step != named)]
     else:
         logger.warning(
-            "%s does not name a checkpoint: going by their numbers instead, %s is the newest",
+            "SW807 %s does not name a checkpoint; using the highest step, %s",
             folder / LATEST_NAME,
             found[order[0]].name,
         )
@@ -105,16 +107,16 @@ def candidates(folder: Path) -> tuple[Path, ...]:
 
 
 def newest_step(folder: Path) -> int | None:
-    """The highest step that has a checkpoint in `folder`, by its name alone; None where there is none."""
+    """The highest step with a checkpoint in `folder`, by name only; None if there is none."""
     return max(_steps(folder), default=None)
 
 
 def delete_folder(path: Path) -> None:
-    """Delete a folder that no longer counts; what cannot be deleted is left, with a warning."""
+    """Delete a folder that is no longer needed; if it cannot be deleted it stays, with a warning."""
     try:
         shutil.rmtree(path)
     except OSError as error:
-        logger.warning("%s could not be deleted: %s", path, error)
+        logger.warning("SW815 %s could not be deleted: %s", path, error)
 
 
 def _named_by_latest(folder: Path) -> int | None:

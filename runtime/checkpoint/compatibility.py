@@ -9,7 +9,7 @@ from runtime.data.dataset import TokenData
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprints:
-    """What a checkpoint must match: `model` to load its weights at all, `recipe` to resume its training."""
+    """What a checkpoint must match: `model` to load its weights, `recipe` to resume its training."""
 
     model: str
     recipe: str

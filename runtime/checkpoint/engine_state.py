@@ -1,11 +1,12 @@
-"""The training state of one rank as views with global names: what is saved, and where a load writes.
+"""One rank's training state as views with global names: what a save reads and a load writes.
 
-One list serves both ways. The value of a parameter is its most precise copy: the fp32 master where there
-is one. Under ZeRO 1 and 2 a rank holds a *part* of a parameter: a range of its flattened local tensor.
+Both use the same list. The value of a parameter is its most precise copy: the fp32 master weight if there is
+one. Under ZeRO 1 and 2 a rank holds a flat range of a parameter's local tensor.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
@@ -24,9 +25,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class View:
     """A tensor of the training state, in place.
 
-    name: of the parameter in the whole model. kind: "weight", "exp_avg" or "exp_avg_sq".
+    name: of the parameter in the full model. kind: "weight", "exp_avg" or "exp_avg_sq".
     shard: where this rank's local tensor, of `shape` without its padding, sits in the global one.
-    flat: the range of the flattened local tensor that `tensor` is; None when it is all of it.
+    flat: the range of the flattened local tensor that `tensor` holds; None if it holds all of it.
     is_owner: exactly one rank of the world is, for each element; it writes the checkpoint.
     """
 
@@ -42,7 +43,7 @@ class View:
 def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
     """Every buffer, every parameter and both Adam moments that this rank holds, in a fixed order.
 
-    Before the first step Adam has no moments; they are created as zeros, as its first step would.
+    Before the first step Adam has no moments; they are created as zeros, as in its first step.
     """
     names = {id(p): name.removeprefix("model.") for name, p in engine.module.named_parameters()}
     shards = engine.module.model.shards()
@@ -77,19 +78,19 @@ def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
 
 
 def refresh_weights(engine: DeepSpeedEngine) -> None:
-    """After a load under ZeRO: copies masters into the weights and gathers those of the peers. Collective."""
+    """After a load under ZeRO: copies master weights into the weights and gathers the peers'. Collective."""
     if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
         engine.optimizer.update_lp_params()
 
 
 def set_optimizer_steps(engine: DeepSpeedEngine, steps: int) -> None:
-    """Tells Adam how many updates it has made, for its bias correction."""
+    """Sets Adam's number of updates, for its bias correction."""
     for state in _adam(engine.optimizer).state.values():
         state["step"].fill_(steps)
 
 
 def optimizer_steps(engine: DeepSpeedEngine) -> int:
-    """How many updates Adam has made; skipped steps do not count."""
+    """The number of updates Adam has made, without skipped steps."""
     counts = {int(state["step"]) for state in _adam(engine.optimizer).state.values()}
     assert len(counts) <= 1, f"Adam's parameters disagree on their step: {counts}"
     return counts.pop() if counts else 0
@@ -107,7 +108,7 @@ def _unpartitioned(optimizer: torch.optim.Optimizer) -> HeldTensors:
 
 
 def _partitioned(optimizer: DeepSpeedZeroOptimizer) -> HeldTensors:
-    """DeepSpeed 0.19.8 lays a group's parameters end to end and cuts that into equal partitions.
+    """DeepSpeed 0.19.8 concatenates a group's parameters and cuts the result into equal partitions.
 
     Offsets: stage_1_and_2.py, round_robin_bit16_offsets (round robin itself is off in our config).
     """
@@ -125,9 +126,9 @@ def _partitioned(optimizer: DeepSpeedZeroOptimizer) -> HeldTensors:
                 yield parameter, flat, {k: t[start - first : stop - first] for k, t in tensors.items()}
 
 
-def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor, group: dict) -> dict[str, Tensor]:
-    """Adam's state of one parameter, made as torch.optim.AdamW's first step makes it."""
-    state = optimizer.state[parameter]
+def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """Adam's state of one parameter, created as in torch.optim.AdamW's first step."""
+    state: dict[str, Tensor] = optimizer.state[parameter]
     if not state:
         device = parameter.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
@@ -141,7 +142,7 @@ def _adam(optimizer: torch.optim.Optimizer | DeepSpeedZeroOptimizer) -> torch.op
 
 
 def _is_owner(parameter: Tensor, groups: RankGroups, *, partitioned: bool) -> bool:
-    """Of the ranks that hold the same elements, the first one writes them."""
+    """Whether this rank is the first of those that hold the same elements."""
     if is_expert(parameter):
         return partitioned or groups.edp.rank == 0
     first_copy = is_split_over_tp(parameter) or groups.tp.rank == 0

@@ -1,9 +1,10 @@
-"""Decides how any part of any tensor is read out of a checkpoint, whatever pieces it was written in."""
+"""Reading of any slice of any tensor of a checkpoint, whatever layout wrote it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +25,7 @@ DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def read_weights(info: CheckpointInfo) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of the model, whole, by its global name; one at a time in memory."""
+    """Every full weight of the model by its global name; one at a time in memory."""
     with Reader(info) as reader:
         for name, kinds in info.manifest.tensors.items():
             if "weight" in kinds:
@@ -32,10 +33,10 @@ def read_weights(info: CheckpointInfo) -> Iterator[tuple[str, Tensor]]:
 
 
 class Reader:
-    """Reads any part of any tensor of a checkpoint, whatever pieces it was written in.
+    """Reads any slice of any tensor of a checkpoint, whatever layout wrote it.
 
-    Holds the files open; memory is the tensor asked for and one slice on its way. Close it, or use it as a
-    context. The files' hashes are taken as verified.
+    Keeps the files open; needs memory for the result and one stored slice. Close it, or use it as a context
+    manager. It does not verify the files' hashes.
     """
 
     def __init__(self, info: CheckpointInfo) -> None:
@@ -49,19 +50,20 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._files.clear()
 
     def stored(self, name: str, kind: str) -> StoredTensor:
-        """What the checkpoint holds under this name and kind.
+        """The tensor of this name and kind.
 
         Raises:
-            CheckpointError: if it holds no such tensor.
+            CheckpointError: if the checkpoint holds no such tensor.
         """
         kinds = self._info.manifest.tensors.get(name, {})
         if kind not in kinds:
             has = f"only its {', '.join(sorted(kinds))}" if kinds else "no tensor of that name"
-            raise CheckpointError(f"{self._info.folder}: no {kind} of {name}: the checkpoint has {has}")
+            where = f"{self._info.folder}: no {kind} of {name}"
+            raise CheckpointError("SW808", f"{where}: the checkpoint has {has}")
         return kinds[kind]
 
     def read(
@@ -78,7 +80,7 @@ class Reader:
         With `flat` = (start, stop), that range of the flattened slice, as a vector.
 
         Raises:
-            CheckpointError: if the tensor is not there, has another shape, or a part is in no file.
+            CheckpointError: if the tensor is missing, has another shape, or a part of it is in no file.
         """
         stored = self.stored(name, kind)
         assert (offsets is None) == (shape is None), "a slice is offsets and a shape"
@@ -88,7 +90,7 @@ class Reader:
             asked = TensorSlice(offsets, shape)
         where = f"{self._info.folder}: {name} ({kind}) {asked}"
         if not is_within(asked, full_slice(stored.shape)):
-            raise CheckpointError(f"{where}: the checkpoint's tensor has the shape {list(stored.shape)}")
+            raise CheckpointError("SW808", f"{where}: the stored tensor has shape {list(stored.shape)}")
         assert flat is None or 0 <= flat[0] <= flat[1] <= asked.num_elements, f"{where}: flat {flat}"
 
         out = torch.empty(
@@ -103,11 +105,11 @@ class Reader:
                     num_filled += self._copy(piece, want, target)
         if num_filled != out.numel():
             missing = uncovered(split_flat_range(asked, flat), stored.pieces)
-            raise CheckpointError(f"{where}: no file holds {', '.join(map(str, missing[:3]))}")
+            raise CheckpointError("SW808", f"{where}: no file holds {', '.join(map(str, missing[:3]))}")
         return out.view(asked.shape) if flat is None else out
 
     def _copy(self, piece: StoredPiece, want: TensorSlice, target: Tensor) -> int:
-        """Copy what `piece` has of `want` into `target`, which is `want`; returns the elements copied."""
+        """Copy the overlap of `piece` and `want` into `target`, a tensor of `want`; returns its elements."""
         num_copied = start = 0
         for have in split_flat_range(piece.tensor_slice, piece.flat):
             common = intersect(want, have)
@@ -119,20 +121,21 @@ class Reader:
         return num_copied
 
     def _slice(self, piece: StoredPiece, have: TensorSlice, common: TensorSlice, start: int) -> Tensor:
-        """The elements `common` out of `have`, a part of `piece` that begins `start` elements into it."""
+        """The elements `common` of `have`, a part of `piece` that begins `start` elements into it."""
         path = self._info.folder / piece.file
         try:
             if piece.file not in self._files:
                 self._files[piece.file] = safe_open(path, framework="pt")
             stored = self._files[piece.file].get_slice(piece.key)
             if piece.flat is None:
-                return stored[index_within(common, have)]
+                return cast("Tensor", stored[index_within(common, have)])
             if not have.shape:
-                return stored[start : start + 1].view(())
-            # Rows of a part are a run of its vector; the other dims are cut when only these rows are read.
+                return cast("Tensor", stored[start : start + 1]).view(())
+            # Rows of a part are one run of the stored vector; the other dims are sliced after reading them.
             row = prod(have.shape[1:])
             rows = TensorSlice((common.offsets[0], *have.offsets[1:]), (common.shape[0], *have.shape[1:]))
             begin = start + (common.offsets[0] - have.offsets[0]) * row
-            return stored[begin : begin + rows.num_elements].view(rows.shape)[index_within(common, rows)]
+            run = cast("Tensor", stored[begin : begin + rows.num_elements])
+            return run.view(rows.shape)[index_within(common, rows)]
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: {piece.key} cannot be read: {error}") from error
+            raise CheckpointError("SW809", f"{path}: {piece.key} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Decides how one rank's tensors become a safetensors file."""
+"""Writer of one rank's tensors as a safetensors file, hashed while it streams."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ WRITE_CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OwnedPiece:
-    """What one rank holds of a global tensor.
+    """The piece of a global tensor that one rank writes.
 
     name, kind: the parameter's global name; "weight", "master", "exp_avg", "exp_avg_sq" or another word.
-    global_shape, offsets, shape: the tensor, and the slice of it that belongs to this rank's model.
-    flat: None when `tensor` has that shape; (start, stop) when it is that range of the flattened slice, as a
-    vector: ZeRO holds such fragments.
+    global_shape, offsets, shape: the tensor, and this rank's slice of it.
+    flat: None if `tensor` is that slice; (start, stop) if it is that range of the flattened slice, as a
+    vector, which is what ZeRO leaves on a rank.
     """
 
     name: str
@@ -73,7 +73,7 @@ class OwnedPiece:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenPiece:
-    """One piece as rank 0 hears of it: everything but the numbers."""
+    """A written piece as reported to rank 0, without tensor data."""
 
     name: str
     kind: str
@@ -83,16 +83,16 @@ class WrittenPiece:
 
 
 def write_shard(path: Path, pieces: Sequence[OwnedPiece]) -> tuple[FileRecord, tuple[WrittenPiece, ...]]:
-    """Write `pieces` as one safetensors file, on disk when this returns; hashed while it streams.
+    """Write `pieces` as one safetensors file, on disk when this returns.
 
-    safetensors' own writer wants every tensor in memory and its bytes read again for the hash. The format is
-    a length, a JSON header and the bytes, so it is written here, one tensor in memory at a time.
+    safetensors' own writer needs every tensor in memory and a second pass over the bytes for the hash. The
+    format is a length, a JSON header and the bytes, so it is written here, one tensor in memory at a time.
 
     Raises:
-        OSError: if the disk does not take it.
+        OSError: if the file cannot be written.
     """
-    assert sys.byteorder == "little", "safetensors is little-endian; so is every machine this was made for"
-    # The widest elements first, as safetensors' own writer has it: then each tensor lies aligned.
+    assert sys.byteorder == "little", "safetensors is little-endian, and so must be the machine"
+    # The widest elements first, as in safetensors' own writer, so that each tensor is aligned.
     ordered = sorted(pieces, key=lambda piece: -piece.tensor.element_size())
     header: dict[str, object] = {}
     written: list[WrittenPiece] = []
@@ -122,7 +122,7 @@ def write_shard(path: Path, pieces: Sequence[OwnedPiece]) -> tuple[FileRecord, t
             for start in range(0, len(data), WRITE_CHUNK_BYTES):
                 chunk = data[start : start + WRITE_CHUNK_BYTES]
                 digest.update(chunk)
-                while chunk:  # a raw write may take only a part; the next one then says why
+                while chunk:  # a raw write may be partial; the next one then raises the reason
                     taken = file.write(chunk)
                     num_bytes += taken
                     chunk = chunk[taken:]
@@ -136,7 +136,7 @@ def write_shard(path: Path, pieces: Sequence[OwnedPiece]) -> tuple[FileRecord, t
 
 
 def _free_key(piece: OwnedPiece, taken: Mapping[str, object]) -> str:
-    # Names alone would do, but for what one rank holds twice: two fragments, or a slice and its master.
+    # Unique unless one rank holds two pieces of a tensor: two flat ranges, or a slice and its master.
     key = f"{piece.kind}/{piece.name}"
     count = 1
     while key in taken:
@@ -147,4 +147,4 @@ def _free_key(piece: OwnedPiece, taken: Mapping[str, object]) -> str:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     on_cpu = tensor.detach().cpu().contiguous()
-    return memoryview(on_cpu.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(on_cpu.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Saves the training state of all ranks as one checkpoint, and puts a checkpoint's state into an engine."""
+"""Saving the training state of all ranks as one checkpoint, and restoring it into an engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from runtime.parallel.groups import RankGroups
 
 
 def world_ranks() -> Ranks:
-    """All ranks, by torch.distributed."""
+    """All ranks of the world, connected by torch.distributed."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
 
     def gather(obj: object) -> list[Any] | None:
@@ -27,19 +27,19 @@ def world_ranks() -> Ranks:
         return answers
 
     def broadcast(obj: object) -> Any:
-        box = [obj]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        objects = [obj]
+        dist.broadcast_object_list(objects, src=0)
+        return objects[0]
 
     return Ranks(rank=rank, world_size=world_size, gather=gather, broadcast=broadcast)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saver:
-    """One rank's hand in the run's checkpoints.
+    """Writes the run's checkpoints, on each rank.
 
-    folder: where the steps go. files: kept with each checkpoint, by name. holds: whether this attempt still
-    holds the run. end_of_text: the tokenizer's id, for who generates from the checkpoint alone.
+    folder: of the checkpoints. files: copied into each checkpoint, by name. holds: whether this attempt still
+    holds the run. end_of_text: the tokenizer's id, for generation from the checkpoint alone.
     """
 
     plan: Plan
@@ -57,10 +57,10 @@ class Saver:
         """Writes weights and both Adam moments, each element by the one rank that owns it. Collective.
 
         Args:
-            result: what is told of the run up to here, kept for a later attempt that finds it finished.
+            result: the run's result so far, printed by a later attempt that finds the run finished.
 
         Raises:
-            runtime.checkpoint.store.CheckpointError: on every rank; the last good checkpoint is still there.
+            CheckpointError: on every rank; the last intact checkpoint is still there.
         """
         plan = self.plan
         pieces = [
@@ -102,16 +102,16 @@ class Saver:
 
 
 def restore(folder: Path, engine: DeepSpeedEngine, groups: RankGroups) -> int:
-    """Fills this rank's weights and moments, whatever layout wrote them; returns the step. Collective.
+    """Loads this rank's weights and moments, whatever layout wrote them; returns the step. Collective.
 
     Raises:
-        runtime.checkpoint.store.CheckpointError: if a tensor is missing or has another shape.
+        CheckpointError: if a tensor is missing or has another shape.
     """
     info = CheckpointInfo(folder=folder, manifest=read_manifest(folder))
     with Reader(info) as reader, torch.no_grad():
         for view in views(engine, groups):
             if view.name.endswith(".router.bias") and view.name not in info.manifest.tensors:
-                continue  # a branch that begins to balance by bias: it starts at zero
+                continue  # a branch that switches to balance: bias starts at zero
             part = reader.read(
                 view.name, view.kind, offsets=view.shard.offsets, shape=view.shape, flat=view.flat
             )
@@ -122,5 +122,5 @@ def restore(folder: Path, engine: DeepSpeedEngine, groups: RankGroups) -> int:
 
 
 def checkpoint_layout(plan: Plan) -> dict[str, Any]:
-    """What a checkpoint says of the layout that wrote it."""
+    """The layout as recorded in a checkpoint."""
     return plan.strategy.parallel.model_dump() | {"world_size": plan.world_size}

@@ -1,12 +1,12 @@
-"""Decides what a checkpoint is to the rest of the program: written by all ranks or not at all, read by any.
+"""Writing, finding and verifying checkpoints: the interface to the rest of the program.
 
-    write(folder, step, pieces, meta, ranks=…)     all ranks together, each the pieces that it alone owns
-    newest(folder, ranks=…) -> CheckpointInfo      the newest whole one, its hashes verified
-    Reader(info).read(name, kind, …) -> Tensor     any part of any tensor, in any layout
+    write(folder, step, pieces, meta, ranks=…)     collective; each rank writes the pieces that it owns
+    newest(folder, ranks=…) -> CheckpointInfo      the newest intact checkpoint, its hashes verified
+    Reader(info).read(name, kind, …) -> Tensor     any slice of any tensor, in any layout
     python -m runtime.checkpoint inspect|verify FOLDER
 
-A step is a folder of safetensors files, one a rank, and one JSON manifest (manifest.py). A kill at any moment
-leaves the last good checkpoint (commit.py).
+A checkpoint is a folder of safetensors files, one per rank, and one JSON manifest (manifest.py). A kill at
+any moment leaves the last intact checkpoint (commit.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -53,7 +54,7 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 
-# What one rank tells rank 0 about the file it wrote; None where it owned nothing.
+# What a rank reports to rank 0 about the file it wrote; None if it owns nothing.
 _Shard = tuple[FileRecord, tuple[WrittenPiece, ...]] | None
 
 
@@ -71,83 +72,83 @@ def write(
 ) -> None:
     """Save one step as `folder`/step-N. Collective: every rank calls it, and it succeeds or fails on all.
 
-    The pieces of all ranks together cover each tensor exactly once. It is on disk when this returns.
+    The pieces of all ranks together cover each tensor exactly once. All is on disk when this returns.
 
     Args:
-        files: more files to keep with it, by the name they get there; read on rank 0.
-        keep_last: how many of the newest checkpoints stay, at least 1; None: all.
-        keep_every: steps that are a multiple of it stay too.
-        holds: whether this attempt still holds the run; asked on rank 0, lastly right before the commit.
+        files: more files to copy into it, by their name there; read on rank 0.
+        keep_last: how many of the newest checkpoints to keep, at least 1; None: all.
+        keep_every: steps that are a multiple of it are kept too.
+        holds: whether this attempt still holds the run; called on rank 0, also right before the commit.
 
     Raises:
-        CheckpointError: on every rank, with the first reasons (disk full, a hole in the tensors, the run was
-            taken over). Whatever was the newest whole checkpoint before is still there.
+        CheckpointError: on every rank, with the first reasons (disk full, a gap in the tensors, the run was
+            taken over). The previous newest checkpoint is still there.
     """
     assert keep_last is None or keep_last >= 1, f"keep_last is {keep_last}"
 
     def begin() -> Path:
-        _give_up_unless(holds)
+        _check_held(holds)
         return commit.begin(folder, step)
 
     def write_own() -> _Shard:
-        path = temporary / f"rank-{ranks.rank:04d}.safetensors"
+        path = target / f"rank-{ranks.rank:04d}.safetensors"
         return write_shard(path, pieces) if pieces else None
 
     def publish() -> None:
         assert shards is not None
-        copied = _copy_into(temporary, files or {})
-        manifest = _put_together(step, meta, shards, copied)
-        write_new(temporary / MANIFEST_NAME, to_bytes(manifest))
-        _give_up_unless(holds)
-        commit.publish(temporary, step)
+        copied = _copy_into(target, files or {})
+        manifest = _make_manifest(step, meta, shards, copied)
+        write_new(target / MANIFEST_NAME, to_bytes(manifest))
+        _check_held(holds)
+        commit.publish(target, step)
 
-    temporary = None
+    begun: Path | None = None
     try:
-        temporary = ranks.on_rank_0(begin)
+        begun = target = ranks.on_rank_0(begin)
         shards = ranks.on_all(write_own)
         ranks.on_rank_0(publish)
     except RanksFailed as error:
-        if ranks.rank == 0 and temporary is not None and temporary.exists():
-            commit.delete_folder(temporary)
-        raise CheckpointError(f"{folder}: step {step} was not saved: {error}") from error
+        if ranks.rank == 0 and begun is not None and begun.exists():
+            commit.delete_folder(begun)
+        raise CheckpointError("SW811", f"{folder}: step {step} was not saved: {error}") from error
     if ranks.rank == 0:
         try:
             commit.prune(folder, step, keep_last=keep_last, keep_every=keep_every)
-        except OSError as error:  # the step is saved; too much being left over does not change that
-            logger.warning("%s: old checkpoints could not be removed: %s", folder, error)
+        except OSError as error:  # the step is saved; old checkpoints left over do not change that
+            logger.warning("SW815 %s: old checkpoints could not be removed: %s", folder, error)
 
 
 def newest(folder: Path, ranks: Ranks = ALONE) -> CheckpointInfo | None:
-    """The newest whole checkpoint; None where there is none at all. Collective, like `verify`.
+    """The newest intact checkpoint; None if there is none at all. Collective, like `verify`.
 
-    `folder` is a folder of checkpoints, a run, or one checkpoint. A damaged one is passed over for the one
-    before it, with a warning that says what is wrong.
+    `folder` is a folder of checkpoints, a run, or one checkpoint. A damaged checkpoint is skipped, with a
+    warning that says what is wrong with it.
 
     Raises:
-        CheckpointError: on every rank, if there are checkpoints and none is whole.
+        CheckpointError: on every rank, if there are checkpoints and none is intact.
     """
     try:
         paths = ranks.on_rank_0(lambda: commit.candidates(folder))
         damages: list[str] = []
         for path in paths:
-            info, damage = ranks.on_rank_0(lambda path=path: _opened(path))
+            info, damage = ranks.on_rank_0(partial(_try_to_open, path))
             damage = damage if info is None else verify(info, ranks)
             if not damage:
                 return info
             damages.append(damage[0])
             if ranks.rank == 0:
-                logger.warning("%s is damaged and passed over: %s", path, "; ".join(damage))
+                logger.warning("SW806 a damaged checkpoint is skipped: %s: %s", path, "; ".join(damage))
     except RanksFailed as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise CheckpointError("SW817", f"{folder}: checkpoints cannot be read: {error}") from error
     if damages:
-        raise CheckpointError(f"{folder}: no checkpoint is whole: {'; '.join(damages[:3])}")
+        raise CheckpointError("SW805", f"{folder}: no intact checkpoint: {'; '.join(damages[:3])}")
     return None
 
 
 def verify(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
-    """What is wrong with a checkpoint's files, in words; empty when it is whole.
+    """What is wrong with a checkpoint's files, one text each; empty if it is intact.
 
-    Collective: each file is read and hashed once, by one of the ranks, and all get the same answer.
+    Collective: each file is read and hashed once, by one of the ranks, and all get the same result.
     """
     by_size = sorted(info.manifest.files.items(), key=lambda item: (-item[1].num_bytes, item[0]))
     share = by_size[ranks.rank :: ranks.world_size]
@@ -157,11 +158,14 @@ def verify(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
         return [damage for damage in found if damage is not None]
 
     answers = ranks.on_all(check_share)
-    return ranks.broadcast(None if answers is None else tuple(sorted(chain.from_iterable(answers))))
+    damage: tuple[str, ...] = ranks.broadcast(
+        None if answers is None else tuple(sorted(chain.from_iterable(answers)))
+    )
+    return damage
 
 
 def open_checkpoint(path: Path) -> CheckpointInfo:
-    """One checkpoint by its folder. Its manifest is checked, its other files are not: `verify` does that.
+    """Open one checkpoint by its folder. Only its manifest is checked; `verify` checks the other files.
 
     Raises:
         CheckpointError: if the manifest is missing or damaged.
@@ -169,7 +173,7 @@ def open_checkpoint(path: Path) -> CheckpointInfo:
     return CheckpointInfo(folder=path, manifest=read_manifest(path))
 
 
-def _opened(path: Path) -> tuple[CheckpointInfo | None, tuple[str, ...]]:
+def _try_to_open(path: Path) -> tuple[CheckpointInfo | None, tuple[str, ...]]:
     try:
         return open_checkpoint(path), ()
     except CheckpointError as error:
@@ -180,22 +184,22 @@ def _damage_of(path: Path, record: FileRecord) -> str | None:
     try:
         num_bytes = path.stat().st_size
         if num_bytes != record.num_bytes:
-            return f"{path.name} has {num_bytes:,} bytes of {record.num_bytes:,}"
+            return f"SW804 {path.name} has {num_bytes:,} bytes instead of {record.num_bytes:,}"
         if (actual := sha256_of(path)) != record.sha256:
-            return f"{path.name} was altered: its sha256 is {actual[:16]}…, not {record.sha256[:16]}…"
+            return f"SW804 {path.name} was altered: SHA-256 {actual[:16]}… instead of {record.sha256[:16]}…"
     except FileNotFoundError:
-        return f"{path.name} is missing"
+        return f"SW804 {path.name} is missing"
     except OSError as error:
-        return f"{path.name} cannot be read: {error.strerror}"
+        return f"SW804 {path.name} cannot be read: {error.strerror}"
     return None
 
 
-def _give_up_unless(holds: Callable[[], bool]) -> None:
+def _check_held(holds: Callable[[], bool]) -> None:
     if not holds():
-        raise CheckpointError("a newer attempt holds this run; this one gives up")
+        raise CheckpointError("SW812", "a newer attempt holds this run; this one stops saving")
 
 
-def _put_together(
+def _make_manifest(
     step: int, meta: Meta, shards: Sequence[_Shard], copied: Mapping[str, FileRecord]
 ) -> CheckpointManifest:
     files = dict(copied)
@@ -208,7 +212,7 @@ def _put_together(
             if known is not None and (known.shape, known.dtype) != (piece.global_shape, piece.dtype):
                 here = f"{known.dtype} {list(known.shape)} in {known.pieces[0].file}"
                 there = f"{piece.dtype} {list(piece.global_shape)} in {piece.stored.file}"
-                raise CheckpointError(f"{piece.name} ({piece.kind}) is {here} and {there}")
+                raise CheckpointError("SW813", f"{piece.name} ({piece.kind}) is {here} and {there}")
             pieces = () if known is None else known.pieces
             kinds[piece.kind] = StoredTensor(
                 shape=piece.global_shape, dtype=piece.dtype, pieces=(*pieces, piece.stored)
@@ -217,7 +221,7 @@ def _put_together(
         schema_version=MANIFEST_VERSION, step=step, meta=meta, files=files, tensors=tensors
     )
     if faults := manifest_faults(manifest):
-        raise CheckpointError("; ".join(faults[:3]))
+        raise CheckpointError("SW813", "; ".join(faults[:3]))
     return manifest
 
 

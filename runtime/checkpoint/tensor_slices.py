@@ -1,7 +1,7 @@
-"""Decides how parts of a tensor are named: slices, and flat ranges cut into slices.
+"""Slices of a tensor, their intersection and difference, and flat ranges cut into slices.
 
-A slice is a block of a tensor: offsets and a shape, one number a dim. A flat range is a run of elements of a
-row-major slice; any such run is a few slices in a row, so that everything else here only meets slices.
+A slice is an n-dimensional block of a tensor: one offset and one size per dim. A flat range is a run of
+elements of a row-major slice; it splits into a few slices, so that the rest only handles slices.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class TensorSlice(NamedTuple):
-    """A block of a tensor. A scalar is the slice with no dims and one element."""
+    """A block of a tensor. A scalar is a slice with no dims and one element."""
 
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
@@ -30,12 +30,12 @@ class TensorSlice(NamedTuple):
 
 
 def full_slice(shape: tuple[int, ...]) -> TensorSlice:
-    """The slice that is all of a tensor of this shape."""
+    """The slice that covers a tensor of this shape."""
     return TensorSlice((0,) * len(shape), shape)
 
 
 def is_within(inner: TensorSlice, outer: TensorSlice) -> bool:
-    """Whether every element of `inner` lies in `outer`; slices of another number of dims never do."""
+    """Whether every element of `inner` is in `outer`; never if they differ in the number of dims."""
     if not len(inner.offsets) == len(inner.shape) == len(outer.shape):
         return False
     starts_inside = all(a >= b for a, b in zip(inner.offsets, outer.offsets, strict=True))
@@ -43,7 +43,7 @@ def is_within(inner: TensorSlice, outer: TensorSlice) -> bool:
 
 
 def intersect(a: TensorSlice, b: TensorSlice) -> TensorSlice | None:
-    """The elements that both slices hold, or None."""
+    """The elements in both slices, or None."""
     starts = tuple(map(max, a.offsets, b.offsets))
     ends = tuple(map(min, a.ends, b.ends))
     if any(end <= start for start, end in zip(starts, ends, strict=True)):
@@ -52,7 +52,7 @@ def intersect(a: TensorSlice, b: TensorSlice) -> TensorSlice | None:
 
 
 def subtract(tensor_slice: TensorSlice, taken: TensorSlice) -> tuple[TensorSlice, ...]:
-    """What is left of `tensor_slice` without the elements of `taken`: at most two disjoint slices a dim."""
+    """`tensor_slice` without the elements of `taken`: at most two disjoint slices per dim."""
     common = intersect(tensor_slice, taken)
     if common is None:
         return (tensor_slice,)
@@ -72,7 +72,7 @@ def subtract(tensor_slice: TensorSlice, taken: TensorSlice) -> tuple[TensorSlice
 
 
 def index_within(tensor_slice: TensorSlice, frame: TensorSlice) -> tuple[slice, ...]:
-    """The slices that take `tensor_slice` out of a tensor that holds just `frame`."""
+    """The index of `tensor_slice` in a tensor that holds exactly `frame`."""
     return tuple(
         slice(offset - base, offset - base + size)
         for offset, base, size in zip(tensor_slice.offsets, frame.offsets, tensor_slice.shape, strict=True)
@@ -80,9 +80,9 @@ def index_within(tensor_slice: TensorSlice, frame: TensorSlice) -> tuple[slice, 
 
 
 def split_flat_range(tensor_slice: TensorSlice, flat: tuple[int, int] | None) -> Iterator[TensorSlice]:
-    """The slices, in order, that a flat range of `tensor_slice` is made of (None: `tensor_slice` itself).
+    """The slices, in order, that make up a flat range of `tensor_slice` (None: `tensor_slice` itself).
 
-    Each is one contiguous run of the range, so the n-th begins where those before it end.
+    Each is a contiguous run of the range, so the n-th begins where those before it end.
     """
     if flat is None:
         yield tensor_slice
@@ -98,18 +98,18 @@ def _cut(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[
         yield (), ()
         return
     row = prod(shape[1:])
-    first_whole, end_whole = -(-start // row), stop // row
+    first_full, end_full = -(-start // row), stop // row
 
     def within_row(index: int, low: int, high: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         for offsets, sizes in _cut(shape[1:], low, high):
             yield (index, *offsets), (1, *sizes)
 
-    if first_whole > end_whole:  # begins and ends inside the same row
-        yield from within_row(end_whole, start - end_whole * row, stop - end_whole * row)
+    if first_full > end_full:  # begins and ends inside the same row
+        yield from within_row(end_full, start - end_full * row, stop - end_full * row)
         return
-    if start < first_whole * row:
-        yield from within_row(first_whole - 1, start - (first_whole - 1) * row, row)
-    if first_whole < end_whole:
-        yield (first_whole, *(0 for _ in shape[1:])), (end_whole - first_whole, *shape[1:])
-    if end_whole * row < stop:
-        yield from within_row(end_whole, 0, stop - end_whole * row)
+    if start < first_full * row:
+        yield from within_row(first_full - 1, start - (first_full - 1) * row, row)
+    if first_full < end_full:
+        yield (first_full, *(0 for _ in shape[1:])), (end_full - first_full, *shape[1:])
+    if end_full * row < stop:
+        yield from within_row(end_full, 0, stop - end_full * row)

@@ -1,11 +1,11 @@
-"""Decides how prepared data lie on disk: whole or not there, found by what they were made from, and checked.
+"""Cache of prepared data: entries keyed by what they were made from, complete or absent, verified when used.
 
-CACHE/<key>/manifest.json   what is there: counts, hashes, the warnings to repeat
+CACHE/<key>/manifest.json   counts, hashes, and the warnings to repeat
 CACHE/<key>/tokens.bin      all documents' tokens, little-endian uint16 or uint32
 CACHE/<key>/tokenizer.json
-CACHE/<key>/verified.json   how tokens.bin looked to the file system when its hash was last compared
-CACHE/seen/<listing>.json   the corpus hash of files that looked like this
-CACHE/.tmp-*, .trash-*      under way, or left by a kill: the next preparation removes those without an owner
+CACHE/<key>/verified.json   size, times and inode of tokens.bin when its hash was last compared
+CACHE/seen/<hash>.json      the corpus hash of files with these sizes, times and inodes
+CACHE/.tmp-*, .trash-*      being written or deleted; the next start removes what killed processes left
 """
 
 import fcntl
@@ -33,14 +33,14 @@ MANIFEST_NAME, TOKENS_NAME, TOKENIZER_NAME, VERIFIED_NAME, LOCK_NAME = (
     "verified.json",
     "lock",
 )
-# A file may be written again within one tick of its file system's clock. What changed so lately is not
-# remembered; a minute also covers a file server whose clock is behind.
+# A file may be modified twice within one tick of its file system's clock, so recently modified files are not
+# remembered. A minute also covers a file server whose clock is behind.
 SETTLED_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataManifest:
-    """What an entry holds. `num_ids` bounds the token ids; `warnings` are repeated whenever it is used."""
+    """Contents of a cache entry. Token ids are below `num_ids`; `warnings` are repeated at every use."""
 
     key: str
     num_tokens: int
@@ -56,18 +56,18 @@ class DataManifest:
 
 
 class DamagedEntry(Exception):
-    """The entry is not what was written; says what differs."""
+    """The cache entry is not what was written; the message says what differs."""
 
 
 def read_entry(folder: Path) -> DataManifest:
-    """The manifest, after all checks that take no time: its own hash, the tokenizer's, the tokens' size.
+    """The manifest, after the cheap checks: its own hash, the tokenizer's hash, the size of the tokens.
 
     Raises:
         FileNotFoundError: if there is no such entry.
         DamagedEntry: if one of its files is missing or altered.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(folder)
+        raise FileNotFoundError("no such folder")
     try:
         document = json.loads((folder / MANIFEST_NAME).read_bytes())
         body, expected = document["manifest"], document["sha256"]
@@ -88,7 +88,7 @@ def read_entry(folder: Path) -> DataManifest:
 
 
 def verify_tokens(folder: Path, manifest: DataManifest) -> None:
-    """Compares the token file's hash, unless the file has not been touched since the last comparison.
+    """Compares the token file's hash, unless the file is unchanged since the last comparison.
 
     Raises:
         DamagedEntry: if it differs.
@@ -101,17 +101,17 @@ def verify_tokens(folder: Path, manifest: DataManifest) -> None:
     except (OSError, ValueError):
         logger.debug("%s was not verified before", file)
     if sha256_of(file) != manifest.tokens_sha256:
-        raise DamagedEntry(f"{file} was altered: its sha256 is not the manifest's")
+        raise DamagedEntry(f"{file} was altered: its SHA-256 differs from the manifest's")
     _remember(folder / VERIFIED_NAME, before)
 
 
 def write_entry(cache: Path, key: str, fill: Callable[[Path], DataManifest]) -> Path:
-    """Lets `fill` write tokens and tokenizer into a new folder, then makes it the entry, whole, at once.
+    """Lets `fill` write tokens and tokenizer into a new folder, then makes it the entry by one rename.
 
-    Two processes may do the same at the same time; the first to finish gives both their entry.
+    Two processes may prepare the same entry at the same time; both then use that of the first to finish.
 
     Raises:
-        OSError: where the cache cannot be written.
+        OSError: if the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
     final = cache / key
@@ -138,25 +138,25 @@ def write_entry(cache: Path, key: str, fill: Callable[[Path], DataManifest]) -> 
 
 
 def discard_entry(folder: Path) -> None:
-    """Takes a damaged entry away in one step, so that none reads it while it goes."""
+    """Removes a damaged entry by a rename first, so that no process reads it half deleted."""
     trash = folder.with_name(f".trash-{folder.name}-{secrets.token_hex(4)}")
     try:
         folder.rename(trash)
     except FileNotFoundError:
-        return  # another process was first
+        return  # another process was faster
     shutil.rmtree(trash, ignore_errors=True)
 
 
 def remove_leftovers(cache: Path) -> None:
-    """Removes what a killed preparation left: one whose lock the kernel has freed with its owner."""
+    """Removes what killed processes left: folders whose lock the kernel released."""
     for trash in cache.glob(".trash-*"):
         shutil.rmtree(trash, ignore_errors=True)
     for folder in cache.glob(".tmp-*"):
         try:
             lock = os.open(folder / LOCK_NAME, os.O_RDWR)
         except OSError:
-            # Empty: killed right after mkdir. Otherwise renamed just now, or on a file system without
-            # locks: there no one can tell, so it stays.
+            # Empty: killed right after mkdir. Otherwise it was renamed a moment ago, or the file system has
+            # no locks, where an owner cannot be detected: it stays.
             with suppress(OSError):
                 folder.rmdir()
             continue
@@ -165,14 +165,14 @@ def remove_leftovers(cache: Path) -> None:
         except OSError:
             continue
         else:
-            logger.info("removing what an interrupted preparation left: %s", folder)
+            logger.info("removing leftovers of a killed process: %s", folder)
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)
 
 
 def recall_corpus_hash(cache: Path, listing: dict[str, tuple[int, ...]]) -> str | None:
-    """The hash of files that look exactly like this, if it was computed before."""
+    """The corpus hash of files with exactly these sizes, times and inodes, if it was computed before."""
     try:
         seen = json.loads(_seen(cache, listing).read_bytes())
         return str(seen["corpus"])
@@ -181,7 +181,7 @@ def recall_corpus_hash(cache: Path, listing: dict[str, tuple[int, ...]]) -> str 
 
 
 def remember_corpus_hash(cache: Path, listing: dict[str, tuple[int, ...]], corpus_hash: str) -> None:
-    """Keeps the hash for the next start, once no file can have been written again within its clock's tick."""
+    """Keeps the hash for the next start, unless a file was modified in the last SETTLED_S seconds."""
     newest_ns = max((max(mtime, ctime) for _, mtime, ctime, _ in listing.values()), default=0)
     if time.time() - newest_ns / 1e9 > SETTLED_S:
         _remember(_seen(cache, listing), {"corpus": corpus_hash})
@@ -189,23 +189,25 @@ def remember_corpus_hash(cache: Path, listing: dict[str, tuple[int, ...]], corpu
 
 @contextmanager
 def _own_folder(cache: Path, key: str) -> Iterator[Path]:
-    """A new folder that this process holds the lock of; gone at the end, if it was not renamed."""
+    """A new folder whose lock this process holds; deleted at the end if it was not renamed."""
     while True:
         folder = cache / f".tmp-{key[:16]}-{secrets.token_hex(4)}"
         folder.mkdir()
         try:
             lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
-            continue  # a cleaner took the empty folder
+            continue  # another process removed the empty folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            logger.debug("%s has no locks (%s): leftovers of a kill must be removed by hand", cache, error)
+            logger.debug(
+                "%s has no file locks (%s): remove leftovers of killed processes by hand", cache, error
+            )
             (folder / LOCK_NAME).unlink()
             break
         if (folder / LOCK_NAME).exists():
             break
-        os.close(lock)  # a cleaner came between opening and locking
+        os.close(lock)  # removed by another process between opening and locking
     try:
         yield folder
     finally:
@@ -223,7 +225,7 @@ def _seen(cache: Path, listing: dict[str, tuple[int, ...]]) -> Path:
 
 
 def _remember(file: Path, value: Any) -> None:
-    """Writes what only saves time: where that fails (a cache of another user), the time is spent again."""
+    """Writes a hint that only saves time; failing (a cache of another user) costs that time again."""
     temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

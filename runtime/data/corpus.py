@@ -1,8 +1,8 @@
-"""Decides which files are the corpus, in which order, and by what number the whole is known.
+"""The files of the corpus, their order, and the corpus hash.
 
-`data.path` is nothing (the Python standard library's sources), or a file, folder, glob or Hugging Face
-dataset, or a list of those in the order in which they are read. Within a folder or glob the order is that
-of the sorted relative paths, so that it is the same on every host.
+`data.path` is empty (the Python standard library's sources), a file, a folder, a glob, a Hugging Face
+dataset, or a list of these, read in the order given. Files of a folder or glob are read in the order of their
+sorted relative paths, so that it is the same on every host.
 """
 
 import glob
@@ -32,12 +32,12 @@ FORMATS: dict[str, FileFormat] = {
 NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
 # NAME, OWNER/NAME, and either with :CONFIGURATION
 DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-MAX_PROBLEMS = 20  # more of one kind teach nothing, and a corpus may hold millions
+MAX_PROBLEMS = 20  # a corpus may hold millions of the same kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file of the corpus. `is_named`: the user wrote this very file, so it must not be left out."""
+    """One file of the corpus. `is_named`: data.path names this file itself, so it must not be skipped."""
 
     file: Path
     format: FileFormat
@@ -46,7 +46,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The files to read, in order; what is wrong with the others; what is worth a warning."""
+    """The files to read, in order, the Problems of the others, and warnings (code and text)."""
 
     sources: tuple[Source, ...]
     problems: tuple[Problem, ...] = ()
@@ -54,7 +54,7 @@ class Corpus:
 
 
 class CorpusUnreadable(Exception):
-    """Files of the corpus cannot be read; carries their Problems."""
+    """Files of the corpus cannot be read; carries one Problem per file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -62,15 +62,17 @@ class CorpusUnreadable(Exception):
 
 
 def data_problem(
-    found: str, expected: str, fix: str, file: Path | None = None, line: int | None = None
+    code: str, found: str, expected: str, fix: str, file: Path | None = None, line: int | None = None
 ) -> Problem:
-    """A Problem of `data.path`, in the data's own file and line where it has one."""
+    """A Problem of `data.path`; `file` and `line` are those of the data, where there is one."""
     where = None if file is None else str(file)
-    return Problem(path="data.path", line=line, found=found, expected=expected, fix=fix, file=where)
+    return Problem(
+        code=code, path="data.path", line=line, found=found, expected=expected, fix=fix, file=where
+    )
 
 
 def find_corpus(path: str | Sequence[str] | None) -> Corpus:
-    """The files that `data.path` means. A file that is reached twice is read once, with a warning."""
+    """The files that `data.path` names. A file that is reached twice is read once, with a warning."""
     if path is None:
         parts = [_standard_library()]
     else:
@@ -79,26 +81,28 @@ def find_corpus(path: str | Sequence[str] | None) -> Corpus:
     sources: dict[tuple[int, int] | str, Source] = {}
     num_repeated = 0
     for source in (source for part in parts for source in part.sources):
-        # Text that is read twice could stand on both sides of the validation split.
+        # Text that is read twice could end up on both sides of the validation split.
         first = sources.setdefault(_identity(source.file), source)
         num_repeated += first is not source
     problems = [problem for part in parts for problem in part.problems]
     if not sources and not problems:
-        problems.append(_empty("data.path names no file", "give text, JSONL or Parquet files"))
+        problems.append(_no_file("data.path is an empty list", "name text, JSONL or Parquet files"))
     warnings = [warning for part in parts for warning in part.warnings]
     if num_repeated:
-        warnings.append(f"data.path reaches {num_repeated} files more than once; each is read once")
+        warnings.append(
+            f"SW718 files reached more than once by data.path ({num_repeated}): each is read once"
+        )
     return Corpus(sources=tuple(sources.values()), problems=tuple(problems), warnings=tuple(warnings))
 
 
 def stat_sources(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
-    """What the file system says of each file: size, mtime_ns, ctime_ns, inode.
+    """Size, mtime_ns, ctime_ns and inode of each file, by format and path.
 
-    Two equal listings mean equal bytes: a write changes ctime, which no program can set back. The device
-    number is left out, because it differs between the hosts of one shared path.
+    Equal results mean equal bytes: a write changes ctime, which no program can set back. The device number is
+    left out, because it differs between hosts that share a path.
 
     Raises:
-        CorpusUnreadable: where a file is gone.
+        CorpusUnreadable: if a file is gone.
     """
     rows: dict[str, tuple[int, ...]] = {}
     problems = []
@@ -120,7 +124,7 @@ def stat_sources(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
 
 
 def hash_corpus(sources: Sequence[Source]) -> str:
-    """sha256 over kind and bytes of every file, in order; names and places do not count.
+    """SHA-256 over format and bytes of every file, in order; names and folders do not count.
 
     Raises:
         CorpusUnreadable: with one Problem for each file that cannot be read.
@@ -134,7 +138,7 @@ def hash_corpus(sources: Sequence[Source]) -> str:
 
     total = hashlib.sha256()
     problems = []
-    # Threads, because a shared file system answers slowly and sha256 runs without the interpreter lock.
+    # Threads, because a shared file system answers slowly and sha256 releases the GIL.
     with ThreadPoolExecutor(max_workers=8) as pool:
         for source, digest in zip(sources, pool.map(hash_source, sources), strict=True):
             if isinstance(digest, OSError):
@@ -151,7 +155,9 @@ def _standard_library() -> Corpus:
     problems: list[Problem] = []
     files = [file for file in _walk(root, problems, NOT_LIBRARY) if file.suffix == ".py"]
     if not files and not problems:
-        problems.append(_empty(f"this Python has no library sources in {root}", "name your own text"))
+        problems.append(
+            _no_file(f"this Python has no library sources in {root}", "set data.path to your own text")
+        )
     sources = tuple(Source(file=file, format="text", is_named=False) for file in files)
     return Corpus(sources=sources, problems=tuple(problems))
 
@@ -161,7 +167,7 @@ def _find(entry: str) -> Corpus:
     try:
         status = path.stat()
     except OSError as error:
-        # A name with a star in it may exist as it stands; otherwise it is a glob.
+        # A file may have a star in its name; only if there is none is it a glob.
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             return Corpus(sources=(), problems=(_unreadable(path, error),))
         if glob.has_magic(entry):
@@ -171,10 +177,10 @@ def _find(entry: str) -> Corpus:
         problems: list[Problem] = []
         files = list(_walk(path, problems))
         if not files and not problems:
-            problems.append(_empty(f"the folder {entry} holds no file", "name a folder that holds text"))
+            problems.append(_no_file(f"the folder {entry} holds no files", "name a folder that holds text"))
         return Corpus(sources=tuple(_source(file, False) for file in files), problems=tuple(problems))
     if not stat.S_ISREG(status.st_mode):
-        return Corpus(sources=(), problems=(_empty(f"{entry} is a device or pipe", "name a regular file"),))
+        return Corpus(sources=(), problems=(_no_file(f"{entry} is a device or pipe", "name a regular file"),))
     return Corpus(sources=(_source(path, True),))
 
 
@@ -184,16 +190,16 @@ def _find_glob(pattern: str) -> Corpus:
     if files:
         return Corpus(sources=tuple(_source(file, False) for file in files))
     if matches:
-        fix = f"write {pattern.rstrip('/')}/**/* for the files below, or name the folder itself"
-        return Corpus(sources=(), problems=(_empty(f"the glob {pattern} matches folders only", fix),))
-    fix = f"correct the pattern (it is read from {Path.cwd()})"
-    return Corpus(sources=(), problems=(_empty(f"the glob {pattern} matches nothing", fix),))
+        fix = f"write {pattern.rstrip('/')}/**/* to include files below, or name the folder itself"
+        return Corpus(sources=(), problems=(_no_file(f"the glob {pattern} matches only folders", fix),))
+    fix = f"correct the pattern (relative to {Path.cwd()})"
+    return Corpus(sources=(), problems=(_no_file(f"the glob {pattern} matches no files", fix),))
 
 
 def _find_dataset(name: str) -> Corpus:
-    """The files of a Hugging Face dataset's `train` split, which `datasets` downloads and keeps as Arrow."""
-    expected = "a file, folder or glob that exists, or the name of a Hugging Face dataset"
-    here = f"{name!r} is no file or folder (seen from {Path.cwd()})"
+    """The Arrow files of a Hugging Face dataset's `train` split, downloaded by the package `datasets`."""
+    expected = "an existing file, folder or glob, or the name of a Hugging Face dataset"
+    here = f"no file or folder {name!r} in {Path.cwd()}"
     looks_like_a_file = _format_of(Path(name)) != "text" or Path(name).suffix in {
         ".txt",
         ".md",
@@ -202,23 +208,25 @@ def _find_dataset(name: str) -> Corpus:
         ".gz",
     }
     if looks_like_a_file or not DATASET_NAME.fullmatch(name):
-        return Corpus(sources=(), problems=(data_problem(here, expected, "correct the path"),))
+        return Corpus(sources=(), problems=(data_problem("SW702", here, expected, "correct the path"),))
     try:
-        import datasets  # an extra: only who names a dataset needs it
+        import datasets  # an optional dependency
     except ImportError:
         found = f"{here}, and the package datasets, which could download it, is not installed"
-        fix = "correct the path; or, if it is a dataset's name: pip install -e '.[datasets]'"
-        return Corpus(sources=(), problems=(data_problem(found, expected, fix),))
+        fix = "correct the path, or, if it names a dataset: pip install -e '.[datasets]'"
+        return Corpus(sources=(), problems=(data_problem("SW703", found, expected, fix),))
     dataset, _, configuration = name.partition(":")
     try:
         split = datasets.load_dataset(dataset, configuration or None, split="train")
-    except Exception as error:  # it raises a dozen classes of several packages; all mean the same to a user
-        found = f"{here}, and as a Hugging Face dataset it cannot be had: {type(error).__name__}: {error}"
-        fix = "correct the name (NAME or NAME:CONFIGURATION), or download it where there is a network"
-        return Corpus(sources=(), problems=(data_problem(found, expected, fix),))
+    except Exception as error:  # a dozen classes of several packages; all mean the same to a user
+        found = f"{here}, and no Hugging Face dataset could be loaded: {type(error).__name__}: {error}"
+        fix = "correct the name (NAME or NAME:CONFIGURATION), or download it on a machine with network access"
+        return Corpus(sources=(), problems=(data_problem("SW704", found, expected, fix),))
     files = [Path(row["filename"]) for row in split.cache_files]
     if not files:
-        return Corpus(sources=(), problems=(_empty(f"the dataset {name} holds no file", "name another"),))
+        return Corpus(
+            sources=(), problems=(_no_file(f"the dataset {name} holds no files", "name another dataset"),)
+        )
     return Corpus(sources=tuple(Source(file=file, format="arrow", is_named=True) for file in files))
 
 
@@ -228,14 +236,14 @@ def _walk(
     left_out: frozenset[str] = frozenset(),
     above: tuple[tuple[int, int], ...] = (),
 ) -> Iterator[Path]:
-    """The files below `folder`, sorted by their parts; hidden ones and `__pycache__` are no one's text.
+    """The files below `folder`, sorted by path components, without hidden ones and `__pycache__`.
 
-    A dangling link is among them: reading it says what is wrong with it.
+    Dangling links are included: reading one gives its Problem.
     """
     try:
         status = folder.stat()
         identity = status.st_dev, status.st_ino
-        if identity in above:  # a link that leads back
+        if identity in above:  # a link back to a folder above
             return
         with os.scandir(folder) as entries:
             children = sorted(entries, key=lambda entry: entry.name)
@@ -256,7 +264,7 @@ def _identity(file: Path) -> tuple[int, int] | str:
     try:
         status = file.stat()
     except OSError:
-        return str(file)  # `stat_sources` makes the Problem
+        return str(file)  # `stat_sources` reports it
     return status.st_dev, status.st_ino
 
 
@@ -268,12 +276,12 @@ def _format_of(file: Path) -> FileFormat:
     return next((format for suffix, format in FORMATS.items() if file.name.lower().endswith(suffix)), "text")
 
 
-def _empty(found: str, fix: str) -> Problem:
-    return data_problem(found, "a file, folder, glob or Hugging Face dataset that holds text", fix)
+def _no_file(found: str, fix: str) -> Problem:
+    return data_problem("SW701", found, "a file, folder, glob or Hugging Face dataset that holds text", fix)
 
 
 def _unreadable(file: Path, error: OSError) -> Problem:
     found = f"cannot be read: {error.strerror or error}"
     return data_problem(
-        found, "files that this user may read", "correct its permissions, or leave it out", file
+        "SW705", found, "a file that this user may read", "correct its permissions, or leave it out", file
     )

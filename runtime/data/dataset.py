@@ -1,7 +1,7 @@
-"""Decides what each rank reads: rank 0 prepares the data once, every rank maps them, a batch is its number.
+"""Token batches: rank 0 prepares the data once, every rank maps them, a batch follows from its index.
 
-Global batch i is the same sequences for any number of ranks and after any resume: it follows from the data,
-`training.seed`, `global_batch`, `seq_length` and i, and each rank asks for its own rows of it.
+Global batch i holds the same sequences for any number of ranks and after any resume: it follows from the
+data, `training.seed`, `global_batch`, `seq_length` and i. Each rank reads its own rows of it.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from runtime.data.sampling import Split, read_order
 
 @dataclass(frozen=True, kw_only=True)
 class TokenData:
-    """Prepared data, mapped into memory. Nothing here knows of ranks.
+    """Prepared data, mapped into memory; independent of ranks.
 
     tokens: every document's tokens, each followed by `end_of_text`; [split.num_tokens], read-only.
-    content_hash: sha256 of what decides the sequences, apart from `training`: tokens, tokenizer, split.
-    tokenizer_hash: sha256 of the tokenizer's content.
+    content_hash: SHA-256 of what decides the sequences, apart from `training`: tokens, tokenizer, split.
+    tokenizer_hash: SHA-256 of the tokenizer's content.
     """
 
     folder: Path
@@ -47,18 +47,18 @@ class TokenData:
 
     @property
     def tokenizer_file(self) -> Path:
-        """A tokenizer.json, in the form of the package tokenizers."""
+        """The tokenizer.json, in the format of the package tokenizers."""
         return self.folder / TOKENIZER_NAME
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.tokenizer_file))
 
     def epochs(self, steps: int) -> float:
-        """How often `steps` steps read each training sequence."""
+        """How many times `steps` steps read each training sequence."""
         return steps * self.global_batch / self.num_train_sequences
 
     def train_indices(self, batch_index: int, rows: slice | range = slice(None)) -> np.ndarray:
-        """Which training sequences these rows of global batch `batch_index` (from 0) are; int64 [n]."""
+        """The training sequences in these rows of global batch `batch_index` (from 0); int64 [n]."""
         assert batch_index >= 0, batch_index
         positions = np.asarray(_select(rows, self.global_batch), np.int64) + batch_index * self.global_batch
         return read_order(positions, self.num_train_sequences, self.seed)
@@ -84,14 +84,14 @@ class TokenData:
 def open_data(
     strategy: Strategy, cache_folder: Path | None = None, *, entry: Path | None = None
 ) -> TokenData:
-    """Maps the prepared data; for every rank, after rank 0's `prepare_data`.
+    """Maps the prepared data into memory; on every rank, after rank 0's `prepare_data`.
 
     Args:
-        entry: what `prepare_data` returned. Ranks that are told spare the file system a look at every file of
-            the corpus, and cannot come to another entry than rank 0 when a file changes meanwhile.
+        entry: what `prepare_data` returned on rank 0. With it a rank need not stat every file of the corpus,
+            and cannot derive another entry than rank 0 if a file is modified meanwhile.
 
     Raises:
-        StrategyError: if the data were not prepared, are damaged, or are not seen from this host.
+        StrategyError: if the data were not prepared, are damaged, or are not visible on this host.
     """
     if entry is None:
         cache = cache_folder or default_cache_folder(strategy)
@@ -103,10 +103,10 @@ def open_data(
         manifest = read_entry(entry)
     except (FileNotFoundError, DamagedEntry) as error:
         problem = Problem(
+            code="SW715",
             path="output.folder",
-            line=None,
-            found=f"the prepared data are not in {entry} as they were written: {error}",
-            expected="one shared path on all hosts, where rank 0 prepared the data at the start",
+            found=f"no intact prepared data in {entry}: {error}",
+            expected="a path shared by all hosts, where rank 0 prepared the data at the start",
             fix="put output.folder on a file system that all hosts share, and start again",
         )
         raise StrategyError((problem,)) from error
@@ -125,7 +125,7 @@ def open_data(
 
 
 def _select(rows: slice | range, num_rows: int) -> range:
-    """The numbers that `rows` means; a slice ends where the rows end, as everywhere in Python."""
+    """The row numbers in `rows`; a slice ends where the rows end, as everywhere in Python."""
     if isinstance(rows, slice):
         return range(num_rows)[rows]
     assert not rows or (min(rows) >= 0 and max(rows) < num_rows), f"{rows} of {num_rows} rows"

@@ -1,7 +1,7 @@
-"""Decides what a document is (a text file, a line of JSONL, a row of Parquet or Arrow); reads it in chunks.
+"""Documents of the corpus: text files, JSONL lines, Parquet and Arrow rows, read in chunks.
 
-A document may be larger than memory, so it comes in chunks of a quarter of a million characters; only the
-lines of JSONL and the rows of tables are held whole.
+A text file may be larger than memory, so it is read in chunks of a quarter of a million characters. Only a
+line of JSONL or a row of a table is held in memory as one string.
 """
 
 import codecs
@@ -19,17 +19,17 @@ from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
 COLUMN = "text"
 READ_BYTES = 1 << 20
 CHUNK_CHARACTERS = 1 << 18
-CUT_CHARACTERS = 1 << 14  # how far back from a chunk's end a good place to cut is looked for
+CUT_CHARACTERS = 1 << 14  # how far back from a chunk's end to look for a good place to cut
 NUM_ROWS = 256
-# Behind a single line break, or before a single space, between two visible characters: byte-level BPE splits
-# words there too, so that the cut changes no token. The last is for text that has neither.
+# After a single line break, or before a single space, between two visible characters: byte-level BPE splits
+# words there too, so the cut changes no token. The last pattern is for text that has neither.
 CUTS = (re.compile(r"(?<=\S\n)(?=\S)"), re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\n)"))
 # Half of a surrogate pair: JSON can write it, UTF-8 and the tokenizer cannot.
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TextChunk(NamedTuple):
-    """A part of one document. `num_mended`: lone surrogates that became U+FFFD."""
+    """A part of one document. `num_mended`: lone surrogates replaced by U+FFFD."""
 
     text: str
     ends_document: bool
@@ -44,8 +44,8 @@ class NotText(Exception):
 class Survey:
     """What one pass over the corpus found.
 
-    `sources` are the files to encode, `skipped` those that are not text and were only found in a folder or
-    by a glob. Empty documents are left out; `num_bytes` is the documents' UTF-8.
+    `sources` are the files to encode; `skipped` are files that are not text, found in a folder or by a glob.
+    Empty documents are left out; `num_bytes` counts the documents' UTF-8 bytes.
     """
 
     sources: tuple[Source, ...]
@@ -58,7 +58,7 @@ class Survey:
 
 
 def survey_corpus(sources: Sequence[Source]) -> Survey:
-    """Reads everything once, so that all that is wrong is known before the long work begins."""
+    """Reads everything once, so that every mistake is reported before the long work begins."""
     kept: list[Source] = []
     problems: list[Problem] = []
     skipped: list[str] = []
@@ -89,8 +89,10 @@ def survey_corpus(sources: Sequence[Source]) -> Survey:
         num_bytes += sum(lengths)
         num_mended += num_mended_here
         if len(problems) >= MAX_PROBLEMS:
-            found = f"reading stopped after {len(problems)} faults"
-            problems.append(data_problem(found, "data without faults", "correct those above first"))
+            found = f"reading stopped after {len(problems)} mistakes"
+            problems.append(
+                data_problem("SW711", found, "data without mistakes", "correct those above first")
+            )
             break
     return Survey(
         sources=tuple(kept),
@@ -104,10 +106,10 @@ def survey_corpus(sources: Sequence[Source]) -> Survey:
 
 
 def read_chunks(source: Source) -> Iterator[TextChunk | Problem]:
-    """The documents of one file in order; a faulty row gives a Problem in its place.
+    """The documents of one file, in order; a malformed row gives a Problem in its place.
 
     Raises:
-        NotText: when a text file turns out not to be one, possibly after some of its chunks.
+        NotText: if a text file turns out to be binary, possibly after some of its chunks.
     """
     read_rows = {"jsonl": _read_jsonl, "parquet": _read_parquet, "arrow": _read_arrow}
     try:
@@ -120,16 +122,13 @@ def read_chunks(source: Source) -> Iterator[TextChunk | Problem]:
             else:
                 yield from _cut((row,))
     except ImportError:
-        expected = "the package pyarrow, which reads this kind of file"
-        yield data_problem("pyarrow is not installed", expected, "pip install -e '.[parquet]'", source.file)
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        ValueError,
-    ) as error:  # pyarrow's errors are ValueErrors or OSErrors
-        expected = f"a whole {source.file.suffix} file"
-        yield data_problem(f"is damaged: {error}", expected, "replace it, or leave it out", source.file)
+        expected = f"the package pyarrow, which reads {source.format} files"
+        fix = "pip install -e '.[parquet]'"
+        yield data_problem("SW703", "pyarrow is not installed", expected, fix, source.file)
+    # pyarrow's errors are ValueErrors or OSErrors.
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        found, expected = f"damaged file: {error}", f"a complete {source.file.suffix} file"
+        yield data_problem("SW709", found, expected, "replace it, or leave it out", source.file)
 
 
 def _cut(parts: Iterable[str]) -> Iterator[TextChunk]:
@@ -150,10 +149,10 @@ def _cut(parts: Iterable[str]) -> Iterator[TextChunk]:
 
 
 def _cut_position(text: str, start: int) -> int:
-    """Where a chunk that begins at `start` ends; at least one character more follows it."""
+    """The end of a chunk that begins at `start`; at least one more character follows it."""
     end = start + CHUNK_CHARACTERS
     first = end - CUT_CHARACTERS
-    near = text[first : end + 2]  # two more, for what a pattern looks ahead at
+    near = text[first : end + 2]  # two more, for the patterns' lookahead
     for pattern in CUTS:
         places = [match.start() for match in pattern.finditer(near) if 0 < match.start() <= CUT_CHARACTERS]
         if places:
@@ -164,9 +163,9 @@ def _cut_position(text: str, start: int) -> int:
 def _mend(text: str) -> tuple[str, int]:
     if text.isascii() or not LONE_SURROGATE.search(text):
         return text, 0
-    # Two halves that were written one after the other are a whole again after this.
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return whole, whole.count("\ufffd") - text.count("\ufffd")
+    # Two halves written one after the other become one character again.
+    mended = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return mended, mended.count("\ufffd") - text.count("\ufffd")
 
 
 def _read_text(source: Source) -> Iterator[str]:
@@ -176,7 +175,7 @@ def _read_text(source: Source) -> Iterator[str]:
         while True:
             block = stream.read(READ_BYTES)
             if b"\0" in block:
-                raise NotText(f"a zero byte at {num_read + block.index(0)}: binary")
+                raise NotText(f"binary: zero byte at offset {num_read + block.index(0)}")
             try:
                 yield decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
@@ -199,22 +198,22 @@ def _parse_line(source: Source, number: int, line: bytes) -> str | Problem:
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except (ValueError, RecursionError) as error:
-        found = f"is not JSON: {error}"
+        found = f"not JSON: {error}"
     else:
         if not isinstance(row, dict):
-            found = f"is {type(row).__name__}, not an object"
+            found = f"a JSON {type(row).__name__}, not an object"
         elif COLUMN not in row:
-            found = f"has no key {COLUMN!r}; its keys are: {', '.join(map(str, row)) or 'none'}"
+            found = f"no key {COLUMN!r}; keys: {', '.join(map(str, row)) or 'none'}"
         elif not isinstance(row[COLUMN], str):
-            found = f"{COLUMN!r} is {type(row[COLUMN]).__name__}, not a string"
+            found = f"{COLUMN!r} is of type {type(row[COLUMN]).__name__}, not a string"
         else:
             return str(row[COLUMN])
-    expected = f'one JSON object a line, with its text under "{COLUMN}"'
-    return data_problem(found, expected, "correct or remove the line", source.file, number)
+    expected = f'one JSON object per line, with its text under "{COLUMN}"'
+    return data_problem("SW707", found, expected, "correct or remove the line", source.file, number)
 
 
 def _read_parquet(source: Source) -> Iterator[str | Problem]:
-    import pyarrow.parquet  # an extra, and slow to import
+    import pyarrow.parquet  # an optional dependency, and slow to import
 
     with pyarrow.parquet.ParquetFile(source.file) as table:
         fault = _column_fault(source, table.schema_arrow)
@@ -226,7 +225,7 @@ def _read_parquet(source: Source) -> Iterator[str | Problem]:
 
 
 def _read_arrow(source: Source) -> Iterator[str | Problem]:
-    """What the package datasets keeps on disk: Arrow's stream format."""
+    """The on-disk format of the package datasets: an Arrow stream."""
     import pyarrow.ipc
 
     with pyarrow.memory_map(str(source.file)) as file, pyarrow.ipc.open_stream(file) as stream:
@@ -250,18 +249,16 @@ def _column_fault(source: Source, schema: Any) -> Problem | None:
     expected = f"a column {COLUMN!r} of strings"
     fix = f"name the column {COLUMN!r}, or leave the file out"
     if COLUMN not in schema.names:
-        return data_problem(
-            f"has no column {COLUMN!r}: {', '.join(schema.names)}", expected, fix, source.file
-        )
+        found = f"no column {COLUMN!r}; columns: {', '.join(schema.names)}"
+        return data_problem("SW708", found, expected, fix, source.file)
     kind = schema.field(COLUMN).type
     value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if value not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-        return data_problem(f"column {COLUMN!r} holds {kind}", expected, fix, source.file)
+        return data_problem("SW708", f"column {COLUMN!r} is of type {kind}", expected, fix, source.file)
     return None
 
 
 def _not_text(source: Source, reason: str) -> Problem:
     expected = "UTF-8 text, .jsonl, .jsonl.gz or .parquet"
-    return data_problem(
-        f"is not text ({reason})", expected, "convert it to UTF-8, or leave it out", source.file
-    )
+    fix = "convert it to UTF-8, or leave it out"
+    return data_problem("SW706", f"not a text file ({reason})", expected, fix, source.file)

@@ -1,4 +1,4 @@
-"""Turns a corpus into one file of tokens: reads it to check it, to train the tokenizer, to encode it."""
+"""Encoding of a corpus into one token file: one pass to check it, one for the tokenizer, one to encode."""
 
 import hashlib
 import logging
@@ -17,7 +17,7 @@ from runtime.data.tokenizer import TextCoder, sample_bytes, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
-BATCH_CHARACTERS = 1 << 20  # encoding takes some 200 bytes a character for as long as it lasts
+BATCH_CHARACTERS = 1 << 20  # encoding takes about 200 bytes of memory per character
 NUM_NAMED = 3
 PROGRESS_S = 5.0
 
@@ -25,10 +25,10 @@ PROGRESS_S = 5.0
 def encode_corpus(
     folder: Path, key: str, sources: Sequence[Source], coder: TextCoder | None, vocab_size: int
 ) -> DataManifest:
-    """Writes TOKENS_NAME and TOKENIZER_NAME into `folder`; `coder` None trains one of `vocab_size` entries.
+    """Writes the token file and the tokenizer into `folder`; `coder` None trains one of `vocab_size` entries.
 
     Raises:
-        StrategyError: with every fault of the corpus, or because it holds no text.
+        StrategyError: with every mistake in the corpus, or because it holds no text.
     """
     started = time.perf_counter()
     logger.info("data: reading %s files", f"{len(sources):,}")
@@ -42,8 +42,8 @@ def encode_corpus(
         coder = _train(survey, vocab_size)
         if coder.num_ids < vocab_size:
             warnings.append(
-                f"the data give a vocabulary of {coder.num_ids:,} only; the other ids of "
-                f"model.vocab_size ({vocab_size:,}) are never used"
+                f"SW721 the data support a vocabulary of only {coder.num_ids:,} entries; "
+                f"the other ids of model.vocab_size ({vocab_size:,}) are never used"
             )
     (folder / TOKENIZER_NAME).write_text(coder.tokenizer.to_str(), encoding="utf-8")
     token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
@@ -51,7 +51,7 @@ def encode_corpus(
         folder / TOKENS_NAME, survey, coder, np.dtype(f"<u{token_bytes}")
     )
     logger.info(
-        "data: %s documents (and %s empty ones), %s tokens, %.2f bytes a token, prepared in %.1f s",
+        "data: %s documents (and %s empty ones), %s tokens, %.2f bytes per token, prepared in %.1f s",
         f"{survey.num_documents:,}",
         f"{survey.num_empty:,}",
         f"{num_tokens:,}",
@@ -85,22 +85,22 @@ def _train(survey: Survey, vocab_size: int) -> TextCoder:
 
 
 def _sample(sources: Iterable[Source], share: float) -> Iterator[str]:
-    """About this share of the corpus's chunks, drawn by lot: the same ones every time.
+    """A random sample of about this share of the corpus's chunks, the same ones every time.
 
-    Every n-th chunk would not do: where the corpus repeats itself, that may be the same text each time.
+    Every n-th chunk would not do: in a repetitive corpus that may be the same text each time.
     """
-    lot = random.Random(0)  # its random() is promised to stay the same over Python's releases
+    generator = random.Random(0)  # Python promises the same random() in every release
     for number, chunk in enumerate(_chunks(sources)):
-        if lot.random() < share or number == 0:
+        if generator.random() < share or number == 0:
             yield chunk.text
 
 
 def _write_tokens(file: Path, survey: Survey, coder: TextCoder, dtype: np.dtype) -> tuple[int, str]:
-    """Every document followed by the end-of-text token; gives the number of tokens and their sha256."""
+    """Writes every document and an end-of-text token after it; returns the token count and the SHA-256."""
     digest = hashlib.sha256()
     num_tokens = num_bytes = 0
-    spoke = time.monotonic()
-    is_empty = True  # no token of the present document so far
+    reported = time.monotonic()
+    is_empty = True  # no token of the current document so far
     with file.open("wb") as stream:
         for batch in _batches(_chunks(survey.sources)):
             encoded = coder.tokenizer.encode_batch_fast([p.text for p in batch], add_special_tokens=False)
@@ -115,14 +115,14 @@ def _write_tokens(file: Path, survey: Survey, coder: TextCoder, dtype: np.dtype)
                 stream.write(content)
                 num_tokens += len(ids)
             num_bytes += sum(len(chunk.text.encode()) for chunk in batch)
-            if time.monotonic() - spoke > PROGRESS_S:
+            if time.monotonic() - reported > PROGRESS_S:
                 logger.info(
                     "data: encoded %.1f of %.1f MB (%.0f %%)",
                     num_bytes / 1e6,
                     survey.num_bytes / 1e6,
                     100 * num_bytes / survey.num_bytes,
                 )
-                spoke = time.monotonic()
+                reported = time.monotonic()
     return num_tokens, digest.hexdigest()
 
 
@@ -140,11 +140,11 @@ def _batches(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
 
 
 def _chunks(sources: Iterable[Source]) -> Iterator[TextChunk]:
-    """What the survey found to be in order."""
+    """The chunks of files that the survey accepted."""
     for source in sources:
         for item in read_chunks(source):
             if isinstance(item, Problem):
-                raise StrategyError((item,))  # it changed since
+                raise StrategyError((item,))  # modified since the survey
             yield item
 
 
@@ -153,13 +153,17 @@ def _warnings(survey: Survey) -> list[str]:
     if survey.skipped:
         names = ", ".join(survey.skipped[:NUM_NAMED])
         more = ", …" if len(survey.skipped) > NUM_NAMED else ""
-        warnings.append(f"{len(survey.skipped):,} files are not UTF-8 text and were left out: {names}{more}")
+        warnings.append(
+            f"SW719 files that are not UTF-8 text were skipped ({len(survey.skipped):,}): {names}{more}"
+        )
     if survey.num_mended:
-        warnings.append(f"{survey.num_mended:,} lone surrogates (half characters) became U+FFFD")
+        warnings.append(f"SW720 unpaired UTF-16 surrogates were replaced by U+FFFD ({survey.num_mended:,})")
     return warnings
 
 
 def _nothing_to_read(survey: Survey) -> Problem:
-    skipped = f", {len(survey.skipped)} files that are not text" if survey.skipped else ""
-    found = f"there is no text in it: {survey.num_empty} empty documents{skipped}"
-    return data_problem(found, "at least one document that is not empty", "name other data")
+    found = (
+        f"no text in the data (empty documents: {survey.num_empty:,}; "
+        f"files that are not UTF-8 text: {len(survey.skipped):,})"
+    )
+    return data_problem("SW712", found, "at least one document that is not empty", "name other data")

@@ -1,8 +1,9 @@
-"""Makes the data ready before any group is joined: finds, checks and tokenizes them once, into the cache."""
+"""Data preparation on rank 0, before any process group exists: find, check, tokenize, cache."""
 
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +36,13 @@ from runtime.data.tokenizer import (
 
 logger = logging.getLogger(__name__)
 
-# Part of every key: change it when the same documents would give other tokens or another file.
+# Part of every cache key: increase it when the same documents would give other tokens or another file.
 CACHE_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataInputs:
-    """What a strategy's data are made from. `key` names their place in the cache; None with problems."""
+    """What prepared data are made from. `key` names their cache entry; None if there are problems."""
 
     corpus: Corpus
     coder: TextCoder | None
@@ -51,39 +52,37 @@ class DataInputs:
 
 
 def default_cache_folder(strategy: Strategy) -> Path:
-    """Beside the runs, because `output.folder` is one shared path on all hosts."""
+    """Next to the runs, because `output.folder` is a path that all hosts share."""
     return Path(strategy.output.folder) / ".cache" / "data"
 
 
 def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
-    """Tokenizes the data unless that was done before; returns the folder for `open_data`. For rank 0 alone.
+    """Tokenizes the data unless they are cached; returns the cache entry for `open_data`. For rank 0 only.
 
     Raises:
-        StrategyError: with all that is wrong with data, tokenizer and vocabulary, or with too little data.
+        StrategyError: with every mistake in data, tokenizer and vocabulary, or because of too little data.
     """
     cache = cache_folder or default_cache_folder(strategy)
     inputs = resolve_inputs(strategy, cache)
     if inputs.key is None:
-        raise StrategyError(inputs.problems + _faults_inside(inputs))
-    for warning in inputs.corpus.warnings:
-        logger.warning("data: %s", warning)
+        raise StrategyError(inputs.problems + _problems_inside(inputs))
+    _warn(inputs.corpus.warnings)
     folder = cache / inputs.key
     try:
         remove_leftovers(cache)
-        manifest = _read_whole(folder)
+        manifest = _read_verified(folder)
         if manifest is None:
             write_entry(cache, inputs.key, lambda target: _encode(target, strategy, inputs))
             manifest = read_entry(folder)
     except OSError as error:
         raise StrategyError((_cannot_write(cache, error),)) from error
-    for warning in manifest.warnings:
-        logger.warning("data: %s", warning)
+    _warn(manifest.warnings)
     split = split_tokens(strategy, manifest)
     num_asked = strategy.training.steps * strategy.training.global_batch
     if num_asked > split.num_train:
         logger.warning(
-            "data: the run reads %s sequences and the data have %s for training: "
-            "they are read %.2f times, each time newly shuffled",
+            "SW717 the run reads %s sequences and the data have %s for training: "
+            "they are read %.2f times, reshuffled each time",
             f"{num_asked:,}",
             f"{split.num_train:,}",
             num_asked / split.num_train,
@@ -92,7 +91,7 @@ def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
 
 
 def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
-    """Finds the corpus and the tokenizer, and from them the key; collects all that is wrong on the way."""
+    """Finds corpus and tokenizer, and derives the cache key from them; collects every Problem on the way."""
     corpus = find_corpus(strategy.data.path)
     problems = list(corpus.problems)
     vocab_size = strategy.model.vocab_size
@@ -127,7 +126,11 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
 
 
 def split_tokens(strategy: Strategy, manifest: DataManifest) -> Split:
-    """Cuts the tokens into sequences; too few are a Problem."""
+    """The split of the tokens into sequences.
+
+    Raises:
+        StrategyError: if there are too few for validation and one global batch.
+    """
     training, num_validation = strategy.training, strategy.data.validation_sequences
     split = Split(
         num_tokens=manifest.num_tokens, seq_length=training.seq_length, num_validation=num_validation
@@ -138,7 +141,8 @@ def split_tokens(strategy: Strategy, manifest: DataManifest) -> Split:
     raise StrategyError(
         (
             data_problem(
-                f"gives {split.num_sequences:,} sequences of {training.seq_length:,} tokens "
+                "SW713",
+                f"only {split.num_sequences:,} sequences of {training.seq_length:,} tokens in the data "
                 f"({manifest.num_tokens:,} tokens)",
                 f"at least {needed:,}: {num_validation:,} for validation (data.validation_sequences) "
                 f"and {training.global_batch:,} for one global batch",
@@ -149,8 +153,8 @@ def split_tokens(strategy: Strategy, manifest: DataManifest) -> Split:
     )
 
 
-def _faults_inside(inputs: DataInputs) -> tuple[Problem, ...]:
-    """What else is wrong, inside the files that can be read: reported in the same go."""
+def _problems_inside(inputs: DataInputs) -> tuple[Problem, ...]:
+    """Mistakes inside the files that can be read: reported together with the others."""
     unreadable = {problem.file for problem in inputs.problems}
     return survey_corpus([s for s in inputs.corpus.sources if str(s.file) not in unreadable]).problems
 
@@ -159,7 +163,7 @@ def _encode(folder: Path, strategy: Strategy, inputs: DataInputs) -> DataManifes
     assert inputs.key is not None
     sources = inputs.corpus.sources
     manifest = encode_corpus(folder, inputs.key, sources, inputs.coder, strategy.model.vocab_size)
-    # The key was computed before: what was read since must be the same bytes.
+    # The key was computed before: what was encoded since must be the same bytes.
     try:
         now = stat_sources(sources)
     except CorpusUnreadable as error:
@@ -167,30 +171,37 @@ def _encode(folder: Path, strategy: Strategy, inputs: DataInputs) -> DataManifes
     changed = [source for source in now if now[source] != inputs.files[source]]
     if changed:
         file = changed[0].partition(":")[2]
-        found = f"{file} changed while it was read"
-        raise StrategyError((data_problem(found, "data that stand still", "start again when they do"),))
+        found = f"{file} was modified while being read"
+        expected, fix = "a file that is not being written", "start again when the writer has finished"
+        raise StrategyError((data_problem("SW710", found, expected, fix),))
     return manifest
 
 
-def _read_whole(folder: Path) -> DataManifest | None:
-    """The entry, every byte of it verified; None, and taken away with a warning, if it is damaged."""
+def _read_verified(folder: Path) -> DataManifest | None:
+    """The entry's manifest, every byte verified; None if there is no entry, or it was damaged: discarded."""
     try:
         manifest = read_entry(folder)
         verify_tokens(folder, manifest)
     except FileNotFoundError:
         return None
     except DamagedEntry as error:
-        logger.warning("data: prepared data are damaged and are made anew: %s", error)
+        logger.warning("SW716 the prepared data are damaged and will be prepared again: %s", error)
         discard_entry(folder)
         return None
     return manifest
 
 
+def _warn(texts: Iterable[str]) -> None:
+    """Logs warnings that carry their codes; those of an entry from before there were codes do not."""
+    for text in texts:
+        logger.log(logging.WARNING, "%s", text)
+
+
 def _cannot_write(cache: Path, error: OSError) -> Problem:
     return Problem(
+        code="SW714",
         path="output.folder",
-        line=None,
-        found=f"the prepared data cannot be written to {cache}: {error.strerror or error}",
-        expected="a folder that this user may write, with room for the tokens",
-        fix="correct its permissions, free some space, or name another output.folder",
+        found=f"prepared data cannot be written to {cache}: {error.strerror or error}",
+        expected="a folder that this user may write to, with space for the tokens",
+        fix="correct its permissions, free some space, or choose another output.folder",
     )

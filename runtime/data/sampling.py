@@ -1,4 +1,4 @@
-"""Decides which tokens each sequence has, which are held out, and in which order the others are read.
+"""Sequence packing, the validation split, and the shuffled read order.
 
 Arithmetic only: no file, no rank, no state. What a step reads follows from its number alone.
 """
@@ -16,9 +16,9 @@ class Split:
     """The token stream cut into sequences of seq_length + 1 tokens, so that each has seq_length targets.
 
     The stream is `num_validation` runs of training sequences, each followed by one validation sequence:
-    validation is spread evenly over the corpus, whatever its order, and measures unread text of the same
+    validation is spread evenly over the corpus, whatever its order, and measures unseen text of the same
     documents. Sequences of one run overlap by one token (the last target is the next one's first input);
-    between training and validation no token is shared. Neither seed nor layout has a part in it.
+    training and validation share no token. The split depends on neither seed nor layout.
     """
 
     num_tokens: int
@@ -27,7 +27,7 @@ class Split:
 
     @property
     def num_train(self) -> int:
-        """Training sequences: a run takes one token more than its targets, a validation sequence too."""
+        """Training sequences. A run needs one token more than its targets; so does a validation sequence."""
         if self.num_validation == 0:
             return max(0, (self.num_tokens - 1) // self.seq_length)
         held_out = self.num_validation * (self.seq_length + 2)
@@ -35,7 +35,7 @@ class Split:
 
     @property
     def num_sequences(self) -> int:
-        """All that the tokens give, counted as `num_train` counts; for messages."""
+        """All sequences in the tokens, counted as in `num_train`; for messages."""
         overhead = 2 * self.num_validation if self.num_validation else 1
         return max(0, (self.num_tokens - overhead) // self.seq_length)
 
@@ -43,24 +43,26 @@ class Split:
         """First token of each of these training sequences."""
         sequences = np.asarray(sequences, np.int64)
         size, num_larger = divmod(self.num_train, max(1, self.num_validation))
-        # The first `num_larger` runs have one sequence more than the others.
+        # The first `num_larger` runs have one more sequence than the others.
         in_larger = sequences < num_larger * (size + 1)
         runs = np.where(in_larger, sequences // (size + 1), (sequences - num_larger) // max(1, size))
-        return sequences * self.seq_length + runs * (self.seq_length + 2)
+        starts: np.ndarray = sequences * self.seq_length + runs * (self.seq_length + 2)
+        return starts
 
     def validation_starts(self, sequences: np.ndarray) -> np.ndarray:
         """First token of each of these validation sequences."""
         sequences = np.asarray(sequences, np.int64)
         size, num_larger = divmod(self.num_train, max(1, self.num_validation))
         num_before = (sequences + 1) * size + np.minimum(sequences + 1, num_larger)
-        return num_before * self.seq_length + sequences * (self.seq_length + 2) + 1
+        starts: np.ndarray = num_before * self.seq_length + sequences * (self.seq_length + 2) + 1
+        return starts
 
 
 def read_order(positions: np.ndarray, num_sequences: int, seed: int) -> np.ndarray:
     """The training sequences at these positions of an endless stream of shuffled epochs.
 
-    Epochs follow each other without a gap: a batch may take the end of one and the beginning of the next,
-    so that every epoch reads every sequence once, whatever the batch size.
+    Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the next, so
+    every epoch reads every sequence once, whatever the batch size.
     """
     positions = np.asarray(positions, np.int64)
     epochs, places = np.divmod(positions, num_sequences)
@@ -72,11 +74,11 @@ def read_order(positions: np.ndarray, num_sequences: int, seed: int) -> np.ndarr
 
 
 def shuffle(places: np.ndarray, num: int, key: str) -> np.ndarray:
-    """Where each of these places of 0 … num-1 goes under the permutation that `key` names.
+    """The images of these places of 0 … num-1 under the permutation that `key` selects.
 
-    A Feistel network over the next power of four, walked on until it lands below `num` (Black and Rogaway
-    2002, "Ciphers with arbitrary finite domains"; for shuffling: Mitchell et al. 2021). Against a
-    permutation in memory it costs nothing for 10⁹ sequences on each of 8 ranks of a host, and unlike
+    A Feistel network over the next power of four, applied until the result is below `num` (Black and Rogaway
+    2002, "Ciphers with arbitrary finite domains"; for shuffling: Mitchell et al. 2021). Unlike a
+    permutation in memory it takes no space, also for 10⁹ sequences on each of 8 ranks of a host, and unlike
     numpy's it is the same in every release (NEP 19 promises that only for bit streams).
     """
     half_bits = np.uint64(max(1, ((num - 1).bit_length() + 1) // 2))
@@ -98,4 +100,5 @@ def _mix(values: np.ndarray) -> np.ndarray:
     """splitmix64's finalizer (Steele et al. 2014): every input bit changes every output bit."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
+    mixed: np.ndarray = values ^ values >> np.uint64(31)
+    return mixed

@@ -1,4 +1,4 @@
-"""Decides how text becomes tokens: a byte-level BPE trained on the corpus, or a Hugging Face tokenizer."""
+"""Tokenizers: a byte-level BPE trained on the corpus, or a Hugging Face tokenizer."""
 
 import hashlib
 import json
@@ -14,23 +14,23 @@ from planner.problems import Problem
 
 END_OF_TEXT = "<|endoftext|>"
 NUM_BYTES = 256  # every byte is a token, so that no text is unknown
-# How much text the merges are learned from. 8 MB of the standard library's 12 give 0.1 % more tokens than
-# all of it (3,484,070 against 3,480,828 at 4,096 entries) in 1.7 for 2.5 s (tokenizers 0.23.3, 2 cores).
-# A larger vocabulary has rarer entries: 2 kB for each.
+# How much text the merges are learned from. 8 MB of the standard library's 12 MB give 0.1 % more tokens than
+# all of it (3,484,070 instead of 3,480,828 at 4,096 entries) in 1.7 s instead of 2.5 (tokenizers 0.23.3,
+# 2 cores). A larger vocabulary has rarer entries: 2 kB for each.
 MIN_SAMPLE_BYTES = 8_000_000
 SAMPLE_BYTES_PER_ENTRY = 2_000
-# The trainer takes time by the square of a word's length: one of 1 MB took ten minutes. Longer runs are cut
-# for the training alone (tokenizers 0.23.3; BPE merges are rewritten over the whole word).
+# The trainer's time is quadratic in the length of a word: one of 1 MB took ten minutes. Longer runs are cut,
+# for training only (tokenizers 0.23.3; every BPE merge rewrites the word).
 LONG_RUN = re.compile(r"\S{256}|\s{256}")
-# End-of-text tokens of published tokenizers, for a tokenizer.json that comes without its configuration.
+# End-of-text tokens of published tokenizers, for a tokenizer.json without tokenizer_config.json.
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextCoder:
-    """A tokenizer and the token that it joins documents with.
+    """A tokenizer and its end-of-text token.
 
-    A document that happens to spell a special token is text like any other: `encode_special_tokens` is on.
+    A document that contains the text of a special token is encoded as plain text: `encode_special_tokens`.
     """
 
     tokenizer: Tokenizer
@@ -38,12 +38,12 @@ class TextCoder:
 
     @property
     def num_ids(self) -> int:
-        """One more than the largest id, which gaps in the vocabulary may make more than its size."""
+        """The largest id plus one; more than the vocabulary's size if it has gaps."""
         return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     @property
     def hash(self) -> str:
-        """sha256 of all that decides which tokens a text has, in a form that no library version changes."""
+        """SHA-256 of everything that decides how text is encoded, independent of the library's version."""
         content = json.loads(self.tokenizer.to_str())
         for key in ("version", "truncation", "padding", "post_processor"):
             content.pop(key, None)
@@ -55,30 +55,29 @@ class TextCoder:
 
 
 class TokenizerUnusable(Exception):
-    """The tokenizer that was named cannot be used; carries the Problem."""
+    """The tokenizer cannot be used; carries the Problem."""
 
-    def __init__(self, found: str, expected: str, fix: str, path: str = "data.tokenizer") -> None:
-        self.problem = Problem(path=path, line=None, found=found, expected=expected, fix=fix)
+    def __init__(self, code: str, found: str, expected: str, fix: str, path: str = "data.tokenizer") -> None:
+        self.problem = Problem(code=code, path=path, found=found, expected=expected, fix=fix)
         super().__init__(str(self.problem))
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raises TokenizerUnusable where no byte-level BPE has so few entries."""
+    """Raises TokenizerUnusable if `vocab_size` is too small for a byte-level BPE."""
     if vocab_size <= NUM_BYTES:
         found = f"{vocab_size} is too small for a byte-level tokenizer"
         expected = f"at least {NUM_BYTES + 1}: one for each byte, one for the end of text"
-        raise TokenizerUnusable(
-            found, expected, f"set model.vocab_size to {NUM_BYTES + 1} or more", "model.vocab_size"
-        )
+        fix = f"set model.vocab_size to {NUM_BYTES + 1} or more"
+        raise TokenizerUnusable("SW735", found, expected, fix, "model.vocab_size")
 
 
 def check_ids(coder: TextCoder, vocab_size: int) -> None:
-    """Raises TokenizerUnusable where the tokenizer has ids that the model has no embedding for."""
+    """Raises TokenizerUnusable if the tokenizer has ids without an embedding in the model."""
     if coder.num_ids > vocab_size:
-        found = f"its ids go up to {coder.num_ids - 1}, beyond model.vocab_size ({vocab_size})"
+        found = f"its largest id is {coder.num_ids - 1}, but model.vocab_size is {vocab_size}"
         expected = f"ids below {vocab_size}"
-        fix = f"set model.vocab_size to at least {coder.num_ids}, or name another tokenizer"
-        raise TokenizerUnusable(found, expected, fix)
+        fix = f"set model.vocab_size to at least {coder.num_ids}, or choose another tokenizer"
+        raise TokenizerUnusable("SW734", found, expected, fix)
 
 
 def sample_bytes(vocab_size: int) -> int:
@@ -86,7 +85,7 @@ def sample_bytes(vocab_size: int) -> int:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextCoder:
-    """Byte-level BPE with at most `vocab_size` entries; fewer where the texts have no pair left to merge.
+    """Trains a byte-level BPE of at most `vocab_size` entries; fewer if the texts have no pair left to merge.
 
     The same texts give the same tokenizer, in any process and with any number of threads.
     """
@@ -105,12 +104,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextCoder:
 
 
 def load_tokenizer(path: Path) -> TextCoder:
-    """A tokenizer.json, or a Hugging Face folder with one or with what transformers makes one from.
+    """Reads a tokenizer.json, or a Hugging Face folder with one or with files that transformers converts.
 
     Raises:
-        TokenizerUnusable: where there is none, it is damaged, or its end-of-text token is not known.
+        TokenizerUnusable: if there is none, it is damaged, or its end-of-text token is not known.
     """
-    expected = "a tokenizer.json, or a folder that save_pretrained of a Hugging Face tokenizer wrote"
+    expected = "a tokenizer.json, or a folder written by a Hugging Face tokenizer's save_pretrained"
     path = path.expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
@@ -119,18 +118,18 @@ def load_tokenizer(path: Path) -> TextCoder:
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
         return _coder(tokenizer, _end_of_text(file.parent, tokenizer))
     except FileNotFoundError as error:
-        found = f"{path} is no file or folder (seen from {Path.cwd()})"
-        fix = "correct the path; a tokenizer on the hub must be downloaded first"
-        raise TokenizerUnusable(found, expected, fix) from error
+        found = f"no file or folder {path} in {Path.cwd()}"
+        fix = "correct the path; download a tokenizer of the Hugging Face Hub first"
+        raise TokenizerUnusable("SW731", found, expected, fix) from error
     except TokenizerUnusable:
         raise
     except Exception as error:  # tokenizers raises bare Exception for a bad file
-        found = f"{path} is no tokenizer: {type(error).__name__}: {error}"
-        raise TokenizerUnusable(found, expected, "name another file or folder") from error
+        found = f"{path} is not a tokenizer: {type(error).__name__}: {error}"
+        raise TokenizerUnusable("SW732", found, expected, "choose another file or folder") from error
 
 
 def read_coder(file: Path, end_of_text: int) -> TextCoder:
-    """A tokenizer that this product wrote itself."""
+    """Reads a tokenizer that this program wrote."""
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.encode_special_tokens = True
     return TextCoder(tokenizer=tokenizer, end_of_text=end_of_text)
@@ -146,45 +145,45 @@ def _bounded_runs(text: str) -> Iterator[str]:
 
 
 def _coder(tokenizer: Tokenizer, end_of_text: str) -> TextCoder:
-    # A published file may cut or fill what it encodes: fine for its own model's prompts, not for a corpus.
+    # A published file may enable truncation or padding: right for prompts, wrong for a corpus.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     token_id = tokenizer.token_to_id(end_of_text)
     if token_id is None:
         found = f"its end-of-text token {end_of_text!r} is not in its vocabulary"
-        raise TokenizerUnusable(
-            found, "an end-of-text token with an id", "correct eos_token in tokenizer_config.json"
-        )
+        fix = "correct eos_token in tokenizer_config.json"
+        raise TokenizerUnusable("SW733", found, "an end-of-text token with an id", fix)
     return TextCoder(tokenizer=tokenizer, end_of_text=token_id)
 
 
 def _end_of_text(folder: Path, tokenizer: Tokenizer) -> str:
-    """`eos_token` of the configuration beside the tokenizer, or one of the names that are in use."""
+    """`eos_token` of the configuration next to the tokenizer, or one of the well-known names."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         file = folder / name
         if file.is_file():
-            token: Any = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
-            token = token.get("content") if isinstance(token, dict) else token
+            read: Any = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
+            token: object = read.get("content") if isinstance(read, dict) else read
             if isinstance(token, str):
                 return token
     for token in KNOWN_ENDS:
         if tokenizer.token_to_id(token) is not None:
             return token
-    found = f"{folder} does not say which token ends a text"
+    found = f"no end-of-text token known for the tokenizer in {folder}"
     expected = f"eos_token in tokenizer_config.json, or one of {', '.join(KNOWN_ENDS)} in the vocabulary"
-    raise TokenizerUnusable(found, expected, 'write {"eos_token": "…"} to tokenizer_config.json beside it')
+    fix = 'write {"eos_token": "…"} to tokenizer_config.json next to it'
+    raise TokenizerUnusable("SW733", found, expected, fix)
 
 
 def _load_with_transformers(folder: Path) -> TextCoder:
-    """A folder with vocab.json and merges.txt, or a SentencePiece model: transformers converts it."""
-    from transformers import AutoTokenizer  # seconds to import, and only such a folder needs it
+    """Lets transformers convert a folder with vocab.json and merges.txt, or a SentencePiece model."""
+    from transformers import AutoTokenizer  # takes seconds to import
 
     auto = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     backend = getattr(auto, "backend_tokenizer", None)
     if backend is None or auto.eos_token is None:
-        missing = "eos_token" if backend is not None else "fast form"
+        missing = "eos_token" if backend is not None else "fast implementation"
         found = f"the {type(auto).__name__} in {folder} has no {missing}"
         fix = "write it with save_pretrained of a fast tokenizer that has an eos_token"
-        raise TokenizerUnusable(found, "a fast tokenizer with an end-of-text token", fix)
+        raise TokenizerUnusable("SW736", found, "a fast tokenizer with an end-of-text token", fix)
     return _coder(backend, auto.eos_token)

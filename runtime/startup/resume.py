@@ -19,8 +19,9 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
     if output.resume == "never":
         if own is not None or _has_telemetry(run_folder):
             raise _refuse(
-                f"{run_folder} holds a run already",
-                "an empty folder, as resume: never asks for",
+                "SW821",
+                f"{run_folder} already holds a run",
+                "an empty folder, as resume: never requires",
                 "choose another name, move the folder aside, or set output.resume=auto",
             )
         return None
@@ -33,19 +34,24 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
         return None
     if output.resume == "require":
         raise _refuse(
+            "SW822",
             f"{run_folder} holds no checkpoint",
-            "a whole checkpoint of this run, as resume: require asks for",
+            "a checkpoint of this run, as resume: require demands",
             "check output.folder and name, or set output.resume=auto",
         )
     source = Path(output.resume)
     found = _newest(source)
     if found is None:
         raise _refuse(
-            f"{source} holds no checkpoint", "the folder of a run or of a checkpoint", "check output.resume"
+            "SW822",
+            f"{source} holds no checkpoint",
+            "the folder of a run or of a checkpoint",
+            "check output.resume",
         )
     _check(plan, found, prints, recipe=not output.branch)
     if found.step >= plan.strategy.training.steps:
         raise _refuse(
+            "SW826",
             f"{found.folder} is at step {found.step}, and training.steps is {plan.strategy.training.steps}",
             "a checkpoint with steps left to train",
             f"set training.steps above {found.step}",
@@ -54,12 +60,13 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
 
 
 def _refuse_going_back(resume: str, run_folder: Path, newest_one: CheckpointInfo) -> None:
-    """A strategy that names an older step of its own run would start from there again after every restart."""
+    """A strategy that names an older step of its own run would start there again after every restart."""
     named = Path(resume).resolve()
     is_own_step = named.parent == (run_folder / "checkpoints").resolve()
     if is_own_step and named != newest_one.folder.resolve():
         raise _refuse(
-            f"{resume} is not the newest checkpoint of this run, which is {newest_one.folder.name}",
+            "SW827",
+            f"{resume} is not the newest checkpoint of this run; that is {newest_one.folder.name}",
             "auto, or a checkpoint of another run",
             "branch from it (output.branch=true name=NEW), or move the newer ones aside and set "
             "output.resume=auto",
@@ -71,9 +78,10 @@ def _newest(folder: Path) -> CheckpointInfo | None:
         return newest(folder)
     except CheckpointError as error:
         raise _refuse(
-            str(error),
-            "at least one whole checkpoint, or none at all",
-            "restore one from a backup, or move the folder aside to start afresh",
+            error.code,
+            error.text,
+            "at least one intact checkpoint, or none at all",
+            "restore one from a backup, or move the folder aside to start from scratch",
         ) from error
 
 
@@ -81,14 +89,16 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
     if info.meta.model_fingerprint != prints.model:
         changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT) or "the tokenizer changed"
         raise _refuse(
+            "SW824",
             f"{info.folder} was trained with another model: {changed}",
-            "the same model section (but dispatch, capacity_factor, initialisation) and the same tokenizer",
+            "the same model section (but dispatch, capacity_factor, initialization) and the same tokenizer",
             "restore those keys, or choose another name",
         )
     if recipe and info.meta.recipe_fingerprint != prints.recipe:
         # The model is the same, so what differs in its section is what belongs to the recipe.
         changed = _changed(plan, info, "training", "model", except_for=RECIPE_EXCEPT) or "the data changed"
         raise _refuse(
+            "SW825",
             f"{info.folder} was trained with another training recipe: {changed}",
             "the same data and the same training section (but steps and micro_batch)",
             "restore those keys, choose another name, or branch: "
@@ -97,11 +107,11 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
 
 
 def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: frozenset[str]) -> str:
-    """Which keys are not as in the strategy that the checkpoint's run keeps beside it, for a message."""
+    """The keys that differ from the strategy.yaml of the checkpoint's run, for a message."""
     try:
         theirs = load(info.folder.parent.parent / "strategy.yaml").model_dump()
     except StrategyError:
-        return "its strategy.yaml is not there to show which keys differ"
+        return "which keys differ is unknown, because its strategy.yaml is missing"
     ours = plan.strategy.model_dump()
     return "; ".join(
         f"{section}.{key} was {theirs[section].get(key)}, now {value}"
@@ -115,5 +125,6 @@ def _has_telemetry(run_folder: Path) -> bool:
     return (run_folder / "telemetry.jsonl").exists()
 
 
-def _refuse(found: str, expected: str, fix: str) -> StrategyError:
-    return StrategyError((Problem(path="output.resume", line=None, found=found, expected=expected, fix=fix),))
+def _refuse(code: str, found: str, expected: str, fix: str) -> StrategyError:
+    problem = Problem(code=code, path="output.resume", found=found, expected=expected, fix=fix)
+    return StrategyError((problem,))

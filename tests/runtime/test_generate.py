@@ -1,4 +1,4 @@
-"""A continuation by one process from a run's folder, without DeepSpeed."""
+"""Text generation by one process from a run's folder, without DeepSpeed."""
 
 import json
 import subprocess
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from typer.testing import CliRunner
 
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import loads
-from runtime.checkpoint.store import CheckpointError, Meta, newest, write
+from runtime.checkpoint.store import CheckpointError, CheckpointInfo, Meta, newest, write
 from runtime.data.tokenizer import train_tokenizer
-from runtime.generate import NothingToContinue, continuation, default_prompt, load_model
+from runtime.generate import CannotGenerate, continuation, default_prompt, load_model
 from runtime.generate import main as command
 from runtime.training.training_model import model_config
-from tests.support.states import META, slice_piece, whole_piece
+from tests.support.states import META, full_piece, slice_piece
 
 ROOT = Path(__file__).parents[2]
 STRATEGY = """
@@ -32,8 +33,8 @@ TEXTS = ["def first(one):\n    return one\n", "def second(two):\n    return two 
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    """A run's folder as two ranks would leave it, with weights that nothing was learned in."""
+def run(tmp_path: Path) -> Path:
+    """A run's folder as two ranks would leave it, with untrained weights."""
     (tmp_path / "strategy.yaml").write_text(STRATEGY)
     coder = train_tokenizer(TEXTS, 300)
     tokenizer = tmp_path / "made.json"
@@ -45,14 +46,14 @@ def run(tmp_path) -> Path:
         if ".experts." in name:
             pieces += [slice_piece(name, "weight", tensor, 0, half, 2) for half in range(2)]
         else:
-            pieces.append(whole_piece(name, "weight", tensor))
+            pieces.append(full_piece(name, "weight", tensor))
     meta = Meta(**{**META.__dict__, "extra": {"end_of_text": coder.end_of_text}})
     write(tmp_path / "checkpoints", 10, pieces, meta, files={"tokenizer.json": tokenizer})
     tokenizer.unlink()
     return tmp_path
 
 
-def test_the_model_is_the_one_that_was_saved(run):
+def test_the_model_is_the_one_that_was_saved(run: Path) -> None:
     torch.manual_seed(5)
     strategy = loads(STRATEGY)
     expected = SwitchyardForCausalLM(model_config(strategy)).state_dict()
@@ -61,7 +62,7 @@ def test_the_model_is_the_one_that_was_saved(run):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
 
 
-def test_greedy_is_the_likeliest_token_each_time(run):
+def test_greedy_takes_the_most_likely_token_each_time(run: Path) -> None:
     strategy = loads(STRATEGY)
     model = load_model(strategy, newest(run))
     coder = train_tokenizer(TEXTS, 300)
@@ -74,62 +75,62 @@ def test_greedy_is_the_likeliest_token_each_time(run):
     assert written == coder.tokenizer.decode(ids)[len(coder.tokenizer.decode(ids[:given])) :]
 
 
-def test_a_temperature_draws_the_same_way_for_a_seed(run):
+def test_sampling_is_reproducible_for_a_seed(run: Path) -> None:
     draws = [continuation(run, "def ", 20, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_an_empty_prompt_begins_a_text(run):
+def test_an_empty_prompt_begins_a_text(run: Path) -> None:
     assert isinstance(continuation(run, "", 5), str)
 
 
-def test_the_default_prompt_fits_the_data(run):
+def test_the_default_prompt_fits_the_data(run: Path) -> None:
     assert default_prompt(run) == "def "
     (run / "strategy.yaml").write_text(STRATEGY + "data: {path: /some/text}\n")
     assert default_prompt(run) == ""
 
 
-def test_a_tokenizer_kept_with_the_run_serves_too(run):
+def test_a_tokenizer_in_the_runs_folder_is_used_too(run: Path) -> None:
     with_checkpoint = continuation(run, "def ", 5)
     info = newest(run)
-    pieces = [whole_piece(name, "weight", tensor) for name, tensor in weights(info)]
+    pieces = [full_piece(name, "weight", tensor) for name, tensor in weights(info)]
     (info.folder / "tokenizer.json").rename(run / "tokenizer.json")
     write(run / "checkpoints", 20, pieces, META)
     assert continuation(run, "def ", 5) == with_checkpoint
 
 
-def weights(info):
+def weights(info: CheckpointInfo) -> list[tuple[str, torch.Tensor]]:
     from runtime.checkpoint.store import read_weights
 
     return list(read_weights(info))
 
 
-def test_what_is_missing_is_a_problem(run, tmp_path):
-    with pytest.raises(NothingToContinue, match="no such folder"):
+def test_a_missing_folder_checkpoint_or_strategy_is_a_problem(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CannotGenerate, match="SW981"):
         continuation(tmp_path / "nowhere", "", 1)
     (run / "checkpoints").rename(run / "elsewhere")
-    with pytest.raises(NothingToContinue, match="the run has no checkpoint yet"):
+    with pytest.raises(CannotGenerate, match="SW982"):
         continuation(run, "", 1)
     (run / "strategy.yaml").unlink()
-    with pytest.raises(NothingToContinue, match=r"no strategy\.yaml in it"):
+    with pytest.raises(CannotGenerate, match="SW981"):
         continuation(run, "", 1)
 
 
-def test_another_model_is_a_problem(run):
+def test_another_model_is_a_problem(run: Path) -> None:
     (run / "strategy.yaml").write_text(STRATEGY.replace("num_experts: 4", "num_experts: 8"))
-    with pytest.raises(NothingToContinue, match=r"tensors are not those of the run's strategy.yaml: model\."):
+    with pytest.raises(CannotGenerate, match=r"SW984 .*: model\."):
         continuation(run, "", 1)
 
 
-def test_a_damaged_checkpoint_is_not_used(run):
+def test_a_damaged_checkpoint_is_not_used(run: Path) -> None:
     path = run / "checkpoints" / "step-00000010" / "rank-0000.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+    with pytest.raises(CheckpointError, match="SW805"):
         continuation(run, "", 1)
     assert call(run).exit_code == 1
 
 
-def call(*arguments: object):
+def call(*arguments: object) -> Result:
     import typer
 
     app = typer.Typer()
@@ -137,19 +138,19 @@ def call(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_command_prints_the_prompt_and_what_follows(run):
+def test_the_command_prints_the_prompt_and_what_follows(run: Path) -> None:
     result = call(run, "--prompt", "def ", "--tokens", 5)
     assert result.exit_code == 0
     assert result.stdout == f"def {continuation(run, 'def ', 5)}\n"
 
 
-def test_a_wrong_folder_is_wrong_input(tmp_path):
+def test_a_wrong_folder_is_wrong_input(tmp_path: Path) -> None:
     result = call(tmp_path)
     assert result.exit_code == 2
-    assert "expected: a run with strategy.yaml" in result.stderr
+    assert "SW981" in result.stderr
 
 
-def test_it_needs_no_deepspeed(run):
+def test_it_needs_no_deepspeed(run: Path) -> None:
     program = (
         "import json, sys, pathlib; from runtime.generate import continuation; "
         "text = continuation(pathlib.Path(sys.argv[1]), 'def ', 5); "

@@ -1,4 +1,4 @@
-"""A small strategy over given data, and a corpus of words to read."""
+"""A small strategy over given data, and a corpus of made-up words."""
 
 import json
 import random
@@ -16,7 +16,7 @@ data: {validation_sequences: 3}
 
 
 def make_strategy(folder: Path, path: object = None, *overrides: str) -> Strategy:
-    """Its runs, and so its cache, lie in `folder`."""
+    """The strategy; its runs and its data cache are in `folder`."""
     places = [f"output.folder={folder}"]
     if path is not None:
         paths = [str(p) for p in path] if isinstance(path, (list, tuple)) else str(path)

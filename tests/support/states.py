@@ -1,4 +1,4 @@
-"""A small model state, cut into pieces as layouts cut it, and ranks that are threads."""
+"""A small training state, cut into pieces as layouts cut it, and ranks that are threads."""
 
 import threading
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def full_state(seed: int = 0) -> dict[tuple[str, str], Tensor]:
     }
 
 
-def whole_piece(name: str, kind: str, tensor: Tensor) -> OwnedPiece:
+def full_piece(name: str, kind: str, tensor: Tensor) -> OwnedPiece:
     shape = tuple(tensor.shape)
     return OwnedPiece(
         name=name, kind=kind, global_shape=shape, offsets=(0,) * len(shape), shape=shape, tensor=tensor
@@ -74,7 +74,7 @@ def fragment(piece: OwnedPiece, start: int, stop: int) -> OwnedPiece:
 
 
 def one_rank(state: dict[tuple[str, str], Tensor]) -> list[list[OwnedPiece]]:
-    return [[whole_piece(name, kind, tensor) for (name, kind), tensor in state.items()]]
+    return [[full_piece(name, kind, tensor) for (name, kind), tensor in state.items()]]
 
 
 def sliced(state: dict[tuple[str, str], Tensor]) -> list[list[OwnedPiece]]:
@@ -82,7 +82,7 @@ def sliced(state: dict[tuple[str, str], Tensor]) -> list[list[OwnedPiece]]:
     owned: list[list[OwnedPiece]] = [[], []]
     for (name, kind), tensor in state.items():
         if "norm" in name:
-            owned[0].append(whole_piece(name, kind, tensor))
+            owned[0].append(full_piece(name, kind, tensor))
             continue
         for rank in range(2):
             owned[rank].append(slice_piece(name, kind, tensor, int("embed" in name), rank, 2))
@@ -100,7 +100,7 @@ def fragments(state: dict[tuple[str, str], Tensor]) -> list[list[OwnedPiece]]:
                 owned[half].append(fragment(piece, 0, 7))
                 owned[half + 2].append(fragment(piece, 7, size))
             continue
-        piece = whole_piece(name, kind, tensor)
+        piece = full_piece(name, kind, tensor)
         cuts = [0, 1, 2, 5, prod(piece.shape)]
         for rank in range(4):
             owned[rank].append(fragment(piece, cuts[rank], cuts[rank + 1]))
@@ -111,7 +111,7 @@ LAYOUTS = {"one_rank": one_rank, "sliced": sliced, "fragments": fragments}
 
 
 def together(world_size: int, fn: Callable[[Ranks], Any]) -> list[Any]:
-    """`fn` on `world_size` threads whose collectives meet; a missed one fails after ten seconds."""
+    """Run `fn` on `world_size` threads with collectives; one that a rank misses fails after ten seconds."""
     barrier = threading.Barrier(world_size, timeout=10)
     slots: list[Any] = [None] * world_size
 
@@ -136,7 +136,7 @@ def together(world_size: int, fn: Callable[[Ranks], Any]) -> list[Any]:
 
 
 def save(folder: Path, step: int, owned: list[list[OwnedPiece]], **options: Any) -> None:
-    """Write one step from all ranks; raises what rank 0 raised."""
+    """Write one step from all ranks; raises the first rank's error."""
     answers = together(
         len(owned),
         lambda ranks: write(folder, step, owned[ranks.rank], META, ranks=ranks, **options),
@@ -146,7 +146,7 @@ def save(folder: Path, step: int, owned: list[list[OwnedPiece]], **options: Any)
             raise answer
 
 
-def save_whole(folder: Path, step: int, seed: int = 0, **options: Any) -> None:
+def save_alone(folder: Path, step: int, seed: int = 0, **options: Any) -> None:
     """Write one step from this process alone."""
     write(folder, step, one_rank(full_state(seed))[0], META, **options)
 

@@ -1,9 +1,12 @@
-"""A damaged checkpoint is told from a whole one, said aloud, and the one before it is used."""
+"""A damaged checkpoint is recognized, reported, and skipped for the one before it."""
 
 import hashlib
 import json
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ OLD, NEW = full_state(seed=1), full_state(seed=2)
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path: Path) -> Path:
     save(tmp_path, 50, sliced(OLD))
     save(tmp_path, 100, sliced(NEW))
     return tmp_path
@@ -43,8 +46,8 @@ def same_size_other_bytes(step: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
-def rewrite_manifest(step: Path, change) -> None:
-    """Change what the manifest says and make its hash right again, as a program with a fault would."""
+def rewrite_manifest(step: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest and correct its hash, as a faulty program would."""
     path = step / "manifest.json"
     fields = json.loads(path.read_text())
     del fields["sha256"]
@@ -53,15 +56,15 @@ def rewrite_manifest(step: Path, change) -> None:
     path.write_text(json.dumps({**fields, "sha256": hashlib.sha256(canonical).hexdigest()}))
 
 
-def drop_a_piece(fields) -> None:
+def drop_a_piece(fields: dict[str, Any]) -> None:
     fields["tensors"]["model.layers.0.mlp.experts.up"]["exp_avg"]["pieces"].pop()
 
 
-def another_dtype(fields) -> None:
+def another_dtype(fields: dict[str, Any]) -> None:
     fields["tensors"]["model.norm.weight"]["weight"]["dtype"] = "F31"
 
 
-def lead_outside(fields) -> None:
+def lead_outside(fields: dict[str, Any]) -> None:
     fields["files"]["../../secret"] = fields["files"].pop("rank-0001.safetensors")
     for kinds in fields["tensors"].values():
         for tensor in kinds.values():
@@ -70,38 +73,49 @@ def lead_outside(fields) -> None:
 
 
 DAMAGES = {
-    "data truncated": (lambda step: truncate(step / "rank-0001.safetensors"), "rank-0001.safetensors has"),
-    "data bit flipped": (lambda step: flip_bit(step / "rank-0000.safetensors", 0.9), "rank-0000.* altered"),
-    "data header flipped": (lambda step: flip_bit(step / "rank-0000.safetensors", 0.0), "altered"),
-    "data zeroed": (same_size_other_bytes, "rank-0001.safetensors was altered"),
-    "data missing": (lambda step: (step / "rank-0001.safetensors").unlink(), "rank-0001.* is missing"),
-    "data swapped": (swap_files, "rank-0000.safetensors (was altered|has)"),
-    "manifest truncated": (lambda step: truncate(step / "manifest.json"), "manifest.json is damaged"),
-    "manifest empty": (lambda step: (step / "manifest.json").write_text(""), "manifest.json is damaged"),
-    "manifest bit flipped": (lambda step: flip_bit(step / "manifest.json", 0.5), "manifest.json is damaged"),
-    "manifest missing": (lambda step: (step / "manifest.json").unlink(), "manifest.json cannot be read"),
+    "data truncated": (
+        lambda step: truncate(step / "rank-0001.safetensors"),
+        "SW804 rank-0001.safetensors has 678 bytes",
+    ),
+    "data bit flipped": (
+        lambda step: flip_bit(step / "rank-0000.safetensors", 0.9),
+        "SW804 rank-0000.* altered",
+    ),
+    "data header flipped": (
+        lambda step: flip_bit(step / "rank-0000.safetensors", 0.0),
+        "SW804 rank-0000.* altered",
+    ),
+    "data zeroed": (same_size_other_bytes, "SW804 rank-0001.safetensors was altered"),
+    "data missing": (lambda step: (step / "rank-0001.safetensors").unlink(), "SW804 rank-0001.* is missing"),
+    "data swapped": (swap_files, "SW804 rank-0000.safetensors (was altered|has)"),
+    "manifest truncated": (lambda step: truncate(step / "manifest.json"), "SW802 .*manifest.json"),
+    "manifest empty": (lambda step: (step / "manifest.json").write_text(""), "SW802 .*manifest.json"),
+    "manifest bit flipped": (lambda step: flip_bit(step / "manifest.json", 0.5), "SW802 .*manifest.json"),
+    "manifest missing": (lambda step: (step / "manifest.json").unlink(), "SW801 .*manifest.json"),
     "manifest of a later version": (
         lambda step: rewrite_manifest(step, lambda fields: fields.update(schema_version=3)),
-        "schema_version 3; this version of the program reads 1 to 2",
+        "SW803 .*schema_version 3;.* 1 to 2",
     ),
     "manifest with an unknown key": (
         lambda step: rewrite_manifest(step, lambda fields: fields.update(more=1)),
-        "is not a manifest: more",
+        "SW802 .*: more",
     ),
     "hole": (
         lambda step: rewrite_manifest(step, drop_a_piece),
-        r"experts.up \(exp_avg\): no piece covers \[2:4, 0:5, 0:3\]",
+        r"SW802 .*experts.up \(exp_avg\).* \[2:4, 0:5, 0:3\]",
     ),
     "unknown dtype": (
         lambda step: rewrite_manifest(step, another_dtype),
-        "is not a manifest: tensors.model.norm.weight.weight.dtype",
+        "SW802 .*: tensors.model.norm.weight.weight.dtype",
     ),
-    "file outside": (lambda step: rewrite_manifest(step, lead_outside), "'../../secret' is not a file name"),
+    "file outside": (lambda step: rewrite_manifest(step, lead_outside), r"SW802 .*'\.\./\.\./secret'"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_told_and_the_one_before_is_used(folder, caplog, damage):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
     break_it, message = DAMAGES[damage]
     break_it(folder / "step-00000100")
     with caplog.at_level(logging.WARNING):
@@ -109,64 +123,68 @@ def test_damage_is_told_and_the_one_before_is_used(folder, caplog, damage):
     assert info.step == 50
     assert equals(info, OLD)
     (record,) = caplog.records
-    assert "step-00000100 is damaged and passed over" in record.getMessage()
+    assert re.match("SW806 .*/step-00000100: SW80[1-4] ", record.getMessage())
     with pytest.raises(CheckpointError, match=message):
         newest(folder / "step-00000100")
 
 
 @pytest.mark.parametrize("at", [n / 40 for n in range(41)])
-def test_no_bit_of_the_manifest_may_flip(folder, at):
+def test_a_flipped_bit_in_the_manifest_is_damage(folder: Path, at: float) -> None:
     flip_bit(folder / "step-00000100" / "manifest.json", at)
     info = newest(folder)
-    # The last byte is the line's end, white space of JSON: everything that was said still stands.
+    # The last byte is the line's end, white space in JSON: the content is unchanged.
     assert info.step == 50 or (at == 1 and equals(info, NEW))
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"step-000001", b"stap-00000100\n", b"step-00000140\n", b"\xff\xfe", b"../x\n", None]
 )
-def test_without_a_good_latest_the_newest_is_found_aloud(folder, caplog, content):
+def test_without_a_valid_latest_the_highest_step_is_used_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
     latest = folder / "latest"
     latest.unlink() if content is None else latest.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         info = newest(folder)
     assert info.step == 100
-    assert "does not name a checkpoint" in caplog.text
+    assert "SW807" in caplog.text
 
 
-def test_latest_is_followed_quietly(folder, caplog):
+def test_latest_is_followed_without_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "latest").write_text("step-00000050\n")
     with caplog.at_level(logging.WARNING):
         assert newest(folder).step == 50
     assert not caplog.records
 
 
-def test_when_none_is_whole_nothing_is_loaded(folder):
+def test_no_intact_checkpoint_is_an_error(folder: Path) -> None:
     for step in ("step-00000050", "step-00000100"):
         truncate(folder / step / "rank-0000.safetensors")
-    with pytest.raises(CheckpointError, match=r"no checkpoint is whole: rank-0000.*; rank-0000"):
+    with pytest.raises(CheckpointError, match=r"SW805 .*SW804 rank-0000.*; SW804 rank-0000"):
         newest(folder)
 
 
-def test_a_file_that_goes_after_it_was_verified_is_an_error(folder):
+def test_a_file_deleted_after_verification_is_an_error(folder: Path) -> None:
     info = newest(folder)
     (info.folder / "rank-0001.safetensors").unlink()
-    with Reader(info) as reader, pytest.raises(CheckpointError, match=r"rank-0001\.safetensors"):
+    with Reader(info) as reader, pytest.raises(CheckpointError, match=r"SW809 .*rank-0001\.safetensors"):
         reader.read("model.layers.0.mlp.experts.up", "weight")
 
 
-def test_the_next_save_sets_a_damaged_future_aside(folder, caplog):
+def test_the_next_save_sets_checkpoints_after_it_aside(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     truncate(folder / "step-00000100" / "rank-0000.safetensors")
     assert newest(folder).step == 50
     with caplog.at_level(logging.WARNING):
         save(folder, 75, sliced(NEW), keep_last=2)
-    assert "set aside" in caplog.text
+    assert "SW816" in caplog.text
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000050", "step-00000075"]
     (aside,) = folder.glob("abandoned-step-00000100-*")
     assert verify(open_checkpoint(aside)) != ()
 
 
-def test_a_damaged_step_is_written_again(folder):
+def test_a_damaged_step_is_written_again(folder: Path) -> None:
     truncate(folder / "step-00000100" / "rank-0000.safetensors")
     save(folder, 100, sliced(OLD))
     info = newest(folder)

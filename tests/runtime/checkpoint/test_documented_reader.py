@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.states import LAYOUTS, save, slice_piece, whole_piece
+from tests.support.states import LAYOUTS, full_piece, save, slice_piece
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "checkpoints.md"
 STATE = {
@@ -35,7 +35,7 @@ def test_the_documented_reader_reads_every_layout(tmp_path: Path, layout: str) -
 def test_the_documented_reader_reads_columns_and_a_scalar(tmp_path: Path) -> None:
     columns, scalar = torch.randn(4, 6), torch.tensor(2.5)
     pieces = [slice_piece("columns", "weight", columns, 1, rank, 2) for rank in range(2)]
-    save(tmp_path, 1, [[pieces[0], whole_piece("scalar", "weight", scalar)], [pieces[1]]])
+    save(tmp_path, 1, [[pieces[0], full_piece("scalar", "weight", scalar)], [pieces[1]]])
     read = documented()["read"]
     assert torch.equal(torch.from_numpy(read(tmp_path / "step-00000001", "columns")), columns)
     assert read(tmp_path / "step-00000001", "scalar") == 2.5

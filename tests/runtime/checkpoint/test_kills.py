@@ -9,7 +9,7 @@ import pytest
 
 from runtime.checkpoint import safetensors_writer
 from runtime.checkpoint.store import newest
-from tests.support.states import equals, full_state, save_whole
+from tests.support.states import equals, full_state, save_alone
 
 # What changes a file system, as Python's audit hooks call it. fsync and the writing of each tensor, which
 # have no such event, are counted by `fork_and_save` itself.
@@ -55,15 +55,15 @@ def fork_and_save(folder: Path, step: int, kill_before: int | None) -> int:
         os.fsync = counted(os.fsync)
         safetensors_writer._bytes_of = counted(safetensors_writer._bytes_of)
         sys.addaudithook(on_event)
-        save_whole(folder, step, seed=2, keep_last=2)
+        save_alone(folder, step, seed=2, keep_last=2)
     except BaseException:
         os._exit(1)
     os._exit(0)
 
 
 def two_saved(folder: Path) -> Path:
-    save_whole(folder, 50, seed=1)
-    save_whole(folder, 100, seed=1)
+    save_alone(folder, 50, seed=1)
+    save_alone(folder, 100, seed=1)
     return folder
 
 
@@ -72,7 +72,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("step", [150, 100], ids=["a new step", "a step that is there already"])
-def test_a_kill_anywhere_leaves_a_whole_checkpoint(tmp_path, step):
+def test_a_kill_anywhere_leaves_an_intact_checkpoint(tmp_path: Path, step: int) -> None:
     num_changes = fork_and_save(two_saved(tmp_path / "unkilled"), step, None)
     assert num_changes > 25
     outcomes = []
@@ -85,22 +85,22 @@ def test_a_kill_anywhere_leaves_a_whole_checkpoint(tmp_path, step):
         assert equals(info, BEFORE) or (info.step == step and equals(info, AFTER)), kill_before
         outcomes.append(equals(info, AFTER))
 
-        save_whole(folder, step, seed=2, keep_last=2)
+        save_alone(folder, step, seed=2, keep_last=2)
         kept = ["latest", *(f"step-{kept:08d}" for kept in sorted({step, 100, 50})[-2:])]
         assert names(folder) == kept, kill_before
         assert newest(folder).step == step
         assert equals(newest(folder), AFTER)
-    # The commit is one instant: all kills before it leave the old state, all after it the new one.
+    # The commit is atomic: all kills before it leave the old state, all after it the new one.
     assert outcomes == sorted(outcomes)
     assert {False, True} == set(outcomes)
 
 
-def test_a_kill_in_the_first_save_of_all_leaves_nothing_or_all(tmp_path):
+def test_a_kill_in_the_very_first_save_leaves_no_checkpoint_or_an_intact_one(tmp_path: Path) -> None:
     num_changes = fork_and_save(tmp_path / "unkilled", 50, None)
     for kill_before in range(num_changes):
         folder = tmp_path / f"killed-{kill_before}"
         fork_and_save(folder, 50, kill_before)
         info = newest(folder)
         assert info is None or equals(info, AFTER)
-        save_whole(folder, 50, seed=2)
+        save_alone(folder, 50, seed=2)
         assert names(folder) == ["latest", "step-00000050"]

@@ -40,14 +40,14 @@ def test_rows_may_be_a_range(data: TokenData) -> None:
     assert data.train_rows(3, range(0)).shape == (0, 17)
 
 
-def test_row_beyond_the_batch_is_the_programs_mistake(data: TokenData) -> None:
+def test_row_beyond_the_batch_is_an_assertion_error(data: TokenData) -> None:
     with pytest.raises(AssertionError):
         data.train_rows(0, range(3, 5))
 
 
 def test_batch_is_the_same_in_another_process_that_starts_there(tmp_path: Path, data: TokenData) -> None:
     again = opened(tmp_path, write_corpus(tmp_path / "corpus"))
-    for batch_index in (500, 3, 41):  # in no order: nothing is carried from batch to batch
+    for batch_index in (500, 3, 41):  # not in order: no state between batches
         assert np.array_equal(again.train_rows(batch_index), data.train_rows(batch_index))
 
 
@@ -58,8 +58,8 @@ def test_epoch_reads_every_sequence_once(data: TokenData) -> None:
     assert not np.array_equal(read[0], read[1])
 
 
-def test_epoch_trains_every_target_but_the_validations_once(data: TokenData) -> None:
-    """Counted by what is read, not by where: every row is found in the stream, and no token is lost."""
+def test_epoch_trains_every_target_outside_validation_once(data: TokenData) -> None:
+    """Every row is found in the token stream, and no token is lost."""
     num = data.num_train_sequences
     num_held_out = data.num_validation_sequences * 17
     assert len(data.tokens) - num * 16 - num_held_out < 16 + data.num_validation_sequences

@@ -1,4 +1,4 @@
-"""Preparing once: the cache, kills, damage, and two who prepare at once."""
+"""The data cache: reuse, kills, damage, and two processes that prepare at once."""
 
 import os
 import signal
@@ -6,12 +6,14 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from planner import StrategyError
+from planner import Problem, Strategy, StrategyError
 from runtime.data import cache, open_data, prepare_data
+from runtime.data.cache import DataManifest
 from tests.support.data_strategies import make_strategy, write_corpus
 
 # Prepares CORPUS with its runs in RUNS; a third argument makes it wait in the middle for a line on its stdin.
@@ -38,10 +40,10 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def problems(strategy) -> list[str]:
+def problems(strategy: Strategy) -> tuple[Problem, ...]:
     with pytest.raises(StrategyError) as caught:
         prepare_data(strategy)
-    return [str(problem) for problem in caught.value.problems]
+    return caught.value.problems
 
 
 @pytest.fixture
@@ -80,27 +82,29 @@ def test_files_written_a_moment_ago_are_read_again(
 def test_cache_that_cannot_be_written_is_a_problem(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / "runs").write_text("a file where a folder should be")
     (problem,) = problems(make_strategy(tmp_path / "runs", corpus))
-    assert problem.startswith("output.folder: the prepared data cannot be written")
+    assert (problem.code, problem.path) == ("SW714", "output.folder")
 
 
-def test_file_that_changes_while_it_is_read_is_a_problem(
+def test_file_modified_while_being_read_is_a_problem(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runtime.data import prepare
 
     encode = prepare.encode_corpus
 
-    def encode_and_change(*arguments):
+    def encode_and_modify(*arguments: Any) -> DataManifest:
         manifest = encode(*arguments)
         (corpus / "1.txt").write_text("other")
         return manifest
 
-    monkeypatch.setattr(prepare, "encode_corpus", encode_and_change)
-    assert "1.txt changed while it was read" in problems(make_strategy(tmp_path, corpus))[0]
+    monkeypatch.setattr(prepare, "encode_corpus", encode_and_modify)
+    (problem,) = problems(make_strategy(tmp_path, corpus))
+    assert problem.code == "SW710"
+    assert str(corpus / "1.txt") in problem.found
     assert not list((tmp_path / ".cache" / "data").glob("*"))
 
 
-def test_kill_in_the_middle_leaves_nothing_that_is_believed(tmp_path: Path, corpus: Path) -> None:
+def test_kill_while_encoding_leaves_no_entry(tmp_path: Path, corpus: Path) -> None:
     process = start(corpus, tmp_path, "waits")
     assert process.stdout is not None
     assert process.stdout.readline() == "half\n"
@@ -109,14 +113,14 @@ def test_kill_in_the_middle_leaves_nothing_that_is_believed(tmp_path: Path, corp
     cache = tmp_path / ".cache" / "data"
     assert [path.name[:5] for path in cache.iterdir()] == [".tmp-"]
     strategy = make_strategy(tmp_path, corpus)
-    with pytest.raises(StrategyError, match="not in"):
+    with pytest.raises(StrategyError, match="SW715"):
         open_data(strategy)
     entry = prepare_data(strategy)
     assert open_data(strategy).num_train_sequences > 0
     assert list(cache.iterdir()) == [entry]
 
 
-def test_leftovers_go_even_when_nothing_is_to_be_done(tmp_path: Path, corpus: Path) -> None:
+def test_leftovers_are_removed_even_when_the_entry_is_complete(tmp_path: Path, corpus: Path) -> None:
     strategy = make_strategy(tmp_path, corpus)
     entry = prepare_data(strategy)
     (entry.parent / ".tmp-killed").mkdir()
@@ -127,11 +131,11 @@ def test_leftovers_go_even_when_nothing_is_to_be_done(tmp_path: Path, corpus: Pa
     assert list(entry.parent.iterdir()) == [entry]
 
 
-def test_two_who_prepare_at_once_come_to_one_entry(tmp_path: Path, corpus: Path) -> None:
+def test_two_processes_that_prepare_at_once_use_one_entry(tmp_path: Path, corpus: Path) -> None:
     slow = start(corpus, tmp_path, "waits")
     assert slow.stdout is not None
     assert slow.stdout.readline() == "half\n"
-    fast = start(corpus, tmp_path)  # must neither wait for the other nor take its folder away
+    fast = start(corpus, tmp_path)  # must neither wait for the other nor remove its folder
     entries = {fast.communicate(timeout=30)[0].strip()}
     assert slow.poll() is None
     entries.add(slow.communicate("go on\n", timeout=30)[0].strip())
@@ -142,7 +146,7 @@ def test_two_who_prepare_at_once_come_to_one_entry(tmp_path: Path, corpus: Path)
 
 @pytest.mark.parametrize("name", ["tokens.bin", "tokenizer.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "removed"])
-def test_damaged_entry_is_made_anew_with_a_warning(
+def test_damaged_entry_is_prepared_again_with_a_warning(
     tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
 ) -> None:
     strategy = make_strategy(tmp_path, corpus)
@@ -154,15 +158,15 @@ def test_damaged_entry_is_made_anew_with_a_warning(
     else:
         content[len(content) // 2] ^= 1
         (entry / name).write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    if (name, damage) != ("tokens.bin", "flipped"):  # every rank sees that; this one, rank 0's prepare
-        with pytest.raises(StrategyError, match="as they were written"):
+    if (name, damage) != ("tokens.bin", "flipped"):  # every rank notices these; the other, only rank 0
+        with pytest.raises(StrategyError, match="SW715"):
             open_data(strategy)
     assert prepare_data(strategy) == entry
-    assert "are damaged and are made anew" in caplog.text
+    assert "SW716" in caplog.text
     assert np.array_equal(open_data(strategy).tokens, tokens)
 
 
-def test_rank_that_is_told_the_entry_looks_at_no_corpus(tmp_path: Path, corpus: Path) -> None:
+def test_rank_with_the_entry_does_not_read_the_corpus(tmp_path: Path, corpus: Path) -> None:
     strategy = make_strategy(tmp_path, corpus)
     entry = prepare_data(strategy)
     for file in corpus.iterdir():
@@ -170,14 +174,16 @@ def test_rank_that_is_told_the_entry_looks_at_no_corpus(tmp_path: Path, corpus: 
     assert open_data(strategy, entry=entry).num_train_sequences > 0
 
 
-def test_cache_may_lie_elsewhere(tmp_path: Path, corpus: Path) -> None:
+def test_cache_folder_may_be_chosen(tmp_path: Path, corpus: Path) -> None:
     strategy = make_strategy(tmp_path / "runs", corpus)
     assert prepare_data(strategy, tmp_path / "cache").parent == tmp_path / "cache"
     assert open_data(strategy, tmp_path / "cache").folder.parent == tmp_path / "cache"
     assert not (tmp_path / "runs").exists()
 
 
-def test_default_corpus_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_corpus_is_the_standard_library_tokenized_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = Path(sysconfig.get_paths()["stdlib"]) / "email"  # a tenth of the library is enough here
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(package)})
     strategy = make_strategy(tmp_path, None, "model.vocab_size=1024")

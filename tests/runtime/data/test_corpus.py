@@ -1,23 +1,25 @@
-"""Which files are the corpus, and in which order."""
+"""The files of the corpus, and their order."""
 
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runtime.data.corpus import NOT_LIBRARY, find_corpus, hash_corpus, stat_sources
+from planner import Problem
+from runtime.data.corpus import NOT_LIBRARY, Corpus, find_corpus, hash_corpus, stat_sources
 
 
-def names(corpus, root: Path) -> list[str]:
+def names(corpus: Corpus, root: Path) -> list[str]:
     return [source.file.relative_to(root).as_posix() for source in corpus.sources]
 
 
-def only_problem(path) -> str:
-    corpus = find_corpus(path)
-    assert len(corpus.problems) == 1
-    return corpus.problems[0].found
+def only_problem(path: str) -> Problem:
+    (problem,) = find_corpus(path).problems
+    assert problem.path == "data.path"
+    return problem
 
 
 @pytest.fixture
@@ -53,10 +55,11 @@ def test_file_reached_twice_is_read_once_with_a_warning(tree: Path) -> None:
     os.link(tree / "b.txt", tree / "c.txt")
     corpus = find_corpus((f"{tree}/b.txt", str(tree)))
     assert names(corpus, tree) == ["b.txt", "a/y.jsonl", "a/z.md", "a.txt"]
-    assert "2 files more than once" in corpus.warnings[0]
+    assert corpus.warnings[0].startswith("SW718")
+    assert "(2)" in corpus.warnings[0]
 
 
-def test_link_that_leads_back_ends(tree: Path) -> None:
+def test_link_to_a_folder_above_is_not_followed(tree: Path) -> None:
     (tree / "a" / "back").symlink_to(tree)
     assert names(find_corpus(str(tree)), tree) == ["a/y.jsonl", "a/z.md", "a.txt", "b.txt"]
 
@@ -67,18 +70,24 @@ def test_linked_folder_is_read(tree: Path, tmp_path_factory: pytest.TempPathFact
     assert names(find_corpus(str(root)), root) == ["data/y.jsonl", "data/z.md"]
 
 
-def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
-    assert "matches nothing" in only_problem(f"{tmp_path}/*.txt")
-    assert "is no file or folder" in only_problem(f"{tmp_path}/none.txt")
-    assert "is no file or folder" in only_problem("none.parquet")
+def test_missing_files_are_problems(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    assert "matches folders only" in only_problem(f"{tmp_path}/*")
-    assert "holds no file" in only_problem(f"{tmp_path}/sub")
+    for entry, code in {
+        f"{tmp_path}/*.txt": "SW701",
+        f"{tmp_path}/*": "SW701",
+        f"{tmp_path}/sub": "SW701",
+        f"{tmp_path}/none.txt": "SW702",
+        "none.parquet": "SW702",
+    }.items():
+        problem = only_problem(entry)
+        assert problem.code == code
+        assert entry in problem.found
+    assert f"{tmp_path}/*/**/*" in only_problem(f"{tmp_path}/*").fix
 
 
-def test_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+def test_pipe_is_a_problem_instead_of_a_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "device or pipe" in only_problem(f"{tmp_path}/pipe")
+    assert only_problem(f"{tmp_path}/pipe").code == "SW701"
 
 
 def test_every_wrong_entry_is_reported(tmp_path: Path) -> None:
@@ -89,7 +98,9 @@ def test_every_wrong_entry_is_reported(tmp_path: Path) -> None:
 def test_folder_without_permission_is_a_problem(tree: Path) -> None:
     (tree / "a").chmod(0)
     try:
-        assert "Permission denied" in only_problem(str(tree))
+        problem = only_problem(str(tree))
+        assert problem.code == "SW705"
+        assert problem.file == str(tree / "a")
     finally:
         (tree / "a").chmod(0o755)
 
@@ -128,14 +139,14 @@ def test_listing_changes_when_a_file_is_rewritten_with_its_old_time(tmp_path: Pa
 
 def test_dataset_name_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    corpus = find_corpus("someone/some-text")
-    assert "datasets" in corpus.problems[0].found
-    assert ".[datasets]" in corpus.problems[0].fix
+    problem = only_problem("someone/some-text")
+    assert problem.code == "SW703"
+    assert ".[datasets]" in problem.fix
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, load_dataset) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch, load_dataset: Callable[..., object]) -> None:
     module = types.ModuleType("datasets")
-    module.load_dataset = load_dataset
+    module.__dict__["load_dataset"] = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", module)
 
 
@@ -144,7 +155,9 @@ def test_dataset_that_cannot_be_downloaded_is_a_problem(monkeypatch: pytest.Monk
         raise ConnectionError("Couldn't reach the Hub")
 
     stand_in(monkeypatch, load_dataset)
-    assert "ConnectionError: Couldn't reach the Hub" in only_problem("someone/some-text")
+    problem = only_problem("someone/some-text")
+    assert problem.code == "SW704"
+    assert "ConnectionError: Couldn't reach the Hub" in problem.found
 
 
 def test_dataset_is_its_arrow_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a document is, how it is read in chunks, and what is said of those that cannot be."""
+"""Documents: what one is, chunks of a long one, and Problems of those that cannot be read."""
 
 import gzip
 import json
@@ -8,13 +8,13 @@ import pytest
 
 from planner import Problem
 from runtime.data.corpus import find_corpus
-from runtime.data.documents import CHUNK_CHARACTERS, read_chunks, survey_corpus
+from runtime.data.documents import CHUNK_CHARACTERS, Survey, read_chunks, survey_corpus
 from runtime.data.tokenizer import train_tokenizer
 from tests.support.data_strategies import words
 
 
 def read(*files: Path) -> list[str]:
-    """All documents, each put together again."""
+    """All documents, each joined from its chunks."""
     documents = [""]
     for source in find_corpus(tuple(map(str, files))).sources:
         for chunk in read_chunks(source):
@@ -26,7 +26,7 @@ def read(*files: Path) -> list[str]:
     return documents
 
 
-def survey(*paths: Path):
+def survey(*paths: Path) -> Survey:
     return survey_corpus(find_corpus(tuple(map(str, paths))).sources)
 
 
@@ -38,15 +38,15 @@ def write(file: Path, content: bytes | str) -> Path:
 @pytest.mark.parametrize(
     "text", ["", "a", "\r\nline\r\n", "日本語 ✓ 🎉 é", "a\u2028b", "<|endoftext|>"], ids=repr
 )
-def test_text_is_read_as_it_stands(tmp_path: Path, text: str) -> None:
+def test_text_is_read_unchanged(tmp_path: Path, text: str) -> None:
     assert read(write(tmp_path / "a.txt", text)) == [text]
 
 
-def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfhello")) == ["hello"]
 
 
-def test_character_on_the_border_of_two_blocks_is_whole(tmp_path: Path) -> None:
+def test_character_across_two_blocks_is_read_as_one(tmp_path: Path) -> None:
     text = "x" * ((1 << 20) - 1) + "日本"
     assert read(write(tmp_path / "a.txt", text)) == [text]
 
@@ -87,41 +87,41 @@ def test_each_line_of_jsonl_is_a_document(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ('{"text": "a"', "is not JSON"),
-        ("[1]", "is list, not an object"),
-        ('{"txt": "a", "n": 1}', "has no key 'text'; its keys are: txt, n"),
-        ('{"text": 3}', "'text' is int, not a string"),
-        ('{"text": null}', "'text' is NoneType, not a string"),
-        ('{"text": "\xff"}'.encode("latin-1"), "is not JSON"),
+        ('{"text": "a"', "not JSON"),
+        ("[1]", "a JSON list"),
+        ('{"txt": "a", "n": 1}', "no key 'text'; keys: txt, n"),
+        ('{"text": 3}', "'text' is of type int"),
+        ('{"text": null}', "'text' is of type NoneType"),
+        ('{"text": "\xff"}'.encode("latin-1"), "not JSON"),
     ],
 )
-def test_faulty_line_is_named_with_its_number(tmp_path: Path, line: bytes | str, found: str) -> None:
+def test_malformed_line_is_a_problem_with_its_number(tmp_path: Path, line: bytes | str, found: str) -> None:
     content = (
         b'{"text": "a"}\n\n' + (line if isinstance(line, bytes) else line.encode()) + b'\n{"text": "b"}\n'
     )
     file = write(tmp_path / "a.jsonl", content)
     (problem,) = survey(file).problems
-    assert (problem.file, problem.line) == (str(file), 3)
+    assert (problem.code, problem.file, problem.line) == ("SW707", str(file), 3)
     assert problem.found.startswith(found)
-    assert str(problem).startswith(f"{file}:3: data.path: ")
+    assert str(problem).startswith(f"{file}:3: SW707 data.path: ")
 
 
-def test_reading_stops_after_twenty_faults(tmp_path: Path) -> None:
+def test_reading_stops_after_twenty_problems(tmp_path: Path) -> None:
     problems = survey(write(tmp_path / "a.jsonl", "{}\n" * 1000)).problems
     assert len(problems) == 21
-    assert "stopped after 20" in problems[-1].found
+    assert [problem.code for problem in problems] == ["SW707"] * 20 + ["SW711"]
 
 
-def test_half_characters_are_mended_and_counted(tmp_path: Path) -> None:
+def test_unpaired_surrogates_are_replaced_and_counted(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", '{"text": "a\\ud800b\\udc00"}\n{"text": "\\ud83c\\udf89"}\n')
     assert read(file) == ["a\ufffdb\ufffd", "🎉"]
     assert survey(file).num_mended == 2
 
 
 def test_truncated_gzip_is_a_problem(tmp_path: Path) -> None:
-    whole = gzip.compress(b'{"text": "a"}\n' * 1000)
-    (problem,) = survey(write(tmp_path / "a.jsonl.gz", whole[:-9])).problems
-    assert "is damaged" in problem.found
+    content = gzip.compress(b'{"text": "a"}\n' * 1000)
+    (problem,) = survey(write(tmp_path / "a.jsonl.gz", content[:-9])).problems
+    assert problem.code == "SW709"
 
 
 def test_parquet_rows_are_documents(tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_parquet_without_text_is_a_problem(tmp_path: Path) -> None:
     pq.write_table(pa.table({"content": ["a"], "n": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
     write(tmp_path / "c.parquet", b"no parquet")
-    found = [problem.found for problem in survey(tmp_path).problems]
-    assert found[0] == "has no column 'text': content, n"
-    assert found[1] == "column 'text' holds int64"
-    assert found[2].startswith("is damaged")
+    found = [(problem.code, problem.found) for problem in survey(tmp_path).problems]
+    assert found[0] == ("SW708", "no column 'text'; columns: content, n")
+    assert found[1] == ("SW708", "column 'text' is of type int64")
+    assert found[2][0] == "SW709"
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (problem,) = survey(write(tmp_path / "a.parquet", b"PAR1")).problems
-    assert problem.found == "pyarrow is not installed"
+    assert problem.code == "SW703"
     assert ".[parquet]" in problem.fix
 
 
@@ -165,7 +165,7 @@ def test_arrow_stream_rows_are_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"a\0b", b"\xff\xfe\x41", b"ok" * 1_000_000 + b"\xc3"])
-def test_what_is_not_text_is_left_out_of_a_folder_but_not_when_named(tmp_path: Path, content: bytes) -> None:
+def test_binary_file_is_skipped_in_a_folder_but_a_problem_when_named(tmp_path: Path, content: bytes) -> None:
     write(tmp_path / "good.txt", "good")
     bad = write(tmp_path / "bad.txt", content)
     in_folder = survey(tmp_path)
@@ -174,7 +174,7 @@ def test_what_is_not_text_is_left_out_of_a_folder_but_not_when_named(tmp_path: P
     assert not in_folder.problems
     assert in_folder.num_bytes == 4
     (problem,) = survey(bad).problems
-    assert problem.found.startswith("is not text")
+    assert problem.code == "SW706"
 
 
 def test_survey_counts_documents_and_bytes(tmp_path: Path) -> None:

@@ -1,21 +1,22 @@
-"""What preparing gives, what decides its hash, and what is refused."""
+"""Prepared data: tokens, hashes, and the Problems of data that cannot be used."""
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from planner import StrategyError
+from planner import Problem, Strategy, StrategyError
 from runtime.data import open_data, prepare_data
 from tests.support.data_strategies import make_strategy, words, write_corpus
 
 
-def problems(strategy) -> list[str]:
+def problems(strategy: Strategy) -> tuple[Problem, ...]:
     with pytest.raises(StrategyError) as caught:
         prepare_data(strategy)
-    return [str(problem) for problem in caught.value.problems]
+    return caught.value.problems
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_tokens_are_the_documents_joined_by_the_end_of_text(tmp_path: Path) -> N
     assert read == [document for document in documents if document]
 
 
-def test_entry_is_the_same_wherever_the_same_text_lies(tmp_path: Path, corpus: Path) -> None:
+def test_entry_does_not_depend_on_the_path_of_the_text(tmp_path: Path, corpus: Path) -> None:
     other = write_corpus(tmp_path / "elsewhere" / "renamed")
     first, second = make_strategy(tmp_path / "one", corpus), make_strategy(tmp_path / "two", other)
     assert prepare_data(first).name == prepare_data(second).name
@@ -61,8 +62,8 @@ def test_content_hash_changes_with_what_is_read(tmp_path: Path, corpus: Path, ch
     assert open_data(after).content_hash != content_hash
 
 
-def test_content_hash_ignores_what_the_training_section_says(tmp_path: Path, corpus: Path) -> None:
-    """`training` is in the recipe's fingerprint by itself."""
+def test_content_hash_ignores_the_training_section(tmp_path: Path, corpus: Path) -> None:
+    """The fingerprint that a resume compares covers `training` by itself."""
     hashes = set()
     for change in ("training.seed=1", "training.seed=2", "training.seq_length=8", "training.global_batch=8"):
         strategy = make_strategy(tmp_path, corpus, change)
@@ -87,15 +88,16 @@ def test_large_vocabulary_is_stored_in_four_bytes(tmp_path: Path, corpus: Path) 
     assert data.tokens[-1] == data.end_of_text == 70_001
 
 
-def test_too_little_data_names_what_is_there_and_what_is_needed(tmp_path: Path) -> None:
+def test_too_little_data_is_a_problem_with_both_counts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"".join(bytes([32 + i % 90]) * (1 + i % 2) for i in range(70)))
     (problem,) = problems(make_strategy(tmp_path, tmp_path / "a.txt"))
     # 105 bytes, no pair of them twice, and the end of text: 106 tokens; less 3 × 2, that is 6 times 16.
-    assert "gives 6 sequences of 16 tokens (106 tokens)" in problem
-    assert "at least 7: 3 for validation (data.validation_sequences) and 4 for one global batch" in problem
+    assert problem.code == "SW713"
+    assert [int(number) for number in re.findall(r"\d+", problem.found)] == [6, 16, 106]
+    assert [int(number) for number in re.findall(r"\d+", problem.expected)] == [7, 3, 4]
 
 
-def test_just_enough_data_are_accepted(tmp_path: Path) -> None:
+def test_data_of_exactly_one_batch_are_accepted(tmp_path: Path) -> None:
     from tests.runtime.data.test_tokenizer import word_tokenizer
 
     word_tokenizer("<unk>", "a", "</s>").save(str(tmp_path / "t.json"))
@@ -107,15 +109,17 @@ def test_just_enough_data_are_accepted(tmp_path: Path) -> None:
             prepare_data(strategy)
             assert open_data(strategy).num_train_sequences == 4
         else:
-            assert "gives 6 sequences" in problems(strategy)[0]
+            (problem,) = problems(strategy)
+            assert problem.code == "SW713"
+            assert "6 sequences" in problem.found
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"txt": 1}\n{"text": 2}\n')
     paths = [tmp_path / "bad.jsonl", f"{tmp_path}/*.none", tmp_path / "gone.txt"]
     found = problems(make_strategy(tmp_path, paths, "model.vocab_size=256"))
-    assert len(found) == 5
-    assert [f"{tmp_path}/bad.jsonl:{line}: " in "".join(found) for line in (1, 2, 3)] == [False, True, True]
+    assert sorted(problem.code for problem in found) == ["SW701", "SW702", "SW707", "SW707", "SW735"]
+    assert [problem.line for problem in found if problem.code == "SW707"] == [2, 3]
 
 
 @pytest.mark.parametrize("content", [b"", b"\0"])
@@ -123,28 +127,29 @@ def test_data_without_text_are_a_problem(tmp_path: Path, content: bytes) -> None
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a").write_bytes(content)
     (problem,) = problems(make_strategy(tmp_path, tmp_path / "data"))
-    assert "there is no text in it" in problem
+    assert problem.code == "SW712"
 
 
 def test_unusable_tokenizer_is_a_problem(tmp_path: Path, corpus: Path) -> None:
     (problem,) = problems(make_strategy(tmp_path, corpus, "data.tokenizer=nowhere"))
-    assert problem.startswith("data.tokenizer: nowhere is no file or folder")
+    assert (problem.code, problem.path) == ("SW731", "data.tokenizer")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_file_without_permission_is_a_problem(tmp_path: Path, corpus: Path) -> None:
     (corpus / "2.txt").chmod(0)
     (problem,) = problems(make_strategy(tmp_path, corpus))
-    assert "2.txt: data.path: cannot be read: Permission denied" in problem
+    assert problem.code == "SW705"
+    assert "2.txt: SW705 data.path: cannot be read: Permission denied" in str(problem)
 
 
 def test_dangling_link_is_a_problem(tmp_path: Path, corpus: Path) -> None:
     (corpus / "7.txt").symlink_to(tmp_path / "gone")
     (problem,) = problems(make_strategy(tmp_path, corpus))
-    assert "7.txt: data.path: cannot be read: No such file" in problem
+    assert "7.txt: SW705 data.path: cannot be read: No such file" in str(problem)
 
 
-def test_repetition_is_warned_of_with_its_count(
+def test_reading_data_more_than_once_gives_a_warning_with_the_count(
     tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strategy = make_strategy(tmp_path, corpus, "training.steps=1000")
@@ -152,10 +157,11 @@ def test_repetition_is_warned_of_with_its_count(
     data = open_data(strategy)
     assert data.epochs(1000) == 4000 / data.num_train_sequences > 1
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage().startswith("SW717")
     assert f"{4000 / data.num_train_sequences:.2f} times" in warning.getMessage()
 
 
-def test_run_within_one_epoch_warns_of_nothing(
+def test_run_within_one_epoch_gives_no_warning(
     tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     prepare_data(make_strategy(tmp_path, corpus, "training.steps=1"))
@@ -171,6 +177,5 @@ def test_warnings_are_repeated_by_a_later_start(
         caplog.clear()
         prepare_data(strategy)
         warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert len(warned) == 2
-        assert warned[0].startswith("data: 1 files are not UTF-8 text and were left out: ")
-        assert "are never used" in warned[1]
+        assert [text[:5] for text in warned] == ["SW719", "SW721"]
+        assert str(corpus / "picture") in warned[0]

@@ -1,4 +1,4 @@
-"""Which tokens a sequence has and in which order sequences are read."""
+"""Sequence packing, the validation split and the read order."""
 
 import hashlib
 import struct
@@ -35,7 +35,7 @@ def test_split_without_validation_is_plain_packing() -> None:
 
 @given(num_tokens=st.integers(0, 2000), seq_length=st.integers(1, 40), num_validation=st.integers(0, 20))
 def test_split_shares_no_token_between_training_and_validation(
-    num_tokens, seq_length, num_validation
+    num_tokens: int, seq_length: int, num_validation: int
 ) -> None:
     split = Split(num_tokens=num_tokens, seq_length=seq_length, num_validation=num_validation)
     if split.num_train == 0:
@@ -66,7 +66,7 @@ def test_shuffle_is_a_permutation(num: int) -> None:
 
 @given(num=st.integers(1, 1 << 40), data=st.data())
 @settings(max_examples=50)
-def test_shuffle_answers_for_some_places_as_for_all(num, data) -> None:
+def test_shuffle_of_some_places_equals_that_of_each(num: int, data: st.DataObject) -> None:
     places = data.draw(st.lists(st.integers(0, num - 1), min_size=1, max_size=8))
     together = shuffle(np.array(places), num, "k")
     assert together.tolist() == [int(shuffle(np.array([p]), num, "k")[0]) for p in places]
@@ -74,7 +74,7 @@ def test_shuffle_answers_for_some_places_as_for_all(num, data) -> None:
 
 
 def test_shuffle_equals_the_same_network_in_plain_integers() -> None:
-    """A run that goes on next year must read what it would have read today."""
+    """A run that resumes next year must read what it would have read today."""
     num, key = 1000, "7 3"  # half of 10 bits is 5
     digest = hashlib.shake_256(f"switchyard read order {key}".encode()).digest(96)
     keys = struct.unpack("<12Q", digest)

@@ -1,13 +1,15 @@
-"""How text becomes tokens."""
+"""Tokenizers: trained ones, published ones, and the Problems of unusable ones."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from planner import Problem
 from runtime.data.tokenizer import (
     TokenizerUnusable,
     check_ids,
@@ -28,16 +30,16 @@ def word_tokenizer(*entries: str) -> Tokenizer:
     return tokenizer
 
 
-def fault(call, *arguments) -> str:
+def problem_of(call: Callable[..., object], *arguments: object) -> Problem:
     with pytest.raises(TokenizerUnusable) as caught:
         call(*arguments)
-    return caught.value.problem.found
+    return caught.value.problem
 
 
 @pytest.mark.parametrize(
     "text", ["plain", "日本語 🎉 é", "\0\x7f\n\t ", "<|endoftext|>", "a" * 3000], ids=repr
 )
-def test_any_text_comes_back(text: str) -> None:
+def test_any_text_decodes_to_itself(text: str) -> None:
     coder = train_tokenizer(TEXTS, 300)
     ids = coder.tokenizer.encode(text).ids
     assert coder.tokenizer.decode(ids) == text
@@ -52,7 +54,8 @@ def test_vocabulary_is_full_or_as_large_as_the_text_allows() -> None:
 def test_smallest_vocabulary_is_the_bytes_and_the_end() -> None:
     check_vocab_size(257)
     assert train_tokenizer(TEXTS, 257).num_ids == 257
-    assert "256 is too small" in fault(check_vocab_size, 256)
+    problem = problem_of(check_vocab_size, 256)
+    assert (problem.code, problem.path) == ("SW735", "model.vocab_size")
 
 
 def test_training_gives_the_same_in_another_process() -> None:
@@ -66,12 +69,12 @@ def test_training_gives_the_same_in_another_process() -> None:
     assert there.stdout.strip() == train_tokenizer(TEXTS, 400).hash
 
 
-def test_training_on_one_endless_word_ends() -> None:
+def test_training_on_a_huge_word_finishes() -> None:
     """Uncut, such a word takes minutes."""
     assert train_tokenizer(["a" * 1_000_000, " " * 1_000_000], 300).num_ids < 300
 
 
-def test_hash_follows_content_and_not_the_form_of_the_file(tmp_path: Path) -> None:
+def test_hash_depends_on_content_not_on_the_format_of_the_file(tmp_path: Path) -> None:
     coder = train_tokenizer(TEXTS, 300)
     content = json.loads(coder.tokenizer.to_str())
     content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
@@ -92,7 +95,7 @@ def test_folder_says_which_token_ends_a_text(tmp_path: Path, token: object) -> N
     assert load_tokenizer(tmp_path).end_of_text == 2
 
 
-def test_cutting_filling_and_framing_of_a_published_tokenizer_are_off(tmp_path: Path) -> None:
+def test_truncation_padding_and_template_of_a_published_tokenizer_are_off(tmp_path: Path) -> None:
     tokenizer = word_tokenizer("<unk>", "a", "</s>")
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=8)
@@ -114,28 +117,35 @@ def test_folder_of_a_slow_tokenizer_is_converted(tmp_path: Path) -> None:
     assert loaded.tokenizer.encode(TEXTS[0]).ids == coder.tokenizer.encode(TEXTS[0]).ids
 
 
-def test_what_is_no_tokenizer_is_said(tmp_path: Path) -> None:
-    assert "is no file or folder" in fault(load_tokenizer, tmp_path / "none")
+def test_unusable_tokenizer_files_are_problems(tmp_path: Path) -> None:
+    assert problem_of(load_tokenizer, tmp_path / "none").code == "SW731"
     (tmp_path / "bad.json").write_text('{"model": 1}')
-    assert "bad.json is no tokenizer" in fault(load_tokenizer, tmp_path / "bad.json")
+    assert problem_of(load_tokenizer, tmp_path / "bad.json").code == "SW732"
     (tmp_path / "empty").mkdir()
-    assert "empty is no tokenizer" in fault(load_tokenizer, tmp_path / "empty")
+    assert problem_of(load_tokenizer, tmp_path / "empty").code == "SW732"
     word_tokenizer("<unk>", "a").save(str(tmp_path / "endless.json"))
-    assert "does not say which token ends a text" in fault(load_tokenizer, tmp_path / "endless.json")
+    assert problem_of(load_tokenizer, tmp_path / "endless.json").code == "SW733"
 
 
-def test_end_that_is_not_in_the_vocabulary_is_said(tmp_path: Path) -> None:
+def test_end_of_text_outside_the_vocabulary_is_a_problem(tmp_path: Path) -> None:
     word_tokenizer("<unk>", "</s>").save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<gone>"}')
-    assert "'<gone>' is not in its vocabulary" in fault(load_tokenizer, tmp_path)
+    problem = problem_of(load_tokenizer, tmp_path)
+    assert problem.code == "SW733"
+    assert "'<gone>'" in problem.found
     (tmp_path / "tokenizer_config.json").write_text("{")
-    assert "is no tokenizer: JSONDecodeError" in fault(load_tokenizer, tmp_path)
+    problem = problem_of(load_tokenizer, tmp_path)
+    assert problem.code == "SW732"
+    assert "JSONDecodeError" in problem.found
 
 
-def test_id_beyond_the_vocabulary_is_said_even_above_a_gap(tmp_path: Path) -> None:
+def test_id_beyond_the_vocabulary_is_a_problem_even_above_a_gap(tmp_path: Path) -> None:
     content = json.loads(word_tokenizer("<unk>", "a").to_str())
     content["model"]["vocab"]["</s>"] = 9
     (tmp_path / "t.json").write_text(json.dumps(content))
     coder = load_tokenizer(tmp_path / "t.json")
     check_ids(coder, 10)
-    assert "ids go up to 9, beyond model.vocab_size (9)" in fault(check_ids, coder, 9)
+    problem = problem_of(check_ids, coder, 9)
+    assert problem.code == "SW734"
+    assert "largest id is 9" in problem.found
+    assert "at least 10" in problem.fix

@@ -1,8 +1,9 @@
-"""Where a run goes on from: what `output.resume` asks for, held against what the folders hold."""
+"""Where a run resumes from: `output.resume` against the contents of the folders."""
 
 import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -39,17 +40,17 @@ def refusal(plan: Plan, run: Path, prints: Fingerprints = PRINTS) -> str:
         find_start(plan, run, prints)
     (problem,) = error.value.problems
     assert problem.path == "output.resume"
-    return f"{problem.found}; {problem.fix}"
+    return f"{problem.code} {problem.found}; {problem.fix}"
 
 
-def test_auto_takes_the_newest_whole_checkpoint_and_says_what_it_passes_over(
+def test_auto_takes_the_newest_intact_checkpoint_and_warns_of_the_damaged_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path, 5, 10)
     (tmp_path / "checkpoints" / "step-00000010" / "rank-0000.safetensors").write_bytes(b"torn")
     with caplog.at_level(logging.WARNING):
         assert find_start(plan(), tmp_path, PRINTS).step == 5
-    assert "step-00000010 is damaged and passed over" in caplog.text
+    assert re.search("SW806 .*step-00000010: SW804 rank-0000", caplog.text)
 
 
 def test_a_checkpoint_of_manifest_version_1_still_resumes(tmp_path: Path) -> None:
@@ -74,36 +75,36 @@ def test_auto_starts_afresh_where_there_is_nothing(tmp_path: Path) -> None:
 
 def test_another_model_or_recipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 5)
-    assert "another model" in refusal(plan(), tmp_path, Fingerprints(model="x", recipe=PRINTS.recipe))
-    assert "another training recipe" in refusal(
-        plan(), tmp_path, Fingerprints(model=PRINTS.model, recipe="x")
-    )
+    assert "SW824" in refusal(plan(), tmp_path, Fingerprints(model="x", recipe=PRINTS.recipe))
+    assert "SW825" in refusal(plan(), tmp_path, Fingerprints(model=PRINTS.model, recipe="x"))
 
 
 def test_never_wants_an_empty_folder_and_require_a_checkpoint(tmp_path: Path) -> None:
     save(tmp_path / "full", 5)
-    assert "holds a run already" in refusal(plan("output.resume=never"), tmp_path / "full")
-    assert "holds no checkpoint" in refusal(plan("output.resume=require"), tmp_path / "empty")
+    assert "SW821" in refusal(plan("output.resume=never"), tmp_path / "full")
+    assert "SW822" in refusal(plan("output.resume=require"), tmp_path / "empty")
 
 
-def test_a_folder_is_gone_on_from_only_with_steps_left(tmp_path: Path) -> None:
+def test_a_checkpoint_is_resumed_only_with_steps_left(tmp_path: Path) -> None:
     save(tmp_path / "other", 20)
     resume = f"output.resume={tmp_path / 'other'}"
     assert find_start(plan(resume, "training.steps=21"), tmp_path / "new", PRINTS).step == 20
-    assert "set training.steps above 20" in refusal(plan(resume), tmp_path / "new")
+    text = refusal(plan(resume), tmp_path / "new")
+    assert text.startswith("SW826")
+    assert "set training.steps above 20" in text
 
 
 def test_a_branch_may_be_another_recipe_but_not_another_model(tmp_path: Path) -> None:
     save(tmp_path / "other", 5)
     branch = plan(f"output.resume={tmp_path / 'other'}", "output.branch=true")
     assert find_start(branch, tmp_path / "new", Fingerprints(model=PRINTS.model, recipe="x")).step == 5
-    assert "another model" in refusal(branch, tmp_path / "new", Fingerprints(model="x", recipe="x"))
+    assert "SW824" in refusal(branch, tmp_path / "new", Fingerprints(model="x", recipe="x"))
 
 
-def test_an_older_step_of_the_same_run_is_not_silently_passed_over(tmp_path: Path) -> None:
+def test_an_older_step_of_the_same_run_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 5, 10)
     older, newest = (tmp_path / "checkpoints" / name for name in ("step-00000005", "step-00000010"))
-    assert "is not the newest checkpoint of this run" in refusal(plan(f"output.resume={older}"), tmp_path)
+    assert "SW827" in refusal(plan(f"output.resume={older}"), tmp_path)
     assert find_start(plan(f"output.resume={newest}"), tmp_path, PRINTS).step == 10
     assert find_start(plan(f"output.resume={tmp_path}"), tmp_path, PRINTS).step == 10
 
@@ -113,7 +114,7 @@ def test_the_horizon_stays_that_of_the_first_attempt(tmp_path: Path) -> None:
     start = find_start(plan(), tmp_path, PRINTS)
     longer = plan("training.steps=30", "output.resume=other", "output.branch=true")
     assert horizon_of(longer, None, is_own=False) == 30
-    assert horizon_of(longer, start, is_own=True) == META.counters["horizon"], "also of a branch gone on with"
+    assert horizon_of(longer, start, is_own=True) == META.counters["horizon"], "also of a resumed branch"
     assert horizon_of(longer, start, is_own=False) == 30, "a branch begins a horizon of its own"
     assert horizon_of(plan("training.schedule_steps=60"), start, is_own=True) == 60
 
@@ -123,10 +124,8 @@ def test_a_refusal_names_the_keys_that_differ(tmp_path: Path) -> None:
     (tmp_path / "strategy.yaml").write_text(STRATEGY)
     other = Fingerprints(model=PRINTS.model, recipe="x")
     changed = plan("training.learning_rate=1e-3", "training.steps=30")
-    assert "another training recipe: training.learning_rate was 0.0003, now 0.001;" in refusal(
-        changed, tmp_path, other
-    )
-    assert "another training recipe: the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
+    assert ": training.learning_rate was 0.0003, now 0.001;" in refusal(changed, tmp_path, other)
+    assert ": the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
     other = Fingerprints(model="x", recipe="x")
     smaller = plan("model.num_experts=2")
-    assert "another model: model.num_experts was 4, now 2;" in refusal(smaller, tmp_path, other)
+    assert ": model.num_experts was 4, now 2;" in refusal(smaller, tmp_path, other)
