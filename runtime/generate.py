@@ -98,7 +98,7 @@ def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalL
     # Dispatch only matters in training; `deepspeed` would import DeepSpeed here.
     config.dispatch, config.capacity_factor = "dropless", None
     model = SwitchyardForCausalLM(config)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     targets = model.state_dict()
     wrong = []
     for name, tensor in read_weights(info):
