@@ -1,8 +1,8 @@
-"""One attempt among the processes of a host: the name it has there, asking its ranks to stop, ending it.
+"""Processes of one launch attempt on a host, found by the attempt's own link to the interpreter.
 
-DeepSpeed 0.19.8 ends a job's processes on a host by the path of its interpreter
-(launcher/multinode_runner.py:128), which all jobs share. So each attempt runs through a link of its own to
-the interpreter, and whatever runs through that link belongs to it.
+DeepSpeed 0.19.8 kills a job's processes on a host by the path of its interpreter
+(launcher/multinode_runner.py:128), which all jobs share. So each attempt runs through its own link to the
+interpreter, and every process that runs through that link belongs to it.
 
 `python -m launch.job make|ask|end|remove PATH`, which launch.sh calls on every host.
 """
@@ -16,26 +16,26 @@ from pathlib import Path
 
 import psutil
 
-# Longer than the 20 s in which a rank that was asked to stop gives up waiting for the end of a step.
+# Longer than the 20 s after which a signalled rank stops waiting for the end of its step.
 GRACE_S = 30.0
 KILL_WAIT_S = 5.0
-# The file beside the link that says so to ranks that start later (process/launcher_watch.py looks for it).
+# File beside the link that tells ranks that start later to stop (runtime/process/launcher_watch.py reads it).
 ASKED = "asked-to-stop"
-# What runs through the link and is no rank: DeepSpeed's own programs.
+# Programs of DeepSpeed that run through the link and are not ranks.
 _LAUNCHERS = ("deepspeed.launcher.runner", "deepspeed.launcher.launch")
 
 
 def make_link(link: Path) -> None:
-    """Makes FOLDER/bin/NAME, a link to this interpreter; packages are found through it too.
+    """Creates FOLDER/bin/NAME, a link to this interpreter that finds the same packages.
 
-    The interpreter of a virtual environment finds its packages beside the path by which it was called, so
-    FOLDER, which is the attempt's own, gets what is looked for there.
+    The interpreter of a virtual environment looks for its packages beside the path by which it was called, so
+    FOLDER, which belongs to the attempt, gets links to them.
 
     Raises:
-        OSError: if it cannot be made.
+        OSError: if it cannot be created.
     """
     folder, prefix = link.parents[1], Path(sys.prefix)
-    folder.mkdir(parents=True)  # where it exists, it is somebody else's
+    folder.mkdir(parents=True)  # if it exists, it belongs to another attempt
     try:
         link.parent.mkdir()
         link.symlink_to(sys.executable)
@@ -50,17 +50,17 @@ def make_link(link: Path) -> None:
 
 
 def remove(link: Path) -> None:
-    """Takes away what `make_link` made; what runs through it runs on."""
+    """Removes what `make_link` created; processes that run through it continue."""
     shutil.rmtree(link.parents[1], ignore_errors=True)
 
 
 def processes(link: Path) -> list[psutil.Process]:
-    """What runs through the link on this host; processes that have ended and wait for their parent do not."""
+    """Processes that run through the link on this host, without zombies."""
     return [process for process, arguments in _all_arguments() if arguments[:1] == [str(link)]]
 
 
 def ranks(link: Path) -> list[psutil.Process]:
-    """The processes of the attempt that are ranks."""
+    """Processes of the attempt that are ranks."""
     return [
         process
         for process, arguments in _all_arguments()
@@ -69,19 +69,19 @@ def ranks(link: Path) -> list[psutil.Process]:
 
 
 def ask(link: Path) -> None:
-    """Asks every rank of this host, once, to save and end; one that starts later finds that it was asked."""
+    """Sends TERM to every rank of this host, once, so that it saves and ends; tells later ranks."""
     _tell_later_ranks(link)
     for rank in ranks(link):
         _send(rank, signal.SIGTERM)
 
 
 def end(link: Path, grace_s: float = GRACE_S) -> list[psutil.Process]:
-    """Ends all that runs through the link on this host, by force after `grace_s`; returns what is left."""
+    """Ends the attempt's processes on this host, by force after `grace_s`; returns those that are left."""
     _tell_later_ranks(link)
     asked: set[int] = set()
 
     def ask_new() -> None:
-        for process in processes(link):  # a launcher may start ranks while it is being asked
+        for process in processes(link):  # a launcher may start ranks meanwhile
             if process.pid not in asked:
                 asked.add(process.pid)
                 _send(process, signal.SIGTERM)
@@ -115,7 +115,7 @@ def _all_arguments() -> list[tuple[psutil.Process, list[str]]]:
         try:
             found.append((process, process.cmdline()))
         except psutil.Error:
-            continue  # it has ended, or is not ours to look at
+            continue  # it has ended, or is not readable for us
     return found
 
 
@@ -128,13 +128,17 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0; 1 if processes of the attempt could not be ended, which are named; 2 for a wrong call."""
+    """0; 1 if processes of the attempt could not be ended (printed); 2 for wrong arguments.
+
+    The numbers are those of planner.exit_codes, whose package takes too long to import for a program that is
+    started on every host to stop ranks.
+    """
     if len(arguments) != 2 or arguments[0] not in ("make", "ask", "end", "remove"):
         print("usage: python -m launch.job make LINK | ask LINK | end LINK | remove LINK", file=sys.stderr)
         return 2
     command, path = arguments[0], Path(arguments[1])
     if path.parent.name != "bin" or not path.parents[1].name.startswith("job-"):
-        print(f"{path} is no link of an attempt: those are RUN/logs/job-NAME/bin/NAME", file=sys.stderr)
+        print(f"{path}: not the link of an attempt (RUN/logs/job-NAME/bin/NAME)", file=sys.stderr)
         return 2
     if command == "make":
         try:
@@ -147,7 +151,7 @@ def main(arguments: Sequence[str]) -> int:
     elif command == "remove":
         remove(path)
     elif left := end(path):
-        print(f"not ended: {', '.join(map(str, left))}", file=sys.stderr)
+        print(f"could not end: {', '.join(map(str, left))}", file=sys.stderr)
         return 1
     return 0
 

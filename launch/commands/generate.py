@@ -16,11 +16,11 @@ from planner.exit_codes import ExitCode
 def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None) -> ExitCode:
     """Write launch.sh, launch.sbatch, hostfile, env, plan.json and ds_config.json to the run folder."""
     from launch.scripts.hostfile import has_placeholder_hosts, is_local
-    from launch.scripts.launch_files import cannot_write, launch_files, place_of, write_together
+    from launch.scripts.launch_files import cannot_write, launch_files, launch_paths, write_together
     from planner.plan.notes import list_notes
 
     plan = build_plan(load(strategy, only_overrides(overrides)))
-    place = place_of(plan)
+    place = launch_paths(plan)
     try:
         files = launch_files(plan, place, os.environ)
     except StrategyError as error:

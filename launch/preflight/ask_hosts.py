@@ -1,4 +1,4 @@
-"""What preflight asks every host, all at once: facts, the clock, and whether the shared path is shared."""
+"""Host facts for preflight: every host asked for its facts, its clock and its view of the shared folder."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,10 @@ from typing import Any
 from launch.remote.host_inspector import NONCE, appears, write_durably
 from launch.scripts.made_folders import missing, remove_empty
 from launch.ssh.client import Program, Ssh, on_all, talk
-from launch.ssh.failures import Failure
+from launch.ssh.failures import HostFailure
 
 INSPECT = "launch.remote.host_inspector"
-# What launch.remote.host_inspector answers with; a host with an older one is told so.
+# Keys in the answer of launch.remote.host_inspector; an older version on a host lacks some.
 _FACTS = frozenset(
     {
         "hostname",
@@ -36,47 +36,47 @@ _FACTS = frozenset(
 )
 _PINGS = 7
 _FOLDERS = ".preflight-"
-# Longer than a preflight can take: what is older was left by one that was killed.
+# Longer than any preflight takes: older folders were left by killed ones.
 _LEFT_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clock:
-    """A host's clock against this machine's: ahead by `offset_s`, known to ± `uncertainty_s`."""
+class ClockOffset:
+    """A host's clock relative to this machine's: ahead by `offset_s`, ± `uncertainty_s`."""
 
     offset_s: float
     uncertainty_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a host said, and what this machine saw of it.
+class HostAnswer:
+    """What a host answered.
 
-    facts: as remote.host_inspector gives them. seen: whether the host's answer file was seen here in time.
+    facts: as remote.host_inspector returns them. seen: whether the host's answer file appeared here in time.
     """
 
     facts: dict[str, Any]
-    clock: Clock
+    clock: ClockOffset
     seen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shared:
-    """A folder made for one preflight under output.folder, with a nonce in it."""
+class SharedFolder:
+    """A folder created for one preflight under output.folder, with a nonce in it."""
 
     folder: Path
     nonce: str
 
 
 @contextlib.contextmanager
-def shared_folder(output: Path) -> Iterator[Shared]:
-    """Makes the folder and removes it, with the parents that were made for it and what killed ones left.
+def shared_folder(output: Path) -> Iterator[SharedFolder]:
+    """Creates the folder, then removes it with the parents created for it, and folders of killed preflights.
 
     Raises:
-        OSError: if it cannot be made or written.
+        OSError: if it cannot be created or written.
     """
     made = missing(output)
-    shared = Shared(folder=output / f"{_FOLDERS}{secrets.token_hex(6)}", nonce=secrets.token_hex(16))
+    shared = SharedFolder(folder=output / f"{_FOLDERS}{secrets.token_hex(6)}", nonce=secrets.token_hex(16))
     try:
         shared.folder.mkdir(parents=True)
         write_durably(shared.folder / NONCE, shared.nonce)
@@ -88,7 +88,7 @@ def shared_folder(output: Path) -> Iterator[Shared]:
 
 
 def _sweep(output: Path, now: float) -> None:
-    """Removes the folders that killed preflights left. `now` is the file system's time, not this host's."""
+    """Removes folders left by killed preflights. `now` is the file system's time, not this host's."""
     for folder in output.glob(f"{_FOLDERS}*"):
         with contextlib.suppress(OSError):
             if now - folder.stat().st_mtime > _LEFT_AFTER_S:
@@ -100,27 +100,27 @@ async def ask_hosts(
     program: Program,
     hosts: Sequence[str],
     output: Path,
-    shared: Shared,
+    shared: SharedFolder,
     *,
     wants_gpus: bool,
-    told: Callable[[str, Failure | None], object],
-) -> dict[str, Answer | Failure]:
-    """Every host's answer, or why there is none.
+    on_answer: Callable[[str, HostFailure | None], object],
+) -> dict[str, HostAnswer | HostFailure]:
+    """Every host's answer or failure.
 
     Args:
         output: the folder of runs.
-        told: called as each host has answered, or failed to.
+        on_answer: called when a host has answered or failed.
     """
 
-    async def ask(host: str) -> Answer:
+    async def ask(host: str) -> HostAnswer:
         return await _ask(ssh, program, host, output, shared, wants_gpus=wants_gpus)
 
-    return await on_all(ssh, hosts, ask, told)
+    return await on_all(ssh, hosts, ask, on_answer)
 
 
 async def _ask(
-    ssh: Ssh, program: Program, host: str, output: Path, shared: Shared, *, wants_gpus: bool
-) -> Answer:
+    ssh: Ssh, program: Program, host: str, output: Path, shared: SharedFolder, *, wants_gpus: bool
+) -> HostAnswer:
     async with talk(ssh, host, program) as conversation:
         pings = []
         for _ in range(_PINGS):
@@ -129,7 +129,7 @@ async def _ask(
             try:
                 pings.append((sent, float(theirs["time"]), time.time()))
             except (KeyError, TypeError, ValueError):
-                raise conversation.broken(f"{theirs} to a question for the time") from None
+                raise conversation.broken(f"{theirs} to a request for the time") from None
         request = {
             "do": "facts",
             "output": str(output),
@@ -142,14 +142,14 @@ async def _ask(
             raise conversation.broken(f"facts without {', '.join(missing)}")
     within_s = 0.0 if facts["shared"]["nonce"] is None else 1.0
     seen = await asyncio.to_thread(appears, shared.folder / f"{host}.answer", within_s) == shared.nonce
-    return Answer(facts=facts, clock=clock_of(pings), seen=seen)
+    return HostAnswer(facts=facts, clock=clock_of(pings), seen=seen)
 
 
-def clock_of(pings: Sequence[tuple[float, float, float]]) -> Clock:
-    """The offset from (sent, their time, received), of the ping with the shortest round trip.
+def clock_of(pings: Sequence[tuple[float, float, float]]) -> ClockOffset:
+    """The offset from (sent, their time, received) of the ping with the shortest round trip.
 
-    Their time was read somewhere between the two others: half of the round trip is the uncertainty
-    (RFC 5905, section 8, with equal times of transmit and receive).
+    Their time was read between the two others: the uncertainty is half the round trip (RFC 5905, section 8,
+    with equal transmit and receive times).
     """
     sent, theirs, received = min(pings, key=lambda ping: ping[2] - ping[0])
-    return Clock(offset_s=theirs - (sent + received) / 2, uncertainty_s=(received - sent) / 2)
+    return ClockOffset(offset_s=theirs - (sent + received) / 2, uncertainty_s=(received - sent) / 2)

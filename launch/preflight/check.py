@@ -1,37 +1,51 @@
-"""One verdict of preflight, and the small tools that rules share: majority, outliers of versions, roles."""
+"""Verdicts of a preflight, comparison between hosts, and the roles of hosts."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from planner import Plan
 
-Verdict = Literal["passes", "fails", "unknown"]
-V = TypeVar("V", bound=Hashable)
+CheckVerdict = Literal["passes", "fails", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """What was looked at, on which host (None: between hosts, or the whole), and how it stands.
+class PreflightCheck:
+    """What was checked, on which host (None: between hosts, or the launch as a whole), and the verdict.
 
-    A check that fails says what to do (`fix`); `unknown` says why it could not be looked at.
+    A check that fails has a code and a fix; `unknown` says why it could not be checked.
     """
 
     name: str
     host: str | None
-    verdict: Verdict
+    verdict: CheckVerdict
     found: str
+    code: str = ""
     expected: str = ""
     fix: str = ""
 
-    def __post_init__(self) -> None:
-        assert self.verdict != "fails" or (self.expected and self.fix), self
+
+def passed(name: str, found: str, host: str | None = None) -> PreflightCheck:
+    return PreflightCheck(name=name, host=host, verdict="passes", found=found)
+
+
+def unknown(name: str, found: str, host: str | None = None) -> PreflightCheck:
+    return PreflightCheck(name=name, host=host, verdict="unknown", found=found)
+
+
+def failed(
+    code: str, name: str, found: str, *, expected: str, fix: str, host: str | None = None
+) -> PreflightCheck:
+    """`code` is of the error catalog, as a Problem's."""
+    return PreflightCheck(
+        name=name, host=host, verdict="fails", found=found, code=code, expected=expected, fix=fix
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """A host of the strategy as preflight sees it; a spare carries no ranks and must be ready to."""
+    """A host of the strategy and its ranks; a spare has none, but must be ready to run some."""
 
     name: str
     slots: int
@@ -49,7 +63,7 @@ class Role:
 
 
 def roles_of(plan: Plan) -> tuple[Role, ...]:
-    """The hosts with ranks in rank order, then the spares; hosts that are neither are left out."""
+    """Hosts with ranks in rank order, then the spares; hosts that are neither are left out."""
     cluster = plan.strategy.cluster
     slots = dict(zip(cluster.hosts.names, cluster.slots, strict=True))
     names = cluster.hosts.names[cluster.hosts.count - cluster.spare_hosts :]
@@ -58,32 +72,25 @@ def roles_of(plan: Plan) -> tuple[Role, ...]:
 
 
 def unused_hosts(plan: Plan) -> tuple[str, ...]:
-    """Hosts of the strategy that neither carry ranks nor are spares: nobody needs them ready."""
+    """Hosts of the strategy that neither run ranks nor are spares, so need not be ready."""
     known = {role.name for role in roles_of(plan)}
     return tuple(name for name in plan.strategy.cluster.hosts.names if name not in known)
 
 
 def equal_everywhere(
-    name: str, values: Mapping[str, str | None], *, missing: str, fix: str
-) -> Iterator[Check]:
-    """One check a host: whether it has what most hosts have; between equal camps the first host's.
+    code: str, name: str, values: Mapping[str, str | None], *, missing: str, fix: str
+) -> Iterator[PreflightCheck]:
+    """One check for each host: whether it has what most hosts have; in a tie, what the first host has.
 
     Args:
-        missing: what it means that a host has none, where others have.
+        missing: what to print for a host that has none.
     """
     counts = Counter(values.values())
     first = next(iter(values.values()))
     most = max(counts, key=lambda value: (value is not None, counts[value], value == first))
     for host, value in values.items():
         if value == most:
-            yield Check(name=name, host=host, verdict="passes", found=value or missing)
+            yield passed(name, value or missing, host)
         else:
-            others = counts[most]
-            yield Check(
-                name=name,
-                host=host,
-                verdict="fails",
-                found=value or missing,
-                expected=f"{most}, as on {others} of {len(values)} hosts",
-                fix=fix,
-            )
+            expected = f"{most}, as on {counts[most]} of {len(values)} hosts"
+            yield failed(code, name, value or missing, expected=expected, fix=fix, host=host)

@@ -1,13 +1,13 @@
-"""What a host must be like: each rule compares its facts with the strategy or with those of other hosts."""
+"""Host checks of preflight: facts of each host compared with the strategy or with those of other hosts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from launch.preflight.ask_hosts import Answer
-from launch.preflight.check import Check, Role, equal_everywhere
+from launch.preflight.ask_hosts import HostAnswer
+from launch.preflight.check import PreflightCheck, Role, equal_everywhere, failed, passed, unknown
 from launch.preflight.gpu_checks import gpu_checks
 from launch.remote.host_inspector import PACKAGES
-from launch.ssh.failures import Failure
+from launch.ssh.failures import HostFailure
 from planner import Plan
 from planner.counts.parameters import model_parameters
 from planner.plan.code_fingerprint import code_fingerprint
@@ -15,20 +15,20 @@ from planner.prediction.limits import STATE_BYTES
 from planner.units import format_bytes
 
 MAX_SKEW_S = 1.0
-# Sockets of a rank: one to each peer of each of its groups, and DeepSpeed makes groups of its own over the
-# same ranks. Measured with gloo: 420 descriptors at 128 ranks, whose groups have 254 peers.
-_FILES_A_PEER, _FILES_BESIDE = 2, 128
-# NVIDIA's NCCL user guide (troubleshooting, shared memory) asks for it in containers, whose default is 64 MB.
+# A rank opens a socket to each peer in each of its groups; DeepSpeed creates groups of its own over the same
+# ranks. Measured with gloo: 420 descriptors at 128 ranks, whose groups have 254 peers.
+_FILES_PER_PEER, _OTHER_FILES = 2, 128
+# NVIDIA's NCCL user guide (troubleshooting, shared memory) recommends it; a container's default is 64 MB.
 SHM_BYTES = 10**9
 
-Answers = Mapping[str, Answer]
+Answers = Mapping[str, HostAnswer]
 
 
 def host_checks(
-    plan: Plan, roles: tuple[Role, ...], answers: Mapping[str, Answer | Failure]
-) -> tuple[Check, ...]:
-    """Every check of every host, in the order of a table: by rule, then by host."""
-    reached = {host: answer for host, answer in answers.items() if isinstance(answer, Answer)}
+    plan: Plan, roles: tuple[Role, ...], answers: Mapping[str, HostAnswer | HostFailure]
+) -> tuple[PreflightCheck, ...]:
+    """Every check of every host, by rule, then by host."""
+    reached = {host: answer for host, answer in answers.items() if isinstance(answer, HostAnswer)}
     checks = list(_reachable(answers))
     if reached:
         for rule in _RULES:
@@ -38,22 +38,17 @@ def host_checks(
     return tuple(checks)
 
 
-def _reachable(answers: Mapping[str, Answer | Failure]) -> Iterator[Check]:
+def _reachable(answers: Mapping[str, HostAnswer | HostFailure]) -> Iterator[PreflightCheck]:
     for host, answer in answers.items():
-        if isinstance(answer, Answer):
-            yield Check(name="answers", host=host, verdict="passes", found=answer.facts["hostname"])
+        if isinstance(answer, HostAnswer):
+            yield passed("answers", answer.facts["hostname"], host=host)
         else:
-            yield Check(
-                name="answers",
-                host=host,
-                verdict="fails",
-                found=answer.found,
-                expected=answer.expected,
-                fix=answer.fix,
+            yield failed(
+                answer.code, "answers", answer.found, expected=answer.expected, fix=answer.fix, host=host
             )
 
 
-def _versions(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _versions(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     asked: dict[str, Callable[[dict[str, Any]], str | None]] = {"python": lambda facts: facts["python"]}
     for package in PACKAGES:
         asked[package] = lambda facts, package=package: facts["packages"][package]  # type: ignore[misc]
@@ -64,143 +59,143 @@ def _versions(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator
     for name, of in asked.items():
         values = {host: of(answer.facts) for host, answer in answers.items()}
         if name in needed and not any(values.values()):
-            fix = f"install {name} into the launch's environment, as constraints.txt pins it"
+            fix = f"install {name} in the launch's environment, in the version of constraints.txt"
             if name not in PACKAGES:
-                fix = "install a build of torch with CUDA (pip takes it from PyTorch's index)"
+                fix = "install a torch build with CUDA (from PyTorch's package index)"
             for host in values:
-                yield Check(
-                    name=name,
-                    host=host,
-                    verdict="fails",
-                    found="not installed" if name in PACKAGES else "this torch is built without it",
+                yield failed(
+                    "SW511",
+                    name,
+                    "not installed" if name in PACKAGES else "torch is built without CUDA",
                     expected=f"{name} in the launch's environment",
                     fix=fix,
+                    host=host,
                 )
             continue
         fix = f"install the same {name} in the launch's environment on all hosts"
-        yield from equal_everywhere(name, values, missing="none", fix=fix)
+        yield from equal_everywhere("SW511", name, values, missing="none", fix=fix)
 
 
-def _code(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _code(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     values = {}
     for host, answer in answers.items():
         code = answer.facts["code"]
         values[host] = code["fingerprint"]
         if code["error"] is not None:
-            yield Check(
-                name="code",
+            yield failed(
+                "SW512",
+                "code",
+                f"cannot import the project: {code['error']}",
+                expected="the same project and environment on all hosts",
+                fix="install what is missing in the launch's environment on the host (pip install -e .)",
                 host=host,
-                verdict="fails",
-                found=f"the project cannot be read: {code['error']}",
-                expected="the project and its environment, the same on all hosts",
-                fix="install what is missing (pip install -e .) in the launch's environment there",
             )
     readable = {host: value for host, value in values.items() if value is not None}
     if readable:
         readable = {"this machine": code_fingerprint(), **readable}
-        fix = "bring the same files to all hosts: another git revision, or a change that was not saved there"
-        yield from equal_everywhere("code", readable, missing="none", fix=fix)
+        fix = "copy the same files to all hosts (another git revision, or a local change?)"
+        yield from equal_everywhere("SW512", "code", readable, missing="none", fix=fix)
 
 
-def _shared(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _shared(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     folder = plan.strategy.output.folder
-    expected = f"output.folder ({folder}) is one path that all hosts share, with rename and fsync"
+    expected = f"output.folder ({folder}) on a file system that all hosts share, with rename and fsync"
     for host, answer in answers.items():
         shared = answer.facts["shared"]
         if shared["nonce"] is None:
             found, fix = (
-                "a file written by this machine is not seen there",
-                "mount the shared file system there at the same path, or set output.folder to one that is",
+                "a file written here is not visible on the host",
+                "mount the shared file system at the same path, or set output.folder to a shared one",
             )
         elif shared["error"] is not None:
-            found, fix = f"cannot write there: {shared['error']}", "free the disk or correct the permissions"
+            found, fix = f"cannot write: {shared['error']}", "free disk space, or correct the permissions"
         elif not answer.seen:
             found, fix = (
-                "a file written there is not seen by this machine",
-                "mount the same file system on both, without caching that hides new files for seconds",
+                "a file written on the host is not visible here",
+                "mount the same file system on both, with caching that shows new files within seconds",
             )
         else:
-            yield Check(name="shared path", host=host, verdict="passes", found="read, written, renamed")
+            yield passed("shared path", "read, written, renamed", host=host)
             continue
-        yield Check(name="shared path", host=host, verdict="fails", found=found, expected=expected, fix=fix)
+        yield failed("SW513", "shared path", found, expected=expected, fix=fix, host=host)
 
 
-def _disk(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _disk(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     checkpoint = STATE_BYTES * model_parameters(plan.strategy.model).total
     kept = plan.strategy.output.keep_last + 1
     need = kept * checkpoint
     for host, answer in answers.items():
         disk = answer.facts["disk"]
         if disk["error"] is not None:
-            yield Check(name="disk", host=host, verdict="unknown", found=disk["error"])
+            yield unknown("disk", disk["error"], host=host)
             continue
         found = f"{format_bytes(disk['free_bytes'])} free"
         if disk["free_bytes"] >= need:
-            yield Check(name="disk", host=host, verdict="passes", found=found)
+            yield passed("disk", found, host=host)
         else:
-            yield Check(
-                name="disk",
-                host=host,
-                verdict="fails",
-                found=f"{found} at {disk['path']}",
+            yield failed(
+                "SW514",
+                "disk",
+                f"{found} at {disk['path']}",
                 expected=f"{format_bytes(need)}: {kept} checkpoints of {format_bytes(checkpoint)} "
                 "(output.keep_last + the one being written)",
-                fix="free the disk, lower output.keep_last, or set output.folder to another one",
+                fix="free disk space, lower output.keep_last, or set output.folder to another disk",
+                host=host,
             )
 
 
-def _shm(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _shm(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     needs = {role.name: not plan.strategy.cluster.gpu.is_cpu and role.slots > 1 for role in roles}
     for host, answer in answers.items():
         total = answer.facts["shm"]["total_bytes"]
         if total is None:
-            yield Check(name="/dev/shm", host=host, verdict="unknown", found=answer.facts["shm"]["error"])
+            yield unknown("/dev/shm", answer.facts["shm"]["error"], host=host)
         elif total >= SHM_BYTES or not needs[host]:
-            yield Check(name="/dev/shm", host=host, verdict="passes", found=format_bytes(total))
+            yield passed("/dev/shm", format_bytes(total), host=host)
         else:
-            yield Check(
-                name="/dev/shm",
+            yield failed(
+                "SW515",
+                "/dev/shm",
+                format_bytes(total),
+                expected=f"{format_bytes(SHM_BYTES)}, for NCCL between the GPUs of a host",
+                fix="enlarge it: docker run --shm-size=1g, or `mount -o remount,size=1g /dev/shm`",
                 host=host,
-                verdict="fails",
-                found=format_bytes(total),
-                expected=f"{format_bytes(SHM_BYTES)}, for NCCL between GPUs of a host",
-                fix="mount it larger: docker run --shm-size=1g, or `mount -o remount,size=1g /dev/shm`",
             )
 
 
 def files_needed(plan: Plan) -> int:
-    """Open files of the rank that needs most: from the peers in its groups, the world included."""
+    """Open files of the rank that needs most, from the peers in its groups, including the world."""
     most = 0
     for stage in plan.stages:
         peers = plan.world_size - 1 + sum(size - 1 for size in stage.dense.sizes)
         if stage.expert is not None:
             peers += sum(size - 1 for size in stage.expert.sizes)
         most = max(most, peers)
-    return _FILES_A_PEER * most + _FILES_BESIDE
+    return _FILES_PER_PEER * most + _OTHER_FILES
 
 
-def _open_files(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _open_files(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     need = files_needed(plan)
     for host, answer in answers.items():
         limits = answer.facts["open_files"]
         soft, hard = limits["soft"], limits["hard"]
         if soft is None or soft >= need:
             found = "unlimited" if soft is None else f"{soft:,}"
-            yield Check(name="open files", host=host, verdict="passes", found=found)
+            yield passed("open files", found, host=host)
             continue
         is_low = hard is not None and hard < need
-        yield Check(
-            name="open files",
-            host=host,
-            verdict="fails",
-            found=f"{soft:,}" + (f", at most {hard:,}" if hard is not None and hard > soft else ""),
-            expected=f"{need:,} a rank, for sockets to the peers in its groups",
+        yield failed(
+            "SW516",
+            "open files",
+            f"{soft:,}" + (f", at most {hard:,}" if hard is not None and hard > soft else ""),
+            expected=f"{need:,} for each rank: sockets to the peers in its groups",
             fix=f"raise nofile to {need:,} or more in /etc/security/limits.conf"
             + (", the hard limit too" if is_low else ""),
+            host=host,
         )
 
 
-def _interface(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _interface(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     named = plan.strategy.launch.network_interface
     if named is None:
         return
@@ -208,36 +203,36 @@ def _interface(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterato
         there = answer.facts["interfaces"]
         missing = [name for name in named.split(",") if name not in there]
         if not missing:
-            yield Check(name="network interface", host=host, verdict="passes", found=named)
+            yield passed("network interface", named, host=host)
             continue
-        yield Check(
-            name="network interface",
-            host=host,
-            verdict="fails",
-            found=f"there is no {' and no '.join(missing)}",
+        yield failed(
+            "SW517",
+            "network interface",
+            f"no interface {', '.join(missing)}",
             expected=f"one of: {', '.join(there)}",
             fix="correct launch.network_interface, or set it to null",
+            host=host,
         )
 
 
-def _clock(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Check]:
+def _clock(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     for host, answer in answers.items():
         offset, uncertain = answer.clock.offset_s, answer.clock.uncertainty_s
         found = f"{offset:+.3f} s ± {uncertain:.3f}"
         if abs(offset) - uncertain <= MAX_SKEW_S:
-            yield Check(name="clock", host=host, verdict="passes", found=found)
+            yield passed("clock", found, host=host)
         else:
-            yield Check(
-                name="clock",
-                host=host,
-                verdict="fails",
-                found=f"{found} against this machine",
+            yield failed(
+                "SW518",
+                "clock",
+                f"{found} from this machine",
                 expected=f"within {MAX_SKEW_S:.0f} s",
-                fix="set the clock there, by chrony or ntp",
+                fix="synchronize the host's clock (chrony or ntp)",
+                host=host,
             )
 
 
-_RULES: tuple[Callable[[Plan, tuple[Role, ...], Answers], Iterator[Check]], ...] = (
+_RULES: tuple[Callable[[Plan, tuple[Role, ...], Answers], Iterator[PreflightCheck]], ...] = (
     _versions,
     _code,
     _shared,

@@ -1,11 +1,11 @@
-"""What the ranks measured, held against the strategy's links and against each other: checks, and a table."""
+"""Link checks of preflight: measured exchanges and links against the strategy and against each other."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from launch.preflight.check import Check
+from launch.preflight.check import PreflightCheck, failed, passed, unknown
 from launch.preflight.outliers import CPU, GPU, Pair, Tolerance, slow_hosts, slow_links, slow_ones
 from planner import Plan
 from planner.hardware.catalog import device_of
@@ -14,14 +14,14 @@ from planner.timing.collective_time import Network, network_of
 from planner.timing.exchanges import Exchange, exchanges_of, hosts_spanned, predicted_s
 from planner.units import format_bytes
 
-# Of the bandwidth that a prediction counts with (the strategy's link times the device's link_share).
+# Of the bandwidth that predictions assume (the strategy's link times the device's link_share).
 MIN_SHARE = 0.8
 _MAX_NAMED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One exchange: predicted with the strategy's links, and measured, the slowest group's median."""
+class ExchangeTiming:
+    """One exchange of the plan, predicted with the strategy's links and measured (slowest group's median)."""
 
     exchange: Exchange
     num_groups: int
@@ -34,8 +34,8 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
-    """A pair of ranks. host pair; seconds of a large message each way, and of a small one."""
+class LinkTiming:
+    """A link between two ranks: seconds of a large message each way, and of a small one."""
 
     hosts: Pair
     ranks: tuple[int, int]
@@ -52,10 +52,10 @@ class Link:
         return self.hosts[0] == self.hosts[1]
 
 
-def links_of(plan: Plan, result: Mapping[str, Any]) -> tuple[Link, ...]:
-    """Every pair of ranks that talked."""
+def link_timings(plan: Plan, result: Mapping[str, Any]) -> tuple[LinkTiming, ...]:
+    """Every pair of ranks that exchanged messages."""
     return tuple(
-        Link(
+        LinkTiming(
             hosts=(plan.host_of(pair["ranks"][0]).name, plan.host_of(pair["ranks"][1]).name),
             ranks=(pair["ranks"][0], pair["ranks"][1]),
             latency_s=pair["latency_s"],
@@ -66,11 +66,11 @@ def links_of(plan: Plan, result: Mapping[str, Any]) -> tuple[Link, ...]:
     )
 
 
-def rows_of(plan: Plan, result: Mapping[str, Any]) -> tuple[Row, ...]:
+def exchange_timings(plan: Plan, result: Mapping[str, Any]) -> tuple[ExchangeTiming, ...]:
     """Every exchange of the plan beside its prediction."""
     network = _planned_network(plan)
     return tuple(
-        Row(
+        ExchangeTiming(
             exchange=exchange,
             num_groups=len(exchange.groups) or len(exchange.messages),
             predicted_s=predicted_s(plan, exchange, network),
@@ -82,7 +82,7 @@ def rows_of(plan: Plan, result: Mapping[str, Any]) -> tuple[Row, ...]:
 
 def measured_links(plan: Plan, result: Mapping[str, Any], source: str) -> MeasuredLinks:
     """Medians over all pairs, for the planner."""
-    links = links_of(plan, result)
+    links = link_timings(plan, result)
     size = result["pair_bytes"]
     inside = [link for link in links if link.is_inside]
     between = [link for link in links if not link.is_inside]
@@ -95,10 +95,10 @@ def measured_links(plan: Plan, result: Mapping[str, Any], source: str) -> Measur
     )
 
 
-def link_checks(plan: Plan, result: Mapping[str, Any]) -> tuple[Check, ...]:
-    """Right values; links as fast as the strategy says; no host, link, group or rank slower than its like."""
+def link_checks(plan: Plan, result: Mapping[str, Any]) -> tuple[PreflightCheck, ...]:
+    """Correct values, links as fast as the strategy says, no host, link, group or rank slower than others."""
     tolerance = CPU if plan.strategy.cluster.gpu.is_cpu else GPU
-    links = links_of(plan, result)
+    links = link_timings(plan, result)
     return (
         *_values(plan, result),
         *_bandwidth(plan, links, result["pair_bytes"]),
@@ -110,17 +110,17 @@ def link_checks(plan: Plan, result: Mapping[str, Any]) -> tuple[Check, ...]:
 
 
 def _planned_network(plan: Plan) -> Network:
-    """With the strategy's own links: what was measured before must not be held against itself."""
+    """With the strategy's own links, not with earlier measurements of the same links."""
     return network_of(plan, device_of(plan.strategy.cluster.gpu))
 
 
-def _rate(links: list[Link], num_bytes: int) -> float | None:
+def _rate(links: list[LinkTiming], num_bytes: int) -> float | None:
     if not links:
         return None
     return num_bytes / median(seconds for link in links for seconds in (link.there_s, link.back_s))
 
 
-def _values(plan: Plan, result: Mapping[str, Any]) -> Iterator[Check]:
+def _values(plan: Plan, result: Mapping[str, Any]) -> Iterator[PreflightCheck]:
     wrong = [
         f"{title}: rank {rank} on {plan.host_of(int(rank)).name}: {trial['wrong']}"
         for title, trials in result["exchanges"].items()
@@ -133,23 +133,22 @@ def _values(plan: Plan, result: Mapping[str, Any]) -> Iterator[Check]:
         if pair["wrong"]
     ]
     if not wrong:
-        yield Check(name="values", host=None, verdict="passes", found="every exchange gave the right values")
+        yield passed("values", "every exchange delivered correct values")
         return
     more = [f"and {len(wrong) - _MAX_NAMED} more"] if len(wrong) > _MAX_NAMED else []
-    yield Check(
-        name="values",
-        host=None,
-        verdict="fails",
-        found="; ".join(wrong[:_MAX_NAMED] + more),
-        expected="what was sent arrives as it was sent",
-        fix="take these hosts out: a card or a link that alters data spoils a training silently",
+    yield failed(
+        "SW532",
+        "values",
+        "; ".join(wrong[:_MAX_NAMED] + more),
+        expected="received values equal to the sent ones",
+        fix="remove these hosts: a GPU or link that corrupts data ruins a training silently",
     )
 
 
-def _bandwidth(plan: Plan, links: tuple[Link, ...], num_bytes: int) -> Iterator[Check]:
+def _bandwidth(plan: Plan, links: tuple[LinkTiming, ...], num_bytes: int) -> Iterator[PreflightCheck]:
     network, written = _planned_network(plan), plan.strategy.cluster.links
     share = network.device.link_share
-    for name, key, is_inside, planned, said in (
+    for name, key, is_inside, planned, nominal in (
         ("links in a host", "intra_host", True, network.intra_bytes_per_s, written.intra_host),
         ("links between hosts", "inter_host", False, network.inter_bytes_per_s, written.inter_host),
     ):
@@ -159,24 +158,25 @@ def _bandwidth(plan: Plan, links: tuple[Link, ...], num_bytes: int) -> Iterator[
             continue
         slowest = max(some, key=lambda link: link.slowest_s)
         least = num_bytes / slowest.slowest_s
-        found = f"{_gb(rate)}, the slowest {_gb(least)} ({_ends(slowest)})" if len(some) > 1 else _gb(rate)
+        found = f"{_gb(rate)}, slowest {_gb(least)} ({_ends(slowest)})" if len(some) > 1 else _gb(rate)
         if rate >= MIN_SHARE * planned:
-            yield Check(name=name, host=None, verdict="passes", found=found)
+            yield passed(name, found)
             continue
-        yield Check(
-            name=name,
-            host=None,
-            verdict="fails",
-            found=found,
-            expected=f"{_gb(MIN_SHARE * planned)} at least: {MIN_SHARE:.0%} of what the plan counts with, "
-            f"{_gb(said)} × {share:g}",
-            fix=f"write what was measured under cluster.links.{key}, or look for the cause: "
+        yield failed(
+            "SW533",
+            name,
+            found,
+            expected=f"at least {_gb(MIN_SHARE * planned)}: {MIN_SHARE:.0%} of what the plan assumes, "
+            f"{_gb(nominal)} × {share:g}",
+            fix=f"set cluster.links.{key} to the measured value, or find the cause: "
             "launch.network_interface, the driver, a cable",
         )
 
 
-def _slow_hosts_and_links(links: tuple[Link, ...], num_bytes: int, tolerance: Tolerance) -> Iterator[Check]:
-    worst: dict[Pair, Link] = {}
+def _slow_hosts_and_links(
+    links: tuple[LinkTiming, ...], num_bytes: int, tolerance: Tolerance
+) -> Iterator[PreflightCheck]:
+    worst: dict[Pair, LinkTiming] = {}
     late: dict[Pair, float] = {}
     for link in links:
         if not link.is_inside:
@@ -185,55 +185,55 @@ def _slow_hosts_and_links(links: tuple[Link, ...], num_bytes: int, tolerance: To
             late[link.hosts] = max(late.get(link.hosts, 0.0), link.latency_s)
     if len(worst) < 3:
         if worst:
-            why = f"{len(worst)} pair of hosts: three hosts or more can be compared"
-            yield Check(name="slow hosts", host=None, verdict="unknown", found=why)
+            yield unknown("slow hosts", f"{len(worst)} pair of hosts; comparing takes three hosts or more")
         return
     slow = False
     large = {pair: link.slowest_s for pair, link in worst.items()}
     for what, seconds in ((f"{format_bytes(num_bytes)}", large), ("a small message", late)):
         for host, times in slow_hosts(seconds, tolerance).items():
             slow = True
-            yield Check(
-                name="slow hosts",
+            yield failed(
+                "SW534",
+                "slow hosts",
+                f"{what} takes {times:.1f} times as long to or from this host as between the others",
+                expected=f"all hosts within {tolerance.factor:g} times the median",
+                fix="check its network card, cable and load, or use a spare host instead",
                 host=host,
-                verdict="fails",
-                found=f"{what} takes {times:.1f} times as long to or from it as between the others",
-                expected=f"all hosts alike, within {tolerance.factor:g} times",
-                fix="look at its network card, cable and load; or take it out (spare_hosts has others)",
             )
         for pair, times in slow_links(seconds, tolerance).items():
             slow = True
             link = worst[pair]
-            yield Check(
-                name="slow hosts",
-                host=None,
-                verdict="fails",
-                found=f"the link {_ends(link)} takes {times:.1f} times as long as the others for {what}",
-                expected=f"all links alike, within {tolerance.factor:g} times",
-                fix="look at the cables and switches between these two",
+            yield failed(
+                "SW534",
+                "slow hosts",
+                f"the link {_ends(link)} takes {times:.1f} times as long as the others for {what}",
+                expected=f"all links within {tolerance.factor:g} times the median",
+                fix="check the cables and switches between these two hosts",
             )
     if not slow:
         found = f"none of {len({host for pair in worst for host in pair})} hosts and {len(worst)} links"
-        yield Check(name="slow hosts", host=None, verdict="passes", found=found)
+        yield passed("slow hosts", found)
 
 
-def _slow_inside(links: tuple[Link, ...], num_bytes: int, tolerance: Tolerance) -> Iterator[Check]:
+def _slow_inside(
+    links: tuple[LinkTiming, ...], num_bytes: int, tolerance: Tolerance
+) -> Iterator[PreflightCheck]:
     inside = {link: link.slowest_s for link in links if link.is_inside}
     slow = slow_ones(inside, tolerance)
     for link, times in slow.items():
-        yield Check(
-            name="slow links in a host",
+        yield failed(
+            "SW535",
+            "slow links in a host",
+            f"{_ends(link)} take {times:.1f} times as long as others for {format_bytes(num_bytes)}",
+            expected=f"all pairs within {tolerance.factor:g} times the median",
+            fix="check how the two GPUs are connected (`nvidia-smi topo -m`) and what else runs on the host",
             host=link.hosts[0],
-            verdict="fails",
-            found=f"{_ends(link)} take {times:.1f} times as long as others for {format_bytes(num_bytes)}",
-            expected=f"all pairs alike, within {tolerance.factor:g} times",
-            fix="look at how these two are joined: `nvidia-smi topo -m`, and at what else runs there",
         )
     if len(inside) > 2 and not slow:
-        yield Check(name="slow links in a host", host=None, verdict="passes", found=f"none of {len(inside)}")
+        yield passed("slow links in a host", f"none of {len(inside)}")
 
 
-def _slow_groups(plan: Plan, result: Mapping[str, Any], tolerance: Tolerance) -> Iterator[Check]:
+def _slow_groups(plan: Plan, result: Mapping[str, Any], tolerance: Tolerance) -> Iterator[PreflightCheck]:
     compared, slow = 0, []
     for exchange in exchanges_of(plan):
         trials = result["exchanges"][exchange.title]
@@ -244,40 +244,39 @@ def _slow_groups(plan: Plan, result: Mapping[str, Any], tolerance: Tolerance) ->
     for exchange, group, times in slow[: 2 * _MAX_NAMED]:
         where = ", ".join(hosts_spanned(plan, group))
         who = f"ranks {', '.join(map(str, group[:_MAX_NAMED]))}{' …' if len(group) > _MAX_NAMED else ''}"
-        yield Check(
-            name="slow groups",
-            host=None,
-            verdict="fails",
-            found=f"{exchange.title}: {who} on {where} take {times:.1f} times as long as the other groups",
-            expected=f"all groups alike, within {tolerance.factor:g} times",
-            fix="look at the GPUs and links of these ranks; `nvidia-smi topo -m` shows how they are joined",
+        yield failed(
+            "SW536",
+            "slow groups",
+            f"{exchange.title}: {who} on {where} take {times:.1f} times as long as the other groups",
+            expected=f"all groups within {tolerance.factor:g} times the median",
+            fix="check the GPUs and links of these ranks; `nvidia-smi topo -m` shows how they are connected",
         )
     if compared and not slow:
-        yield Check(name="slow groups", host=None, verdict="passes", found=f"none of {compared}")
+        yield passed("slow groups", f"none of {compared}")
 
 
-def _late_ranks(plan: Plan, result: Mapping[str, Any], tolerance: Tolerance) -> Iterator[Check]:
-    """Ranks that take long to begin their own part: the others of their groups wait for them."""
+def _late_ranks(plan: Plan, result: Mapping[str, Any], tolerance: Tolerance) -> Iterator[PreflightCheck]:
+    """Ranks that start their own part late, so that their groups wait for them."""
     compared, late = 0, []
     for exchange in exchanges_of(plan):
         trials = result["exchanges"][exchange.title]
         seconds = {int(rank): trial["issue_s"] for rank, trial in trials.items()}
         compared = max(compared, len(seconds))
         late += [(exchange, rank, seconds[rank]) for rank in slow_ones(seconds, tolerance)]
-    for exchange, rank, begins in late[: 2 * _MAX_NAMED]:
-        yield Check(
-            name="late ranks",
+    for exchange, rank, issue_s in late[: 2 * _MAX_NAMED]:
+        yield failed(
+            "SW537",
+            "late ranks",
+            f"{exchange.title}: rank {rank} starts its part after {issue_s * 1e3:.3g} ms",
+            expected="all ranks start at once",
+            fix="check what else runs on the host, its clock rate and temperature",
             host=plan.host_of(rank).name,
-            verdict="fails",
-            found=f"{exchange.title}: rank {rank} begins its part after {begins * 1e3:.3g} ms",
-            expected="all ranks begin at once",
-            fix="look what else runs on that host, at its clock rate and temperature",
         )
     if compared > 2 and not late:
-        yield Check(name="late ranks", host=None, verdict="passes", found=f"none of {compared}")
+        yield passed("late ranks", f"none of {compared}")
 
 
-def _ends(link: Link) -> str:
+def _ends(link: LinkTiming) -> str:
     (a, b), (x, y) = link.hosts, link.ranks
     return f"ranks {x} and {y} on {a}" if link.is_inside else f"{a} – {b}, ranks {x} and {y}"
 

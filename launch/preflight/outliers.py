@@ -1,4 +1,4 @@
-"""Which of many alike are slow: a robust test, and what it means for hosts and the links between them."""
+"""Outlier test (median and MAD) for slow hosts and slow links."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -15,26 +15,25 @@ _SIGMAS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How much slower than the median is still alike: `factor` times, or `floor_s` seconds, or noise."""
+    """How much slower than the median is accepted: `factor` times, or `floor_s` seconds, or noise."""
 
     factor: float
     floor_s: float
 
 
-# Measurements on a GPU repeat within some percent. Ranks on CPUs take turns on the cores: gloo's times varied
-# threefold, and by tens of milliseconds where other programs ran too (2 cores, torch 2.13, 2026-11-25).
+# Measurements on GPUs repeat within some percent. Ranks on CPUs share cores: gloo's times varied threefold,
+# and by tens of milliseconds where other programs ran too (2 cores, torch 2.13, 2026-11-25).
 GPU = Tolerance(factor=1.5, floor_s=50e-6)
 CPU = Tolerance(factor=3.0, floor_s=20e-3)
 
 
 def slow_ones(seconds: Mapping[K, float], tolerance: Tolerance) -> dict[K, float]:
-    """Those that take much longer than the others, with how many times the median they take.
+    """Those that take much longer than the others, with their multiple of the median.
 
-    Slow is what lies above the median by more than 5 robust standard deviations (1.4826·MAD), *and* by more
-    than the tolerance: among values that hardly differ MAD is near 0, and every hair would be an outlier.
-    Median and MAD stay what they are until half of the values are slow (Rousseeuw and Croux 1993); a mean and
-    a standard deviation would be drawn by the very value that is looked for. With fewer than three values
-    nothing can be said.
+    Slow means above the median by more than 5 robust standard deviations (1.4826·MAD) *and* by more than the
+    tolerance: among nearly equal values MAD is close to 0, and tiny differences would be outliers. Median and
+    MAD are robust until half of the values are slow (Rousseeuw and Croux 1993); mean and standard deviation
+    would be shifted by the outlier itself. Fewer than three values cannot be compared.
     """
     if len(seconds) < 3:
         return {}
@@ -45,10 +44,10 @@ def slow_ones(seconds: Mapping[K, float], tolerance: Tolerance) -> dict[K, float
 
 
 def slow_hosts(seconds: Mapping[Pair, float], tolerance: Tolerance) -> dict[str, float]:
-    """Hosts to which even the fastest link is slow, with how many times the median of the hosts it takes.
+    """Hosts whose fastest link is slow, with its multiple of the median over hosts.
 
-    A host is judged by its fastest pair. A slow host has no fast one; a slow link spoils only one pair of
-    each of its ends. So this holds for three hosts already, where two of the three pairs are slow.
+    A host is judged by its fastest pair: a slow host has none, while a slow link affects only one pair of
+    each of its ends. This works from three hosts on, where two of the three pairs are slow.
     """
     hosts = dict.fromkeys(host for pair in seconds for host in pair)
     best = {host: min(value for pair, value in seconds.items() if host in pair) for host in hosts}
@@ -56,7 +55,7 @@ def slow_hosts(seconds: Mapping[Pair, float], tolerance: Tolerance) -> dict[str,
 
 
 def slow_links(seconds: Mapping[Pair, float], tolerance: Tolerance) -> dict[Pair, float]:
-    """Slow pairs of hosts of which neither is slow itself."""
+    """Slow pairs of hosts that are not slow themselves."""
     hosts = slow_hosts(seconds, tolerance)
     rest = {pair: value for pair, value in seconds.items() if not set(pair) & set(hosts)}
     return slow_ones(rest, tolerance)

@@ -1,7 +1,7 @@
-"""Starts runtime.probe on the plan's hosts as launch.sh starts a training, and reads what rank 0 wrote.
+"""Job of a preflight: runtime.probe started by launch.sh on the plan's hosts, and the result of rank 0.
 
-The files of this launch stand in a folder that preflight made and removes; that the job is done says a file
-which rank 0 wrote, never an exit code.
+The files of this launch are in a folder that preflight creates and removes. Only a file written by rank 0,
+never an exit code, says that the job is done.
 """
 
 import asyncio
@@ -20,53 +20,53 @@ import psutil
 
 from launch.remote.host_inspector import appears
 from launch.scripts.launch_files import launch_files, write_together
-from launch.scripts.template import Place
+from launch.scripts.template import LaunchPaths
 from planner import Plan
 
 MODULE = "runtime.probe"
 RESULT_NAME, PROGRESS_NAME = "probe.json", "progress.txt"
-# The trials themselves take under a minute; the rest is for imports, connections and groups.
+# The measurements take under a minute; the rest is for imports, connections and groups.
 TIMEOUT_S = 600.0
-# Ranks that are asked to stop end within a second; launch.sh gives what does not 35 s on each host.
+# Ranks end within a second of a stop signal; launch.sh waits up to 35 s on each host for those that do not.
 _STOP_S = 60.0
 _POLL_S = 0.2
-# A shared file system may show what rank 0 wrote some seconds late.
+# A shared file system may show the files of rank 0 some seconds late.
 _VISIBLE_S = 5.0
-_TOLD_LINES = 6
+_OUTPUT_LINES = 6
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)
 _NOISE = ("[W", "Warning", "warn(", "INFO", "NOTE")
 
 
 class JobFailed(Exception):
-    """The job ended without a result; `found` says in which exchange, and what the ranks said."""
+    """The job ended without a result; `found` says in which exchange, and what the ranks printed."""
 
     def __init__(self, found: str) -> None:
         self.found = found
         super().__init__(found)
 
 
-def job_files(plan: Plan, place: Place, folder: Path) -> dict[str, bytes]:
+def job_files(plan: Plan, place: LaunchPaths, folder: Path) -> dict[str, bytes]:
     """The files of the launch, for a run in `folder`.
 
     Raises:
-        StrategyError: with what keeps the plan from being launched so.
+        StrategyError: with everything that prevents the launch.
     """
-    return launch_files(plan, job_place(place, folder), os.environ)
+    return launch_files(plan, job_paths(place, folder), os.environ)
 
 
-def job_place(place: Place, folder: Path) -> Place:
-    """Where the job happens: a folder of its own, and another program."""
+def job_paths(place: LaunchPaths, folder: Path) -> LaunchPaths:
+    """Paths of the job: a folder of its own, and another program."""
     return replace(place, run=folder, program=("--module", MODULE, "--out", str(folder)))
 
 
 async def run_job(
-    files: dict[str, bytes], place: Place, folder: Path, told: Callable[[str], object]
+    files: dict[str, bytes], place: LaunchPaths, folder: Path, on_progress: Callable[[str], object]
 ) -> dict[str, Any]:
     """The content of probe.json.
 
     Args:
-        told: called with what the ranks do next.
+        on_progress: called with what the ranks do next.
 
     Raises:
         JobFailed: if there is none.
@@ -80,15 +80,15 @@ async def run_job(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a terminal's Ctrl-C reaches it through `_stop`, once
+            start_new_session=True,  # `_stop` passes on a terminal's Ctrl-C, once
             preexec_fn=_end_with_parent,
         )
     try:
         try:
-            await asyncio.wait_for(_follow(process, folder / PROGRESS_NAME, told), TIMEOUT_S)
+            await asyncio.wait_for(_follow(process, folder / PROGRESS_NAME, on_progress), TIMEOUT_S)
         except asyncio.TimeoutError:
             await _stop(process)
-            found = _failure(folder, f"it did not end within {TIMEOUT_S:.0f} s")
+            found = _failure(folder, f"the job did not end within {TIMEOUT_S:.0f} s")
             raise JobFailed(found) from None
     finally:
         await _stop(process)
@@ -96,31 +96,33 @@ async def run_job(
         await asyncio.to_thread(appears, folder / "done.json", _VISIBLE_S)
     result = _read(folder / RESULT_NAME)
     if not (folder / "done.json").exists() or result is None:
-        raise JobFailed(_failure(folder, f"launch.sh ended with {process.returncode}"))
+        raise JobFailed(_failure(folder, f"launch.sh ended with exit code {process.returncode}"))
     return result
 
 
 def _end_with_parent() -> None:
-    """Has launch.sh asked to stop when preflight is killed, which then cannot ask it."""
+    """Stops launch.sh by a signal of the kernel when preflight is killed and cannot stop it."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def _follow(process: asyncio.subprocess.Process, progress: Path, told: Callable[[str], object]) -> None:
-    """Passes on each line of rank 0's progress, until the process has ended."""
+async def _follow(
+    process: asyncio.subprocess.Process, progress: Path, on_progress: Callable[[str], object]
+) -> None:
+    """Reports each line of rank 0's progress until the process has ended."""
     seen = 0
     waiting = asyncio.ensure_future(process.wait())
     while True:
         done, _ = await asyncio.wait({waiting}, timeout=_POLL_S)
         lines = _lines(progress)
         for line in lines[seen:]:
-            told(line)
+            on_progress(line)
         seen = len(lines)
         if done:
             return
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Asks launch.sh, which asks every rank. When it is killed, its guard ends what is left on all hosts."""
+    """Signals launch.sh, which signals every rank; if launch.sh must be killed, its guard ends the ranks."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -140,7 +142,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 
 def _in_session(session: int) -> list[int]:
-    """What launch.sh started on this machine and still runs: all of it is in the session that it leads."""
+    """Running processes that launch.sh started on this machine: all are in the session that it leads."""
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.Error):
@@ -150,26 +152,26 @@ def _in_session(session: int) -> list[int]:
 
 
 def _failure(folder: Path, how: str) -> str:
-    """What is known of a job without a result: where it stood, what was told as failed, what was printed."""
+    """Why a job has no result: its last exchange, the problems in failed.json, or else the last output."""
     parts = [how]
     progress = _lines(folder / PROGRESS_NAME)
     parts.append(f"during {progress[-1]}" if progress else "before the first exchange")
     failed = _read(folder / "failed.json") or {}
     parts += [" ".join(str(problem["found"]).split()) for problem in failed.get("problems", ())]
     if not failed.get("problems"):
-        parts += _last_words(folder)
+        parts += _last_output(folder)
     return "; ".join(parts)
 
 
-def _last_words(folder: Path) -> Iterator[str]:
+def _last_output(folder: Path) -> Iterator[str]:
     for path in sorted((*folder.glob("logs/*.log"), folder / "launch.log"), key=lambda p: p.name):
         said = [line for line in _lines(path) if not any(word in line for word in _NOISE)]
         if said:
-            yield f"{path.name}: " + " | ".join(line.strip()[:200] for line in said[-_TOLD_LINES:])
+            yield f"{path.name}: " + " | ".join(line.strip()[:200] for line in said[-_OUTPUT_LINES:])
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of a file that another process may be writing."""
+    """The complete lines of a file that another process may be writing."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,13 +1,13 @@
-"""How a preflight reads: a row for what is well, each failure with what to do, and what was measured."""
+"""Report of a preflight: one row for passing hosts, each failure with its fix, and the measurements."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-from launch.preflight.ask_hosts import Answer
-from launch.preflight.check import Check, Role
-from launch.preflight.link_checks import Link, Row
-from launch.ssh.failures import Failure
+from launch.preflight.ask_hosts import HostAnswer
+from launch.preflight.check import PreflightCheck, Role
+from launch.preflight.link_checks import ExchangeTiming, LinkTiming
+from launch.ssh.failures import HostFailure
 from planner import Plan
 from planner.report.plan_report import Table, print_tables
 from planner.units import format_bytes, milliseconds
@@ -17,40 +17,40 @@ _MAX_HOSTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """All that a preflight found. `job`: why the job was not started, or ended without a result; "" else."""
+class PreflightReport:
+    """Everything that a preflight found. `job`: why no ranks were started; empty if they were."""
 
     plan: Plan
     roles: tuple[Role, ...]
     unused: tuple[str, ...]
-    answers: Mapping[str, Answer | Failure]
-    checks: tuple[Check, ...]
+    answers: Mapping[str, HostAnswer | HostFailure]
+    checks: tuple[PreflightCheck, ...]
     job: str
-    rows: tuple[Row, ...]
-    links: tuple[Link, ...]
+    rows: tuple[ExchangeTiming, ...]
+    links: tuple[LinkTiming, ...]
     pair_bytes: int
     hardware_file: str | None
 
     @property
-    def failures(self) -> tuple[Check, ...]:
+    def failures(self) -> tuple[PreflightCheck, ...]:
         return tuple(check for check in self.checks if check.verdict == "fails")
 
 
-def print_report(report: Report, out: TextIO, *, is_plain: bool) -> None:
-    """For people: the hosts, the checks, the exchanges, then every failure with its fix."""
+def print_report(report: PreflightReport, out: TextIO, *, is_plain: bool) -> None:
+    """Hosts, checks, exchanges and links as tables, then every failure with its fix."""
     tables = [_host_table(report), _check_table(report.checks)]
     if report.rows:
         tables += [_exchange_table(report), _link_table(report)]
     print_tables(tuple(_heading(report)), tables, tuple(_notes(report)), out, is_plain=is_plain)
     for check in report.failures:
         where = f"{check.host}: " if check.host else ""
-        print(f"\n{where}{check.name}: {check.found}", file=out)
+        print(f"\n{where}{check.code} {check.name}: {check.found}", file=out)
         print(f"  expected: {check.expected}\n  fix:      {check.fix}", file=out)
     print(f"\n{_verdict(report)}", file=out)
 
 
-def report_dict(report: Report) -> dict[str, Any]:
-    """For programs: seconds, bytes, bytes a second."""
+def report_dict(report: PreflightReport) -> dict[str, Any]:
+    """For --json: seconds, bytes, bytes per second."""
     return {
         "ready": not report.failures,
         "fingerprint": report.plan.fingerprint,
@@ -85,19 +85,19 @@ def report_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def _host_dict(role: Role, answer: Answer | Failure) -> dict[str, Any]:
+def _host_dict(role: Role, answer: HostAnswer | HostFailure) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": role.name,
         "role": "spare" if role.is_spare else "ranks",
         "ranks": list(role.ranks),
         "slots": role.slots,
     }
-    if isinstance(answer, Failure):
+    if isinstance(answer, HostFailure):
         return {**content, "facts": None, "failure": answer.kind, "clock_offset_s": None}
     return {**content, "facts": answer.facts, "failure": None, "clock_offset_s": answer.clock.offset_s}
 
 
-def _heading(report: Report) -> Iterator[str]:
+def _heading(report: PreflightReport) -> Iterator[str]:
     plan = report.plan
     yield f"{plan.strategy.name}: preflight of {plan.strategy.parallel.short_name}, plan {plan.fingerprint}"
     spares = sum(role.is_spare for role in report.roles)
@@ -106,18 +106,18 @@ def _heading(report: Report) -> Iterator[str]:
     yield f"{plan.world_size} ranks on {hosts} host{'s' if hosts > 1 else ''}{spare}"
 
 
-def _host_table(report: Report) -> Table:
+def _host_table(report: PreflightReport) -> Table:
     is_cpu = report.plan.strategy.cluster.gpu.is_cpu
-    columns = ["host", "carries", "hostname", "python", "torch", "deepspeed"]
+    columns = ["host", "runs", "hostname", "python", "torch", "deepspeed"]
     columns += [] if is_cpu else ["GPUs", "driver"]
     columns += ["disk free", "clock"]
     rows = []
     failing = {check.host for check in report.failures}
-    # Of many hosts those with a failure first; the sort is stable.
+    # Of many hosts, those with a failure first; the sort is stable.
     shown = sorted(report.roles, key=lambda role: len(report.roles) > _MAX_HOSTS and role.name not in failing)
     for role in shown[:_MAX_HOSTS]:
         answer = report.answers[role.name]
-        if isinstance(answer, Failure):
+        if isinstance(answer, HostFailure):
             rows.append((role.name, str(role), answer.kind, *("-" for _ in columns[3:])))
             continue
         facts, packages = answer.facts, answer.facts["packages"]
@@ -142,15 +142,15 @@ def _gpus(gpus: Mapping[str, Any]) -> str:
     return ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names)) or "0"
 
 
-def _check_table(checks: Sequence[Check]) -> Table:
-    """Hosts that pass share a row; every other verdict has its own."""
+def _check_table(checks: Sequence[PreflightCheck]) -> Table:
+    """Passing hosts share a row; every other verdict has its own."""
     rows: list[tuple[str, str, str, str]] = []
     for name in dict.fromkeys(check.name for check in checks):
         some = [check for check in checks if check.name == name]
         passing = [check for check in some if check.verdict == "passes"]
         if passing:
-            told = list(dict.fromkeys(check.found for check in passing))
-            found = told[0] if len(told) == 1 else f"{told[0]} … {told[-1]}"
+            texts = list(dict.fromkeys(check.found for check in passing))
+            found = texts[0] if len(texts) == 1 else f"{texts[0]} … {texts[-1]}"
             rows.append((name, "passes", _where(passing), _cell(found)))
         for check in some:
             if check.verdict != "passes":
@@ -158,7 +158,7 @@ def _check_table(checks: Sequence[Check]) -> Table:
     return Table(title="Checks", columns=("check", "", "on", "found"), rows=tuple(rows))
 
 
-def _where(checks: Sequence[Check]) -> str:
+def _where(checks: Sequence[PreflightCheck]) -> str:
     hosts = [check.host for check in checks if check.host is not None and check.host != "this machine"]
     if not hosts:
         return "-"
@@ -169,7 +169,7 @@ def _cell(text: str) -> str:
     return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…"
 
 
-def _exchange_table(report: Report) -> Table:
+def _exchange_table(report: PreflightReport) -> Table:
     rows = tuple(
         (
             row.exchange.name,
@@ -182,18 +182,18 @@ def _exchange_table(report: Report) -> Table:
         )
         for row in report.rows
     )
-    columns = ("exchange", "stage", "groups", "a rank's", "planned ms", "measured ms", "times")
+    columns = ("exchange", "stage", "groups", "per rank", "predicted ms", "measured ms", "ratio")
     return Table(
-        title="The plan's own exchanges, the slowest group",
+        title="Exchanges of the plan, slowest group of each",
         columns=columns,
         rows=rows,
         numeric=frozenset(columns[2:]),
     )
 
 
-def _link_table(report: Report) -> Table:
-    """Pairs of hosts, by their slowest ranks and direction; inside hosts the slowest pair."""
-    slowest: dict[tuple[str, str], Link] = {}
+def _link_table(report: PreflightReport) -> Table:
+    """Pairs of hosts, each with its slowest pair of ranks; one row for the slowest pair inside hosts."""
+    slowest: dict[tuple[str, str], LinkTiming] = {}
     count: dict[tuple[str, str], int] = {}
     for link in report.links:
         key = ("inside hosts", "") if link.is_inside else link.hosts
@@ -214,24 +214,24 @@ def _link_table(report: Report) -> Table:
     if len(order) > len(rows):
         rows.append((f"and {len(order) - len(rows)} faster", "", "", "", ""))
     columns = ("between", "pairs", "there GB/s", "back GB/s", "latency µs")
-    title = f"Links, {format_bytes(report.pair_bytes)} between ranks, the slowest first"
+    title = f"Links, {format_bytes(report.pair_bytes)} between two ranks, slowest first"
     return Table(title=title, columns=columns, rows=tuple(rows), numeric=frozenset(columns[1:]))
 
 
-def _notes(report: Report) -> Iterator[str]:
+def _notes(report: PreflightReport) -> Iterator[str]:
     if report.unused:
         names = ", ".join(report.unused[:4]) + (" …" if len(report.unused) > 4 else "")
-        yield f"{len(report.unused)} hosts carry no ranks and are no spares, so they were not asked: {names}"
+        yield f"not checked, since they run no ranks and are not spares: {len(report.unused)} hosts, {names}"
     if report.job:
         yield report.job
     if report.hardware_file is not None:
-        yield f"the links as measured are in {report.hardware_file}, where plan and search find them"
+        yield f"measured links written to {report.hardware_file}, which plan and search read"
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: PreflightReport) -> str:
     failures = report.failures
     if failures:
         return f"not ready: {len(failures)} check{'s' if len(failures) > 1 else ''} failed"
     unknown = sum(check.verdict == "unknown" for check in report.checks)
-    more = f"; {unknown} could not be looked at" if unknown else ""
-    return ("ready" if report.rows else "the hosts are ready; no exchange was tried") + more
+    more = f"; {unknown} could not be checked" if unknown else ""
+    return ("ready" if report.rows else "the hosts are ready; no exchange was run") + more

@@ -1,6 +1,6 @@
-"""What a host's NVIDIA driver says of its GPUs, and its kernel log of their errors; runs on the host.
+"""GPU facts of a host, from its NVIDIA driver (NVML) and its kernel log; runs on the host.
 
-Only the standard library and nvidia-ml-py, where it is: preflight asks before anything is known to work.
+Standard library only, and nvidia-ml-py if installed: preflight asks before anything is known to work.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ NO_DRIVER = "no NVIDIA driver"
 _XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+),?\s*(.*)")
 MAX_EVENTS = 50
 _LOG_TIMEOUT_S = 5.0
-# Errors of NVML that say that a host has no driver; others are told as they are.
+# NVML errors that mean that a host has no driver; others are reported as they are.
 _NO_DRIVER_ERRORS = ("NVMLError_LibraryNotFound", "NVMLError_DriverNotLoaded")
 
 
@@ -54,7 +54,7 @@ def gpu_facts(nvml: Any = None) -> dict[str, Any]:
 
 
 def _device(nvml: Any, index: int) -> dict[str, Any]:
-    """One GPU; None where a card does not have or tell something. A card that answers nothing is `error`."""
+    """One GPU; None where a card has no such value. `error` is set if the card does not answer at all."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
@@ -103,7 +103,7 @@ def _device(nvml: Any, index: int) -> dict[str, Any]:
 
 
 def _value(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """None where the card does not support the question."""
+    """None where the card does not support the query."""
     try:
         return function(*arguments)
     except nvml.NVMLError:
@@ -119,12 +119,12 @@ def _text(value: Any) -> str:
 
 
 def xid_facts(read_log: Callable[[], tuple[str, str]] | None = None) -> dict[str, Any]:
-    """The driver's error events (XID) since boot, the newest last; `error` says why the log is not readable.
+    """The driver's error events (XID) since boot, newest last; `error` says why the log cannot be read.
 
-    NVML gives them only while they happen; their history is in the kernel log.
+    NVML reports them only while they happen; their history is in the kernel log.
 
     Args:
-        read_log: gives the log's name and text; None reads this host's.
+        read_log: returns the log's name and text; None reads this host's.
     """
     try:
         source, text = (read_log or _kernel_log)()
@@ -140,10 +140,10 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _kernel_log() -> tuple[str, str]:
-    """The journal's kernel log of this boot, else the kernel's own buffer, else dmesg's copy of it.
+    """The journal's kernel log of this boot, else the kernel's buffer, else dmesg's copy of it.
 
     Raises:
-        OSError: with why none of them can be read.
+        OSError: with the reason for each, if none can be read.
     """
     reasons = []
     for read in (_journal, _kmsg, _dmesg):

@@ -1,8 +1,9 @@
-"""What runs on each host for preflight: answers questions about it, a JSON object a line each way.
+"""Program on each host that answers preflight's requests, one JSON object per line.
 
 `python -m launch.remote.host_inspector` reads requests from stdin and ends with it, so that nothing is left
-when the asking side is gone. It writes nothing but its answer in the folder that the nonce is in. Only the
-standard library at import: what is missing on a host must be told, not stop the telling.
+when the asking side is gone. It writes only its answer file, into the folder with the nonce. It runs on hosts
+where nothing may be installed, so it imports only the standard library: a missing package must be reported,
+not break the report. For the same reason it has its own atomic write instead of planner.files.
 """
 
 import contextlib
@@ -40,13 +41,13 @@ def main() -> int:
 
 
 def facts(*, output: str, shared: str, me: str, wants_gpus: bool) -> dict[str, Any]:
-    """Everything that preflight wants to know of this host.
+    """Everything that preflight checks about this host.
 
     Args:
-        output: the folder of runs, whose disk is looked at; it may not exist yet.
-        shared: a folder that the asking machine made, with the nonce in it.
+        output: the folder of runs, whose disk is checked; it may not exist yet.
+        shared: a folder that the asking machine created, with the nonce in it.
         me: this host's name in the strategy.
-        wants_gpus: whether the strategy names GPUs.
+        wants_gpus: whether the strategy uses GPUs.
     """
     gpus = gpu_facts() if wants_gpus else None
     has_driver = gpus is not None and gpus["error"] != NO_DRIVER
@@ -72,7 +73,7 @@ def facts(*, output: str, shared: str, me: str, wants_gpus: bool) -> dict[str, A
 
 
 def write_durably(path: Path, content: str) -> None:
-    """Under another name, fsync, rename, fsync of the folder: as checkpoints are written.
+    """Temporary file, fsync, rename, fsync of the folder: the steps that a checkpoint needs.
 
     Raises:
         OSError: with the step that failed.
@@ -100,11 +101,11 @@ def write_durably(path: Path, content: str) -> None:
 
 
 def appears(path: Path, within_s: float = VISIBLE_WITHIN_S) -> str | None:
-    """The text of a file that another host has written; None if it is not there in time."""
+    """The text of a file that another host has written; None if it does not appear in time."""
     deadline = time.monotonic() + within_s
     while True:
         with contextlib.suppress(OSError):
-            list(path.parent.iterdir())  # makes a network file system look again
+            list(path.parent.iterdir())  # makes a network file system refresh its cache
             return path.read_text(encoding="utf-8")
         if time.monotonic() > deadline:
             return None
@@ -112,7 +113,7 @@ def appears(path: Path, within_s: float = VISIBLE_WITHIN_S) -> str | None:
 
 
 def _shared(folder: Path, me: str) -> dict[str, Any]:
-    """Whether the nonce is seen here, and this host's answer written beside it."""
+    """Whether the nonce is visible here and this host's answer could be written beside it."""
     nonce = appears(folder / NONCE)
     if nonce is None:
         return {"nonce": None, "error": None}
@@ -131,7 +132,7 @@ def _version(package: str) -> str | None:
 
 
 def _torch_cuda() -> str | None:
-    """The CUDA that torch was built for, out of its source: importing it takes seconds."""
+    """The CUDA version of the torch build, read from its source: importing it takes seconds."""
     try:
         spec = importlib.util.find_spec("torch")
         if spec is None or spec.origin is None:
@@ -144,7 +145,7 @@ def _torch_cuda() -> str | None:
 
 
 def _nccl() -> str | None:
-    """The NCCL that came with torch's wheel."""
+    """The NCCL version of torch's wheel."""
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"] or ""
         if re.fullmatch(r"nvidia-nccl-cu\d+", name):
@@ -157,7 +158,7 @@ def _code() -> dict[str, str | None]:
         from planner.plan.code_fingerprint import code_fingerprint
 
         return {"fingerprint": code_fingerprint(), "error": None}
-    except Exception as error:  # whatever is missing here is what the asking side wants to hear
+    except Exception as error:  # whatever is missing here is what preflight reports
         return {"fingerprint": None, "error": f"{type(error).__name__}: {error}"}
 
 

@@ -18,7 +18,7 @@ from launch.scripts.hostfile import host_problems, hostfile, is_local
 from launch.scripts.launch_sh import launch_sh
 from launch.scripts.made_folders import missing, remove_empty
 from launch.scripts.sbatch import launch_sbatch, slurm_problems
-from launch.scripts.template import Place
+from launch.scripts.template import LaunchPaths
 from planner import Plan, Problem, StrategyError
 from planner.files import fsync_folder, write_new
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
@@ -28,14 +28,14 @@ PROJECT = Path(__file__).resolve().parents[2]
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./=:,@+-]+")
 
 
-def place_of(plan: Plan, project: Path = PROJECT, python: str = sys.executable) -> Place:
+def launch_paths(plan: Plan, project: Path = PROJECT, python: str = sys.executable) -> LaunchPaths:
     """The paths of a launch; relative ones start at the project folder, where train.py runs."""
     launch, output = plan.strategy.launch, plan.strategy.output
     named = launch.python
     if named is not None:
         python = str(project / named) if "/" in named else named
     ssh_config = launch.ssh_config
-    return Place(
+    return LaunchPaths(
         project=project,
         run=project / output.folder / plan.strategy.name,
         python=python,
@@ -43,7 +43,7 @@ def place_of(plan: Plan, project: Path = PROJECT, python: str = sys.executable) 
     )
 
 
-def launch_files(plan: Plan, place: Place, environ: Mapping[str, str]) -> dict[str, bytes]:
+def launch_files(plan: Plan, place: LaunchPaths, environ: Mapping[str, str]) -> dict[str, bytes]:
     """The bytes of every file of the launch, by name; the same input gives the same bytes.
 
     Args:
@@ -117,7 +117,7 @@ def _launcher_problems(plan: Plan) -> Iterator[Problem]:
         )
 
 
-def _path_problems(plan: Plan, place: Place) -> Iterator[Problem]:
+def _path_problems(plan: Plan, place: LaunchPaths) -> Iterator[Problem]:
     paths = {
         "output.folder": place.run,
         "launch.python": place.python,

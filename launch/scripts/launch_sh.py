@@ -3,12 +3,12 @@
 import shlex
 
 from launch.scripts.hostfile import MAX_PDSH_HOSTS, has_placeholder_hosts, is_local
-from launch.scripts.template import Place, common_conditions, common_values, fill
+from launch.scripts.template import LaunchPaths, common_conditions, common_values, fill
 from launch.ssh.options import OPTIONS
 from planner import Plan
 
 
-def launch_sh(plan: Plan, place: Place) -> str:
+def launch_sh(plan: Plan, place: LaunchPaths) -> str:
     """The script; it exits with 0 only if rank 0 wrote a new done.json."""
     conditions = {
         "launch_sh": True,

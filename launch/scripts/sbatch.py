@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from launch.scripts.template import Place, common_conditions, common_values, fill
+from launch.scripts.template import LaunchPaths, common_conditions, common_values, fill
 from planner import Plan, Problem
 
 # Seconds before the time limit at which ranks are signalled to save; launch.slurm.signal overrides it.
@@ -13,7 +13,7 @@ _VALUE = re.compile(r"[A-Za-z0-9_.,:;@/+=%*()\[\]&|! -]*")
 _FROM_PLAN = ("nodes", "ntasks", "ntasks-per-node", "distribution", "nodelist", "wrap", "array")
 
 
-def launch_sbatch(plan: Plan, place: Place) -> str:
+def launch_sbatch(plan: Plan, place: LaunchPaths) -> str:
     """The script; hosts come from the allocation, ranks for each host from the hostfile."""
     values = {"SBATCH_OPTIONS": "\n#SBATCH ".join(_options(plan)), "LOOK": "logs/"}
     return fill("launch.sbatch.in", common_conditions(place), common_values(plan, place) | values)

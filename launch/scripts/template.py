@@ -19,7 +19,7 @@ STAMPED = ("strategy.yaml", "plan.json", "ds_config.json", "hostfile", "env")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class LaunchPaths:
     """Paths of a launch, the same on every host, and its program.
 
     project: the folder of train.py. run: the run's folder. python: the interpreter, a path or a name.
@@ -57,7 +57,7 @@ def _selected_lines(name: str, conditions: Set[str]) -> Iterator[str]:
             yield line
 
 
-def common_values(plan: Plan, place: Place) -> dict[str, str]:
+def common_values(plan: Plan, place: LaunchPaths) -> dict[str, str]:
     """The values that both scripts use; everything that users write is quoted for the shell."""
     hosts, world = len(plan.hosts), plan.world_size
     return {
@@ -73,7 +73,7 @@ def common_values(plan: Plan, place: Place) -> dict[str, str]:
     }
 
 
-def common_conditions(place: Place) -> set[str]:
+def common_conditions(place: LaunchPaths) -> set[str]:
     """`odd_paths`: a path holds what a shell would expand outside of quotes."""
     is_odd = re.search(r"[$`]", f"{place.project}{place.run}{place.python}")
     return {"odd_paths"} if is_odd else set()

@@ -1,1 +1,1 @@
-"""The one place that runs ssh: OpenSSH itself, with argument lists."""
+"""OpenSSH as a subprocess: the only room that runs ssh."""

@@ -1,7 +1,6 @@
-"""The one place that runs ssh: OpenSSH itself, with the options of the launch, and what its failures mean.
+"""Conversations over ssh: one program on each host that answers JSON lines with JSON lines.
 
-A conversation is one program on one host that answers lines with lines. It ends with its stdin, so that a
-stopped command leaves nothing on any host.
+The program ends when its stdin does, so that a stopped command leaves no process on any host.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from launch.ssh.failures import NO_FOLDER, NO_PYTHON, Failure, HostFailed, explain
+from launch.ssh.failures import NO_FOLDER, NO_PYTHON, HostFailed, HostFailure, explain
 from launch.ssh.options import ssh_arguments
 
 T = TypeVar("T")
@@ -32,7 +31,7 @@ _WRAPPER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What is started on a host: `python -m module` in the project's folder; paths that all hosts share."""
+    """What is started on a host: `python -m module` in the project folder; paths that all hosts share."""
 
     project: Path
     python: str
@@ -40,13 +39,13 @@ class Program:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The command line on the host itself; its exit code tells what was missing."""
+        """The command line on the host; its exit code says what was missing."""
         return ("/bin/sh", "-c", _WRAPPER, "sh", str(self.project), self.python, "-m", self.module)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ssh:
-    """How hosts are reached. `localhost` as the only host of a plan is this machine, without ssh."""
+    """How hosts are reached. `localhost` as the only host of a plan is this machine and needs no ssh."""
 
     ssh_config: Path | None
     is_local: bool
@@ -57,7 +56,7 @@ class Ssh:
         if self.is_local and host == "localhost":
             return list(program.command)
         options = ssh_arguments(self.ssh_config, environ)
-        # ssh joins what follows the host with blanks and hands it to the login shell there.
+        # ssh joins the arguments after the host with spaces and passes them to the login shell there.
         return ["ssh", "-T", *options, "--", host, shlex.join(program.command)]
 
 
@@ -71,15 +70,15 @@ class Conversation:
         self.listening = asyncio.create_task(_listen(process, self._said))
 
     async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends one request and returns the answer to it, without lines that a login shell prints between.
+        """Sends one request and returns its answer; skips lines that a login shell prints.
 
         Raises:
-            HostFailed: if the program ended, or talks of something else.
+            HostFailed: if the program ended, or sends no valid answer.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        with contextlib.suppress(ConnectionError):  # it has ended: its exit code says why
+        with contextlib.suppress(ConnectionError):  # it has ended; its exit code says why
             stdin.write(json.dumps(request).encode() + b"\n")
             await stdin.drain()
         for _ in range(MAX_NOISE_LINES):
@@ -96,28 +95,28 @@ class Conversation:
 
     async def _ended(self) -> HostFailed:
         code = await self._process.wait()
-        await asyncio.wait({self.listening}, timeout=_END_S)  # what it said last may still be on its way
+        await asyncio.wait({self.listening}, timeout=_END_S)  # its last output may still be in transit
         return HostFailed(explain(self._host, code, self._said.decode(errors="replace")))
 
     def broken(self, what: str) -> HostFailed:
         return HostFailed(
-            Failure(
+            HostFailure(
                 kind="broken answer",
                 found=f"{self._host} answered with {what}",
-                expected="a JSON object a line from launch.remote.host_inspector",
-                fix="bring the same version of the project there; see what a login shell prints (.bashrc)",
+                expected="one JSON object per line from launch.remote.host_inspector",
+                fix="install the same project version there; check what the login shell prints (.bashrc)",
             )
         )
 
 
 @contextlib.asynccontextmanager
 async def talk(ssh: Ssh, host: str, program: Program) -> AsyncIterator[Conversation]:
-    """Starts a program on a host and ends it, whatever happens: no process of it is left.
+    """Starts a program on a host and ends it in any case: no process of it is left.
 
     Raises:
-        HostFailed: if there is no ssh here.
+        HostFailed: if ssh is not installed.
     """
-    # ssh's words are understood in English; a group of its own keeps a terminal's Ctrl-C from it.
+    # LC_ALL=C: ssh's messages are parsed in English. A session of its own keeps a terminal's Ctrl-C away.
     try:
         process = await asyncio.create_subprocess_exec(
             *ssh.command(host, program),
@@ -129,10 +128,10 @@ async def talk(ssh: Ssh, host: str, program: Program) -> AsyncIterator[Conversat
             start_new_session=True,
         )
     except FileNotFoundError:
-        failure = Failure(
+        failure = HostFailure(
             kind="unreachable",
-            found="there is no ssh here",
-            expected="OpenSSH's ssh on PATH, which the launch uses too",
+            found="ssh is not installed here",
+            expected="OpenSSH's ssh on PATH, which launch.sh uses too",
             fix="install it (openssh-client)",
         )
         raise HostFailed(failure) from None
@@ -155,40 +154,40 @@ async def on_all(
     ssh: Ssh,
     hosts: Sequence[str],
     ask: Callable[[str], Awaitable[T]],
-    told: Callable[[str, Failure | None], object],
-) -> dict[str, T | Failure]:
-    """`ask(host)` for all hosts at once, a bounded number at a time and each within the time limit.
+    on_answer: Callable[[str, HostFailure | None], object],
+) -> dict[str, T | HostFailure]:
+    """`ask(host)` for all hosts concurrently, a bounded number at a time, each within the time limit.
 
     Args:
-        told: called with each host as it is done, and why it failed if it did.
+        on_answer: called with each host when it is done, and its failure if it failed.
     """
     places = asyncio.Semaphore(MAX_AT_ONCE)
 
-    async def one(host: str) -> T | Failure:
+    async def one(host: str) -> T | HostFailure:
         async with places:
             try:
                 return await asyncio.wait_for(ask(host), ssh.timeout_s)
             except asyncio.TimeoutError:
-                return Failure(
+                return HostFailure(
                     kind="time-out",
                     found=f"{host} did not answer within {ssh.timeout_s:.0f} s",
-                    expected="an answer in some seconds",
-                    fix=f"try `ssh {host} true`, and look for a hanging file system or login shell there",
+                    expected="an answer within seconds",
+                    fix=f"try `ssh {host} true`; look for a hanging file system or login shell on the host",
                 )
             except HostFailed as failed:
                 return failed.failure
 
-    async def one_told(host: str) -> T | Failure:
+    async def one_reported(host: str) -> T | HostFailure:
         answer = await one(host)
-        told(host, answer if isinstance(answer, Failure) else None)
+        on_answer(host, answer if isinstance(answer, HostFailure) else None)
         return answer
 
-    answers = await asyncio.gather(*(one_told(host) for host in hosts))
+    answers = await asyncio.gather(*(one_reported(host) for host in hosts))
     return dict(zip(hosts, answers, strict=True))
 
 
 async def _listen(process: asyncio.subprocess.Process, kept: bytearray) -> None:
-    """Keeps the end of what it says on stderr, which must be read lest it stops."""
+    """Keeps the end of its stderr, which must be read or the program blocks."""
     assert process.stderr is not None
     while chunk := await process.stderr.read(4096):
         kept += chunk

@@ -1,10 +1,10 @@
-"""With which options ssh is run: one list for launch.sh and for preflight, so that they cannot drift."""
+"""ssh options, one list for launch.sh and preflight."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-# Never a prompt, and an end where a host is cut off: without keep-alives pdsh would wait for ever.
-# pdsh 2.34 puts its own -oConnectTimeout=10 before all others, and ssh takes the first.
+# No prompts, and keep-alives: without them pdsh would wait forever for a host that is cut off.
+# pdsh 2.34 puts its own -oConnectTimeout=10 before all others, and ssh uses the first.
 OPTIONS = (
     "-o",
     "BatchMode=yes",
@@ -15,12 +15,12 @@ OPTIONS = (
     "-o",
     "ServerAliveCountMax=6",
 )
-# What pdsh passes, and launch.sh cannot change: no forwarding of agents and displays.
+# Always passed by pdsh: no forwarding of agents and displays.
 _OF_PDSH = ("-a", "-x")
 
 
 def ssh_arguments(ssh_config: Path | None, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The options of an ssh as the launch's pdsh runs it: the operator's PDSH_SSH_ARGS_APPEND come first."""
+    """The options that pdsh passes in a launch; the operator's PDSH_SSH_ARGS_APPEND come first."""
     own = environ.get("PDSH_SSH_ARGS_APPEND", "").split()
     config = () if ssh_config is None else ("-F", str(ssh_config))
     return (*own, *OPTIONS, *config, *_OF_PDSH)

@@ -4,7 +4,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
-from launch.preflight.ask_hosts import Answer, Clock
+from launch.preflight.ask_hosts import ClockOffset, HostAnswer
 
 HEALTHY: dict[str, Any] = {
     "hostname": "h",
@@ -47,7 +47,7 @@ def no_xids() -> dict[str, Any]:
     return {"source": "the journal", "error": None, "events": [], "num_events": 0}
 
 
-def answer(offset_s: float = 0.0, *, seen: bool = True, **changed: Any) -> Answer:
+def answer(offset_s: float = 0.0, *, seen: bool = True, **changed: Any) -> HostAnswer:
     """A host's answer: healthy, but for what is changed (dotted by __: disk__free_bytes)."""
     facts = deepcopy(HEALTHY)
     for path, value in changed.items():
@@ -56,7 +56,7 @@ def answer(offset_s: float = 0.0, *, seen: bool = True, **changed: Any) -> Answe
         for section in sections:
             place = place[section]
         place[key] = value
-    return Answer(facts=facts, clock=Clock(offset_s=offset_s, uncertainty_s=0.001), seen=seen)
+    return HostAnswer(facts=facts, clock=ClockOffset(offset_s=offset_s, uncertainty_s=0.001), seen=seen)
 
 
 class NVMLError(Exception):

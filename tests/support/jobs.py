@@ -14,7 +14,7 @@ import psutil
 
 from launch.job import _LAUNCHERS
 from launch.scripts.launch_files import PROJECT, launch_files, write_together
-from launch.scripts.template import Place
+from launch.scripts.template import LaunchPaths
 from planner import build_plan, loads
 
 STRATEGY = """
@@ -81,7 +81,7 @@ class Job:
         self.run = Path(self.plan.strategy.output.folder) / name
         self.output = self.run / "launch.out"
         self.project = _light_project(folder) if light else PROJECT
-        place = Place(project=self.project, run=self.run, python=sys.executable, ssh_config=ssh_config)
+        place = LaunchPaths(project=self.project, run=self.run, python=sys.executable, ssh_config=ssh_config)
         self.files = launch_files(self.plan, place, {})
         write_together(self.run, self.files)
         self.process: subprocess.Popen[str] | None = None

@@ -54,7 +54,7 @@ def test_a_host_behind_a_slow_link_is_named(tmp_path: Path) -> None:
     checks = link_checks(plan, result_of(plan, found, "cpu"))
     slow = {check.host: check.found for check in checks if check.name == "slow hosts"}
     assert set(slow) == {"c"}, checks
-    assert "times as long to or from it as between the others" in slow["c"]
+    assert "times as long to or from this host" in slow["c"]
     assert [check.verdict for check in checks if check.name == "values"] == ["passes"]
 
 

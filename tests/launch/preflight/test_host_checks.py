@@ -1,13 +1,13 @@
-"""From what hosts answer to verdicts: each rule fails on what it is for, and says what to do."""
+"""Verdicts about hosts: each rule fails on the fault it is for, with code and fix."""
 
 from typing import Any
 
 import pytest
 
-from launch.preflight.ask_hosts import Answer, clock_of
-from launch.preflight.check import Check, Role, equal_everywhere, roles_of, unused_hosts
+from launch.preflight.ask_hosts import HostAnswer, clock_of
+from launch.preflight.check import PreflightCheck, Role, equal_everywhere, roles_of, unused_hosts
 from launch.preflight.host_checks import files_needed, host_checks
-from launch.ssh.failures import Failure
+from launch.ssh.failures import HostFailure
 from planner import Plan
 from tests.support.examples import plan
 from tests.support.host_facts import answer, device, gpus, no_xids
@@ -30,20 +30,20 @@ CPU_PLAN = plan(
 )
 
 
-def checked(built: Plan, **answers: Answer | Failure) -> tuple[Check, ...]:
-    everybody: dict[str, Answer | Failure] = {name: healthy(built) for name in NAMES}
+def checked(built: Plan, **answers: HostAnswer | HostFailure) -> tuple[PreflightCheck, ...]:
+    everybody: dict[str, HostAnswer | HostFailure] = {name: healthy(built) for name in NAMES}
     checks = host_checks(built, roles_of(built), {**everybody, **answers})
     # The code of this process is no host's in these tests.
     return tuple(check for check in checks if check.name != "code")
 
 
-def healthy(built: Plan, **changed: Any) -> Answer:
+def healthy(built: Plan, **changed: Any) -> HostAnswer:
     if built.strategy.cluster.gpu.is_cpu:
         return answer(**changed)
     return answer(**{"gpus": gpus(device()), "xid": no_xids(), **changed})
 
 
-def failing(checks: tuple[Check, ...]) -> list[tuple[str, str | None]]:
+def failing(checks: tuple[PreflightCheck, ...]) -> list[tuple[str, str | None]]:
     return [(check.name, check.host) for check in checks if check.verdict == "fails"]
 
 
@@ -116,10 +116,13 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("host", ["b", "c"])
 @pytest.mark.parametrize(("name", "changed"), FAULTS)
-def test_a_fault_is_named_on_its_host_a_spare_included(name: str, changed: dict[str, Any], host: str) -> None:
+def test_a_fault_is_reported_on_its_host_also_on_a_spare(
+    name: str, changed: dict[str, Any], host: str
+) -> None:
     checks = checked(GPU_PLAN, **{host: healthy(GPU_PLAN, **changed)})
     assert failing(checks) == [(name, host)]
     (check,) = (check for check in checks if check.verdict == "fails")
+    assert check.code.startswith("SW5")
     assert check.found
     assert check.expected
     assert check.fix
@@ -136,11 +139,11 @@ def test_a_fault_is_named_on_its_host_a_spare_included(name: str, changed: dict[
         {"open_files__soft": None},
     ],
 )
-def test_what_is_worth_telling_is_no_failure(changed: dict[str, Any]) -> None:
+def test_harmless_findings_are_no_failure(changed: dict[str, Any]) -> None:
     assert failing(checked(GPU_PLAN, b=healthy(GPU_PLAN, **changed))) == []
 
 
-def test_what_cannot_be_looked_at_is_unknown() -> None:
+def test_what_cannot_be_checked_is_unknown() -> None:
     silent = device(ecc={"enabled": None, "corrected": None, "uncorrected": None})
     unreadable = {"source": None, "error": "dmesg: not permitted", "events": [], "num_events": 0}
     checks = checked(GPU_PLAN, b=healthy(GPU_PLAN, gpus=gpus(silent), xid=unreadable))
@@ -163,14 +166,14 @@ def test_a_torch_without_cuda_everywhere_fails_where_gpus_are_named() -> None:
 
 
 def test_a_host_that_does_not_answer_leaves_the_others_checked() -> None:
-    gone = Failure(kind="unreachable", found="ssh to b: refused", expected="x", fix="look")
+    gone = HostFailure(kind="unreachable", found="ssh to b: refused", expected="x", fix="look")
     checks = checked(CPU_PLAN, b=gone)
     assert failing(checks) == [("answers", "b")]
     assert {check.host for check in checks if check.name == "disk"} == {"a", "c"}
 
 
-def test_nobody_answers_is_only_that() -> None:
-    gone = Failure(kind="unreachable", found="refused", expected="x", fix="look")
+def test_if_no_host_answers_nothing_else_is_reported() -> None:
+    gone = HostFailure(kind="unreachable", found="refused", expected="x", fix="look")
     assert failing(checked(CPU_PLAN, a=gone, b=gone, c=gone)) == [("answers", name) for name in NAMES]
 
 
@@ -185,7 +188,7 @@ def test_shared_memory_matters_between_gpus_of_a_host() -> None:
 
 def test_versions_are_held_to_the_majority_and_a_tie_to_the_first() -> None:
     def odd(**values: str | None) -> list[str]:
-        checks = equal_everywhere("torch", values, missing="none", fix="same")
+        checks = equal_everywhere("SW511", "torch", values, missing="none", fix="same")
         return [str(check.host) for check in checks if check.verdict == "fails"]
 
     assert odd(a="1", b="2", c="2") == ["a"]
@@ -194,12 +197,12 @@ def test_versions_are_held_to_the_majority_and_a_tie_to_the_first() -> None:
     assert odd(a=None, b=None) == []
 
 
-def test_other_code_than_on_this_machine_is_told() -> None:
+def test_code_that_differs_from_this_machine_fails() -> None:
     checks = host_checks(CPU_PLAN, roles_of(CPU_PLAN), {"a": answer(), "b": answer(), "c": answer()})
     assert failing(checks) == [("code", "this machine")]
 
 
-def test_a_project_that_cannot_be_imported_is_told() -> None:
+def test_a_project_that_cannot_be_imported_fails() -> None:
     broken = answer(code={"fingerprint": None, "error": "ModuleNotFoundError: No module named 'pydantic'"})
     checks = host_checks(CPU_PLAN, roles_of(CPU_PLAN), {"a": answer(), "b": broken})
     (check,) = (c for c in checks if c.name == "code" and c.host == "b")
@@ -234,20 +237,21 @@ def test_the_network_interface_must_be_on_every_host() -> None:
     )
     checks = host_checks(named, roles_of(named), {"a": answer(), "b": answer(interfaces=["lo", "eth0"])})
     (check,) = (c for c in checks if c.name == "network interface" and c.verdict == "fails")
-    assert (check.host, check.found) == ("b", "there is no ib0")
-    assert check.expected == "one of: lo, eth0"
+    assert (check.code, check.host) == ("SW517", "b")
+    assert "ib0" in check.found
+    assert "lo, eth0" in check.expected
 
 
-def test_a_clock_is_as_sure_as_its_fastest_answer() -> None:
+def test_clock_offset_is_that_of_the_fastest_answer() -> None:
     # Sent at 10, received at 10.2, read as 15.15 there: ahead by 5.05 s, give or take half the round trip.
     clock = clock_of([(0.0, 9.0, 3.0), (10.0, 15.15, 10.2), (20.0, 26.0, 21.0)])
     assert clock.offset_s == pytest.approx(5.05)
     assert clock.uncertainty_s == pytest.approx(0.1)
 
 
-def test_a_slow_answer_is_not_taken_for_a_wrong_clock() -> None:
+def test_a_slow_answer_is_no_wrong_clock() -> None:
     late = answer(1.8)
-    late = Answer(facts=late.facts, clock=clock_of([(0.0, 1.8, 4.0)]), seen=True)
+    late = HostAnswer(facts=late.facts, clock=clock_of([(0.0, 1.8, 4.0)]), seen=True)
     assert failing(checked(CPU_PLAN, b=late)) == []
 
 

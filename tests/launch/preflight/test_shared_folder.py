@@ -1,4 +1,4 @@
-"""The folder that a preflight shares with its hosts: made, taken away, and swept where one was killed."""
+"""Folder that a preflight shares with its hosts: created, removed, and swept after killed preflights."""
 
 import os
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from launch.preflight.ask_hosts import shared_folder
 
 
-def test_it_goes_with_the_parents_that_were_made_for_it(tmp_path: Path) -> None:
+def test_shared_folder_is_removed_with_the_parents_created_for_it(tmp_path: Path) -> None:
     with shared_folder(tmp_path / "a/b") as shared:
         assert shared.folder.parent == tmp_path / "a/b"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_preflight_left_is_swept_and_a_running_ones_is_not(tmp_path: Path) -> None:
+def test_only_old_folders_of_killed_preflights_are_removed(tmp_path: Path) -> None:
     left, running, run = tmp_path / ".preflight-0", tmp_path / ".preflight-1", tmp_path / "run"
     for folder in (left, running, run):
         (folder / "job").mkdir(parents=True)

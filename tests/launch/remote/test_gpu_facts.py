@@ -46,7 +46,7 @@ def test_an_older_card_tells_of_retired_pages() -> None:
 
 
 def test_a_host_without_a_driver_says_so() -> None:
-    nvml = fake_nvml(nvmlInit=raises(NVMLError_LibraryNotFound("NVML Shared Library Not Found")))
+    nvml = fake_nvml(nvmlInit=raises(NVMLError_LibraryNotFound("NVML SharedFolder Library Not Found")))
     found = gpu_facts(nvml)
     assert (found["error"], found["devices"]) == ("no NVIDIA driver", [])
 

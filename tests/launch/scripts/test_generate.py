@@ -12,7 +12,7 @@ import pytest
 
 from launch.__main__ import main
 from launch.scripts.launch_files import launch_files, write_together
-from launch.scripts.template import Place
+from launch.scripts.template import LaunchPaths
 from planner import Plan, StrategyError, build_plan, load
 from planner.plan.operator_env import read_environment
 from planner.strategy.hosts import read_hostfile
@@ -42,9 +42,9 @@ def plan_of(case: str) -> Plan:
     return build_plan(load(path, overrides))
 
 
-def place(name: str = "run", ssh_config: str | None = None) -> Place:
+def place(name: str = "run", ssh_config: str | None = None) -> LaunchPaths:
     project = Path("/srv/switchyard")
-    return Place(
+    return LaunchPaths(
         project=project,
         run=project / "runs" / name,
         python="/srv/venv/bin/python",
@@ -172,7 +172,7 @@ def test_what_would_not_arrive_as_written_is_refused(
     remote = () if overrides[0].startswith("cluster.hosts") else ("cluster.hosts=[a, b]",)
     built = plan(*degrees, *remote, *overrides)
     folder = Path("/srv/switchyard") / built.strategy.output.folder / "x"
-    where = Place(project=Path("/srv/switchyard"), run=folder, python="/p", ssh_config=None)
+    where = LaunchPaths(project=Path("/srv/switchyard"), run=folder, python="/p", ssh_config=None)
     with pytest.raises(StrategyError) as caught:
         launch_files(built, where, {})
     problems = [(problem.code, problem.path) for problem in caught.value.problems]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.scripts.launch_files import launch_files, write_together
-from launch.scripts.template import TEMPLATES, Place
+from launch.scripts.template import TEMPLATES, LaunchPaths
 from planner import Plan, build_plan, load
 from tests.launch.scripts.test_generate import CASES, STAGED, files_of, plan_of
 
@@ -41,7 +41,9 @@ class Scene:
     def __init__(self, folder: Path, built: Plan) -> None:
         self.folder, self.plan = folder, built
         self.run = folder / "run"
-        self.place = Place(project=folder, run=self.run, python=str(folder / "bin/python"), ssh_config=None)
+        self.place = LaunchPaths(
+            project=folder, run=self.run, python=str(folder / "bin/python"), ssh_config=None
+        )
         write_together(self.run, launch_files(built, self.place, {}))
         (folder / "bin").mkdir()
         for name in ("python", "pdsh", "scancel"):
@@ -331,7 +333,9 @@ def test_shellcheck_finds_nothing_in_the_templates() -> None:
 @pytest.mark.parametrize("case", [*CASES, "odd_path"])
 def test_shellcheck_finds_nothing_in_filled_templates(case: str, tmp_path: Path) -> None:
     built = plan_of(case if case in CASES else "tiny_cpu")
-    odd = Place(project=Path("/srv/$x `y`"), run=Path("/srv/$x `y`/run"), python="python", ssh_config=None)
+    odd = LaunchPaths(
+        project=Path("/srv/$x `y`"), run=Path("/srv/$x `y`/run"), python="python", ssh_config=None
+    )
     texts = files_of(built) if case in CASES else launch_files(built, odd, {})
     for name in ("launch.sh", "launch.sbatch"):
         text = texts[name]
