@@ -20,21 +20,21 @@ def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None
     from planner.plan.notes import list_notes
 
     plan = build_plan(load(strategy, only_overrides(overrides)))
-    place = launch_paths(plan)
+    paths = launch_paths(plan)
     try:
-        files = launch_files(plan, place, os.environ)
+        files = launch_files(plan, paths, os.environ)
     except StrategyError as error:
         raise StrategyError(locate_problems(error.problems, plan.strategy)) from None
     try:
-        write_together(place.run, files)
+        write_together(paths.run, files)
     except OSError as error:
-        raise StrategyError([cannot_write(place.run, error)]) from error
+        raise StrategyError([cannot_write(paths.run, error)]) from error
     needs_slurm = has_placeholder_hosts(plan) and not is_local(plan)
     answer: dict[str, Any] = {
-        "folder": str(place.run),
+        "folder": str(paths.run),
         "fingerprint": plan.fingerprint,
         "files": list(files),
-        "start": None if needs_slurm else str(place.run / "launch.sh"),
+        "start": None if needs_slurm else str(paths.run / "launch.sh"),
         "notes": list(list_notes(plan)),
     }
     if output.is_json:

@@ -1,4 +1,4 @@
-"""The job of a preflight: what counts as done, what a failure says, that it ends. Scripts act as launch.sh."""
+"""Job of a preflight: what counts as done, what a failure says, that it ends. Scripts replace launch.sh"""
 
 import asyncio
 import os
