@@ -84,4 +84,5 @@ def _imported(path: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= {node.module} | {name for name in inner if _source(name) is not None}
-    return frozenset(names)
+    # Importing a.b.c runs a and a.b as well.
+    return frozenset(".".join(name.split(".")[: i + 1]) for name in names for i in range(name.count(".") + 1))
