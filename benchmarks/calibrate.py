@@ -24,8 +24,8 @@ import torch.multiprocessing as processes
 from benchmarks import collectives, primitives
 from benchmarks.primitives import Rates
 from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, devices, read_calibration
-from planner.plan.serialization import section_yaml
 from planner.problems import StrategyError
+from planner.yaml12_writer import section_yaml
 
 _GLOO = "measured, gloo between ranks of this host, after work of each rank's own"
 

@@ -5,8 +5,9 @@ from planner import loads
 from planner.counts.parameters import model_parameters
 from planner.exit_codes import ExitCode
 from planner.loading.hf_config import read_config
-from planner.plan.serialization import readable_json, section_yaml
+from planner.plan.serialization import readable_json
 from planner.rules.partial import STAND_IN
+from planner.yaml12_writer import section_yaml
 
 
 def answer_model(output: Output, folder: str) -> ExitCode:

@@ -21,9 +21,9 @@ from launch.scripts.sbatch import launch_sbatch, slurm_problems
 from launch.scripts.template import LaunchPaths
 from planner import Plan, Problem, StrategyError
 from planner.files import fsync_folder, write_new
+from planner.paths import PROJECT
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 
-PROJECT = Path(__file__).resolve().parents[2]
 # DeepSpeed 0.19.8 passes paths to remote shells unquoted, and pdsh expands % in them.
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./=:,@+-]+")
 

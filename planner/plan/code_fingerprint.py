@@ -1,15 +1,16 @@
-"""Which code runs: one fingerprint of the project's own source files, the same wherever they are equal."""
+"""Code fingerprint: one hash of the project's own source files."""
 
 import hashlib
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-# What a rank or a command of ours runs: tests, documents and strategies change nothing of it.
+from planner.paths import PROJECT
+
+# Files that ranks and commands execute; tests, documents and strategies are not among them.
 PLACES = ("train.py", "planner", "launch", "runtime", "model")
 SUFFIXES = frozenset({".py", ".yaml", ".in"})
 
 
-def source_files(project: Path = PROJECT) -> tuple[Path, ...]:
+def list_source_files(project: Path = PROJECT) -> tuple[Path, ...]:
     """The files that the fingerprint covers, relative to the project, in a fixed order."""
     found = []
     for place in PLACES:
@@ -26,7 +27,7 @@ def code_fingerprint(project: Path = PROJECT) -> str:
         OSError: if one of them cannot be read.
     """
     digest = hashlib.sha256()
-    for file in source_files(project):
+    for file in list_source_files(project):
         content = hashlib.sha256((project / file).read_bytes()).hexdigest()
         digest.update(f"{content} {file.as_posix()}\n".encode())
     return digest.hexdigest()[:16]

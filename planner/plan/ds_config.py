@@ -1,4 +1,4 @@
-"""Plan -> the dict that deepspeed.initialize gets; the only file that spells DeepSpeed's keys.
+"""DeepSpeed configuration of a plan; the only file that spells DeepSpeed's keys.
 
 Every value that matters is written, so that none of DeepSpeed 0.19.8's defaults applies (its default clipping
 is 1.0, runtime/constants.py:203). One dict serves the ranks of every stage: it has train_batch_size and
@@ -13,7 +13,7 @@ from planner.plan.plan import Plan
 # Elements of a reduction or gather bucket. DeepSpeed's own default, 5·10⁸, is 1 GB of bf16 a bucket; 5·10⁷ is
 # 100 MB, long enough to fill a 100 Gbps link (8 ms) and short beside the memory of any GPU.
 BUCKET_ELEMENTS = 50_000_000
-_NEVER = 10**9  # steps: runtime.telemetry.records prints, DeepSpeed does not
+_NEVER = 10**9  # steps: metrics are printed by runtime.telemetry, not by DeepSpeed
 
 
 def ds_config(plan: Plan) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def ds_config(plan: Plan) -> dict[str, Any]:
         "communication_data_type": "bf16" if is_bf16 else "fp32",
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        # Each loss is divided by the global batch's own counts: what ranks and micro-batches hold is summed.
+        # Losses are divided by counts of the global batch, so gradients are summed, not averaged.
         "gradient_allreduce_op": "sum",
         "disable_allgather": False,
         "use_data_before_expert_parallelism": False,
@@ -72,10 +72,11 @@ def ds_config(plan: Plan) -> dict[str, Any]:
 
 
 def zero_stage(plan: Plan) -> int:
-    """The ZeRO stage that DeepSpeed is given.
+    """The ZeRO stage configured in DeepSpeed.
 
-    ZeRO 1 in bf16 with accumulation becomes ZeRO 2, which partitions the optimizer alike and sums gradients
-    in fp32. ZeRO 1 with fp32 sums would be DeepSpeed's BF16_Optimizer (engine.py:2305); its norm has no hook.
+    ZeRO 1 in bf16 with accumulation becomes ZeRO 2, which partitions the optimizer in the same way and sums
+    gradients in fp32. ZeRO 1 with fp32 sums would be DeepSpeed's BF16_Optimizer (engine.py:2305), whose norm
+    has no hook.
     """
     stage = plan.strategy.parallel.zero_stage
     is_bf16 = plan.strategy.training.precision != "fp32"
@@ -107,6 +108,5 @@ def _zero(plan: Plan) -> dict[str, Any]:
         "parameter_alignment": False,
         "load_from_fp32_weights": True,
         "ignore_unused_parameters": True,
-        "elastic_checkpoint": False,
         "compute_grad_norm": True,
     }

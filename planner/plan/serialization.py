@@ -1,10 +1,8 @@
-"""The bytes of the files that describe a run: strategy.yaml, plan.json, ds_config.json."""
+"""Files that describe a run: the bytes of strategy.yaml, plan.json and ds_config.json."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
-
-import yaml
 
 from planner.plan.ds_config import ds_config, zero_stage
 from planner.plan.notes import list_notes
@@ -12,45 +10,30 @@ from planner.plan.plan import Plan
 from planner.strategy.field_types import AS_TEXT
 from planner.strategy.schema import Strategy
 from planner.topology.grid import Grid
-from planner.yaml12 import resolve_scalar
+from planner.yaml12_writer import sections_yaml
 
 SCHEMA_VERSION = 1
 
 
 def strategy_yaml(plan: Plan) -> str:
-    """The whole strategy, every default written; `load` makes an equal Strategy of it."""
+    """The strategy with every default written; `load` reads it back to an equal Strategy."""
     return f"# plan {plan.fingerprint}\n{full_strategy(plan.strategy)}"
 
 
 def full_strategy(strategy: Strategy) -> str:
     """A strategy as YAML with every default written and every quantity with its unit."""
-    return _as_yaml(strategy.model_dump(context=AS_TEXT))
-
-
-def section_yaml(name: str, section: Mapping[str, Any]) -> str:
-    """One section as a strategy writes it."""
-    return _as_yaml({name: dict(section)})
-
-
-def _as_yaml(sections: dict[str, Any]) -> str:
-    plain = _without_tuples(sections)
-    data = {
-        key: _Block(value) if isinstance(value, dict) and value else value for key, value in plain.items()
-    }
-    return yaml.dump(
-        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
-    )
+    return sections_yaml(strategy.model_dump(context=AS_TEXT))
 
 
 def ds_config_json(plan: Plan) -> str:
-    """What deepspeed.initialize gets on every rank, stamped with the fingerprint under `switchyard`."""
+    """The configuration for deepspeed.initialize on every rank, with the fingerprint under `switchyard`."""
     return readable_json(ds_config(plan))
 
 
 def plan_json(plan: Plan, environment: Mapping[str, str] | None = None) -> str:
     """The plan as tables: stages, hosts, and for each rank its host, stage and groups.
 
-    `environment` holds the operator's own variables that took part (see planner.plan.operator_env).
+    `environment`: the operator variables in effect (see planner.plan.operator_env).
     """
     return readable_json(plan_dict(plan, environment))
 
@@ -113,7 +96,7 @@ def _coordinates(plan: Plan, rank: int) -> dict[str, int]:
 
 
 def readable_json(value: Any) -> str:
-    """JSON in which whatever fits on a line stands on one: the same value gives the same bytes."""
+    """JSON with each value on one line if it fits; the same value gives the same bytes."""
     return _readable(value, "") + "\n"
 
 
@@ -132,38 +115,3 @@ def _readable(value: Any, indent: str) -> str:
         opening, closing = "[", "]"
     body = ",\n".join(inner + item for item in items)
     return f"{opening}\n{body}\n{indent}{closing}"
-
-
-def _without_tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_tuples(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_without_tuples(item) for item in value]
-    return value
-
-
-class _Block(dict[str, Any]):
-    """A section, written one key a line."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """PyYAML's writer, whose YAML 1.1 leaves text such as `3e-4` bare that YAML 1.2 reads as a number."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    try:
-        is_text = isinstance(resolve_scalar(text), str)
-    except ValueError:
-        is_text = False
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else '"')
-
-
-def _represent_block(dumper: yaml.SafeDumper, section: _Block) -> yaml.MappingNode:
-    return dumper.represent_mapping("tag:yaml.org,2002:map", section.items(), flow_style=False)
-
-
-_Dumper.add_representer(_Block, _represent_block)
-_Dumper.add_representer(str, _represent_text)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from planner.hardware.catalog import UNNAMED, entry_of, is_entry, read_calibration
-from planner.plan.serialization import section_yaml
 from planner.strategy.schema import Strategy
+from planner.yaml12_writer import section_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

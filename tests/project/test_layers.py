@@ -22,8 +22,9 @@ ALLOWED = {
 # before it; rooms on one floor do not import each other.
 FLOORS = {
     "planner": (
-        ("problems", "units", "errors", "exit_codes", "files"),
+        ("problems", "units", "errors", "exit_codes", "files", "paths"),
         ("yaml12",),
+        ("yaml12_writer",),
         ("hardware",),
         ("strategy",),
         ("topology",),

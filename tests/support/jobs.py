@@ -13,9 +13,10 @@ from typing import Any
 import psutil
 
 from launch.job import _LAUNCHERS
-from launch.scripts.launch_files import PROJECT, launch_files, write_together
+from launch.scripts.launch_files import launch_files, write_together
 from launch.scripts.template import LaunchPaths
 from planner import build_plan, loads
+from planner.paths import PROJECT
 
 STRATEGY = """
 name: {name}

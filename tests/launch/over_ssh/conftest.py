@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from launch.scripts.launch_files import PROJECT
+from planner.paths import PROJECT
 from tests.support.hosts import LoopbackHosts, start_or_skip
 from tests.support.jobs import Job
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.scripts.launch_files import PROJECT
+from planner.paths import PROJECT
 from tests.support.hosts import LoopbackHosts
 from tests.support.jobs import Job
 
