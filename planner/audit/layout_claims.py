@@ -7,6 +7,7 @@ from planner.counts.parameters import Kind, stage_parameters
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.plan.ds_config import zero_stage
 from planner.rules.registry import find_broken_rules
+from planner.strategy.changes import change_keys
 from planner.strategy.schema import Parallel, Strategy
 from planner.timing.gemm_time import rate
 from planner.topology.placement import Stage, largest_data_parallel_size, world_size
@@ -148,7 +149,7 @@ def expert_layer_parameters(case: Case) -> int:
 
 def gpus_for_batch_256(case: Case) -> Iterator[Reading]:
     s = case.strategy
-    changed = s.model_copy(update={"training": s.training.model_copy(update={"global_batch": 256})})
+    changed = change_keys(s, {"training.global_batch": 256})
     world, widest = world_size(s.parallel), largest_data_parallel_size(s.parallel)
     micro = s.training.micro_batch
     text = (
@@ -164,15 +165,13 @@ def gpus_for_dp2(case: Case) -> Iterator[Reading]:
 
 def gpus_for_128_experts(case: Case) -> Iterator[Reading]:
     s, ep = case.strategy, case.strategy.parallel.ep
-    model = s.model.model_copy(update={"num_experts": 128})
     each, rest = divmod(128 * ep, s.model.num_experts)
     if not rest:
-        wider = s.parallel.model_copy(update={"ep": each})
         local = f"{128 // each} an expert rank"
-        changed = s.model_copy(update={"model": model, "parallel": wider})
-        yield _needs(case, changed, _sum_of_degrees(wider), of=local)
+        changed = change_keys(s, {"model.num_experts": 128, "parallel.ep": each})
+        yield _needs(case, changed, _sum_of_degrees(changed.parallel), of=local)
     if not 128 % ep:
-        changed = s.model_copy(update={"model": model})
+        changed = change_keys(s, {"model.num_experts": 128})
         local = f"{128 // ep} an expert rank"
         yield _needs(case, changed, _sum_of_degrees(s.parallel), of=local, decides=bool(rest))
     elif rest:
@@ -204,8 +203,8 @@ def _in_both_placements(
         update: dict[str, object] = {**degrees, "placement": placement}
         if placement == "colocated":
             update["rank_order"] = "document"
-        parallel = s.parallel.model_copy(update=update)
-        changed = s.model_copy(update={"parallel": parallel})
+        changed = change_keys(s, {f"parallel.{key}": value for key, value in update.items()})
+        parallel = changed.parallel
         text = f"{parallel.short_name} {placement}: {_sum_of_degrees(parallel)}"
         yield _needs(case, changed, text, of=placement, is_fallback=is_fallback, decides=placement == own)
 
@@ -220,10 +219,9 @@ def _needs(
     decides: bool = True,
 ) -> Reading:
     """GPUs of a changed strategy on the whole cluster, its spare hosts included."""
-    cluster = changed.cluster.model_copy(update={"spare_hosts": 0})
-    problems = tuple(find_broken_rules(changed.model_copy(update={"cluster": cluster})))
+    problems = tuple(find_broken_rules(change_keys(changed, {"cluster.spare_hosts": 0})))
     world = world_size(changed.parallel)
-    too_many = world > case.available and not cluster.gpu.is_cpu
+    too_many = world > case.available and not changed.cluster.gpu.is_cpu
     other = [problem for problem in problems if problem.path != "parallel"]
     if other:
         text += f"; not legal: {other[0].path}: {other[0].found}"

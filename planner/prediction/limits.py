@@ -10,6 +10,7 @@ from planner.memory.rank_memory import fullest_ranks, memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
+from planner.strategy.changes import change_keys
 from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size
 from planner.units import format_bytes
@@ -167,9 +168,11 @@ def _unmeasured(device: Device) -> Device:
 
 def _with_links(plan: Plan, times: float) -> Plan:
     links = plan.strategy.cluster.links
-    faster = {"intra_host": links.intra_host * times, "inter_host": links.inter_host * times}
-    cluster = plan.strategy.cluster.model_copy(update={"links": links.model_copy(update=faster)})
-    return replace(plan, strategy=plan.strategy.model_copy(update={"cluster": cluster}))
+    faster = {
+        "cluster.links.intra_host": links.intra_host * times,
+        "cluster.links.inter_host": links.inter_host * times,
+    }
+    return replace(plan, strategy=change_keys(plan.strategy, faster))
 
 
 def _changes(plan: Plan, imbalance: ExpertImbalance) -> Iterator[tuple[str, Plan]]:
@@ -200,24 +203,10 @@ def _changes(plan: Plan, imbalance: ExpertImbalance) -> Iterator[tuple[str, Plan
         *({"parallel.tp": 1, **fold, "parallel.zero_stage": 1, **more} for fold in folded for more in micro),
     ]
     for change in candidates:
-        changed = _changed(s, change)
-        other = _fitting(changed, imbalance) if changed is not None else None
+        changed = change_keys(s, change)
+        other = _fitting(changed, imbalance) if changed != s else None
         if other is not None:
             yield ", ".join(f"{key}: {_text(value)}" for key, value in change.items()), other
-
-
-def _changed(strategy: Strategy, change: Mapping[str, object]) -> Strategy | None:
-    """The strategy with some keys changed; None if it has all of them already."""
-    updates: dict[str, dict[str, object]] = {}
-    for path, value in change.items():
-        section, key = path.split(".")
-        if getattr(getattr(strategy, section), key) != value:
-            updates.setdefault(section, {})[key] = value
-    if not updates:
-        return None
-    return strategy.model_copy(
-        update={name: getattr(strategy, name).model_copy(update=keys) for name, keys in updates.items()}
-    )
 
 
 def _fitting(strategy: Strategy, imbalance: ExpertImbalance) -> Plan | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from planner.hardware.catalog import Device, device_of
 from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
@@ -11,6 +10,7 @@ from planner.prediction.predict import predict
 from planner.problems import Problem, StrategyError
 from planner.search.search import SearchRow, search
 from planner.search.search_space import layouts, space_of
+from planner.strategy.changes import change_keys
 from planner.strategy.hosts import Hosts
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import world_size
@@ -65,15 +65,15 @@ def _questions(strategy: Strategy) -> Iterator[tuple[str, Strategy]]:
     ep, tp, pp = parallel.ep, parallel.tp, parallel.pp
 
     def degrees(**changes: int) -> Strategy:
-        return _changed(strategy, parallel=changes)
+        return change_keys(strategy, {f"parallel.{key}": value for key, value in changes.items()})
 
     yield "as it is", strategy
     batch = 2 * training.global_batch
-    yield f"batch {batch}", _changed(strategy, training={"global_batch": batch})
+    yield f"batch {batch}", change_keys(strategy, {"training.global_batch": batch})
     yield f"DP{2 * parallel.dp}", degrees(dp=2 * parallel.dp)
     experts = 2 * model.num_experts
-    more = _changed(strategy, model={"num_experts": experts})
-    yield f"{experts} experts, {_each(experts // (2 * ep))}", _changed(more, parallel={"ep": 2 * ep})
+    more = change_keys(strategy, {"model.num_experts": experts})
+    yield f"{experts} experts, {_each(experts // (2 * ep))}", change_keys(more, {"parallel.ep": 2 * ep})
     yield f"{experts} experts, {_each(experts // ep)}", more
     if ep % 2 == 0:
         yield f"EP{ep // 2}_TP{tp}", degrees(ep=ep // 2)
@@ -90,11 +90,11 @@ def placed(strategy: Strategy, placement: str) -> Strategy:
     changes = {"placement": placement}
     if placement == "colocated":
         changes["rank_order"] = "document"
-    return _changed(strategy, parallel=changes)
+    return change_keys(strategy, {f"parallel.{key}": value for key, value in changes.items()})
 
 
 def _option(question: str, strategy: Strategy, device: Device | None) -> Option:
-    strategy = _changed(strategy, cluster={"spare_hosts": 0})
+    strategy = change_keys(strategy, {"cluster.spare_hosts": 0})
     gpus = world_size(strategy.parallel)
     plan, memory, step_s, why_not = None, None, None, None
     try:
@@ -208,13 +208,4 @@ def _remains(strategy: Strategy, lost_hosts: int, lost_gpus: int) -> Iterator[tu
 
 def _on(strategy: Strategy, names: list[str], slots: list[int]) -> Strategy:
     hosts = Hosts(names=tuple(names), slots=tuple(slots), are_made_up=strategy.cluster.hosts.are_made_up)
-    return _changed(strategy, cluster={"hosts": hosts, "spare_hosts": 0})
-
-
-def _changed(strategy: Strategy, **sections: dict[str, Any]) -> Strategy:
-    """A copy with some keys of some sections changed; rules are left to build_plan."""
-    update = {
-        section: getattr(strategy, section).model_copy(update=changes)
-        for section, changes in sections.items()
-    }
-    return strategy.model_copy(update=update)
+    return change_keys(strategy, {"cluster.hosts": hosts, "cluster.spare_hosts": 0})

@@ -11,6 +11,7 @@ from planner.memory.rank_memory import memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
 from planner.search.search_space import Space, layouts, plans_of, space_of
+from planner.strategy.changes import change_keys
 from planner.strategy.schema import Parallel, Strategy
 from planner.timing.time_model import TimeModel
 from planner.topology.placement import world_size
@@ -163,8 +164,7 @@ def _varied(strategy: Strategy, device: Device, vary: Sequence[str]) -> Iterator
         batches += [batches[0] * times for times in (2, 4, 8)]
     for precision in precisions:
         for batch in batches:
-            training = strategy.training.model_copy(update={"precision": precision, "global_batch": batch})
-            yield strategy.model_copy(update={"training": training})
+            yield change_keys(strategy, {"training.precision": precision, "training.global_batch": batch})
 
 
 def _unused(space: Space, largest: int, all_pp: bool) -> Iterator[str]:

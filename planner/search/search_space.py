@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from planner.plan.plan import Plan
 from planner.rules.legal_values import divisors
 from planner.rules.registry import find_broken_rules
+from planner.strategy.changes import change_keys
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
@@ -36,9 +37,8 @@ class Space:
 
 def space_of(strategy: Strategy) -> Space:
     """The whole cluster of a strategy, nothing spare."""
-    cluster = strategy.cluster.model_copy(update={"spare_hosts": 0})
-    whole = strategy.model_copy(update={"cluster": cluster})
-    slots = cluster.slots
+    whole = change_keys(strategy, {"cluster.spare_hosts": 0})
+    slots = whole.cluster.slots
     return Space(strategy=whole, num_gpus=sum(slots), num_hosts=len(slots), fullest_host=max(slots))
 
 
