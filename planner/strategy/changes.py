@@ -17,17 +17,22 @@ def change_keys(strategy: Strategy, changes: Mapping[str, object]) -> Strategy:
     Raises:
         pydantic.ValidationError: if a key or its value is not legal.
     """
-    sections: dict[str, dict[str, object]] = {}
-    for path, value in changes.items():
-        name, _, key = path.partition(".")
-        sections.setdefault(name, {})[key] = value
-    copies = {name: _change(getattr(strategy, name), keys) for name, keys in sections.items()}
-    return strategy.model_copy(update=copies)
+    sections = {name: _change(getattr(strategy, name), keys) for name, keys in _group(changes).items()}
+    return strategy.model_copy(update=sections)
 
 
 def _change(section: _AnySection, changes: Mapping[str, object]) -> _AnySection:
-    written: dict[str, object] = {name: getattr(section, name) for name in section.model_fields_set}
+    values: dict[str, object] = {name: getattr(section, name) for name in section.model_fields_set}
+    values |= {path: value for path, value in changes.items() if "." not in path}
+    inner = _group({path: value for path, value in changes.items() if "." in path})
+    values |= {name: _change(getattr(section, name), keys) for name, keys in inner.items()}
+    return type(section).model_validate(values)
+
+
+def _group(changes: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """Changes by the first part of their path."""
+    sections: dict[str, dict[str, object]] = {}
     for path, value in changes.items():
-        name, _, key = path.partition(".")
-        written[name] = _change(getattr(section, name), {key: value}) if key else value
-    return type(section).model_validate(written)
+        name, _, rest = path.partition(".")
+        sections.setdefault(name, {})[rest] = value
+    return sections

@@ -13,8 +13,10 @@ def test_changed_keys_are_those_of_an_override() -> None:
 
 
 def test_inner_sections_and_derived_defaults_follow() -> None:
-    changed = change_keys(strategy(), {"cluster.links.intra_host": 2e9, "model.num_attention_heads": 8})
-    assert changed == strategy("cluster.links.intra_host=2 GB/s", "model.num_attention_heads=8")
+    links = {"cluster.links.intra_host": 2e9, "cluster.links.inter_host": 1e9}
+    changed = change_keys(strategy(), {**links, "model.num_attention_heads": 8})
+    overrides = ("cluster.links.intra_host=2 GB/s", "cluster.links.inter_host=1 GB/s")
+    assert changed == strategy(*overrides, "model.num_attention_heads=8")
     assert changed.model.head_dim == 128
 
 
