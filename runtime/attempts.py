@@ -1,4 +1,4 @@
-"""The program `python -m runtime.attempts set-aside RUN`: makes room for a run that starts afresh."""
+"""The program `python -m runtime.attempts set-aside RUN`: makes room for a fresh start."""
 
 import sys
 

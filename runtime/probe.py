@@ -1,37 +1,37 @@
-"""Preflight's ranks: `deepspeed --module runtime.probe --strategy FILE --out FOLDER`, on the plan's hosts.
+"""Link probe of a preflight: `deepspeed --module runtime.probe --strategy FILE --out FOLDER`.
 
-They join the plan's world and groups as train.py does, run the plan's own exchanges at its own sizes, and
-messages between every pair of hosts. Rank 0 writes what all measured to probe.json, and then done.json, the
-only sign of success; the verdict is launch's. Nothing is trained, and no other file is written.
+Its ranks join the plan's world and groups as train.py does, run the plan's own exchanges at its own sizes,
+and messages between every pair of hosts. Rank 0 writes all measurements to probe.json, and then done.json,
+the only sign of success; launch judges them. Nothing is trained, and no other file is written.
 """
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner import Plan, StrategyError, build_plan, load
-from planner.plan.mismatch import find_launch_problems
+from planner import Plan
+from planner.exit_codes import ExitCode
 from planner.timing.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
-from runtime.process.identity import Identity, identify
-from runtime.process.stop_signals import StopRequest, block_signals
+from runtime.process.start import start_rank
 
 if TYPE_CHECKING:
     import torch
 
     from model.collectives import Group
     from runtime.parallel.groups import RankGroups
-    from runtime.preflight.link_trials import PairTrial
-    from runtime.startup.consensus import Verdict
-    from runtime.startup.outcome import Ending
+    from runtime.preflight.link_trials import LinkTrial
+    from runtime.startup.consensus import StartDecision
+    from runtime.startup.context import RunContext
+    from runtime.startup.exit_reporter import ExitReporter
 
 SCHEMA_VERSION = 1
 RESULT_NAME, PROGRESS_NAME = "probe.json", "progress.txt"
-# A link that hangs is told after this long, however patient the strategy is with a training.
+HOW = "it is started by `python -m launch preflight STRATEGY`"
+# A link that hangs is reported after this long, however long launch.timeout is.
 MAX_TIMEOUT_S = 120.0
 # Seconds for the repetitions of all exchanges, and of all pairs of hosts; each has its share.
 EXCHANGES_S, PAIRS_S = 20.0, 20.0
@@ -40,80 +40,49 @@ MIN_PAIR_BYTES, MAX_PAIR_BYTES = 4 * 2**20, 64 * 2**20
 
 
 def main(argv: Sequence[str]) -> None:
-    """Ends the process: 0 done, 2 wrong input, 3 broke, 130 stopped on request."""
+    """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
     options = _options(argv)
-    try:
-        identity = identify()
-    except ValueError as error:
-        print(f"{error}\nit is started by python -m launch preflight STRATEGY", file=sys.stderr)
-        sys.exit(2)
-    plan: Plan | None = None
-    try:
-        plan = build_plan(load(options.strategy, options.overrides))
-        problems = find_launch_problems(plan)
-    except StrategyError as error:
-        problems = error.problems
-    if plan is not None and identity.rank >= plan.world_size:
-        sys.exit(0)
-    if identity.rank == 0 and problems:
-        print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Until these are imported, which takes seconds, a signal just ends the process: there is nothing to save.
-    from runtime.startup.consensus import agree
-    from runtime.startup.outcome import Ending
+    start = start_rank(options.strategy, options.overrides, how=HOW)
 
-    block_signals()
-    folder = Path(options.out)
-    ending = Ending(identity=identity, run_folder=folder)
-    try:
-        stop = StopRequest(ending.stop_now)
-        verdict = agree(plan, problems, identity, ending, stop, _claim)
-        code = verdict.exit_code
-        if code is None:
-            assert plan is not None, "no rank goes on without a plan"
-            ending.attempt = verdict.attempt
-            code = _probe(plan, identity, ending, stop, folder)
-    except Exception as error:
-        code = ending.failed(error)
-    ending.leave(code)
+    # Until torch is imported, which takes seconds, a signal just ends the process: there is nothing to save.
+    from runtime.startup.run_rank import run_rank
+
+    run_rank(start, Path(options.out), _claim, _probe)
 
 
-def _claim(plan: Plan, ending: "Ending") -> "Verdict":
+def _claim(context: "RunContext") -> "StartDecision":
     from runtime.startup.attempts import claim
-    from runtime.startup.consensus import Verdict
+    from runtime.startup.consensus import StartDecision
 
-    assert ending.run_folder is not None
-    ending.attempt = claim(ending.run_folder, {"fingerprint": plan.fingerprint})
-    return Verdict(exit_code=None, attempt=ending.attempt)
+    assert context.folder is not None
+    context.attempt = claim(context.folder, {"fingerprint": context.plan.fingerprint})
+    return StartDecision(attempt=context.attempt)
 
 
-def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, folder: Path) -> int:
-    from runtime.parallel.device import join_world, sum_over_world, take_device
+def _probe(context: "RunContext", decision: "StartDecision", exit_reporter: "ExitReporter") -> ExitCode:
+    from runtime.parallel.device import join_world, take_device
     from runtime.parallel.groups import make_groups
 
-    launch = plan.strategy.launch
+    launch = context.plan.strategy.launch
     patient = launch.model_copy(update={"timeout": min(launch.timeout, MAX_TIMEOUT_S)})
-    launched, plan = plan, replace(plan, strategy=plan.strategy.model_copy(update={"launch": patient}))
+    plan = replace(context.plan, strategy=context.plan.strategy.model_copy(update={"launch": patient}))
+    identity, store, folder = context.identity, context.store, context.folder
+    assert store is not None
+    assert folder is not None
     device = take_device(plan, identity)
-    assert ending.store is not None
-    join_world(plan, identity, ending.store, device)
+    join_world(plan, identity, store, device)
     groups = make_groups(plan, identity.rank)
 
-    def tell(what: str) -> None:
+    def show(what: str) -> None:
         if identity.rank == 0:
             print(f"probe: {what}", flush=True)
             with (folder / PROGRESS_NAME).open("a", encoding="utf-8") as file:
                 file.write(f"{what}\n")
 
-    def any_rank(asked: bool) -> bool:
-        return sum_over_world(int(asked), device) > 0
-
-    measured = measure(plan, groups, device, tell, lambda: stop.boundary(any_rank))
+    measured = measure(plan, groups, device, show, lambda: context.should_stop(device))
     if measured is None:
-        return ending.stopped("asked to")
+        return exit_reporter.stopped("on request")
     # Through the store: every backend has one.
-    store = ending.store
     store.set(
         f"probe/{identity.rank}", json.dumps({"rank": identity.rank, "host": identity.host, **measured})
     )
@@ -121,33 +90,33 @@ def _probe(plan: Plan, identity: Identity, ending: "Ending", stop: StopRequest, 
         from planner.files import replace as write
 
         ranks = [json.loads(store.get(f"probe/{rank}")) for rank in range(plan.world_size)]
-        write(folder / RESULT_NAME, json.dumps(result_of(launched, ranks, device.type)).encode())
-    return ending.done({})
+        write(folder / RESULT_NAME, json.dumps(result_of(context.plan, ranks, device.type)).encode())
+    return exit_reporter.done({})
 
 
 def measure(
     plan: Plan,
     groups: "RankGroups",
     device: "torch.device",
-    tell: Callable[[str], None] = lambda what: None,
-    is_over: Callable[[], bool] = lambda: False,
+    show: Callable[[str], None] = lambda what: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """All that this rank measures, as plain data; None if the ranks were asked to stop. Collective.
 
     Args:
-        tell: called with what comes next.
-        is_over: collective; whether any rank was asked to stop.
+        show: called with what comes next.
+        should_stop: collective; whether any rank was asked to stop.
     """
-    from runtime.preflight.exchange_trials import World, run_exchange
+    from runtime.preflight.exchange_trials import TrialWorld, run_exchange
     from runtime.preflight.link_trials import run_pairs
 
     exchanges, rounds = exchanges_of(plan), host_pairs(plan)
-    world = World(rank=groups.rank, device=device, budget_s=EXCHANGES_S / max(1, len(exchanges)))
+    world = TrialWorld(rank=groups.rank, device=device, budget_s=EXCHANGES_S / max(1, len(exchanges)))
     found: dict[str, Any] = {"exchanges": {}, "pairs": []}
     for exchange in exchanges:
-        if is_over():
+        if should_stop():
             return None
-        tell(exchange.title)
+        show(exchange.title)
         trial = run_exchange(exchange, _group_in(exchange, groups), world)
         if trial is not None:
             found["exchanges"][exchange.title] = asdict(trial)
@@ -155,18 +124,18 @@ def measure(
     size = pair_bytes(exchanges)
     inside = neighbours(plan)
     if inside:
-        tell("pairs of ranks of a host")
+        show("pairs of ranks of a host")
         found["pairs"] += _trials(run_pairs(inside, size, link), inside, groups.rank)
     for number, pairs in enumerate(rounds, start=1):
-        if is_over():
+        if should_stop():
             return None
-        tell(f"pairs of hosts, round {number} of {len(rounds)}")
+        show(f"pairs of hosts, round {number} of {len(rounds)}")
         ranks = tuple(ends for pair in pairs for ends in rank_pairs(plan, pair))
         found["pairs"] += _trials(run_pairs(ranks, size, link), ranks, groups.rank)
     return found
 
 
-def _trials(trial: "PairTrial | None", pairs: Sequence[tuple[int, int]], rank: int) -> list[dict[str, Any]]:
+def _trials(trial: "LinkTrial | None", pairs: Sequence[tuple[int, int]], rank: int) -> list[dict[str, Any]]:
     if trial is None:
         return []
     ends = next(pair for pair in pairs if pair[0] == rank)
@@ -182,7 +151,7 @@ def _group_in(exchange: Exchange, groups: "RankGroups") -> "Group | None":
 
 
 def pair_bytes(exchanges: Sequence[Exchange]) -> int:
-    """The plan's largest message between two ranks, within bounds that fill a link and end in time."""
+    """The plan's largest message between two ranks, within bounds that fill a link and finish in time."""
     largest = 0
     for exchange in exchanges:
         if exchange.kind == "send":

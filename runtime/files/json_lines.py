@@ -1,8 +1,8 @@
-"""Decides how files of JSON lines are appended to and read, over kills and resumes.
+"""JSON-lines files that survive kills and resumes: appending, and reading the last line of each step.
 
 A line is one write, so that lines of two writers, or of a writer and a kill, never mix. A line that a kill
-tore is ended by the next writer and passed over by readers. When a step was done again after a resume, its
-last line counts.
+cut off is ended by the next writer and skipped by readers. When a step was repeated after a resume, its last
+line counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class LineFile:
-    """An append-only file of JSON objects, one a line; made, with its folder, if it is not there."""
+    """An append-only file of JSON objects, one per line; created, with its folder, if it does not exist."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ class LineFile:
         which names each by its dotted path: {"loss": null, "not_finite": {"loss": "nan"}}.
 
         Raises:
-            OSError: if the disk does not take the whole line.
+            OSError: if the disk does not take the entire line.
         """
         not_finite: dict[str, str] = {}
         plain = _finite(fields, "", not_finite)
@@ -45,7 +45,7 @@ class LineFile:
         self._write(json.dumps(plain, allow_nan=False, separators=(", ", ": ")).encode() + b"\n")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def _write(self, line: bytes) -> None:
@@ -55,7 +55,7 @@ class LineFile:
 
 
 def read_steps(path: Path) -> dict[int, dict[str, Any]]:
-    """The last line of each step, in the order of the steps; torn lines are passed over with a warning.
+    """The last line of each step, in the order of the steps; incomplete lines are skipped with a warning.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -68,7 +68,7 @@ def read_steps(path: Path) -> dict[int, dict[str, Any]]:
             fields = json.loads(line)
             steps[int(fields["step"])] = fields
         except (ValueError, TypeError, KeyError):
-            logger.warning("%s:%d is not a whole line of a step; passed over", path, number)
+            logger.warning("SW962 %s:%d is not a complete line of a step; skipped", path, number)
     return dict(sorted(steps.items()))
 
 

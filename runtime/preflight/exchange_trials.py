@@ -1,6 +1,6 @@
-"""Runs one exchange of a plan for real: are the values right, and how long does each rank take for it.
+"""Trials of a plan's exchanges: checks the values of a collective or transfer, and times it on each rank.
 
-Values are made so that sums are exact in any dtype, and a missing, doubled or misplaced contribution shows.
+Values are chosen so that sums are exact in any dtype, and a missing, doubled or misplaced contribution shows.
 """
 
 import time
@@ -20,12 +20,12 @@ _DTYPES = {1: torch.uint8, 2: torch.bfloat16, 4: torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What one rank saw of an exchange.
+class ExchangeTrial:
+    """One rank's measurement of an exchange.
 
-    Medians over its own repetitions, each from a common start: median_s until the exchange is done, issue_s
-    until the rank has begun its own part of it. A rank that is slow by itself shows in the second; the first
-    is long on all that wait for it. wrong: what was wrong with the values, or "".
+    Medians over its repetitions, each from a common start: median_s until the exchange is done, issue_s until
+    the rank has issued its own part of it. A slow rank shows in issue_s; median_s is long on all ranks that
+    wait for it. wrong: what was wrong with the values, or "".
     """
 
     median_s: float
@@ -35,15 +35,15 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """The world as a trial needs it. `budget_s`: of the repetitions of one exchange, at most."""
+class TrialWorld:
+    """This rank's place in the world. `budget_s`: upper bound for the repetitions of one exchange."""
 
     rank: int
     device: torch.device
     budget_s: float
 
     def now(self) -> float:
-        """The time at which all work so far is done."""
+        """The host's clock once all work so far is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -54,81 +54,81 @@ class World:
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return float(found.item())
 
-    def meet(self, group: dist.ProcessGroup | None = None) -> None:
-        """All ranks of the group, or of the world, have come here."""
+    def barrier(self, group: dist.ProcessGroup | None = None) -> None:
+        """A barrier of the group, or of the world."""
         dist.all_reduce(torch.zeros(1, device=self.device), group=group)
         self.now()
 
 
-class Work(Protocol):
-    """An exchange on one rank: filled with values that tell who sent them, begun, looked at when done."""
+class _Exchanger(Protocol):
+    """One rank's part of an exchange: fill with values that identify their sender, start, check when done."""
 
     def fill(self) -> None: ...
     def start(self) -> list[dist.Work]: ...
-    def wrong(self) -> str: ...
+    def check(self) -> str: ...
 
 
-def run_exchange(exchange: Exchange, group: Group | None, world: World) -> Trial | None:
-    """One exchange by all its groups at once; None on a rank that has no part in it. Collective.
+def run_exchange(exchange: Exchange, group: Group | None, world: TrialWorld) -> ExchangeTrial | None:
+    """One exchange in all its groups at once; None on a rank that has no part in it. Collective.
 
     Args:
         group: this rank's group in the exchange, if it is a collective and the rank is in one.
     """
-    work: Work | None = None
-    meeting = None
+    exchanger: _Exchanger | None = None
+    barrier_group = None
     if exchange.kind == "send":
         if any(world.rank in message[:2] for message in exchange.messages):
-            work = _Sends(exchange, world)
+            exchanger = _Sends(exchange, world)
     elif group is not None:
-        work = (_AllReduce if exchange.kind == "all_reduce" else _AllToAll)(exchange, group, world)
-        meeting = group.process_group
-    # Connections are made in the first; what the second takes says how often there is time for.
+        exchanger = (_AllReduce if exchange.kind == "all_reduce" else _AllToAll)(exchange, group, world)
+        barrier_group = group.process_group
+    # The first run makes the connections; the time of the second decides how many repetitions fit.
     found, seconds = "", 0.0
     for _ in range(2):
-        world.meet()
-        if work is not None:
-            work.fill()
-            seconds = _once(work, world)[1]
-            found = found or work.wrong()
-    repeats = repeats_in(world.largest(seconds), world.budget_s)
-    if work is None and exchange.kind != "send":
-        return None  # the others meet in their groups from here on; those that send meet in the world
+        world.barrier()
+        if exchanger is not None:
+            exchanger.fill()
+            seconds = _run_once(exchanger, world)[1]
+            found = found or exchanger.check()
+    repeats = count_repeats(world.largest(seconds), world.budget_s)
+    if exchanger is None and exchange.kind != "send":
+        return None  # from here on the others have barriers in their groups; those that send, in the world
     times = []
     for _ in range(repeats):
-        world.meet(meeting)
-        if work is not None:
-            times.append(_once(work, world))
-    world.meet(meeting)
-    if work is None:
+        world.barrier(barrier_group)
+        if exchanger is not None:
+            times.append(_run_once(exchanger, world))
+    world.barrier(barrier_group)
+    if exchanger is None:
         return None
-    work.fill()
-    _once(work, world)
-    return Trial(
-        median_s=median(whole for _, whole in times),
+    exchanger.fill()
+    _run_once(exchanger, world)
+    return ExchangeTrial(
+        median_s=median(total for _, total in times),
         issue_s=median(issued for issued, _ in times),
         repeats=repeats,
-        wrong=found or work.wrong(),
+        wrong=found or exchanger.check(),
     )
 
 
-def _once(work: Work, world: World) -> tuple[float, float]:
-    """Seconds until this rank's part is begun, and until the exchange is done."""
+def _run_once(exchanger: _Exchanger, world: TrialWorld) -> tuple[float, float]:
+    """Seconds until this rank's part is issued, and until the exchange is done."""
     began = world.now()
-    pending = work.start()
+    pending = exchanger.start()
     issued = time.perf_counter() - began
     for part in pending:
         part.wait()
     return issued, world.now() - began
 
 
-def repeats_in(once_s: float, budget_s: float) -> int:
+def count_repeats(once_s: float, budget_s: float) -> int:
     return int(min(MAX_REPEATS, max(MIN_REPEATS, budget_s / max(once_s, 1e-6))))
 
 
 class _AllReduce:
-    """Element i holds i mod 7 + 1 on the member whose turn i is, and 0 on the others."""
+    """Element i is i mod 7 + 1 on the member i mod group size, and 0 on the others."""
 
-    def __init__(self, exchange: Exchange, group: Group, world: World) -> None:
+    def __init__(self, exchange: Exchange, group: Group, world: TrialWorld) -> None:
         dtype = _DTYPES[exchange.element_bytes]
         count = max(group.size, exchange.num_bytes // exchange.element_bytes)
         place = torch.arange(count, device=world.device)
@@ -143,21 +143,21 @@ class _AllReduce:
     def start(self) -> list[dist.Work]:
         return [dist.all_reduce(self._values, group=self._group.process_group, async_op=True)]
 
-    def wrong(self) -> str:
-        return difference(self._values, self._sum, "the sum")
+    def check(self) -> str:
+        return describe_difference(self._values, self._sum, "the sum")
 
 
 class _AllToAll:
-    """Every element tells who sent it to whom, and where it stands."""
+    """Every element encodes its sender, its receiver and its position."""
 
-    def __init__(self, exchange: Exchange, group: Group, world: World) -> None:
+    def __init__(self, exchange: Exchange, group: Group, world: TrialWorld) -> None:
         self._group, self._world = group, world
         self._dtype = _DTYPES[exchange.element_bytes]
         self._count = max(1, exchange.num_bytes // exchange.element_bytes // group.size)
         ranks = group.ranks
-        self._sent = torch.cat([self._coded(world.rank, peer) for peer in ranks])
+        self._sent = torch.cat([self._encode(world.rank, peer) for peer in ranks])
         self._received = torch.empty_like(self._sent)
-        self._expected = torch.cat([self._coded(peer, world.rank) for peer in ranks])
+        self._expected = torch.cat([self._encode(peer, world.rank) for peer in ranks])
 
     def fill(self) -> None:
         self._received.zero_()
@@ -166,21 +166,21 @@ class _AllToAll:
         group = self._group.process_group
         return [dist.all_to_all_single(self._received, self._sent, group=group, async_op=True)]
 
-    def wrong(self) -> str:
-        return difference(self._received, self._expected, "what the others sent")
+    def check(self) -> str:
+        return describe_difference(self._received, self._expected, "what the others sent")
 
-    def _coded(self, sender: int, receiver: int) -> Tensor:
-        return coded(sender, receiver, self._count, self._dtype, self._world.device)
+    def _encode(self, sender: int, receiver: int) -> Tensor:
+        return encode(sender, receiver, self._count, self._dtype, self._world.device)
 
 
 class _Sends:
-    """All messages between two stages; a rank sends or receives its own, or only keeps step."""
+    """All messages between two stages; a rank sends or receives its own."""
 
-    def __init__(self, exchange: Exchange, world: World) -> None:
+    def __init__(self, exchange: Exchange, world: TrialWorld) -> None:
         self._rank = world.rank
         dtype, element = _DTYPES[exchange.element_bytes], exchange.element_bytes
         self.messages: list[Message] = [m for m in exchange.messages if world.rank in m[:2]]
-        self._coded = [coded(a, b, max(1, n // element), dtype, world.device) for a, b, n in self.messages]
+        self._coded = [encode(a, b, max(1, n // element), dtype, world.device) for a, b, n in self.messages]
         self._values = [torch.empty_like(values) for values in self._coded]
 
     def fill(self) -> None:
@@ -199,23 +199,23 @@ class _Sends:
         ]
         return dist.batch_isend_irecv(operations)
 
-    def wrong(self) -> str:
+    def check(self) -> str:
         for (sender, receiver, _), values, known in zip(
             self.messages, self._values, self._coded, strict=True
         ):
             if receiver == self._rank:
-                found = difference(values, known, f"what rank {sender} sent")
+                found = describe_difference(values, known, f"what rank {sender} sent")
                 if found:
                     return found
         return ""
 
 
-def coded(sender: int, receiver: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Values below 251, exact in every dtype here, other ones for each pair of ranks."""
+def encode(sender: int, receiver: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values below 251, exact in every dtype here, different for each pair of ranks."""
     return ((torch.arange(count, device=device) + 37 * sender + 17 * receiver) % 251).to(dtype)
 
 
-def difference(found: Tensor, expected: Tensor, what: str) -> str:
+def describe_difference(found: Tensor, expected: Tensor, what: str) -> str:
     if torch.equal(found, expected):
         return ""
     places = (found != expected).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Sends messages between pairs of ranks, to find a slow or broken link: latency, and a large one each way."""
+"""P2P trials of links: latency and bandwidth each way between pairs of ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from runtime.preflight.exchange_trials import World, coded, difference, repeats_in
+from runtime.preflight.exchange_trials import TrialWorld, count_repeats, describe_difference, encode
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairTrial:
-    """What the first rank of a pair saw: half a round trip of a small message, and a large one's way.
+class LinkTrial:
+    """Measurement of a pair's first rank: half the round trip of a small message, one way of a large one.
 
     there_s: from it to its peer. back_s: from its peer to it. wrong: what was wrong with the values, or "".
     """
@@ -24,13 +24,13 @@ class PairTrial:
     wrong: str
 
 
-def run_pairs(pairs: Sequence[tuple[int, int]], num_bytes: int, world: World) -> PairTrial | None:
+def run_pairs(pairs: Sequence[tuple[int, int]], num_bytes: int, world: TrialWorld) -> LinkTrial | None:
     """Messages between pairs of ranks, all pairs at once; a result on each pair's first rank. Collective.
 
-    The first rank's clock takes all times: what it sends is acknowledged, what it receives it asks for, and
-    half of the shortest round trip is taken off for that.
+    All times are of the first rank's clock: what it sends is acknowledged, what it receives it requests, and
+    half of the shortest round trip is subtracted for that.
     """
-    world.meet()
+    world.barrier()
     pair = next((pair for pair in pairs if world.rank in pair), None)
     if pair is None:
         return None
@@ -42,32 +42,32 @@ def run_pairs(pairs: Sequence[tuple[int, int]], num_bytes: int, world: World) ->
 
 
 def _one_way(seconds: float, round_trip_s: float) -> float:
-    """Without the small message's way: the shortest, and at most half, lest noise leave nothing of it."""
+    """Without the small message: half the shortest round trip, at most half of `seconds` (noise)."""
     return seconds - min(round_trip_s, seconds) / 2
 
 
 class _End:
     """One rank's end of a link."""
 
-    def __init__(self, pair: tuple[int, int], num_bytes: int, world: World) -> None:
+    def __init__(self, pair: tuple[int, int], num_bytes: int, world: TrialWorld) -> None:
         self._world = world
         self._peer = pair[1] if world.rank == pair[0] else pair[0]
         count, device = max(1, num_bytes // 4), world.device
-        self._sent = coded(world.rank, self._peer, count, torch.float32, device)
-        self._expected = coded(self._peer, world.rank, count, torch.float32, device)
+        self._sent = encode(world.rank, self._peer, count, torch.float32, device)
+        self._expected = encode(self._peer, world.rank, count, torch.float32, device)
         self._received = torch.empty_like(self._expected)
         self._small = torch.zeros(1, device=device)
 
-    def lead(self) -> PairTrial:
+    def lead(self) -> LinkTrial:
         self._lead_turn()
-        repeats = repeats_in(sum(self._lead_turn()), self._world.budget_s)
+        repeats = count_repeats(sum(self._lead_turn()), self._world.budget_s)
         self._send(torch.full_like(self._small, float(repeats)))
         turns = [self._lead_turn() for _ in range(repeats)]
-        wrong = difference(self._received, self._expected, f"what rank {self._peer} sent")
+        wrong = describe_difference(self._received, self._expected, f"what rank {self._peer} sent")
         if self._receive_small() and not wrong:
-            wrong = f"rank {self._peer} did not get what rank {self._world.rank} sent"
+            wrong = f"rank {self._peer} did not receive what rank {self._world.rank} sent"
         round_trips, there, back = zip(*turns, strict=True)
-        return PairTrial(
+        return LinkTrial(
             latency_s=median(round_trips) / 2,
             there_s=_one_way(median(there), min(round_trips)),
             back_s=_one_way(median(back), min(round_trips)),
@@ -79,11 +79,11 @@ class _End:
             self._follow_turn()
         for _ in range(int(self._receive_small())):
             self._follow_turn()
-        is_wrong = difference(self._received, self._expected, "") != ""
+        is_wrong = describe_difference(self._received, self._expected, "") != ""
         self._send(torch.full_like(self._small, float(is_wrong)))
 
     def _lead_turn(self) -> tuple[float, float, float]:
-        """Seconds of a round trip, of a large message acknowledged, and of one that was asked for."""
+        """Seconds of a round trip, of a large message until acknowledged, and of a requested one."""
         self._received.zero_()
         now = self._world.now
         began = now()

@@ -1,4 +1,4 @@
-"""What a rank sees of the launcher above it: whether it is still there, and which hosts it was given."""
+"""Launcher of a rank: whether it and whatever started it are still alive, and the hosts it was given."""
 
 import base64
 import json
@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 
 _STDIN = 0
-_ASKED = "asked-to-stop"  # launch/job.py leaves it beside the attempt's link to the interpreter
+_ASKED = "asked-to-stop"  # launch/job.py writes it beside the attempt's link to the interpreter
 
 
 class LauncherWatch:
-    """The processes between a rank and who started it, on this host."""
+    """The processes above a rank on this host, up to the command or connection that started it."""
 
     def __init__(self, launcher: int | None = None) -> None:
         """
@@ -34,7 +34,7 @@ class LauncherWatch:
         return os.getppid() != self._launcher
 
     def is_abandoned(self) -> bool:
-        """Whether what started the launcher has ended: a command on this host, or a connection to it."""
+        """Whether whatever started the launcher has ended: a command on this host, or a connection to it."""
         if self._runner is not None and _parent_of(self._launcher) != self._runner:
             return True
         if self._connection is not None and not _is_alive(self._connection):
@@ -51,7 +51,7 @@ def runner_above(launcher: int) -> int | None:
     """The process id of the `deepspeed` command above its launcher on this host; None under anything else.
 
     DeepSpeed 0.19.8 handles no signal there on a single node (runner.py:632): TERM or KILL ends the command
-    that was typed and leaves launch.py and the ranks running. They take its end as a TERM.
+    that was typed and leaves launch.py and the ranks running. The ranks treat its end as a TERM.
     """
     if not _is_deepspeeds(launcher):
         return None
@@ -64,7 +64,7 @@ def runner_above(launcher: int) -> int | None:
 def connection_above(launcher: int) -> psutil.Process | None:
     """The sshd that serves the connection over which DeepSpeed started its launcher; None elsewhere.
 
-    sshd ends it with the connection, and leaves what was started over it running.
+    sshd ends it with the connection, and leaves the processes started over it running.
     """
     if not _is_deepspeeds(launcher):
         return None
@@ -92,9 +92,9 @@ def hosts_given(launcher: int | None = None) -> dict[str, int] | None:
 
 
 def _end_of_stdin() -> Callable[[], bool] | None:
-    """Tells whether standard input has ended, if it is a pipe or a socket that has not ended yet.
+    """A check whether standard input has ended; None unless it is an open pipe or socket.
 
-    pdsh and ssh pass nothing on, but they hold it open: when pdsh is killed, ssh goes on and closes it.
+    pdsh and ssh forward nothing, but they hold it open: when pdsh is killed, ssh keeps running and closes it.
     """
     try:
         mode = os.fstat(_STDIN).st_mode

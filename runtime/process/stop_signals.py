@@ -1,8 +1,8 @@
-"""When a rank stops: asked to (TERM, INT, USR1), or because who started it is gone.
+"""Stop requests of a rank: TERM, INT and USR1, and the end of whatever started it.
 
-The signals are taken by a thread of their own, since the main thread may sit in a collective, where no
-Python handler runs. A first signal sets a flag; all ranks agree on it at the next step boundary. A second
-one of the same kind, or 20 s without a boundary after TERM or INT, ends the rank at once, unsaved.
+A thread of its own takes the signals, since the main thread may be in a collective, where no Python handler
+runs. A first signal sets a flag; all ranks agree on it at the next step boundary. A second one of the same
+kind, or 20 s without a boundary after TERM or INT, ends the rank at once, without a checkpoint.
 """
 
 import signal
@@ -13,11 +13,10 @@ from collections.abc import Callable
 from runtime.process.launcher_watch import LauncherWatch, was_asked_to_stop
 
 GRACE_S = 20.0
-# A terminal or a batch system signals the whole process group, and the launcher passes the signal on:
+# A terminal or a batch system signals the entire process group, and the launcher passes the signal on:
 # what arrives this soon after the first is the same request.
 ECHO_S = 3.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-STOPPED = 130
 
 
 def block_signals() -> None:
@@ -26,15 +25,13 @@ def block_signals() -> None:
 
 
 class StopRequest:
-    """The flag, its agreement over all ranks, and the ends that cannot wait for an agreement."""
+    """The flag, its agreement over all ranks, and the exits that cannot wait for an agreement."""
 
-    def __init__(self, end_now: Callable[[str], None], parent: int | None = None) -> None:
+    def __init__(self, parent: int | None = None) -> None:
         """
         Args:
-            end_now: called from a thread with the reason when the rank must end at once; must not return.
             parent: the launcher's process id; None takes the parent of this process.
         """
-        self._end_now = end_now
         self._launcher = LauncherWatch(parent)
         self._is_abandoned = False
         self._asked: str | None = None
@@ -43,6 +40,14 @@ class StopRequest:
         if was_asked_to_stop():
             self._asked = signal.SIGTERM.name
             self._deadline = time.monotonic() + GRACE_S
+
+    def listen(self, exit_now: Callable[[str], None]) -> None:
+        """Starts the thread that takes the signals.
+
+        Args:
+            exit_now: called from the thread with the reason when the rank must end at once; must not return.
+        """
+        self._exit_now = exit_now
         threading.Thread(target=self._listen, name="stop-signals", daemon=True).start()
 
     @property
@@ -50,7 +55,7 @@ class StopRequest:
         """The signal's name once this rank was asked to stop."""
         return self._asked
 
-    def boundary(self, any_rank: Callable[[bool], bool]) -> bool:
+    def agree(self, any_rank: Callable[[bool], bool]) -> bool:
         """Whether any rank was asked to stop, decided at a step boundary by all ranks alike.
 
         Args:
@@ -68,9 +73,9 @@ class StopRequest:
             if received is not None:
                 self._receive(received.si_signo)
             if time.monotonic() > self._deadline:
-                self._end_now(f"asked to stop by {self._asked}, but no step ended within {GRACE_S:.0f} s")
+                self._exit_now(f"by {self._asked}: no step ended within {GRACE_S:.0f} s")
             if self._launcher.is_gone():
-                self._end_now("the launcher is gone")
+                self._exit_now("because the launcher has ended")
             if not self._is_abandoned and self._launcher.is_abandoned():
                 self._is_abandoned = True
                 self._receive(signal.SIGTERM)
@@ -80,7 +85,7 @@ class StopRequest:
         now = time.monotonic()
         first_at = self._first_at.setdefault(number, now)
         if now - first_at > ECHO_S and number != signal.SIGUSR1:
-            self._end_now(f"asked to stop by a second {name}")
+            self._exit_now(f"by a second {name}")
         if self._asked is None:
             self._asked = name
         if number != signal.SIGUSR1:

@@ -1,4 +1,4 @@
-"""Moments of a rank, on its host or on its GPU: taken as work is issued, read as times afterwards."""
+"""Timestamps of a rank, on its host or on its GPU stream: taken as work is issued, read afterwards."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     import torch
 
 
-class Stamps(Protocol):
-    """Takes moments; later says when they were, in nanoseconds of this host's perf_counter_ns."""
+class Timestamps(Protocol):
+    """Takes timestamps; later converts them to nanoseconds of this host's perf_counter_ns."""
 
     def take(self) -> Any: ...
 
     def times_ns(self, taken: Sequence[Any]) -> list[int]:
-        """When each of them was, in the order in which they were taken."""
+        """The time of each, in the order in which they were taken."""
         ...
 
 
-class HostStamps:
-    """What the host does at once is over when it is over: the host's clock."""
+class HostTimestamps:
+    """The host's clock: on a CPU, work is done when its call returns."""
 
     def __init__(self, now_ns: Callable[[], int] = time.perf_counter_ns) -> None:
         self._now_ns = now_ns
@@ -33,15 +33,15 @@ class HostStamps:
         return list(taken)
 
 
-class StreamStamps:
-    """A GPU computes behind the host, so a moment is an event on the stream: it comes when the work issued
-    before it is done, and whatever the stream waits for lies between two of them.
+class StreamTimestamps:
+    """CUDA events: a GPU works asynchronously, so a timestamp is an event on the stream, which completes with
+    the work issued before it. Whatever the stream waits for is between two of them.
 
-    Taking one does not wait. `times_ns` waits for the last, and places them all by its time on the host.
+    Taking one does not wait. `times_ns` waits for the last, and dates all others back from its host time.
     """
 
     def __init__(self, device: torch.device) -> None:
-        from torch import cuda  # whoever only reads telemetry does without torch
+        from torch import cuda  # reading telemetry needs no torch
 
         self._cuda, self._device = cuda, device
         self._spare: list[torch.cuda.Event] = []
@@ -57,7 +57,7 @@ class StreamStamps:
         taken[-1].synchronize()
         at_ns = time.perf_counter_ns()
         times = [at_ns]
-        # Backwards and one by one: an elapsed time is a float32 of milliseconds, exact only while short.
+        # Backwards, one by one: an elapsed time is a float32 of milliseconds, exact only while short.
         for earlier, later in zip(taken[-2::-1], taken[:0:-1], strict=True):
             at_ns -= round(earlier.elapsed_time(later) * 1e6)
             times.append(at_ns)
@@ -65,6 +65,6 @@ class StreamStamps:
         return times[::-1]
 
 
-def stamps_of(device: torch.device) -> Stamps:
-    """Those of the device that a rank computes on."""
-    return StreamStamps(device) if device.type == "cuda" else HostStamps()
+def make_timestamps(device: torch.device) -> Timestamps:
+    """The timestamps of the device that a rank computes on."""
+    return StreamTimestamps(device) if device.type == "cuda" else HostTimestamps()

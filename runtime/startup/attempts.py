@@ -1,8 +1,8 @@
-"""Decides who holds a run, and what says how it ended.
+"""Attempts: which start of a run holds its folder, and how it ended (done.json, failed.json).
 
-A run is held by the attempt with the highest number in attempts/. A number is claimed by creating its file,
-which only one process can do; what is in the file is for people. So a claim whose writer was killed half-way
-counts like any other, and a run that was taken over is known by one look at the names.
+The attempt with the highest number in attempts/ holds the run. A number is claimed by creating its file,
+which only one process can do; the content is for people. So a claim whose writer was killed half-way counts
+like any other, and the file names alone show that a run was taken over.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from planner.exit_codes import ExitCode
 from planner.files import fsync_folder, replace, write_new
 
 SCHEMA_VERSION = 1
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 def claim(run_folder: Path, info: Mapping[str, Any]) -> int:
     """Take the run over; returns the attempt's number, one above the highest there is.
 
-    What older attempts said about the run's end is removed: it has not ended. `info` (the plan's fingerprint)
-    is written into the claim beside attempt, pid, host and started (seconds since 1970).
+    done.json and failed.json of older attempts are removed: the run has not ended. `info` (the plan's
+    fingerprint) is written into the claim beside attempt, pid, host and started (seconds since 1970).
     """
     folder = run_folder / FOLDER_NAME
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,9 @@ def claim(run_folder: Path, info: Mapping[str, Any]) -> int:
             write_new(folder / f"{number:04d}.json", _to_bytes({"attempt": number, **who, **info}))
             attempt = number
         except FileExistsError:
-            logger.warning("attempt %d of %s was claimed by another process just now", number, run_folder)
+            logger.warning(
+                "SW641 attempt %d of %s was claimed by another process at the same time", number, run_folder
+            )
     for name in (DONE_NAME, FAILED_NAME):
         (run_folder / name).unlink(missing_ok=True)
     fsync_folder(run_folder)
@@ -54,19 +57,19 @@ def holds(run_folder: Path, attempt: int) -> bool:
 
 
 def may_be_running(run_folder: Path) -> bool:
-    """Whether the last attempt has not said how it ended: it runs, or it was killed."""
+    """Whether the last attempt left neither done.json nor failed.json: it is running, or it was killed."""
     has_ended = any((run_folder / name).exists() for name in (DONE_NAME, FAILED_NAME))
     return _highest(run_folder) > 0 and not has_ended
 
 
 def is_done(run_folder: Path) -> bool:
-    """Whether an attempt has said that the run is finished, and none has begun since."""
+    """Whether the run is finished, and no attempt has begun since."""
     return (run_folder / DONE_NAME).exists()
 
 
 def write_done(run_folder: Path, result: Mapping[str, Any]) -> None:
-    """Say that the run is finished, with its `attempt` and what came of it: the only sign of success."""
-    assert isinstance(result.get("attempt"), int), f"done by no attempt: {result}"
+    """Write done.json, with the `attempt` and its result: the only sign of success."""
+    assert isinstance(result.get("attempt"), int), f"a result without an attempt: {result}"
     _write_end(run_folder, DONE_NAME, result)
 
 
@@ -78,19 +81,19 @@ def write_failed(
     checkpoint: int | None,
     attempt: int,
 ) -> None:
-    """Say that the run ended without being finished.
+    """Write failed.json: the run ended before its last step.
 
     Args:
-        code: the exit code that is meant, whatever a launcher makes of it.
-        problems: Problems as plain data; what is no user's mistake has only `found`.
-        checkpoint: the step of the newest whole checkpoint; None: there is none.
+        code: the exit code of this process; the launcher may exit with another.
+        problems: Problems as plain data; an internal error has only `found`.
+        checkpoint: the step of the newest complete checkpoint; None: there is none.
     """
     content = {"attempt": attempt, "code": code, "problems": list(problems), "checkpoint": checkpoint}
     _write_end(run_folder, FAILED_NAME, content)
 
 
 def set_aside(run_folder: Path) -> Path:
-    """Move a run out of the way, to the first free of NAME.001, NAME.002, …; returns where it is now."""
+    """Move a run to the first free name of NAME.001, NAME.002, …; returns where it is now."""
     number = 1
     while True:
         target = run_folder.with_name(f"{run_folder.name}.{number:03d}")
@@ -107,7 +110,9 @@ def set_aside(run_folder: Path) -> Path:
 def _write_end(run_folder: Path, name: str, content: Mapping[str, Any]) -> None:
     attempt = content["attempt"]
     if not holds(run_folder, attempt):
-        logger.warning("%s is not written: attempt %d no longer holds the run", run_folder / name, attempt)
+        logger.warning(
+            "SW642 %s is not written: a newer attempt than %d holds the run", run_folder / name, attempt
+        )
         return
     replace(run_folder / name, _to_bytes(content))
 
@@ -124,11 +129,11 @@ def _to_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m runtime.attempts set-aside RUN`: makes room for a run that starts afresh."""
+    """`python -m runtime.attempts set-aside RUN`: makes room for a fresh start."""
     if len(arguments) != 2 or arguments[0] != "set-aside":
         print("usage: python -m runtime.attempts set-aside RUN", file=sys.stderr)
-        return 2
+        return ExitCode.WRONG_INPUT
     folder = Path(arguments[1])
     if folder.is_dir():
-        print(f"{folder} is moved aside to {set_aside(folder)}")
-    return 0
+        print(f"{folder} was moved to {set_aside(folder)}")
+    return ExitCode.OK

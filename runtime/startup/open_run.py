@@ -1,4 +1,4 @@
-"""How rank 0 opens a run before any group is joined: data, where to go on from, the claim, the files."""
+"""Opening of a run by rank 0: data, the checkpoint to resume from, the claim, the run's files."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from planner import Plan
+from planner.exit_codes import ExitCode
 from planner.files import replace
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
@@ -14,8 +15,8 @@ from runtime.checkpoint.save_restore import checkpoint_layout
 from runtime.checkpoint.store import CheckpointInfo
 from runtime.data import TokenData, open_data, prepare_data
 from runtime.startup.attempts import claim, write_done
-from runtime.startup.consensus import Verdict
-from runtime.startup.outcome import Ending
+from runtime.startup.consensus import StartDecision
+from runtime.startup.context import RunContext
 from runtime.startup.resume import find_start
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -23,33 +24,30 @@ TOKENIZER_NAME = "tokenizer.json"
 logger = logging.getLogger(__name__)
 
 
-def run_folder_of(plan: Plan) -> Path:
-    output = plan.strategy.output
-    return Path(output.folder) / plan.strategy.name
-
-
-def open_run(plan: Plan, ending: Ending) -> Verdict:
+def open_run(context: RunContext) -> StartDecision:
     """What all ranks will do. Writes the run's files once nothing can be refused any more.
 
-    From the claim on `ending` knows the attempt, so that whatever breaks here too gets its failed.json.
+    From the claim on `context` has the attempt, so that an error after it is written to failed.json too.
 
     Raises:
         StrategyError: with what is wrong with the data, the folder or the operator's variables.
     """
+    plan, folder = context.plan, context.folder
+    assert folder is not None, "a plan names its folder"
     strategy = plan.strategy
     operator = read_environment(plan, os.environ)
     for warning in operator.warnings:
-        logger.warning("%s", warning)
+        logger.warning("SW643 %s", warning)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)
-    folder = run_folder_of(plan)
-    start = find_start(plan, folder, fingerprints(plan, data))
-    attempt = ending.attempt = claim(folder, {"fingerprint": plan.fingerprint})
+    prints = fingerprints(plan, data)
+    start = find_start(plan, folder, prints)
+    attempt = context.attempt = claim(folder, {"fingerprint": plan.fingerprint})
     _write_files(plan, folder, data, operator.values)
     is_own = start is not None and start.folder.parent.parent == folder
     horizon = horizon_of(plan, start, is_own=is_own)
     if start is not None:
-        _tell(plan, start, horizon)
+        _print_resume(plan, start, horizon)
         if start.step >= strategy.training.steps:
             assert is_own, "find_start refuses another run that has nothing left to train"
             result = start.meta.extra.get("result", {})
@@ -59,13 +57,13 @@ def open_run(plan: Plan, ending: Ending) -> Verdict:
                 *_lines(result),
                 sep="\n",
             )
-            return Verdict(exit_code=0, attempt=attempt)
-    return Verdict(
-        exit_code=None,
+            return StartDecision(exit_code=ExitCode.OK, attempt=attempt)
+    return StartDecision(
         attempt=attempt,
-        entry=str(entry),
+        data_entry=str(entry),
         checkpoint="" if start is None else str(start.folder),
         horizon=horizon,
+        fingerprints=prints,
     )
 
 
@@ -73,7 +71,7 @@ def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int
     """The cosine's last step: as written, else that of the first attempt, which the checkpoint keeps.
 
     Args:
-        is_own: whether `start` is of this run; a branch's first attempt goes on from another run's.
+        is_own: whether `start` is of this run; a branch's first attempt resumes from another run's.
     """
     training = plan.strategy.training
     if training.schedule_steps is not None:
@@ -83,16 +81,16 @@ def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int
     return int(start.meta.counters["horizon"])
 
 
-def _tell(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
+def _print_resume(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
     print(f"resuming from {start.folder}", flush=True)
     written, now = start.meta.layout, checkpoint_layout(plan)
     changed = [f"{key} {written.get(key)} → {now[key]}" for key in now if written.get(key) != now[key]]
     if changed:
-        print(f"  written in another layout, resharded: {', '.join(changed)}", flush=True)
+        print(f"  saved with another layout, resharded: {', '.join(changed)}", flush=True)
     training = plan.strategy.training
     if training.steps > horizon:
         print(
-            f"  the schedule ends at step {horizon}: later steps run at min_learning_rate",
+            f"  the learning-rate schedule ends at step {horizon}; later steps use min_learning_rate",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""Where a run goes on from: rank 0 decides by `output.resume`, before any group is joined."""
+"""Resume: the checkpoint to start from, decided by rank 0 from `output.resume`."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest
 
 
 def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> CheckpointInfo | None:
-    """The checkpoint to go on from; None starts afresh.
+    """The checkpoint to resume from; None for a fresh start.
 
     Raises:
         StrategyError: if `output.resume` rules out what the folder holds, or the model or recipe differs.
@@ -26,7 +26,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
             )
         return None
     if own is not None:
-        # A branch that was interrupted goes on from its own checkpoints.
+        # A branch that was interrupted resumes from its own checkpoints.
         _check(plan, own, prints, recipe=True)
         _refuse_going_back(output.resume, run_folder, own)
         return own

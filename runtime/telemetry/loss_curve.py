@@ -1,4 +1,4 @@
-"""Decides how a run's losses look as a picture: loss.png."""
+"""Loss curve of a run, drawn as loss.png."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from runtime.files.json_lines import read_steps
 from runtime.telemetry.records import STEPS_NAME
 
 PICTURE_NAME = "loss.png"
-# Blue and orange are told apart by the colour-blind; validation also has markers.
+# The colour-blind can distinguish blue and orange; validation also has markers.
 TRAIN, VALIDATION, FAINT, INK = "#3b6fb6", "#e07b00", "#8a8f98", "#22262c"
 
 
 def draw(run_folder: Path, *, title: str, vocab_size: int) -> Path:
     """Draw training and validation loss over the steps of a run's telemetry; returns the picture's path.
 
-    The dotted line is ln(vocab_size), the loss of a guess among all tokens.
+    The dotted line is ln(vocab_size), the loss of a uniform guess over all tokens.
     """
     from io import BytesIO
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     lines = read_steps(run_folder / STEPS_NAME).values()
     train = [(line["step"], line["loss"]) for line in lines if line["loss"] is not None]
@@ -31,8 +32,8 @@ def draw(run_folder: Path, *, title: str, vocab_size: int) -> Path:
     ]
     guess = math.log(vocab_size)
 
-    figure = Figure(figsize=(8, 4.5), dpi=160, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(8, 4.5), dpi=160, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.axhline(guess, color=FAINT, linewidth=1, linestyle=(0, (1, 2)))
@@ -48,7 +49,7 @@ def draw(run_folder: Path, *, title: str, vocab_size: int) -> Path:
     axes.set_xlim(0, last_step * 1.02)
     axes.set_ylim(top=max([guess, *(loss for _, loss in (*train, *validation))]) + 0.35)
     axes.annotate(
-        f"ln {vocab_size} = {guess:.2f}, a blind guess",
+        f"ln {vocab_size} = {guess:.2f}, a uniform guess",
         xy=(last_step * 1.02, guess),
         xytext=(-4, -5),
         textcoords="offset points",

@@ -1,4 +1,4 @@
-"""Decides what a person sees while a run trains: a live line on a terminal, a line now and then elsewhere."""
+"""Progress line of a run: live on a terminal, elsewhere a line every now and then."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LINE_EVERY_S = 10.0
 
 
 class ProgressLine:
-    """Tells of each step; used as a context, on rank 0.
+    """Shows each step; used as a context, on rank 0.
 
     step 57/150 ━━━━━╺━━━━━━━━━━ loss 6.123  validation 6.301  1,930 tokens/s  1:20 left
 
     Not on a terminal: the same without the bar, for the first and the last step, every validation, and every
-    ten seconds. Time left assumes that the rest goes as the steps so far, the first one not counted.
+    ten seconds. Time left assumes the mean step time so far, without the first step.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class ProgressLine:
         self._now = now
         self._validation_loss: float | None = None
         self._first_done_at: float | None = None
-        self._told_at = float("-inf")
-        # No thread of its own: it is drawn when a step is told, and costs nothing between.
+        self._printed_at = float("-inf")
+        # No thread of its own: it is drawn when a step is shown, and costs nothing in between.
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -54,8 +54,10 @@ class ProgressLine:
         if self._console.is_terminal:
             self._bar.stop()
 
-    def step(self, step: int, *, loss: float, validation_loss: float | None, tokens_per_s: float) -> None:
-        """Tell of a step that is done. Where validation_loss is None, the last one stays on the line."""
+    def show_step(
+        self, step: int, *, loss: float, validation_loss: float | None, tokens_per_s: float
+    ) -> None:
+        """Show a finished step. Where validation_loss is None, the last one stays on the line."""
         now = self._now()
         if self._first_done_at is None:
             self._first_done_at = now
@@ -68,10 +70,10 @@ class ProgressLine:
         elif (
             step in (self._first_step, self._last_step)
             or validation_loss is not None
-            or now - self._told_at >= LINE_EVERY_S
+            or now - self._printed_at >= LINE_EVERY_S
         ):
             self._console.print(f"{where}  {facts}", soft_wrap=True)
-            self._told_at = now
+            self._printed_at = now
 
     def _facts(self, step: int, loss: float, tokens_per_s: float, now: float) -> tuple[str, ...]:
         return (
@@ -83,7 +85,7 @@ class ProgressLine:
 
     def _time_left(self, step: int, now: float) -> str:
         num_timed = step - self._first_step  # the first step is slow: caches, compilation
-        if num_timed < 1 or step >= self._last_step:
+        if self._first_done_at is None or num_timed < 1 or step >= self._last_step:
             return ""
         seconds = (now - self._first_done_at) / num_timed * (self._last_step - step)
         return f"{_clock(seconds)} left"

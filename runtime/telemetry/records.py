@@ -1,4 +1,4 @@
-"""Decides what is kept of each step: telemetry.jsonl for the run, ranks/, TensorBoard's events."""
+"""Telemetry records of each step: telemetry.jsonl of the run, ranks/ of each rank, TensorBoard events."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.files.json_lines import LineFile, read_steps
-from runtime.profiling.phase_clock import PHASES, PhaseClock, communication_share, step_s, utilization
+from planner.prediction.breakdown import PHASES
+from runtime.files.json_lines import LineFile
+from runtime.profiling.phase_clock import communication_share, step_s, utilization
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-__all__ = ["PhaseClock", "RankLine", "StepLine", "Telemetry", "balance", "memory_bytes", "read_steps"]
 
 STEPS_NAME = "telemetry.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepLine:
-    """What is known of a step of the whole run.
+    """One step of the run.
 
-    loss: mean cross-entropy over the global batch's valid tokens. validation_loss: None: not measured here.
-    grad_norm: before clipping. tokens: of this step's global batch. phases_s: rank 0's, as its clock gave
-    them. predicted: the planner's seconds for the same phases, and its step_s, where there is a prediction.
+    loss: mean cross-entropy over the global batch's valid tokens. validation_loss: None if not validated.
+    grad_norm: before clipping. tokens: of this step's global batch. phases_s: rank 0's, from its clock.
+    predicted: the planner's seconds for the same phases, and its step_s.
     """
 
     step: int
@@ -52,7 +51,7 @@ class StepLine:
 
 @dataclass(frozen=True, kw_only=True)
 class RankLine:
-    """What is known of a step on one rank.
+    """One step on one rank.
 
     memory_bytes: see `memory_bytes`. expert_tokens: tokens this rank's routers sent to each expert, before
     any drop: [MoE layers of its stage][num_experts].
@@ -65,10 +64,10 @@ class RankLine:
 
 
 class Telemetry:
-    """One rank's part of a run's telemetry. Rank 0 also writes the run's lines and TensorBoard's events.
+    """One rank's telemetry. Rank 0 also writes the run's lines and TensorBoard's events.
 
-    A resumed run appends: each line carries its attempt, and readers take the last line of a step.
-    `first_step` is the first that this attempt does; TensorBoard hides what older attempts logged from there.
+    A resumed run appends: each line has its attempt, and readers take the last line of a step.
+    `first_step` is the first of this attempt; TensorBoard hides what older attempts logged from there on.
     """
 
     def __init__(
@@ -77,10 +76,10 @@ class Telemetry:
         self._attempt = attempt
         self._rank_lines = LineFile(run_folder / "ranks" / f"rank-{rank:04d}.jsonl")
         self._step_lines = LineFile(run_folder / STEPS_NAME) if rank == 0 else None
-        self._events = _events(run_folder, first_step) if rank == 0 and tensorboard else None
+        self._events = _open_events(run_folder, first_step) if rank == 0 and tensorboard else None
 
-    def rank_step(self, line: RankLine) -> None:
-        """Keep a step of this rank."""
+    def append_rank_step(self, line: RankLine) -> None:
+        """Append a step of this rank."""
         _check(line.phases_s)
         self._rank_lines.append(
             {
@@ -93,9 +92,9 @@ class Telemetry:
             }
         )
 
-    def step(self, line: StepLine) -> None:
-        """Keep a step of the run; rank 0 only."""
-        assert self._step_lines is not None, "only rank 0 keeps the run's steps"
+    def append_step(self, line: StepLine) -> None:
+        """Append a step of the run; rank 0 only."""
+        assert self._step_lines is not None, "only rank 0 writes the run's steps"
         _check(line.phases_s)
         self._step_lines.append(
             {
@@ -119,7 +118,7 @@ class Telemetry:
                 self._events.add_scalar(name, value, line.step)
 
     def close(self) -> None:
-        """Write out what is buffered and let go of the files."""
+        """Flush and close the files."""
         self._rank_lines.close()
         if self._step_lines is not None:
             self._step_lines.close()
@@ -127,26 +126,20 @@ class Telemetry:
             self._events.close()
 
 
-def balance(tokens_of_ranks: Sequence[int]) -> float:
-    """Mean over maximum of the expert tokens each rank computed: 1 is even; 1 too when there were none."""
-    most = max(tokens_of_ranks)
-    return sum(tokens_of_ranks) / len(tokens_of_ranks) / most if most else 1.0
-
-
 def memory_bytes(device_type: str) -> int:
-    """Memory of this rank: on a GPU the most that was allocated at once, on CPU what is resident now."""
+    """Memory of this rank: on a GPU the peak allocated so far, on a CPU resident now."""
     if device_type != "cpu":
         import torch
 
-        return torch.get_device_module(device_type).max_memory_allocated()
+        return int(torch.get_device_module(device_type).max_memory_allocated())
     if sys.platform == "linux":
         num_pages = int(Path("/proc/self/statm").read_text().split()[1])
         return num_pages * os.sysconf("SC_PAGE_SIZE")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes, the most so far
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes, the peak so far
 
 
 def _check(phases_s: Mapping[str, float]) -> None:
-    assert tuple(phases_s) == PHASES, f"phases {tuple(phases_s)}: the list is {PHASES}"
+    assert tuple(phases_s) == PHASES, f"phases {tuple(phases_s)}, expected {PHASES}"
 
 
 def _scalars(line: StepLine) -> dict[str, Any]:
@@ -164,8 +157,8 @@ def _scalars(line: StepLine) -> dict[str, Any]:
     return scalars | {f"phases_s/{name}": seconds for name, seconds in line.phases_s.items()}
 
 
-def _events(run_folder: Path, first_step: int) -> SummaryWriter:
-    # Imported where it is wanted: with TensorFlow installed beside it, it takes seconds.
+def _open_events(run_folder: Path, first_step: int) -> SummaryWriter:
+    # Imported only where it is used: with TensorFlow installed beside it, it takes seconds.
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run_folder / "tensorboard"), purge_step=first_step)

@@ -1,4 +1,4 @@
-"""Tells of a run: every rank its own lines; rank 0 the run's, TensorBoard, the terminal, the picture."""
+"""Per-step reporting: telemetry of every rank; on rank 0 also the run's, TensorBoard, progress, pictures."""
 
 import contextlib
 import logging
@@ -16,13 +16,13 @@ from runtime.profiling.phase_clock import step_s
 from runtime.telemetry import loss_curve, step_timeline
 from runtime.telemetry.progress_line import ProgressLine
 from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
-from runtime.training.loop import StepReport
+from runtime.training.trainer import StepReport
 
 logger = logging.getLogger(__name__)
 
 
-class Teller:
-    """A context around the steps of one rank; remembers what the run's result is made of."""
+class RunReporter:
+    """A context around the steps of one rank; keeps what the run's result is made of."""
 
     def __init__(
         self, plan: Plan, run_folder: Path, rank: int, *, attempt: int, first_step: int, device_type: str
@@ -42,7 +42,7 @@ class Teller:
         self._last: StepReport | None = None
         self._wait_shares: list[float] = []
 
-    def __enter__(self) -> "Teller":
+    def __enter__(self) -> "RunReporter":
         self._context.callback(self._telemetry.close)
         if self._progress is not None:
             self._context.enter_context(self._progress)
@@ -53,13 +53,13 @@ class Teller:
     ) -> None:
         self._context.close()
 
-    def step(self, report: StepReport) -> None:
-        """Keeps and shows one step."""
+    def observe(self, report: StepReport) -> None:
+        """Writes and shows one step."""
         self._first = self._first or report
         self._last = report
         self._wait_shares.append(report.phases_s["stage_wait"] / step_s(report.phases_s))
         result = report.result
-        self._telemetry.rank_step(
+        self._telemetry.append_rank_step(
             RankLine(
                 step=report.step,
                 phases_s=report.phases_s,
@@ -80,8 +80,8 @@ class Teller:
             dropped_tokens=result.dropped_tokens,
             predicted=self._predicted,
         )
-        self._telemetry.step(line)
-        self._progress.step(
+        self._telemetry.append_step(line)
+        self._progress.show_step(
             report.step,
             loss=result.loss,
             validation_loss=report.validation_loss,
@@ -89,8 +89,8 @@ class Teller:
         )
 
     def result(self) -> dict[str, Any]:
-        """What came of the steps so far, as done.json holds it. Losses are those of this attempt."""
-        assert self._first is not None, "no step was made"
+        """The result of the steps so far, as in done.json. Losses are those of this attempt."""
+        assert self._first is not None, "no step was trained"
         assert self._last is not None
         return {
             "step": self._last.step,
@@ -102,55 +102,55 @@ class Teller:
         }
 
     def stage_wait_share(self) -> float:
-        """The part of a step in which this rank waited for other stages: median over this attempt's steps."""
+        """The share of a step in which this rank waits for other stages: median over this attempt."""
         return statistics.median(self._wait_shares)
 
-    def pictures(self) -> Path:
-        """Draws loss.png, which it returns, and timeline.png; for rank 0."""
+    def draw_pictures(self) -> Path:
+        """Draws loss.png, whose path it returns, and timeline.png; on rank 0."""
         strategy = self._plan.strategy
         step_timeline.draw(self._run_folder)
         return loss_curve.draw(self._run_folder, title=strategy.name, vocab_size=strategy.model.vocab_size)
 
-    def farewell(self, result: dict[str, Any]) -> None:
-        """The result on the terminal; for rank 0."""
+    def print_summary(self, result: dict[str, Any]) -> None:
+        """Prints the result; on rank 0."""
         minutes, seconds = divmod(round(result["seconds"]), 60)
         memory = result["peak_memory_bytes"] / 2**30
-        first, last, validation = (_told(result[key]) for key in ("first_loss", "loss", "validation_loss"))
+        first, last, validation = (_as_text(result[key]) for key in ("first_loss", "loss", "validation_loss"))
         print(
             f"{self._run_folder}: step {result['step']}, loss {first} → {last}, validation {validation}; "
-            f"{minutes}:{seconds:02d} min, {memory:.1f} GiB over all ranks at their peaks",
+            f"{minutes}:{seconds:02d} min, {memory:.1f} GiB peak memory (sum over ranks)",
             flush=True,
         )
         if len(self._plan.stages) > 1:
             expected = predict(self._plan, _device(self._plan))
             print(
-                f"ranks waited {result['stage_wait_share']:.1%} of a step for other stages (median of the "
-                f"steps, mean over ranks); predicted were {expected.stage_wait_share:.1%}, of which "
-                f"{expected.bubble_share:.1%} bubble and the rest transfer",
+                f"ranks waited {result['stage_wait_share']:.1%} of a step for other stages (median over "
+                f"steps, mean over ranks); predicted: {expected.stage_wait_share:.1%}, of which "
+                f"{expected.bubble_share:.1%} pipeline bubble and the rest transfers",
                 flush=True,
             )
 
 
 def _predicted(plan: Plan) -> dict[str, float]:
-    """What the planner expects of rank 0's steps, for the ledger."""
+    """The planner's prediction of rank 0's phases, for the ledger."""
     return predicted_phases(plan, 0, _device(plan))
 
 
 def _device(plan: Plan) -> Device:
-    """What is known of the device; a damaged calibration stops no run."""
+    """The catalog's device with its calibration, if that can be read: a damaged one stops no run."""
     gpu = plan.strategy.cluster.gpu
     try:
         return device_of(gpu, calibration_path(plan.strategy.output.folder))
     except StrategyError as error:
-        logger.warning("the prediction rests on the shipped numbers: %s", error)
+        logger.warning("SW961 the calibration is ignored for the predicted times: %s", error)
         return device_of(gpu)
 
 
-def _told(loss: float | None) -> str:
-    """As a person reads it; the last step is always validated, so that a number is missing only for this."""
+def _as_text(loss: float | None) -> str:
+    """For a person; the last step is always validated, so a number is missing only if it is not finite."""
     return "not finite" if loss is None else f"{loss:.3f}"
 
 
 def _plain(value: float | None) -> float | None:
-    """JSON has no NaN: what is not finite is null."""
+    """JSON has no NaN: a number that is not finite is null."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""What each rank did when in one step: collected over the world, written as a Chrome trace and as a picture.
+"""Timeline of one step on all ranks, written as a Chrome trace and drawn as a picture.
 
-The clocks of hosts differ, so every rank's times count from the end of the step's last collective over the
-world, which all ranks leave within its latency of each other.
+The clocks of hosts differ, so every rank's times are relative to the end of the step's last collective over
+the world, which all ranks leave within its latency of each other.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch.distributed as dist
 
 from planner import Plan, Stage
 from planner.files import replace
-from runtime.profiling.phase_clock import PhaseClock, Span
+from runtime.profiling.phase_clock import TimeSpan
 from runtime.training.train_step import StepResult
 
 TRACE_NAME, PICTURE_NAME = "timeline.json", "timeline.png"
-# From the third step of an attempt on nothing is done for the first time.
+# From the third step of an attempt on, nothing happens for the first time.
 _TRACED = 3
-# A picture of more ranks shows nothing more; of each stage the first ones are taken.
+# A picture of more ranks shows no more; the first ranks of each stage are drawn.
 MAX_RANKS = 128
-# Told apart by the colour-blind; forward and backward differ in lightness too.
+# The colour-blind can distinguish them; forward and backward differ in lightness too.
 COLOURS = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98", "stage_wait": "#e07b00"}
 
 
@@ -34,14 +34,14 @@ class RankTimes:
     before the end of the step, so none is above 0."""
 
     rank: int
-    passes: tuple[Span, ...]
-    phases: tuple[Span, ...]
+    passes: tuple[TimeSpan, ...]
+    phases: tuple[TimeSpan, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """Catches one step of an attempt that goes on from step `done`: its third, or the last there is. Every
-    rank has one; rank 0 writes."""
+    """The traced step of an attempt that resumes from step `done`: its third, or the last one. Every rank has
+    a Timeline; rank 0 writes."""
 
     plan: Plan
     rank: int
@@ -53,22 +53,19 @@ class Timeline:
     def step(self) -> int:
         return min(self.done + _TRACED, self.plan.strategy.training.steps)
 
-    def catch(self, step: int, clock: PhaseClock) -> bool:
-        """Whether `step` is the one; if so the clock keeps what it measures from here on."""
-        if step == self.step:
-            clock.record()
-        return step == self.step
+    def write(self, result: StepResult, spans: Sequence[TimeSpan]) -> None:
+        """Gathers the step of all ranks and writes timeline.json. Collective over the world.
 
-    def keep(self, result: StepResult, clock: PhaseClock) -> None:
-        """Gathers the step of all ranks and writes timeline.json. Collective over the world."""
-        recorded = clock.recorded()
+        Args:
+            spans: this rank's phases, recorded over the step.
+        """
         times = None
         if self.rank in shown_ranks(self.plan):
             end = result.ended_ns
             times = RankTimes(
                 rank=self.rank,
                 passes=_before(result.passes, end),
-                phases=_before(recorded, end),
+                phases=_before(spans, end),
             )
         gathered: list[RankTimes | None] | None = [None] * dist.get_world_size() if self.rank == 0 else None
         dist.gather_object(times, gathered, dst=0)
@@ -79,7 +76,7 @@ class Timeline:
 
 
 def shown_ranks(plan: Plan) -> frozenset[int]:
-    """All ranks of a small world; of a large one as many of each stage as there is room for."""
+    """All ranks of a small world; of a large one as many of each stage as fit into the picture."""
     each = MAX_RANKS if plan.world_size <= MAX_RANKS else max(1, MAX_RANKS // len(plan.stages))
     return frozenset(rank for stage in plan.stages for rank in stage.ranks[:each])
 
@@ -119,7 +116,7 @@ def chrome_trace(plan: Plan, step: int, attempt: int, ranks: Sequence[RankTimes]
 
 
 def draw(folder: Path) -> Path | None:
-    """Draws timeline.json beside it as timeline.png: a row a rank; None where no step was caught."""
+    """Draws timeline.json beside it as timeline.png: one row per rank; None where no step was traced."""
     from io import BytesIO
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -171,10 +168,10 @@ def draw(folder: Path) -> Path | None:
     return folder / PICTURE_NAME
 
 
-def _before(spans: Sequence[Span], end_ns: int) -> tuple[Span, ...]:
-    """Those that ended before `end_ns`, counted from there."""
+def _before(spans: Sequence[TimeSpan], end_ns: int) -> tuple[TimeSpan, ...]:
+    """Spans that ended before `end_ns`, relative to it."""
     return tuple(
-        Span(name=s.name, start_ns=s.start_ns - end_ns, end_ns=s.end_ns - end_ns)
+        TimeSpan(name=s.name, start_ns=s.start_ns - end_ns, end_ns=s.end_ns - end_ns)
         for s in spans
         if s.end_ns <= end_ns
     )

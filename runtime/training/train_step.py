@@ -19,8 +19,8 @@ from runtime.parallel.pipeline_schedule import (
     one_forward_one_backward,
     receives_to_post,
 )
-from runtime.profiling.phase_clock import Span
-from runtime.profiling.timestamps import stamps_of
+from runtime.profiling.phase_clock import TimeSpan
+from runtime.profiling.timestamps import make_timestamps
 from runtime.training.training_model import Sums, Totals
 
 
@@ -50,7 +50,7 @@ class StepResult:
     skipped: bool
     dropped_tokens: int
     expert_tokens: Tensor
-    passes: tuple[Span, ...]
+    passes: tuple[TimeSpan, ...]
     ended_ns: int
 
 
@@ -69,7 +69,7 @@ def train_step(
     channels: P2PChannels = engine.module.channels
     losses: dict[int, Tensor] = {}  # of the micro-batches in flight
     sums: list[Sums] = []
-    stamps = stamps_of(engine.device)
+    stamps = make_timestamps(engine.device)
     names: list[str] = []
     taken = [stamps.take()]
 
@@ -118,7 +118,7 @@ def train_step(
         dropped_tokens=round(world[3]),
         expert_tokens=expert_tokens,
         passes=tuple(
-            Span(name=name, start_ns=start, end_ns=end)
+            TimeSpan(name=name, start_ns=start, end_ns=end)
             for name, start, end in zip(names, times_ns, times_ns[1:], strict=False)
         ),
         ended_ns=times_ns[-1],

@@ -35,7 +35,7 @@ def test_too_few_processes_are_told_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
     ended = plain(launch, "parallel.ep=4")
     assert ended.returncode == 2
-    assert "EP4_TP1_PP1_DP1 has 4 ranks; 1 process was started" in ended.stderr
+    assert "SW602 parallel: EP4_TP1_PP1_DP1 has 4 ranks; 1 process was started" in ended.stderr
     assert time.monotonic() - began < 40, "nobody else was started, so nobody is waited for"
     assert launch.read("failed.json")["code"] == 2
 
@@ -43,4 +43,5 @@ def test_too_few_processes_are_told_at_once(tmp_path: Path) -> None:
 def test_a_contradictory_launcher_is_wrong_input(tmp_path: Path) -> None:
     ended = plain(Launch(tmp_path), RANK="3", WORLD_SIZE="2")
     assert ended.returncode == 2
+    assert ended.stderr.startswith("SW601 ")
     assert "RANK=3, WORLD_SIZE=2" in ended.stderr

@@ -22,7 +22,8 @@ def end(reason):
     answer.write_text("ended: " + reason)
     os._exit(130)
 block_signals()
-stop = StopRequest(end)
+stop = StopRequest()
+stop.listen(end)
 answer.with_suffix(".pid").write_text(str(os.getpid()))
 for _ in range(600):
     if stop.asked:

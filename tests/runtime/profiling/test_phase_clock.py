@@ -6,8 +6,9 @@ import timeit
 
 import pytest
 
-from runtime.profiling.phase_clock import PHASES, PhaseClock, communication_share, step_s, utilization
-from runtime.profiling.timestamps import HostStamps
+from planner.prediction.breakdown import PHASES
+from runtime.profiling.phase_clock import PhaseClock, communication_share, step_s, utilization
+from runtime.profiling.timestamps import HostTimestamps
 
 
 class Time:
@@ -30,7 +31,7 @@ def time() -> Time:
 
 @pytest.fixture
 def clock(time) -> PhaseClock:
-    return PhaseClock(HostStamps(time))
+    return PhaseClock(HostTimestamps(time))
 
 
 def spent(clock: PhaseClock) -> dict[str, float]:

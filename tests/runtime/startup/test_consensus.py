@@ -1,11 +1,10 @@
-"""One verdict for all ranks, reached by threads over one store: nobody waits for who is not there."""
+"""One decision for all ranks, reached by threads over one store, and no wait for ranks that have ended."""
 
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,31 +14,45 @@ import torch.distributed as dist
 from planner import Problem, StrategyError, build_plan, loads
 from runtime.parallel.groups import GroupMismatch
 from runtime.process.identity import Identity
+from runtime.process.start import Start
+from runtime.process.stop_signals import StopRequest
 from runtime.startup import consensus
-from runtime.startup.consensus import Verdict, agree, agree_on_groups
-from runtime.startup.outcome import Ending
+from runtime.startup.consensus import StartDecision, agree_on_groups, agree_on_start
+from runtime.startup.context import RunContext
+from runtime.startup.exit_reporter import ExitReporter
 from tests.runtime.startup.test_resume import STRATEGY
 
 PLAN = build_plan(loads(STRATEGY, ["parallel.ep=2"]))
-FAULT = Problem(path="x", line=None, found="found", expected="expected", fix="fix")
+FAULT = Problem(code="SW999", path="x", found="found", expected="expected", fix="fix")
 
 
-def verdicts(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, asked: str | None = None, fault_of: int | None = None
-) -> tuple[list[Verdict], float]:
-    """What both ranks go by, and the seconds that took."""
+class AskedToStop(StopRequest):
+    asked = "SIGTERM"
+
+
+def context_of(rank: int, problems: tuple[Problem, ...] = (), **given: Any) -> RunContext:
+    identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
+    start = Start(identity=identity, plan=PLAN, problems=problems)
+    return RunContext(**{"start": start, "folder": None, **given})
+
+
+def decisions(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, is_asked: bool = False, fault_of: int | None = None
+) -> tuple[list[StartDecision], float]:
+    """What both ranks follow, and the seconds until they know."""
     store = dist.HashStore()
     monkeypatch.setattr(consensus, "connect", lambda *_: store)
-    found: list[Verdict] = [None, None]
+    found = [StartDecision()] * 2
 
     def run(rank: int) -> None:
-        identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
-        ending = Ending(identity=identity, run_folder=folder)
-        problems = (FAULT,) if rank == fault_of else ()
-        stop = SimpleNamespace(asked=asked)
-        found[rank] = agree(
-            PLAN, problems, identity, ending, stop, lambda plan, ending: Verdict(exit_code=None)
+        context = context_of(
+            rank,
+            (FAULT,) if rank == fault_of else (),
+            folder=folder,
+            stop=AskedToStop() if is_asked else StopRequest(),
         )
+        reporter = ExitReporter(context=context)
+        found[rank] = agree_on_start(context, reporter, lambda context: StartDecision(horizon=7))
 
     began = time.monotonic()
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
@@ -51,39 +64,38 @@ def verdicts(
 
 
 def test_all_train_when_nobody_has_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert [v.exit_code for v in verdicts(monkeypatch, tmp_path)[0]] == [None, None]
+    assert decisions(monkeypatch, tmp_path)[0] == [StartDecision(exit_code=None, horizon=7)] * 2
 
 
 def test_the_problem_of_any_rank_ends_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, seconds = verdicts(monkeypatch, tmp_path, fault_of=1)
-    assert [v.exit_code for v in found] == [2, 2]
-    assert capsys.readouterr().err.count("x: found") == 1
+    found, seconds = decisions(monkeypatch, tmp_path, fault_of=1)
+    assert [decision.exit_code for decision in found] == [2, 2]
+    assert capsys.readouterr().err.count("SW999 x: found") == 1
     assert seconds < 5
 
 
 def test_a_stop_before_the_start_ends_all_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found, seconds = verdicts(monkeypatch, tmp_path, asked="SIGTERM")
-    assert [v.exit_code for v in found] == [130, 130]
+    found, seconds = decisions(monkeypatch, tmp_path, is_asked=True)
+    assert [decision.exit_code for decision in found] == [130, 130]
     assert seconds < 10, "rank 0 waits for no reader that has left"
 
 
 def test_ranks_of_other_code_end_with_the_others_in_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    honest = consensus.report
+    honest = consensus.make_report
 
     def report(plan: Any, identity: Identity, problems: Any) -> Any:
         own = honest(plan, identity, problems)
         return replace(own, holds={**own.holds, "code": "other"}) if identity.rank == 1 else own
 
-    monkeypatch.setattr(consensus, "report", report)
-    found, seconds = verdicts(monkeypatch, tmp_path)
-    assert [v.exit_code for v in found] == [2, 2]
+    monkeypatch.setattr(consensus, "make_report", report)
+    found, seconds = decisions(monkeypatch, tmp_path)
+    assert [decision.exit_code for decision in found] == [2, 2]
     told = capsys.readouterr().err
-    assert told.count("rank 1 on here has code other\n  expected: code ") == 1
-    assert "git rev-parse HEAD" in told
+    assert told.count("SW612 rank 1 on here has code other\n") == 1
     assert seconds < 10
 
 
@@ -91,8 +103,8 @@ def test_variables_that_contradict_the_plan_end_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EXPERT_GPUS", "0-7")
-    found, _ = verdicts(monkeypatch, tmp_path)
-    assert [v.exit_code for v in found] == [2, 2]
+    found, _ = decisions(monkeypatch, tmp_path)
+    assert [decision.exit_code for decision in found] == [2, 2]
     assert "SW302 EXPERT_GPUS: 0-7" in capsys.readouterr().err
 
 
@@ -109,12 +121,11 @@ def ends(monkeypatch: pytest.MonkeyPatch, make: Callable[[int], str]) -> list[ob
     results: list[object] = [None, None]
 
     def run(rank: int) -> None:
-        identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
-        ending = Ending(identity=identity, store=store)
+        context = context_of(rank, store=store)
         try:
-            results[rank] = agree_on_groups(lambda: make(rank), PLAN, identity, ending, torch.device("cpu"))
+            results[rank] = agree_on_groups(lambda: make(rank), context, torch.device("cpu"))
         except StrategyError as error:
-            results[rank] = error.problems[0].found
+            results[rank] = error.problems[0]
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
     for thread in threads:
@@ -134,7 +145,8 @@ def test_other_groups_on_one_rank_end_all(monkeypatch: pytest.MonkeyPatch) -> No
             raise GroupMismatch("plan (0, 1), DeepSpeed (1,)")
         return "engine"
 
-    assert (
-        ends(monkeypatch, make)
-        == ["DeepSpeed holds other groups than the plan on rank 1: plan (0, 1), DeepSpeed (1,)"] * 2
-    )
+    problem, same = ends(monkeypatch, make)
+    assert problem == same
+    assert isinstance(problem, Problem)
+    assert problem.code == "SW621"
+    assert "rank 1: plan (0, 1), DeepSpeed (1,)" in problem.found

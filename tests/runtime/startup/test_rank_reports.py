@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner import Plan, Problem, build_plan, load, loads
-from runtime.startup.rank_reports import Report, problems_of, silent
+from runtime.startup.rank_reports import RankReport, find_problems, missing_ranks
 from tests.runtime.startup.test_resume import STRATEGY
 
 STAGED = "ds_configs/ep64_tp2_staged.yaml"
@@ -19,11 +19,11 @@ def plan() -> Plan:
     return build_plan(load(STAGED, [HOSTS]))
 
 
-def reports(plan: Plan) -> dict[int, Report]:
+def reports(plan: Plan) -> dict[int, RankReport]:
     """All is well: 68 ranks, 8 to a host."""
     given = {f"node{i}": 8 if i < 8 else 4 for i in range(9)}
     return {
-        rank: Report(
+        rank: RankReport(
             rank=rank,
             local_rank=rank % 8,
             host=f"node{rank // 8}",
@@ -35,12 +35,12 @@ def reports(plan: Plan) -> dict[int, Report]:
     }
 
 
-def changed(plan: Plan, ranks: range, **change: object) -> dict[int, Report]:
+def changed(plan: Plan, ranks: range, **change: object) -> dict[int, RankReport]:
     return {r: replace(report, **change) if r in ranks else report for r, report in reports(plan).items()}
 
 
-def found(plan: Plan, given: dict[int, Report], environ: dict[str, str] = GENERATED) -> list[str]:
-    return [problem.found for problem in problems_of(plan, given, environ)]
+def found(plan: Plan, given: dict[int, RankReport], environ: dict[str, str] = GENERATED) -> list[str]:
+    return [problem.found for problem in find_problems(plan, given, environ)]
 
 
 def test_ranks_that_agree_train(plan: Plan) -> None:
@@ -68,7 +68,7 @@ def test_another_plan_is_not_told_as_other_tables_too(plan: Plan) -> None:
 
 
 def test_a_problem_of_many_ranks_is_told_once(plan: Plan) -> None:
-    fault = Problem(path="x", line=None, found="no GPU", expected="e", fix="f")
+    fault = Problem(path="x", found="no GPU", expected="e", fix="f")
     given = changed(plan, range(8, 68), problems=(fault,))
     names = "node1, node2, node3, node4 and 4 more"
     assert found(plan, given) == [f"no GPU (ranks 8-67 on {names})"]
@@ -79,7 +79,7 @@ def test_a_tp_group_over_two_hosts_is_refused_under_any_launcher(plan: Plan) -> 
     given = changed(plan, range(67, 68), machine="else", host="else")
     assert found(plan, given, {}) == ["the TP group of ranks 66,67 spans node8, else"]
     tiny = build_plan(loads(STRATEGY, ["parallel={ep: 2, tp: 2, dp: 2}"]))
-    each = {r: Report(rank=r, host=f"h{r}", machine=f"h{r}", holds=HOLDS) for r in range(4)}
+    each = {r: RankReport(rank=r, host=f"h{r}", machine=f"h{r}", holds=HOLDS) for r in range(4)}
     text = "the TP group of ranks 0,1 spans h0, h1, and 1 more TP groups are split"
     assert found(tiny, each, {}) == [text]
 
@@ -110,22 +110,22 @@ def test_other_local_ranks_than_the_plans_are_told_once(plan: Plan) -> None:
 
 def test_two_ranks_on_one_gpu_are_told(plan: Plan) -> None:
     given = changed(plan, range(8, 10), device="GPU-1234")
-    assert found(plan, given, {}) == ["ranks 8,9 on node1 have one GPU together, GPU-1234"]
+    assert found(plan, given, {}) == ["ranks 8,9 on node1 share one GPU, GPU-1234"]
 
 
 def test_silent_ranks_are_named_with_their_hosts(plan: Plan) -> None:
     given = {rank: report for rank, report in reports(plan).items() if rank < 64}
-    (problem,) = silent(plan, given, 12.4)
+    (problem,) = missing_ranks(plan, given, 12.4)
     assert problem.found == "ranks 64-67 (on node8 by the plan) did not report within 12 s"
-    assert list(silent(plan, reports(plan), 1.0)) == []
+    assert list(missing_ranks(plan, reports(plan), 1.0)) == []
 
 
 def test_a_report_of_other_code_is_understood() -> None:
-    told = Report.from_json('{"rank": 3, "fingerprint": "old", "versions": {}, "problems": []}')
+    told = RankReport.from_json('{"rank": 3, "fingerprint": "old", "versions": {}, "problems": []}')
     assert (told.rank, told.holds) == (3, {})
 
 
 def test_a_report_arrives_as_it_was_sent(plan: Plan) -> None:
     fault = Problem(path="x", line=3, found="f", expected="e", fix="x", file="y.yaml")
     sent = replace(reports(plan)[9], problems=(fault,))
-    assert Report.from_json(sent.to_json()) == sent
+    assert RankReport.from_json(sent.to_json()) == sent

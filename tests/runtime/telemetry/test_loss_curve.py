@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from runtime.profiling.phase_clock import PHASES
+from planner.prediction.breakdown import PHASES
 from runtime.telemetry import loss_curve
 from runtime.telemetry.records import StepLine, Telemetry
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 def train(run_folder: Path, losses: dict[int, float], validation: dict[int, float]) -> None:
     telemetry = Telemetry(run_folder, 0, attempt=1)
     for step, loss in losses.items():
-        telemetry.step(
+        telemetry.append_step(
             StepLine(
                 step=step,
                 loss=loss,

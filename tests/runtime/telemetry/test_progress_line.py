@@ -16,7 +16,7 @@ def tell(console: Console, steps, *, first_step=1, last_step=20, seconds_a_step=
         for step in steps:
             now[0] += seconds_a_step
             validation_loss = 6.25 if step % 10 == 0 else None
-            progress.step(step, loss=8 - step / 10, validation_loss=validation_loss, tokens_per_s=1934.4)
+            progress.show_step(step, loss=8 - step / 10, validation_loss=validation_loss, tokens_per_s=1934.4)
 
 
 def lines_of(**options) -> list[str]:
@@ -79,5 +79,5 @@ def test_no_color_is_honoured(monkeypatch):
 def test_a_loss_that_is_not_a_number_is_shown_as_such():
     stream = io.StringIO()
     with ProgressLine(first_step=1, last_step=2, console=Console(file=stream, width=200)) as progress:
-        progress.step(1, loss=float("nan"), validation_loss=None, tokens_per_s=10.0)
+        progress.show_step(1, loss=float("nan"), validation_loss=None, tokens_per_s=10.0)
     assert "loss nan" in stream.getvalue()

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from runtime.profiling.phase_clock import PHASES
-from runtime.telemetry.records import RankLine, StepLine, Telemetry, balance, memory_bytes, read_steps
+from planner.prediction.breakdown import PHASES
+from runtime.files.json_lines import read_steps
+from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
 
 PHASES_S = dict.fromkeys(PHASES, 0.0) | {"compute": 1.5, "all_to_all": 0.25, "other": 0.25}
 
@@ -33,7 +34,7 @@ def rank_line(step: int) -> RankLine:
 def test_a_step_has_every_key_of_the_interface(tmp_path):
     telemetry = Telemetry(tmp_path, 0, attempt=2)
     before = time.time()
-    telemetry.step(step_line(1, validation_loss=6.75, predicted={"compute": 1.0}))
+    telemetry.append_step(step_line(1, validation_loss=6.75, predicted={"compute": 1.0}))
     telemetry.close()
     line = json.loads((tmp_path / "telemetry.jsonl").read_text())
     assert before <= line.pop("time") <= time.time()
@@ -55,7 +56,7 @@ def test_a_step_has_every_key_of_the_interface(tmp_path):
 
 def test_each_rank_has_a_file_of_its_own(tmp_path):
     telemetry = Telemetry(tmp_path, 12, attempt=1)
-    telemetry.rank_step(rank_line(4))
+    telemetry.append_rank_step(rank_line(4))
     telemetry.close()
     assert json.loads((tmp_path / "ranks" / "rank-0012.jsonl").read_text()) == {
         "step": 4,
@@ -71,7 +72,7 @@ def test_each_rank_has_a_file_of_its_own(tmp_path):
 def test_the_sum_of_the_phases_is_the_step(tmp_path):
     phases_s = {name: 0.1 * (number + 1) / 3 for number, name in enumerate(PHASES)}
     telemetry = Telemetry(tmp_path, 0, attempt=1)
-    telemetry.step(step_line(1, phases_s=phases_s))
+    telemetry.append_step(step_line(1, phases_s=phases_s))
     telemetry.close()
     (line,) = read_steps(tmp_path / "telemetry.jsonl").values()
     assert sum(line["phases_s"].values()) == line["step_s"]
@@ -79,19 +80,19 @@ def test_the_sum_of_the_phases_is_the_step(tmp_path):
 
 def test_other_ranks_keep_no_steps_of_the_run(tmp_path):
     with pytest.raises(AssertionError):
-        Telemetry(tmp_path, 1, attempt=1).step(step_line(1))
+        Telemetry(tmp_path, 1, attempt=1).append_step(step_line(1))
 
 
 def test_an_open_list_of_phases_is_a_mistake(tmp_path):
     with pytest.raises(AssertionError, match="thinking"):
-        Telemetry(tmp_path, 0, attempt=1).step(step_line(1, phases_s={"thinking": 1.0}))
+        Telemetry(tmp_path, 0, attempt=1).append_step(step_line(1, phases_s={"thinking": 1.0}))
 
 
 def test_a_resume_appends_and_the_last_attempt_counts(tmp_path):
     for attempt, steps in ((1, (1, 2, 3)), (2, (3, 4))):
         telemetry = Telemetry(tmp_path, 0, attempt=attempt)
         for step in steps:
-            telemetry.step(step_line(step))
+            telemetry.append_step(step_line(step))
         telemetry.close()
     lines = read_steps(tmp_path / "telemetry.jsonl")
     assert [line["attempt"] for line in lines.values()] == [1, 1, 2, 2]
@@ -103,7 +104,7 @@ def test_tensorboard_has_the_losses_and_hides_what_was_done_again(tmp_path):
     for attempt, first_step, loss in ((1, 1, 6.0), (2, 2, 5.0)):
         telemetry = Telemetry(tmp_path, 0, attempt=attempt, first_step=first_step, tensorboard=True)
         for step in range(first_step, 4):
-            telemetry.step(step_line(step, loss=loss, validation_loss=loss if step == 3 else None))
+            telemetry.append_step(step_line(step, loss=loss, validation_loss=loss if step == 3 else None))
         telemetry.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss/train")] == [(1, 6), (2, 5), (3, 5)]
@@ -113,16 +114,9 @@ def test_tensorboard_has_the_losses_and_hides_what_was_done_again(tmp_path):
 
 def test_tensorboard_is_off_unless_asked_for(tmp_path):
     telemetry = Telemetry(tmp_path, 0, attempt=1)
-    telemetry.step(step_line(1))
+    telemetry.append_step(step_line(1))
     telemetry.close()
     assert not (tmp_path / "tensorboard").exists()
-
-
-@pytest.mark.parametrize(
-    ("tokens", "expected"), [([4, 4], 1.0), ([2, 6], 4 / 6), ([0, 8], 0.5), ([0, 0], 1.0)]
-)
-def test_balance_is_mean_over_maximum(tokens, expected):
-    assert balance(tokens) == pytest.approx(expected)
 
 
 def test_memory_is_what_is_resident():
@@ -137,7 +131,7 @@ def test_telemetry_costs_little(tmp_path):
     large = RankLine(step=1, phases_s=PHASES_S, memory_bytes=1, expert_tokens=[[100] * 64] * 16)
     started = time.process_time()  # of this process, whatever else the machine does
     for step in range(100):
-        telemetry.step(step_line(step))
-        telemetry.rank_step(large)
+        telemetry.append_step(step_line(step))
+        telemetry.append_rank_step(large)
     telemetry.close()
     assert (time.process_time() - started) / 100 < 10e-3  # 1 % of a demo step of 1 s

@@ -1,4 +1,4 @@
-"""What is told of a run at its end, also of one that went wrong."""
+"""Summary of a run at its end, also of one that diverged."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from planner import build_plan, loads
-from runtime.profiling.phase_clock import PHASES
-from runtime.telemetry.reporter import Teller
-from runtime.training.loop import StepReport
+from planner.prediction.breakdown import PHASES
+from runtime.telemetry.reporter import RunReporter
 from runtime.training.train_step import StepResult
+from runtime.training.trainer import StepReport
 from tests.runtime.startup.test_resume import STRATEGY
 
 FINE = StepResult(
@@ -38,14 +38,14 @@ NAN = float("nan")
         ),
     ],
 )
-def test_the_end_is_told(
+def test_the_summary_has_the_losses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], last: StepResult, validation: float, words: str
 ) -> None:
     plan = build_plan(loads(STRATEGY))
-    teller = Teller(plan, tmp_path, 0, attempt=1, first_step=1, device_type="cpu")
-    with teller:
+    reporter = RunReporter(plan, tmp_path, 0, attempt=1, first_step=1, device_type="cpu")
+    with reporter:
         for step, result in enumerate((FINE, last), start=1):
-            teller.step(
+            reporter.observe(
                 StepReport(
                     step=step,
                     result=result,
@@ -55,6 +55,6 @@ def test_the_end_is_told(
                     phases_s=dict.fromkeys(PHASES, 0.1),
                 )
             )
-    assert teller.pictures().exists()
-    teller.farewell(teller.result() | {"peak_memory_bytes": 3 * 2**30})
+    assert reporter.draw_pictures().exists()
+    reporter.print_summary(reporter.result() | {"peak_memory_bytes": 3 * 2**30})
     assert f"{tmp_path}: step 2, {words}" in capsys.readouterr().out.replace("\n", " ")

@@ -1,0 +1,104 @@
+"""Start of a rank before torch is loaded: identity, plan, Problems found so far, process environment.
+
+train.py and runtime.probe begin with it, so that a mistake in the strategy is printed within a second.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner import Plan, Problem, Strategy, StrategyError, build_plan, load, locate_problems
+from planner.exit_codes import ExitCode
+from planner.plan.mismatch import find_launch_problems
+from runtime.process.identity import Identity, identify
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a rank was started with. `plan` is None when the strategy has Problems, which are `problems`."""
+
+    identity: Identity
+    plan: Plan | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def run_folder(self) -> Path | None:
+        """`output.folder`/`name`; None without a plan."""
+        if self.plan is None:
+            return None
+        return Path(self.plan.strategy.output.folder) / self.plan.strategy.name
+
+    def locate(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
+        """Problems of keys, each with the file and line (or override) of its key."""
+        return tuple(problems) if self.plan is None else locate_problems(problems, self.plan.strategy)
+
+
+def start_rank(
+    path: str,
+    overrides: Sequence[str],
+    *,
+    how: str,
+    check: Callable[[Strategy], Iterable[Problem]] = lambda strategy: (),
+) -> Start:
+    """Derives the plan and prepares this process for torch. Rank 0 prints the Problems.
+
+    Ends the process with code 2 if the launcher's variables are wrong, and with 0 on ranks beyond the plan's
+    world: launchers start full hosts, and the plan's last host may be a partial one.
+
+    Args:
+        how: how the program is started, for who started it otherwise.
+        check: what keeps a strategy from running in this program, beside the rules.
+    """
+    try:
+        identity = identify(how=how)
+    except StrategyError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(ExitCode.WRONG_INPUT)
+    plan: Plan | None = None
+    problems: tuple[Problem, ...] = ()
+    try:
+        plan = build_plan(load(path, overrides))
+        found = (*find_launch_problems(plan), *locate_problems(check(plan.strategy), plan.strategy))
+        problems = (*found, *_too_few_processes(plan, identity, path))
+    except StrategyError as error:
+        problems = error.problems
+    if plan is not None and identity.rank >= plan.world_size:
+        sys.exit(ExitCode.OK)
+    if identity.rank == 0 and problems:
+        print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
+    _set_environment(plan, identity)
+    return Start(identity=identity, plan=plan, problems=problems)
+
+
+def _too_few_processes(plan: Plan, identity: Identity, path: str) -> tuple[Problem, ...]:
+    if identity.world_size >= plan.world_size:
+        return ()
+    started = f"{identity.world_size} process{'es were' if identity.world_size > 1 else ' was'} started"
+    return (
+        Problem(
+            code="SW602",
+            path="parallel",
+            file=path,
+            found=f"{plan.strategy.parallel.short_name} has {plan.world_size} ranks; {started}",
+            expected=f"{plan.world_size} processes, one per rank",
+            fix=f"start it with deepspeed --num_gpus {plan.world_size} train.py …, or change the degrees",
+        ),
+    )
+
+
+def _set_environment(plan: Plan | None, identity: Identity) -> None:
+    """What must be set before torch is loaded: logs, threads, the accelerator."""
+    who = "" if identity.rank == 0 else f"[{identity}] "
+    logging.basicConfig(format=f"{who}%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    # torch 2.13 deprecates a name that DeepSpeed 0.19.8 calls: nothing a user could act on.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # DeepSpeed 0.19.8 requires it (engine.py:1972), and under a plain `python train.py` nobody sets it.
+    os.environ.setdefault("LOCAL_RANK", str(identity.local_rank))
+    if plan is not None and plan.strategy.cluster.gpu.is_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"

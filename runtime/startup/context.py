@@ -1,0 +1,48 @@
+"""Run context of one rank: what it was started with, and what it has joined, claimed and saved since."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.distributed import Store
+
+from planner import Plan
+from runtime.parallel.device import sum_over_world
+from runtime.process.identity import Identity
+from runtime.process.start import Start
+from runtime.process.stop_signals import StopRequest
+
+
+@dataclass(kw_only=True)
+class RunContext:
+    """One rank's run. The last three fields are filled on the way, in this order.
+
+    start: what the process was started with. folder: the run's; None while there is no plan to name it.
+    store: the rendezvous store of all ranks. attempt: once the run is claimed.
+    checkpoint: the step last saved, or resumed from, by this attempt.
+    """
+
+    start: Start
+    folder: Path | None
+    stop: StopRequest = field(default_factory=StopRequest)
+    store: Store | None = None
+    attempt: int | None = None
+    checkpoint: int | None = None
+
+    @property
+    def identity(self) -> Identity:
+        return self.start.identity
+
+    @property
+    def rank(self) -> int:
+        return self.start.identity.rank
+
+    @property
+    def plan(self) -> Plan:
+        """Of a strategy without Problems: no rank gets further than the agreement without one."""
+        assert self.start.plan is not None, "the strategy has Problems"
+        return self.start.plan
+
+    def should_stop(self, device: torch.device) -> bool:
+        """Whether any rank was asked to stop. Collective over the world."""
+        return self.stop.agree(lambda asked: sum_over_world(int(asked), device) > 0)

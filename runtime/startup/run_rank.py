@@ -1,0 +1,41 @@
+"""Run of a rank once torch is loaded: agreement with all ranks, the work, the exit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from planner.exit_codes import ExitCode
+from runtime.process.start import Start
+from runtime.process.stop_signals import block_signals
+from runtime.startup.consensus import StartDecision, agree_on_start
+from runtime.startup.context import RunContext
+from runtime.startup.exit_reporter import ExitReporter
+
+
+def run_rank(
+    start: Start,
+    folder: Path | None,
+    decide: Callable[[RunContext], StartDecision],
+    work: Callable[[RunContext, StartDecision, ExitReporter], ExitCode],
+) -> NoReturn:
+    """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request.
+
+    Args:
+        folder: of the run; None where there is no plan.
+        decide: on rank 0, once no rank has a Problem: claims the run and decides what all ranks do.
+        work: on every rank, if the decision is to run; returns the exit code.
+    """
+    block_signals()
+    context = RunContext(start=start, folder=folder)
+    reporter = ExitReporter(context=context)
+    context.stop.listen(reporter.stop_now)
+    try:
+        decision = agree_on_start(context, reporter, decide)
+        if decision.exit_code is None:
+            context.attempt = decision.attempt
+            code = work(context, decision, reporter)
+        else:
+            code = decision.exit_code
+    except Exception as error:
+        code = reporter.failed(error)
+    reporter.exit(code)

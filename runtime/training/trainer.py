@@ -1,0 +1,126 @@
+"""Trainer of one rank: a step from its batch to its report, validation, and the checks that end a run."""
+
+import logging
+from dataclasses import dataclass, field
+
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from planner import Plan
+from runtime.data.dataset import TokenData
+from runtime.parallel.groups import RankGroups
+from runtime.profiling.phase_clock import PhaseClock, TimeSpan
+from runtime.training.lr_schedule import learning_rate
+from runtime.training.replica_check import check_replicas
+from runtime.training.train_step import (
+    StepResult,
+    train_step,
+    training_batches,
+    validation_batches,
+    validation_loss,
+)
+from runtime.training.training_model import Totals
+
+logger = logging.getLogger(__name__)
+
+# A step whose gradient is not finite is skipped; this many in a row are no accident.
+MAX_SKIPPED = 10
+
+
+class Diverged(RuntimeError):
+    """Step after step had a gradient that is not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One step on this rank. Losses are means over valid tokens; `tokens` are those of the global batch;
+    `phases_s` sum to the step's time; `spans` are the same phases one by one, of the traced step only."""
+
+    step: int
+    result: StepResult
+    validation_loss: float | None
+    learning_rate: float
+    tokens: int
+    phases_s: dict[str, float]
+    spans: tuple[TimeSpan, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """One rank's engine, data and clock. horizon: the last step of the learning rate's cosine."""
+
+    plan: Plan
+    engine: DeepSpeedEngine
+    groups: RankGroups
+    data: TokenData
+    clock: PhaseClock
+    horizon: int
+    traced_step: int | None = None
+    num_skipped: int = field(default=0, init=False)  # in a row, up to the last step
+
+    def train_step(self, step: int) -> StepReport:
+        """Trains step `step` (counted from 1) and validates where it is due. Collective over the world."""
+        training, batch = self.plan.strategy.training, self.plan.batch
+        rate = learning_rate(step, training, self.horizon)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        if step == self.traced_step:
+            self.clock.record()
+        self.clock.reset()  # a step does not include the validation or checkpoint before it
+        with self.clock.phase("data"):
+            micro_batches = training_batches(
+                lambda rows: self.data.train_rows(step - 1, rows),
+                batch,
+                self.groups.stage,
+                self.groups.data.rank,
+                self.engine.device,
+            )
+        # Packed data: every position is valid.
+        num_tokens = batch.global_batch * training.seq_length
+        totals = Totals(num_tokens=num_tokens, num_sequences=batch.global_batch)
+        result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
+        phases_s = self.clock.reset()
+        spans = self.clock.recorded() if step == self.traced_step else ()
+        is_validated = step % self.plan.strategy.output.validate_every == 0 or step == training.steps
+        return StepReport(
+            step=step,
+            result=result,
+            validation_loss=self._validate() if is_validated else None,
+            learning_rate=rate,
+            tokens=num_tokens,
+            phases_s=phases_s,
+            spans=spans,
+        )
+
+    def check(self, report: StepReport) -> None:
+        """Ends a run that trains nothing any more. Collective over the world.
+
+        Raises:
+            Diverged: if too many steps in a row had a gradient that is not finite.
+            runtime.training.replica_check.ReplicasDiverged: if replicas of a parameter differ.
+        """
+        step = report.step
+        self.num_skipped = self.num_skipped + 1 if report.result.skipped else 0
+        if self.num_skipped and self.groups.rank == 0:  # the norm, and so the warning, is equal on all ranks
+            logger.warning("SW951 step %d: the gradient is not finite; the update was skipped", step)
+        if self.num_skipped == MAX_SKIPPED:
+            raise Diverged(
+                f"SW952 {MAX_SKIPPED} steps in a row (to step {step}) had a gradient that is not finite; "
+                "the last checkpoint is from before them: branch from this run with a lower "
+                "training.learning_rate (output.resume=RUN output.branch=true name=NEW)"
+            )
+        if step % self.plan.strategy.runtime.check_replicas_every == 0:
+            check_replicas(self.engine.module, self.groups)
+
+    def _validate(self) -> float:
+        num_sequences = self.data.num_validation_sequences
+        micro_batches = validation_batches(
+            self.data.validation_rows,
+            num_sequences,
+            self.plan.batch,
+            self.groups.stage,
+            self.groups.data.rank,
+            self.engine.device,
+        )
+        num_tokens = num_sequences * self.plan.strategy.training.seq_length
+        totals = Totals(num_tokens=num_tokens, num_sequences=num_sequences)
+        return validation_loss(self.engine, self.groups, micro_batches, totals)

@@ -1,0 +1,90 @@
+"""The loop over steps: which steps are saved, and what ends a run before its last step."""
+
+import logging
+from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from planner import Plan, build_plan, loads
+from runtime.startup.training_run import TrainingRun
+from runtime.training.trainer import MAX_SKIPPED, Diverged, Trainer
+from tests.runtime.startup.test_resume import STRATEGY
+from train import train_steps
+
+
+class FakeTrainer(Trainer):
+    """Steps that do nothing but skip where `bad` says so."""
+
+    bad: Collection[int] = ()
+
+    def train_step(self, step: int) -> Any:
+        return SimpleNamespace(step=step, result=SimpleNamespace(skipped=step in self.bad))
+
+
+class FakeRun(TrainingRun):
+    """Asks for a stop at step `stop_at`, and keeps which steps were saved."""
+
+    def __init__(self, plan: Plan, stop_at: int | None) -> None:
+        self.plan, self.last_step = plan, plan.strategy.training.steps
+        self.observed: list[int] = []
+        self.saved: list[int] = []
+        self._stop_at, self._is_save_due = stop_at, False
+
+    def observe(self, report: Any) -> None:
+        self.observed.append(report.step)
+
+    def should_stop(self) -> bool:
+        return self.observed[-1] == self._stop_at
+
+    def save(self, step: int) -> None:
+        self.saved.append(step)
+        self._is_save_due = False
+
+
+def saved(bad: Collection[int], *, steps: int = 30, stop_at: int | None = None, rank: int = 0) -> list[int]:
+    """The steps that were saved; -1 if the run diverged."""
+    overrides = (f"training.steps={steps}", "training.warmup_steps=1", "output.checkpoint_every=5")
+    plan = build_plan(loads(STRATEGY, overrides))
+    run = FakeRun(plan, stop_at)
+    trainer = FakeTrainer(
+        plan=plan,
+        engine=None,
+        groups=SimpleNamespace(rank=rank),  # type: ignore[arg-type]
+        data=None,  # type: ignore[arg-type]
+        clock=None,  # type: ignore[arg-type]
+        horizon=steps,
+    )
+    trainer.bad = bad
+    try:
+        train_steps(run, trainer, first_step=1)
+    except Diverged:
+        return [*run.saved, -1]
+    assert run.observed[-1] == (stop_at or steps)
+    return run.saved
+
+
+def test_every_so_many_steps_and_the_last_are_saved() -> None:
+    assert saved((), steps=12) == [5, 10, 12]
+
+
+def test_a_save_waits_for_a_finite_gradient() -> None:
+    assert saved({10, 11, 20}, steps=22) == [5, 12, 15, 21, 22]
+
+
+def test_no_checkpoint_is_written_after_a_run_has_diverged() -> None:
+    assert saved(range(7, 7 + MAX_SKIPPED)) == [5, -1]
+
+
+def test_a_stop_saves_at_once() -> None:
+    assert saved({7, 8}, stop_at=8) == [5, 8]
+
+
+def test_only_rank_0_logs_a_skipped_step(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        saved({3}, rank=1)
+        assert not caplog.records
+        saved({3})
+    (record,) = caplog.records
+    assert record.getMessage().startswith("SW951 step 3:")
