@@ -58,20 +58,25 @@ def start_rank(
     except StrategyError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(ExitCode.WRONG_INPUT)
-    plan: Plan | None = None
-    problems: tuple[Problem, ...] = ()
-    try:
-        plan = build_plan(load(path, overrides))
-        found = (*find_launch_problems(plan), *locate_problems(check(plan.strategy), plan.strategy))
-        problems = (*found, *_too_few_processes(plan, identity, path))
-    except StrategyError as error:
-        problems = error.problems
+    plan, problems = make_plan(path, overrides, identity, check)
     if plan is not None and identity.rank >= plan.world_size:
         sys.exit(ExitCode.OK)
     if identity.rank == 0 and problems:
         print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
     _set_environment(plan, identity)
     return Start(identity=identity, plan=plan, problems=problems)
+
+
+def make_plan(
+    path: str, overrides: Sequence[str], identity: Identity, check: Callable[[Strategy], Iterable[Problem]]
+) -> tuple[Plan | None, tuple[Problem, ...]]:
+    """The plan, None if the strategy has Problems; and what keeps these processes from running it."""
+    try:
+        plan = build_plan(load(path, overrides))
+    except StrategyError as error:
+        return None, error.problems
+    found = (*find_launch_problems(plan), *locate_problems(check(plan.strategy), plan.strategy))
+    return plan, (*found, *_too_few_processes(plan, identity, path))
 
 
 def _too_few_processes(plan: Plan, identity: Identity, path: str) -> tuple[Problem, ...]:

@@ -7,9 +7,10 @@ import pytest
 from planner import build_plan
 from planner.plan.mismatch import compare_keys, describe_mismatch, find_launch_problems
 from planner.plan.serialization import strategy_yaml
+from planner.rules.not_implemented import find_unimplemented
 from runtime.process.identity import Identity
+from runtime.process.start import make_plan
 from tests.support.examples import TEXT, plan, strategy
-from train import make_plan
 
 
 def test_keys_that_differ_are_named_with_their_units() -> None:
@@ -53,8 +54,9 @@ def test_a_rank_compares_with_the_strategy_in_its_run(
     (tmp_path / "small" / "strategy.yaml").write_text(strategy_yaml(generated))
     alone = Identity(rank=0, local_rank=0, world_size=1, host="h", is_launched=False)
     monkeypatch.setenv("SWITCHYARD_PLAN", generated.fingerprint)
+    path = str(tmp_path / "small.yaml")
     same = (folder, "cluster.gpu=cpu", "cluster.hosts=1")
-    assert make_plan(str(tmp_path / "small.yaml"), same, alone)[1] == ()
-    _, (problem,) = make_plan(str(tmp_path / "small.yaml"), (*same, "training.seed=3"), alone)
+    assert make_plan(path, same, alone, find_unimplemented)[1] == ()
+    _, (problem,) = make_plan(path, (*same, "training.seed=3"), alone, find_unimplemented)
     assert "training.seed was 1, now 3" in problem.found
     assert find_launch_problems(generated, {}) == ()
