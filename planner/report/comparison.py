@@ -174,7 +174,7 @@ def comparison_dict(a: Side, b: Side) -> dict[str, Any]:
             for quantity in QUANTITIES
         ],
         "fits": {"a": a.fits, "b": b.fits},
-        "compare_keys": [
+        "differing_keys": [
             {"key": key, "a": first, "b": second}
             for key, first, second in compare_keys(a.plan.strategy, b.plan.strategy)
         ],
