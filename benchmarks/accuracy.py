@@ -1,9 +1,9 @@
-"""Predicted beside measured on this machine, phase by phase: `python -m benchmarks.accuracy`.
+"""Accuracy of predicted times on this machine, phase by phase: `python -m benchmarks.accuracy`.
 
-Real trainings of ds_configs/tiny_cpu.yaml in several layouts, each the median of its steps after a warm-up,
-all interleaved (benchmarks.jobs). Predictions are those that the runs themselves wrote beside their steps,
-made from the calibration beside the runs (`make bench` writes it). The step that a job was stopped in does
-not count. Prints every error, whatever it is, and writes them as JSON; linux only.
+Trains ds_configs/tiny_cpu.yaml in several layouts, interleaved (benchmarks.jobs), and takes the median of
+each layout's steps after a warm-up, without the steps in which a job was stopped. Predictions are those that
+the runs write with their steps, from the calibration in their folder (`make bench` writes it). Prints every
+error and writes them as JSON; Linux only.
 """
 
 import argparse
@@ -14,15 +14,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.accuracy_report import Case, tell
+from benchmarks.accuracy_report import Case, print_report
 from benchmarks.jobs import Job, JobFailed, busy_s
 from planner import load
 from planner.hardware.catalog import CALIBRATION_NAME
 from planner.rules.not_implemented import find_unimplemented
 
 STRATEGY = "ds_configs/tiny_cpu.yaml"
-# A name, its ranks, and what tells it from the strategy. Compact rank order makes rank 0, whose phases are
-# told, an expert rank.
+# Name, ranks, overrides. Compact rank order makes rank 0, whose phases are reported, an expert rank.
 CASES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("one", 1, ("parallel={ep: 1, tp: 1}",)),
     ("ep2", 2, ("parallel={ep: 2, tp: 1}",)),
@@ -35,7 +34,7 @@ CASES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
         ("parallel={placement: staged, ep: 2, tp: 1, rank_order: compact}", "training.micro_batch=3"),
     ),
 )
-# Nothing else than steps: no validation, no checkpoint; more of them than will be made.
+# Steps only, without validation and checkpoints; more of them than are needed.
 _QUIETLY = (
     "training.steps=100000",
     "output.validate_every=100000",
@@ -45,13 +44,13 @@ _QUIETLY = (
     "operate.tensorboard=false",
 )
 WARMUP_STEPS, STEPS, SLICE_STEPS = 5, 20, 5
-# Of the cores' time while a slice ran: below it nothing else is taken to have disturbed it.
+# Other processes' share of the cores' time below which a slice counts as undisturbed.
 QUIET_SHARE = 0.05
 _SLICE_S = 120.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """0 when every layout that this version runs was measured, 1 when one was not."""
+    """0 if every layout that this version can train was measured, else 1."""
     options = _options(argv)
     folder = Path(options.folder)
     if folder.exists():
@@ -61,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if calibration.is_file():
         shutil.copy(calibration, folder / CALIBRATION_NAME)
     else:
-        print(f"{calibration} is not there (make bench writes it): predictions rest on the shipped numbers")
+        print(f"{calibration} does not exist (make bench writes it): predictions use the shipped numbers")
     until = time.monotonic() + 60 * options.minutes
     cases = [
         Case(
@@ -81,14 +80,14 @@ def main(argv: Sequence[str]) -> int:
         for case in cases:
             if case.job is not None:
                 case.job.end()
-    return tell(cases, folder, Path(options.out), STRATEGY)
+    return print_report(cases, folder, Path(options.out), STRATEGY)
 
 
 def _start(case: Case, folder: Path, until: float) -> None:
     """Starts a job, lets it warm up and stops it."""
     problems = find_unimplemented(load(STRATEGY, case.overrides))
     if problems:
-        case.why_not = f"this version does not run it yet: {problems[0].path}"
+        case.why_not = f"not implemented in this version: {problems[0].path}"
         return
     print(f"{case.name}: starting {case.num_ranks} rank{'s' if case.num_ranks > 1 else ''} …", flush=True)
     case.job = Job(
@@ -108,7 +107,7 @@ def _start(case: Case, folder: Path, until: float) -> None:
 
 
 def _take_turns(cases: list[Case], until: float) -> None:
-    """Rounds over all jobs until each has its steps, or time is up."""
+    """Rounds over all jobs until each has its steps, or the time is over."""
     cores = len(os.sched_getaffinity(0))
     while time.monotonic() < until:
         waiting = [c for c in cases if c.job is not None and c.why_not is None and len(c.steps) < STEPS]
@@ -118,7 +117,7 @@ def _take_turns(cases: list[Case], until: float) -> None:
             assert case.job is not None
             before, began = len(case.job.lines()), time.monotonic()
             all_busy, own_busy = busy_s(), case.job.cpu_s()
-            case.job.go_on()
+            case.job.resume()
             try:
                 lines = case.job.wait_for(
                     before + 1 + SLICE_STEPS, min(_SLICE_S, max(1.0, until - time.monotonic()))
@@ -131,22 +130,24 @@ def _take_turns(cases: list[Case], until: float) -> None:
                 case.job.stop()
             spent = (time.monotonic() - began) * cores
             foreign = max(0.0, (busy_s() - all_busy) - (case.job.cpu_s() - own_busy)) / spent
-            # The first began before the stop; a step more may have been told while it was stopping.
+            # The first step began before the stop; one more may have been recorded while stopping.
             kept = lines[before + 1 : before + 1 + SLICE_STEPS]
             case.steps += kept
             case.quiet += [foreign <= QUIET_SHARE] * len(kept)
             case.foreign += [foreign] * len(kept)
-        told = ", ".join(f"{case.name} {len(case.steps)}" for case in cases)
-        print(f"steps so far: {told}; load {os.getloadavg()[0]:.1f}", flush=True)
+        counts = ", ".join(f"{case.name} {len(case.steps)}" for case in cases)
+        print(f"steps so far: {counts}; load {os.getloadavg()[0]:.1f}", flush=True)
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=8.0, help="the most it may take")
+    parser.add_argument("--minutes", type=float, default=8.0, help="upper bound of the duration")
     parser.add_argument("--only", nargs="*", choices=[name for name, *_ in CASES], help="only these layouts")
-    parser.add_argument("--folder", default="runs/accuracy", help="of its runs; emptied first")
-    parser.add_argument("--calibration", default=f"runs/{CALIBRATION_NAME}", help="what make bench wrote")
-    parser.add_argument("--out", default="runs/accuracy.json", help="the figures for machines")
+    parser.add_argument("--folder", default="runs/accuracy", help="folder of its runs; emptied first")
+    parser.add_argument(
+        "--calibration", default=f"runs/{CALIBRATION_NAME}", help="the file that make bench wrote"
+    )
+    parser.add_argument("--out", default="runs/accuracy.json", help="the results as JSON")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""How predicted beside measured reads: steps and phases of each layout, with every error, and as JSON."""
+"""Accuracy report: predicted and measured steps and phases of each layout, as tables and JSON."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from planner.strategy.schema import Parallel
 
 @dataclass
 class Case:
-    """A layout, the steps that counted, and for each whether its slice was undisturbed."""
+    """A layout, its measured steps, and for each whether its slice was undisturbed."""
 
     name: str
     num_ranks: int
@@ -47,8 +47,8 @@ class Case:
         return float(self.steps[-1]["predicted"][name])
 
 
-def tell(cases: list[Case], folder: Path, out: Path, strategy: str) -> int:
-    """Prints the tables, writes the JSON; 0 when every layout that this version runs has steps."""
+def print_report(cases: list[Case], folder: Path, out: Path, strategy: str) -> int:
+    """Prints the tables and writes the JSON; 0 if every layout that this version can train has steps."""
     found = [case for case in cases if case.steps]
     errors = [abs(error) for case in found if (error := _error(case)) is not None]
     within = sum(error <= 0.15 for error in errors)
@@ -57,15 +57,19 @@ def tell(cases: list[Case], folder: Path, out: Path, strategy: str) -> int:
         f"{within} predicted within 15 % of the step",
     )
     notes = [f"{case.name}: {case.why_not}" for case in cases if case.why_not]
-    notes.append("others: what other programs took of the cores' time meanwhile, the median over slices")
-    notes.append("balance: mean / most tokens that an expert rank computed, which predictions take to be 1")
-    notes.append("at it: the error of what `plan --balance` predicts for the balance that was measured")
+    notes.append("others: share of the cores' time that other processes took, median over slices")
+    notes.append("balance: mean / maximum tokens per expert rank; predictions assume 1")
+    notes.append("at it: the error of `plan --balance` with the measured balance")
     print()
     print_tables(heading, (_steps(found, folder, strategy), _phases(found)), notes, sys.stdout, is_plain=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(_as_json(cases, folder, strategy), indent=1) + "\n", encoding="utf-8")
     print(f"\nwritten to {out}")
-    return 0 if all(case.steps or "does not run it yet" in str(case.why_not) for case in cases) else 1
+    return (
+        0
+        if all(case.steps or "not implemented in this version" in str(case.why_not) for case in cases)
+        else 1
+    )
 
 
 def _error(case: Case, *, only_quiet: bool = False) -> float | None:
@@ -127,7 +131,7 @@ def _phases(cases: list[Case]) -> Table:
 
 
 def _balance(case: Case, folder: Path) -> float | None:
-    """Mean over the most tokens that an EP rank computed in a layer, of the steps that counted."""
+    """Mean / maximum tokens per EP rank in a layer, averaged over layers and measured steps."""
     parallel = case.parallel
     if parallel.ep == 1:
         return None
@@ -138,7 +142,7 @@ def _balance(case: Case, folder: Path) -> float | None:
             try:
                 line = json.loads(text)
             except ValueError:
-                continue  # cut off when the job was ended
+                continue  # incomplete: the job was killed
             if line["step"] in wanted and line["expert_tokens"]:
                 layers = counts.setdefault(line["step"], [])
                 _add(layers, line["expert_tokens"])
@@ -152,7 +156,7 @@ def _balance(case: Case, folder: Path) -> float | None:
 
 
 def _predicted_s(case: Case, folder: Path, strategy: str, balance: float) -> float:
-    """The step as it is predicted with experts loaded as unevenly."""
+    """The predicted step time with this load balance of experts."""
     plan = build_plan(load(strategy, case.overrides))
     device = device_of(plan.strategy.cluster.gpu, calibration_path(str(folder)))
     return predict(plan, device, imbalance=ExpertImbalance(factor=1 / balance)).step_s

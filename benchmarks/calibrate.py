@@ -1,7 +1,7 @@
-"""Measures this machine and writes what the planner knows of it: `python -m benchmarks.calibrate`.
+"""Calibration of the planner's device entry on this machine: `python -m benchmarks.calibrate`.
 
-Primitives only: products, operations, collectives between forked ranks; never a training step. The entry goes
-to a file beside the runs (`runs/hardware.yaml`), where `plan`, `search` and train.py find it by themselves.
+Measures primitives only: GEMMs, elementwise operations, collectives between forked ranks; no training step.
+The entry is written to the output folder (`runs/hardware.yaml`), where `plan`, `search` and train.py find it.
 """
 
 import argparse
@@ -27,15 +27,15 @@ from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, device
 from planner.problems import StrategyError
 from planner.yaml12_writer import section_yaml
 
-_GLOO = "measured, gloo between ranks of this host, after work of each rank's own"
+_GLOO = "measured: gloo between ranks of this host, after computation on each rank"
 
 
 def main(argv: list[str]) -> int:
-    """0 when the file is written."""
+    """0 once the file is written."""
     options = _options(argv)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load_before = os.getloadavg()[0]
-    print(f"products and operations, {cores if options.name == CPU else 1} at once …", flush=True)
+    print(f"GEMMs and operations, {cores if options.name == CPU else 1} at once …", flush=True)
     rates: Rates = _run(cores if options.name == CPU else 1, _primitives, options.name)
     measured: list[dict[str, Any]] = []
     for ranks in options.ranks if options.name == CPU else []:
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 
 def _known(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries that the file holds already; none when it is no hardware file: it is measured anew."""
+    """The entries that the file has already; none if it cannot be read: it is then replaced."""
     try:
         return read_calibration(path) if path.exists() else {}
     except StrategyError as error:
@@ -77,11 +77,11 @@ def entry(
     """The entry as YAML, in the form of planner/hardware/devices.yaml.
 
     Args:
-        before: the entry that it replaces, whose links stay: preflight measures those, this does not.
+        before: the entry that it replaces, whose links are kept: preflight measures those, not this.
     """
     is_cpu = name == CPU
     memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // cores} B"
-    # A GPU's peak is its data sheet's, also for what was not measured; a CPU's is the best that was seen.
+    # A GPU's peaks are the data sheet's; a CPU's are the highest rates measured.
     peaks = rates.peaks if is_cpu else device_named(name).peak
     shipped = {} if is_cpu else devices()[name]
     links = before.get("links") or {}
@@ -132,7 +132,7 @@ def entry(
 
 
 def _network(name: str, measured: list[dict[str, Any]], before: Mapping[str, Any]) -> list[str]:
-    """Beyond this host nothing was measured: what preflight measured stays, else what is shipped."""
+    """Links between hosts are not measured here: preflight's are kept, else the shipped ones."""
     shipped = device_named(name)
     smallest = [m["points"][0][1] for m in measured if m["kind"] == "all_reduce"]
     latency = {
@@ -168,7 +168,7 @@ def _points(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _run(ranks: int, work: Any, argument: str) -> Any:
-    """What `work` found on rank 0 of so many processes with one thread each."""
+    """The result of `work` on rank 0 of several processes with one thread each."""
     with tempfile.TemporaryDirectory() as folder:
         context = processes.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
@@ -183,7 +183,7 @@ def _run(ranks: int, work: Any, argument: str) -> Any:
         try:
             found = receiver.recv()
         except EOFError:
-            raise RuntimeError("a rank ended without a result; what it said stands above") from None
+            raise RuntimeError("a rank ended without a result; see its output above") from None
         for process in started:
             process.join()
     return found

@@ -1,8 +1,8 @@
-"""Times collectives of gloo between ranks of this host as a step meets them: after work of each rank's own.
+"""Times of gloo collectives between ranks of this host under step conditions: after computation.
 
-A collective in an empty loop finds its peers waiting and its data in cache; in a step it finds neither, and
-where a host has more ranks than cores its peers may not even have begun. So each is timed as what it adds to
-a loop of work, all groups of a size at once.
+A collective in an empty loop finds its peers waiting and its data in cache. In a step it finds neither, and
+on a host with more ranks than cores its peers may not even be running. So its time is what it adds to a
+loop of computation, all groups of a size at once.
 """
 
 import time
@@ -25,7 +25,7 @@ Action = Callable[[], object]
 def measure(rank: int, world: int, group_size: int) -> dict[str, list[tuple[float, float]]]:
     """kind -> (bytes, seconds), over consecutive groups. Collective.
 
-    `send`: one way of a message between neighbours, measured in groups of two.
+    `send`: one direction of a message between neighbors, measured in groups of two.
     """
     groups = [
         dist.new_group(list(range(first, first + group_size)), timeout=timedelta(minutes=5))
@@ -43,8 +43,7 @@ def measure(rank: int, world: int, group_size: int) -> dict[str, list[tuple[floa
 
 
 def never_slower_when_smaller(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points in ascending order of size, each with no more seconds than any larger one: what came out slower
-    was disturbed."""
+    """Points in ascending order of size, none slower than a larger one: a slower point was disturbed."""
     least = float("inf")
     found = []
     for size, seconds in reversed(points):
@@ -71,7 +70,7 @@ def _collective(kind: str, size: int, rank: int, group_size: int, group: dist.Pr
 
 
 def _work_of(world: int) -> Action:
-    """Some products and operations that are none, of about _WORK_S of a core's time on every rank."""
+    """GEMMs and elementwise operations that take about _WORK_S of a core's time on every rank."""
     tensors = [torch.rand(_WORK_ROWS, _WORK_WIDTH) for _ in range(_WORK_TENSORS)]
     weight = torch.rand(_WORK_WIDTH, _WORK_WIDTH) / _WORK_WIDTH
 
@@ -90,9 +89,9 @@ def _work_of(world: int) -> Action:
 
 
 def _added_s(collective: Action, work: Action) -> float:
-    """What a collective adds to work: the least over batches of a mean, less the least of work alone.
+    """The time that a collective adds to work: minimum over batches of the mean, minus that of work alone.
 
-    Work alone is timed again beside every collective: what disturbs the machine comes and goes.
+    Work alone is timed again with every collective, because disturbances of the machine come and go.
     """
 
     def both() -> None:

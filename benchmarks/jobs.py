@@ -1,7 +1,7 @@
-"""Real trainings on this host that take turns: each is started, stopped in place, let go on for some steps.
+"""Interleaved trainings on this host: all are started, then run a few steps in turn by SIGSTOP and SIGCONT.
 
-Runs that follow one another meet another machine each: a neighbour starts, a clock falls. Here all are alive,
-and SIGSTOP and SIGCONT let them work a few steps in turn, so that what disturbs one disturbs all.
+Runs one after another meet different conditions: other programs start, clock rates drop. Interleaved, what
+disturbs one disturbs all.
 """
 
 import json
@@ -20,11 +20,11 @@ _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class JobFailed(RuntimeError):
-    """A rank ended by itself, or nothing came of a job in time."""
+    """A rank exited by itself, or the job's steps did not come in time."""
 
 
 class Job:
-    """One training of `num_ranks` processes, told by its telemetry how far it is."""
+    """One training of `num_ranks` processes, followed by its telemetry."""
 
     def __init__(
         self, *, strategy: str, name: str, num_ranks: int, folder: Path, overrides: Sequence[str]
@@ -57,7 +57,7 @@ class Job:
         self._log = folder / f"{name}.log"
 
     def lines(self) -> list[dict[str, Any]]:
-        """The steps so far, as telemetry tells them."""
+        """The steps in telemetry so far."""
         try:
             text = self._telemetry.read_bytes()
         except OSError:
@@ -65,29 +65,29 @@ class Job:
         return [json.loads(line) for line in text.split(b"\n")[:-1] if line]
 
     def wait_for(self, num_lines: int, timeout_s: float) -> list[dict[str, Any]]:
-        """The steps, once there are so many.
+        """The steps in telemetry, once there are `num_lines`.
 
         Raises:
-            JobFailed: if a rank ends first, or it takes longer.
+            JobFailed: if a rank exits first, or it takes longer than `timeout_s`.
         """
         until = time.monotonic() + timeout_s
         while len(found := self.lines()) < num_lines:
             if any(rank.poll() is not None for rank in self._ranks):
-                raise JobFailed(f"{self.name}: a rank ended; {self._log} ends with: {self._last_words()}")
+                raise JobFailed(f"{self.name}: a rank exited; {self._log} ends with: {self._last_words()}")
             if time.monotonic() > until:
                 raise JobFailed(f"{self.name}: {len(found)} of {num_lines} steps after {timeout_s:.0f} s")
             time.sleep(_POLL_S)
         return found
 
     def stop(self) -> None:
-        """All ranks stand still, wherever they are."""
+        """Suspends all ranks."""
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def end(self) -> None:
-        """Nothing of it is left. A rank that was stopped takes the signal when it goes on."""
+        """Kills all ranks. SIGCONT lets a suspended rank receive the signal."""
         self._signal(signal.SIGKILL)
         self._signal(signal.SIGCONT)
         for rank in self._ranks:

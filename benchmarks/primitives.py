@@ -1,4 +1,4 @@
-"""Times what a step is made of on one device: products, operations that are no products, issuing one."""
+"""Times of a step's primitives on one device: GEMMs, attention, elementwise operations, issuing an op."""
 
 import time
 from collections import deque
@@ -18,11 +18,11 @@ _ROUNDS = 4  # how many turns of an operation are timed at once
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What is measured on a kind of device.
+    """The sizes measured on a kind of device.
 
-    widths: of a product. grouped: rows of one expert, its width; num_groups: experts. attention: sequences,
-    heads, their length and width. moved: bytes of one operation. live_bytes: of the tensors that take turns,
-    more than a cache holds. kept_bytes: of results that stay, as they do until backward.
+    widths: of a GEMM. grouped: rows and width of one expert; num_groups: experts. attention: sequences,
+    heads, their length and width. moved: bytes of one operation. live_bytes: of the tensors used in turn, more
+    than a cache holds. kept_bytes: of results that are kept, as activations are until backward.
     """
 
     widths: tuple[int, ...]
@@ -65,10 +65,13 @@ SIZES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """gemm, grouped: (cube root of m·n·k, FLOP/s). attention: (cube root of
-    a causal mask's pairs times the width of what is computed at once, FLOP/s). elementwise: (bytes moved,
-    bytes/s). operation_s: issuing one operation, forward or backward. fresh: bytes/s of first touching
-    memory, on top of writing it; None for a device whose allocator keeps it."""
+    """Measured rates.
+
+    gemm, grouped: (cube root of m·n·k, FLOP/s). attention: (cube root of the causal mask's pairs times the
+    width computed at once, FLOP/s). elementwise: (bytes moved, bytes/s). operation_s: issuing one operation,
+    forward or backward. fresh: bytes/s of first touching memory, beyond writing it; None for a device whose
+    allocator keeps it.
+    """
 
     gemm: dict[str, list[tuple[float, float]]]
     grouped: dict[str, list[tuple[float, float]]]
@@ -108,8 +111,8 @@ _PLAYED = 20  # in one graph: what starting it costs is shared
 
 
 def device_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """What a device computes for `work`. On a GPU issuing it is left out: it is recorded once as a graph, and
-    the graph is played."""
+    """The device time of `work`. On a GPU without launch overhead: it is captured as a CUDA graph once, and
+    the graph is replayed."""
     if device.type == "cpu":
         return seconds(work, device)
     side = torch.cuda.Stream(device)
@@ -153,7 +156,7 @@ def _size(m: int, n: int, k: int) -> float:
 
 
 def _product_rate(width: int, dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of a product and the two of its backward pass."""
+    """FLOP/s of a GEMM and the two of its backward pass."""
 
     def tensors() -> list[Tensor]:
         return _random([(_ROWS * width, width), (width, width), (_ROWS * width, width)], dtype, device)
@@ -163,7 +166,7 @@ def _product_rate(width: int, dtype: torch.dtype, device: torch.device) -> float
 
 
 def _grouped_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> float:
-    """The same for products of experts, each with `rows` rows."""
+    """The same for grouped GEMMs of experts with `rows` rows each."""
     groups = SIZES[device.type].num_groups
     ends = torch.arange(1, groups + 1, device=device, dtype=torch.int32) * rows
 

@@ -43,7 +43,7 @@ def test_an_entry_is_read_back_as_it_was_measured(tmp_path: Path) -> None:
     assert device.intra_latency_s == pytest.approx(4e-4)
 
 
-def test_a_smaller_message_that_came_out_slower_was_disturbed() -> None:
+def test_a_smaller_message_is_never_slower_than_a_larger_one() -> None:
     measured = [(64.0, 5e-3), (4096.0, 1e-3), (65536.0, 4e-3), (524288.0, 2e-3), (4194304.0, 9e-3)]
     assert never_slower_when_smaller(measured) == [
         (64.0, 1e-3),
@@ -92,7 +92,7 @@ def test_links_that_preflight_measured_and_other_devices_stay(tmp_path: Path) ->
     assert device.gemm["fp32"].points == ((64.0, 0.25), (1024.0, 1.0))
 
 
-def test_a_file_that_is_none_is_measured_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_file_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "hardware.yaml"
     path.write_text("cpu: 5", encoding="utf-8")
     assert calibrate._known(path) == {}

@@ -47,7 +47,7 @@ def test_the_bias_moves_every_step_and_evens_the_load() -> None:
     assert steered[-1] < 0.8 * free[-1]
 
 
-def test_steering_by_hand() -> None:
+def test_expert_bias_update_by_hand() -> None:
     strategy = tiny(**BIAS)
     from model.modeling_switchyard import SwitchyardForCausalLM
     from planner import build_plan

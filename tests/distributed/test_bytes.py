@@ -42,7 +42,7 @@ def _count(plan: Plan) -> dict[str, Any]:
 
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize(("ep", "tp"), [(4, 1), (4, 2), (4, 4), (2, 4)])
-def test_each_route_crosses_once(ep: int, tp: int, top_k: int) -> None:
+def test_each_route_is_sent_once(ep: int, tp: int, top_k: int) -> None:
     world = max(ep, tp)
     strategy = tiny(
         parallel={"ep": ep, "tp": tp, "zero_stage": 0},

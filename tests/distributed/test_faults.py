@@ -9,7 +9,7 @@ from tests.support.equality import TOLERANCE, assert_equal, differences
 from tests.support.faults import Fault
 from tests.support.layout import run_layout
 from tests.support.matrix import Case, Layout
-from tests.support.reference import Course
+from tests.support.reference import Trajectory
 from tests.support.settled import settled, with_seed
 
 EXPERT_PARALLEL = Layout(ep=2, tp=1, dp=2)
@@ -50,12 +50,12 @@ CASES = {
     ),
     "gradients-averaged": (faults.averaged, EXPERT_PARALLEL, 0, ALL | {"norm"}, {"loss"}),
     "gradients-averaged-zero1": (faults.averaged, BOTH, 1, ALL | {"norm"}, {"loss"}),
-    "loss-doubled": (faults.doubled_loss, EXPERT_PARALLEL, 1, ALL | {"norm"}, {"loss", "balance", "z"}),
+    "loss-doubled": (faults.doubled_loss, EXPERT_PARALLEL, 1, ALL | {"norm"}, {"loss", "aux loss", "z-loss"}),
     "tp-copy-unsummed": (faults.uncopied, BOTH, 1, {DENSE, "norm"}, {"loss"}),
     "routers-unsummed": (faults.unsummed_routers, BOTH, 1, {ROUTER, "norm"}, {"loss", DENSE, EXPERT}),
     "both-partners-compute": (faults.both_partners_compute, BOTH, 1, {EXPERT, "routes"}, {"loss", DENSE}),
     "experts-permuted": (faults.permuted_experts, EXPERT_PARALLEL, 1, {"loss"}, set()),
-    "balance-per-rank": (faults.local_balance, EXPERT_PARALLEL, 1, {ROUTER}, {"loss", "balance", "z"}),
+    "balance-per-rank": (faults.local_balance, EXPERT_PARALLEL, 1, {ROUTER}, {"loss", "aux loss", "z-loss"}),
     "norm-counts-experts-twice": (
         faults.experts_count(2),
         EXPERT_PARALLEL,
@@ -94,7 +94,7 @@ def test_without_a_fault_the_same_cases_are_equal() -> None:
         assert_equal(run_layout(with_seed(case.strategy, seed), replicas_agree=False), expected)
 
 
-def _first_step(course: Course) -> Course:
+def _first_step(course: Trajectory) -> Trajectory:
     """Before an update has spread a mistake to everything else."""
-    lists = ("losses", "balances", "zs", "norms", "gradients", "expert_tokens")
+    lists = ("losses", "aux_losses", "z_losses", "norms", "gradients", "expert_tokens")
     return replace(course, final={}, **{name: getattr(course, name)[:1] for name in lists})

@@ -58,7 +58,7 @@ def _start_with(plan: Plan, wrong: str) -> str:
 
 
 @pytest.mark.parametrize("wrong", ["data", "edp"])
-def test_another_group_is_refused_with_both_tables(wrong: str) -> None:
+def test_a_group_mismatch_shows_both_tables(wrong: str) -> None:
     for rank, answer in enumerate(run_ranks(4, _start_with, _plan(), wrong)):
         assert answer.startswith(f"rank {rank}: ")
         planned = {0: "(0, 2)", 1: "(1, 3)", 2: "(0, 2)", 3: "(1, 3)"}[rank]
@@ -68,7 +68,7 @@ def test_another_group_is_refused_with_both_tables(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["gloo", "nccl"])
-def test_every_group_waits_as_long_as_the_launch_says(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_every_group_has_the_launch_timeout(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     waits = []
 
     def new_group(ranks: list[int], timeout: timedelta) -> tuple[int, ...]:

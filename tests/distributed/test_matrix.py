@@ -23,7 +23,7 @@ def test_the_layouts_are_those_of_the_grid() -> None:
     assert {layout: layout.world for layout in LAYOUTS} == expected
 
 
-def test_the_covering_set_meets_every_legal_pair_in_at_most_150_cases() -> None:
+def test_the_covering_set_has_every_legal_pair_in_at_most_150_cases() -> None:
     cases = covering()
     assert len(cases) == len(set(cases)) <= 150
     met = set().union(*map(pairs, cases))
@@ -42,6 +42,6 @@ def test_the_covering_set_meets_every_legal_pair_in_at_most_150_cases() -> None:
     ]
 
 
-def test_everything_is_the_whole_product() -> None:
+def test_all_cases_are_the_full_product() -> None:
     assert len(everything()) == 20 * 3 * 2 * 3 * 2 * 2 * 3
     assert len({str(case) for case in everything()}) == len(everything())

@@ -19,7 +19,7 @@ def test_a_sample_is_fair_to_all_layouts() -> None:
     assert set(Counter(case.layout for case in cases[:40]).values()) == {2}
 
 
-def test_the_document_tells_a_sample_from_the_whole_and_lists_what_differs() -> None:
+def test_the_document_marks_a_sample_and_lists_failures() -> None:
     near, far = by_lot(everything())[:2]
     results = [
         Result(
@@ -38,7 +38,7 @@ def test_the_document_tells_a_sample_from_the_whole_and_lists_what_differs() -> 
     assert "all 2 cases in fp32" in document(results, 2, 1.0, "python -m somewhere")
 
 
-def test_a_world_runs_alike_cases_and_all_are_run_once() -> None:
+def test_cases_of_one_model_share_a_world_and_run_once() -> None:
     cases = [*everything(), *in_bf16()]
     worlds = by_world(cases)
     assert Counter(case for world in worlds for case in world) == Counter(cases)
@@ -58,7 +58,7 @@ def test_a_case_that_raises_is_a_result_and_the_others_still_run() -> None:
     assert 0 < last.worst["gradient of expert"] < 1e-5
 
 
-def test_a_case_that_comes_out_otherwise_after_others_is_not_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_whose_result_depends_on_earlier_cases_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter((1e-7, 1e-7, 2e-7))
     monkeypatch.setattr(
         matrix_run,

@@ -22,7 +22,7 @@ ODD = {
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])
 @pytest.mark.parametrize("degrees", [{"ep": 2, "tp": 2, "dp": 3}, {"ep": 8, "tp": 2}], ids=str)
-def test_partners_of_an_odd_vocabulary_stay_the_same_to_the_bit(
+def test_tp_ranks_stay_bit_equal_when_tp_does_not_divide_the_vocabulary(
     degrees: dict[str, int], zero_stage: int
 ) -> None:
     """The sum over three or more ranks depends on where in a buffer an element is, by the last bit."""

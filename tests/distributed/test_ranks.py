@@ -9,7 +9,7 @@ import torch
 from tests.support.layout import run_layout
 from tests.support.matrix import Case, Layout
 from tests.support.ranks import RankError, World, kept
-from tests.support.reference import Course
+from tests.support.reference import Trajectory
 
 CASES = (
     Case(layout=Layout(ep=4, tp=2, dp=1), zero_stage=2, accumulation=2, top_k=2, expert="swiglu"),
@@ -19,10 +19,12 @@ CASES = (
 )
 
 
-def bits(course: Course) -> list[bytes]:
-    tensors = [t for step in course.gradients for t in step.values()] + list(course.final.values())
-    reported = torch.tensor([course.losses, course.balances, course.zs, course.norms], dtype=torch.float64)
-    return [t.contiguous().numpy().tobytes() for t in (reported, *course.expert_tokens, *tensors)]
+def bits(trajectory: Trajectory) -> list[bytes]:
+    tensors = [t for step in trajectory.gradients for t in step.values()] + list(trajectory.final.values())
+    reported = torch.tensor(
+        [trajectory.losses, trajectory.aux_losses, trajectory.z_losses, trajectory.norms], dtype=torch.float64
+    )
+    return [t.contiguous().numpy().tobytes() for t in (reported, *trajectory.expert_tokens, *tensors)]
 
 
 def _nothing() -> None:
@@ -47,7 +49,7 @@ def _pid() -> int:
     return os.getpid()
 
 
-def test_a_failure_is_told_and_ends_the_world() -> None:
+def test_a_failure_is_reported_and_ends_the_world() -> None:
     world = World(2)
     pids = world.run(_pid)
     with pytest.raises(RankError, match=r"rank 1 of 2 failed(?s:.*)what went wrong"):
@@ -73,7 +75,7 @@ def _wait_for_all(seconds: float) -> None:
     torch.distributed.barrier()
 
 
-def test_a_hang_is_told_in_time() -> None:
+def test_a_hang_is_reported_within_the_timeout() -> None:
     with World(2) as world, pytest.raises(RankError, match="did not finish in time: a hang"):
         world.run(_wait_for_all, 600.0, timeout=2)
 

@@ -15,12 +15,12 @@ def _kept(scores: torch.Tensor) -> list[bool]:
     return router._within_capacity(both, chosen, None, torch.tensor([3]))[:, 0].tolist()
 
 
-def test_rounding_does_not_decide_who_is_dropped() -> None:
+def test_scores_equal_within_rounding_keep_the_earlier_token() -> None:
     for seed in range(20):
         noise = torch.randn(6, generator=torch.Generator().manual_seed(seed)) * 1e-7
         assert _kept(torch.full((6,), 0.7123) + noise) == [True] * 3 + [False] * 3
 
 
-def test_what_rounding_cannot_explain_decides() -> None:
+def test_scores_that_differ_by_more_than_rounding_decide() -> None:
     scores = torch.tensor([0.7, 0.7001, 0.6999, 0.7002, 0.7, 0.7003])
     assert _kept(scores) == [False, True, False, True, False, True]

@@ -31,7 +31,7 @@ def test_saved_configuration_reloads_equal(kind, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["rope_theta"] == 5e5
 
 
-def test_rope_parameters_of_transformers_5_are_taken():
+def test_rope_parameters_of_transformers_5_are_accepted():
     assert SwitchyardConfig(rope_parameters={"rope_type": "default", "rope_theta": 7.0}).rope_theta == 7.0
     with pytest.raises(ValueError, match="yarn"):
         SwitchyardConfig(rope_parameters={"rope_type": "yarn", "rope_theta": 7.0, "factor": 4.0})
@@ -63,7 +63,7 @@ def test_illegal_configuration_is_refused_with_the_legal_values(changes, told):
         config_of(**changes)
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_reported_at_once():
     with pytest.raises(ValueError, match=r"(?s)num_hidden_layers.*expert is 'x'") as error:
         SwitchyardConfig(num_hidden_layers=0, expert="x")
     assert "hidden_act" not in str(error.value)

@@ -66,7 +66,7 @@ def test_fp32_with_grouped_products_equals_one_process():
         assert_equal(f"tp{case.tp}_ep{case.ep}", got, one_process(case), 1e-5)
 
 
-def test_three_ranks_and_sizes_that_they_do_not_divide():
+def test_three_ranks_equal_one_process_when_sizes_do_not_divide():
     config = {
         **KINDS["top3_shared_dense"],
         "num_experts": 6,

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from tests.support.reference import Course
+from tests.support.reference import Trajectory
 
 TOLERANCE = 1e-5
 CLEAR = 1e-4  # in probability: rounding flips no routing decision that is clearer
@@ -14,7 +14,9 @@ def distance(a: Tensor, b: Tensor) -> float:
     return difference / max(b.double().norm().item(), 1e-30) if difference else 0.0
 
 
-def differences(found: Course, expected: Course, noise: tuple[str, ...] = ()) -> dict[str, tuple[float, str]]:
+def differences(
+    found: Trajectory, expected: Trajectory, noise: tuple[str, ...] = ()
+) -> dict[str, tuple[float, str]]:
     """The worst distance of each kind of quantity over all steps and tensors, and where it is.
 
     "clipped gradient" is what the optimizer was given, "gradient" the same without its own clipping. Of
@@ -26,7 +28,12 @@ def differences(found: Course, expected: Course, noise: tuple[str, ...] = ()) ->
         if kind not in worst or not value <= worst[kind][0]:
             worst[kind] = (value, where)
 
-    for kind, name in (("loss", "losses"), ("balance", "balances"), ("z", "zs"), ("norm", "norms")):
+    for kind, name in (
+        ("loss", "losses"),
+        ("aux loss", "aux_losses"),
+        ("z-loss", "z_losses"),
+        ("norm", "norms"),
+    ):
         for step, (a, b) in enumerate(zip(getattr(found, name), getattr(expected, name), strict=True)):
             note(kind, _of_numbers(a, b), f"step {step}")
     for step, (a, b) in enumerate(zip(found.expert_tokens, expected.expert_tokens, strict=True)):
@@ -50,7 +57,7 @@ def differences(found: Course, expected: Course, noise: tuple[str, ...] = ()) ->
 
 
 def assert_equal(
-    found: Course, expected: Course, tolerance: float = TOLERANCE, noise: tuple[str, ...] = ()
+    found: Trajectory, expected: Trajectory, tolerance: float = TOLERANCE, noise: tuple[str, ...] = ()
 ) -> dict[str, float]:
     """The worst distance of each kind of quantity, all within `tolerance`.
 

@@ -20,12 +20,12 @@ from runtime.training.lr_schedule import learning_rate
 from runtime.training.train_step import MicroBatch, train_step, training_batches
 from runtime.training.training_model import Totals, build_model
 from tests.support.ranks import World, kept, run_ranks
-from tests.support.reference import STEPS, Course, tokens_of
+from tests.support.reference import STEPS, Trajectory, tokens_of
 
 Part = tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, int] | None, np.ndarray]
 
 
-REPORTED = ("losses", "balances", "zs", "norms")
+REPORTED = ("losses", "aux_losses", "z_losses", "norms")
 
 
 def run_layout(
@@ -35,7 +35,7 @@ def run_layout(
     timeout: float = 120,
     replicas_agree: bool = True,
     world: World | None = None,
-) -> Course:
+) -> Trajectory:
     """`STEPS` steps in the strategy's layout, put together to global tensors.
 
     Args:
@@ -53,7 +53,7 @@ def run_layout(
     return _together(plan, ranks, replicas_agree)
 
 
-def run_relay(first: Strategy, second: Strategy, folder: Path, at: int) -> Course:
+def run_relay(first: Strategy, second: Strategy, folder: Path, at: int) -> Trajectory:
     """`at` steps in the first strategy's layout, a checkpoint in `folder`, the rest in the second's."""
     legs = []
     for strategy, leg in (
@@ -72,7 +72,7 @@ def run_relay(first: Strategy, second: Strategy, folder: Path, at: int) -> Cours
 
 @dataclass(frozen=True, kw_only=True)
 class Leg:
-    """Steps `first` to `last` of a course; `loaded`, `saved`: folders of checkpoints before and after."""
+    """Steps `first` to `last` of a trajectory; `loaded`, `saved`: folders of checkpoints before and after."""
 
     first: int = 0
     last: int = STEPS
@@ -80,12 +80,12 @@ class Leg:
     saved: Path | None = None
 
 
-def _together(plan: Plan, ranks: list[dict[str, Any]], agree: bool) -> Course:
+def _together(plan: Plan, ranks: list[dict[str, Any]], agree: bool) -> Trajectory:
     for other in ranks[1:] if agree else []:
         for what in REPORTED:
             assert other[what] == ranks[0][what], f"ranks report different {what}"
     steps = range(len(ranks[0]["losses"]))
-    return Course(
+    return Trajectory(
         **{what: ranks[0][what] for what in REPORTED},
         gradients=[
             {name: t for (name, _), t in _assemble([r["gradients"][step] for r in ranks], agree).items()}
@@ -155,8 +155,8 @@ def _train(
         caught.clear()
         outcome = train_step(engine, groups, batches, totals, NO_CLOCK)
         result["losses"].append(outcome.loss)
-        result["balances"].append(outcome.aux_loss)
-        result["zs"].append(outcome.z_loss)
+        result["aux_losses"].append(outcome.aux_loss)
+        result["z_losses"].append(outcome.z_loss)
         result["norms"].append(outcome.grad_norm)
         result["gradients"].append(list(caught.values()))
         result["expert_tokens"].append(outcome.expert_tokens)

@@ -14,7 +14,7 @@ Worst = dict[str, float]
 # Column of the table -> the kinds of quantity whose worst stands in it.
 COLUMNS = {
     "loss": ("loss",),
-    "B, Z": ("balance", "z"),
+    "aux, z-loss": ("aux loss", "z-loss"),
     "gradient: dense": ("gradient of dense",),
     "experts": ("gradient of expert",),
     "routers": ("gradient of router",),
@@ -92,20 +92,19 @@ and {len(results) - len(fp32)} in bf16, {minutes:.0f} minutes on {os.cpu_count()
 ({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}, DeepSpeed
 {deepspeed.__version__}, gloo. `make matrix` runs all of them.
 
-A case is five training steps in the product's own groups, model, engine and step, one process a
-rank, held against one process that runs the whole model in plain PyTorch. The cases are the product
+A case is five training steps with the product's own groups, model, engine and step, one process per
+rank, compared with one process that runs the complete model in plain PyTorch. The cases are the product
 of the {len(LAYOUTS)} layouts below with ZeRO 0, 1, 2 × accumulation 1, 2 × top-k 1, 2, 3 × expert
-mlp, swiglu × shared experts 0, 1 × dispatch dropless, capacity, deepspeed. Balance loss and z-loss
-are on, but under `deepspeed`, which has neither. The rest (odd token counts, padding, a vocabulary
-that tp does not divide, normed queries and keys, a dense first layer, no losses, no clipping) is
-met pairwise by the covering set of {len(covering())} cases in `make test`.
+mlp, swiglu × shared experts 0, 1 × dispatch dropless, capacity, deepspeed. Aux loss and z-loss are
+on, except with `deepspeed`, which has neither. The rest (odd token counts, padding, a vocabulary
+that tp does not divide, QK-norm, a dense first layer, no auxiliary losses, no clipping) is covered
+pairwise by the {len(covering())} cases in `make test`.
 
 ## fp32
 
-The worst ‖a−b‖/‖b‖ of any global tensor, any of the five steps and any case of the layout; *equal*
+The largest ‖a−b‖/‖b‖ of any global tensor, any of the five steps and any case of the layout; *equal*
 is {TOLERANCE:g}. Gradients are those before clipping; parameters and both Adam moments are those
-after five steps. The tokens that went to each expert are the same numbers, and every replica is the
-same bits, or the case fails.
+after five steps. A case fails too if the tokens per expert differ, or replicas are not bit-equal.
 
 {table(results)}
 ## bf16

@@ -12,11 +12,11 @@ from planner import Strategy
 from tests.support.equality import clip_factor, family
 from tests.support.layout import run_layout
 from tests.support.ranks import World, kept
-from tests.support.reference import Course, run_reference
+from tests.support.reference import Trajectory, run_reference
 from tests.support.settled import one_process, with_precision, with_seed
 
 SEEDS = range(1, 9)
-_MEASURED: dict[str, tuple[Course, dict[str, float]]] = {}
+_MEASURED: dict[str, tuple[Trajectory, dict[str, float]]] = {}
 
 
 def distance_in_bf16(
@@ -33,7 +33,7 @@ def noise(strategy: Strategy) -> dict[str, float]:
     return _measured(strategy)[1]
 
 
-def _measured(strategy: Strategy) -> tuple[Course, dict[str, float]]:
+def _measured(strategy: Strategy) -> tuple[Trajectory, dict[str, float]]:
     strategy = with_precision(one_process(strategy), "bf16")
     key = repr(strategy)
     if key not in _MEASURED:
@@ -41,7 +41,7 @@ def _measured(strategy: Strategy) -> tuple[Course, dict[str, float]]:
     return _MEASURED[key]
 
 
-def _measure(strategy: Strategy) -> tuple[Course, dict[str, float]]:
+def _measure(strategy: Strategy) -> tuple[Trajectory, dict[str, float]]:
     worst: dict[str, float] = {}
     courses = []
     for seed in SEEDS:
@@ -55,7 +55,7 @@ def _measure(strategy: Strategy) -> tuple[Course, dict[str, float]]:
     return courses[0], worst
 
 
-def spread(found: Course, expected: Course) -> dict[str, float]:
+def spread(found: Trajectory, expected: Trajectory) -> dict[str, float]:
     """The worst over all steps, by kind; parameters at the end."""
     worst: dict[str, float] = {}
 
@@ -71,8 +71,8 @@ def spread(found: Course, expected: Course) -> dict[str, float]:
         for kind in sorted({family(name) for name in theirs}):
             names = [name for name in theirs if family(name) == kind]
             a, b = (
-                torch.cat([course[name].double().reshape(-1) / factor for name in names])
-                for course, factor in ((mine, my_factor), (theirs, their_factor))
+                torch.cat([trajectory[name].double().reshape(-1) / factor for name in names])
+                for trajectory, factor in ((mine, my_factor), (theirs, their_factor))
             )
             note(f"gradient of {kind}", ((a - b).norm() / b.norm()).item())
     return worst

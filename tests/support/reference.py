@@ -82,12 +82,12 @@ def tokens_of(strategy: Strategy, step: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class Trajectory:
     """What a run did: by step loss, B, Z, norm and clipped gradients; at the end parameters and moments."""
 
     losses: list[float]
-    balances: list[float]
-    zs: list[float]
+    aux_losses: list[float]
+    z_losses: list[float]
     norms: list[float]
     gradients: list[dict[str, Tensor]]  # as the optimizer gets them
     final: dict[tuple[str, str], Tensor]
@@ -105,7 +105,7 @@ def run_reference(
     masks: dict[int, np.ndarray] | None = None,
     clearer_than: float = 0.0,
     shake: int | None = None,
-) -> Course:
+) -> Trajectory:
     """`STEPS` steps of the whole model in this process.
 
     Args:
@@ -183,10 +183,10 @@ def run_reference(
         state = adam.state[parameter]
         final[name, "weight"] = parameter.detach().clone()
         final |= {(name, kind): state[kind] for kind in ("exp_avg", "exp_avg_sq")}
-    return Course(
+    return Trajectory(
         losses=losses,
-        balances=balances,
-        zs=zs,
+        aux_losses=balances,
+        z_losses=zs,
         norms=norms,
         gradients=gradients,
         final=final,

@@ -1,8 +1,8 @@
-"""One process's course of a model, computed once: the layout does not enter.
+"""One process's trajectory of a model, computed once: the layout does not enter.
 
 Five steps are only comparable where one process agrees with itself. A seed is taken whose routes are all
-clear, and whose course stays what it is when the first weights change by a rounding: with some seeds Adam,
-on gradients near zero, makes 4e-5 of that by the second step.
+clear, and whose trajectory stays the same when the first weights change by a rounding: with some seeds
+Adam, on gradients near zero, makes 4e-5 of that by the second step.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from planner.strategy.schema import Training
 from tests.support.equality import CLEAR, TOLERANCE, assert_equal, differences
 from tests.support.layout import run_layout
 from tests.support.ranks import kept, run_ranks
-from tests.support.reference import STEPS, Course, UnclearRoute, run_reference, tiny
+from tests.support.reference import STEPS, Trajectory, UnclearRoute, run_reference, tiny
 
 Masks = dict[int, np.ndarray]  # by step, bool [global_batch, seq_length], False where padding
 Before = Callable[[], None]  # changes something in a process of its own, before anything is built
 
 STEADY = TOLERANCE / 4
 
-_SETTLED: dict[tuple[Any, ...], tuple[int, Course]] = {}
+_SETTLED: dict[tuple[Any, ...], tuple[int, Trajectory]] = {}
 
 
 def check(
@@ -54,8 +54,8 @@ def settled(
     masks: Callable[[Strategy], Masks] | None = None,
     before: Before | None = None,
     noise: tuple[str, ...] = (),
-) -> tuple[int, Course]:
-    """A fit seed and one process's course with it, computed once a model."""
+) -> tuple[int, Trajectory]:
+    """A fit seed and one process's trajectory with it, computed once a model."""
     plain = one_process(strategy)
     key = (repr(plain), masks, before, noise)
     if key not in _SETTLED:
@@ -90,20 +90,20 @@ def padding(strategy: Strategy) -> Masks:
 
 def _settle(
     strategy: Strategy, masks: Masks | None, before: Before | None, noise: tuple[str, ...]
-) -> tuple[int, Course]:
+) -> tuple[int, Trajectory]:
     if before is not None:
         before()
     for seed in range(1, 200):
         trial = with_seed(strategy, seed)
         with contextlib.suppress(UnclearRoute):
-            course = run_reference(trial, masks, clearer_than=1.1 * CLEAR)
-            if all(_agree(course, run_reference(trial, masks, shake=lot), noise) for lot in range(2)):
-                return seed, course
-    raise AssertionError("no seed has clear routes and a steady course")
+            trajectory = run_reference(trial, masks, clearer_than=1.1 * CLEAR)
+            if all(_agree(trajectory, run_reference(trial, masks, shake=lot), noise) for lot in range(2)):
+                return seed, trajectory
+    raise AssertionError("no seed has clear routes and a steady trajectory")
 
 
-def _agree(course: Course, shaken: Course, noise: tuple[str, ...]) -> bool:
-    return all(value <= STEADY for value, _ in differences(shaken, course, noise).values())
+def _agree(trajectory: Trajectory, shaken: Trajectory, noise: tuple[str, ...]) -> bool:
+    return all(value <= STEADY for value, _ in differences(shaken, trajectory, noise).values())
 
 
 def _with(strategy: Strategy, **changes: object) -> Training:

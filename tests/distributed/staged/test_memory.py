@@ -73,7 +73,7 @@ def _tensors(channels: list[P2PChannel]) -> list[torch.Tensor]:
     ],
     ids=["staged", "one micro-batch", "pp4", "pp2"],
 )
-def test_hand_over_buffers_are_bounded(parallel: dict[str, object], micro_batch: int) -> None:
+def test_transfer_buffers_are_bounded(parallel: dict[str, object], micro_batch: int) -> None:
     plan = build_plan(
         tiny(
             parallel={"zero_stage": 1, **parallel},

@@ -92,7 +92,7 @@ def handed(plan: Plan) -> dict[str, int]:
     ],
     ids=["2+4+2", "dp2", "3+1+3", "pp2"],
 )
-def test_bytes_handed_over_are_the_least(parallel: dict[str, object], num_boundaries: int) -> None:
+def test_each_element_is_sent_once(parallel: dict[str, object], num_boundaries: int) -> None:
     """Each element of a batch's activations crosses each boundary once, and its gradient once: the batch is
     16 sequences of 5 tokens with 18 elements of 4 bytes."""
     plan = plan_of(parallel, model__hidden_size=18, model__head_dim=4, training__micro_batch=1)

@@ -29,7 +29,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         ("pp2", "one stage"),
     ],
 )
-def test_going_on_in_another_layout_equals_one_process(tmp_path: Path, first: str, second: str) -> None:
+def test_resuming_in_another_layout_equals_one_process(tmp_path: Path, first: str, second: str) -> None:
     """Three steps in one, two more in the other, all held against one process that was not interrupted."""
     strategies = [tiny(parallel=LAYOUTS[name], training__micro_batch=2) for name in (first, second)]
     seed, expected = settled(strategies[0])

@@ -88,12 +88,12 @@ def play(
 
 @pytest.mark.parametrize("strangers", [False, True])
 @pytest.mark.parametrize("schedule", [one_forward_one_backward, forward_only])
-def test_every_schedule_ends(schedule: Schedule, strangers: bool) -> None:
+def test_no_schedule_deadlocks(schedule: Schedule, strangers: bool) -> None:
     for num_stages, num_micro_batches in product(STAGES, MICRO_BATCHES):
         play(schedule, num_stages, num_micro_batches, strangers=strangers)
 
 
-def test_nothing_is_asked_for_that_waits_for_the_present_action() -> None:
+def test_no_receive_is_posted_that_depends_on_the_current_action() -> None:
     """Each stage in turn stops before an action: what it has asked for by then, the others can send."""
     for num_stages, num_micro_batches in product(range(2, 6), range(1, 8)):
         for place in range(num_stages):
@@ -131,7 +131,7 @@ def messages(schedule: Schedule, num_stages: int, num_micro_batches: int) -> set
     return done
 
 
-def test_what_can_travel_meanwhile_is_asked_for_meanwhile() -> None:
+def test_receives_that_can_overlap_are_posted_early() -> None:
     """Only the last forward before the first backward of a short step has nothing to ask for."""
     for num_stages, num_micro_batches in product(STAGES, MICRO_BATCHES):
         for place in range(num_stages):
@@ -156,7 +156,7 @@ def test_each_micro_batch_goes_forward_then_backward_once() -> None:
                 assert first < actions.index(Action("backward", micro_batch))
 
 
-def test_depth_limits_what_is_in_flight() -> None:
+def test_stage_depth_bounds_micro_batches_in_flight() -> None:
     """Stage i of n holds n − i micro-batches at most, however many a step has."""
     for num_stages, num_micro_batches in product(STAGES, MICRO_BATCHES):
         for place in range(num_stages):
@@ -178,7 +178,7 @@ def test_order_by_hand() -> None:
     assert told(2) == "f0 b0 f1 b1 f2 b2 f3 b3"
 
 
-def test_the_play_finds_a_deadlock() -> None:
+def test_the_simulation_finds_a_deadlock() -> None:
     def greedy(place: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
         """The last stage wants the second micro-batch before it gives the first one's gradient back."""
         if place < num_stages - 1:
@@ -189,7 +189,7 @@ def test_the_play_finds_a_deadlock() -> None:
         play(greedy, 2, 2)
 
 
-def test_the_play_finds_another_order() -> None:
+def test_the_simulation_finds_another_order() -> None:
     def last_first(place: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
         order = range(num_micro_batches)
         kept = order if place else order[::-1]
