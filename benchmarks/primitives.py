@@ -21,8 +21,8 @@ class Sizes:
     """The sizes measured on a kind of device.
 
     widths: of a GEMM. grouped: rows and width of one expert; num_groups: experts. attention: sequences,
-    heads, their length and width. moved: bytes of one operation. live_bytes: of the tensors used in turn, more
-    than a cache holds. kept_bytes: of results that are kept, as activations are until backward.
+    heads, their length and width. moved: bytes of one operation. live_bytes: of the tensors used in
+    turn, more than a cache holds. kept_bytes: of results that are kept, as activations are until backward.
     """
 
     widths: tuple[int, ...]
