@@ -27,7 +27,7 @@ from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, device
 from planner.problems import StrategyError
 from planner.yaml12_writer import section_yaml
 
-_GLOO = "measured: gloo between ranks of this host, after computation on each rank"
+_GLOO = "measured with gloo between ranks of this host, after computation on each rank"
 
 
 def main(argv: list[str]) -> int:
