@@ -1,4 +1,4 @@
-"""What a rank holds for hand-overs is what the planner counts: a bound from above, and not a far one."""
+"""The memory of transfer buffers on a rank stays below the planner's bound, and not far below."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
-from planner.memory.rank_memory import hand_over_buffers
+from planner.memory.rank_memory import transfer_buffers
 from runtime.parallel.pipeline_p2p import P2PChannel
 from runtime.training.train_step import train_step, training_batches
 from runtime.training.training_model import Totals
@@ -83,7 +83,7 @@ def test_transfer_buffers_are_bounded(parallel: dict[str, object], micro_batch: 
     )
     held = kept(plan.world_size).run(most_held, plan)
     for place, stage in enumerate(plan.stages):
-        bound = hand_over_buffers(plan, place, plan.batch.accumulation)
+        bound = transfer_buffers(plan, place)
         for rank in stage.ranks:
             assert held[rank] <= bound, (stage.name, rank, held[rank], bound)
             if plan.batch.accumulation > 1:  # else most of it is whole vectors, which no channel holds
