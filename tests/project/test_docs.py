@@ -181,14 +181,21 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_make_plan_shows_five_mistakes() -> None:
+    example = text_of(ROOT / "docs/examples/five_mistakes.yaml")
+    (on_the_page,) = [
+        body
+        for language, body in FENCE.findall(text_of(ROOT / "docs/how-to/errors.md"))
+        if language == "yaml"
+    ]
+    assert on_the_page.splitlines()[1:] == example.splitlines()[3:], "but for the comment and the name"
     with pytest.raises(StrategyError) as caught:
         load(ROOT / "docs/examples/five_mistakes.yaml")
-    assert [(problem.path, problem.line) for problem in caught.value.problems] == [
-        ("cluster.links.intra_host", 8),
-        ("model.num_expert", 11),
-        ("parallel.zero_stage", 16),
-        ("training.global_batch", 19),
-        ("training.steps", 21),
+    assert [(problem.code, problem.path, problem.line) for problem in caught.value.problems] == [
+        ("SW116", "cluster.links.intra_host", 8),
+        ("SW111", "model.num_expert", 11),
+        ("SW209", "parallel.zero_stage", 16),
+        ("SW241", "training.global_batch", 19),
+        ("SW113", "training.steps", 21),
     ]
 
 
