@@ -46,22 +46,22 @@ class JobFailed(Exception):
         super().__init__(found)
 
 
-def job_files(plan: Plan, place: LaunchPaths, folder: Path) -> dict[str, bytes]:
+def job_files(plan: Plan, paths: LaunchPaths, folder: Path) -> dict[str, bytes]:
     """The files of the launch, for a run in `folder`.
 
     Raises:
         StrategyError: with everything that prevents the launch.
     """
-    return launch_files(plan, job_paths(place, folder), os.environ)
+    return launch_files(plan, job_paths(paths, folder), os.environ)
 
 
-def job_paths(place: LaunchPaths, folder: Path) -> LaunchPaths:
+def job_paths(paths: LaunchPaths, folder: Path) -> LaunchPaths:
     """Paths of the job: a folder of its own, and another program."""
-    return replace(place, run=folder, program=("--module", MODULE, "--out", str(folder)))
+    return replace(paths, run=folder, program=("--module", MODULE, "--out", str(folder)))
 
 
 async def run_job(
-    files: dict[str, bytes], place: LaunchPaths, folder: Path, on_progress: Callable[[str], object]
+    files: dict[str, bytes], paths: LaunchPaths, folder: Path, on_progress: Callable[[str], object]
 ) -> dict[str, Any]:
     """The content of probe.json.
 
@@ -76,7 +76,7 @@ async def run_job(
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             str(folder / "launch.sh"),
-            cwd=place.project,
+            cwd=paths.project,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -66,7 +66,7 @@ def check_cluster(
 @dataclass(frozen=True, kw_only=True)
 class _Request:
     plan: Plan
-    place: LaunchPaths
+    paths: LaunchPaths
     hardware: Path
     is_hosts_only: bool
 
@@ -77,16 +77,16 @@ def _request(plan: Plan, hardware: str | None, *, is_hosts_only: bool) -> _Reque
     Raises:
         StrategyError: placeholder hosts, anything that prevents the launch, an invalid --hardware.
     """
-    place = launch_paths(plan)
+    paths = launch_paths(plan)
     if has_placeholder_hosts(plan) and not is_local(plan):
         raise StrategyError([_placeholder_hosts(plan)])
-    if place.ssh_config is not None and not os.access(place.ssh_config, os.R_OK):
-        raise StrategyError([_no_ssh_config(place.ssh_config)])
-    job_files(plan, place, place.run)
-    file = Path(hardware) if hardware is not None else place.run.parent / CALIBRATION_NAME
+    if paths.ssh_config is not None and not os.access(paths.ssh_config, os.R_OK):
+        raise StrategyError([_no_ssh_config(paths.ssh_config)])
+    job_files(plan, paths, paths.run)
+    file = Path(hardware) if hardware is not None else paths.run.parent / CALIBRATION_NAME
     if file.exists():
         read_calibration(file)
-    return _Request(plan=plan, place=place, hardware=file, is_hosts_only=is_hosts_only)
+    return _Request(plan=plan, paths=paths, hardware=file, is_hosts_only=is_hosts_only)
 
 
 async def _until_stopped(request: _Request) -> PreflightReport | None:
@@ -105,8 +105,8 @@ async def _until_stopped(request: _Request) -> PreflightReport | None:
 
 
 async def _run(request: _Request, progress: Progress) -> PreflightReport:
-    plan, place = request.plan, request.place
-    roles, output = roles_of(plan), place.run.parent
+    plan, paths = request.plan, request.paths
+    roles, output = roles_of(plan), paths.run.parent
     result, job, hardware_file = None, "", None
     with contextlib.ExitStack() as stack:
         try:
@@ -119,9 +119,9 @@ async def _run(request: _Request, progress: Progress) -> PreflightReport:
         if not job:
             progress.show("starting the ranks")
             folder = shared.folder / "job"
-            files = job_files(plan, place, folder)
+            files = job_files(plan, paths, folder)
             try:
-                result = await run_job(files, job_paths(place, folder), folder, progress.show)
+                result = await run_job(files, job_paths(paths, folder), folder, progress.show)
             except JobFailed as error:
                 checks.append(_job_failed(error))
     if result is not None:
@@ -166,7 +166,7 @@ def _write_links(request: _Request, result: dict[str, Any], checks: list[Preflig
 async def _ask(
     request: _Request, roles: Sequence[Role], shared: SharedFolder, progress: Progress
 ) -> dict[str, HostAnswer | HostFailure]:
-    plan, place = request.plan, request.place
+    plan, paths = request.plan, request.paths
     answered: list[str] = []
 
     def show(host: str, failure: HostFailure | None) -> None:
@@ -176,10 +176,10 @@ async def _ask(
 
     progress.show(f"asking {len(roles)} host{'s' if len(roles) > 1 else ''}")
     return await ask_hosts(
-        Ssh(ssh_config=place.ssh_config, is_local=is_local(plan)),
-        Program(project=place.project, python=place.python, module=INSPECT),
+        Ssh(ssh_config=paths.ssh_config, is_local=is_local(plan)),
+        Program(project=paths.project, python=paths.python, module=INSPECT),
         [role.name for role in roles],
-        place.run.parent,
+        paths.run.parent,
         shared,
         wants_gpus=not plan.strategy.cluster.gpu.is_cpu,
         on_answer=show,

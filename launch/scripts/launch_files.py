@@ -43,7 +43,7 @@ def launch_paths(plan: Plan, project: Path = PROJECT, python: str = sys.executab
     )
 
 
-def launch_files(plan: Plan, place: LaunchPaths, environ: Mapping[str, str]) -> dict[str, bytes]:
+def launch_files(plan: Plan, paths: LaunchPaths, environ: Mapping[str, str]) -> dict[str, bytes]:
     """The bytes of every file of the launch, by name; the same input gives the same bytes.
 
     Args:
@@ -60,7 +60,7 @@ def launch_files(plan: Plan, place: LaunchPaths, environ: Mapping[str, str]) -> 
         *host_problems(plan),
         *variable_problems(plan, values, over_ssh=over_ssh),
         *slurm_problems(plan),
-        *(_path_problems(plan, place) if over_ssh else ()),
+        *(_path_problems(plan, paths) if over_ssh else ()),
     ]
     if problems:
         raise StrategyError(problems)
@@ -72,8 +72,8 @@ def launch_files(plan: Plan, place: LaunchPaths, environ: Mapping[str, str]) -> 
         "ds_config.json": ds_config_json(plan),
         "hostfile": hostfile(plan),
         "env": env_file(values),
-        "launch.sh": launch_sh(plan, place),
-        "launch.sbatch": launch_sbatch(plan, place),
+        "launch.sh": launch_sh(plan, paths),
+        "launch.sbatch": launch_sbatch(plan, paths),
     }
     return {name: text.encode() for name, text in texts.items()}
 
@@ -117,14 +117,14 @@ def _launcher_problems(plan: Plan) -> Iterator[Problem]:
         )
 
 
-def _path_problems(plan: Plan, place: LaunchPaths) -> Iterator[Problem]:
-    paths = {
-        "output.folder": place.run,
-        "launch.python": place.python,
-        "launch.ssh_config": place.ssh_config,
-        "the project folder": place.project,
+def _path_problems(plan: Plan, paths: LaunchPaths) -> Iterator[Problem]:
+    named = {
+        "output.folder": paths.run,
+        "launch.python": paths.python,
+        "launch.ssh_config": paths.ssh_config,
+        "the project folder": paths.project,
     }
-    for key, path in paths.items():
+    for key, path in named.items():
         if path is not None and not _SAFE_PATH.fullmatch(str(path)):
             yield Problem(
                 code="SW402",

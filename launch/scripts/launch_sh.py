@@ -8,23 +8,23 @@ from launch.ssh.options import OPTIONS
 from planner import Plan
 
 
-def launch_sh(plan: Plan, place: LaunchPaths) -> str:
+def launch_sh(plan: Plan, paths: LaunchPaths) -> str:
     """The script; it exits with 0 only if rank 0 wrote a new done.json."""
     conditions = {
         "launch_sh": True,
         "local": is_local(plan),
         "cpu": plan.strategy.cluster.gpu.is_cpu,
         "placeholder_hosts": has_placeholder_hosts(plan) and not is_local(plan),
-        "ssh_config": place.ssh_config is not None,
+        "ssh_config": paths.ssh_config is not None,
     }
     values = {
         "FIRST": shlex.quote(plan.hosts[0].name),
         "LAST": ",".join(map(str, range(plan.world_size))),
         "FAN_OUT": str(MAX_PDSH_HOSTS),
-        "PROGRAM": shlex.join(place.program),
+        "PROGRAM": shlex.join(paths.program),
         "SSH_OPTIONS": " ".join(OPTIONS),
-        "SSH_CONFIG": shlex.quote(str(place.ssh_config)),
+        "SSH_CONFIG": shlex.quote(str(paths.ssh_config)),
         "LOOK": "what the ranks said above" if is_local(plan) else "logs/",
     }
-    chosen = {name for name, holds in conditions.items() if holds} | common_conditions(place)
-    return fill("launch.sh.in", chosen, common_values(plan, place) | values)
+    chosen = {name for name, holds in conditions.items() if holds} | common_conditions(paths)
+    return fill("launch.sh.in", chosen, common_values(plan, paths) | values)

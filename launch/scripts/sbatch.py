@@ -13,10 +13,10 @@ _VALUE = re.compile(r"[A-Za-z0-9_.,:;@/+=%*()\[\]&|! -]*")
 _FROM_PLAN = ("nodes", "ntasks", "ntasks-per-node", "distribution", "nodelist", "wrap", "array")
 
 
-def launch_sbatch(plan: Plan, place: LaunchPaths) -> str:
+def launch_sbatch(plan: Plan, paths: LaunchPaths) -> str:
     """The script; hosts come from the allocation, ranks for each host from the hostfile."""
     values = {"SBATCH_OPTIONS": "\n#SBATCH ".join(_options(plan)), "LOOK": "logs/"}
-    return fill("launch.sbatch.in", common_conditions(place), common_values(plan, place) | values)
+    return fill("launch.sbatch.in", common_conditions(paths), common_values(plan, paths) | values)
 
 
 def slurm_problems(plan: Plan) -> Iterator[Problem]:

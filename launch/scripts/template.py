@@ -57,7 +57,7 @@ def _selected_lines(name: str, conditions: Set[str]) -> Iterator[str]:
             yield line
 
 
-def common_values(plan: Plan, place: LaunchPaths) -> dict[str, str]:
+def common_values(plan: Plan, paths: LaunchPaths) -> dict[str, str]:
     """The values that both scripts use; everything that users write is quoted for the shell."""
     hosts, world = len(plan.hosts), plan.world_size
     return {
@@ -65,15 +65,15 @@ def common_values(plan: Plan, place: LaunchPaths) -> dict[str, str]:
         "RANKS": f"{world} rank{'s' if world > 1 else ''} on {hosts} host{'s' if hosts > 1 else ''}",
         "WORLD": str(world),
         "PLAN": plan.fingerprint,
-        "PROJECT": shlex.quote(str(place.project)),
-        "RUN": shlex.quote(str(place.run)),
-        "PYTHON": shlex.quote(place.python),
+        "PROJECT": shlex.quote(str(paths.project)),
+        "RUN": shlex.quote(str(paths.run)),
+        "PYTHON": shlex.quote(paths.python),
         "FILES": " ".join(STAMPED),
         "OPERATOR": " ".join(OPERATOR_VARIABLES),
     }
 
 
-def common_conditions(place: LaunchPaths) -> set[str]:
+def common_conditions(paths: LaunchPaths) -> set[str]:
     """`odd_paths`: a path holds what a shell would expand outside of quotes."""
-    is_odd = re.search(r"[$`]", f"{place.project}{place.run}{place.python}")
+    is_odd = re.search(r"[$`]", f"{paths.project}{paths.run}{paths.python}")
     return {"odd_paths"} if is_odd else set()

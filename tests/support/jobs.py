@@ -83,8 +83,8 @@ class Job:
         self.run = Path(self.plan.strategy.output.folder) / name
         self.output = self.run / "launch.out"
         self.project = _light_project(folder) if light else PROJECT
-        place = LaunchPaths(project=self.project, run=self.run, python=sys.executable, ssh_config=ssh_config)
-        self.files = launch_files(self.plan, place, {})
+        paths = LaunchPaths(project=self.project, run=self.run, python=sys.executable, ssh_config=ssh_config)
+        self.files = launch_files(self.plan, paths, {})
         write_together(self.run, self.files)
         self.process: subprocess.Popen[str] | None = None
 

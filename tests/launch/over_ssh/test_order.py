@@ -78,7 +78,7 @@ def test_a_value_that_would_be_altered_is_a_problem_before_anything_starts(
     text = STRATEGY.format(name="x", text=tmp_path / "text", runs=tmp_path)
     hosts = ("cluster.hosts=[node1, node2]", "cluster.gpus_per_host=2")
     plan = build_plan(loads(text, [*hosts, f"launch.environment={json.dumps({'A_VALUE': value})}"]))
-    place = LaunchPaths(project=tmp_path, run=tmp_path / "x", python="/usr/bin/python3", ssh_config=None)
+    paths = LaunchPaths(project=tmp_path, run=tmp_path / "x", python="/usr/bin/python3", ssh_config=None)
     with pytest.raises(StrategyError) as caught:
-        launch_files(plan, place, {})
+        launch_files(plan, paths, {})
     assert [problem.path for problem in caught.value.problems] == ["launch.environment.A_VALUE"]

@@ -17,9 +17,9 @@ DONE = "echo '{\"pairs\": [1]}' >probe.json; echo '{\"attempt\": 1}' >done.json"
 
 def run(folder: Path, body: str, told: list[str] | None = None) -> dict[str, Any]:
     script = f"#!/bin/bash\ncd {folder}\n{body}\n"
-    place = LaunchPaths(project=folder.parent, run=folder, python="python", ssh_config=None)
+    paths = LaunchPaths(project=folder.parent, run=folder, python="python", ssh_config=None)
     heard = [] if told is None else told
-    return asyncio.run(run_job({"launch.sh": script.encode()}, place, folder, heard.append))
+    return asyncio.run(run_job({"launch.sh": script.encode()}, paths, folder, heard.append))
 
 
 def test_what_rank_0_wrote_is_the_result_whatever_the_exit_code(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def plan_of(case: str) -> Plan:
     return build_plan(load(path, overrides))
 
 
-def place(name: str = "run", ssh_config: str | None = None) -> LaunchPaths:
+def paths_for(name: str = "run", ssh_config: str | None = None) -> LaunchPaths:
     project = Path("/srv/switchyard")
     return LaunchPaths(
         project=project,
@@ -53,7 +53,7 @@ def place(name: str = "run", ssh_config: str | None = None) -> LaunchPaths:
 
 
 def files_of(built: Plan, environ: dict[str, str] | None = None) -> dict[str, str]:
-    where = place(built.strategy.name, built.strategy.launch.ssh_config)
+    where = paths_for(built.strategy.name, built.strategy.launch.ssh_config)
     return {name: content.decode() for name, content in launch_files(built, where, environ or {}).items()}
 
 

@@ -41,10 +41,10 @@ class Scene:
     def __init__(self, folder: Path, built: Plan) -> None:
         self.folder, self.plan = folder, built
         self.run = folder / "run"
-        self.place = LaunchPaths(
+        self.paths = LaunchPaths(
             project=folder, run=self.run, python=str(folder / "bin/python"), ssh_config=None
         )
-        write_together(self.run, launch_files(built, self.place, {}))
+        write_together(self.run, launch_files(built, self.paths, {}))
         (folder / "bin").mkdir()
         for name in ("python", "pdsh", "scancel"):
             self.stand_in(name, "true")
@@ -237,7 +237,7 @@ def test_a_variable_of_the_shell_that_hosts_would_alter_is_refused(staged: Scene
 
 def test_files_of_two_plans_are_not_launched(staged: Scene) -> None:
     other = build_plan(load(STAGED, [NAMED, "training.steps=5"]))
-    (staged.run / "hostfile").write_bytes(launch_files(other, staged.place, {})["hostfile"])
+    (staged.run / "hostfile").write_bytes(launch_files(other, staged.paths, {})["hostfile"])
     code, told = staged.start("launch.sh")
     assert code == 2
     assert f"launch.sh: SW424 {staged.run}/hostfile" in told
