@@ -28,7 +28,8 @@ def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None
     try:
         write_together(paths.run, files)
     except OSError as error:
-        raise StrategyError([cannot_write(paths.run, error)]) from error
+        problem = cannot_write(paths.run, error)
+        raise StrategyError(locate_problems([problem], plan.strategy)) from error
     needs_slurm = has_placeholder_hosts(plan) and not is_local(plan)
     answer: dict[str, Any] = {
         "folder": str(paths.run),

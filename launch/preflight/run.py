@@ -112,7 +112,7 @@ async def _run(request: _Request, progress: Progress) -> PreflightReport:
         try:
             shared = stack.enter_context(shared_folder(output))
         except OSError as error:
-            raise StrategyError([cannot_write(output, error)]) from error
+            raise StrategyError(locate_problems([cannot_write(output, error)], plan.strategy)) from error
         answers = await _ask(request, roles, shared, progress)
         checks = [*_here(plan), *host_checks(plan, roles, answers)]
         job = _why_no_job(request, roles, checks)
