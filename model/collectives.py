@@ -18,7 +18,7 @@ from torch import Tensor
 # R rows on this rank, D anything behind them
 
 
-class PhaseClock(Protocol):
+class Clock(Protocol):
     """Counts the seconds spent inside `with clock.phase(name)`."""
 
     def phase(self, name: str) -> AbstractContextManager[Any]: ...
@@ -29,7 +29,7 @@ class _NoClock:
         return nullcontext()
 
 
-NO_CLOCK: PhaseClock = _NoClock()
+NO_CLOCK: Clock = _NoClock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Group:
     ranks: tuple[int, ...]
     rank: int
     size: int
-    clock: PhaseClock = field(default=NO_CLOCK, repr=False, compare=False)
+    clock: Clock = field(default=NO_CLOCK, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

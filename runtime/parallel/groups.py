@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch.distributed as dist
 
-from model.collectives import NO_CLOCK, Group, ModelGroups, PhaseClock
+from model.collectives import NO_CLOCK, Clock, Group, ModelGroups
 from planner import Plan, Stage
 
 
@@ -29,7 +29,7 @@ class BoundaryGroups:
 
     activations: dist.ProcessGroup | None  # None is the world's, for torch
     gradients: dist.ProcessGroup | None
-    clock: PhaseClock
+    clock: Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class RankGroups:
         return f"ep_size_{self.ep.size}"
 
 
-def make_groups(plan: Plan, rank: int, clock: PhaseClock = NO_CLOCK) -> RankGroups:
+def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
     """Makes all groups of `plan` and returns those of `rank`. Collective over the plan's world.
 
     Every rank makes every group in the same order, as torch asks; equal tables share one group.
@@ -108,7 +108,7 @@ def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
     return made
 
 
-def _make_boundary_groups(plan: Plan, clock: PhaseClock) -> list[BoundaryGroups]:
+def _make_boundary_groups(plan: Plan, clock: Clock) -> list[BoundaryGroups]:
     """One for each boundary, in the order in which activations flow."""
     made = []
     for before, after in pairwise(plan.stages):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from runtime.process.launcher_watch import LauncherWatch, was_asked_to_stop
 
-GRACE_S = 20.0
+STOP_GRACE_S = 20.0
 # A terminal or a batch system signals the entire process group, and the launcher passes the signal on:
 # what arrives this soon after the first is the same request.
 ECHO_S = 3.0
@@ -39,7 +39,7 @@ class StopRequest:
         self._first_at: dict[int, float] = {}
         if was_asked_to_stop():
             self._asked = signal.SIGTERM.name
-            self._deadline = time.monotonic() + GRACE_S
+            self._deadline = time.monotonic() + STOP_GRACE_S
 
     def listen(self, exit_now: Callable[[str], None]) -> None:
         """Starts the thread that takes the signals.
@@ -73,7 +73,7 @@ class StopRequest:
             if received is not None:
                 self._receive(received.si_signo)
             if time.monotonic() > self._deadline:
-                self._exit_now(f"by {self._asked}: no step ended within {GRACE_S:.0f} s")
+                self._exit_now(f"by {self._asked}: no step ended within {STOP_GRACE_S:.0f} s")
             if self._launcher.is_gone():
                 self._exit_now("because the launcher has ended")
             if not self._is_abandoned and self._launcher.is_abandoned():
@@ -89,4 +89,4 @@ class StopRequest:
         if self._asked is None:
             self._asked = name
         if number != signal.SIGUSR1:
-            self._deadline = min(self._deadline, first_at + GRACE_S)
+            self._deadline = min(self._deadline, first_at + STOP_GRACE_S)

@@ -76,7 +76,7 @@ def agree_on_start(
     """
     plan, problems, identity = context.start.plan, context.start.problems, context.identity
     if plan is not None:
-        found = (*device_problems(plan, identity), *variable_problems(plan))
+        found = (*device_problems(plan, identity), *environment_problems(plan))
         if context.rank == 0 and found:
             reporter.print_problems(found)
         problems = (*problems, *found)
@@ -94,7 +94,7 @@ def agree_on_start(
     return decision
 
 
-def variable_problems(plan: Plan, environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
+def environment_problems(plan: Plan, environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
     """Where this rank's own EXPERT_GPUS and the like contradict the plan."""
     try:
         read_environment(plan, environ)

@@ -22,7 +22,7 @@ from planner.plan.operator_env import format_ranks
 from runtime.process.identity import Identity
 from runtime.process.launcher_watch import hosts_given
 
-PACKAGES = ("torch", "deepspeed", "transformers")
+COMPARED_PACKAGES = ("torch", "deepspeed", "transformers")
 MAX_NAMED = 4
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -60,7 +60,7 @@ class RankReport:
 def make_report(plan: Plan | None, identity: Identity, problems: Iterable[Problem]) -> RankReport:
     """This rank's own report."""
     holds = {"code": code_fingerprint(), "python": platform.python_version()}
-    holds |= {name: version(name) for name in PACKAGES}
+    holds |= {name: version(name) for name in COMPARED_PACKAGES}
     if plan is not None:
         holds = {"plan": plan.fingerprint, "stage tables": hash_stage_tables(plan)} | holds
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

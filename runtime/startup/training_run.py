@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
@@ -29,8 +28,6 @@ from runtime.telemetry.reporter import RunReporter
 from runtime.telemetry.step_timeline import Timeline
 from runtime.training.trainer import StepReport
 
-T = TypeVar("T")
-
 
 class TrainingRun:
     """A context around the steps: inside of it telemetry and the progress line are open."""
@@ -52,7 +49,7 @@ class TrainingRun:
         join_world(self.plan, self._context.identity, self._context.store, self._device)
         return self._device
 
-    def agree_on_groups(self, make_engine: Callable[[], T]) -> T:
+    def agree_on_groups(self, make_engine: Callable[[], DeepSpeedEngine]) -> DeepSpeedEngine:
         """The engine, once DeepSpeed's groups are the plan's on every rank. Collective."""
         return agree_on_groups(make_engine, self._context, self._device)
 

@@ -14,7 +14,7 @@ PICTURE_NAME = "loss.png"
 TRAIN, VALIDATION, FAINT, INK = "#3b6fb6", "#e07b00", "#8a8f98", "#22262c"
 
 
-def draw(run_folder: Path, *, title: str, vocab_size: int) -> Path:
+def draw_loss_curve(run_folder: Path, *, title: str, vocab_size: int) -> Path:
     """Draw training and validation loss over the steps of a run's telemetry; returns the picture's path.
 
     The dotted line is ln(vocab_size), the loss of a uniform guess over all tokens.

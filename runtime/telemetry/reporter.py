@@ -13,9 +13,10 @@ from planner import Plan, StrategyError
 from planner.hardware.catalog import Device, calibration_path, device_of
 from planner.prediction.predict import predict, predicted_phases
 from runtime.profiling.phase_clock import step_s
-from runtime.telemetry import loss_curve, step_timeline
+from runtime.telemetry.loss_curve import draw_loss_curve
 from runtime.telemetry.progress_line import ProgressLine
 from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
+from runtime.telemetry.step_timeline import draw_timeline
 from runtime.training.trainer import StepReport
 
 logger = logging.getLogger(__name__)
@@ -108,8 +109,8 @@ class RunReporter:
     def draw_pictures(self) -> Path:
         """Draws loss.png, whose path it returns, and timeline.png; on rank 0."""
         strategy = self._plan.strategy
-        step_timeline.draw(self._run_folder)
-        return loss_curve.draw(self._run_folder, title=strategy.name, vocab_size=strategy.model.vocab_size)
+        draw_timeline(self._run_folder)
+        return draw_loss_curve(self._run_folder, title=strategy.name, vocab_size=strategy.model.vocab_size)
 
     def print_summary(self, result: dict[str, Any]) -> None:
         """Prints the result; on rank 0."""

@@ -25,7 +25,7 @@ _TRACED = 3
 # A picture of more ranks shows no more; the first ranks of each stage are drawn.
 MAX_RANKS = 128
 # The colour-blind can distinguish them; forward and backward differ in lightness too.
-COLOURS = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98", "stage_wait": "#e07b00"}
+PHASE_COLOURS = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98", "stage_wait": "#e07b00"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def chrome_trace(plan: Plan, step: int, attempt: int, ranks: Sequence[RankTimes]
     }
 
 
-def draw(folder: Path) -> Path | None:
+def draw_timeline(folder: Path) -> Path | None:
     """Draws timeline.json beside it as timeline.png: one row per rank; None where no step was traced."""
     from io import BytesIO
 
@@ -134,7 +134,7 @@ def draw(folder: Path) -> Path | None:
     axes = figure.add_subplot()
     for event in events:
         kind = event["name"].split()[0]
-        if kind not in COLOURS:
+        if kind not in PHASE_COLOURS:
             continue
         is_wait = event["cat"] == "phase"
         axes.barh(
@@ -142,7 +142,7 @@ def draw(folder: Path) -> Path | None:
             event["dur"] / 1e3,
             left=event["ts"] / 1e3,
             height=0.36 if is_wait else 0.8,
-            color=COLOURS[kind],
+            color=PHASE_COLOURS[kind],
             linewidth=0,
         )
         if kind in ("forward", "backward") and len(rows) <= 32:
@@ -158,7 +158,7 @@ def draw(folder: Path) -> Path | None:
     names = " → ".join(name.split(maxsplit=1)[1] for _, name in sorted(stages.items()))
     axes.set_title(f"{other['name']}, step {other['step']}: {names}", loc="left", fontsize=10)
     labels = {"stage_wait": "waiting for another stage"}
-    patches = [Patch(color=colour, label=labels.get(kind, kind)) for kind, colour in COLOURS.items()]
+    patches = [Patch(color=colour, label=labels.get(kind, kind)) for kind, colour in PHASE_COLOURS.items()]
     figure.legend(handles=patches, frameon=False, ncols=4, fontsize=8, loc="outside lower left")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

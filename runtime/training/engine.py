@@ -18,7 +18,7 @@ from deepspeed.runtime.zero import stage_1_and_2
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
-from model.collectives import PhaseClock
+from model.collectives import Clock
 from model.moe import MoELayer
 from planner import Plan
 from planner.plan.ds_config import ds_config
@@ -37,7 +37,7 @@ class EngineMoE(MoELayer, DeepSpeedMoE):  # type: ignore[misc]  # DeepSpeed has 
         """Nothing: the groups are the plan's already (runtime.parallel.groups.give_to_deepspeed)."""
 
 
-def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: PhaseClock) -> DeepSpeedEngine:
+def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: Clock) -> DeepSpeedEngine:
     """The engine of `module` and `plan`. Collective over the plan's world.
 
     Raises:
@@ -130,7 +130,7 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
     engine._take_model_step = clip_and_step
 
 
-def _time_reductions(engine: DeepSpeedEngine, clock: PhaseClock) -> None:
+def _time_reductions(engine: DeepSpeedEngine, clock: Clock) -> None:
     """Times DeepSpeed's gradient reductions and ZeRO's weight gathers as `gradient_reduce`."""
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
-from model.collectives import PhaseClock
+from model.collectives import Clock
 from planner import Batch, Stage
 from runtime.parallel.groups import RankGroups
 from runtime.parallel.pipeline_p2p import P2PChannels
@@ -59,7 +59,7 @@ def train_step(
     groups: RankGroups,
     micro_batches: Sequence[MicroBatch],
     totals: Totals,
-    clock: PhaseClock,
+    clock: Clock,
     schedule: Schedule = one_forward_one_backward,
 ) -> StepResult:
     """Forward and backward of every micro-batch, then one clipped update. Collective over the world.

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from planner import Plan, build_plan
 from runtime.profiling.phase_clock import PhaseClock, TimeSpan
-from runtime.telemetry.step_timeline import RankTimes, Timeline, chrome_trace, draw, shown_ranks
+from runtime.telemetry.step_timeline import RankTimes, Timeline, chrome_trace, draw_timeline, shown_ranks
 from runtime.training.train_step import train_step, training_batches
 from runtime.training.training_model import Totals
 from tests.support.layout import start
@@ -69,7 +69,7 @@ def test_a_step_of_three_stages(tmp_path: Path) -> None:
     slack = 50_000  # us, for the alignment at the last collective
     assert times(3, "forward 0")[1] > times(1, "forward 0")[0] - slack
     assert times(1, "backward 0")[1] > times(3, "backward 0")[0] - slack
-    picture = draw(tmp_path)
+    picture = draw_timeline(tmp_path)
     assert picture is not None
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -108,4 +108,4 @@ def test_a_large_world_shows_some_ranks_of_each_stage() -> None:
 
 
 def test_nothing_is_drawn_of_a_run_that_caught_no_step(tmp_path: Path) -> None:
-    assert draw(tmp_path) is None
+    assert draw_timeline(tmp_path) is None

@@ -39,7 +39,7 @@ def colours(path: Path) -> set[str]:
 
 def test_both_losses_are_drawn(tmp_path):
     train(tmp_path, {step: 8 - step / 10 for step in range(1, 21)}, {10: 7.2, 20: 6.2})
-    path = loss_curve.draw(tmp_path, title="tiny_cpu", vocab_size=4096)
+    path = loss_curve.draw_loss_curve(tmp_path, title="tiny_cpu", vocab_size=4096)
     assert path == tmp_path / "loss.png"
     assert {loss_curve.TRAIN, loss_curve.VALIDATION} <= colours(path)
     assert imread(path).shape[:2] == (720, 1280)
@@ -49,7 +49,7 @@ def test_both_losses_are_drawn(tmp_path):
 @pytest.mark.parametrize("losses", [{}, {1: 8.2}, {1: float("nan")}, {1: 8.0, 2: float("nan"), 3: 7.0}])
 def test_few_or_no_numbers_are_no_error(tmp_path, losses):
     train(tmp_path, losses, {})
-    assert loss_curve.draw(tmp_path, title="t", vocab_size=4096).stat().st_size > 1000
+    assert loss_curve.draw_loss_curve(tmp_path, title="t", vocab_size=4096).stat().st_size > 1000
 
 
 def test_matplotlib_waits_until_a_picture_is_drawn():
