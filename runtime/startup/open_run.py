@@ -1,8 +1,8 @@
 """Opening of a run by rank 0: data, the checkpoint to resume from, the claim, the run's files."""
 
-import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from planner import Plan
@@ -21,8 +21,6 @@ from runtime.startup.resume import find_start
 
 TOKENIZER_NAME = "tokenizer.json"
 
-logger = logging.getLogger(__name__)
-
 
 def open_run(context: RunContext) -> StartDecision:
     """What all ranks will do. Writes the run's files once nothing can be refused any more.
@@ -37,7 +35,7 @@ def open_run(context: RunContext) -> StartDecision:
     strategy = plan.strategy
     operator = read_environment(plan, os.environ)
     for warning in operator.warnings:
-        logger.warning("SW643 %s", warning)
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)
     prints = fingerprints(plan, data)
