@@ -1,4 +1,4 @@
-"""Thinking without a cluster: from what a person wrote to what follows from it. Imports no torch."""
+"""Planner: strategies, plans and predictions, without a cluster and without torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from planner.topology.grid import Grid
 from planner.topology.placement import Stage
 
 if TYPE_CHECKING:
-    from planner.prediction.predict import predict
+    from planner.prediction.predict import Prediction, predict
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,7 @@ __all__ = [
     "Grid",
     "Host",
     "Plan",
+    "Prediction",
     "Problem",
     "Stage",
     "Strategy",
@@ -33,9 +34,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`predict`, on first use: a rank needs the plan and not the cost model, a third of the import."""
-    if name == "predict":
-        from planner.prediction.predict import predict
+    """The cost model on first use: it is a third of the import, and a rank does not need it."""
+    if name in ("predict", "Prediction"):
+        from planner.prediction import predict as module
 
-        return predict
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What a mistake in a strategy looks like: where it is, what was found, what is legal, what to change."""
+"""Problems: mistakes a user can correct, with place, code, what was found, what is expected, and a fix."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -43,7 +43,7 @@ class Problem:
 
 
 class StrategyError(Exception):
-    """The input is wrong; carries every Problem that was found, in the order of the file."""
+    """Wrong input; carries every Problem that was found, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)

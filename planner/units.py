@@ -1,4 +1,4 @@
-"""Quantities: which units exist, what they are worth in base units, and how a number prints with its unit."""
+"""Units of quantities: parsing to base units, and printing with a unit."""
 
 import re
 from fractions import Fraction
@@ -76,7 +76,7 @@ EXAMPLES: dict[Dimension, str] = {
 
 
 class QuantityError(ValueError):
-    """A quantity that cannot be read; the text says what was found."""
+    """A quantity that cannot be parsed; the text says what was found."""
 
 
 def parse_quantity(text: str, dimension: Dimension) -> int | float:
@@ -95,8 +95,8 @@ def parse_quantity(text: str, dimension: Dimension) -> int | float:
             raise QuantityError(f"{text!r} has no unit")
         other = next((d for d, units in UNITS.items() if unit in units), None)
         if other is not None:
-            raise QuantityError(f"{text!r} is a quantity in {other}, not in {dimension}")
-        raise QuantityError(f"{text!r} has the unknown unit {unit!r}")
+            raise QuantityError(f"{text!r} is in {other}, not in {dimension}")
+        raise QuantityError(f"{text!r} has an unknown unit: {unit!r}")
     value = Fraction(number) * scale
     if abs(value) > 10**30:
         raise QuantityError(f"{text!r} is too large")

@@ -9,7 +9,7 @@ from planner.plan.plan import Plan
 from planner.prediction.load_balance import Check, LoadBalance, compatibility_checks, load_balance
 from planner.prediction.predict import Prediction
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
-from planner.strategy.schema import Claim
+from planner.strategy.claims import Claim
 
 Derivation = Callable[[Case], Iterator[Reading]]
 # One for each quantity of the closed list; the first reading that decides is the derived value.

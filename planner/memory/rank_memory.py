@@ -14,7 +14,7 @@ from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
 from planner.strategy.schema import Strategy
 from planner.topology.placement import Stage
-from planner.topology.stage_boundary import buffer_elements, chunks_of
+from planner.topology.stage_boundary import count_buffer_elements, split_into_chunks
 
 # What a GPU rank holds that no tensor is: the CUDA context with the kernels of torch and its libraries, and
 # NCCL's buffers. 1.06 GB without, 4.34 GB with the buffers of one all-to-all group of 8, both read on an H100
@@ -209,7 +209,7 @@ def _layer_bytes(p: RankWorkload) -> tuple[int, int, int]:
 def transfer_buffers(plan: Plan, place: int) -> int:
     """Bytes on their way between the stage at `place` and its neighbours, in both directions."""
     strategy, stages, accumulation = plan.strategy, plan.stages, plan.batch.accumulation
-    elements = buffer_elements(
+    elements = count_buffer_elements(
         stages[place],
         (*stages[max(0, place - 1) : place], *stages[place + 1 : place + 2]),
         plan.batch.global_batch // accumulation,
@@ -229,7 +229,7 @@ def num_chunks(plan: Plan) -> int:
     stages = plan.stages
     if len(stages) == 1:
         return 1
-    return len(chunks_of(stages[-1], stages[-2], plan.batch.global_batch // plan.batch.accumulation))
+    return len(split_into_chunks(stages[-1], stages[-2], plan.batch.global_batch // plan.batch.accumulation))
 
 
 def _dispatch_buffers(p: RankWorkload) -> int:

@@ -1,4 +1,4 @@
-"""What follows from a strategy: which host carries which rank, the stages, the batch, the fingerprint."""
+"""Plan of a strategy: ranks on hosts, stages, batch, fingerprint."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from planner.topology.placement import Stage, largest_data_parallel_size, world_
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A host that carries ranks; on it, local rank i is `ranks[i]`."""
+    """A host with ranks; local rank i is `ranks[i]`."""
 
     name: str
     ranks: tuple[int, ...]
@@ -30,7 +30,7 @@ class Batch:
     accumulation: int
 
     def micro_batch_of(self, stage: Stage) -> int:
-        """Whole sequences for each data-parallel rank of a stage in one micro-step."""
+        """Sequences per data-parallel rank of a stage in one micro-step."""
         sequences = self.global_batch // self.accumulation
         assert sequences % stage.data_parallel_size == 0, (self, stage.name)
         return sequences // stage.data_parallel_size
@@ -111,7 +111,7 @@ def build_plan(strategy: Strategy) -> Plan:
 
 
 def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:
-    """Ranks in blocks over the hosts: full hosts in their order, shorter ones after them, spares left out.
+    """Ranks in consecutive blocks: full hosts in order, then hosts with fewer slots; no spares.
 
     A host with fewer slots comes last because DeepSpeed 0.19.8 (launcher/launch.py:213) takes a rank's local
     rank modulo its own host's slots, which is only right when all hosts before it are equally full.
@@ -135,7 +135,7 @@ def _slots(cluster: Cluster, world: int) -> tuple[int, ...]:
     usable = cluster.hosts.count - cluster.spare_hosts
     slots = cluster.slots[:usable]
     if cluster.gpu.is_cpu and world > sum(slots):
-        return (-(-world // usable),) * usable  # slots bound GPUs, not processes
+        return (-(-world // usable),) * usable  # slots limit GPUs, not processes
     return slots
 
 

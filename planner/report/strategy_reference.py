@@ -1,4 +1,4 @@
-"""How the reference of a strategy's keys reads: docs/strategy.md, made from the schema alone."""
+"""Strategy reference (docs/strategy.md), generated from the schema."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,20 +23,20 @@ _INTRODUCTION = """\
 A strategy is one YAML file. It says which cluster, which model, which parallel degrees, which training
 recipe. Everything else follows from it. `ds_configs/tiny_cpu.yaml` is a small complete one.
 
-- Write what differs from a default. `python -m launch plan ds_configs/tiny_cpu.yaml --full` prints the whole.
-- YAML is read as YAML 1.2 means it: `3e-4` is a number, `no` and `10:30` are text.
-- A quantity carries its unit: `64 GB`, `100 Gbps`, `10 min`. `GB` is 10⁹ bytes, `GiB` is 2³⁰ bytes, `Gbps` is
+- Write what differs from a default. `python -m launch plan ds_configs/tiny_cpu.yaml --full` prints every key.
+- The file is YAML 1.2: `3e-4` is a number, `no` and `10:30` are text.
+- A quantity has a unit: `64 GB`, `100 Gbps`, `10 min`. `GB` is 10⁹ bytes, `GiB` is 2³⁰ bytes, `Gbps` is
   10⁹ bits a second.
 - Any key can be set from the command line: `parallel.ep=2 training.steps=4 name=try1`.
 - `parallel` may be a short name: `parallel: EP64_TP2_PP1_DP1`. A degree that is left out is 1.
-- Unknown keys, duplicate keys and broken rules are errors, all shown at once: see [errors](how-to/errors.md).
-- Some values can be planned and not yet trained. `plan` names them in a note, train.py as an error.
+- Unknown keys, duplicate keys and broken rules are reported all at once: see [errors](how-to/errors.md).
+- Some values can be planned but not yet trained: a note in `plan`, an error in train.py.
 - An editor with a YAML language server completes keys from `ds_configs/strategy.schema.json`. The first line
   of each shipped strategy points to it.
 
-Refused on purpose, with the reason: dropout and routing noise (randomness is initialisation and data order,
-nothing else), sequence and context parallelism, expert tensor parallelism, multi-head latent attention,
-sliding-window attention, a shared embedding and head, fp16, ZeRO 3.
+Refused on purpose, with the reason: dropout and routing noise (the only randomness is initialization and
+data order), sequence and context parallelism, expert tensor parallelism, multi-head latent attention,
+sliding-window attention, a tied embedding and head, fp16, ZeRO 3.
 """
 
 
@@ -139,7 +139,7 @@ def _devices() -> Iterator[str]:
 
 def _claims() -> Iterator[str]:
     yield "## Quantities of claims\n"
-    yield "What a claim may be about. `python -m launch audit` judges them: see [audit](how-to/audit.md).\n"
+    yield "What a claim may state. `python -m launch audit` checks claims: see [audit](how-to/audit.md).\n"
     by_dimension: dict[Dimension, list[str]] = {}
     for name, dimension in CLAIM_QUANTITIES.items():
         by_dimension.setdefault(dimension, []).append(f"`{name}`")

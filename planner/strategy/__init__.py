@@ -1,1 +1,5 @@
-"""The schema of a strategy: every section and key, its type, bounds and default."""
+"""Strategy: every section and key of the YAML file, its type, bounds and default."""
+
+from planner.strategy.schema import Strategy
+
+__all__ = ["Strategy"]

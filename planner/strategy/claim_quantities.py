@@ -1,4 +1,4 @@
-"""The closed list of what a strategy's `claims` may be about, each with the dimension of its value."""
+"""Quantities of claims: the fixed list that `claims` may state, each with the dimension of its value."""
 
 from planner.units import Dimension
 

@@ -20,7 +20,7 @@ from planner.units import shorten
 
 
 class Peak(Section):
-    """Dense peak rate of a device in each precision; None where it is not known."""
+    """Dense peak rate of a device in each precision; None: not known."""
 
     fp32: FlopPerSecond | None = Field(default=None, description="null: not known")
     bf16: FlopPerSecond | None = Field(default=None, description="null: not known")
@@ -32,7 +32,7 @@ class Peak(Section):
 class Gpu(Section):
     """The device in a slot."""
 
-    memory: Bytes = Field(description="of one device", examples=["64 GB"])
+    memory: Bytes = Field(description="memory of one device", examples=["64 GB"])
     peak: Peak
 
     @property
@@ -41,7 +41,7 @@ class Gpu(Section):
 
 
 class NamedGpu(Gpu):
-    """A device of hardware.yaml."""
+    """A device of devices.yaml."""
 
     name: str
 
@@ -102,23 +102,23 @@ class Links(Section):
 
 
 class Cluster(Section):
-    """The machines that a plan may use."""
+    """The hosts that a plan may use."""
 
     hosts: Annotated[
         Hosts, BeforeValidator(parse_hosts), PlainSerializer(_write_hosts), WithJsonSchema(_HOSTS_SCHEMA)
-    ] = Field(description="a list of names, {hostfile: FILE}, or a number (1 = localhost)", examples=[16])
+    ] = Field(description="list of names, {hostfile: FILE}, or a number (1: localhost)", examples=[16])
     gpus_per_host: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = Field(
-        description="ranks a host; not a bound when gpu is cpu", examples=[8]
+        description="ranks per host; not a limit when gpu is cpu", examples=[8]
     )
     gpu: Annotated[Gpu, BeforeValidator(_parse_gpu), PlainSerializer(_write_gpu)] = Field(
-        description="a name of planner/hardware/devices.yaml, or memory and peak rates", examples=["H100"]
+        description="name in planner/hardware/devices.yaml, or memory and peak rates", examples=["H100"]
     )
     links: Links
     spare_hosts: NotNegative = Field(
-        default=0, description="of those hosts, the last; a plan must fit the rest"
+        default=0, description="number of hosts, from the end of the list, that a plan leaves unused"
     )
 
     @property
     def slots(self) -> tuple[int, ...]:
-        """How many ranks each host may carry, spare hosts included."""
+        """How many ranks each host may run, including spare hosts."""
         return tuple(self.gpus_per_host if slots is None else slots for slots in self.hosts.slots)

@@ -22,60 +22,58 @@ from planner.strategy.field_types import (
 
 
 class Runtime(Section):
-    """How a rank does its work."""
+    """Execution of a step on a rank."""
 
     recompute: Literal["none", "layer"] = Field(
-        default="none", description="layer: forget a layer's activations, compute them again in backward"
+        default="none", description="activation recomputation; layer: keep only the inputs of layers"
     )
     all_to_all: Literal["flat", "hierarchical"] = Field(
-        default="flat", description="hierarchical: inside the hosts first, then between them"
+        default="flat", description="hierarchical: within hosts first, then between hosts"
     )
     fp8_without_gpu: Literal["emulate", "refuse"] = Field(
-        default="emulate", description="what precision fp8 does where no GPU has FP8 units"
+        default="emulate", description="precision fp8 on devices without FP8 units"
     )
     fp8_payload: bool = Field(default=False, description="send tokens to their experts in FP8")
     check_replicas_every: Positive = Field(
-        default=100, description="steps between checks that replicated parameters are bit-equal"
+        default=100, description="steps between checks that replicas of parameters are bitwise equal"
     )
     deterministic: bool = Field(
-        default=False, description="only kernels that give the same bits in every run"
+        default=False, description="use only kernels with bitwise reproducible results"
     )
 
 
 class Limits(Section):
-    """What a run must keep."""
+    """Limits that a prediction is checked against."""
 
     utilization_min: Share = Field(default=0.95, description="(compute + optimizer) / step time")
     communication_share_max: Share = Field(
-        default=0.08, description="waits for other ranks that compute did not hide / step time"
+        default=0.08, description="exposed communication (not hidden by compute) / step time"
     )
-    memory_max: Bytes = Field(default=64 * 10**9, description="of a device, at most")
+    memory_max: Bytes = Field(default=64 * 10**9, description="maximum memory of a rank")
     balance_min: Share = Field(
-        default=0.9, description="mean / maximum over ranks of the expert tokens computed"
+        default=0.9, description="mean / maximum over ranks of the tokens that their experts process"
     )
 
 
 class Launch(Section):
-    """How the ranks are started."""
+    """Launch of the ranks."""
 
     launcher: Literal["deepspeed", "torchrun", "srun", "mpirun"] = Field(
-        default="deepspeed", description="the program that starts the ranks"
+        default="deepspeed", description="program that starts the ranks"
     )
     python: Path | None = Field(
-        default=None, description="the interpreter on the hosts; null: the one in use"
+        default=None, description="Python interpreter on the hosts; null: the current one"
     )
     environment: dict[VariableName, VariableValue] = Field(
-        default_factory=dict, description="variables for every rank"
+        default_factory=dict, description="environment variables of every rank"
     )
-    ssh_config: Path | None = Field(
-        default=None, description="an OpenSSH configuration file; null: the user's own"
-    )
-    network_interface: Text | None = Field(default=None, description="the interface that hosts meet on")
-    timeout: Seconds = Field(default=600.0, description="how long ranks wait for each other")
+    ssh_config: Path | None = Field(default=None, description="OpenSSH configuration file; null: the user's")
+    network_interface: Text | None = Field(default=None, description="network interface between hosts")
+    timeout: Seconds = Field(default=600.0, description="how long ranks wait for each other in a collective")
     slurm: dict[str, Scalar] = Field(
-        default_factory=dict, description="options of a batch job, as Slurm names them"
+        default_factory=dict, description="options of the Slurm job, by their Slurm names"
     )
-    kubernetes: dict[str, Scalar] = Field(default_factory=dict, description="fields of a job on Kubernetes")
+    kubernetes: dict[str, Scalar] = Field(default_factory=dict, description="fields of a Kubernetes job")
 
 
 def _parse_hook(value: Any) -> Any:
@@ -87,30 +85,40 @@ def _parse_hook(value: Any) -> Any:
 
 
 class Operate(Section):
-    """How a run is supervised and watched."""
+    """Supervision and monitoring of a run."""
 
-    restarts_per_hour: NotNegative = Field(default=4, description="how often a supervisor may start it again")
-    tensorboard: bool = Field(default=True, description="write TensorBoard's events")
-    wandb: Text | None = Field(default=None, description="a Weights & Biases project")
+    restarts_per_hour: NotNegative = Field(
+        default=4, description="restarts that a supervisor may make per hour"
+    )
+    tensorboard: bool = Field(default=True, description="write TensorBoard events")
+    wandb: Text | None = Field(default=None, description="Weights & Biases project")
     hook: Annotated[tuple[Text, ...] | None, BeforeValidator(_parse_hook)] = Field(
-        default=None, description="a program and its arguments, run without a shell"
+        default=None, description="program and arguments, run without a shell"
     )
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        default=None, description="where metrics are served; null: nowhere"
+        default=None, description="port of the metrics server; null: none"
     )
 
 
 class Output(Section):
-    """Where results go and how often."""
+    """Where and how often results are written."""
 
-    folder: Path = Field(default="runs", description="of all runs; one path that all hosts share")
-    checkpoint_every: Positive = Field(default=100, description="steps; the last step is saved too")
-    keep_last: Positive = Field(default=2, description="how many of the newest checkpoints stay")
+    folder: Path = Field(
+        default="runs", description="folder of all runs, on a file system that all hosts share"
+    )
+    checkpoint_every: Positive = Field(
+        default=100, description="steps between checkpoints; the last step is always saved"
+    )
+    keep_last: Positive = Field(default=2, description="number of newest checkpoints to keep")
     keep_every: Positive | None = Field(
-        default=None, description="checkpoints of steps that are a multiple of it stay too"
+        default=None, description="also keep checkpoints of steps divisible by this"
     )
-    validate_every: Positive = Field(default=50, description="steps; validated after the last step too")
+    validate_every: Positive = Field(
+        default=50, description="steps between validations; also after the last step"
+    )
     resume: Path = Field(
-        default="auto", description="auto | never | require | the folder of a run or checkpoint to go on from"
+        default="auto", description="auto | never | require | folder of the run or checkpoint to resume from"
     )
-    branch: bool = Field(default=False, description="start another course from the folder that resume names")
+    branch: bool = Field(
+        default=False, description="start a new training recipe from the checkpoint that resume names"
+    )

@@ -1,4 +1,4 @@
-"""What a person writes: every section and key of a strategy, its type, its bounds and its default."""
+"""Schema of a strategy: every section and key, its type, bounds and default."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -8,14 +8,10 @@ from pydantic import (
     Field,
     PlainSerializer,
     PrivateAttr,
-    SerializationInfo,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
     model_validator,
 )
 
-from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.strategy.claims import Claim, write_claims
 from planner.strategy.cluster import Cluster
 from planner.strategy.execution import Launch, Limits, Operate, Output, Runtime
 from planner.strategy.field_types import (
@@ -28,44 +24,44 @@ from planner.strategy.field_types import (
     RunName,
     Section,
     Seed,
-    Text,
     VocabSize,
-    is_text,
     make_error,
     show,
 )
 from planner.strategy.sources import Sources
-from planner.units import EXAMPLES, QuantityError, format_quantity, legal_units, parse_quantity, shorten
+from planner.units import shorten
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
 
 class ModelShape(Section):
-    """The model: its shape and how tokens reach their experts. Field names are those of its configuration."""
+    """The model: its shape and the dispatch of tokens to experts, named as in its configuration."""
 
-    num_hidden_layers: Positive = Field(description="dense and MoE layers together", examples=[16])
-    num_experts: Positive = Field(description="a layer", examples=[64])
-    num_experts_per_tok: Positive = Field(default=1, description="k, the experts that each token goes to")
+    num_hidden_layers: Positive = Field(description="dense and MoE layers", examples=[16])
+    num_experts: Positive = Field(description="experts per MoE layer", examples=[64])
+    num_experts_per_tok: Positive = Field(default=1, description="top-k: experts per token")
     norm_topk_prob: bool | None = Field(
-        default=None, description="renormalise the gates; null: only for k > 1"
+        default=None, description="scale the gates of a token to sum to 1; null: only for k > 1"
     )
-    hidden_size: Positive = Field(description="the width of a token", examples=[1024])
-    moe_intermediate_size: Positive = Field(description="the inner width of an expert", examples=[2048])
+    hidden_size: Positive = Field(description="width of the residual stream", examples=[1024])
+    moe_intermediate_size: Positive = Field(description="inner width of an expert", examples=[2048])
     expert: Literal["mlp", "swiglu"] = Field(
         default="mlp", description="mlp: up, down | swiglu: gate, up, down"
     )
     hidden_act: Literal["silu", "gelu", "relu"] = Field(
-        default="silu", description="the activation of experts and dense layers"
+        default="silu", description="activation function of experts and dense layers"
     )
-    num_shared_experts: NotNegative = Field(default=0, description="experts that every token goes to")
-    first_dense_layers: NotNegative = Field(default=0, description="leading layers with an MLP, no experts")
+    num_shared_experts: NotNegative = Field(default=0, description="experts that process every token")
+    first_dense_layers: NotNegative = Field(
+        default=0, description="leading layers with an MLP instead of experts"
+    )
     intermediate_size: Positive | None = Field(
-        default=None, description="the inner width of dense layers; required when first_dense_layers > 0"
+        default=None, description="inner width of dense layers; required when first_dense_layers > 0"
     )
     num_attention_heads: Positive = Field(description="query heads", examples=[16])
     num_key_value_heads: Positive = Field(
         default_factory=lambda data: data["num_attention_heads"],
-        description="null: num_attention_heads; not fewer than tp",
+        description="key/value heads; null: num_attention_heads; tp must divide it",
     )
     head_dim: Positive = Field(
         default_factory=lambda data: max(1, data["hidden_size"] // data["num_attention_heads"]),
@@ -73,31 +69,34 @@ class ModelShape(Section):
     )
     qk_norm: Literal["none", "head", "projection"] = Field(
         default="none",
-        description="RMSNorm of queries and keys: head as in Qwen3-MoE, projection as in OLMoE",
+        description="RMSNorm of queries and keys: per head as in Qwen3-MoE, or of the projection as in OLMoE",
     )
-    rope_theta: PositiveNumber = Field(default=10_000.0, description="the base of the rotary embedding")
-    rms_norm_eps: PositiveNumber = Field(default=1e-6, description="added to the mean square in every norm")
+    rope_theta: PositiveNumber = Field(default=10_000.0, description="base of the rotary embedding")
+    rms_norm_eps: PositiveNumber = Field(default=1e-6, description="epsilon of every RMSNorm")
     vocab_size: VocabSize = Field(
-        description="token ids; also the size of a tokenizer that is trained", examples=[4096]
+        description="number of token ids; a tokenizer trained on the data gets this size", examples=[4096]
     )
     aggregation: Literal["linear", "none"] = Field(
-        default="none", description="linear: hidden × hidden before the head"
+        default="none", description="linear: a hidden × hidden matrix before the head"
     )
     dispatch: Literal["dropless", "capacity", "deepspeed"] = Field(
-        default="dropless", description="capacity: drop what is too much | deepspeed: its own MOELayer"
+        default="dropless",
+        description="capacity: drop tokens beyond capacity_factor | deepspeed: DeepSpeed's MOELayer",
     )
     capacity_factor: PositiveNumber | None = Field(
         default=None,
-        description="required for dispatch: capacity; room of an expert is ceil(factor·k·S/num_experts) "
-        "of a sequence's S tokens",
+        description="for dispatch: capacity; an expert takes up to ceil(factor·k·S/num_experts) tokens "
+        "of a sequence of S tokens",
     )
     initializer_range: PositiveNumber = Field(
-        default=0.02, description="standard deviation of matrices at the start"
+        default=0.02, description="standard deviation of initial matrices"
     )
     embedding_std: PositiveNumber = Field(
-        default=0.5, description="standard deviation of the embedding at the start"
+        default=0.5, description="standard deviation of the initial embedding"
     )
-    init_from: Path | None = Field(default=None, description="a Hugging Face folder or a run")
+    init_from: Path | None = Field(
+        default=None, description="initial weights: a Hugging Face folder or a run"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -118,19 +117,19 @@ class ModelShape(Section):
 
 
 class Parallel(Section):
-    """Where the ranks of a plan stand; also written as a short name (EP64_TP2_PP1_DP1)."""
+    """Parallel degrees and placement; also written as a short name (EP64_TP2_PP1_DP1)."""
 
     placement: Literal["colocated", "staged"] = Field(
-        default="colocated", description="staged: embedding, experts and output on ranks of their own"
+        default="colocated", description="staged: embedding, experts and output on separate ranks"
     )
     ep: Positive = Field(default=1, description="expert parallel degree")
     tp: Positive = Field(default=1, description="tensor parallel degree")
     pp: Positive = Field(default=1, description="pipeline parallel degree")
-    dp: Positive = Field(default=1, description="copies of the whole model")
+    dp: Positive = Field(default=1, description="data parallel degree: replicas of the model")
     zero_stage: NotNegative = Field(
         default=1,
         json_schema_extra={"enum": [0, 1, 2]},
-        description="what DeepSpeed partitions: 0 nothing, 1 the optimizer, 2 gradients too",
+        description="partitioned by DeepSpeed: 0 nothing, 1 optimizer state, 2 also gradients",
     )
     rank_order: Literal["document", "compact"] = Field(
         default="document", description="staged only: compact numbers the expert stages first"
@@ -173,43 +172,52 @@ def _parse_parallel(value: Any) -> Any:
 class Optimizer(Section):
     """AdamW; no weight decay on norms, embeddings and biases."""
 
-    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="decay of the two moments")
-    eps: PositiveNumber = Field(default=1e-8, description="added to the root of the second moment")
-    weight_decay: NotNegativeNumber = Field(default=0.1, description="of matrices, times the learning rate")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="decay rates of the two moments")
+    eps: PositiveNumber = Field(default=1e-8, description="added to the square root of the second moment")
+    weight_decay: NotNegativeNumber = Field(
+        default=0.1, description="weight decay of matrices, multiplied by the learning rate"
+    )
 
 
 class Training(Section):
-    """The course of a training: batch, schedule, loss."""
+    """The training recipe: batch, schedule, optimizer, loss."""
 
     precision: Precision = Field(
         default="bf16",
-        description="bf16 and fp8 hold bf16 weights and fp32 masters, and sum gradients in fp32",
+        description="bf16 and fp8: bf16 weights with fp32 master weights, gradients summed in fp32",
     )
-    seq_length: Positive = Field(description="targets of a sequence, in tokens", examples=[1024])
-    global_batch: Positive = Field(description="sequences; accumulation follows from it", examples=[128])
+    seq_length: Positive = Field(description="tokens per sequence that are predicted", examples=[1024])
+    global_batch: Positive = Field(
+        description="sequences per update; accumulation follows from it", examples=[128]
+    )
     micro_batch: Positive = Field(
         default=1, description="sequences per data-parallel rank of the widest stage"
     )
-    steps: Positive = Field(description="updates, those of earlier attempts included", examples=[1000])
+    steps: Positive = Field(description="updates in total, including those before a resume", examples=[1000])
     schedule_steps: Positive | None = Field(
-        default=None, description="the cosine's horizon; null: steps of the first attempt"
+        default=None, description="length of the cosine schedule; null: steps of the first attempt"
     )
     warmup_steps: NotNegative = Field(default=50, description="steps of linear warm-up")
-    learning_rate: PositiveNumber = Field(default=3e-4, description="the peak, after the warm-up")
+    learning_rate: PositiveNumber = Field(default=3e-4, description="peak, reached after the warm-up")
     min_learning_rate: NotNegativeNumber = Field(
-        default=3e-5, description="the end of the cosine, and after it"
+        default=3e-5, description="at the end of the cosine and after it"
     )
     optimizer: Optimizer = Optimizer()
-    gradient_clipping: NotNegativeNumber = Field(default=1.0, description="global norm; 0: off")
-    balance: Literal["loss", "bias"] = Field(default="loss", description="bias: balance_loss is not applied")
-    bias_update_speed: NotNegativeNumber = Field(default=0.001, description="of balance: bias, a step")
+    gradient_clipping: NotNegativeNumber = Field(
+        default=1.0, description="maximum global gradient norm; 0: off"
+    )
+    balance: Literal["loss", "bias"] = Field(
+        default="loss",
+        description="load balancing by an auxiliary loss or by per-expert biases (without balance_loss)",
+    )
+    bias_update_speed: NotNegativeNumber = Field(
+        default=0.001, description="change of a bias per step (balance: bias)"
+    )
     balance_loss: NotNegativeNumber = Field(
-        default=0.01, description="the factor of the balance loss B; 0: off"
+        default=0.01, description="coefficient of the load-balancing loss; 0: off"
     )
-    z_loss: NotNegativeNumber = Field(
-        default=0.001, description="the factor of the router's z-loss Z; 0: off"
-    )
-    seed: Seed = Field(default=1, description="of initialisation and data order, the only randomness")
+    z_loss: NotNegativeNumber = Field(default=0.001, description="coefficient of the router z-loss; 0: off")
+    seed: Seed = Field(default=1, description="seed of initialization and data order, the only randomness")
 
     @property
     def element_bytes(self) -> int:
@@ -230,60 +238,22 @@ class Data(Section):
 
     path: Annotated[Path | tuple[Path, ...] | None, BeforeValidator(_parse_paths)] = Field(
         default=None,
-        description="a file, folder or glob, or a list of them; null: the standard library's sources",
+        description="file, folder or glob, or a list of them; null: sources of Python's standard library",
     )
     tokenizer: Path | None = Field(
-        default=None, description="a Hugging Face tokenizer; null: one trained on the data"
+        default=None, description="Hugging Face tokenizer; null: train one on the data"
     )
-    validation_sequences: Positive = Field(default=64, description="held out, spread evenly over the data")
-
-
-class Claim(Section):
-    """A figure that someone stated, to be held against what is derived."""
-
-    quantity: Literal[tuple(CLAIM_QUANTITIES)] = Field(  # type: ignore[valid-type]
-        description="which figure", examples=["forward_latency"]
+    validation_sequences: Positive = Field(
+        default=64, description="sequences held out, spread evenly over the data"
     )
-    value: Annotated[int | float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})] = (
-        Field(description="in a unit of the quantity", examples=["12.5 ms"])
-    )
-    where: Text = Field(description="its place in the document", examples=["Latency Analysis"])
-
-    @field_validator("value", mode="before")
-    @classmethod
-    def _parse_value(cls, value: Any, info: ValidationInfo) -> Any:
-        dimension = CLAIM_QUANTITIES.get(info.data.get("quantity", ""))
-        if dimension is None:
-            return 0  # the quantity is wrong, so nothing can be said about its value
-        expected = f"a number with a unit ({legal_units(dimension)}), for example {EXAMPLES[dimension]}"
-        if dimension == "count":
-            expected = f"a number, for example {EXAMPLES[dimension]}"
-        if isinstance(value, str):
-            try:
-                return parse_quantity(value, dimension)
-            except QuantityError as error:
-                raise make_error("SW116", str(error), expected) from None
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise make_error("SW116", f"{show(value)} is not a quantity", expected)
-        if is_text(info) and dimension not in ("count", "share"):
-            raise make_error("SW116", f"{value!r} has no unit", expected, f"write {value!r} with its unit")
-        return value
-
-
-def _write_claims(claims: tuple[Claim, ...], info: SerializationInfo) -> Any:
-    def value(claim: Claim) -> Any:
-        if not is_text(info) or CLAIM_QUANTITIES[claim.quantity] == "count":
-            return claim.value
-        return format_quantity(claim.value, CLAIM_QUANTITIES[claim.quantity])
-
-    return [{"quantity": c.quantity, "value": value(c), "where": c.where} for c in claims]
 
 
 class Strategy(Section):
-    """One strategy: the cluster, the model, the degrees, the course."""
+    """A strategy: cluster, model, parallel degrees, training recipe."""
 
     name: RunName = Field(
-        default="unnamed", description="the folder under output.folder; read from a file: its name"
+        default="unnamed",
+        description="name of the run's folder under output.folder; default: the file's name",
     )
     cluster: Cluster
     model: ModelShape
@@ -292,7 +262,7 @@ class Strategy(Section):
     data: Data = Data()
     runtime: Runtime = Runtime()
     limits: Limits = Limits()
-    claims: Annotated[tuple[Claim, ...], PlainSerializer(_write_claims)] = ()
+    claims: Annotated[tuple[Claim, ...], PlainSerializer(write_claims)] = ()
     launch: Launch = Launch()
     operate: Operate = Operate()
     output: Output = Output()

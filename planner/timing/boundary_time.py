@@ -7,7 +7,7 @@ from planner.plan.plan import Plan
 from planner.strategy.schema import Strategy
 from planner.timing.collective_time import Network, send_s
 from planner.topology.layout import BoundaryClass
-from planner.topology.stage_boundary import chunk_sequences, load_of
+from planner.topology.stage_boundary import chunk_sequences, find_boundary_load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def boundary_of(between: BoundaryClass, num_sequences: int, strategy: Strategy, 
         num_sequences: of all ranks.
     """
     before, after = between.before.stage, between.after.stage
-    load = load_of(before, after, num_sequences, strategy.model.hidden_size)
+    load = find_boundary_load(before, after, num_sequences, strategy.model.hidden_size)
     num_bytes = load.num_elements * strategy.training.seq_length * strategy.training.element_bytes
     transfer = send_s(num_bytes, network, same_host=between.is_on_one_host, messages=load.num_messages)
     for side, stage, other in (("before", before, after), ("after", after, before)):

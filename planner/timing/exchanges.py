@@ -19,7 +19,7 @@ from planner.timing import collective_time
 from planner.timing.collective_time import Network
 from planner.timing.layer_collectives import dispatched_bytes
 from planner.topology.placement import Stage
-from planner.topology.stage_boundary import pieces_of
+from planner.topology.stage_boundary import list_transfers
 
 Kind = Literal["all_reduce", "all_to_all", "send"]
 Message = tuple[int, int, int]  # sender, receiver, bytes
@@ -154,7 +154,7 @@ def _hand_over(plan: Plan, before: Stage, after: Stage) -> Exchange:
     element = training.element_bytes
     sizes: dict[tuple[int, int], int] = {}
     for sender in before.ranks:
-        for piece in pieces_of(sender, before, after, sequences, hidden):
+        for piece in list_transfers(sender, before, after, sequences, hidden):
             elements = (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
             ends = (piece.sender, piece.receiver)
             sizes[ends] = sizes.get(ends, 0) + elements * training.seq_length * element

@@ -1,4 +1,17 @@
-"""Which stage owns which ranks and layers: colocated is one grid, staged parts embedding, experts, output."""
+"""Placement of a model on ranks: the stages of a plan, their layers and their rank grids.
+
+Degrees of a strategy and the axes they become (see planner.topology.grid for a picture):
+
+    dp    replicas of the model                       in both placements part of data and edp
+    pp    pipeline stages                             consecutive blocks of ranks
+    tp    tensor parallelism of dense weights         axis tp of a stage's dense grid
+    ep    expert parallelism                          axis ep of a stage's expert grid
+    data  = ranks of a stage / tp                     data-parallel axis of dense weights
+    edp   = ranks of a stage / ep                     data-parallel axis of experts
+
+`colocated`: each stage has dp × max(ep, tp) ranks that hold dense weights and experts. `staged`: embedding
+(dp × tp ranks), experts (pp stages of dp × ep ranks, with tp = 1) and aggregation (dp × tp ranks) are apart.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +36,10 @@ class StageContents:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Ranks that hold the same modules, in two views of the same block of ranks.
+    """Ranks that hold the same modules, with two grids over the same block of ranks.
 
-    `dense` has the axes data × tp: its first axis is the stage's data-parallel size. `expert` has edp × ep,
-    and is None where a stage holds no layers.
+    `dense` has the axes data × tp; the size of `data` is the stage's data-parallel size. `expert` has the
+    axes edp × ep, and is None for a stage without layers.
     """
 
     name: str
@@ -53,14 +66,14 @@ class Stage:
 
 
 def world_size(parallel: Parallel) -> int:
-    """How many ranks the degrees need."""
+    """The number of ranks of a plan with these degrees."""
     if parallel.placement == "colocated":
         return parallel.pp * parallel.dp * max(parallel.ep, parallel.tp)
     return parallel.dp * (parallel.tp + parallel.pp * parallel.ep + parallel.tp)
 
 
 def largest_data_parallel_size(parallel: Parallel) -> int:
-    """The data-parallel size of the widest stage, for whose ranks micro_batch counts sequences."""
+    """The data-parallel size of the widest stage; micro_batch counts sequences of its ranks."""
     if parallel.placement == "colocated":
         return parallel.dp * max(parallel.ep, parallel.tp) // parallel.tp
     return parallel.dp * parallel.ep

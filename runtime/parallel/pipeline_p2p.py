@@ -17,12 +17,12 @@ from planner import Plan, Stage
 from planner.topology.stage_boundary import (
     MAX_CHUNKS,
     SENDS_IN_FLIGHT,
-    Piece,
-    Span,
-    chunks_of,
-    columns_of,
-    first_row,
-    pieces_of,
+    Interval,
+    TransferChunk,
+    find_columns,
+    find_first_row,
+    list_transfers,
+    split_into_chunks,
 )
 from runtime.parallel.groups import BoundaryGroups, RankGroups
 from runtime.parallel.pipeline_schedule import Action
@@ -61,9 +61,9 @@ class P2PChannel:
         self,
         *,
         sends: Payload,
-        pieces: Sequence[Piece],
-        chunks: Sequence[Span],
-        columns: Span,
+        pieces: Sequence[TransferChunk],
+        chunks: Sequence[Interval],
+        columns: Interval,
         first_row: int,
         seq_length: int,
         dtype: torch.dtype,
@@ -78,7 +78,7 @@ class P2PChannel:
         self._dtype, self._device, self._groups, self._clock = dtype, device, groups, groups.clock
         self._first_row = first_row
         # Each piece with its number among those between the same two ranks.
-        self._pieces: list[list[tuple[int, Piece]]] = [[] for _ in chunks]
+        self._pieces: list[list[tuple[int, TransferChunk]]] = [[] for _ in chunks]
         count: dict[int, int] = {}
         for piece in pieces:
             number = count[self._peer(piece)] = count.get(self._peer(piece), -1) + 1
@@ -183,17 +183,17 @@ class P2PChannel:
         chunks = range(len(self.chunks))
         return chunks if payload == "activations" else chunks[::-1]
 
-    def _in_order(self, chunk: int, payload: Payload) -> Sequence[tuple[int, Piece]]:
+    def _in_order(self, chunk: int, payload: Payload) -> Sequence[tuple[int, TransferChunk]]:
         return self._pieces[chunk] if payload == "activations" else self._pieces[chunk][::-1]
 
-    def _view(self, x_RSC: Tensor, chunk: int, piece: Piece) -> Tensor:
+    def _view(self, x_RSC: Tensor, chunk: int, piece: TransferChunk) -> Tensor:
         first = self._first_row + self.chunks[chunk][0]
         rows = slice(piece.rows[0] - first, piece.rows[1] - first)
         columns = slice(piece.columns[0] - self._columns[0], piece.columns[1] - self._columns[0])
         return x_RSC[rows, :, columns]
 
     def _operation(
-        self, kind: Any, tensor: Tensor, piece: Piece, number: int, micro_batch: int, payload: Payload
+        self, kind: Any, tensor: Tensor, piece: TransferChunk, number: int, micro_batch: int, payload: Payload
     ) -> dist.P2POp:
         # gloo tells messages apart by tags; NCCL has none and keeps the order in each group.
         tag = 2 * (micro_batch * MAX_CHUNKS + number) + (payload == "gradients")
@@ -202,7 +202,7 @@ class P2PChannel:
     def _group(self, payload: Payload) -> dist.ProcessGroup | None:
         return self._groups.activations if payload == "activations" else self._groups.gradients
 
-    def _peer(self, piece: Piece) -> int:
+    def _peer(self, piece: TransferChunk) -> int:
         return piece.receiver if self._sends == "activations" else piece.sender
 
 
@@ -296,10 +296,10 @@ def _make_channel(
     before, after = (other, stage) if is_incoming else (stage, other)
     return P2PChannel(
         sends="gradients" if is_incoming else "activations",
-        pieces=pieces_of(rank, before, after, num_sequences, hidden_size),
-        chunks=chunks_of(stage, other, num_sequences),
-        columns=columns_of(stage, rank, hidden_size),
-        first_row=first_row(stage, rank, num_sequences),
+        pieces=list_transfers(rank, before, after, num_sequences, hidden_size),
+        chunks=split_into_chunks(stage, other, num_sequences),
+        columns=find_columns(stage, rank, hidden_size),
+        first_row=find_first_row(stage, rank, num_sequences),
         seq_length=plan.strategy.training.seq_length,
         dtype=torch.float32 if plan.strategy.training.precision == "fp32" else torch.bfloat16,
         device=device,

@@ -14,7 +14,7 @@ from model.modeling_switchyard import SwitchyardForCausalLM
 from model.router import Router
 from planner import Plan, Stage, Strategy
 from planner.strategy.schema import Training
-from planner.topology.stage_boundary import Span
+from planner.topology.stage_boundary import Interval
 from runtime.parallel.groups import RankGroups
 from runtime.parallel.pipeline_p2p import (
     P2PChannels,
@@ -101,7 +101,7 @@ class TrainingModel(nn.Module):
         )
         return loss, sums
 
-    def _chunks(self, num_sequences: int) -> Sequence[Span]:
+    def _chunks(self, num_sequences: int) -> Sequence[Interval]:
         """The chunks of sequences; a stage with layers has one: its experts get all tokens at once."""
         channels = [c for c in (self.channels.incoming, self.channels.outgoing) if c is not None]
         return channels[0].chunks if channels else [(0, num_sequences)]

@@ -34,8 +34,8 @@ def test_quantity_is_read_in_base_units(text: str, dimension: Dimension, value: 
     ("text", "dimension", "message"),
     [
         ("64", "bytes", "has no unit"),
-        ("64 Gbps", "bytes", "is a quantity in bytes/s, not in bytes"),
-        ("64 gb", "bytes", "unknown unit 'gb'"),
+        ("64 Gbps", "bytes", "is in bytes/s, not in bytes"),
+        ("64 gb", "bytes", "unknown unit: 'gb'"),
         ("GB", "bytes", "not a number with a unit"),
         ("", "bytes", "not a number with a unit"),
         ("6 4 GB", "bytes", "unknown unit|not a number"),

@@ -13,7 +13,7 @@ from planner.audit.verdicts import FAILS, HOLDS, IMPOSSIBLE, Reading, judge
 from planner.prediction.predict import predict
 from planner.report.audit_report import audit_dict
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
-from planner.strategy.schema import Claim
+from planner.strategy.claims import Claim
 from tests.support.examples import strategy
 
 REFERENCE = Path(__file__).parents[3] / "ds_configs/ep64_tp2_staged.yaml"

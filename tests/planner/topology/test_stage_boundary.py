@@ -9,7 +9,14 @@ from hypothesis import strategies as some
 from planner import Stage
 from planner.topology.grid import Grid
 from planner.topology.placement import StageContents
-from planner.topology.stage_boundary import MAX_CHUNKS, Load, Piece, chunks_of, load_of, pieces_of
+from planner.topology.stage_boundary import (
+    MAX_CHUNKS,
+    BoundaryLoad,
+    TransferChunk,
+    find_boundary_load,
+    list_transfers,
+    split_into_chunks,
+)
 
 
 def stage(first_rank: int, data: int, tp: int, layers: tuple[int, ...] = (0,)) -> Stage:
@@ -21,8 +28,8 @@ def stage(first_rank: int, data: int, tp: int, layers: tuple[int, ...] = (0,)) -
     )
 
 
-def of_all(senders: Stage, receivers: Stage, sequences: int, hidden: int) -> list[Piece]:
-    return [p for rank in senders.ranks for p in pieces_of(rank, senders, receivers, sequences, hidden)]
+def of_all(senders: Stage, receivers: Stage, sequences: int, hidden: int) -> list[TransferChunk]:
+    return [p for rank in senders.ranks for p in list_transfers(rank, senders, receivers, sequences, hidden)]
 
 
 widths = some.sampled_from([1, 2, 3, 4, 6, 8])
@@ -61,7 +68,7 @@ def test_both_ends_of_a_boundary_name_the_same_pieces(
     before = stage(0, data, tp, () if cut else (0,))
     after = stage(data * tp, next_data, next_tp, () if next_cut else (0,))
     sent = of_all(before, after, sequences, 8)
-    received = [p for rank in after.ranks for p in pieces_of(rank, before, after, sequences, 8)]
+    received = [p for rank in after.ranks for p in list_transfers(rank, before, after, sequences, 8)]
     assert sorted(sent) == sorted(received)
     most = Counter((piece.sender, piece.receiver) for piece in sent).most_common(1)[0][1]
     assert most <= MAX_CHUNKS
@@ -92,7 +99,7 @@ def test_the_fullest_rank_has_what_its_pieces_add_up_to(
         for rank in (piece.sender, piece.receiver):
             elements[rank] += (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
             messages[rank] += 1
-    load = load_of(before, after, sequences, hidden)
+    load = find_boundary_load(before, after, sequences, hidden)
     assert load.num_elements == max(elements.values())
     if hidden % tp == hidden % wide_tp == 0:  # otherwise some shares overlap two others
         most = max(messages.values())
@@ -104,14 +111,16 @@ def test_the_reference_by_hand() -> None:
     """64 sequences of a micro-step: each embedding rank sends half of each vector to all 64 experts' ranks,
     in four chunks of 16 sequences; each of those sends a half to both aggregation ranks."""
     embedding, experts, aggregation = stage(0, 1, 2, ()), stage(2, 64, 1), stage(66, 1, 2, ())
-    pieces = pieces_of(1, embedding, experts, 64, 1024)
+    pieces = list_transfers(1, embedding, experts, 64, 1024)
     assert [(p.receiver, p.rows, p.columns) for p in pieces] == [
         (2 + i, (i, i + 1), (512, 1024)) for i in range(64)
     ]
-    assert chunks_of(embedding, experts, 64) == [(0, 16), (16, 32), (32, 48), (48, 64)]
-    assert chunks_of(experts, embedding, 64) == [(0, 1)]
-    assert load_of(embedding, experts, 64, 1024) == Load(num_elements=64 * 512, num_messages=64)
-    pieces = pieces_of(65, experts, aggregation, 64, 1024)
+    assert split_into_chunks(embedding, experts, 64) == [(0, 16), (16, 32), (32, 48), (48, 64)]
+    assert split_into_chunks(experts, embedding, 64) == [(0, 1)]
+    assert find_boundary_load(embedding, experts, 64, 1024) == BoundaryLoad(
+        num_elements=64 * 512, num_messages=64
+    )
+    pieces = list_transfers(65, experts, aggregation, 64, 1024)
     assert [(p.receiver, p.rows, p.columns) for p in pieces] == [
         (66, (63, 64), (0, 512)),
         (67, (63, 64), (512, 1024)),
@@ -121,8 +130,8 @@ def test_the_reference_by_hand() -> None:
 @pytest.mark.parametrize("cut", [True, False])
 def test_stages_of_one_width_hand_over_whole_micro_batches(cut: bool) -> None:
     before, after = stage(0, 4, 2, () if cut else (0,)), stage(8, 4, 2)
-    assert chunks_of(before, after, 12) == chunks_of(after, before, 12) == [(0, 3)]
-    assert [(p.receiver, p.rows, p.columns) for p in pieces_of(3, before, after, 12, 10)] == [
+    assert split_into_chunks(before, after, 12) == split_into_chunks(after, before, 12) == [(0, 3)]
+    assert [(p.receiver, p.rows, p.columns) for p in list_transfers(3, before, after, 12, 10)] == [
         (11, (3, 6), (5, 10))
     ]
 
@@ -130,8 +139,8 @@ def test_stages_of_one_width_hand_over_whole_micro_batches(cut: bool) -> None:
 def test_chunks_begin_where_a_block_begins() -> None:
     """Two narrow ranks of 10 sequences each, in chunks of 3: the second one's chunks start at its own 10."""
     narrow, wide = stage(0, 2, 1, ()), stage(2, 4, 1)
-    assert chunks_of(narrow, wide, 20) == [(0, 3), (3, 6), (6, 9), (9, 10)]
-    assert [p.rows for p in pieces_of(1, narrow, wide, 20, 4)] == [
+    assert split_into_chunks(narrow, wide, 20) == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    assert [p.rows for p in list_transfers(1, narrow, wide, 20, 4)] == [
         (10, 13),
         (13, 15),
         (15, 16),
