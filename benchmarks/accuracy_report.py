@@ -16,7 +16,7 @@ from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import calibration_path, device_of
 from planner.prediction.breakdown import PHASES
 from planner.prediction.predict import predict
-from planner.report.plan_report import Table, print_tables
+from planner.report.tables import Table, print_tables
 from planner.strategy.schema import Parallel
 
 

@@ -148,3 +148,16 @@ def milliseconds(seconds: float, sign: str = "") -> str:
     """A duration's number of ms: three digits, or all before the point. sign: "+" writes a plus too."""
     number = seconds * 1e3
     return f"{number:{sign},.0f}" if abs(number) >= 1000 else f"{number:{sign}.3g}"
+
+
+def format_seconds(value: float, digits: int = 3) -> str:
+    """A duration for people, in seconds, milliseconds or microseconds."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if value >= scale:
+            return f"{value / scale:.{digits}g} {unit}"
+    return f"{value * 1e6:.{digits}g} us"
+
+
+def plural(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -11,9 +11,9 @@ from planner.exit_codes import ExitCode
 from planner.problems import Problem
 
 if TYPE_CHECKING:
-    from planner.report.plan_report import Table
+    from planner.report.tables import Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Output:
     def print_tables(
         self, heading: Sequence[str], tables: Sequence["Table"], notes: Sequence[str] = ()
     ) -> None:
-        from planner.report.plan_report import print_tables
+        from planner.report.tables import print_tables
 
         print_tables(heading, tables, notes, sys.stdout, is_plain=self.is_plain)
 

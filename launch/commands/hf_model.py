@@ -16,7 +16,7 @@ def answer_model(output: Output, folder: str) -> ExitCode:
     Raises:
         StrategyError: if the config cannot be read, or its model is not supported.
     """
-    from planner.report.plan_report import Table
+    from planner.report.tables import Table
 
     taken = read_config(folder)
     # The smallest cluster and training: only the model is asked for, and the rules on it are checked.

@@ -11,8 +11,9 @@ from planner.hardware.catalog import Device, calibration_path, device_of
 from planner.strategy.schema import Strategy
 
 if TYPE_CHECKING:
-    from planner.prediction.limits import LimitCheck, WholeRun
+    from planner.prediction.limits import LimitCheck
     from planner.prediction.predict import Prediction
+    from planner.prediction.run_forecast import RunForecast
     from planner.report.ledger import ErrorBar
 
 
@@ -21,7 +22,7 @@ class Forecast:
     """A prediction with what follows from it; `error_bar` is None where no run was measured yet."""
 
     prediction: "Prediction"
-    run: "WholeRun"
+    run: "RunForecast"
     limits: "tuple[LimitCheck, ...]"
     error_bar: "ErrorBar | None"
 
@@ -39,14 +40,15 @@ def forecast(plan: Plan, hardware: str | None, imbalance: ExpertImbalance) -> Fo
     Raises:
         StrategyError: if the hardware file is wrong.
     """
-    from planner.prediction.limits import limit_checks, whole_run
+    from planner.prediction.limits import limit_checks
     from planner.prediction.predict import predict
+    from planner.prediction.run_forecast import forecast_run
     from planner.report.ledger import error_bar, read_ledger
 
     prediction = predict(plan, device_for(plan.strategy, hardware), imbalance=imbalance)
     return Forecast(
         prediction=prediction,
-        run=whole_run(plan, prediction),
+        run=forecast_run(plan, prediction),
         limits=limit_checks(plan, prediction),
         error_bar=error_bar(read_ledger(Path(plan.strategy.output.folder)), plan.strategy),
     )

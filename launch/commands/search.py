@@ -18,7 +18,7 @@ from planner.hardware.catalog import Device
 from planner.strategy.schema import Strategy
 
 if TYPE_CHECKING:
-    from planner.report.plan_report import Table
+    from planner.report.tables import Table
     from planner.search.search import Search, SearchRow
 
 _ROWS = 12  # on a terminal
@@ -115,7 +115,7 @@ def _trainable_first(found: "Search") -> tuple["Search", Missing]:
 def _search_dict(
     found: "Search", missing: Missing, num_rows: int, problems: Sequence[Problem]
 ) -> dict[str, Any]:
-    from planner.report.prediction_report import search_dict
+    from planner.report.search_report import search_dict
 
     content = search_dict(found, num_rows)
     for name, rows in (("rows", found.rows), ("pareto", found.pareto)):
@@ -125,7 +125,7 @@ def _search_dict(
 
 
 def _tables(found: "Search", missing: Missing, num_rows: int) -> "list[Table]":
-    from planner.report.prediction_report import search_table
+    from planner.report.search_report import search_table
 
     is_mixed = any(missing.values()) and not all(missing.values())
 

@@ -11,7 +11,7 @@ from launch.ssh.failures import HostFailure
 from planner import Plan
 from planner.counts.parameters import model_parameters
 from planner.plan.code_fingerprint import code_fingerprint
-from planner.prediction.limits import STATE_BYTES
+from planner.prediction.run_forecast import STATE_BYTES
 from planner.units import format_bytes
 
 MAX_SKEW_S = 1.0

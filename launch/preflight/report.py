@@ -9,7 +9,7 @@ from launch.preflight.check import PreflightCheck, Role
 from launch.preflight.link_checks import ExchangeTiming, LinkTiming
 from launch.ssh.failures import HostFailure
 from planner import Plan
-from planner.report.plan_report import Table, print_tables
+from planner.report.tables import Table, print_tables
 from planner.units import format_bytes, milliseconds
 
 _MAX_CELL = 90

@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.audit import layout_claims, memory_claims, performance_claims
-from planner.audit.verdicts import FAILS, HOLDS, IMPOSSIBLE, Case, Reading, Verdict, judge, worst
+from planner.audit.verdicts import FAILS, HOLDS, IMPOSSIBLE, AuditContext, Derivation, Verdict, judge, worst
 from planner.plan.plan import Plan
 from planner.prediction.load_balance import Check, LoadBalance, compatibility_checks, load_balance
 from planner.prediction.predict import Prediction
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
 from planner.strategy.claims import Claim
 
-Derivation = Callable[[Case], Iterator[Reading]]
-# One for each quantity of the closed list; the first reading that decides is the derived value.
-DERIVATIONS: Mapping[str, Derivation] = {
+Derive = Callable[[AuditContext], Iterator[Derivation]]
+# One for each quantity of the closed list; the first derivation that decides is the derived value.
+DERIVATIONS: Mapping[str, Derive] = {
     "gpus_available": layout_claims.gpus_available,
     "gpu_memory": layout_claims.gpu_memory,
     "gpu_peak": layout_claims.gpu_peak,
@@ -66,16 +66,16 @@ DERIVATIONS: Mapping[str, Derivation] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A claim beside its readings; `verdicts[i]` is that of `readings[i]`, whether it decides or not."""
+    """A claim beside its derivations; `verdicts[i]` belongs to `derivations[i]`, decisive or not."""
 
     claim: Claim
-    readings: tuple[Reading, ...]
+    derivations: tuple[Derivation, ...]
     verdicts: tuple[Verdict, ...]
 
     @property
-    def deciding(self) -> tuple[tuple[Reading, Verdict], ...]:
-        pairs = zip(self.readings, self.verdicts, strict=True)
-        return tuple((reading, verdict) for reading, verdict in pairs if reading.decides)
+    def deciding(self) -> tuple[tuple[Derivation, Verdict], ...]:
+        pairs = zip(self.derivations, self.verdicts, strict=True)
+        return tuple((derivation, verdict) for derivation, verdict in pairs if derivation.decides)
 
     @property
     def verdict(self) -> Verdict:
@@ -83,9 +83,9 @@ class Finding:
         return worst([verdict for _, verdict in self.deciding])
 
     @property
-    def derived(self) -> Reading:
-        """The reading that the verdict comes from."""
-        return next(reading for reading, verdict in self.deciding if verdict == self.verdict)
+    def derived(self) -> Derivation:
+        """The derivation that the verdict comes from."""
+        return next(derivation for derivation, verdict in self.deciding if verdict == self.verdict)
 
     @property
     def reason(self) -> str:
@@ -115,18 +115,18 @@ class Audit:
 
 def audit(plan: Plan, prediction: Prediction) -> Audit:
     """Every claim of the plan's strategy, the load balance and the compatibility checks."""
-    case = Case(plan=plan, prediction=prediction)
+    context = AuditContext(plan=plan, prediction=prediction)
     load = load_balance(plan, prediction)
     return Audit(
-        findings=tuple(find(case, claim) for claim in plan.strategy.claims),
+        findings=tuple(find(context, claim) for claim in plan.strategy.claims),
         load=load,
         checks=compatibility_checks(plan, prediction, load),
     )
 
 
-def find(case: Case, claim: Claim) -> Finding:
+def find(context: AuditContext, claim: Claim) -> Finding:
     """One claim beside what is derived."""
-    readings = tuple(DERIVATIONS[claim.quantity](case))
+    derivations = tuple(DERIVATIONS[claim.quantity](context))
     dimension = CLAIM_QUANTITIES[claim.quantity]
-    verdicts = tuple(judge(float(claim.value), reading, dimension) for reading in readings)
-    return Finding(claim=claim, readings=readings, verdicts=verdicts)
+    verdicts = tuple(judge(float(claim.value), derivation, dimension) for derivation in derivations)
+    return Finding(claim=claim, derivations=derivations, verdicts=verdicts)

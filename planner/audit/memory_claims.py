@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from planner.audit.layout_claims import expert_layer_parameters, held
-from planner.audit.verdicts import Case, Reading, show_bytes
+from planner.audit.verdicts import AuditContext, Derivation, show_bytes
 from planner.counts.parameters import Kind
 from planner.memory.optimizer_state import FP32_BYTES, bytes_per_parameter
 from planner.memory.rank_memory import RankMemory, fullest_ranks
@@ -12,56 +12,58 @@ from planner.prediction.load_balance import memory_balance
 from planner.topology.placement import Stage
 
 
-def embedding_memory(case: Case) -> Iterator[Reading]:
-    yield _peak(case, case.embedding)
-    yield from _weights(case, case.embedding, "embedding", "its part of the embedding")
+def embedding_memory(context: AuditContext) -> Iterator[Derivation]:
+    yield _peak(context, context.embedding)
+    yield from _weights(context, context.embedding, "embedding", "its part of the embedding")
 
 
-def expert_memory(case: Case) -> Iterator[Reading]:
-    yield _peak(case, case.experts)
-    layer = expert_layer_parameters(case)
+def expert_memory(context: AuditContext) -> Iterator[Derivation]:
+    yield _peak(context, context.experts)
+    layer = expert_layer_parameters(context)
     text = f"{layer:,} parameters × {FP32_BYTES}"
     yield _meant(text, layer * FP32_BYTES, "experts of one layer, fp32")
-    yield from _weights(case, case.experts, "experts", f"experts of all {len(case.experts.layers)} layers")
+    yield from _weights(
+        context, context.experts, "experts", f"experts of all {len(context.experts.layers)} layers"
+    )
 
 
-def aggregation_memory(case: Case) -> Iterator[Reading]:
-    yield _peak(case, case.output)
-    hidden = case.strategy.model.hidden_size
-    if case.strategy.model.aggregation == "linear":
+def aggregation_memory(context: AuditContext) -> Iterator[Derivation]:
+    yield _peak(context, context.output)
+    hidden = context.strategy.model.hidden_size
+    if context.strategy.model.aggregation == "linear":
         whole = hidden * hidden * FP32_BYTES
         text = f"the whole matrix, not one GPU's part: {hidden} × {hidden} × {FP32_BYTES}"
         yield _meant(text, whole, "the whole matrix, fp32")
-        yield from _weights(case, case.output, "aggregation", "its part of the aggregation")
+        yield from _weights(context, context.output, "aggregation", "its part of the aggregation")
 
 
-def max_memory(case: Case) -> Iterator[Reading]:
-    yield _peak(case, _fullest_stage(case))
-    stage = _fullest_stage(case)
-    weight = _stored(case)
-    count = sum(held(case, stage, kind) for kind in _KINDS)
+def max_memory(context: AuditContext) -> Iterator[Derivation]:
+    yield _peak(context, _fullest_stage(context))
+    stage = _fullest_stage(context)
+    weight = _stored(context)
+    count = sum(held(context, stage, kind) for kind in _KINDS)
     text = f"{count:,} parameters × {weight}: the weights alone, of all kinds, on one GPU of {stage.name}"
-    precision = case.strategy.training.precision
+    precision = context.strategy.training.precision
     yield _meant(text, count * weight, f"weights alone, {precision}")
 
 
-def memory_share(case: Case) -> Iterator[Reading]:
-    yield from _own_share(case, is_headroom=False)
-    peak, memory = _fullest(case.plan).peak_bytes, case.strategy.cluster.gpu.memory
+def memory_share(context: AuditContext) -> Iterator[Derivation]:
+    yield from _own_share(context, is_headroom=False)
+    peak, memory = _fullest(context.plan).peak_bytes, context.strategy.cluster.gpu.memory
     text = f"{show_bytes(peak)} / {show_bytes(memory)}, the fullest GPU at its peak"
-    yield Reading(of="in training", value=peak / memory, arithmetic=text)
+    yield Derivation(of="in training", value=peak / memory, arithmetic=text)
 
 
-def memory_headroom(case: Case) -> Iterator[Reading]:
-    yield from _own_share(case, is_headroom=True)
-    peak, memory = _fullest(case.plan).peak_bytes, case.strategy.cluster.gpu.memory
+def memory_headroom(context: AuditContext) -> Iterator[Derivation]:
+    yield from _own_share(context, is_headroom=True)
+    peak, memory = _fullest(context.plan).peak_bytes, context.strategy.cluster.gpu.memory
     text = f"1 − {show_bytes(peak)} / {show_bytes(memory)}, the fullest GPU at its peak"
-    yield Reading(of="in training", value=1 - peak / memory, arithmetic=text, relation="at least")
+    yield Derivation(of="in training", value=1 - peak / memory, arithmetic=text, relation="at least")
 
 
-def balance_of_memory(case: Case) -> Iterator[Reading]:
-    own = [case.stated(f"{name}_memory") for name in ("embedding", "expert", "aggregation")]
-    stages = case.plan.stages
+def balance_of_memory(context: AuditContext) -> Iterator[Derivation]:
+    own = [context.stated(f"{name}_memory") for name in ("embedding", "expert", "aggregation")]
+    stages = context.plan.stages
     if len(stages) > 1 and all(value is not None for value in own):
         embedding, expert, aggregation = (value or 0.0 for value in own)
         values = [
@@ -72,10 +74,10 @@ def balance_of_memory(case: Case) -> Iterator[Reading]:
         mean = sum(v * n for v, n in zip(values, ranks, strict=True)) / sum(ranks)
         each = " + ".join(f"{n} × {show_bytes(v)}" for v, n in zip(values, ranks, strict=True))
         text = f"({each}) / {sum(ranks)} / {show_bytes(max(values))}: mean over maximum"
-        yield Reading(of="by its own figures", value=mean / max(values), arithmetic=text)
-    balance = memory_balance(case.plan)
+        yield Derivation(of="by its own figures", value=mean / max(values), arithmetic=text)
+    balance = memory_balance(context.plan)
     text = f"{show_bytes(balance.mean)} / {show_bytes(balance.most)}: mean over maximum of all GPUs"
-    yield Reading(of="in training", value=balance.score, arithmetic=text)
+    yield Derivation(of="in training", value=balance.score, arithmetic=text)
 
 
 _KINDS: tuple[Kind, ...] = (
@@ -91,24 +93,24 @@ _KINDS: tuple[Kind, ...] = (
 )
 
 
-def _own_share(case: Case, *, is_headroom: bool) -> Iterator[Reading]:
+def _own_share(context: AuditContext, *, is_headroom: bool) -> Iterator[Derivation]:
     """The stated maximum over the stated memory of a GPU: the document against itself."""
-    most, memory = case.stated("max_memory"), case.stated("gpu_memory")
+    most, memory = context.stated("max_memory"), context.stated("gpu_memory")
     if most is None or memory is None:
         return
     share, text = most / memory, f"{show_bytes(most)} / {show_bytes(memory)}"
     if is_headroom:
         share, text = 1 - share, f"1 − {text}"
-    yield Reading(of="by its own figures", value=share, arithmetic=f"{text} = {100 * share:.5g} %")
+    yield Derivation(of="by its own figures", value=share, arithmetic=f"{text} = {100 * share:.5g} %")
 
 
-def _peak(case: Case, stage: Stage) -> Reading:
-    fullest = fullest_ranks(case.plan)[case.plan.stages.index(stage)]
+def _peak(context: AuditContext, stage: Stage) -> Derivation:
+    fullest = fullest_ranks(context.plan)[context.plan.stages.index(stage)]
     parts = " + ".join(
         f"{name.replace('_', ' ')} {show_bytes(count)}" for name, count in fullest.by_cause if count
     )
-    memory = case.strategy.cluster.gpu.memory
-    return Reading(
+    memory = context.strategy.cluster.gpu.memory
+    return Derivation(
         of="in training, at its peak",
         value=fullest.peak_bytes,
         arithmetic=parts,
@@ -118,21 +120,21 @@ def _peak(case: Case, stage: Stage) -> Reading:
     )
 
 
-def _weights(case: Case, stage: Stage, kind: Kind, what: str) -> Iterator[Reading]:
+def _weights(context: AuditContext, stage: Stage, kind: Kind, what: str) -> Iterator[Derivation]:
     """A stage's own matrices on one GPU, in the strategy's precision and in fp32."""
-    count, stored = held(case, stage, kind), _stored(case)
-    precision = case.strategy.training.precision
+    count, stored = held(context, stage, kind), _stored(context)
+    precision = context.strategy.training.precision
     for name, each in dict.fromkeys(((precision, stored), ("fp32", FP32_BYTES))):
         yield _meant(f"{count:,} parameters × {each}", count * each, f"{what}, {name}")
 
 
-def _meant(text: str, value: int, of: str) -> Reading:
-    return Reading(of=of, value=value, arithmetic=text, decides=False)
+def _meant(text: str, value: int, of: str) -> Derivation:
+    return Derivation(of=of, value=value, arithmetic=text, decides=False)
 
 
-def _stored(case: Case) -> int:
+def _stored(context: AuditContext) -> int:
     """Bytes of a weight as it is evaluated."""
-    parallel, training = case.strategy.parallel, case.strategy.training
+    parallel, training = context.strategy.parallel, context.strategy.training
     return bytes_per_parameter(training.precision, parallel.zero_stage, is_training=False).weight
 
 
@@ -140,5 +142,5 @@ def _fullest(plan: Plan) -> RankMemory:
     return max(fullest_ranks(plan), key=lambda memory: memory.peak_bytes)
 
 
-def _fullest_stage(case: Case) -> Stage:
-    return case.plan.stage_of(_fullest(case.plan).rank)
+def _fullest_stage(context: AuditContext) -> Stage:
+    return context.plan.stage_of(_fullest(context.plan).rank)

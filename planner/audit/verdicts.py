@@ -9,7 +9,7 @@ from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
 from planner.strategy.schema import Strategy
 from planner.topology.placement import Stage
-from planner.units import UNITS, Dimension, format_bytes, format_quantity
+from planner.units import UNITS, Dimension, format_bytes, format_quantity, format_seconds
 
 Verdict = Literal["holds", "does not hold", "cannot be met on this cluster"]
 # What a stated value says of the derived one. `below` is strict: 8 % is not below 8 %.
@@ -23,7 +23,7 @@ _SIZES = ("kB", "MB", "GB", "TB", "PB")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Derivation:
     """One way to derive a figure, in base units; value None: this layout has no such thing.
 
     of: what it is a figure of, where there are several. decides: whether the claim falls with it; others
@@ -43,7 +43,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class AuditContext:
     """What derivations start from."""
 
     plan: Plan
@@ -76,23 +76,25 @@ class Case:
         return next(stage for stage in self.plan.stages if stage.layers)
 
 
-def judge(stated: float, reading: Reading, dimension: Dimension) -> Verdict:
-    """Whether a stated value holds against one reading."""
-    if reading.value is not None and _agrees(stated, reading.value, reading.relation, dimension):
-        return IMPOSSIBLE if reading.exceeds else HOLDS
-    if reading.exceeds and reading.relation != "equals":
+def judge(stated: float, derivation: Derivation, dimension: Dimension) -> Verdict:
+    """Whether a stated value holds against one derivation."""
+    if derivation.value is not None and _agrees(stated, derivation.value, derivation.relation, dimension):
+        return IMPOSSIBLE if derivation.exceeds else HOLDS
+    if derivation.exceeds and derivation.relation != "equals":
         return IMPOSSIBLE
-    if reading.bound is not None:
+    if derivation.bound is not None:
         # Of a value that is to be equal, the bound is a limit from above.
-        relation: Relation = "at most" if reading.relation == "equals" else reading.relation
-        least, most = (stated, reading.bound) if reading.relation == "equals" else (reading.bound, stated)
+        relation: Relation = "at most" if derivation.relation == "equals" else derivation.relation
+        least, most = (
+            (stated, derivation.bound) if derivation.relation == "equals" else (derivation.bound, stated)
+        )
         if not _agrees(most, least, relation, dimension):
             return IMPOSSIBLE
     return FAILS
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of a claim from those of the readings that decide it."""
+    """The verdict of a claim from those of the derivations that decide it."""
     return max(verdicts, key=_ORDER.index)
 
 
@@ -139,7 +141,7 @@ def show(value: float | None, dimension: Dimension) -> str:
         case "FLOP/s":
             return f"{value / 1e12:.4g} TFLOPS"
         case "seconds":
-            return show_s(value)
+            return format_seconds(value, digits=4)
         case "share":
             return f"{100 * value:.4g} %"
         case "tokens/s" | "batches/s":
@@ -158,8 +160,3 @@ def show_bytes(value: float) -> str:
     if 0 < mebi < 1024 and (2 * mebi).is_integer():
         return f"{mebi:g} MiB"
     return format_bytes(value)
-
-
-def show_s(value: float) -> str:
-    """Seconds, in milliseconds below one."""
-    return f"{value:.4g} s" if value >= 1 else f"{1e3 * value:.4g} ms"

@@ -34,7 +34,7 @@ class RankMemory:
     """Bytes of one rank by cause. weights, masters and moments are exact, the others bounds from above.
 
     gradients: at their peak, before the update. activations: kept from forward to backward, of all
-    micro-batches in flight. hand_overs: on their way to and from other stages. dispatch_buffers: rows on
+    micro-batches in flight. p2p_buffers: on their way to and from other stages. dispatch_buffers: rows on
     their way to experts and back. logits: one chunk of them, and the gradients that the loss makes at once.
     buckets: DeepSpeed's reduction buffers. overhead: what the framework takes outside of tensors.
     """
@@ -45,7 +45,7 @@ class RankMemory:
     moments: int
     gradients: int
     activations: int
-    hand_overs: int
+    p2p_buffers: int
     dispatch_buffers: int
     logits: int
     buckets: int
@@ -107,7 +107,7 @@ def rank_memory(plan: Plan, rank: int, imbalance: ExpertImbalance = BALANCED) ->
         moments=held.state.moments,
         gradients=held.gradients,
         activations=work.kept * in_flight(plan, place) + work.recomputed,
-        hand_overs=transfer_buffers(plan, place),
+        p2p_buffers=transfer_buffers(plan, place),
         dispatch_buffers=work.dispatch_buffers,
         logits=work.logits,
         buckets=held.buckets,

@@ -1,4 +1,4 @@
-"""The phases of a predicted step, stage by stage, and which of them bounds it, in words."""
+"""Phase breakdown of a predicted step by stage, and the bottleneck in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ PHASES = (
 COMMUNICATION = ("all_to_all", "tensor_parallel", "stage_wait", "gradient_reduce")
 USEFUL = ("compute", "optimizer")
 _WORDS = {
-    "all_to_all": "the all-to-all between expert ranks",
-    "tensor_parallel": "collectives between TP partners",
-    "stage_wait": "hand-over between stages",
-    "gradient_reduce": "reducing gradients and gathering weights over data-parallel peers",
+    "all_to_all": "EP all-to-all",
+    "tensor_parallel": "TP collectives",
+    "stage_wait": "P2P between stages",
+    "gradient_reduce": "gradient reduction and weight all-gather over data-parallel ranks",
     "compute": "compute",
-    "optimizer": "the optimizer",
+    "optimizer": "optimizer",
 }
 
 
@@ -53,25 +53,25 @@ class StagePrediction:
 
 
 def narrow_links_s(plan: Plan, stages: Sequence[StagePrediction]) -> dict[str, float]:
-    """Seconds of a step in which a stage's links are at work: its own collectives, and the hand-overs whose
+    """Seconds of a step in which a stage's links are busy: its own collectives, and the P2P transfers whose
     narrower end it is."""
     names = ("all_to_all", "tensor_parallel", "gradient_reduce")
     return {
-        stage.name: sum(stage.phases.phases_s[name] for name in names) + _own_hand_overs_s(plan, stages, i)
+        stage.name: sum(stage.phases.phases_s[name] for name in names) + _own_transfers_s(plan, stages, i)
         for i, stage in enumerate(stages)
     }
 
 
 def bottleneck(plan: Plan, stages: Sequence[StagePrediction], step_s: float) -> str:
-    """What the step would gain most from: a stage's links or its computing, with its largest part.
+    """The busiest resource of the step: links or compute of a stage, with its largest parts.
 
-    A hand-over counts to the links of the end with fewer ranks, through which each byte must go.
+    A P2P transfer counts towards the links of the end with fewer ranks, which carry every byte.
     """
     busy: list[tuple[float, int, dict[str, float]]] = []
     for i, stage in enumerate(stages):
         phases = stage.phases.phases_s
         links = {name: phases[name] for name in ("all_to_all", "tensor_parallel", "gradient_reduce")}
-        links["stage_wait"] = _own_hand_overs_s(plan, stages, i)
+        links["stage_wait"] = _own_transfers_s(plan, stages, i)
         busy.append((sum(links.values()), i, links))
         work = {name: phases[name] for name in USEFUL}
         busy.append((sum(work.values()), i, work))
@@ -79,17 +79,17 @@ def bottleneck(plan: Plan, stages: Sequence[StagePrediction], step_s: float) -> 
     stage = stages[i]
     whose = f"the {stage.num_ranks} {stage.name} ranks" if len(stages) > 1 else "all ranks"
     if stage.num_ranks == 1 and len(stages) == 1:
-        whose = "the rank"
-    what = "computing" if "compute" in parts else "the links"
+        whose = "the only rank"
+    what = "compute" if "compute" in parts else "links"
     most = sorted(((s, name) for name, s in parts.items() if s >= 0.1 * seconds), reverse=True)
     detail = ", ".join(f"{_WORDS[name]} {milliseconds(s)} ms" for s, name in most)
     if "compute" in parts:
         cause, share = _largest_cause(stage, plan.batch.accumulation)
-        detail += f"; of compute {share:.0%} is {cause}"
+        detail += f"; {share:.0%} of compute is {cause}"
     return f"{what} of {whose}: {milliseconds(seconds)} of {milliseconds(step_s)} ms a step ({detail})"
 
 
-def _own_hand_overs_s(plan: Plan, stages: Sequence[StagePrediction], i: int) -> float:
+def _own_transfers_s(plan: Plan, stages: Sequence[StagePrediction], i: int) -> float:
     """Both ways and all micro-batches, of the boundaries whose narrower end stage i is."""
     seconds = 0.0
     if i > 0 and stages[i].num_ranks < stages[i - 1].num_ranks:

@@ -1,9 +1,8 @@
-"""What a prediction means for the whole run, which limits it keeps, and what would have to change."""
+"""Limit checks: which of `limits:` a prediction meets, and the cheapest change that would meet the others."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from planner.counts.parameters import model_parameters
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device
 from planner.memory.rank_memory import fullest_ranks, memory_limit
@@ -16,39 +15,12 @@ from planner.topology.placement import largest_data_parallel_size
 from planner.units import format_bytes
 
 _UNLIMITED = 1e6  # times as fast as the strategy's links
-_DAY_S, _HOUR_S = 86_400, 3_600
-STATE_BYTES = 12  # of a parameter in a checkpoint: fp32 weights and two moments
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeRun:
-    """The run from its first step to its last, at the expected rate. epochs: None: the data are not known."""
-
-    tokens: int
-    epochs: float | None
-    days: float
-    gpu_hours: float
-    checkpoint_bytes: int
-
-
-def whole_run(plan: Plan, prediction: Prediction, data_tokens: int | None = None) -> WholeRun:
-    """`data_tokens`: tokens of the data, where they are known."""
-    steps = plan.strategy.training.steps
-    tokens = steps * prediction.tokens_per_step
-    seconds = steps * prediction.step_s
-    return WholeRun(
-        tokens=tokens,
-        epochs=tokens / data_tokens if data_tokens else None,
-        days=seconds / _DAY_S,
-        gpu_hours=seconds / _HOUR_S * plan.world_size,
-        checkpoint_bytes=STATE_BYTES * model_parameters(plan.strategy.model).total,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LimitCheck:
-    """One limit of the strategy beside what is expected; `change`: what would have to change to keep it.
-    stage: the worst of several, whose value it is."""
+    """One limit of the strategy beside the predicted value; `change`: what would meet it. stage: the worst of
+    several, whose value it is."""
 
     name: str
     limit: str
@@ -88,14 +60,14 @@ def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
             limit=format_bytes(limits.memory_max),
             expected=format_bytes(memory),
             holds=memory <= limits.memory_max,
-            change="more ranks to share it, a smaller micro_batch, ZeRO, or recompute: see search",
+            change="more ranks, a smaller micro_batch, a higher ZeRO stage, or recompute (see `search`)",
         ),
         LimitCheck(
             name="balance_min",
             limit=f"{limits.balance_min:.2f}",
             expected=f"{prediction.balance:.2f} (assumed)",
             holds=prediction.balance >= limits.balance_min,
-            change="a stronger training.balance_loss, or balance: bias",
+            change="a larger training.balance_loss, or training.balance: bias",
         ),
     ]
     return tuple(check if not check.holds else replace(check, change="") for check in checks)
@@ -121,22 +93,25 @@ def _worst_utilization(prediction: Prediction) -> float:
 
 
 def _what_keeps(plan: Plan, device: Device, imbalance: ExpertImbalance, keeps: Keeps) -> str:
-    """The cheapest change of the strategy that keeps a limit, and the links that would."""
+    """The cheapest change of the strategy that meets a limit, and the links that would."""
     changes = _changes(plan, imbalance)
     found = next((text for text, other in changes if keeps(other, predict(other, device, imbalance))), None)
-    cheapest = f"cheapest change: {found}" if found else "no change of layout or runtime that was tried does"
+    cheapest = (
+        f"cheapest change: {found}" if found else "none of the layout or runtime changes tried meets it"
+    )
     times = _bandwidth_that_keeps(plan, device, imbalance, keeps)
     if times is None:
         best = predict(_with_links(plan, _UNLIMITED), _unmeasured(device), imbalance)
         return (
-            f"{cheapest}; no bandwidth does: with unlimited links communication is "
-            f"{_worst_communication(best):.0%} (start-up times, copies and waits), utilization "
+            f"{cheapest}; nor would any bandwidth: with unlimited links communication is "
+            f"{_worst_communication(best):.0%} (latencies, copies, waits), utilization "
             f"{_worst_utilization(best):.0%}"
         )
     links = plan.strategy.cluster.links
     inside, between = (f"{times * rate / 1e9:,.3g}" for rate in (links.intra_host, links.inter_host))
     return (
-        f"{cheapest}; links of {inside} GB/s inside and {between} between hosts ({times:,.3g} times) do, too"
+        f"{cheapest}; links {times:,.3g} times as fast ({inside} GB/s intra-host, {between} GB/s inter-host) "
+        "would also meet it"
     )
 
 

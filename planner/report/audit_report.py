@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from planner.audit.audit import Audit, Finding
-from planner.audit.verdicts import HOLDS, Reading, Verdict, show, show_stated
+from planner.audit.verdicts import HOLDS, Derivation, Verdict, show, show_stated
 from planner.plan.plan import Plan
 from planner.prediction.load_balance import Balance
-from planner.report.plan_report import Table, print_tables
+from planner.report.tables import Table, print_tables
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
 from planner.units import format_bytes
 
@@ -44,10 +44,12 @@ def _claim_tables(audit: Audit) -> Iterator[Table]:
 
 
 def _rows(finding: Finding) -> Iterator[tuple[str, ...]]:
-    """One row for each reading; the first carries the claim's verdict, those below only their own."""
+    """One row for each derivation; the first carries the claim's verdict, those below only their own."""
     claim, dimension = finding.claim, CLAIM_QUANTITIES[finding.claim.quantity]
     first = finding.derived
-    others = [pair for pair in zip(finding.readings, finding.verdicts, strict=True) if pair[0] is not first]
+    others = [
+        pair for pair in zip(finding.derivations, finding.verdicts, strict=True) if pair[0] is not first
+    ]
     stated = show_stated(float(claim.value), dimension)
     of = f", {first.of}" if first.of else ""
     derived = show(first.value, dimension)
@@ -59,15 +61,22 @@ def _rows(finding: Finding) -> Iterator[tuple[str, ...]]:
         claim.where,
         _line(first, finding.verdict),
     )
-    for reading, verdict in others:
-        shown = f"({verdict})" if not reading.decides else verdict
-        yield (f"  {reading.of}", "", show(reading.value, dimension), shown, "", _line(reading, verdict))
+    for derivation, verdict in others:
+        shown = f"({verdict})" if not derivation.decides else verdict
+        yield (
+            f"  {derivation.of}",
+            "",
+            show(derivation.value, dimension),
+            shown,
+            "",
+            _line(derivation, verdict),
+        )
 
 
-def _line(reading: Reading, verdict: Verdict) -> str:
+def _line(derivation: Derivation, verdict: Verdict) -> str:
     """The arithmetic, and the reason where the cluster is the reason."""
-    is_reason = verdict == "cannot be met on this cluster" and reading.why
-    return f"{reading.arithmetic}; {reading.why}" if is_reason else reading.arithmetic
+    is_reason = verdict == "cannot be met on this cluster" and derivation.why
+    return f"{derivation.arithmetic}; {derivation.why}" if is_reason else derivation.arithmetic
 
 
 def load_tables(audit: Audit) -> Iterator[Table]:
@@ -136,17 +145,17 @@ def _claim_dict(finding: Finding) -> dict[str, Any]:
         "arithmetic": finding.derived.arithmetic,
         "verdict": finding.verdict,
         "reason": finding.reason,
-        "readings": [
+        "derivations": [
             {
-                "of": reading.of,
-                "relation": reading.relation,
-                "value": reading.value,
-                "arithmetic": reading.arithmetic,
+                "of": derivation.of,
+                "relation": derivation.relation,
+                "value": derivation.value,
+                "arithmetic": derivation.arithmetic,
                 "verdict": verdict,
-                "decides": reading.decides,
-                "reason": reading.why if verdict != HOLDS else "",
+                "decides": derivation.decides,
+                "reason": derivation.why if verdict != HOLDS else "",
             }
-            for reading, verdict in zip(finding.readings, finding.verdicts, strict=True)
+            for derivation, verdict in zip(finding.derivations, finding.verdicts, strict=True)
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Two plans side by side: what follows from each and is predicted for it, the ratio, the keys that differ."""
+"""Comparison of two plans: derived and predicted quantities, their ratio, the keys that differ."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from planner.plan.ds_config import zero_stage
 from planner.plan.mismatch import compare_keys
 from planner.plan.plan import Plan
 from planner.prediction.breakdown import PHASES
-from planner.prediction.limits import LimitCheck, WholeRun
+from planner.prediction.limits import LimitCheck
 from planner.prediction.predict import Prediction
-from planner.report.plan_report import Table
-from planner.report.prediction_report import seconds
-from planner.units import format_bytes, milliseconds
+from planner.prediction.run_forecast import RunForecast
+from planner.report.tables import Table
+from planner.units import format_bytes, format_seconds, milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Side:
     file: str
     plan: Plan
     prediction: Prediction
-    run: WholeRun
+    run: RunForecast
     limits: tuple[LimitCheck, ...]
 
     @property
@@ -75,31 +75,32 @@ QUANTITIES = (
         show=_share,
         has_ratio=False,
     ),
-    Quantity(name="step, expected", of=lambda s: s.prediction.bracket.expected_s, show=seconds),
-    Quantity(name="  everything overlaps", of=lambda s: s.prediction.bracket.full_overlap_s, show=seconds),
-    Quantity(name="  nothing overlaps", of=lambda s: s.prediction.bracket.no_overlap_s, show=seconds),
+    Quantity(name="step time", of=lambda s: s.prediction.bracket.expected_s, show=format_seconds),
+    Quantity(name="  full overlap", of=lambda s: s.prediction.bracket.full_overlap_s, show=format_seconds),
+    Quantity(name="  no overlap", of=lambda s: s.prediction.bracket.no_overlap_s, show=format_seconds),
     Quantity(name="tokens/s", of=lambda s: s.prediction.tokens_per_s, show=_count),
     Quantity(
         name="tokens/s of a rank", of=lambda s: s.prediction.tokens_per_s / s.plan.world_size, show=_count
     ),
     Quantity(name="MFU", of=lambda s: s.prediction.mfu, show=_share),
+    Quantity(name="HFU", of=lambda s: s.prediction.hfu, show=_share),
     Quantity(name="utilization", of=lambda s: s.prediction.utilization, show=_share),
     Quantity(name="communication share", of=lambda s: s.prediction.communication_share, show=_share),
     Quantity(name="bubble share", of=lambda s: s.prediction.bubble_share, show=_share, has_ratio=False),
-    Quantity(name="one forward pass", of=lambda s: s.prediction.forward_latency_s, show=seconds),
-    Quantity(name="whole run, days", of=lambda s: s.run.days, show=lambda v: f"{v:.3g}"),
-    Quantity(name="whole run, GPU-hours", of=lambda s: s.run.gpu_hours, show=lambda v: f"{v:,.3g}"),
+    Quantity(name="forward pass", of=lambda s: s.prediction.forward_latency_s, show=format_seconds),
+    Quantity(name="run, days", of=lambda s: s.run.days, show=lambda v: f"{v:.3g}"),
+    Quantity(name="run, GPU-hours", of=lambda s: s.run.gpu_hours, show=lambda v: f"{v:,.3g}"),
     Quantity(name="checkpoint", of=lambda s: s.run.checkpoint_bytes, show=_bytes),
 )
 
 
 def heading(a: Side, b: Side) -> tuple[str, ...]:
-    """Which is faster, and what bounds each."""
+    """The faster plan, and each one's bottleneck."""
     faster = a.prediction.tokens_per_s / b.prediction.tokens_per_s
     names = ("A", "B") if faster >= 1 else ("B", "A")
     times = max(faster, 1 / faster)
     verdict = (
-        "A and B are as fast as each other"
+        "A and B have the same throughput"
         if times < 1.0005
         else f"{names[0]} is {times:.2f} times as fast as {names[1]} in tokens/s"
     )
@@ -111,7 +112,7 @@ def heading(a: Side, b: Side) -> tuple[str, ...]:
 
 
 def quantity_table(a: Side, b: Side) -> Table:
-    """What is said in words, then each quantity of both, with B / A."""
+    """Quantities of both plans, with B / A."""
     rows = [(name, *values, "") for name, values in _words(a, b)]
     for quantity in QUANTITIES:
         first, second = quantity.of(a), quantity.of(b)
@@ -140,7 +141,7 @@ def _both(a: Side, b: Side, of: Callable[[Side], str]) -> tuple[str, str]:
 
 
 def _verdict(check: LimitCheck) -> str:
-    return "holds" if check.holds else "does not hold"
+    return "met" if check.holds else "not met"
 
 
 def phases_table(a: Side, b: Side) -> Table:

@@ -1,15 +1,15 @@
-"""How other shapes and losses read: the scaling questions as one table, what to run on what is left."""
+"""Report of scaling questions and of layouts for the hosts that remain after a loss."""
 
 from typing import Any
 
 from planner.report.memory_report import rank_dict
-from planner.report.plan_report import Table
-from planner.search.fallback import AfterLoss, Option, counted
+from planner.report.tables import Table
+from planner.search.fallback import AfterLoss, ScalingOption
 from planner.search.search import SearchRow
-from planner.units import format_bytes
+from planner.units import format_bytes, format_seconds, plural
 
 
-def scaling_table(options: tuple[Option, ...]) -> Table:
+def scaling_table(options: tuple[ScalingOption, ...]) -> Table:
     """One row for each question and placement."""
     rows = tuple(
         (
@@ -20,7 +20,7 @@ def scaling_table(options: tuple[Option, ...]) -> Table:
             "-" if option.memory is None else format_bytes(option.memory.peak_bytes),
             _seconds(option.step_s),
             _rate(option.tokens_per_s),
-            str(option.spares) if option.spares >= 0 else f"{-option.spares} lacking",
+            str(option.spares) if option.spares >= 0 else f"{-option.spares} missing",
             option.why_not or "",
         )
         for option in options
@@ -35,19 +35,17 @@ def scaling_table(options: tuple[Option, ...]) -> Table:
 
 
 def loss_lines(left: AfterLoss) -> tuple[str, ...]:
-    """What was lost, what is left, how a host that is half broken is used."""
+    """What was lost, what remains, how a host that lost some of its GPUs is used."""
     cluster = left.strategy.cluster
     host = cluster.hosts.names[-1]
     lines = [
-        f"{left.strategy.name} after the loss of {left.lost}: {counted(left.num_gpus, 'GPU')} on "
-        f"{counted(left.num_hosts, 'host')}; global batch {left.strategy.training.global_batch} is kept"
+        f"{left.strategy.name} after the loss of {left.lost}: {plural(left.num_gpus, 'GPU')} on "
+        f"{plural(left.num_hosts, 'host')}; global batch {left.strategy.training.global_batch} is kept"
     ]
     if left.kept == "last":
-        lines.append(
-            f"the host with {counted(cluster.slots[-1], 'GPU')} left goes last, in the place of {host}"
-        )
+        lines.append(f"the host with {plural(cluster.slots[-1], 'remaining GPU')} is listed last, as {host}")
     elif left.kept == "dropped":
-        lines.append("the host that lost some of its GPUs is dropped: with it no layout has more ranks")
+        lines.append("the host that lost some of its GPUs is left out: using it does not allow more ranks")
     return tuple(lines)
 
 
@@ -86,16 +84,14 @@ def _width(row: SearchRow) -> int:
 
 
 def _seconds(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    return "-" if value is None else format_seconds(value)
 
 
 def _rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def option_dict(option: Option) -> dict[str, Any]:
+def option_dict(option: ScalingOption) -> dict[str, Any]:
     """A question for machines."""
     return {
         "question": option.question,

@@ -1,4 +1,4 @@
-"""Predicted beside measured, over all runs of a folder: what the planner got wrong, and by how much."""
+"""Ledger: predicted beside measured steps of all runs of a folder, and the error of predictions."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from typing import Any
 
 from planner.plan.serialization import full_strategy
 from planner.prediction.breakdown import PHASES
-from planner.report.plan_report import Table
+from planner.report.tables import Table
 from planner.strategy.schema import Strategy
-from planner.units import milliseconds
+from planner.units import milliseconds, plural
 
 WARMUP_STEPS = 5  # of each attempt: caches fill, memory is first touched
 _GPU = re.compile(r"^ +gpu: (.+(?:\n {4,}.+)*)", re.MULTILINE)
@@ -44,8 +44,8 @@ class ErrorBar:
     largest: float
 
     def __str__(self) -> str:
-        runs = f"{self.num_runs} run{'s' if self.num_runs > 1 else ''}"
-        return f"±{self.median:.0%} (median of {runs} measured before, largest {self.largest:.0%})"
+        runs = plural(self.num_runs, "measured run")
+        return f"±{self.median:.0%} (median of {runs}, largest {self.largest:.0%})"
 
 
 def read_ledger(folder: Path, runs: Sequence[str] = ()) -> tuple[Entry, ...]:
@@ -55,7 +55,7 @@ def read_ledger(folder: Path, runs: Sequence[str] = ()) -> tuple[Entry, ...]:
 
 
 def error_bar(entries: Sequence[Entry], strategy: Strategy) -> ErrorBar | None:
-    """How far predictions were off for runs on such devices; None when there are none."""
+    """The error of predictions for runs on such devices; None if there are none."""
     gpu = _gpu_of(full_strategy(strategy))
     errors = [abs(entry.error("step_s") or 0.0) for entry in entries if entry.gpu == gpu]
     if not errors:

@@ -1,4 +1,4 @@
-"""How memory reads: one table by cause for the fullest rank of each stage, and what a parameter costs."""
+"""Report of memory: the fullest rank of each stage by cause, and bytes per parameter."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from planner.memory.optimizer_state import bytes_per_parameter
 from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
-from planner.report.plan_report import Table
-from planner.units import format_bytes
+from planner.report.tables import Table
+from planner.units import format_bytes, plural
 
 _MAX_ROWS = 12
-_NAMES = {"dispatch_buffers": "dispatch", "hand_overs": "hand-overs"}
+_NAMES = {"dispatch_buffers": "dispatch", "p2p_buffers": "P2P"}
 
 
 def memory_table(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> Table:
@@ -49,7 +49,7 @@ def _rounded(count: int) -> str:
 
 
 def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str, ...]:
-    """What a parameter costs, and whether it fits."""
+    """Bytes per parameter, and whether the plan fits."""
     zero, precision = zero_stage(plan), plan.strategy.training.precision
     each = bytes_per_parameter(precision, zero)
     data = max(stage.dense.size("data") for stage in plan.stages)
@@ -59,20 +59,16 @@ def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str
         max(memory.peak_bytes for memory in fullest_ranks(plan, imbalance)),
     )
     lines = [
-        f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes a dense parameter (over {data} "
-        f"data-parallel rank{_s(data)}), {each.total(experts):.4g} an expert's (over {experts})",
-        "weights, masters and moments are exact; the others are bounds from above, taken as if they came "
-        "together",
+        f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes a dense parameter (over "
+        f"{plural(data, 'data-parallel rank')}), {each.total(experts):.4g} an expert's (over {experts})",
+        "weights, masters and moments are exact; the other columns are upper bounds, summed as if their "
+        "peaks coincided",
     ]
     if precision == "fp8":
-        lines.append("activations are counted as bf16: what FP8 kernels keep in a byte is not taken off")
+        lines.append("activations are counted as bf16, although FP8 kernels keep some of them in one byte")
     if peak > limit:
         lines.append(f"does not fit: the fullest rank needs {format_bytes(peak)} of {format_bytes(limit)}")
     return tuple(lines)
-
-
-def _s(count: int) -> str:
-    return "s" if count > 1 else ""
 
 
 def memory_dict(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> dict[str, Any]:

@@ -1,61 +1,58 @@
-"""How a prediction reads: tables and lines for people, plain data for machines."""
+"""Report of a prediction: lines and tables for people, plain data for machines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from planner.plan.plan import Plan
 from planner.prediction.breakdown import PHASES, StagePrediction, compute_causes, narrow_links_s
-from planner.prediction.limits import LimitCheck, WholeRun
+from planner.prediction.limits import LimitCheck
 from planner.prediction.predict import Prediction
+from planner.prediction.run_forecast import RunForecast
 from planner.report.ledger import ErrorBar
-from planner.report.plan_report import Table
-from planner.search.search import Search, SearchRow
+from planner.report.tables import Table
 from planner.timing.layer_time import PassTime
-from planner.units import format_bytes, milliseconds
+from planner.units import format_bytes, format_seconds, milliseconds
 
 _NAMED_STAGES = 6
 
 
-def forecast_lines(plan: Plan, p: Prediction, run: WholeRun, bar: ErrorBar | None) -> tuple[str, ...]:
-    """What people ask first: how long, how fast, what bounds it, the whole run."""
+def forecast_lines(plan: Plan, p: Prediction, run: RunForecast, bar: ErrorBar | None) -> tuple[str, ...]:
+    """Step time, throughput, bottleneck, and the run."""
     return tuple(_lines(plan, p, run, bar))
 
 
-def _lines(plan: Plan, p: Prediction, run: WholeRun, bar: ErrorBar | None) -> Iterator[str]:
+def _lines(plan: Plan, p: Prediction, run: RunForecast, bar: ErrorBar | None) -> Iterator[str]:
     b = p.bracket
-    yield (
-        f"a step: {seconds(b.expected_s)}, between {seconds(b.full_overlap_s)} (everything overlaps) and "
-        f"{seconds(b.no_overlap_s)} (nothing does); {p.tokens_per_s:,.0f} tokens/s"
-    )
-    yield f"predicted for: {p.runtime}"
-    yield f"error so far: {bar}" if bar else "error so far: unknown, no such run was measured yet"
+    step, full, none = map(format_seconds, (b.expected_s, b.full_overlap_s, b.no_overlap_s))
+    yield f"step time: {step} (full overlap {full}, no overlap {none}); {p.tokens_per_s:,.0f} tokens/s"
+    yield f"schedule: {p.runtime}"
+    unknown = "unknown (no run measured on this hardware yet)"
+    yield f"prediction error: {bar or unknown}"
     yield f"bottleneck: {p.bottleneck}"
     yield (
-        f"MFU {p.mfu:.1%} (model FLOPs), {p.hfu:.1%} of the peak with what is computed twice; "
-        f"utilization {p.utilization:.1%}, communication {p.communication_share:.1%}, balance "
-        f"{p.balance:.2f} (assumed)"
+        f"MFU {p.mfu:.1%}, HFU {p.hfu:.1%} (incl. recomputation); utilization {p.utilization:.1%}, "
+        f"communication {p.communication_share:.1%}, balance {p.balance:.2f} (assumed)"
     )
     if len(plan.stages) > 1:
         micro = plan.batch.accumulation
         yield (
             f"pipeline: {micro} micro-batch{'es' if micro > 1 else ''} over {len(plan.stages)} stages; "
-            f"ranks wait {p.bubble_share:.1%} of a step for other stages"
+            f"bubble {p.bubble_share:.1%} of a step"
             + (f" ({_bubbles(p)})" if len(plan.stages) <= _NAMED_STAGES else "")
         )
         narrow = [stage for stage in p.stages if stage.num_ranks < max(s.num_ranks for s in p.stages)]
         if narrow:
             links = narrow_links_s(plan, p.stages)
             said = ", ".join(
-                f"of the {stage.num_ranks} {stage.name} ranks {seconds(links[stage.name])}"
+                f"{stage.num_ranks} {stage.name} ranks {format_seconds(links[stage.name])}"
                 for stage in narrow
             )
-            yield f"links at work in the stages with fewer ranks, of {seconds(p.step_s)} a step: {said}"
-    yield f"one forward pass of the global batch: {seconds(p.forward_latency_s)}"
+            yield f"busy links of the narrower stages, of {format_seconds(p.step_s)} a step: {said}"
+    yield f"forward pass of the global batch: {format_seconds(p.forward_latency_s)}"
     epochs = "epochs unknown" if run.epochs is None else f"{run.epochs:.2f} epochs"
     yield (
-        f"the whole run: {run.tokens:,} tokens ({epochs}), "
-        f"{run.days:.3g} days, {run.gpu_hours:,.3g} GPU-hours; a checkpoint holds "
-        f"{format_bytes(run.checkpoint_bytes)}"
+        f"run: {run.tokens:,} tokens ({epochs}), {run.days:.3g} days, {run.gpu_hours:,.3g} GPU-hours; "
+        f"checkpoint {format_bytes(run.checkpoint_bytes)}"
     )
 
 
@@ -64,11 +61,11 @@ def _bubbles(p: Prediction) -> str:
 
 
 def phase_table(p: Prediction) -> Table:
-    """A step of each stage, in milliseconds; waiting for other stages is parted from handing over."""
+    """A step of each stage, in milliseconds; stage_wait is split into P2P transfers and bubble."""
     columns = ["stage", "ranks"]
     names = [name for name in PHASES if any(s.phases.phases_s[name] for s in p.stages)]
     for name in names:
-        columns += ["transfer", "bubble"] if name == "stage_wait" else [name]
+        columns += ["P2P", "bubble"] if name == "stage_wait" else [name]
     columns += ["step", "utilization", "communication"]
     rows = []
     for stage in p.stages:
@@ -83,7 +80,7 @@ def phase_table(p: Prediction) -> Table:
 
 
 def cause_table(plan: Plan, p: Prediction) -> Table:
-    """What the busiest stage computes, by cause, and what crosses its links."""
+    """Compute of the busiest stage by cause, and its all-to-all."""
     stage, accumulation = p.busiest, plan.batch.accumulation
     rows = [
         (cause, milliseconds(s), f"{s / p.step_s:.1%}") for cause, s in compute_causes(stage, accumulation)
@@ -101,27 +98,26 @@ def cause_table(plan: Plan, p: Prediction) -> Table:
 
 
 def limit_table(checks: tuple[LimitCheck, ...]) -> Table:
-    """Each limit beside what is expected."""
+    """Each limit beside the predicted value."""
     rows = tuple(
         (
             check.name,
             check.limit,
             check.expected,
-            ("holds" if check.holds else "does not hold")
-            + (f", of its stages {check.stage} is the worst" if check.stage else ""),
+            ("met" if check.holds else "not met") + (f" (worst stage: {check.stage})" if check.stage else ""),
         )
         for check in checks
     )
     return Table(
         title="Limits",
-        columns=("limit", "is", "expected", ""),
+        columns=("limit", "allowed", "predicted", ""),
         rows=rows,
-        numeric=frozenset({"is", "expected"}),
+        numeric=frozenset({"allowed", "predicted"}),
     )
 
 
 def limit_notes(checks: tuple[LimitCheck, ...]) -> tuple[str, ...]:
-    """What would have to change; limits that ask for the same share a line."""
+    """Changes that would meet the limits; limits with the same change share a line."""
     by_change: dict[str, list[str]] = {}
     for check in checks:
         if check.change:
@@ -130,19 +126,19 @@ def limit_notes(checks: tuple[LimitCheck, ...]) -> tuple[str, ...]:
 
 
 def prediction_dict(
-    plan: Plan, p: Prediction, run: WholeRun, checks: tuple[LimitCheck, ...], bar: ErrorBar | None
+    plan: Plan, p: Prediction, run: RunForecast, checks: tuple[LimitCheck, ...], bar: ErrorBar | None
 ) -> dict[str, Any]:
     """The same for machines; seconds, bytes, shares."""
     return {
         "step_s": {
-            "ideal": p.bracket.full_overlap_s,
+            "full_overlap": p.bracket.full_overlap_s,
             "expected": p.bracket.expected_s,
-            "none": p.bracket.no_overlap_s,
+            "no_overlap": p.bracket.no_overlap_s,
         },
         "runtime": p.runtime,
         "tokens_per_s": p.tokens_per_s,
         "mfu": p.mfu,
-        "executed": p.hfu,
+        "hfu": p.hfu,
         "utilization": p.utilization,
         "communication_share": p.communication_share,
         "bubble_share": p.bubble_share,
@@ -200,85 +196,3 @@ def _pass_dict(one: PassTime) -> dict[str, Any]:
         "tensor_parallel_s": one.tensor_parallel_s,
         "causes_s": dict(one.causes),
     }
-
-
-_SEARCH_COLUMNS = (
-    "#",
-    "layout",
-    "placement",
-    "GPUs",
-    "ZeRO",
-    "micro",
-    "accum",
-    "recompute",
-    "step",
-    "tokens/s",
-)
-
-
-def search_table(title: str, rows: Sequence[SearchRow], found: Search) -> Table:
-    """Rows of a search; `#`, their place in it, is what --write takes."""
-    places = {id(row): place for place, row in enumerate(found.rows, start=1)}
-    columns = (*_SEARCH_COLUMNS, "per GPU", "peak", "headroom")
-    cells = []
-    for row in rows:
-        plan, parallel = row.plan, row.strategy.parallel
-        cells.append(
-            (
-                str(places[id(row)]),
-                parallel.short_name,
-                parallel.placement,
-                str(row.gpus),
-                str(parallel.zero_stage),
-                str(row.strategy.training.micro_batch),
-                str(plan.batch.accumulation),
-                row.strategy.runtime.recompute,
-                seconds(row.step_s),
-                f"{row.tokens_per_s:,.0f}",
-                f"{row.tokens_per_s / row.gpus:,.0f}",
-                format_bytes(row.peak_bytes),
-                format_bytes(row.headroom_bytes),
-            )
-        )
-    return Table(
-        title=title,
-        columns=columns,
-        rows=tuple(cells),
-        numeric=frozenset(columns) - {"layout", "placement", "recompute"},
-    )
-
-
-def search_dict(found: Search, num_rows: int) -> dict[str, Any]:
-    """For machines: the first rows and the front."""
-    return {
-        "gpus": found.num_gpus,
-        "legal": found.num_legal,
-        "too_large": found.num_too_large,
-        "lines": list(found.lines),
-        "rows": [_row_dict(row) for row in found.rows[:num_rows]],
-        "pareto": [_row_dict(row) for row in found.pareto],
-    }
-
-
-def _row_dict(row: SearchRow) -> dict[str, Any]:
-    strategy = row.strategy
-    return {
-        **strategy.parallel.model_dump(),
-        "precision": strategy.training.precision,
-        "global_batch": strategy.training.global_batch,
-        "micro_batch": row.strategy.training.micro_batch,
-        "recompute": row.strategy.runtime.recompute,
-        "gpus": row.gpus,
-        "step_s": row.step_s,
-        "tokens_per_s": row.tokens_per_s,
-        "peak_bytes": row.peak_bytes,
-        "headroom_bytes": row.headroom_bytes,
-    }
-
-
-def seconds(value: float) -> str:
-    """Three digits of seconds, milliseconds or microseconds."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value * 1e6:.3g} us"

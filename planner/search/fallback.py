@@ -1,4 +1,4 @@
-"""Other shapes of a strategy: the scaling questions and fallbacks, and what is left to run after a loss."""
+"""Fallback: other shapes of a strategy, and layouts for the hosts that remain after a loss."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ from planner.strategy.changes import change_keys
 from planner.strategy.hosts import Hosts
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import world_size
+from planner.units import plural
 
 PLACEMENTS = ("colocated", "staged")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Option:
+class ScalingOption:
     """One question in one placement: what it needs, and the plan or why there is none.
 
     gpus: what the degrees need, there or not. spares: what is then left of the cluster, below 0 what lacks.
@@ -47,7 +48,7 @@ class Option:
         return training.global_batch * training.seq_length / self.step_s
 
 
-def scaling_options(strategy: Strategy, device: Device | None = None) -> tuple[Option, ...]:
+def scaling_options(strategy: Strategy, device: Device | None = None) -> tuple[ScalingOption, ...]:
     """As it is, twice the batch, twice the copies, twice the experts; half of ep, twice of tp, twice of pp.
 
     For the reference these are its document's scaling questions and fallbacks; each in both placements, on
@@ -93,7 +94,7 @@ def placed(strategy: Strategy, placement: str) -> Strategy:
     return change_keys(strategy, {f"parallel.{key}": value for key, value in changes.items()})
 
 
-def _option(question: str, strategy: Strategy, device: Device | None) -> Option:
+def _option(question: str, strategy: Strategy, device: Device | None) -> ScalingOption:
     strategy = change_keys(strategy, {"cluster.spare_hosts": 0})
     gpus = world_size(strategy.parallel)
     plan, memory, step_s, why_not = None, None, None, None
@@ -107,7 +108,7 @@ def _option(question: str, strategy: Strategy, device: Device | None) -> Option:
         if memory.peak_bytes > limit:
             why_not = f"memory: {memory.peak_bytes / 1e9:.1f} GB of {limit / 1e9:.1f} GB"
         step_s = predict(plan, device or device_of(strategy.cluster.gpu)).step_s
-    return Option(
+    return ScalingOption(
         question=question,
         parallel=strategy.parallel,
         gpus=gpus,
@@ -124,7 +125,7 @@ def _option(question: str, strategy: Strategy, device: Device | None) -> Option:
 
 @dataclass(frozen=True, kw_only=True)
 class AfterLoss:
-    """What is left of a cluster, and the ways to go on with it: the best of each layout, fastest first.
+    """What remains of a cluster, and the best plan of each layout on it, fastest first.
 
     kept: how a host that lost some of its GPUs is used: "last", with fewer ranks, or "dropped"; None: there
     is no such host.
@@ -153,19 +154,18 @@ def after_loss(
     can have held them. Spare hosts take part.
 
     Raises:
-        StrategyError: if nothing is left.
+        StrategyError: if no GPU remains.
     """
     assert (lost_hosts > 0) != (lost_gpus > 0), "one kind of loss at a time"
-    lost = counted(lost_hosts, "host") if lost_hosts else counted(lost_gpus, "GPU")
+    lost = plural(lost_hosts, "host") if lost_hosts else plural(lost_gpus, "GPU")
     remains = list(_remains(strategy, lost_hosts, lost_gpus))
     if not remains:
         cluster = strategy.cluster
-        whole = f"{counted(cluster.hosts.count, 'host')} with {counted(sum(cluster.slots), 'GPU')}"
+        size = f"{plural(cluster.hosts.count, 'host')} with {plural(sum(cluster.slots), 'GPU')}"
         problem = Problem(
-            path=None,
-            line=None,
-            found=f"nothing is left after the loss of {lost}: the cluster has {whole}",
-            expected="a loss that leaves a GPU",
+            code="SW321",
+            found=f"no GPU remains after the loss of {lost}: the cluster has {size}",
+            expected="a loss that leaves at least one GPU",
             fix="lower the number",
         )
         raise StrategyError([problem])
@@ -176,11 +176,6 @@ def after_loss(
 
 def _most_ranks(strategy: Strategy) -> int:
     return max((world_size(parallel) for parallel in layouts(space_of(strategy))[0]), default=0)
-
-
-def counted(number: int, what: str) -> str:
-    """A number with its noun."""
-    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def _best_of_layouts(strategy: Strategy, device: Device | None) -> tuple[SearchRow, ...]:

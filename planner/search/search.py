@@ -1,4 +1,4 @@
-"""All legal plans of a model on a cluster, ranked by predicted throughput, and why the first is the first."""
+"""Search: all legal plans of a model on a cluster, ranked by predicted throughput."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -128,7 +128,7 @@ def _rows(space: Space, found: Sequence[Parallel], device: Device) -> Iterator[S
 
 
 def why_better(row: SearchRow, base: Prediction, device: Device) -> str:
-    """What a row gains against a prediction, by phase as the mean over ranks, largest first."""
+    """Time saved by a row over a prediction, by phase as the mean over ranks, largest first."""
     other = predict(row.plan, device)
     before, after = base.mean_phases_s, other.mean_phases_s
     gains = sorted(((before[name] - after[name], name) for name in before), reverse=True)
@@ -143,7 +143,7 @@ def why_better(row: SearchRow, base: Prediction, device: Device) -> str:
         if gain < 0
     ]
     text = f"{base.step_s / other.step_s:.2f} times as fast: " + ", ".join(said[:3])
-    return text + (f"; it pays with {', '.join(lost[-2:])}" if lost else "")
+    return text + (f"; at the cost of {', '.join(lost[-2:])}" if lost else "")
 
 
 def _front(rows: Sequence[SearchRow]) -> list[SearchRow]:
@@ -171,9 +171,9 @@ def _unused(space: Space, largest: int, all_pp: bool) -> Iterator[str]:
     if largest < space.num_gpus:
         model, training = space.strategy.model, space.strategy.training
         yield (
-            f"no legal plan uses all {space.num_gpus:,} GPUs, at most {largest:,}: ep divides "
-            f"{model.num_experts} experts, tp the heads, pp has {model.num_hidden_layers} layers to cut, and "
-            f"the data-parallel size divides a global batch of {training.global_batch} sequences"
+            f"no legal plan uses all {space.num_gpus:,} GPUs, at most {largest:,}: ep must divide "
+            f"{model.num_experts} experts, tp the heads, pp is at most {model.num_hidden_layers} layers, and "
+            f"the data-parallel size must divide a global batch of {training.global_batch} sequences"
         )
     if not all_pp:
-        yield f"pp is taken from the divisors of {space.strategy.model.num_hidden_layers} layers only"
+        yield f"pp was limited to divisors of {space.strategy.model.num_hidden_layers} layers"

@@ -210,7 +210,7 @@ def test_command_writes_equal_bytes_twice(tmp_path: Path, capsys: pytest.Capture
     assert main(command) == 0
     answer = json.loads(capsys.readouterr().out)
     folder = tmp_path / "twice"
-    assert (answer["schema_version"], answer["command"], answer["folder"]) == (1, "generate", str(folder))
+    assert (answer["schema_version"], answer["command"], answer["folder"]) == (2, "generate", str(folder))
     assert answer["start"] is None, "placeholder host names"
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == set(answer["files"])

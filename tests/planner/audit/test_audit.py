@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from planner import Plan, StrategyError, build_plan, load
 from planner.audit.audit import DERIVATIONS, Audit, Finding, audit
-from planner.audit.verdicts import FAILS, HOLDS, IMPOSSIBLE, Reading, judge
+from planner.audit.verdicts import FAILS, HOLDS, IMPOSSIBLE, Derivation, judge
 from planner.prediction.predict import predict
 from planner.report.audit_report import audit_dict
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
@@ -32,13 +32,13 @@ def finding(quantity: str) -> Finding:
     return next(f for f in reference().findings if f.claim.quantity == quantity)
 
 
-def reading(quantity: str, of: str) -> Reading:
-    return next(r for r in finding(quantity).readings if r.of == of)
+def derivation(quantity: str, of: str) -> Derivation:
+    return next(r for r in finding(quantity).derivations if r.of == of)
 
 
 def verdict(quantity: str, of: str) -> str:
     found = finding(quantity)
-    return found.verdicts[found.readings.index(reading(quantity, of))]
+    return found.verdicts[found.derivations.index(derivation(quantity, of))]
 
 
 def test_every_quantity_has_a_derivation() -> None:
@@ -135,7 +135,7 @@ def test_verdict_on_the_reference(quantity: str, expected: str) -> None:
     ],
 )
 def test_value_of_the_reference(quantity: str, of: str, value: float) -> None:
-    assert reading(quantity, of).value == pytest.approx(value, rel=1e-12)
+    assert derivation(quantity, of).value == pytest.approx(value, rel=1e-12)
 
 
 def test_bandwidth_between_stages_holds_for_the_stage_and_fails_for_a_link() -> None:
@@ -151,25 +151,25 @@ def test_what_16_mb_is_stands_beside_the_claim() -> None:
 
 def test_floor_of_the_forward_pass_is_the_embedding_link() -> None:
     # 131,072 tokens × 1024 bytes summed over 2 partners, and half of them handed on, at 12.5 GB/s.
-    bound = finding("forward_latency").readings[0].bound
+    bound = finding("forward_latency").derivations[0].bound
     assert bound == pytest.approx((134_217_728 + 67_108_864) / 12.5e9)
     assert "take 16.1 ms" in finding("forward_latency").reason
 
 
 def test_floor_of_the_aggregation_is_its_peak() -> None:
     # 65,536 tokens' worth of 2 · 1024 · (1024 + 4096) FLOPs a token, at 400 TFLOPS
-    bound = finding("aggregation_latency").readings[0].bound
+    bound = finding("aggregation_latency").derivations[0].bound
     assert bound == pytest.approx(65_536 * 2 * 1024 * (1024 + 4096) / 400e12)
 
 
 def test_all_to_all_is_worked_out_in_its_line() -> None:
-    line = reading("communication_latency", "all-to-all alone").arithmetic
-    assert line == "2,064,384 bytes one way and layer / 12.5 GB/s = 0.1652 ms; × 32 = 5.285 ms"
+    line = derivation("communication_latency", "all-to-all alone").arithmetic
+    assert line == "2,064,384 bytes one way and layer / 12.5 GB/s = 165.2 us; × 32 = 5.285 ms"
 
 
 def test_every_arithmetic_is_one_line() -> None:
     for found in reference().findings:
-        for one in found.readings:
+        for one in found.derivations:
             assert one.arithmetic
             assert "\n" not in one.arithmetic
 
@@ -236,15 +236,15 @@ def test_one_grid_is_balanced() -> None:
 def test_judged_to_the_digits_that_are_stated(
     stated: float, dimension: str, value: float, relation: str, expected: str
 ) -> None:
-    one = Reading(value=value, arithmetic="", relation=relation)  # type: ignore[arg-type]
+    one = Derivation(value=value, arithmetic="", relation=relation)  # type: ignore[arg-type]
     assert judge(stated, one, dimension) == expected  # type: ignore[arg-type]
 
 
 def test_a_bound_tells_impossible_from_wrong() -> None:
-    slow = Reading(value=3.0, arithmetic="", relation="at most", bound=2.0, why="")
+    slow = Derivation(value=3.0, arithmetic="", relation="at most", bound=2.0, why="")
     assert judge(1.0, slow, "seconds") == IMPOSSIBLE
     assert judge(2.5, slow, "seconds") == FAILS
-    full = Reading(value=8, arithmetic="", bound=8)
+    full = Derivation(value=8, arithmetic="", bound=8)
     assert judge(68, full, "count") == IMPOSSIBLE
     assert judge(4, full, "count") == FAILS
 
@@ -294,6 +294,6 @@ def test_a_floor_is_never_above_what_is_predicted() -> None:
             parallel = written.parallel.model_copy(update={"placement": placement})
             found = audit_of(build_plan(written.model_copy(update={"parallel": parallel})))
             for one in found.findings:
-                for r in one.readings:
+                for r in one.derivations:
                     if r.bound is not None and r.value is not None and r.relation == "at most":
                         assert r.bound <= r.value * (1 + 1e-9), (degrees, placement, one.claim.quantity)

@@ -11,8 +11,9 @@ from planner.counts.parameters import model_parameters
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Curve, Device, device_of
 from planner.prediction.breakdown import PHASES, narrow_links_s
-from planner.prediction.limits import limit_checks, whole_run
+from planner.prediction.limits import limit_checks
 from planner.prediction.predict import predict, predicted_phases
+from planner.prediction.run_forecast import forecast_run
 from planner.report.prediction_report import forecast_lines
 from planner.timing.boundary_time import Boundary, boundaries_of
 from planner.timing.collective_time import network_of
@@ -103,18 +104,17 @@ def test_the_links_of_the_references_few_ranks_are_told() -> None:
     links = narrow_links_s(built, prediction.stages)
     assert links["embedding"] == pytest.approx(54.0e-3, rel=0.01)
     assert links["aggregation"] == pytest.approx(64.7e-3, rel=0.02)
-    lines = forecast_lines(built, prediction, whole_run(built, prediction), None)
-    (said,) = [line for line in lines if line.startswith("links at work in the stages with fewer ranks")]
-    assert "of the 2 embedding ranks 54." in said
-    assert "of the 2 aggregation ranks 65" in said
+    lines = forecast_lines(built, prediction, forecast_run(built, prediction), None)
+    (said,) = [line for line in lines if "2 embedding ranks 54." in line]
+    assert "2 aggregation ranks 65" in said
 
 
 def test_the_references_two_micro_batches_are_told_with_what_stages_wait() -> None:
     built = reference()
     prediction = predict(built)
-    lines = forecast_lines(built, prediction, whole_run(built, prediction), None)
+    lines = forecast_lines(built, prediction, forecast_run(built, prediction), None)
     (said,) = [line for line in lines if line.startswith("pipeline: ")]
-    assert said.startswith("pipeline: 2 micro-batches over 3 stages; ranks wait ")
+    assert said.startswith(f"pipeline: 2 micro-batches over 3 stages; bubble {prediction.bubble_share:.1%}")
     for stage in prediction.stages:
         own = prediction.step_s - stage.phases.transfer_s - stage.phases.bubble_s
         rest = sum(s for name, s in stage.phases.phases_s.items() if name != "stage_wait")
@@ -260,7 +260,7 @@ def test_ranks_of_a_pipeline_share_cores_only_while_they_work() -> None:
     shared = predict(built, replace(shipped, cores=2))
     for before, after in zip(alone.stages, shared.stages, strict=True):
         assert after.phases.phases_s["compute"] == pytest.approx(expected * before.phases.phases_s["compute"])
-    assert any("of which" in line and "at work at once" in line for line in shared.assumptions)
+    assert any(f"2 cores, {2 * expected:.1f} of them busy" in line for line in shared.assumptions)
 
 
 def test_first_touch_of_memory_costs_the_optimizer_and_reductions_of_large_groups() -> None:
@@ -304,13 +304,13 @@ def test_telemetry_gets_the_phases_and_the_step_of_its_rank() -> None:
     assert sum(found[name] for name in PHASES) == pytest.approx(found["step_s"])
 
 
-def test_the_whole_run_counts_steps_tokens_and_gpu_hours() -> None:
+def test_the_run_forecast_counts_steps_tokens_and_gpu_hours() -> None:
     built = plan("parallel=EP64_TP2_PP1_DP1")
     prediction = predict(built)
-    run = whole_run(built, prediction, data_tokens=13_107_200)
+    run = forecast_run(built, prediction, data_tokens=13_107_200)
     assert (run.tokens, run.epochs) == (13_107_200, 1.0)
     assert run.gpu_hours == pytest.approx(100 * prediction.step_s / 3600 * 64)
-    assert whole_run(built, prediction).epochs is None
+    assert forecast_run(built, prediction).epochs is None
 
 
 def test_a_limit_is_that_of_the_worst_stage_which_is_named() -> None:
@@ -339,14 +339,14 @@ def test_a_missed_limit_says_what_would_keep_it() -> None:
     strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.625")
     missed = limit_checks(strict, predict(strict))[0]
     assert not missed.holds
-    assert missed.change.startswith("cheapest change: ")
-    assert "between hosts (1.04 times) do, too" in missed.change
+    assert "runtime.fp8_payload: true" in missed.change
+    assert "1.04 times as fast (13 GB/s intra-host, 13 GB/s inter-host)" in missed.change
 
 
 def test_the_bandwidth_that_is_named_keeps_the_limit_and_little_less_does_not() -> None:
     strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.5")
     said = limit_checks(strict, predict(strict))[0].change
-    times = float(said.rpartition("(")[2].partition(" times")[0])
+    times = float(said.partition(" times as fast")[0].rpartition(" ")[2])
 
     def share(factor: float) -> float:
         rate = f"{100 * factor:.6f} Gbps"

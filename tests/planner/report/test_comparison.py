@@ -56,7 +56,7 @@ def test_overrides_apply_to_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert quantities["tokens a step"] == (262_144, 262_144)
     for which, side in zip("ab", answer["plans"], strict=True):
         index = "ab".index(which)
-        assert quantities["step, expected"][index] == side["prediction"]["step_s"]["expected"]
+        assert quantities["step time"][index] == side["prediction"]["step_s"]["expected"]
     keys = [item["key"] for item in answer["comparison"]["differing_keys"]]
     assert keys == ["cluster.spare_hosts", "parallel.placement"]
 
@@ -64,7 +64,7 @@ def test_overrides_apply_to_both(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_same_twice_differs_in_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", COLOCATED, COLOCATED, "--plain"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("A and B are as fast as each other\n")
+    assert out.startswith("A and B have the same throughput\n")
     assert "note: no key that affects the plan differs" in out
     assert "Keys that differ" not in out
 

@@ -126,7 +126,7 @@ def test_plan_prints_its_bar_and_ledger_its_tables(
 ) -> None:
     write_run(tmp_path, "a", 2.0, 2.5)
     assert main(["plan", TINY, f"output.folder={tmp_path}"]) == 0
-    assert "error so far: ±25% (median of 1 run measured before, largest 25%)" in capsys.readouterr().out
+    assert "±25% (median of 1 measured run, largest 25%)" in capsys.readouterr().out
     assert main(["ledger", "--folder", str(tmp_path), "--plain"]) == 0
     assert "EP4_TP2_PP1_DP1 colocated, 4 ranks" in capsys.readouterr().out
     assert main(["ledger", "--folder", str(tmp_path), "--json"]) == 0
