@@ -1,4 +1,4 @@
-"""How an audit reads: tables for a terminal, columns for a log, one object for programs."""
+"""Report of an audit: tables for a terminal, columns for a log, one object for programs."""
 
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -26,7 +26,7 @@ def _heading(plan: Plan, audit: Audit) -> Iterator[str]:
         return
     counts = ", ".join(f"{count} {_verb(verdict, count)}" for verdict, count in audit.counts.items())
     yield f"{len(audit.findings)} claims: {counts}"
-    yield "a line in (…) stands beside its claim and does not decide it"
+    yield "lines in (…) are for comparison and do not decide a claim"
 
 
 def _verb(verdict: Verdict, count: int) -> str:
