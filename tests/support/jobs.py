@@ -143,7 +143,10 @@ class Job:
         """The processes of a program by its name in the command: a module, pdsh, train.py."""
         found = []
         for process in self.processes():
-            words = process.cmdline()[:5]
+            try:
+                words = process.cmdline()[:5]
+            except psutil.Error:  # it has ended meanwhile
+                continue
             is_rank = "train.py" in words and not set(words) & set(_LAUNCHERS)
             if is_rank if program == "train.py" else program in words:
                 found.append(process)
