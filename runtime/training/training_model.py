@@ -74,7 +74,7 @@ class TrainingModel(nn.Module):
             mask_BS: bool, False where a position is padding; None when all are valid.
             micro_batch: its number in the step; its receives are posted already (`channels.post_recv`).
         """
-        entropies, handed = [], []
+        entropies, sent = [], []
         routing = sum_routings([], self.model.config.num_experts, tokens_BS1.device)
         for chunk, (start, stop) in enumerate(self._chunks(len(tokens_BS1))):
             tokens = tokens_BS1[start:stop]
@@ -85,9 +85,9 @@ class TrainingModel(nn.Module):
             if self.stage.contents.output:
                 entropies.append(self._cross_entropy(x, tokens[:, 1:], mask).sum)
             else:
-                handed.append(self._send_on(x, micro_batch, chunk))
+                sent.append(self._send_on(x, micro_batch, chunk))
         entropy = _sum(entropies) if entropies else torch.zeros((), device=tokens_BS1.device)
-        loss = entropy / totals.num_tokens if entropies else _sum(handed)
+        loss = entropy / totals.num_tokens if entropies else _sum(sent)
         if self.aux_loss_coef:
             loss = loss + self.aux_loss_coef * routing.aux_loss / totals.num_sequences
         if self.z_loss_coef:

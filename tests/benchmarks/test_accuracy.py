@@ -1,4 +1,4 @@
-"""What benchmarks.accuracy makes of the steps it was told: medians, errors, balance. Starts no training."""
+"""Report of benchmarks.accuracy: medians, errors, balance. Starts no training."""
 
 import json
 import os

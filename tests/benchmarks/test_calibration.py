@@ -1,4 +1,4 @@
-"""What the calibration writes is what the planner reads. Imports torch, measures nothing."""
+"""The planner reads what the calibration writes. Imports torch, measures nothing."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def test_links_that_preflight_measured_and_other_devices_stay(tmp_path: Path) ->
     device = device_of(strategy.cluster.gpu, path)
     assert (device.intra_bytes_per_s, device.inter_bytes_per_s) == (3e9, 1e9)
     assert device.inter_latency_s == pytest.approx(9e-5)
-    assert device.intra_latency_s == pytest.approx(4e-4)  # collectives of this host were measured anew
+    assert device.intra_latency_s == pytest.approx(4e-4)  # collectives of this host were measured again
     assert "links: preflight: of 'two' hosts" in device.sources
     assert device.gemm["fp32"].points == ((64.0, 0.25), (1024.0, 1.0))
 

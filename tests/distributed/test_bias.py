@@ -1,4 +1,4 @@
-"""Loss-free balancing: the same bias in every layout, from the counts of the whole global batch."""
+"""Loss-free balancing: the same expert bias in every layout, from the counts of the global batch."""
 
 import pytest
 import torch

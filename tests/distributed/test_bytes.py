@@ -1,4 +1,4 @@
-"""What the experts are sent: each route once, by one tp partner only, and not a byte more."""
+"""All-to-all traffic of the experts: each route is sent once, by one TP rank only."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""The comparison is worth something: one mistake in one rank's work, and it says what is wrong."""
+"""Fault injection into the comparison: one mistake in the product, and the comparison names its effect."""
 
 from dataclasses import replace
 

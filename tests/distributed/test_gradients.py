@@ -1,4 +1,4 @@
-"""Expert gradients, router gradients and the two losses of routing, each by itself, before any clipping."""
+"""Expert gradients, router gradients and auxiliary losses, each on its own, before clipping."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""DeepSpeed must hold the plan's groups; another table stops the run before step 1, with both named."""
+"""Process groups are the plan's; a mismatch with DeepSpeed's ends the run before step 1."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Every colocated layout trains the same model as one process; all other settings meet it and each other."""
+"""Every colocated layout trains the same model as one process; other settings are covered pairwise."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The matrix runs every case once, keeps what it has, and its table says what is not equal."""
+"""The matrix runs every case once and keeps its results; its table lists failures."""
 
 import json
 from collections import Counter

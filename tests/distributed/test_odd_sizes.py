@@ -1,4 +1,4 @@
-"""Sizes that nothing divides: worlds of 3 and 6, partitions that their parameters do not fill, odd widths."""
+"""Sizes with no common divisor: worlds of 3 and 6, partially filled partitions, odd widths."""
 
 from typing import Any
 

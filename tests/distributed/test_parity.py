@@ -1,4 +1,4 @@
-"""Layouts and models that the matrix leaves out: four copies of the model, variants it has no axis for."""
+"""Parity of layouts and models that the matrix has no axis for, such as four replicas."""
 
 import pytest
 

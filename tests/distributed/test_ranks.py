@@ -1,4 +1,4 @@
-"""What ranks leave behind: nothing that a later call could tell, and no process."""
+"""Test ranks are isolated: no state reaches a later call, and no process is left."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""One flipped bit in one copy of a parameter is found, and named, on every rank that holds a copy."""
+"""Replica check: one flipped bit is found, and the parameter named, on every rank of the group."""
 
 import pytest
 import torch

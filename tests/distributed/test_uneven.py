@@ -1,4 +1,4 @@
-"""Uneven work: ranks, shares and experts with nothing to do. Each is equal to one process, and none hangs."""
+"""Uneven work: ranks, shares and experts without tokens equal one process and do not hang."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Notices when DeepSpeed mends what we work around: each test passes while the defect of 0.19.8 is there.
+"""DeepSpeed defects with a workaround: each test passes while the defect of 0.19.8 exists.
 
 A failure here is good news: look at the workaround it names and take it out.
 """

@@ -1,4 +1,4 @@
-"""Tokens whose scores differ by rounding only are dropped by position, whichever way the rounding fell."""
+"""Capacity ties: of tokens whose scores differ by rounding only, the earlier positions are kept."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The configuration: what is derived, what is refused, what survives a file."""
+"""SwitchyardConfig: derived values, refused values, saving and loading."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_rope_parameters_of_transformers_5_are_accepted():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"num_experts_per_tok": 5}, r"num_experts_per_tok is 5; legal: 1 to num_experts \(4\)"),
         ({"num_key_value_heads": 3}, r"legal: a divisor of num_attention_heads \(4\): 1, 2, 4"),
@@ -58,8 +58,8 @@ def test_rope_parameters_of_transformers_5_are_accepted():
         ({"head_dim": None, "hidden_size": 18}, "give head_dim"),
     ],
 )
-def test_illegal_configuration_is_refused_with_the_legal_values(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_illegal_configuration_is_refused_with_the_legal_values(changes, message):
+    with pytest.raises(ValueError, match=message):
         config_of(**changes)
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's MOELayer over our weights against our own dropless dispatch."""
+"""DeepSpeed's MOELayer with our weights, compared with our dropless dispatch."""
 
 import pytest
 import torch

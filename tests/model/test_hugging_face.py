@@ -1,4 +1,4 @@
-"""What a Hugging Face model must do: Auto classes, files, forward, generate with and without a cache."""
+"""Hugging Face interface: Auto classes, files, forward, generate with and without a cache."""
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_forward_equals_the_training_path():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "message"),
     [
         ({}, "either input_ids"),
         ({"attention_mask": torch.ones(2, 3)}, r"\(2, 3\)"),
@@ -111,9 +111,9 @@ def test_forward_equals_the_training_path():
         ({"output_attentions": True}, "output_attentions"),
     ],
 )
-def test_inputs_that_contradict_are_refused(inputs, told):
+def test_inputs_that_contradict_are_refused(inputs, message):
     ids = {} if not inputs else {"input_ids": torch.zeros(2, 4, dtype=torch.int64)}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         make_model(config_of())(**ids, **inputs)
 
 

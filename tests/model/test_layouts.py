@@ -1,4 +1,4 @@
-"""Every layout of tensor and expert parallel ranks against one process: sums, counts, every gradient."""
+"""TP and EP layouts compared with one process: losses, counts, every gradient."""
 
 import pytest
 import torch

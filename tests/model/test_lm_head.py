@@ -1,4 +1,4 @@
-"""The chunked cross-entropy against torch's, and its bounded memory."""
+"""Chunked cross-entropy compared with torch's, and its bounded memory."""
 
 import pytest
 import torch

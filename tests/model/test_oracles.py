@@ -1,4 +1,4 @@
-"""The same weights in transformers' own models: Mixtral, Qwen3-MoE and OLMoE."""
+"""Parity with transformers' Mixtral, Qwen3-MoE and OLMoE with the same weights."""
 
 import pytest
 import torch

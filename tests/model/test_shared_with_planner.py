@@ -1,4 +1,4 @@
-"""Facts that model/ and the planner each define, because neither imports the other, are equal."""
+"""Definitions that model/ and the planner both have, because neither imports the other, are equal."""
 
 from dataclasses import fields
 

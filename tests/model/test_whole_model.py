@@ -1,4 +1,4 @@
-"""The whole model against the naive one: loss, balance, z, counts and the gradient of every parameter."""
+"""Parity with the naive model: loss, aux loss, z-loss, counts and the gradient of every parameter."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What *equal* means: ‖a−b‖/‖b‖ per global tensor, 1e-5 in fp32; routes are counted and must be the same."""
+"""Equality of trajectories: ‖a−b‖/‖b‖ per global tensor within 1e-5 in fp32, and equal route counts."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""What can be broken in a rank: each fault is one mistake that people have made, in one place of the product.
+"""Faults to inject into a rank: each is one realistic mistake in one place of the product.
 
 A fault is called in every forked rank before its groups are made, and dies with the rank.
 """

@@ -1,4 +1,4 @@
-"""What a live rank holds in tensors, cause by cause: every storage once."""
+"""Memory of a live rank's tensors by cause; each storage counts once."""
 
 import gc
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A layout under test: the product's own groups, model, engine and step, observed from outside."""
+"""A layout under test: the product's own groups, model, engine and step, with their results recorded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -109,12 +109,12 @@ class Case:
     def __str__(self) -> str:
         """ep4-tp2-dp1-z1-acc2-k2-swiglu: what is at its default after k is left out."""
         plain = Case(layout=self.layout)
-        told = [str(self.layout), f"z{self.zero_stage}", f"acc{self.accumulation}", f"k{self.top_k}"]
+        parts = [str(self.layout), f"z{self.zero_stage}", f"acc{self.accumulation}", f"k{self.top_k}"]
         for name, short in _SHORT.items():
             value = getattr(self, name)
             if value != getattr(plain, name):
-                told.append(short.format(value))
-        return "-".join(told)
+                parts.append(short.format(value))
+        return "-".join(parts)
 
 
 _SHORT = {

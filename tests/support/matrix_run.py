@@ -1,4 +1,4 @@
-"""Runs the whole matrix, or a sample of it, against one process; goes on where an earlier run was cut short.
+"""Runner of the full matrix, or a sample of it; resumes an interrupted run.
 
 python -m tests.support.matrix_run [--sample N] [--jobs N] [--fresh] [--output docs/matrix.md]
 
@@ -199,8 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cases = by_lot(everything())
     chosen = list(in_bf16()) + cases[: options.sample]
-    told = "" if options.sample is None else f" --sample {options.sample}"
-    command = f"python -m tests.support.matrix_run{told}"
+    sample = "" if options.sample is None else f" --sample {options.sample}"
+    command = f"python -m tests.support.matrix_run{sample}"
     log = Log(options.results, stamp(), fresh=options.fresh)
     results = [result for case in chosen if (result := log.find(case))]
     if results:
@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
             write()
     except KeyboardInterrupt:
         write()
-        tell(f"stopped; {len(results)} results are in {options.results}, and the next run goes on from them")
+        tell(f"stopped; {len(results)} results are in {options.results}, and the next run resumes from them")
         os._exit(130)  # the interpreter would wait for the workers' worlds, which end with this process
     write()
     failed = sum(result.failure is not None for result in results)

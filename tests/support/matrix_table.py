@@ -1,4 +1,4 @@
-"""The docs' table of the matrix: what was run, what was worst, and what is not equal."""
+"""The table of docs/matrix.md: cases, largest differences, failures."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from tests.support.noise import SEEDS, noise
 
 Worst = dict[str, float]
 
-# Column of the table -> the kinds of quantity whose worst stands in it.
+# Column of the table -> the kinds of quantity whose largest difference it shows.
 COLUMNS = {
     "loss": ("loss",),
     "aux, z-loss": ("aux loss", "z-loss"),

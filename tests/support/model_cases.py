@@ -1,4 +1,4 @@
-"""Models to test with: small, of every kind, with weights that keep routing decisions clear of ties."""
+"""Small models of every kind for tests, with weights that keep routing decisions clear of ties."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""One step of the model in a layout of forked ranks, and the global gradients put together again."""
+"""One step of the model in a layout of forked ranks, with global gradients assembled."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

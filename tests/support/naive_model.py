@@ -1,4 +1,4 @@
-"""The model written again, as plainly as possible: loops over tokens and experts, no shared code."""
+"""Naive reimplementation of the model: loops over tokens and experts, no shared code."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How far two bf16 runs may lie apart: no further than one process in bf16 lies from itself in fp32.
+"""Tolerance of bf16 runs: the distance of one process in bf16 from itself in fp32.
 
 In bf16 every sum has its own rounding, and of 640 routing decisions some always flip, so that single tensors
 (an expert with three tokens) may differ by half. What is compared is therefore: the loss and the norm of each

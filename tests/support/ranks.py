@@ -216,7 +216,7 @@ def _collect(answers: list[int], deadline: float) -> list[Any]:
                     continue
                 selector.unregister(key.fd)
                 ok, value = (
-                    pickle.loads(chunk[_LENGTH.size :]) if data else (False, "the rank died without a word")
+                    pickle.loads(chunk[_LENGTH.size :]) if data else (False, "the rank died without an error")
                 )
                 if ok:
                     results[rank] = value

@@ -1,4 +1,4 @@
-"""One process running the whole model: what every layout is held against.
+"""Reference trajectory of one process with the complete model, in plain PyTorch.
 
 Plain PyTorch: the whole global batch at once, autograd, torch's own norm clipping and AdamW. In bf16 the
 model computes in bf16 and AdamW steps fp32 copies of the weights as they were rounded. It shares the model's

@@ -1,4 +1,4 @@
-"""One process's trajectory of a model, computed once: the layout does not enter.
+"""Reference trajectories with a suitable seed, computed once per model.
 
 Five steps are only comparable where one process agrees with itself. A seed is taken whose routes are all
 clear, and whose trajectory stays the same when the first weights change by a rounding: with some seeds

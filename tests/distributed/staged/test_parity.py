@@ -1,4 +1,4 @@
-"""Layouts of several stages against one process running the whole model."""
+"""Parity of layouts with several stages with one process."""
 
 from typing import Any
 

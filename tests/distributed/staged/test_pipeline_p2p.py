@@ -1,4 +1,4 @@
-"""Hand-overs between real ranks: the order of work leaves no trace, and no byte too many is sent."""
+"""Pipeline transfers between ranks: the schedule does not change results, each element is sent once."""
 
 from itertools import pairwise
 from typing import Any
@@ -36,7 +36,7 @@ def plan_of(parallel: dict[str, object], **changes: Any) -> Plan:
 def trained(plan: Plan, schedule: Schedule, steps: int = 2) -> dict[tuple[str, str], torch.Tensor]:
     """This rank's state after some steps, and its losses and norms."""
     engine, groups = start(plan)
-    told = []
+    reported = []
     for step in range(steps):
         tokens = tokens_of(plan.strategy, step)
         batches = training_batches(
@@ -44,9 +44,9 @@ def trained(plan: Plan, schedule: Schedule, steps: int = 2) -> dict[tuple[str, s
         )
         totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
         outcome = train_step(engine, groups, batches, totals, NO_CLOCK, schedule)
-        told += [outcome.loss, outcome.aux_loss, outcome.z_loss, outcome.grad_norm]
+        reported += [outcome.loss, outcome.aux_loss, outcome.z_loss, outcome.grad_norm]
     state = {(view.name, view.kind): view.tensor.clone() for view in views(engine, groups)}
-    return state | {("told", ""): torch.tensor(told)}
+    return state | {("reported", ""): torch.tensor(reported)}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -63,7 +63,7 @@ def test_1f1b_equals_one_micro_batch_after_another_to_the_bit(
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def handed(plan: Plan) -> dict[str, int]:
+def sent_bytes(plan: Plan) -> dict[str, int]:
     """Bytes that this rank sent through each of its channels in one step and one validation."""
     engine, groups = start(plan)
     tokens = tokens_of(plan.strategy, 0)
@@ -96,7 +96,7 @@ def test_each_element_is_sent_once(parallel: dict[str, object], num_boundaries: 
     """Each element of a batch's activations crosses each boundary once, and its gradient once: the batch is
     16 sequences of 5 tokens with 18 elements of 4 bytes."""
     plan = plan_of(parallel, model__hidden_size=18, model__head_dim=4, training__micro_batch=1)
-    sent = run_ranks(plan.world_size, handed, plan)
+    sent = run_ranks(plan.world_size, sent_bytes, plan)
     batch_bytes = 16 * 5 * 18 * 4
     for way in ("forward", "back"):
         assert sum(rank.get(way, 0) for rank in sent) == num_boundaries * batch_bytes

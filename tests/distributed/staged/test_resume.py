@@ -1,4 +1,4 @@
-"""A checkpoint is the model's, not the layout's: what one placement saves, any other goes on from."""
+"""Checkpoints resume in another placement than they were saved in."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A GPU is held to the smaller of the limits that bind; torch's GPU calls are stood in for."""
+"""GPU memory limit: the smallest limit is set. torch's GPU calls are replaced."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The schedule is data: played through without any rank, everything that is waited for comes."""
+"""Pipeline schedules simulated without ranks: no deadlock, receives posted as early as possible."""
 
 from itertools import product
 
@@ -17,7 +17,7 @@ STAGES, MICRO_BATCHES = range(2, 9), range(1, 33)
 
 
 class Deadlock(AssertionError):
-    """No stage can go on."""
+    """Every stage waits for another."""
 
 
 def play(
@@ -76,7 +76,7 @@ def play(
                 done[stage] += 1
                 moved = True
         if not moved:
-            raise Deadlock(f"each stage stands at {done} of {list(map(len, actions))}")
+            raise Deadlock(f"each stage is at {done} of {list(map(len, actions))}")
     for (message, stage), order in sent.items():
         kind = "forward" if message == "activations" else "backward"
         wanted = [action.micro_batch for action in actions[stage] if action.kind == kind]
@@ -170,12 +170,12 @@ def test_stage_depth_bounds_micro_batches_in_flight() -> None:
 def test_order_by_hand() -> None:
     """Three stages, four micro-batches: the picture of the 1F1B papers."""
 
-    def told(place: int) -> str:
+    def order(place: int) -> str:
         return " ".join(f"{a.kind[0]}{a.micro_batch}" for a in one_forward_one_backward(place, 3, 4))
 
-    assert told(0) == "f0 f1 f2 b0 f3 b1 b2 b3"
-    assert told(1) == "f0 f1 b0 f2 b1 f3 b2 b3"
-    assert told(2) == "f0 b0 f1 b1 f2 b2 f3 b3"
+    assert order(0) == "f0 f1 f2 b0 f3 b1 b2 b3"
+    assert order(1) == "f0 f1 b0 f2 b1 f3 b2 b3"
+    assert order(2) == "f0 b0 f1 b1 f2 b2 f3 b3"
 
 
 def test_the_simulation_finds_a_deadlock() -> None:
