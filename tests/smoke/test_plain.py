@@ -30,7 +30,7 @@ def test_a_plan_of_one_rank_needs_no_launcher(tmp_path: Path) -> None:
     assert launch.read("done.json")["step"] == 2
 
 
-def test_too_few_processes_are_told_at_once(tmp_path: Path) -> None:
+def test_too_few_processes_are_reported_at_once(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     began = time.monotonic()
     ended = plain(launch, "parallel.ep=4")

@@ -78,7 +78,7 @@ def test_a_killed_run_resumes_to_the_same_bits(unbroken: tuple[Launch, str], tmp
     assert {line["attempt"] for line in launch.lines()} == {1, 2}
 
 
-def test_term_saves_at_a_step_boundary_and_the_run_goes_on(
+def test_term_saves_at_a_step_boundary_and_the_run_resumes(
     unbroken: tuple[Launch, str], tmp_path: Path
 ) -> None:
     launch = Launch(tmp_path)
@@ -97,7 +97,7 @@ def test_term_saves_at_a_step_boundary_and_the_run_goes_on(
     assert launch.losses() == unbroken[0].losses()
 
 
-def test_problems_are_told_once_and_nothing_starts(tmp_path: Path) -> None:
+def test_problems_are_printed_once_and_nothing_starts(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     code, output = launch.train("parallel.ep=3", "training.steps=none", "model.num_expert=4")
     assert code != 0
@@ -108,7 +108,7 @@ def test_problems_are_told_once_and_nothing_starts(tmp_path: Path) -> None:
     assert not launch.run.exists()
 
 
-def test_bad_data_is_a_problem_of_all_ranks_told_by_one(tmp_path: Path) -> None:
+def test_bad_data_is_a_problem_of_all_ranks_printed_by_one(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     (tmp_path / "text.txt").write_text("too little")
     code, output = launch.train()
@@ -121,7 +121,9 @@ def test_bad_data_is_a_problem_of_all_ranks_told_by_one(tmp_path: Path) -> None:
     assert failed["problems"][0]["fix"]
 
 
-def test_stages_train_the_same_and_one_grid_goes_on(unbroken: tuple[Launch, str], tmp_path: Path) -> None:
+def test_stages_train_the_same_and_a_colocated_run_resumes(
+    unbroken: tuple[Launch, str], tmp_path: Path
+) -> None:
     """1 embedding, 2 expert and 1 aggregation rank for six steps, then the colocated two ranks for three."""
     launch, horizon = Launch(tmp_path), "training.schedule_steps=12"
     code, output = launch.train("parallel.placement=staged", "training.steps=6", horizon, ranks=4)

@@ -1,4 +1,4 @@
-"""Who holds a run, and what says how it ended."""
+"""Which attempt holds a run, and the files that say how it ended."""
 
 import json
 import multiprocessing
@@ -37,7 +37,7 @@ def test_a_torn_claim_counts_and_breaks_nothing(tmp_path, content):
     assert claim(tmp_path, {}) == 2
 
 
-def test_the_count_goes_on_beyond_four_digits(tmp_path):
+def test_the_count_continues_beyond_four_digits(tmp_path):
     (tmp_path / "attempts").mkdir()
     for number in (9999, 10000):
         (tmp_path / "attempts" / f"{number}.json").touch()
@@ -50,7 +50,7 @@ def test_claims_at_the_same_moment_are_different(tmp_path):
     assert sorted(numbers) == list(range(1, 25))
 
 
-def test_a_claim_takes_back_what_older_attempts_said(tmp_path):
+def test_a_claim_removes_done_and_failed_of_older_attempts(tmp_path):
     attempt = claim(tmp_path, {})
     write_done(tmp_path, {"attempt": attempt, "step": 10})
     write_failed(tmp_path, code=3, problems=[], checkpoint=None, attempt=attempt)
@@ -77,7 +77,7 @@ def test_done_and_failed_carry_the_attempt(tmp_path):
     }
 
 
-def test_an_attempt_that_lost_the_run_ends_it_no_more(tmp_path, caplog):
+def test_an_attempt_that_lost_the_run_writes_no_done_json(tmp_path, caplog):
     attempt = claim(tmp_path, {})
     claim(tmp_path, {})
     write_done(tmp_path, {"attempt": attempt})
