@@ -19,7 +19,9 @@ from rich.text import Text
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, load
 from planner.exit_codes import ExitCode
-from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest, read_weights
+from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
+from runtime.checkpoint.reader import read_weights
+from runtime.checkpoint.store import newest
 from runtime.data.cache import TOKENIZER_NAME
 from runtime.data.tokenizer import TextCoder, TokenizerUnusable, load_tokenizer, read_coder
 from runtime.training.training_model import model_config

@@ -18,8 +18,8 @@ from rich.table import Table
 from planner import Problem
 from planner.exit_codes import ExitCode
 from runtime.checkpoint import commit
-from runtime.checkpoint.store import CheckpointError, CheckpointInfo, open_checkpoint
-from runtime.checkpoint.store import verify as damage_of
+from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
+from runtime.checkpoint.store import find_damage, open_checkpoint
 
 OUTPUT_VERSION = 2
 
@@ -112,7 +112,7 @@ def _table(info: CheckpointInfo) -> Table:
 
 def _damage(path: Path) -> tuple[str, ...]:
     try:
-        return damage_of(open_checkpoint(path))
+        return find_damage(open_checkpoint(path))
     except CheckpointError as error:
         return (str(error),)
 

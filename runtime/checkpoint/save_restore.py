@@ -12,8 +12,11 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from planner import Plan
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.checkpoint.engine_state import optimizer_steps, refresh_weights, set_optimizer_steps, views
-from runtime.checkpoint.manifest import read_manifest
-from runtime.checkpoint.store import CheckpointInfo, Meta, OwnedPiece, Ranks, Reader, write
+from runtime.checkpoint.manifest import CheckpointInfo, Meta, read_manifest
+from runtime.checkpoint.reader import Reader
+from runtime.checkpoint.safetensors_writer import OwnedPiece
+from runtime.checkpoint.store import write
+from runtime.parallel.collective_actions import Ranks
 from runtime.parallel.groups import RankGroups
 
 

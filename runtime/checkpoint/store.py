@@ -1,9 +1,8 @@
-"""Writing, finding and verifying checkpoints: the interface to the rest of the program.
+"""Writing, finding and verifying checkpoints.
 
     write(folder, step, pieces, meta, ranks=…)     collective; each rank writes the pieces that it owns
     newest(folder, ranks=…) -> CheckpointInfo      the newest intact checkpoint, its hashes verified
-    Reader(info).read(name, kind, …) -> Tensor     any slice of any tensor, in any layout
-    python -m runtime.checkpoint inspect|verify FOLDER
+    find_damage(info, ranks=…) -> tuple[str, …]    what is wrong with its files
 
 A checkpoint is a folder of safetensors files, one per rank, and one JSON manifest (manifest.py). A kill at
 any moment leaves the last intact checkpoint (commit.py).
@@ -34,24 +33,9 @@ from runtime.checkpoint.manifest import (
     read_manifest,
     to_bytes,
 )
-from runtime.checkpoint.reader import Reader, read_weights
 from runtime.checkpoint.safetensors_writer import OwnedPiece, WrittenPiece, write_shard
 from runtime.parallel.collective_actions import ALONE, Ranks, RanksFailed
 
-__all__ = [
-    "ALONE",
-    "CheckpointError",
-    "CheckpointInfo",
-    "Meta",
-    "OwnedPiece",
-    "Ranks",
-    "Reader",
-    "newest",
-    "open_checkpoint",
-    "read_weights",
-    "verify",
-    "write",
-]
 logger = logging.getLogger(__name__)
 
 # What a rank reports to rank 0 about the file it wrote; None if it owns nothing.
@@ -119,7 +103,7 @@ def write(
 
 
 def newest(folder: Path, ranks: Ranks = ALONE) -> CheckpointInfo | None:
-    """The newest intact checkpoint; None if there is none at all. Collective, like `verify`.
+    """The newest intact checkpoint; None if there is none at all. Collective, like `find_damage`.
 
     `folder` is a folder of checkpoints, a run, or one checkpoint. A damaged checkpoint is skipped, with a
     warning that says what is wrong with it.
@@ -132,7 +116,7 @@ def newest(folder: Path, ranks: Ranks = ALONE) -> CheckpointInfo | None:
         damages: list[str] = []
         for path in paths:
             info, damage = ranks.on_rank_0(partial(_try_to_open, path))
-            damage = damage if info is None else verify(info, ranks)
+            damage = damage if info is None else find_damage(info, ranks)
             if not damage:
                 return info
             damages.append(damage[0])
@@ -145,7 +129,7 @@ def newest(folder: Path, ranks: Ranks = ALONE) -> CheckpointInfo | None:
     return None
 
 
-def verify(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
+def find_damage(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
     """What is wrong with a checkpoint's files, one text each; empty if it is intact.
 
     Collective: each file is read and hashed once, by one of the ranks, and all get the same result.
@@ -165,7 +149,7 @@ def verify(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
 
 
 def open_checkpoint(path: Path) -> CheckpointInfo:
-    """Open one checkpoint by its folder. Only its manifest is checked; `verify` checks the other files.
+    """Open one checkpoint by its folder. Only its manifest is checked; `find_damage` checks the other files.
 
     Raises:
         CheckpointError: if the manifest is missing or damaged.

@@ -11,15 +11,14 @@ from planner.files import replace
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 from runtime.checkpoint.compatibility import fingerprints
+from runtime.checkpoint.manifest import CheckpointInfo
 from runtime.checkpoint.save_restore import checkpoint_layout
-from runtime.checkpoint.store import CheckpointInfo
 from runtime.data import TokenData, open_data, prepare_data
+from runtime.data.cache import TOKENIZER_NAME
 from runtime.startup.attempts import claim, write_done
 from runtime.startup.consensus import StartDecision
 from runtime.startup.context import RunContext
 from runtime.startup.resume import find_start
-
-TOKENIZER_NAME = "tokenizer.json"
 
 
 def open_run(context: RunContext) -> StartDecision:

@@ -5,7 +5,8 @@ from pathlib import Path
 from planner import Plan, Problem, StrategyError, load
 from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT
 from runtime.checkpoint.compatibility import Fingerprints
-from runtime.checkpoint.store import CheckpointError, CheckpointInfo, newest
+from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
+from runtime.checkpoint.store import newest
 
 
 def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> CheckpointInfo | None:

@@ -11,6 +11,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from planner.exit_codes import ExitCode
 from runtime.checkpoint.save_restore import Saver, restore
 from runtime.data import TokenData
+from runtime.data.cache import TOKENIZER_NAME
 from runtime.parallel.device import (
     join_world,
     mean_over_world,
@@ -23,7 +24,6 @@ from runtime.startup.attempts import holds
 from runtime.startup.consensus import StartDecision, agree_on_groups
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
-from runtime.startup.open_run import TOKENIZER_NAME
 from runtime.telemetry.reporter import RunReporter
 from runtime.telemetry.step_timeline import Timeline
 from runtime.training.trainer import StepReport

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import loads
-from runtime.checkpoint.store import CheckpointError, CheckpointInfo, Meta, newest, write
+from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo, Meta
+from runtime.checkpoint.store import newest, write
 from runtime.data.tokenizer import train_tokenizer
 from runtime.generate import CannotGenerate, continuation, default_prompt, load_model
 from runtime.generate import main as command
@@ -100,7 +101,7 @@ def test_a_tokenizer_in_the_runs_folder_is_used_too(run: Path) -> None:
 
 
 def weights(info: CheckpointInfo) -> list[tuple[str, torch.Tensor]]:
-    from runtime.checkpoint.store import read_weights
+    from runtime.checkpoint.reader import read_weights
 
     return list(read_weights(info))
 

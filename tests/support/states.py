@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.checkpoint.store import CheckpointInfo, Meta, OwnedPiece, Ranks, Reader, write
+from runtime.checkpoint.manifest import CheckpointInfo, Meta
+from runtime.checkpoint.reader import Reader
+from runtime.checkpoint.safetensors_writer import OwnedPiece
+from runtime.checkpoint.store import write
+from runtime.parallel.collective_actions import Ranks
 
 META = Meta(
     attempt=3,

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from runtime.checkpoint.store import CheckpointError, Reader, newest, open_checkpoint, verify
+from runtime.checkpoint.manifest import CheckpointError
+from runtime.checkpoint.reader import Reader
+from runtime.checkpoint.store import find_damage, newest, open_checkpoint
 from tests.support.states import equals, full_state, save, sliced
 
 OLD, NEW = full_state(seed=1), full_state(seed=2)
@@ -181,7 +183,7 @@ def test_the_next_save_sets_checkpoints_after_it_aside(
     assert "SW816" in caplog.text
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000050", "step-00000075"]
     (aside,) = folder.glob("abandoned-step-00000100-*")
-    assert verify(open_checkpoint(aside)) != ()
+    assert find_damage(open_checkpoint(aside)) != ()
 
 
 def test_a_damaged_step_is_written_again(folder: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from runtime.checkpoint.store import CheckpointError, OwnedPiece, newest, write
+from runtime.checkpoint.manifest import CheckpointError
+from runtime.checkpoint.safetensors_writer import OwnedPiece
+from runtime.checkpoint.store import newest, write
 from tests.support.states import META, equals, full_piece, full_state, save, save_alone, sliced, together
 
 STATE = full_state()

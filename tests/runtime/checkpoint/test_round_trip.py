@@ -9,7 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from runtime.checkpoint.store import ALONE, CheckpointError, OwnedPiece, Reader, newest, read_weights, write
+from runtime.checkpoint.manifest import CheckpointError
+from runtime.checkpoint.reader import Reader, read_weights
+from runtime.checkpoint.safetensors_writer import OwnedPiece
+from runtime.checkpoint.store import newest, write
+from runtime.parallel.collective_actions import ALONE
 from tests.support.states import (
     KINDS,
     LAYOUTS,

@@ -1,5 +1,6 @@
 """The files of the corpus, and their order."""
 
+import hashlib
 import os
 import sys
 import types
@@ -127,7 +128,16 @@ def test_hash_follows_bytes_and_order_but_not_names(tmp_path: Path) -> None:
     assert hash_of("a", "b") != hash_of("a")
 
 
-def test_listing_changes_when_a_file_is_rewritten_with_its_old_time(tmp_path: Path) -> None:
+def test_corpus_hash_is_made_of_formats_and_file_hashes(tmp_path: Path) -> None:
+    """Part of every cache key: data prepared by an older version must be found again."""
+    expected = hashlib.sha256()
+    for name, file_format, content in (("a.txt", b"text", b"one"), ("b.jsonl", b"jsonl", b"{}")):
+        (tmp_path / name).write_bytes(content)
+        expected.update(file_format + b"\0" + hashlib.sha256(content).digest())
+    assert hash_corpus(find_corpus(str(tmp_path)).sources) == expected.hexdigest()
+
+
+def test_file_stats_change_when_a_file_is_rewritten_with_its_old_time(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("one")
     sources = find_corpus(str(file)).sources

@@ -10,7 +10,8 @@ import pytest
 
 from planner import Plan, StrategyError, build_plan, loads
 from runtime.checkpoint.compatibility import Fingerprints
-from runtime.checkpoint.store import Meta, write
+from runtime.checkpoint.manifest import Meta
+from runtime.checkpoint.store import write
 from runtime.startup.open_run import horizon_of
 from runtime.startup.resume import find_start
 from tests.support.states import META, full_state, one_rank
