@@ -42,7 +42,7 @@ def error_catalog() -> dict[str, ErrorEntry]:
     """Every code in ascending order.
 
     Raises:
-        ValueError: if an entry stands in another group's file.
+        ValueError: if an entry is in another group's file.
     """
     entries = {}
     for digit, (name, _) in GROUPS.items():

@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCollective:
-    """Seconds of one collective of gloo by the bytes of a rank, on a host that carries `ranks_on_host`."""
+    """Seconds of one collective of gloo by the bytes of a rank, on a host with `ranks_on_host` ranks."""
 
     kind: str
     ranks_on_host: int

@@ -131,7 +131,7 @@ def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:
 
 
 def _slots(cluster: Cluster, world: int) -> tuple[int, ...]:
-    """How many ranks each host may carry that is not spare."""
+    """How many ranks each host that is not a spare may run."""
     usable = cluster.hosts.count - cluster.spare_hosts
     slots = cluster.slots[:usable]
     if cluster.gpu.is_cpu and world > sum(slots):

@@ -62,12 +62,12 @@ def show(value: object) -> str:
 
 
 def is_text(info: ValidationInfo | SerializationInfo) -> bool:
-    """Whether the values come from (go to) text, where a quantity must carry its unit."""
+    """Whether the values come from (go to) text, where a quantity needs a unit."""
     return isinstance(info.context, dict) and bool(info.context.get("text"))
 
 
 def _whole(value: Any) -> Any:
-    """`1e5` is a float to YAML and a whole number to people."""
+    """`1e5` is a float in YAML and an integer to people."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
