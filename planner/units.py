@@ -80,7 +80,7 @@ class QuantityError(ValueError):
 
 
 def parse_quantity(text: str, dimension: Dimension) -> int | float:
-    """The quantity in base units (bytes, bytes/s, FLOP/s, seconds, or the bare number), an int where it is one.
+    """The quantity in base units (bytes, bytes/s, FLOP/s, seconds, or the bare number); an int if integral.
 
     Raises:
         QuantityError: not a number with a unit, an unknown unit, or a unit of another dimension.
