@@ -38,7 +38,7 @@ ENDS = {
     "no-script": (ONE, lambda job: job.send(signal.SIGKILL), -signal.SIGKILL, [ASKED] * 2),
     "no-runner": (ONE, kill_first(RUNNER), 3, [ASKED] * 2),
     "no-pdsh": (ONE, kill_first("pdsh"), 3, [ASKED] * 2),
-    "no-launcher": (TWO, kill_last(LAUNCHER), 3, [ASKED] * 2 + ["the launcher is gone"] * 2),
+    "no-launcher": (TWO, kill_last(LAUNCHER), 3, [ASKED] * 2 + ["because the launcher has ended"] * 2),
     "no-rank": (TWO, kill_last("train.py"), 3, [ASKED] * 3),
 }
 
