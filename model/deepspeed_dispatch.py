@@ -1,4 +1,4 @@
-"""Decides how tokens go through DeepSpeed's own MOELayer and TopKGate, over views of our parameters.
+"""Dispatch through DeepSpeed's own MOELayer and TopKGate, over views of our parameters.
 
 DeepSpeed's modules are held outside the module tree: they add no parameters, names or checkpoint entries.
 """

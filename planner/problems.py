@@ -13,7 +13,7 @@ class Problem:
     where it was written, `override` is the `key=value` text when it came from the command line instead.
     """
 
-    code: str = ""
+    code: str
     path: str | None = None
     line: int | None = None
     found: str
@@ -29,8 +29,7 @@ class Problem:
             where = f"{self.file}:{self.line}: " if self.line is not None else f"{self.file}: "
         else:
             where = ""
-        if self.code:
-            where += f"{self.code} "
+        where += f"{self.code} "
         if self.path is not None and self.override is not None and self.override.startswith(f"{self.path}="):
             key = ""  # the override's text names the key already
         else:

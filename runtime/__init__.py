@@ -1,1 +1,1 @@
-"""What runs inside a rank: groups, engine, steps, data, checkpoints."""
+"""Code that runs inside a rank: groups, engine, steps, data, checkpoints."""

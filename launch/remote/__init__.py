@@ -1,1 +1,1 @@
-"""What runs on other hosts: standard library only."""
+"""Programs that run on other hosts: standard library only."""

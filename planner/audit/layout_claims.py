@@ -195,7 +195,7 @@ def gpus_for_ep64_tp2_pp2(context: AuditContext) -> Iterator[Derivation]:
 def _in_both_placements(
     context: AuditContext, degrees: dict[str, int], *, is_fallback: bool = False
 ) -> Iterator[Derivation]:
-    """The strategy's own placement decides; the other stands beside it.
+    """The strategy's own placement decides; the other is printed beside it.
 
     A fallback is stated as fitting so many GPUs, a scaling as needing exactly so many.
     """

@@ -57,7 +57,7 @@ def all_to_all_bytes(context: AuditContext, stage: Stage) -> float:
     return 2 * stage.num_layers(first_dense)[1] * all_to_all_layer_bytes(context)
 
 
-def hand_over_bytes(context: AuditContext, stage: Stage) -> float:
+def stage_p2p_bytes(context: AuditContext, stage: Stage) -> float:
     """A rank's part of what its stage gives to the next, or gets from the one before."""
     return batch_bytes(context) / len(stage.ranks) if len(context.plan.stages) > 1 else 0.0
 
@@ -77,13 +77,13 @@ def compute_bound(context: AuditContext, stage: Stage) -> LowerBound:
 
 
 def links_bound(context: AuditContext, stage: Stage, *, is_whole: bool = True) -> LowerBound:
-    """Of a stage's rank; `is_whole`: with what it hands over."""
+    """Of a stage's rank; `is_whole`: with what it sends to the next stage."""
     parts = {"all-to-all": all_to_all_bytes(context, stage)}
     here = stage.contents
     sums = here.embedding + (here.output and context.strategy.model.aggregation == "linear")
     parts["all-reduce"] = sums * all_reduce_bytes(context, stage)
     if is_whole:
-        parts["hand-over"] = hand_over_bytes(context, stage)
+        parts["stage P2P"] = stage_p2p_bytes(context, stage)
     total, link = sum(parts.values()), link_bytes_per_s(context)
     text = " + ".join(f"{name} {value / 1e6:,.1f} MB" for name, value in parts.items() if value)
     why = f"{text or 'nothing'} over one GPU's {link / 1e9:g} GB/s ({stage.name})"

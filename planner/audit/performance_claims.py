@@ -133,17 +133,17 @@ def _bandwidth(context: AuditContext, num_bytes: float, what: str) -> Derivation
 
 
 def embedding_to_expert(context: AuditContext) -> Iterator[Derivation]:
-    yield from _hand_over(context, 0)
+    yield from _stage_p2p(context, 0)
 
 
 def expert_to_aggregation(context: AuditContext) -> Iterator[Derivation]:
-    yield from _hand_over(context, len(context.plan.stages) - 2)
+    yield from _stage_p2p(context, len(context.plan.stages) - 2)
 
 
-def _hand_over(context: AuditContext, i: int) -> Iterator[Derivation]:
+def _stage_p2p(context: AuditContext, i: int) -> Iterator[Derivation]:
     """What can pass from stage i to the next: all links of the end with fewer GPUs, and one link alone."""
     if context.strategy.parallel.placement != "staged":
-        text = "nothing is handed over: embedding, experts and output are on the same GPUs"
+        text = "nothing is sent between stages: embedding, experts and output are on the same GPUs"
         yield Derivation(value=None, arithmetic=text, relation="at least")
         return
     before, after = context.plan.stages[i], context.plan.stages[i + 1]
@@ -199,7 +199,7 @@ def forward_latency(context: AuditContext) -> Iterator[Derivation]:
     transfers = [s.transfer_in_s for s in prediction.stages]
     hidden = sum(times) + moved + (m - 1) * max(*times, *transfers) - prediction.forward_latency_s
     beside = f" - {_s(hidden)} of them beside computing, in chunks" if hidden > 1e-3 * moved else ""
-    text = f"one micro-batch: {stages} + hand-overs {_s(moved)}{beside}; the slowest again for {m - 1} more"
+    text = f"one micro-batch: {stages} + P2P {_s(moved)}{beside}; the slowest again for {m - 1} more"
     yield _time(prediction.forward_latency_s, text, forward_bound(context))
 
 
@@ -238,7 +238,7 @@ def communication_latency(context: AuditContext) -> Iterator[Derivation]:
     between = m * sum(stage.transfer_in_s for stage in stages)
     bounds = (links_bound(context, stage) for stage in context.plan.stages)
     bound = max(bounds, key=lambda bound: bound.seconds)
-    text = f"collectives {_s(inside)} + hand-overs {_s(between)}, summed over stages side by side"
+    text = f"collectives {_s(inside)} + P2P between stages {_s(between)}, summed over stages side by side"
     yield _time(inside + between, text, bound, of="the whole forward pass")
     layer, link = all_to_all_layer_bytes(context), link_bytes_per_s(context)
     seconds = all_to_all_bytes(context, context.experts) / link

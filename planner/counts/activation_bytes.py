@@ -1,4 +1,4 @@
-"""Which bytes each module keeps from forward to backward: what autograd saves of model/, tensor by tensor.
+"""Activation memory: bytes that each module keeps from forward to backward, as autograd saves its tensors.
 
 A tensor that two modules keep is counted once, where it is made or first kept. tests/planner holds these
 sums to what autograd really saves.

@@ -1,4 +1,4 @@
-"""What one micro-batch costs the modules of a stage: products, FLOPs, and the bytes kept for backward.
+"""FLOPs, GEMMs and activation bytes of one micro-batch, by module of a stage.
 
 FLOPs are those of matrix products (2·m·n·k), as torch's FlopCounterMode counts them; norms, softmax, rotary
 embeddings and activations are left out. Causal attention is counted as causal: (S + 1) / 2S of the whole
@@ -191,7 +191,7 @@ def _router(p: RankWorkload, layers: int) -> ModuleCost:
 
 
 def _dispatch(p: RankWorkload, layers: int) -> ModuleCost:
-    """Moves rows, which is no product; DeepSpeed's stock layer moves them by two einsums over all experts."""
+    """Row movement, no GEMM; DeepSpeed's stock layer moves them by two einsums over all experts."""
     gemms: tuple[Gemm, ...] = ()
     flops = 0
     if p.model.dispatch == "deepspeed":

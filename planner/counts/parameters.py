@@ -1,4 +1,4 @@
-"""Which parameters a part of the model has: every tensor's name, kind and shape, as model/ makes them."""
+"""Parameter tensors of a part of the model: name, kind and shape of each, as model/ makes them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace

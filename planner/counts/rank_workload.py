@@ -1,4 +1,4 @@
-"""What one rank of a stage sees of a micro-batch: tokens, its share of them, rows that reach its experts."""
+"""Workload of one rank for one micro-batch: tokens, its share of them, rows that reach its experts."""
 
 from dataclasses import dataclass
 from math import ceil

@@ -1,4 +1,4 @@
-"""What a rank keeps from step to step, to the byte: weights, masters, moments, as DeepSpeed cuts them.
+"""Weights, masters and moments of a rank, to the byte, as DeepSpeed partitions them.
 
 DeepSpeed 0.19.8 sorts parameters into groups (those that decay, those that do not, experts), flattens each
 under ZeRO 1 and 2 and cuts it into equal partitions over the ranks that hold the same parameters.

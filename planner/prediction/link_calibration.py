@@ -1,4 +1,4 @@
-"""Puts measured links into a hardware file, beside whatever else was measured there before."""
+"""Measured links in a hardware file, added beside whatever was measured there before."""
 
 import os
 import tempfile
@@ -33,7 +33,7 @@ def write_links(path: Path, strategy: Strategy, measured: MeasuredLinks) -> str:
     the device, the rest of the entry is as shipped.
 
     Raises:
-        StrategyError: if the file is there and is no hardware file.
+        StrategyError: if the file exists and is not a hardware file.
         OSError: if it cannot be written.
     """
     entries = read_calibration(path) if path.exists() else {}

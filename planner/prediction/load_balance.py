@@ -1,4 +1,4 @@
-"""How evenly a plan loads its GPUs, and the compatibility checks that a plan must pass before it runs."""
+"""Load balance of a plan over its GPUs, and the compatibility checks that a plan must pass before it runs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

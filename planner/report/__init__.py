@@ -1,1 +1,1 @@
-"""How plans, predictions, audits and comparisons are printed; the ledger of predicted against measured."""
+"""Printed reports of plans, predictions, audits and comparisons; the ledger of predicted against measured."""

@@ -9,7 +9,7 @@ _INTRODUCTION = """\
 
 <!-- Made by `python -m planner.generated` from planner/errors/*.yaml: change those, not this file. -->
 
-Every problem and every warning has a stable code. `python -m launch explain SW201` prints what stands here.
+Every problem and every warning has a stable code. `python -m launch explain SW201` prints the same.
 """
 
 

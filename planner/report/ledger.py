@@ -98,7 +98,7 @@ def _entry(telemetry: Path) -> Entry | None:
     """None where no step past the warm-up has a prediction.
 
     Of a step that was made again after a resume the last line counts. Where the layout or the calibration
-    changed on the way, only the steps that the last prediction stands beside do.
+    changed on the way, only the steps that the last prediction is written beside do.
     """
     try:
         lines = [line for line in map(_line, telemetry.read_bytes().split(b"\n")) if line is not None]
@@ -177,6 +177,6 @@ def _described(run: Path) -> tuple[str, str]:
 
 
 def _gpu_of(strategy_yaml: str) -> str:
-    """What stands under cluster.gpu in a strategy written out whole."""
+    """`cluster.gpu` of a strategy with every default written out."""
     match = _GPU.search(strategy_yaml)
     return " ".join(match.group(1).split()) if match else "?"

@@ -110,7 +110,7 @@ def plans_of(space: Space, parallel: Parallel) -> Iterator[Iterator[Plan]]:
         accumulates = global_batch > micro_batch * widest
         for zero, degrees in by_zero.items():
             if zero == 2 and accumulates and space.strategy.training.precision != "fp32":
-                continue  # ZeRO 1 stands for both
+                continue  # the same as ZeRO 1
             yield (_plan(space, degrees, micro_batch, recompute) for recompute in ("none", "layer"))
 
 

@@ -1,4 +1,4 @@
-"""Seconds of a collective: from its bytes, how its group lies over hosts, links and latencies.
+"""Seconds of a collective (α-β model): from its bytes and how its group is placed on hosts and links.
 
 Two levels: peers of the same host are reached over one link, all others over another. What goes to the two is
 counted one after the other: exact where a host's network card serves both, an upper bound otherwise.

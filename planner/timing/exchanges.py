@@ -1,4 +1,4 @@
-"""What the ranks of a plan say to each other in a step: each kind of exchange, its groups and its size.
+"""Collectives and P2P transfers of one step: kind, groups and size of each.
 
 The sizes are those that the prediction counts with. Preflight runs these exchanges for real and holds what it
 measures against what is predicted here.
@@ -50,7 +50,7 @@ class Exchange:
 def exchanges_of(plan: Plan) -> tuple[Exchange, ...]:
     """Every exchange of the plan that has two ranks or more; the same on every rank."""
     found = [exchange for stage in plan.stages for exchange in _inside(plan, stage)]
-    found += [_hand_over(plan, before, after) for before, after in pairwise(plan.stages)]
+    found += [_stage_p2p(plan, before, after) for before, after in pairwise(plan.stages)]
     return tuple(found)
 
 
@@ -80,7 +80,7 @@ def neighbours(plan: Plan) -> tuple[tuple[int, int], ...]:
 
 
 def predicted_s(plan: Plan, exchange: Exchange, network: Network) -> float:
-    """Seconds that the prediction counts for the exchange once, in the group that lies worst."""
+    """Seconds that the prediction counts for the exchange once, in the group placed worst."""
     if exchange.kind == "send":
         same_host = all(
             plan.host_of(sender) == plan.host_of(receiver) for sender, receiver, _ in exchange.messages
@@ -148,7 +148,7 @@ def _gradients(plan: Plan, stage: Stage) -> Iterator[Exchange]:
             )
 
 
-def _hand_over(plan: Plan, before: Stage, after: Stage) -> Exchange:
+def _stage_p2p(plan: Plan, before: Stage, after: Stage) -> Exchange:
     training, hidden = plan.strategy.training, plan.strategy.model.hidden_size
     sequences = plan.batch.global_batch // plan.batch.accumulation
     element = training.element_bytes
@@ -163,7 +163,7 @@ def _hand_over(plan: Plan, before: Stage, after: Stage) -> Exchange:
         for rank in ends:
             busy[rank] = busy.get(rank, 0) + num_bytes
     return Exchange(
-        name="hand-over",
+        name="stage P2P",
         kind="send",
         stage=f"{before.name} → {after.name}",
         axis="",

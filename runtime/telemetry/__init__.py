@@ -1,1 +1,1 @@
-"""What is recorded and shown of each step: JSON lines, progress, loss curve, timeline."""
+"""Records and views of each step: JSON lines, progress, loss curve, timeline."""

@@ -52,7 +52,7 @@ def test_stages_on_two_hosts_exchange_and_the_planner_gets_what_they_measured(
     captured = capsys.readouterr()
     answer: dict[str, Any] = json.loads(captured.out)
     assert (code, answer["ready"], answer["job"]["ran"]) == (0, True, True), answer["checks"]
-    assert [(e["name"], e["stage"]) for e in answer["exchanges"]] == [("hand-over", "layers-0 → layers-1")]
+    assert [(e["name"], e["stage"]) for e in answer["exchanges"]] == [("stage P2P", "layers-0 → layers-1")]
     assert all(e["measured_s"] > 0 for e in answer["exchanges"])
     # Rank 0 is on the host that is first in the strategy.
     (link,) = answer["links"]
@@ -60,7 +60,7 @@ def test_stages_on_two_hosts_exchange_and_the_planner_gets_what_they_measured(
     told = captured.err.splitlines()
     assert "preflight: 2 of 2 hosts asked" in told
     assert told.index("preflight: starting the ranks") < told.index(
-        "preflight: hand-over, layers-0 → layers-1"
+        "preflight: stage P2P, layers-0 → layers-1"
     )
     assert [path.name for path in runs.iterdir()] == ["hardware.yaml"]
     assert of(runs) == []

@@ -330,14 +330,16 @@ def test_a_copy_still_knows_its_lines(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(TEXT)
     copy = pickle.loads(pickle.dumps(load(path).model_copy(update={"name": "copy"})))
-    (placed,) = locate_problems([Problem(path="training.steps", found="", expected="", fix="")], copy)
+    (placed,) = locate_problems(
+        [Problem(code="SW201", path="training.steps", found="", expected="", fix="")], copy
+    )
     assert (placed.file, placed.line) == (str(path), TEXT[: TEXT.index("  steps:")].count("\n") + 1)
 
 
 def test_a_strategy_made_in_code_has_no_lines() -> None:
     text = loads(TEXT).model_dump(context=AS_TEXT)
     made = Strategy.model_validate({**text, "claims": ()}, context=AS_TEXT)
-    problem = Problem(path="training.steps", found="", expected="", fix="")
+    problem = Problem(code="SW201", path="training.steps", found="", expected="", fix="")
     assert locate_problems([problem], made) == (problem,)
 
 
@@ -345,7 +347,9 @@ def test_the_model_of_another_folder_is_the_place_of_its_keys(tmp_path: Path) ->
     config = {"model_type": "mixtral", "num_local_experts": 64}
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = loads(TEXT, model_from=str(tmp_path))
-    (placed,) = locate_problems([Problem(path="model.num_experts", found="", expected="", fix="")], loaded)
+    (placed,) = locate_problems(
+        [Problem(code="SW201", path="model.num_experts", found="", expected="", fix="")], loaded
+    )
     assert placed.override == f"--from {tmp_path}"
 
 

@@ -73,7 +73,7 @@ def test_the_reference_computes_what_the_specification_says() -> None:
     assert model_flops(reference()).forward == pytest.approx(41.2e12, rel=1e-3)
 
 
-def test_the_references_hand_overs_are_bound_by_its_few_ranks() -> None:
+def test_the_references_p2p_is_bound_by_its_few_ranks() -> None:
     """64 sequences of 1,024 × 1,024 in bf16 are 134,217,728 bytes; each of two ranks sends half at 12.5 GB/s:
     5.37 ms, the start of 20 us and 63 more messages of 1 us. Each aggregation rank gets the half that its
     rows need. A narrow rank's 64 sequences cross in 4 chunks of 16."""

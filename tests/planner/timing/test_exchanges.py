@@ -26,12 +26,12 @@ def test_the_references_exchanges_are_those_of_its_stages() -> None:
         "gradient reduce, experts": ("all_reduce", 50_000_000 * 2),  # one bucket of more
         "TP all-reduce, aggregation": ("all_reduce", whole),
         # TP partners share what crosses: half of the columns each.
-        "hand-over, embedding → experts": ("send", whole // 2),
-        "hand-over, experts → aggregation": ("send", whole // 2),
+        "stage P2P, embedding → experts": ("send", whole // 2),
+        "stage P2P, experts → aggregation": ("send", whole // 2),
     }
 
 
-def test_a_hand_over_moves_every_element_once() -> None:
+def test_a_transfer_moves_every_element_once() -> None:
     (first, second) = (e for e in exchanges_of(STAGED) if e.kind == "send")
     assert len(first.messages) == len(second.messages) == 2 * 64
     assert sum(message[2] for message in first.messages) == 64 * 1024 * 1024 * 2
@@ -98,4 +98,4 @@ def test_the_prediction_is_that_of_the_plan() -> None:
     assert seconds["TP all-reduce, embedding"] == pytest.approx(2 * 67_108_864 / 12.5e9, rel=0.01)
     # 67 MB leave each of two ranks, at 12.5 GB/s, in 64 messages: 63 us after the first.
     expected = 67_108_864 / 12.5e9 + 20e-6 + 63e-6
-    assert seconds["hand-over, embedding → experts"] == pytest.approx(expected, rel=0.001)
+    assert seconds["stage P2P, embedding → experts"] == pytest.approx(expected, rel=0.001)

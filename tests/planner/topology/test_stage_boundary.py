@@ -128,7 +128,7 @@ def test_the_reference_by_hand() -> None:
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_stages_of_one_width_hand_over_whole_micro_batches(cut: bool) -> None:
+def test_stages_of_one_width_transfer_complete_micro_batches(cut: bool) -> None:
     before, after = stage(0, 4, 2, () if cut else (0,)), stage(8, 4, 2)
     assert split_into_chunks(before, after, 12) == split_into_chunks(after, before, 12) == [(0, 3)]
     assert [(p.receiver, p.rows, p.columns) for p in list_transfers(3, before, after, 12, 10)] == [

@@ -19,7 +19,9 @@ from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
 from tests.runtime.startup.test_resume import STRATEGY
 
-PROBLEM = Problem(path="parallel.ep", line=3, found="6", expected="a divisor of 64", fix="set it to 8")
+PROBLEM = Problem(
+    code="SW201", path="parallel.ep", line=3, found="6", expected="a divisor of 64", fix="set it to 8"
+)
 
 
 def reporter(folder: Path, rank: int = 0, store: Any = None, **start: Any) -> ExitReporter:
@@ -66,8 +68,10 @@ def test_a_problem_of_a_key_is_told_with_its_line(tmp_path: Path, capsys: pytest
     path.write_text(STRATEGY + "data:\n  path: empty.txt\n")
     line = STRATEGY.count("\n") + 2
     start = reporter(tmp_path / "run", plan=build_plan(load(path)))
-    start.invalid_input([Problem(path="data.path", found="no text", expected="text", fix="give some")])
-    assert capsys.readouterr().err.startswith(f"{path}:{line}: data.path: no text\n")
+    start.invalid_input(
+        [Problem(code="SW201", path="data.path", found="no text", expected="text", fix="give some")]
+    )
+    assert capsys.readouterr().err.startswith(f"{path}:{line}: SW201 data.path: no text\n")
     problem = failed(tmp_path / "run")["problems"][0]
     assert (problem["file"], problem["line"]) == (str(path), line)
 

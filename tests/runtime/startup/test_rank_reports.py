@@ -131,6 +131,6 @@ def test_a_report_of_other_code_is_understood() -> None:
 
 
 def test_a_report_arrives_as_it_was_sent(plan: Plan) -> None:
-    fault = Problem(path="x", line=3, found="f", expected="e", fix="x", file="y.yaml")
+    fault = Problem(code="SW201", path="x", line=3, found="f", expected="e", fix="x", file="y.yaml")
     sent = replace(reports(plan)[9], problems=(fault,))
     assert RankReport.from_json(sent.to_json()) == sent
