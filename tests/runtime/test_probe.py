@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch.preflight.link_checks import link_checks, rows_of
+from launch.preflight.link_checks import exchange_timings, link_checks
 from planner import Plan, build_plan, load
 from planner.timing.exchanges import exchanges_of, host_pairs
 from tests.support import ranks
@@ -119,7 +119,7 @@ def test_every_exchange_runs_and_gives_the_right_values(overrides: tuple[str, ..
     assert {(host, host) for host in hosts} <= between
     checks = {check.name: check.verdict for check in link_checks(plan, found)}
     assert checks["values"] == checks["links in a host"] == checks["links between hosts"] == "passes"
-    assert all(row.measured_s > 0 for row in rows_of(plan, found))
+    assert all(row.measured_s > 0 for row in exchange_timings(plan, found))
 
 
 def test_a_rank_that_comes_late_is_named() -> None:
