@@ -46,7 +46,7 @@ def _compute_share(context: AuditContext, stage: Stage) -> Iterator[Derivation]:
     yield Derivation(of="of its stage", value=share, arithmetic=text)
     total = sum(rank_flops(context.plan, other) * len(other.ranks) for other in context.plan.stages)
     flops = rank_flops(context.plan, stage)
-    text = f"{flops / 1e12:.4g} of {total / 1e12:.4g} TFLOP of products a step"
+    text = f"{flops / 1e12:.4g} of {total / 1e12:.4g} TFLOP of matmuls per step"
     if not flops:
         text += "; a lookup has none"
     yield Derivation(
@@ -59,7 +59,7 @@ def compute_variance(context: AuditContext) -> Iterator[Derivation]:
     each = ", ".join(
         f"{len(stage.ranks)} × {rank_flops(plan, stage) / 1e12:.4g} TFLOP" for stage in plan.stages
     )
-    text = f"{each} a step: standard deviation / mean, tokens reaching experts evenly"
+    text = f"{each} per step: standard deviation / mean, tokens reaching experts evenly"
     yield Derivation(of="over all GPUs", value=compute_balance(plan).variation, arithmetic=text)
     text = "the same work on each if tokens reach experts evenly, which a router does not promise"
     yield Derivation(of="within a stage", value=0.0, arithmetic=text, decides=False)
@@ -198,7 +198,7 @@ def forward_latency(context: AuditContext) -> Iterator[Derivation]:
     times = [s.time.forward.total_s for s in prediction.stages]
     transfers = [s.transfer_in_s for s in prediction.stages]
     hidden = sum(times) + moved + (m - 1) * max(*times, *transfers) - prediction.forward_latency_s
-    beside = f" - {_s(hidden)} of them beside computing, in chunks" if hidden > 1e-3 * moved else ""
+    beside = f" - {_s(hidden)} of them overlapped with compute, in chunks" if hidden > 1e-3 * moved else ""
     text = f"one micro-batch: {stages} + P2P {_s(moved)}{beside}; the slowest again for {m - 1} more"
     yield _time(prediction.forward_latency_s, text, forward_bound(context))
 
@@ -239,13 +239,13 @@ def communication_latency(context: AuditContext) -> Iterator[Derivation]:
     bounds = (links_bound(context, stage) for stage in context.plan.stages)
     bound = max(bounds, key=lambda bound: bound.seconds)
     text = f"collectives {_s(inside)} + P2P between stages {_s(between)}, summed over stages side by side"
-    yield _time(inside + between, text, bound, of="the whole forward pass")
+    yield _time(inside + between, text, bound, of="the entire forward pass")
     layer, link = all_to_all_layer_bytes(context), link_bytes_per_s(context)
     seconds = all_to_all_bytes(context, context.experts) / link
     if not layer:
         return
     text = (
-        f"{layer:,.0f} bytes one way and layer / {link / 1e9:g} GB/s = {_s(layer / link)}; "
+        f"{layer:,.0f} bytes per layer and direction / {link / 1e9:g} GB/s = {_s(layer / link)}; "
         f"× {seconds * link / layer:.0f} = {_s(seconds)}"
     )
     reason = f"the all-to-all's bytes alone take {_s(seconds)}"

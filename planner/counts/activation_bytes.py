@@ -1,7 +1,7 @@
 """Activation memory: bytes that each module keeps from forward to backward, as autograd saves its tensors.
 
-A tensor that two modules keep is counted once, where it is made or first kept. tests/planner holds these
-sums to what autograd really saves.
+A tensor that two modules keep is counted once, where it is made or first kept. tests/planner/live/
+test_module_flops.py compares these sums with what autograd saves.
 """
 
 from planner.counts.rank_workload import RankWorkload

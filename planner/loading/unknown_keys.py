@@ -1,4 +1,4 @@
-"""Unknown keys that people know from elsewhere: refused on purpose, or named differently here."""
+"""Unknown keys of a strategy that other programs use: refused on purpose, or named differently here."""
 
 import re
 from dataclasses import dataclass
@@ -87,10 +87,26 @@ _SYNONYMS = {
     "num_kv_heads": "model.num_key_value_heads",
     "ffn_hidden_size": "model.moe_intermediate_size",
     "ep_degree": "parallel.ep",
+    "ep_size": "parallel.ep",
+    "expert_parallel": "parallel.ep",
+    "expert_parallel_size": "parallel.ep",
+    "expert_model_parallel_size": "parallel.ep",
     "tp_degree": "parallel.tp",
+    "tp_size": "parallel.tp",
+    "tensor_parallel": "parallel.tp",
+    "tensor_parallel_size": "parallel.tp",
+    "tensor_model_parallel_size": "parallel.tp",
     "pp_degree": "parallel.pp",
+    "pp_size": "parallel.pp",
+    "pipeline_parallel": "parallel.pp",
+    "pipeline_parallel_size": "parallel.pp",
+    "pipeline_model_parallel_size": "parallel.pp",
     "dp_degree": "parallel.dp",
+    "dp_size": "parallel.dp",
+    "data_parallel": "parallel.dp",
+    "data_parallel_size": "parallel.dp",
     "zero": "parallel.zero_stage",
+    "zero_optimization": "parallel.zero_stage",
     "stage": "parallel.zero_stage",
     "batch_size": "training.global_batch",
     "train_batch_size": "training.global_batch",

@@ -28,7 +28,7 @@ class Fault:
     fix: str = ""
     problems: tuple[Problem, ...] = ()  # of a file that the value names
     is_derived: bool = False  # a default that could not be taken from other keys because there were faults
-    meant: tuple[str, ...] | None = None  # for an unknown key: the path of the key it seems to stand for
+    meant: tuple[str, ...] | None = None  # for an unknown key: the path of the key that seems to be meant
 
 
 def find_faults(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
@@ -280,6 +280,10 @@ def _example_fix(path: tuple[str | int, ...]) -> str:
         return "correct the value"
     if field.examples:
         return f"write {key}: {field.examples[0]}"
+    owner = find_section(tuple(name for name in path[:-1] if isinstance(name, str)))
+    schema = {} if owner is None else owner.model_json_schema()["properties"][key]
+    if "pattern" in schema and "examples" in schema:  # a quantity, whose default has no unit
+        return f"write {key}: {schema['examples'][0]}, or another legal value"
     default = field.get_default(call_default_factory=False)
     if isinstance(default, bool):
         return f"write {key}: {str(default).lower()}"

@@ -1,4 +1,4 @@
-"""What fills the memory of a rank, cause by cause: state to the byte, the rest as bounds from above."""
+"""Memory of a rank by cause, and its limit: state to the byte, the rest as upper bounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

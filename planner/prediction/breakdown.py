@@ -86,7 +86,7 @@ def bottleneck(plan: Plan, stages: Sequence[StagePrediction], step_s: float) -> 
     if "compute" in parts:
         cause, share = _largest_cause(stage, plan.batch.accumulation)
         detail += f"; {share:.0%} of compute is {cause}"
-    return f"{what} of {whose}: {milliseconds(seconds)} of {milliseconds(step_s)} ms a step ({detail})"
+    return f"{what} of {whose}: {milliseconds(seconds)} of {milliseconds(step_s)} ms per step ({detail})"
 
 
 def _own_transfers_s(plan: Plan, stages: Sequence[StagePrediction], i: int) -> float:

@@ -94,11 +94,11 @@ def load_tables(audit: Audit) -> Iterator[Table]:
         )
         for stage in load.stages
     )
-    columns = ("stage", "ranks", "TFLOP a step", "of all", "utilization", "memory", "memory free")
+    columns = ("stage", "ranks", "TFLOP per step", "of all", "utilization", "memory", "memory free")
     title = "Load of one rank, the fullest of its stage"
     yield Table(title=title, columns=columns, rows=rows, numeric=frozenset(columns[1:]))
     over = (
-        _balance("compute, TFLOP a step", load.compute, lambda v: f"{v / 1e12:.4g}", load.compute_headroom),
+        _balance("compute, TFLOP per step", load.compute, lambda v: f"{v / 1e12:.4g}", load.compute_headroom),
         _balance("memory at the peak", load.memory, format_bytes, load.memory_headroom),
     )
     columns = ("over all ranks", "mean", "least", "most", "variation", "balance score", "headroom")

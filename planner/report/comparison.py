@@ -65,7 +65,7 @@ QUANTITIES = (
     Quantity(
         name="active for a token", of=lambda s: model_parameters(s.plan.strategy.model).active, show=_count
     ),
-    Quantity(name="tokens a step", of=lambda s: s.prediction.tokens_per_step, show=_count),
+    Quantity(name="tokens per step", of=lambda s: s.prediction.tokens_per_step, show=_count),
     Quantity(name="micro_batch", of=lambda s: s.plan.batch.micro_batch, show=_count),
     Quantity(name="accumulation", of=lambda s: s.plan.batch.accumulation, show=_count),
     Quantity(name="memory of the fullest rank", of=lambda s: s.peak_bytes, show=_bytes),

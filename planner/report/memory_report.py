@@ -59,8 +59,9 @@ def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str
         max(memory.peak_bytes for memory in fullest_ranks(plan, imbalance)),
     )
     lines = [
-        f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes a dense parameter (over "
-        f"{plural(data, 'data-parallel rank')}), {each.total(experts):.4g} an expert's (over {experts})",
+        f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes per dense parameter (over "
+        f"{plural(data, 'data-parallel rank')}), {each.total(experts):.4g} per expert parameter "
+        f"(over {experts})",
         "weights, masters and moments are exact; the other columns are upper bounds, summed as if their "
         "peaks coincided",
     ]

@@ -39,7 +39,7 @@ def _heading(plan: Plan) -> Iterator[str]:
         f"{batch.accumulation} × data-parallel size {widest}"
     )
     yield (
-        f"{tokens:,} tokens a step, {tokens * training.steps:,} in {training.steps:,} steps; "
+        f"{tokens:,} tokens per step, {tokens * training.steps:,} in {training.steps:,} steps; "
         f"{training.precision}, ZeRO {parallel.zero_stage}"
     )
 
@@ -74,7 +74,7 @@ def rank_range(numbers: tuple[int, ...]) -> str:
 
 
 def host_table(plan: Plan) -> Table:
-    """Which ranks stand on which host; like neighbours share a row where there are many."""
+    """The ranks of each host; equal neighbours share a row where there are many."""
     rows: list[tuple[str, str, str, str]] = []
     runs = [[host] for host in plan.hosts]
     if len(plan.hosts) > _MAX_HOST_ROWS:

@@ -141,7 +141,7 @@ def _heading(plan: Plan, *, num_left_out: int) -> Iterator[str]:
         MARGIN,
         60,
         f"{plan.world_size} {unit} on {hosts}{spare}{left_out}; "
-        f"{batch.global_batch} sequences a step in {batch.accumulation} micro-batches",
+        f"{batch.global_batch} sequences per step in {batch.accumulation} micro-batches",
         14,
         css="quiet",
     )

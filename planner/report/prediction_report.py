@@ -47,7 +47,7 @@ def _lines(plan: Plan, p: Prediction, run: RunForecast, bar: ErrorBar | None) ->
                 f"{stage.num_ranks} {stage.name} ranks {format_seconds(links[stage.name])}"
                 for stage in narrow
             )
-            yield f"busy links of the narrower stages, of {format_seconds(p.step_s)} a step: {said}"
+            yield f"busy links of the narrower stages, of {format_seconds(p.step_s)} per step: {said}"
     yield f"forward pass of the global batch: {format_seconds(p.forward_latency_s)}"
     epochs = "epochs unknown" if run.epochs is None else f"{run.epochs:.2f} epochs"
     yield (
@@ -86,14 +86,14 @@ def cause_table(plan: Plan, p: Prediction) -> Table:
         (cause, milliseconds(s), f"{s / p.step_s:.1%}") for cause, s in compute_causes(stage, accumulation)
     ]
     if stage.time.micro_batch.all_to_all_bytes:
-        sent = f"{stage.time.micro_batch.all_to_all_bytes:,.0f} bytes one way and layer"
+        sent = f"{stage.time.micro_batch.all_to_all_bytes:,.0f} bytes per layer and direction"
         total = accumulation * (stage.time.forward.all_to_all_s + stage.time.backward.all_to_all_s)
         rows.append((f"all-to-all: {sent}", milliseconds(total), f"{total / p.step_s:.1%}"))
     return Table(
         title=f"By cause, stage {stage.name}" if len(p.stages) > 1 else "By cause",
-        columns=("cause", "ms", "of the step"),
+        columns=("cause", "ms", "share of step"),
         rows=tuple(row for row in rows if row[1] != "0"),
-        numeric=frozenset({"ms", "of the step"}),
+        numeric=frozenset({"ms", "share of step"}),
     )
 
 

@@ -17,7 +17,7 @@ from planner.topology.placement import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The links of a rank, one way; `host_size` ranks stand on a full host.
+    """The links of a rank, one way; a full host has `host_size` ranks.
 
     at_work: how many of them compute at once, on average; None: all.
     """
@@ -56,7 +56,7 @@ class Network:
 def network_of(plan: Plan, device: Device) -> Network:
     """The network between the ranks of a plan; a host is as full as its first, which is the fullest.
 
-    Links that were measured stand for those of the strategy.
+    Measured links replace those of the strategy.
     """
     links = plan.strategy.cluster.links
     return Network(

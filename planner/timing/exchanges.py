@@ -1,7 +1,7 @@
 """Collectives and P2P transfers of one step: kind, groups and size of each.
 
-The sizes are those that the prediction counts with. Preflight runs these exchanges for real and holds what it
-measures against what is predicted here.
+The sizes are those that the prediction counts with. Preflight runs these exchanges and compares
+the measured times with those predicted here.
 """
 
 from collections import Counter
@@ -75,7 +75,7 @@ def rank_pairs(plan: Plan, pair: tuple[str, str]) -> tuple[tuple[int, int], ...]
 
 
 def neighbours(plan: Plan) -> tuple[tuple[int, int], ...]:
-    """Pairs of ranks that stand on one host, each rank in one pair at most."""
+    """Pairs of ranks on one host, each rank in one pair at most."""
     return tuple(pair for host in plan.hosts for pair in zip(host.ranks[::2], host.ranks[1::2], strict=False))
 
 
@@ -96,7 +96,7 @@ def predicted_s(plan: Plan, exchange: Exchange, network: Network) -> float:
 
 
 def hosts_spanned(plan: Plan, ranks: tuple[int, ...]) -> tuple[str, ...]:
-    """The hosts that ranks stand on, in their order."""
+    """The hosts of ranks, in their order."""
     return tuple(dict.fromkeys(plan.host_of(rank).name for rank in ranks))
 
 

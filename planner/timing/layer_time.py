@@ -150,17 +150,17 @@ def _compute(cost: StageCost, *, is_backward: bool) -> list[tuple[str, float]]:
                 0.0 if is_backward else seconds + backward_s(module, p, device, precision, recomputes=False)
             )
         if seconds:
-            causes.append((f"products: {module.name}", seconds))
+            causes.append((f"matmul: {module.name}", seconds))
     traffic = _traffic(cost, is_backward=is_backward)
     moved = traffic.num_bytes / device.elementwise.at(op_overhead.operation_bytes(p.model, p.tokens))
     looped = 0 if device.is_cpu else _experts_one_by_one(cost.modules, precision)
     issued = (traffic.operations + (1 + is_backward) * looped) * device.operation_s
-    causes.append(("operations that are no products", moved))
+    causes.append(("memory-bound operations", moved))
     if device.is_cpu:
         causes.append(("issuing operations", issued))
     else:
         # A GPU works while the host issues; what the host takes longer, the GPU waits.
-        causes.append(("waiting for the host to issue", max(0.0, issued - sum(s for _, s in causes))))
+        causes.append(("waiting for kernel launches", max(0.0, issued - sum(s for _, s in causes))))
     return causes
 
 

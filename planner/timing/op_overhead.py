@@ -13,7 +13,7 @@ from planner.strategy.schema import ModelShape
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Operations issued, and bytes moved by those that are no products.
+    """Operations issued, and bytes moved by the memory-bound ones.
 
     fresh_bytes: of them, those written to memory that was not there before.
     """
@@ -146,8 +146,8 @@ def chunks(p: RankWorkload) -> int:
 def reduction(zero_stage: int, num_tensors: int, num_elements: float, *, is_bf16: bool) -> Traffic:
     """What DeepSpeed does to gradients around one reduction: flatten, scale, copy.
 
-    Under ZeRO the bucket is made anew for every reduction (stage_1_and_2.py:1040), however little of it is
-    filled; what is reduced is a flat copy of its content.
+    Under ZeRO the bucket is allocated again for every reduction (stage_1_and_2.py:1040), however little of it
+    is filled; what is reduced is a flat copy of its content.
     """
     element = 2 if is_bf16 else 4
     if zero_stage == 0:

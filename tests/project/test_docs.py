@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from launch.__main__ import app, main
 from planner import StrategyError, build_plan, load, loads
+from planner.errors.catalog import error_catalog
 from planner.loading.json_schema import list_paths
 from planner.rules.not_implemented import _RULES, find_unimplemented
 from tests.support.examples import TEXT, strategy
@@ -94,6 +95,13 @@ def test_every_file_in_a_code_span_exists(page: Path) -> None:
 def test_every_name_that_follows_a_file_is_in_it(page: Path) -> None:
     for file, name in re.findall(r"`([\w/]+\.py)`[,:]? `(\w+)`", text_of(page)):
         assert re.search(rf"\b{name}\b", text_of(ROOT / file)), f"{file} has no {name}"
+
+
+@pages
+def test_every_error_code_has_an_entry(page: Path) -> None:
+    """But for those that an example gives as unknown."""
+    codes = set(re.findall(r"\bSW[1-9]\d\d\b", text_of(page)))
+    assert codes - set(error_catalog()) <= {"SW999"}
 
 
 @pages

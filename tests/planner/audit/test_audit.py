@@ -164,7 +164,7 @@ def test_floor_of_the_aggregation_is_its_peak() -> None:
 
 def test_all_to_all_is_worked_out_in_its_line() -> None:
     line = derivation("communication_latency", "all-to-all alone").arithmetic
-    assert line == "2,064,384 bytes one way and layer / 12.5 GB/s = 165.2 us; × 32 = 5.285 ms"
+    assert line == "2,064,384 bytes per layer and direction / 12.5 GB/s = 165.2 us; × 32 = 5.285 ms"
 
 
 def test_every_arithmetic_is_one_line() -> None:

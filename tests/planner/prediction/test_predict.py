@@ -371,8 +371,8 @@ def test_all_wait_for_the_fullest_expert_rank() -> None:
     built = plan("parallel={ep: 8}", "cluster.hosts=1", "cluster.links.inter_host=12.5 GB/s")
     even, uneven = (predict(built, flat(1.0), imbalance=ExpertImbalance(factor=i)) for i in (1.0, 2.0))
     causes = [dict(found.busiest.time.forward.causes) for found in (even, uneven)]
-    assert causes[1]["products: experts"] == pytest.approx(2 * causes[0]["products: experts"])
-    assert causes[1]["products: head"] == causes[0]["products: head"]
+    assert causes[1]["matmul: experts"] == pytest.approx(2 * causes[0]["matmul: experts"])
+    assert causes[1]["matmul: head"] == causes[0]["matmul: head"]
     forward = [found.busiest.time.forward for found in (even, uneven)]
     counts = 16 * 8 * 64 * 7 / 8 / 12.5e9  # how many rows come, in each of 16 layers, is as much as before
     assert forward[1].all_to_all_s - counts == pytest.approx(2 * (forward[0].all_to_all_s - counts))

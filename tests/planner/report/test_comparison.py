@@ -53,7 +53,7 @@ def test_overrides_apply_to_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert [side["file"] for side in answer["plans"]] == [STAGED, COLOCATED]
     assert [side["plan"]["batch"]["global_batch"] for side in answer["plans"]] == [256, 256]
     quantities = {item["name"]: (item["a"], item["b"]) for item in answer["comparison"]["quantities"]}
-    assert quantities["tokens a step"] == (262_144, 262_144)
+    assert quantities["tokens per step"] == (262_144, 262_144)
     for which, side in zip("ab", answer["plans"], strict=True):
         index = "ab".index(which)
         assert quantities["step time"][index] == side["prediction"]["step_s"]["expected"]
