@@ -1,10 +1,23 @@
 """Units of quantities: parsing to base units, and printing with a unit."""
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
+from math import floor, log10
 from typing import Literal
 
-Dimension = Literal["bytes", "bytes/s", "FLOP/s", "seconds", "share", "tokens/s", "batches/s", "count"]
+Dimension = Literal[
+    "bytes",
+    "bytes/s",
+    "FLOP/s",
+    "seconds",
+    "share",
+    "tokens",
+    "tokens/s",
+    "batches/s",
+    "$/GPU-hour",
+    "count",
+]
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50}
@@ -46,8 +59,17 @@ UNITS: dict[Dimension, dict[str, Fraction]] = {
         "d": Fraction(86400),
     },
     "share": {"": Fraction(1), "%": Fraction(1, 100)},
+    "tokens": {
+        "": Fraction(1),
+        "k": Fraction(10**3),
+        "M": Fraction(10**6),
+        "B": Fraction(10**9),
+        "G": Fraction(10**9),
+        "T": Fraction(10**12),
+    },
     "tokens/s": {"tokens/s": Fraction(1)},
     "batches/s": {"batches/s": Fraction(1)},
+    "$/GPU-hour": {"$/GPU-hour": Fraction(1), "$/GPU-h": Fraction(1), "USD/GPU-hour": Fraction(1)},
     "count": {"": Fraction(1)},
 }
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
@@ -59,8 +81,10 @@ _PRINTED: dict[Dimension, tuple[str, ...]] = {
     "FLOP/s": ("PFLOPS", "TFLOPS", "GFLOPS", "MFLOPS", "FLOPS"),
     "seconds": ("d", "h", "min", "s", "ms", "us", "ns"),
     "share": ("%", ""),
+    "tokens": ("T", "B", "M", "k", ""),
     "tokens/s": ("tokens/s",),
     "batches/s": ("batches/s",),
+    "$/GPU-hour": ("$/GPU-hour",),
     "count": ("",),
 }
 EXAMPLES: dict[Dimension, str] = {
@@ -69,8 +93,10 @@ EXAMPLES: dict[Dimension, str] = {
     "FLOP/s": "400 TFLOPS",
     "seconds": "10 min",
     "share": "95 %",
+    "tokens": "1T",
     "tokens/s": "10240 tokens/s",
     "batches/s": "80 batches/s",
+    "$/GPU-hour": "2.5 $/GPU-hour",
     "count": "68",
 }
 
@@ -122,7 +148,7 @@ def format_quantity(value: int | float, dimension: Dimension) -> str:
     for order, unit in enumerate(_PRINTED[dimension]):
         scaled = Fraction(repr(value)) / UNITS[dimension][unit]  # the decimal that repr shows, not the binary
         number = str(int(scaled)) if scaled.denominator == 1 else repr(float(scaled))
-        text = f"{number} {unit}".strip()
+        text = f"{number}{unit}" if dimension == "tokens" else f"{number} {unit}".strip()
         read = parse_quantity(text, dimension)
         if (float(read) if isinstance(value, float) else read) == value:
             # A unit, a number of 1 to 9999, the fewest characters, the larger unit: in this order.
@@ -131,12 +157,61 @@ def format_quantity(value: int | float, dimension: Dimension) -> str:
     return min(candidates)[4]
 
 
+# what people read: unit -> base units, the largest first
+_BYTES = (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
+_COUNTS = (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+_FLOPS = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+_TIMES = (
+    ("days", 86_400.0, 2 * 86_400.0),
+    ("h", 3600.0, 2 * 3600.0),
+    ("min", 60.0, 2 * 60.0),
+    ("s", 1.0, 1.0),
+    ("ms", 1e-3, 1e-3),
+    ("us", 1e-6, 0.0),
+)
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """A number for people: `digits` significant digits, or all before the point; no exponent."""
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - floor(log10(abs(value))))
+    decimals = max(0, digits - 1 - floor(log10(abs(round(value, decimals)))))  # 9.996 is 10.0
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _with_unit(value: float, units: Sequence[tuple[str, float]], digits: int = 3) -> tuple[str, str]:
+    """The number and the unit in which a quantity reads best: from 1 to 999 where there is such a unit."""
+    rounded = abs(float(f"{value:.{digits - 1}e}"))  # 999.7 MB is 1 GB
+    unit, scale = next(((unit, scale) for unit, scale in units if rounded >= scale), units[-1])
+    return format_number(value / scale, digits), unit
+
+
 def format_bytes(value: int | float) -> str:
     """Bytes for people: three significant digits in GB, MB …, never exact."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.0f} B"
+    return " ".join(_with_unit(round(value), _BYTES))
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """Bytes per second for people."""
+    return f"{' '.join(_with_unit(bytes_per_s, _BYTES))}/s"
+
+
+def format_count(value: int | float) -> str:
+    """A count for people, as models and data are named by it: 30.5B parameters, 1T tokens."""
+    return "".join(_with_unit(value, _COUNTS))
+
+
+def format_flops(value: int | float, suffix: str = "FLOPs") -> str:
+    """FLOPs for people; suffix FLOPS: of a second."""
+    number, prefix = _with_unit(value, _FLOPS)
+    return f"{number} {prefix}{suffix}"
+
+
+def format_money(dollars: float) -> str:
+    """Dollars for people: cents below 100, else whole dollars."""
+    return f"${dollars:,.2f}" if dollars < 100 else f"${dollars:,.0f}"
 
 
 def shorten(text: str, limit: int = 60) -> str:
@@ -146,18 +221,19 @@ def shorten(text: str, limit: int = 60) -> str:
 
 def milliseconds(seconds: float, sign: str = "") -> str:
     """A duration's number of ms: three digits, or all before the point. sign: "+" writes a plus too."""
-    number = seconds * 1e3
-    return f"{number:{sign},.0f}" if abs(number) >= 1000 else f"{number:{sign}.3g}"
+    number = format_number(seconds * 1e3)
+    return f"+{number}" if sign and not number.startswith("-") else number
 
 
 def format_seconds(value: float, digits: int = 3) -> str:
-    """A duration for people, in seconds, milliseconds or microseconds."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if value >= scale:
-            return f"{value / scale:.{digits}g} {unit}"
-    return f"{value * 1e6:.{digits}g} us"
+    """A duration for people, in the unit in which it reads best, from days to microseconds."""
+    if not value:
+        return "0 s"
+    rounded = float(f"{value:.{digits - 1}e}")
+    unit, scale = next((unit, scale) for unit, scale, least in _TIMES if rounded >= least)
+    return f"{format_number(value / scale, digits)} {unit}"
 
 
 def plural(number: int, noun: str) -> str:
     """A number with its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

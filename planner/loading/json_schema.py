@@ -59,6 +59,9 @@ def json_schema() -> str:
                 field["default"] = format_quantity(field["default"], dimension)
             if "$ref" in field:
                 field.pop("default", None)  # a section; its keys have their defaults
+    training = sections["Training"]
+    training["anyOf"] = [{"required": ["steps"]}, {"required": ["tokens"]}]
+    training["properties"]["steps"]["type"] = ["integer", "null"]
     top = schema["properties"]
     short_name = {"type": "string", "pattern": SHORT_NAME_PATTERN, "examples": ["EP64_TP2_PP1_DP1"]}
     top["parallel"] = {"anyOf": [top["parallel"], short_name]}

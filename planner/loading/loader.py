@@ -147,8 +147,7 @@ def _check(sources: Sources, earlier: Sequence[Problem]) -> tuple[Strategy | Non
                 break
     if strategy is not None:
         strategy._sources = sources
-        model = data["model"]
-        faulty |= {key for key, origins in DERIVED.items() if key[-1] not in model and origins & faulty}
+        faulty |= {key for key, origins in DERIVED.items() if key[1] not in data[key[0]] and origins & faulty}
         broken = find_broken_rules(PartialStrategy(strategy, frozenset(faulty)).as_strategy())
         problems += locate_problems(broken, strategy)
     return strategy, problems

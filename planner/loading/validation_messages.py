@@ -242,9 +242,9 @@ def describe(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
     """
     if "enum" in schema:
         return f"one of: {', '.join(str(value) for value in schema['enum'])}"
-    words = _KINDS.get(schema.get("type", ""), "a value")
-    if schema.get("type") == "string" and "pattern" in schema and "examples" in schema:
+    if "pattern" in schema and "examples" in schema:
         return f"a number with a unit, for example {schema['examples'][0]}"
+    words = _KINDS.get(schema.get("type", ""), "a value")
     if schema.get("type") == "array" and "prefixItems" in schema:
         return f"a list of {len(schema['prefixItems'])} ({describe(schema['prefixItems'][0])} each)"
     bounds = [

@@ -9,14 +9,17 @@ from planner.strategy.schema import Strategy
 # Keys of `model` that change neither what a weight means nor its shape: how tokens travel, how weights begin.
 MODEL_EXCEPT = frozenset({"dispatch", "capacity_factor", "initializer_range", "embedding_std", "init_from"})
 # Keys of `training` that a run may change without changing the recipe.
-RECIPE_EXCEPT = frozenset({"steps", "micro_batch"})
+RECIPE_EXCEPT = frozenset({"steps", "tokens", "micro_batch"})
 # Sections that no rank reads to do its work: what was claimed, what should hold, who watches.
 PLAN_EXCEPT = frozenset({"claims", "limits", "operate"})
+# Keys of `cluster` that only say what a run costs.
+PRICE_KEYS = {"cost", "mtbf"}
 
 
 def plan_fingerprint(strategy: Strategy) -> str:
     """Everything that the ranks of one launch must agree on: 16 hexadecimal digits."""
-    return _digest("plan", strategy.model_dump(exclude=set(PLAN_EXCEPT)))
+    exclude: Any = {**dict.fromkeys(PLAN_EXCEPT, True), "cluster": PRICE_KEYS, "training": {"tokens"}}
+    return _digest("plan", strategy.model_dump(exclude=exclude))
 
 
 def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.loading.loader import load
-from planner.plan.fingerprint import PLAN_EXCEPT, plan_fingerprint
+from planner.plan.fingerprint import PLAN_EXCEPT, PRICE_KEYS, plan_fingerprint
 from planner.plan.plan import Plan
 from planner.problems import Problem, StrategyError
 from planner.strategy.field_types import AS_TEXT
@@ -65,7 +65,8 @@ def compare_keys(was: Strategy, now: Strategy) -> Iterator[tuple[str, str, str]]
 
 
 def _covered(strategy: Strategy) -> dict[str, Any]:
-    return strategy.model_dump(mode="json", context=AS_TEXT, exclude=set(PLAN_EXCEPT))
+    exclude: Any = {**dict.fromkeys(PLAN_EXCEPT, True), "cluster": PRICE_KEYS}
+    return strategy.model_dump(mode="json", context=AS_TEXT, exclude=exclude)
 
 
 def _differing(prefix: str, was: Any, now: Any) -> Iterator[tuple[str, str, str]]:

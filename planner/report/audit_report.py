@@ -40,7 +40,13 @@ def _claim_tables(audit: Audit) -> Iterator[Table]:
         return
     rows = [row for finding in audit.findings for row in _rows(finding)]
     columns = ("claim", "stated", "derived", "verdict", "where", "arithmetic")
-    yield Table(title="Claims", columns=columns, rows=tuple(rows), numeric=frozenset({"stated", "derived"}))
+    yield Table(
+        title="Claims",
+        columns=columns,
+        rows=tuple(rows),
+        numeric=frozenset({"stated", "derived"}),
+        below=("where", "arithmetic"),
+    )
 
 
 def _rows(finding: Finding) -> Iterator[tuple[str, ...]]:

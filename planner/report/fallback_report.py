@@ -31,6 +31,7 @@ def scaling_table(options: tuple[ScalingOption, ...]) -> Table:
         columns=columns,
         rows=rows,
         numeric=frozenset({"GPUs", "memory", "step", "tokens/s", "spares"}),
+        below=("why not",),
     )
 
 
@@ -75,6 +76,7 @@ def loss_table(left: AfterLoss, num_rows: int) -> Table:
         columns=columns,
         rows=rows,
         numeric=frozenset({"GPUs", "ZeRO", "memory", "step", "tokens/s", "spares"}),
+        optional=("recompute", "ZeRO", "step"),
     )
 
 

@@ -50,7 +50,14 @@ def search_table(title: str, rows: Sequence[SearchRow], found: Search) -> Table:
         columns=columns,
         rows=tuple(cells),
         numeric=frozenset(columns) - {"layout", "placement", "recompute"},
+        optional=("headroom", "per GPU", "accum", "recompute", *_alike(rows), "step"),
     )
+
+
+def _alike(rows: Sequence[SearchRow]) -> tuple[str, str]:
+    """Placement and ZeRO stage, what rows differ in least first."""
+    placements = {row.strategy.parallel.placement for row in rows}
+    return ("placement", "ZeRO") if len(placements) == 1 else ("ZeRO", "placement")
 
 
 def search_dict(found: Search, num_rows: int) -> dict[str, Any]:

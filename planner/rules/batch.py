@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from planner.problems import Problem
 from planner.rules.layout import find_widest_size
-from planner.strategy.schema import Strategy
+from planner.strategy.field_types import LARGEST
+from planner.strategy.schema import Strategy, steps_for
+from planner.units import format_quantity
 
 
 def micro_batches_divide_batch(s: Strategy) -> Iterator[Problem]:
@@ -21,6 +23,41 @@ def micro_batches_divide_batch(s: Strategy) -> Iterator[Problem]:
             f"({micro_batch} × {widest})",
             expected=f"a multiple of {sequences}; gradient accumulation is the quotient",
             fix=f"set training.global_batch to {near}, or change training.micro_batch",
+        )
+
+
+def tokens_or_steps(s: Strategy) -> Iterator[Problem]:
+    tokens, steps = s.training.tokens, s.training.steps
+    is_written = "steps" in s.training.model_fields_set
+    if tokens is None and not is_written:
+        yield Problem(
+            code="SW245",
+            path="training.steps",
+            found="neither steps nor tokens is written",
+            expected="exactly one of training.steps and training.tokens",
+            fix="write steps: 1000, or tokens: 1T",
+        )
+    elif tokens is not None and is_written:
+        follows = steps_for(tokens, s.training.global_batch * s.training.seq_length)
+        yield Problem(
+            code="SW245",
+            path="training.steps",
+            found=f"both are written: tokens {format_quantity(tokens, 'tokens')} and steps {steps:,}",
+            expected="exactly one of training.steps and training.tokens",
+            fix=f"training.steps=null ({follows:,} follow from the tokens), or training.tokens=null",
+        )
+
+
+def steps_are_countable(s: Strategy) -> Iterator[Problem]:
+    tokens, steps = s.training.tokens, s.training.steps
+    if steps > LARGEST:
+        most = LARGEST * s.training.global_batch * s.training.seq_length
+        yield Problem(
+            code="SW246",
+            path="training.tokens",
+            found=f"{format_quantity(tokens or 0, 'tokens')} is {steps:,} steps",
+            expected=f"at most {most:,} tokens, which is {LARGEST:,} steps of this batch",
+            fix="fewer tokens, or a larger training.global_batch",
         )
 
 
@@ -61,6 +98,8 @@ def branch_has_a_source(s: Strategy) -> Iterator[Problem]:
 
 RULES = (
     micro_batches_divide_batch,
+    tokens_or_steps,
+    steps_are_countable,
     learning_rates_are_ordered,
     warmup_within_schedule,
     branch_has_a_source,

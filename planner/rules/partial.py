@@ -27,6 +27,11 @@ STAND_IN: dict[str, Any] = {
 
 # keys whose defaults follow from others, and are as unknown as these
 DERIVED = {
+    ("training", "steps"): {
+        ("training", "tokens"),
+        ("training", "global_batch"),
+        ("training", "seq_length"),
+    },
     ("model", "num_key_value_heads"): {("model", "num_attention_heads")},
     ("model", "head_dim"): {("model", "num_attention_heads"), ("model", "hidden_size")},
 }

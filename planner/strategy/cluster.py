@@ -8,8 +8,10 @@ from planner.hardware.catalog import CPU, devices
 from planner.strategy.field_types import (
     Bytes,
     BytesPerSecond,
+    DollarsPerGpuHour,
     FlopPerSecond,
     NotNegative,
+    Seconds,
     Section,
     is_text,
     make_error,
@@ -116,6 +118,14 @@ class Cluster(Section):
     links: Links
     spare_hosts: NotNegative = Field(
         default=0, description="number of hosts, from the end of the list, that a plan leaves unused"
+    )
+    cost: DollarsPerGpuHour | None = Field(
+        default=None, description="price of one GPU for an hour, from which a plan says what a run costs"
+    )
+    mtbf: Seconds | None = Field(
+        default=None,
+        description="mean time between failures of one GPU, with its share of the host and the network; from "
+        "it a plan says the effective training time ratio",
     )
 
     @property

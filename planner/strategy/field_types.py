@@ -83,7 +83,7 @@ def _quantity(dimension: Dimension, whole: bool) -> list[Any]:
                 raise make_error("SW116", str(error), expected) from None
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
             raise make_error("SW116", f"{show(value)} is not a quantity", expected)
-        elif is_text(info):
+        elif is_text(info) and dimension != "tokens":
             raise make_error("SW116", f"{value!r} has no unit", expected, f"write {value!r} with its unit")
         if not 0 < value < 1e30:
             raise make_error(
@@ -99,6 +99,8 @@ def _quantity(dimension: Dimension, whole: bool) -> list[Any]:
         return format_quantity(value, dimension) if is_text(info) and value is not None else value
 
     schema = {"type": "string", "pattern": quantity_pattern(dimension), "examples": [example]}
+    if dimension == "tokens":
+        schema["type"] = ["string", "integer"]
     return [BeforeValidator(parse), PlainSerializer(write), WithJsonSchema(schema)]
 
 
@@ -112,6 +114,9 @@ Bytes = Annotated[int, _bytes[0], _bytes[1], _bytes[2]]
 BytesPerSecond = Annotated[float, _rate[0], _rate[1], _rate[2]]
 FlopPerSecond = Annotated[float, _flops[0], _flops[1], _flops[2]]
 Seconds = Annotated[float, _time[0], _time[1], _time[2]]
+_tokens, _cost = _quantity("tokens", whole=True), _quantity("$/GPU-hour", whole=False)
+Tokens = Annotated[int, _tokens[0], _tokens[1], _tokens[2]]
+DollarsPerGpuHour = Annotated[float, _cost[0], _cost[1], _cost[2]]
 
 LARGEST = 10**9  # of any count; keeps products of a few of them exact and tables of them finite
 Positive = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]

@@ -8,6 +8,9 @@ from pydantic import (
     Field,
     PlainSerializer,
     PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -24,7 +27,9 @@ from planner.strategy.field_types import (
     RunName,
     Section,
     Seed,
+    Tokens,
     VocabSize,
+    is_text,
     make_error,
     show,
 )
@@ -193,7 +198,15 @@ class Training(Section):
     micro_batch: Positive = Field(
         default=1, description="sequences per data-parallel rank of the widest stage"
     )
-    steps: Positive = Field(description="updates in total, including those before a resume", examples=[1000])
+    tokens: Tokens | None = Field(
+        default=None,
+        description="tokens to train on, in place of steps, which follow by rounding up: 1T, 300B, 131072000",
+    )
+    steps: Positive = Field(
+        default_factory=lambda data: steps_for(data["tokens"], data["global_batch"] * data["seq_length"]),
+        description="updates in total, including those before a resume; null: from training.tokens",
+        examples=[1000],
+    )
     schedule_steps: Positive | None = Field(
         default=None, description="length of the cosine schedule; null: steps of the first attempt"
     )
@@ -219,10 +232,31 @@ class Training(Section):
     z_loss: NotNegativeNumber = Field(default=0.001, description="coefficient of the router z-loss; 0: off")
     seed: Seed = Field(default=1, description="seed of initialization and data order, the only randomness")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_steps_follow(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("steps", 0) is None:
+            return {key: value for key, value in data.items() if key != "steps"}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _write_tokens_or_steps(
+        self, write: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if is_text(info) and self.tokens is not None:
+            written.pop("steps", None)  # it follows; both are a Problem
+        return written
+
     @property
     def element_bytes(self) -> int:
         """Of a weight, and of an activation between modules; fp8 trains bf16 weights."""
         return 4 if self.precision == "fp32" else 2
+
+
+def steps_for(tokens: int | None, tokens_per_step: int) -> int:
+    """The steps that see so many tokens; 1 where neither is written, which is a Problem of its own."""
+    return 1 if tokens is None else -(-tokens // tokens_per_step)
 
 
 def _parse_paths(value: Any) -> Any:

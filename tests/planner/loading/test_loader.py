@@ -400,7 +400,7 @@ def test_problem_of_an_override_points_at_its_text() -> None:
         ("claims[0].value=3 ms", "SW122"),
         ("claims.0.value=3 ms", "SW122"),
         ("parallel.ep=[", "SW102"),
-        ("training.steps=", "SW113"),
+        ("training.steps=", "SW245"),
         ("nothing.at.all=3", "SW111"),
     ],
 )

@@ -108,3 +108,17 @@ def test_fingerprint_is_16_hexadecimal_digits() -> None:
 def test_the_recipe_of_older_checkpoints_is_still_the_same() -> None:
     """A checkpoint keeps this value: when it changes, no older run resumes."""
     assert recipe_fingerprint(strategy(), "d") == "57770af5bd360ce4"
+
+
+def test_price_and_failures_change_no_fingerprint() -> None:
+    priced = strategy("cluster.cost=2.5 $/GPU-hour", "cluster.mtbf=50000 h")
+    assert plan_fingerprint(priced) == plan_fingerprint(strategy())
+
+
+def test_tokens_are_the_steps_that_follow_from_them() -> None:
+    # 128 sequences of 1,024 tokens are 131,072 a step: 100 steps hold 13,107,200.
+    by_tokens = strategy("training.steps=null", "training.tokens=13107200")
+    assert by_tokens.training.steps == 100
+    assert strategy("training.steps=null", "training.tokens=13107201").training.steps == 101
+    assert plan_fingerprint(by_tokens) == plan_fingerprint(strategy())
+    assert recipe_fingerprint(by_tokens, "d") == recipe_fingerprint(strategy("training.steps=7"), "d")

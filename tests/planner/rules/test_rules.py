@@ -27,6 +27,15 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         (),
         "1, 2, 4, 8, 16, 32",
     ),
+    (("training.steps=null",), "SW245", "training.steps", (), "training.tokens"),
+    (("training.tokens=13107201",), "SW245", "training.steps", ("13.107201M", "100"), "exactly one"),
+    (
+        ("training.steps=null", "training.tokens=1000T"),
+        "SW246",
+        "training.tokens",
+        ("1000T", "7,629,394,532 steps"),
+        "131,072,000,000,000 tokens",
+    ),
     (("parallel.ep=6",), "SW201", "parallel.ep", ("6", "model.num_experts", "64"), "1, 2, 4, 8, 16, 32, 64"),
     (
         (
