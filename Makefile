@@ -18,8 +18,8 @@ help: ## this list
 
 plan: .venv-plan ## plan the 128-GPU reference and show five mistakes; needs no torch
 	$(PLAN)/python -m launch plan ds_configs/ep64_tp2_staged.yaml
-	@echo; echo 'Five mistakes in one file ($(MISTAKES)):'; echo
-	$(PLAN)/python -m launch plan $(MISTAKES); test $$? = 2
+	@echo; echo 'Five mistakes in one file: python -m launch plan $(MISTAKES)'; echo
+	@$(PLAN)/python -m launch plan $(MISTAKES); test $$? = 2
 
 demo: .venv ## train a model of 16 layers x 64 experts on 4 CPU processes, then generate text
 	$(BIN)/python -m runtime.attempts set-aside $(RUN)

@@ -36,7 +36,7 @@ def answer_model(output: Output, folder: str) -> ExitCode:
     table = Table(
         title="Parameters", columns=("kind", "elements"), rows=rows, numeric=frozenset({"elements"})
     )
-    heading = f"{taken.model_type}: {counts.total:,} parameters, {counts.active:,} active for each token"
+    heading = f"{taken.model_type}: {counts.total:,} parameters, {counts.active:,} active per token"
     output.print_tables((heading,), (table,))
     print(f"\n{section_yaml('model', written)}", end="")
     if taken.ignored:

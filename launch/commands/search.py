@@ -174,7 +174,7 @@ def _notes(
             f"tokens/s; {num_faster:,} plans are faster"
         )
         if found.rows[0].tokens_per_s > base.tokens_per_s * 1.000001:
-            lines.append(f"row 1 against it: {why_better(found.rows[0], base, device)}")
+            lines.append(f"row 1 compared with it: {why_better(found.rows[0], base, device)}")
     num_trainable = sum(not missing[id(row)] for row in found.rows)
     if num_trainable < len(found.rows):
         keys = sorted({key for row in found.rows for key in missing[id(row)]})

@@ -31,7 +31,7 @@ def gpu_memory(context: AuditContext) -> Iterator[Derivation]:
 def gpu_peak(context: AuditContext) -> Iterator[Derivation]:
     precision = context.strategy.training.precision
     peak = rate(context.prediction.device, precision)[0]
-    yield Derivation(value=peak, arithmetic=f"of products in {precision}, as the strategy's cluster.gpu says")
+    yield Derivation(value=peak, arithmetic=f"of matmuls in {precision}, as the strategy's cluster.gpu says")
 
 
 def link_bandwidth(context: AuditContext) -> Iterator[Derivation]:
@@ -44,7 +44,7 @@ def link_bandwidth(context: AuditContext) -> Iterator[Derivation]:
 def weight_bytes(context: AuditContext) -> Iterator[Derivation]:
     precision, zero = context.strategy.training.precision, zero_stage(context.plan)
     stored = bytes_per_parameter(precision, zero, is_training=False).weight
-    text = f"{precision} holds {stored} a parameter where nothing is trained"
+    text = f"{precision} takes {stored} per parameter for inference"
     yield Derivation(of="weights to evaluate", value=stored, arithmetic=text)
     each = bytes_per_parameter(precision, zero)
     names = ("weight", "gradient", "accumulation", "master", "moments")
@@ -93,7 +93,7 @@ def gpus_per_host_used(context: AuditContext) -> Iterator[Derivation]:
 
 def experts_per_gpu(context: AuditContext) -> Iterator[Derivation]:
     num, ep = context.strategy.model.num_experts, context.strategy.parallel.ep
-    yield Derivation(value=num / ep, arithmetic=f"{num} experts a layer / ep {ep} = {num / ep:g}")
+    yield Derivation(value=num / ep, arithmetic=f"{num} experts per layer / ep {ep} = {num / ep:g}")
 
 
 def expert_instances(context: AuditContext) -> Iterator[Derivation]:
@@ -156,7 +156,7 @@ def gpus_for_batch_256(context: AuditContext) -> Iterator[Derivation]:
     micro = s.training.micro_batch
     text = (
         f"{world} as before: 256 = micro_batch {micro} × accumulation {256 / (micro * widest):g} × {widest}; "
-        f"a larger batch takes more steps of accumulation, no GPU more"
+        f"a larger batch takes more accumulation steps, not more GPUs"
     )
     yield _needs(context, changed, text)
 
@@ -169,12 +169,12 @@ def gpus_for_128_experts(context: AuditContext) -> Iterator[Derivation]:
     s, ep = context.strategy, context.strategy.parallel.ep
     each, rest = divmod(128 * ep, s.model.num_experts)
     if not rest:
-        local = f"{128 // each} an expert rank"
+        local = f"{128 // each} per expert rank"
         changed = change_keys(s, {"model.num_experts": 128, "parallel.ep": each})
         yield _needs(context, changed, _sum_of_degrees(changed.parallel), of=local)
     if not 128 % ep:
         changed = change_keys(s, {"model.num_experts": 128})
-        local = f"{128 // ep} an expert rank"
+        local = f"{128 // ep} per expert rank"
         yield _needs(context, changed, _sum_of_degrees(s.parallel), of=local, decides=bool(rest))
     elif rest:
         yield Derivation(value=None, arithmetic=f"128 experts do not divide over ep {ep}")
@@ -220,7 +220,7 @@ def _needs(
     is_fallback: bool = False,
     decides: bool = True,
 ) -> Derivation:
-    """GPUs of a changed strategy on the whole cluster, its spare hosts included."""
+    """GPUs of a changed strategy on the complete cluster, including its spare hosts."""
     problems = tuple(find_broken_rules(change_keys(changed, {"cluster.spare_hosts": 0})))
     world = world_size(changed.parallel)
     too_many = world > context.available and not changed.cluster.gpu.is_cpu

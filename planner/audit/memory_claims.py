@@ -32,8 +32,8 @@ def aggregation_memory(context: AuditContext) -> Iterator[Derivation]:
     hidden = context.strategy.model.hidden_size
     if context.strategy.model.aggregation == "linear":
         whole = hidden * hidden * FP32_BYTES
-        text = f"the whole matrix, not one GPU's part: {hidden} × {hidden} × {FP32_BYTES}"
-        yield _meant(text, whole, "the whole matrix, fp32")
+        text = f"the full matrix, not one GPU's part: {hidden} × {hidden} × {FP32_BYTES}"
+        yield _meant(text, whole, "the full matrix, fp32")
         yield from _weights(context, context.output, "aggregation", "its part of the aggregation")
 
 

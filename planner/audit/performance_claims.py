@@ -35,7 +35,7 @@ def aggregation_compute_share(context: AuditContext) -> Iterator[Derivation]:
 
 
 def _compute_share(context: AuditContext, stage: Stage) -> Iterator[Derivation]:
-    """Of its stage, by the matrices that TP partners split; of the whole model, by FLOPs."""
+    """Of its stage, by the matrices that TP partners split; of the model, by FLOPs."""
     model, tp = context.strategy.model, stage.dense.size("tp")
     split = [
         sum(t.num_elements for t in stage_parameters(model, stage, i) if t.is_split_over_tp) or 1
@@ -49,9 +49,7 @@ def _compute_share(context: AuditContext, stage: Stage) -> Iterator[Derivation]:
     text = f"{flops / 1e12:.4g} of {total / 1e12:.4g} TFLOP of matmuls per step"
     if not flops:
         text += "; a lookup has none"
-    yield Derivation(
-        of="of the whole model", value=flops / total if total else 0.0, arithmetic=text, decides=False
-    )
+    yield Derivation(of="of the model", value=flops / total if total else 0.0, arithmetic=text, decides=False)
 
 
 def compute_variance(context: AuditContext) -> Iterator[Derivation]:
@@ -72,7 +70,7 @@ def utilization(context: AuditContext) -> Iterator[Derivation]:
     yield Derivation(
         of="mean of all GPUs",
         value=prediction.utilization,
-        arithmetic=f"(compute + optimizer) / step: {text}; {ideal:.1%} if all communication ran beside it",
+        arithmetic=f"(compute + optimizer) / step: {text}; {ideal:.1%} if all communication overlapped",
         relation="at least",
     )
     worst = min(prediction.stages, key=lambda stage: stage.utilization)
@@ -114,7 +112,7 @@ def aggregation_all_reduce(context: AuditContext) -> Iterator[Derivation]:
 
 def all_to_all(context: AuditContext) -> Iterator[Derivation]:
     sent = all_to_all_bytes(context, context.experts)
-    yield _bandwidth(context, sent, f"of all-to-all, {len(context.experts.layers)} layers both ways")
+    yield _bandwidth(context, sent, f"of all-to-all ({len(context.experts.layers)} layers, both ways)")
 
 
 def _bandwidth(context: AuditContext, num_bytes: float, what: str) -> Derivation:
@@ -122,7 +120,7 @@ def _bandwidth(context: AuditContext, num_bytes: float, what: str) -> Derivation
     stated, link = context.stated("forward_latency"), link_bytes_per_s(context)
     seconds, whose = (stated, "stated") if stated else (context.prediction.forward_latency_s, "predicted")
     needed = num_bytes / seconds
-    text = f"{num_bytes / 1e6:,.1f} MB {what} leave a GPU in one forward pass, in {_s(seconds)} ({whose})"
+    text = f"{num_bytes / 1e6:,.1f} MB {what} leave each GPU in one forward pass, in {_s(seconds)} ({whose})"
     return Derivation(
         value=needed,
         arithmetic=text,
@@ -174,7 +172,7 @@ def communication_share(context: AuditContext) -> Iterator[Derivation]:
     part, whole = context.stated("communication_latency"), context.stated("forward_latency")
     if part is not None and whole:
         share = part / whole
-        text = f"{_s(part)} / {_s(whole)} = {100 * share:.4g} %, which is to be below what is stated"
+        text = f"{_s(part)} / {_s(whole)} = {100 * share:.4g} %, which must be below the stated value"
         yield Derivation(of="by its own figures", value=share, arithmetic=text, relation="below")
     stages = ", ".join(
         f"{s.num_ranks} × {s.name} {s.communication_share:.1%}" for s in context.prediction.stages
@@ -224,7 +222,7 @@ def _stage_latency(context: AuditContext, stages: tuple[Stage, ...]) -> Iterator
     )
     bounds = [compute_bound(context, stage) for stage in stages]
     bound = LowerBound(seconds=sum(f.seconds for f in bounds), why="; ".join(f.why for f in bounds))
-    text = f"{m} micro-batches × {_s(compute / m)} of computing on one GPU"
+    text = f"{m} micro-batches × {_s(compute / m)} of compute on one GPU"
     yield _time(compute, text, bound, of="computing")
     links = [links_bound(context, stage, is_whole=False) for stage in stages]
     bound = LowerBound(seconds=sum(f.seconds for f in links), why="; ".join(f.why for f in links))

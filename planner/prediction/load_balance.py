@@ -28,7 +28,7 @@ class Balance:
 
 @dataclass(frozen=True, kw_only=True)
 class StageLoad:
-    """One GPU of a stage: FLOPs of products a step, and bytes at its peak; its fullest GPU's."""
+    """One GPU of a stage: matmul FLOPs per step, and bytes at its peak; its fullest GPU's."""
 
     name: str
     num_ranks: int
@@ -93,7 +93,7 @@ def load_balance(plan: Plan, prediction: Prediction) -> LoadBalance:
 
 
 def compute_balance(plan: Plan) -> Balance:
-    """FLOPs of products a step over all ranks; TP partners count as the first of them, which has the most."""
+    """matmul FLOPs per step over all ranks; TP partners count as the first of them, which has the most."""
     return _balance([(rank_flops(plan, stage), len(stage.ranks)) for stage in plan.stages])
 
 
@@ -103,7 +103,7 @@ def memory_balance(plan: Plan) -> Balance:
 
 
 def rank_flops(plan: Plan, stage: Stage) -> float:
-    """FLOPs of products of a stage's rank in one step: forward, backward, recomputed."""
+    """matmul FLOPs of a stage's rank in one step: forward, backward, recomputed."""
     work = stage_modules(plan, stage)
     each = sum(w.flops_forward + w.flops_backward + w.flops_recompute for w in work)
     return float(plan.batch.accumulation * each)
@@ -138,17 +138,17 @@ def compatibility_checks(plan: Plan, prediction: Prediction, load: LoadBalance) 
 def _checks(plan: Plan, prediction: Prediction, load: LoadBalance) -> Iterator[Check]:
     s = plan.strategy
     world, slots = plan.world_size, s.cluster.slots
-    spare = f", {s.cluster.spare_hosts} hosts kept spare" if s.cluster.spare_hosts else ""
+    spare = f", {s.cluster.spare_hosts} spare hosts" if s.cluster.spare_hosts else ""
     if s.cluster.gpu.is_cpu:
         yield Check(name="GPU count", passes=True, detail=f"{world} processes on CPUs need no GPU")
     else:
-        detail = f"{world} needed, {sum(slots)} there{spare}"
+        detail = f"{world} needed, {sum(slots)} available{spare}"
         yield Check(name="GPU count", passes=world <= sum(slots), detail=detail)
     num, ep = s.model.num_experts, s.parallel.ep
     yield Check(
         name="expert distribution",
         passes=num % ep == 0,
-        detail=f"{num} experts a layer over ep {ep}: {num / ep:g} on each rank; "
+        detail=f"{num} experts per layer over ep {ep}: {num / ep:g} on each rank; "
         f"tokens are assumed to reach them evenly (training.balance: {s.training.balance})",
     )
     limit = memory_limit(plan.strategy)
@@ -163,7 +163,7 @@ def _checks(plan: Plan, prediction: Prediction, load: LoadBalance) -> Iterator[C
         name="compute utilization",
         passes=least >= limits.utilization_min,
         detail=f"{least:.1%} in the least busy stage, {load.compute_headroom:.1%} of all time unused; "
-        f"at least {limits.utilization_min:.1%} asked (limits.utilization_min)",
+        f"at least {limits.utilization_min:.1%} required (limits.utilization_min)",
     )
     score = min(load.tokens, load.compute.score)
     yield Check(
@@ -171,12 +171,12 @@ def _checks(plan: Plan, prediction: Prediction, load: LoadBalance) -> Iterator[C
         passes=score >= limits.balance_min,
         detail=f"compute {load.compute.score:.1%} (mean / maximum over ranks), expert tokens "
         f"{load.tokens:.1%} (assumed), memory {load.memory.score:.1%}; "
-        f"at least {limits.balance_min:.1%} asked of compute and tokens (limits.balance_min)",
+        f"at least {limits.balance_min:.1%} required for compute and tokens (limits.balance_min)",
     )
     share = max(stage.communication_share for stage in prediction.stages)
     yield Check(
         name="communication share",
         passes=share <= limits.communication_share_max,
         detail=f"{share:.1%} in the stage that waits most; at most "
-        f"{limits.communication_share_max:.1%} asked (limits.communication_share_max)",
+        f"{limits.communication_share_max:.1%} allowed (limits.communication_share_max)",
     )

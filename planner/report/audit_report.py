@@ -107,8 +107,8 @@ def load_tables(audit: Audit) -> Iterator[Table]:
         _balance("compute, TFLOP per step", load.compute, lambda v: f"{v / 1e12:.4g}", load.compute_headroom),
         _balance("memory at the peak", load.memory, format_bytes, load.memory_headroom),
     )
-    columns = ("over all ranks", "mean", "least", "most", "variation", "balance score", "headroom")
-    title = "Load balance: variation is standard deviation / mean, balance score mean / most"
+    columns = ("over all ranks", "mean", "minimum", "maximum", "variation", "balance score", "headroom")
+    title = "Load balance: variation is standard deviation / mean, balance score is mean / maximum"
     yield Table(title=title, columns=columns, rows=over, numeric=frozenset(columns[1:]))
     checks = tuple(
         (check.name, "passes" if check.passes else "fails", check.detail) for check in audit.checks

@@ -80,7 +80,7 @@ QUANTITIES = (
     Quantity(name="  no overlap", of=lambda s: s.prediction.bracket.no_overlap_s, show=format_seconds),
     Quantity(name="tokens/s", of=lambda s: s.prediction.tokens_per_s, show=_count),
     Quantity(
-        name="tokens/s of a rank", of=lambda s: s.prediction.tokens_per_s / s.plan.world_size, show=_count
+        name="tokens/s per rank", of=lambda s: s.prediction.tokens_per_s / s.plan.world_size, show=_count
     ),
     Quantity(name="MFU", of=lambda s: s.prediction.mfu, show=_share),
     Quantity(name="HFU", of=lambda s: s.prediction.hfu, show=_share),

@@ -83,7 +83,7 @@ def _questions(strategy: Strategy) -> Iterator[tuple[str, Strategy]]:
 
 
 def _each(num_experts: int) -> str:
-    return f"{num_experts} a rank"
+    return f"{num_experts} per rank"
 
 
 def placed(strategy: Strategy, placement: str) -> Strategy:

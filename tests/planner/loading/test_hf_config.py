@@ -224,7 +224,7 @@ def test_plan_from_prints_the_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = folder_of(tmp_path, MIXTRAL_8X7B)
     assert main(["plan", "--from", folder]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("mixtral: 46,702,792,704 parameters, 12,879,925,248 active for each token\n")
+    assert out.startswith("mixtral: 46,702,792,704 parameters, 12,879,925,248 active per token\n")
     assert "  moe_intermediate_size: 14336\n" in out
     assert "ignored, without effect on the model: architectures, bos_token_id" in out
     assert main(["plan", "--from", folder, "--json"]) == 0

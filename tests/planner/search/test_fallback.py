@@ -33,10 +33,10 @@ def test_gpus_of_every_question(options: tuple[ScalingOption, ...]) -> None:
         ("batch 256", "staged"): 68,
         ("DP2", "colocated"): 128,
         ("DP2", "staged"): 136,
-        ("128 experts, 1 a rank", "colocated"): 128,
-        ("128 experts, 1 a rank", "staged"): 132,
-        ("128 experts, 2 a rank", "colocated"): 64,
-        ("128 experts, 2 a rank", "staged"): 68,
+        ("128 experts, 1 per rank", "colocated"): 128,
+        ("128 experts, 1 per rank", "staged"): 132,
+        ("128 experts, 2 per rank", "colocated"): 64,
+        ("128 experts, 2 per rank", "staged"): 68,
         ("EP32_TP2", "colocated"): 32,
         ("EP32_TP2", "staged"): 36,
         ("EP64_TP4", "colocated"): 64,
@@ -50,7 +50,7 @@ def test_what_128_gpus_cannot_do_is_said(options: tuple[ScalingOption, ...]) -> 
     missing = [option for option in options if not option.is_possible]
     assert {(option.question, option.spares) for option in missing} == {
         ("DP2", -8),
-        ("128 experts, 1 a rank", -4),
+        ("128 experts, 1 per rank", -4),
         ("EP64_TP2_PP2", -4),
     }
     assert all("hosts have 128 slots" in str(option.why_not) for option in missing)

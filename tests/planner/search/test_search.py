@@ -141,7 +141,7 @@ def test_search_prints_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "ds_configs/tiny_cpu.yaml", "--plain", "--rows", "3"]) == 0
     out = capsys.readouterr().out
     assert "Pareto front" in out
-    assert "note: row 1 against it: " in out
+    assert "note: row 1 compared with it: " in out
     assert main(["search", "ds_configs/tiny_cpu.yaml", "--vary", "seed"]) == 2
 
 
