@@ -120,7 +120,7 @@ def test_audit_prints_each_claim_and_says_no() -> None:
         "gpus_used 68 68 holds Parallel Strategy Overview 2 embedding + 64 experts + 2 aggregation = 68"
         in lines
     )
-    assert "GPU count passes 68 needed, 128 there, 7 hosts kept spare" in lines
+    assert "GPU count passes 68 needed, 128 available, 7 spare hosts" in lines
     assert "\x1b" not in done.stdout
 
 
