@@ -18,7 +18,7 @@ class HeldParameters:
 class MicroBatchTime:
     """Both passes of one micro-batch through a stage, and the parameters that its rank holds.
 
-    all_to_all_bytes: what leaves a rank one way and layer in the forward pass.
+    all_to_all_bytes: bytes that leave a rank per layer and direction in the forward pass.
     """
 
     forward: PassTime
