@@ -122,5 +122,5 @@ def test_stock_dispatch_refuses_what_it_cannot_do() -> None:
         training__balance_loss=0.0,
         training__z_loss=0.0,
     )
-    with pytest.raises(AssertionError, match="dispatch deepspeed cannot leave masked tokens out"):
+    with pytest.raises(AssertionError, match="dispatch deepspeed does not support masked tokens"):
         run_layout(with_seed(strategy, 1), padding(strategy))

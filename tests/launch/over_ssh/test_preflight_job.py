@@ -66,7 +66,7 @@ def test_stages_on_two_hosts_exchange_and_the_planner_gets_what_they_measured(
     assert of(runs) == []
     assert main(["plan", "ds_configs/tiny_cpu.yaml", *overrides, "--json"]) == 0
     assumed = json.loads(capsys.readouterr().out)["prediction"]["assumptions"]
-    rate = next(line for line in assumed if line.startswith("links of a rank, one way, as measured: "))
+    rate = next(line for line in assumed if line.startswith("links per rank, one way, as measured: "))
     ways = [link[way] / 1e9 for way in ("there_bytes_per_s", "back_bytes_per_s")]
     assert 0.99 * min(ways) < float(rate.split(": ")[1].split(" GB/s")[0]) < 1.01 * max(ways)
 
