@@ -40,16 +40,19 @@ def fallback(
 
 
 def _answer_questions(output: Output, given: Strategy) -> ExitCode:
+    from planner.plan.memory_limit import describe_memory_limit
     from planner.report.fallback_report import option_dict, scaling_table
     from planner.search.fallback import scaling_options
 
     options = scaling_options(given, device_for(given, None))
     if output.is_json:
-        return output.print_json(ExitCode.OK, {"options": [option_dict(option) for option in options]})
+        answer = {"memory_limit": describe_memory_limit(given)}
+        return output.print_json(ExitCode.OK, answer | {"options": [option_dict(each) for each in options]})
     cluster = given.cluster
     heading = (
         f"{given.name}: {given.parallel.short_name}, {given.parallel.placement}",
         f"{sum(cluster.slots)} GPUs on {cluster.hosts.count} hosts, including spares",
+        f"memory of a rank: at most {describe_memory_limit(given)}",
     )
     output.print_tables(heading, (scaling_table(options),))
     return ExitCode.OK

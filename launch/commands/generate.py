@@ -1,6 +1,7 @@
 """The `generate` command: the files of a launch, in the run folder."""
 
 import os
+import sys
 from shlex import quote
 from typing import Any
 
@@ -14,9 +15,11 @@ from planner.exit_codes import ExitCode
 
 @command
 def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None) -> ExitCode:
-    """Write launch.sh, launch.sbatch, hostfile, env, plan.json and ds_config.json to the run folder."""
+    """Write the files of a launch to the run folder; exit code 1 if the plan is not predicted to fit."""
+    from launch.scripts.env_file import operator_environment
     from launch.scripts.hostfile import has_placeholder_hosts, is_local
     from launch.scripts.launch_files import cannot_write, launch_files, launch_paths, write_together
+    from planner.memory.fit import memory_warning
     from planner.plan.notes import list_notes
 
     plan = build_plan(load(strategy, only_overrides(overrides)))
@@ -30,6 +33,8 @@ def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None
     except OSError as error:
         problem = cannot_write(paths.run, error)
         raise StrategyError(locate_problems([problem], plan.strategy)) from error
+    too_large = memory_warning(plan, operator_environment(plan, os.environ).memory_limit_bytes)
+    code = ExitCode.NEGATIVE if too_large else ExitCode.OK
     needs_slurm = has_placeholder_hosts(plan) and not is_local(plan)
     answer: dict[str, Any] = {
         "folder": str(paths.run),
@@ -37,11 +42,13 @@ def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None
         "files": list(files),
         "start": None if needs_slurm else str(paths.run / "launch.sh"),
         "notes": list(list_notes(plan)),
+        "fits": not too_large,
+        "warnings": [too_large] if too_large else [],
     }
     if output.is_json:
-        return output.print_json(ExitCode.OK, answer)
+        return output.print_json(code, answer)
     _print(plan, answer)
-    return ExitCode.OK
+    return code
 
 
 def _print(plan: Plan, answer: dict[str, Any]) -> None:
@@ -56,3 +63,5 @@ def _print(plan: Plan, answer: dict[str, Any]) -> None:
     print(f"  under Slurm: sbatch {quote(answer['folder'] + '/launch.sbatch')}")
     for note in answer["notes"]:
         print(f"note: {note}")
+    for warning in answer["warnings"]:
+        print(f"\nDOES NOT FIT\nwarning: {warning}", file=sys.stderr)

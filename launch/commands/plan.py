@@ -54,7 +54,10 @@ def plan(
         typer.Option("--svg", metavar="FILE", help="also draw the plan as an SVG file", show_default=False),
     ] = None,
 ) -> ExitCode:
-    """Show stages, ranks, hosts, groups, batch, memory and predicted time; two strategies side by side."""
+    """Show stages, ranks, hosts, groups, batch, memory and predicted time; two strategies side by side.
+
+    Exit code 1 if one plan does not fit its memory or misses a limit that is written.
+    """
     others, changes = split_strategies(overrides or ())
     if svg is not None and (strategy is None or others):
         raise one_plan_only()
@@ -77,18 +80,19 @@ def plan(
     built = build_plan(load(strategy, changes, model_from=model_from))
     # Predicted before anything is printed or drawn: a wrong --hardware must not leave half an answer.
     found = forecast(built, hardware, imbalance)
+    code = ExitCode.OK if all(check.holds for check in found.limits) else ExitCode.NEGATIVE
     if svg is not None:
         write_picture(built, svg)
     if output.is_json:
         answer = {"plan": _plan_dict(built, imbalance, is_full), "prediction": forecast_dict(built, found)}
-        return output.print_json(ExitCode.OK, answer)
+        return output.print_json(code, answer)
     from planner.report.plan_report import print_plan
 
     print_plan(built, sys.stdout, is_plain=output.is_plain, is_full=is_full)
     _print_memory(output, built, imbalance)
     _print_ignored(built)
     print_forecast(output, built, found)
-    return ExitCode.OK
+    return code
 
 
 def _plan_dict(built: Plan, imbalance: ExpertImbalance, is_full: bool) -> dict[str, Any]:

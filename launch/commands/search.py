@@ -152,6 +152,7 @@ def _heading(given: Strategy, found: "Search") -> tuple[str, ...]:
         f"{given.name}: {found.num_legal:,} legal plans for {found.num_gpus:,} GPUs, "
         f"{found.num_too_large:,} of them do not fit in memory",
         f"fixed: the model, {training.precision}, {training.global_batch} × {training.seq_length} tokens",
+        f"memory of a rank: at most {found.limit}",
     )
 
 
@@ -185,14 +186,11 @@ def _notes(
 
 
 def _why_nothing(given: Strategy, found: "Search") -> str:
-    from planner.units import format_bytes
-
     if not found.num_legal:
         return "no layout is legal on this cluster; run plan to see what is wrong with one"
-    limit = format_bytes(min(given.cluster.gpu.memory, given.limits.memory_max))
     return (
-        f"no legal plan fits in {limit} per rank (cluster.gpu.memory, limits.memory_max), even with "
-        "recompute: use more GPUs, a smaller model or batch, or a higher limit"
+        f"no legal plan fits in {found.limit} a rank, even with recompute: use more GPUs, a smaller model or "
+        "batch, or a higher limit"
     )
 
 

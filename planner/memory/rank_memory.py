@@ -12,7 +12,6 @@ from planner.memory.optimizer_state import FP32_BYTES, FlatGroup, StaticState, g
 from planner.plan import ds_config
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
-from planner.strategy.schema import Strategy
 from planner.topology.placement import Stage
 from planner.topology.stage_boundary import count_buffer_elements, split_into_chunks
 
@@ -165,11 +164,6 @@ def _places(stage: Stage, rank: int) -> tuple[int, int]:
     """A rank's place among its data-parallel and among its expert-data-parallel peers."""
     edp = 0 if stage.expert is None else stage.expert.coordinate("edp", rank)
     return stage.dense.coordinate("data", rank), edp
-
-
-def memory_limit(strategy: Strategy) -> int:
-    """What a rank may take: the device's memory or limits.memory_max, whichever is less."""
-    return min(strategy.cluster.gpu.memory, strategy.limits.memory_max)
 
 
 def _kept_bytes(plan: Plan, stage: Stage, p: RankWorkload) -> tuple[int, int]:

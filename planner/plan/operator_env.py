@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planner.plan.memory_limit import memory_limit
 from planner.plan.plan import Plan
 from planner.problems import Problem, StrategyError
 from planner.units import format_bytes, shorten
@@ -61,10 +62,9 @@ def read_environment(plan: Plan, environ: Mapping[str, str]) -> OperatorEnvironm
                 limits[name] = limit
     if problems:
         raise StrategyError(problems)
-    default = min(plan.strategy.limits.memory_max, gpu_memory)
     return OperatorEnvironment(
         values=values,
-        memory_limit_bytes=min(limits.values(), default=default),
+        memory_limit_bytes=min(limits.values(), default=memory_limit(plan.strategy)),
         warnings=_warn_of_contradiction(values, limits),
     )
 

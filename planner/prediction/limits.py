@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device
-from planner.memory.rank_memory import fullest_ranks, memory_limit
+from planner.memory.rank_memory import fullest_ranks
+from planner.plan.memory_limit import memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
@@ -31,57 +32,69 @@ class LimitCheck:
 
 
 def limit_checks(plan: Plan, prediction: Prediction) -> tuple[LimitCheck, ...]:
-    """Every limit of `limits:`; utilization and communication are those of the worst stage."""
+    """Memory, and those of `limits:` that are written; utilization and communication are those of the worst
+    stage."""
+    return tuple(_checks(plan, prediction))
+
+
+def _checks(plan: Plan, prediction: Prediction) -> Iterator[LimitCheck]:
     limits, device, imbalance = plan.strategy.limits, prediction.device, prediction.imbalance
-    share, useful = _worst_communication(prediction), _worst_utilization(prediction)
     stages = prediction.stages if len(prediction.stages) > 1 else ()
-    talks = max(stages, key=lambda s: s.communication_share).name if stages else None
-    idles = min(stages, key=lambda s: s.utilization).name if stages else None
-    memory = max(memory.peak_bytes for memory in fullest_ranks(plan, prediction.imbalance))
-    checks = [
-        LimitCheck(
+    if limits.communication_share_max is not None:
+        holds = _communicates_less(plan, prediction)
+        yield LimitCheck(
             name="communication_share_max",
             limit=f"{limits.communication_share_max:.1%}",
-            expected=f"{share:.1%}",
-            stage=talks,
-            holds=(less := _communicates_less(plan, prediction)),
-            change="" if less else _what_keeps(plan, device, imbalance, _communicates_less),
-        ),
-        LimitCheck(
+            expected=f"{_worst_communication(prediction):.1%}",
+            stage=max(stages, key=lambda s: s.communication_share).name if stages else None,
+            holds=holds,
+            change="" if holds else _what_keeps(plan, device, imbalance, _communicates_less),
+        )
+    if limits.utilization_min is not None:
+        holds = _is_busy(plan, prediction)
+        yield LimitCheck(
             name="utilization_min",
             limit=f"{limits.utilization_min:.1%}",
-            expected=f"{useful:.1%}",
-            stage=idles,
-            holds=(busy := _is_busy(plan, prediction)),
-            change="" if busy else _what_keeps(plan, device, imbalance, _is_busy),
-        ),
-        LimitCheck(
-            name="memory_max",
-            limit=format_bytes(limits.memory_max),
-            expected=format_bytes(memory),
-            holds=memory <= limits.memory_max,
-            change="more ranks, a smaller micro_batch, a higher ZeRO stage, or recompute (see `search`)",
-        ),
-        LimitCheck(
+            expected=f"{_worst_utilization(prediction):.1%}",
+            stage=min(stages, key=lambda s: s.utilization).name if stages else None,
+            holds=holds,
+            change="" if holds else _what_keeps(plan, device, imbalance, _is_busy),
+        )
+    yield _memory_check(plan, imbalance)
+    if limits.balance_min is not None:
+        holds = prediction.balance >= limits.balance_min
+        yield LimitCheck(
             name="balance_min",
             limit=f"{limits.balance_min:.2f}",
             expected=f"{prediction.balance:.2f} (assumed)",
-            holds=prediction.balance >= limits.balance_min,
-            change="a larger training.balance_loss, or training.balance: bias",
-        ),
-    ]
-    return tuple(check if not check.holds else replace(check, change="") for check in checks)
+            holds=holds,
+            change="" if holds else "a larger training.balance_loss, or training.balance: bias",
+        )
+
+
+def _memory_check(plan: Plan, imbalance: ExpertImbalance) -> LimitCheck:
+    most, limit = max(m.peak_bytes for m in fullest_ranks(plan, imbalance)), memory_limit(plan.strategy)
+    change = "more ranks, a smaller micro_batch, a higher ZeRO stage, or recompute (see `search`)"
+    return LimitCheck(
+        name="memory_max",
+        limit=format_bytes(limit),
+        expected=format_bytes(most),
+        holds=most <= limit,
+        change="" if most <= limit else change,
+    )
 
 
 Keeps = Callable[[Plan, Prediction], bool]
 
 
 def _communicates_less(plan: Plan, prediction: Prediction) -> bool:
-    return _worst_communication(prediction) <= plan.strategy.limits.communication_share_max
+    most = plan.strategy.limits.communication_share_max
+    return most is None or _worst_communication(prediction) <= most
 
 
 def _is_busy(plan: Plan, prediction: Prediction) -> bool:
-    return _worst_utilization(prediction) >= plan.strategy.limits.utilization_min
+    least = plan.strategy.limits.utilization_min
+    return least is None or _worst_utilization(prediction) >= least
 
 
 def _worst_communication(prediction: Prediction) -> float:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 from planner.counts.module_flops import stage_modules
-from planner.memory.rank_memory import memory_limit, rank_memory
+from planner.memory.rank_memory import rank_memory
+from planner.plan.memory_limit import describe_memory_limit, memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
 from planner.topology.placement import Stage
@@ -156,27 +157,38 @@ def _checks(plan: Plan, prediction: Prediction, load: LoadBalance) -> Iterator[C
         name="memory requirements",
         passes=load.memory.most <= limit,
         detail=f"{format_bytes(load.memory.most)} on the fullest rank at its peak, "
-        f"{format_bytes(limit)} allowed",
+        f"{describe_memory_limit(s)} allowed",
     )
     least, limits = min(stage.utilization for stage in load.stages), s.limits
+    wanted = limits.utilization_min
     yield Check(
         name="compute utilization",
-        passes=least >= limits.utilization_min,
+        passes=wanted is None or least >= wanted,
         detail=f"{least:.1%} in the least busy stage, {load.compute_headroom:.1%} of all time unused; "
-        f"at least {limits.utilization_min:.1%} required (limits.utilization_min)",
+        f"{_asked('at least', wanted, 'utilization_min')}",
     )
     score = min(load.tokens, load.compute.score)
+    wanted = limits.balance_min
     yield Check(
         name="load balancing",
-        passes=score >= limits.balance_min,
+        passes=wanted is None or score >= wanted,
         detail=f"compute {load.compute.score:.1%} (mean / maximum over ranks), expert tokens "
         f"{load.tokens:.1%} (assumed), memory {load.memory.score:.1%}; "
-        f"at least {limits.balance_min:.1%} required for compute and tokens (limits.balance_min)",
+        f"{_asked('at least', wanted, 'balance_min', ' for compute and tokens')}",
     )
     share = max(stage.communication_share for stage in prediction.stages)
+    wanted = limits.communication_share_max
     yield Check(
         name="communication share",
-        passes=share <= limits.communication_share_max,
-        detail=f"{share:.1%} in the stage that waits most; at most "
-        f"{limits.communication_share_max:.1%} allowed (limits.communication_share_max)",
+        passes=wanted is None or share <= wanted,
+        detail=f"{share:.1%} in the stage that waits most; "
+        f"{_asked('at most', wanted, 'communication_share_max')}",
+    )
+
+
+def _asked(bound: str, wanted: float | None, key: str, of: str = "") -> str:
+    return (
+        f"no limit written (limits.{key})"
+        if wanted is None
+        else f"{bound} {wanted:.1%} required{of} (limits.{key})"
     )

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.counts.parameters import model_parameters
-from planner.memory.rank_memory import fullest_ranks, memory_limit
+from planner.memory.rank_memory import fullest_ranks
 from planner.plan.ds_config import zero_stage
+from planner.plan.memory_limit import memory_limit
 from planner.plan.mismatch import compare_keys
 from planner.plan.plan import Plan
 from planner.prediction.breakdown import PHASES
@@ -118,8 +119,9 @@ def quantity_table(a: Side, b: Side) -> Table:
         first, second = quantity.of(a), quantity.of(b)
         ratio = f"{second / first:.3g}" if quantity.has_ratio and first else ""
         rows.append((quantity.name, quantity.show(first), quantity.show(second), ratio))
-    for check_a, check_b in zip(a.limits, b.limits, strict=True):
-        rows.append((f"limit {check_a.name}", _verdict(check_a), _verdict(check_b), ""))
+    checks_a, checks_b = ({check.name: check for check in side.limits} for side in (a, b))
+    for name in dict.fromkeys((*checks_a, *checks_b)):
+        rows.append((f"limit {name}", _verdict(checks_a.get(name)), _verdict(checks_b.get(name)), ""))
     return Table(
         title="Two plans",
         columns=("", "A", "B", "B / A"),
@@ -140,7 +142,9 @@ def _both(a: Side, b: Side, of: Callable[[Side], str]) -> tuple[str, str]:
     return of(a), of(b)
 
 
-def _verdict(check: LimitCheck) -> str:
+def _verdict(check: LimitCheck | None) -> str:
+    if check is None:
+        return "not asked"
     return "met" if check.holds else "not met"
 
 

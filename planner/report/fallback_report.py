@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from planner.plan.memory_limit import describe_memory_limit
 from planner.report.memory_report import rank_dict
 from planner.report.tables import Table
 from planner.search.fallback import AfterLoss, ScalingOption
@@ -41,7 +42,8 @@ def loss_lines(left: AfterLoss) -> tuple[str, ...]:
     host = cluster.hosts.names[-1]
     lines = [
         f"{left.strategy.name} after the loss of {left.lost}: {plural(left.num_gpus, 'GPU')} on "
-        f"{plural(left.num_hosts, 'host')}; global batch {left.strategy.training.global_batch} is kept"
+        f"{plural(left.num_hosts, 'host')}; global batch {left.strategy.training.global_batch} is kept",
+        f"memory of a rank: at most {describe_memory_limit(left.strategy)}",
     ]
     if left.kept == "last":
         lines.append(f"the host with {plural(cluster.slots[-1], 'remaining GPU')} is listed last, as {host}")
@@ -113,6 +115,7 @@ def loss_dict(left: AfterLoss, num_rows: int) -> dict[str, Any]:
     """What is left, for machines."""
     return {
         "lost": left.lost,
+        "memory_limit": describe_memory_limit(left.strategy),
         "gpus": left.num_gpus,
         "hosts": dict(zip(left.strategy.cluster.hosts.names, left.strategy.cluster.slots, strict=True)),
         "partly_lost_host": left.kept,

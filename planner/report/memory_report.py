@@ -4,8 +4,9 @@ from typing import Any
 
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.memory.optimizer_state import bytes_per_parameter
-from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
+from planner.memory.rank_memory import RankMemory, fullest_ranks
 from planner.plan.ds_config import zero_stage
+from planner.plan.memory_limit import describe_memory_limit, memory_limit
 from planner.plan.plan import Plan
 from planner.report.tables import Table
 from planner.units import format_bytes, plural
@@ -68,14 +69,24 @@ def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str
     if precision == "fp8":
         lines.append("activations are counted as bf16, although FP8 kernels keep some of them in one byte")
     if peak > limit:
-        lines.append(f"does not fit: the fullest rank needs {format_bytes(peak)} of {format_bytes(limit)}")
+        lines.append(does_not_fit(plan, peak))
+    else:
+        lines.append(f"a rank may take {describe_memory_limit(plan.strategy)}")
     return tuple(lines)
+
+
+def does_not_fit(plan: Plan, peak: int) -> str:
+    """That a rank needs more than it may take, and what the limit is."""
+    return (
+        f"does not fit: the fullest rank needs {format_bytes(peak)} of {describe_memory_limit(plan.strategy)}"
+    )
 
 
 def memory_dict(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> dict[str, Any]:
     """The same for machines, in bytes."""
     return {
         "limit_bytes": memory_limit(plan.strategy),
+        "limit": describe_memory_limit(plan.strategy),
         "stages": [
             {"stage": stage.name, **rank_dict(memory)}
             for stage, memory in zip(plan.stages, fullest_ranks(plan, imbalance), strict=True)

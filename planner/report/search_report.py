@@ -66,6 +66,7 @@ def search_dict(found: Search, num_rows: int) -> dict[str, Any]:
         "gpus": found.num_gpus,
         "legal": found.num_legal,
         "too_large": found.num_too_large,
+        "memory_limit": found.limit,
         "lines": list(found.lines),
         "rows": [_row_dict(row) for row in found.rows[:num_rows]],
         "pareto": [_row_dict(row) for row in found.pareto],

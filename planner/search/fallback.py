@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.hardware.catalog import Device, device_of
-from planner.memory.rank_memory import RankMemory, fullest_ranks, memory_limit
+from planner.memory.rank_memory import RankMemory, fullest_ranks
+from planner.plan.memory_limit import describe_memory_limit, memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import predict
 from planner.problems import Problem, StrategyError
@@ -14,7 +15,7 @@ from planner.strategy.changes import change_keys
 from planner.strategy.hosts import Hosts
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import world_size
-from planner.units import plural
+from planner.units import format_bytes, plural
 
 PLACEMENTS = ("colocated", "staged")
 
@@ -104,9 +105,8 @@ def _option(question: str, strategy: Strategy, device: Device | None) -> Scaling
         why_not = "; ".join(f"{problem.path}: {problem.found}" for problem in error.problems)
     if plan is not None:
         memory = max(fullest_ranks(plan), key=lambda rank: rank.peak_bytes)
-        limit = memory_limit(plan.strategy)
-        if memory.peak_bytes > limit:
-            why_not = f"memory: {memory.peak_bytes / 1e9:.1f} GB of {limit / 1e9:.1f} GB"
+        if memory.peak_bytes > memory_limit(plan.strategy):
+            why_not = f"memory: {format_bytes(memory.peak_bytes)} of {describe_memory_limit(plan.strategy)}"
         step_s = predict(plan, device or device_of(strategy.cluster.gpu)).step_s
     return ScalingOption(
         question=question,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from planner.hardware.catalog import Device, device_of
 from planner.memory.memory_model import MemoryModel
-from planner.memory.rank_memory import memory_limit
+from planner.plan.memory_limit import describe_memory_limit, memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
 from planner.search.search_space import Space, layouts, plans_of, space_of
@@ -48,13 +48,14 @@ class SearchRow:
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """What was found: rows from the fastest on; `pareto` are those that no other beats in throughput, GPUs
-    used and headroom at once. lines: what to read first."""
+    used and headroom at once. limit: what a rank may take, and why. lines: what to read first."""
 
     rows: tuple[SearchRow, ...]
     pareto: tuple[SearchRow, ...]
     num_legal: int
     num_too_large: int
     num_gpus: int
+    limit: str
     lines: tuple[str, ...]
 
 
@@ -98,6 +99,7 @@ def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
         num_legal=num_legal,
         num_too_large=num_legal - len(rows),
         num_gpus=space.num_gpus,
+        limit=describe_memory_limit(strategy),
         lines=tuple(_unused(space, largest, all_pp)),
     )
 

@@ -43,15 +43,17 @@ class Runtime(Section):
 
 
 class Limits(Section):
-    """Limits that a prediction is checked against."""
+    """Limits that a prediction is checked against; what is null is not checked, memory always is."""
 
-    utilization_min: Share = Field(default=0.95, description="(compute + optimizer) / step time")
-    communication_share_max: Share = Field(
-        default=0.08, description="exposed communication (not hidden by compute) / step time"
+    utilization_min: Share | None = Field(default=None, description="(compute + optimizer) / step time")
+    communication_share_max: Share | None = Field(
+        default=None, description="exposed communication (not hidden by compute) / step time"
     )
-    memory_max: Bytes = Field(default=64 * 10**9, description="maximum memory of a rank")
-    balance_min: Share = Field(
-        default=0.9, description="mean / maximum over ranks of the tokens that their experts process"
+    memory_max: Bytes | None = Field(
+        default=None, description="maximum memory of a rank; null: the GPU's own less 1 GiB"
+    )
+    balance_min: Share | None = Field(
+        default=None, description="mean / maximum over ranks of the tokens that their experts process"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from planner import Plan
 from planner.exit_codes import ExitCode
 from planner.files import replace
+from planner.memory.fit import memory_warning
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 from runtime.checkpoint.compatibility import fingerprints
@@ -33,7 +34,8 @@ def open_run(context: RunContext) -> StartDecision:
     assert folder is not None, "a plan names its folder"
     strategy = plan.strategy
     operator = read_environment(plan, os.environ)
-    for warning in operator.warnings:
+    too_large = memory_warning(plan, operator.memory_limit_bytes)
+    for warning in (*operator.warnings, *([too_large] if too_large else [])):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)

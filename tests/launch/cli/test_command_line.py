@@ -31,7 +31,7 @@ def launch(
 
 def test_plan_prints_the_documents_layout() -> None:
     done = launch("plan", REFERENCE)
-    assert done.returncode == 0
+    assert done.returncode == 1  # its utilization and communication miss the limits that it writes
     assert done.stderr == ""
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[0] == "ep64_tp2_staged: EP64_TP2_PP1_DP1, staged, rank order document"
@@ -52,7 +52,7 @@ def test_plan_prints_the_documents_layout() -> None:
 def test_plan_json_is_one_object_on_stdout() -> None:
     done = launch("plan", REFERENCE, "parallel.rank_order=compact", "--json", "--full")
     answer = json.loads(done.stdout)
-    assert (answer["schema_version"], answer["command"], answer["code"]) == (2, "plan", 0)
+    assert (answer["schema_version"], answer["command"], answer["code"]) == (2, "plan", 1)
     assert [stage["ranks"] for stage in answer["plan"]["stages"]] == [[64, 65], [0, 63], [66, 67]]
     assert answer["plan"]["strategy"]["cluster"]["links"]["inter_host"] == "100 Gbps"
 
@@ -273,5 +273,5 @@ def test_reader_that_stops_early_is_no_error() -> None:
 
 def test_name_that_a_terminal_cannot_show_is_no_crash() -> None:
     done = launch("plan", REFERENCE, env={"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0
+    assert done.returncode == 1
     assert "\\xd7" in done.stdout

@@ -248,7 +248,8 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert (loaded.model.num_key_value_heads, loaded.model.head_dim) == (16, 64)
     assert loaded.model.aggregation == "none"
     assert (loaded.training.warmup_steps, loaded.training.z_loss) == (50, 0.001)
-    assert (loaded.limits.memory_max, loaded.launch.timeout) == (64_000_000_000, 600.0)
+    assert loaded.launch.timeout == 600.0
+    assert set(loaded.limits.model_dump().values()) == {None}
     assert loaded.claims == ()
 
 

@@ -94,7 +94,7 @@ def test_plan_takes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     write_links(path, strategy("cluster.gpu=H100"), replace(BOTH, inter_bytes_per_s=5e9))
     seconds = []
     for hardware in ([], ["--hardware", str(path)]):
-        assert main(["plan", "ds_configs/ep64_tp2.yaml", "cluster.gpu=H100", "--json", *hardware]) == 0
+        assert main(["plan", "ds_configs/ep64_tp2.yaml", "cluster.gpu=H100", "--json", *hardware]) == 1
         prediction = json.loads(capsys.readouterr().out)["prediction"]
         seconds.append(prediction["phases_s"]["all_to_all"])
     assert "as measured: 50 GB/s intra-host, 5 GB/s inter-host" in "".join(prediction["assumptions"])

@@ -368,7 +368,8 @@ def test_a_shared_model_gives_the_same_prediction() -> None:
 
 def test_all_wait_for_the_fullest_expert_rank() -> None:
     """Twice the mean: twice the rows, so twice the experts' products and the bytes of an all-to-all."""
-    built = plan("parallel={ep: 8}", "cluster.hosts=1", "cluster.links.inter_host=12.5 GB/s")
+    one_host = ("cluster.hosts=1", "cluster.links.inter_host=12.5 GB/s")
+    built = plan("parallel={ep: 8}", "limits.balance_min=0.9", *one_host)
     even, uneven = (predict(built, flat(1.0), imbalance=ExpertImbalance(factor=i)) for i in (1.0, 2.0))
     causes = [dict(found.busiest.time.forward.causes) for found in (even, uneven)]
     assert causes[1]["matmul: experts"] == pytest.approx(2 * causes[0]["matmul: experts"])

@@ -107,7 +107,7 @@ def test_small_cells_have_patterns_instead_of_letters() -> None:
 
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "plan.svg"
-    assert main(["plan", str(ROOT / STAGED), "--svg", str(file), "--plain"]) == 0
+    assert main(["plan", str(ROOT / STAGED), "--svg", str(file), "--plain"]) == 1
     assert file.read_text(encoding="utf-8") == plan_svg(planned(STAGED))
     assert capsys.readouterr().out.startswith("ep64_tp2_staged: ")
 

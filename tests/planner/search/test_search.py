@@ -148,5 +148,5 @@ def test_search_prints_why(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_search_without_an_answer_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "ds_configs/tiny_cpu.yaml", "limits.memory_max=450 MB", "--plain"]) == 1
     out = capsys.readouterr().out
-    assert "note: no legal plan fits in 450 MB per rank" in out
+    assert "note: no legal plan fits in 450 MB (limits.memory_max) a rank" in out
     assert "The fastest" not in out
