@@ -263,7 +263,9 @@ def test_plan_imports_no_torch() -> None:
 
 
 def test_reader_that_stops_early_is_no_error() -> None:
-    command = f"{sys.executable} -m launch plan ds_configs/tiny_cpu.yaml --full | head -1; exit ${{PIPESTATUS[0]}}"
+    command = (
+        f"{sys.executable} -m launch plan ds_configs/tiny_cpu.yaml --full | head -1; exit ${{PIPESTATUS[0]}}"
+    )
     done = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
