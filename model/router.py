@@ -2,7 +2,7 @@
 
 TP partners hold the same tokens. Each computes the routes of all of them from the same numbers, without
 gradient, and gates, aux loss and z-loss, with gradient, on its own contiguous share. With training.balance
-bias, runtime/training/training_model.py (update_expert_bias) moves the router's bias after each step.
+bias, runtime/training/expert_bias.py moves the router's bias after each step.
 """
 
 from __future__ import annotations

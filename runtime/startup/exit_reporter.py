@@ -19,8 +19,9 @@ import torch.distributed as dist
 from planner import Problem, StrategyError
 from planner.exit_codes import ExitCode
 from runtime.checkpoint.commit import newest_step
-from runtime.startup.attempts import claim, is_done, may_be_running, write_done, write_failed
+from runtime.startup.attempts import claim
 from runtime.startup.context import RunContext
+from runtime.startup.outcome_files import is_done, may_be_running, write_done, write_failed
 
 ECHO_WAIT_S = 3.0
 STORE_WAIT_S = 10.0

@@ -16,9 +16,10 @@ from runtime.checkpoint.manifest import CheckpointInfo
 from runtime.checkpoint.save_restore import checkpoint_layout
 from runtime.data import TokenData, open_data, prepare_data
 from runtime.data.cache import TOKENIZER_NAME
-from runtime.startup.attempts import claim, write_done
+from runtime.startup.attempts import claim
 from runtime.startup.consensus import StartDecision
 from runtime.startup.context import RunContext
+from runtime.startup.outcome_files import write_done
 from runtime.startup.resume import find_start
 
 

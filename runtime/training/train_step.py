@@ -21,6 +21,7 @@ from runtime.parallel.pipeline_schedule import (
 )
 from runtime.profiling.phase_clock import TimeSpan
 from runtime.profiling.timestamps import make_timestamps
+from runtime.training.expert_bias import update_expert_bias
 from runtime.training.training_model import Sums, Totals
 
 
@@ -105,7 +106,7 @@ def train_step(
             everywhere = expert_tokens.clone()
             for peers in (groups.data, groups.tp):  # TP ranks count a share of the tokens each
                 dist.all_reduce(everywhere, group=peers.process_group)
-        engine.module.update_expert_bias(everywhere)
+        update_expert_bias(engine.module, everywhere, engine.module.bias_update_speed)
     world = _sum_over_world(sums, groups, engine.device)
     passed("update")
     times_ns = stamps.times_ns(taken)

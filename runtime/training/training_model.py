@@ -11,7 +11,6 @@ from model.configuration_switchyard import SwitchyardConfig
 from model.decoder import StageContents, sum_routings
 from model.lm_head import CrossEntropy
 from model.modeling_switchyard import SwitchyardForCausalLM
-from model.router import Router
 from planner import Plan, Stage, Strategy
 from planner.strategy.schema import Training
 from planner.topology.stage_boundary import Interval
@@ -130,20 +129,6 @@ class TrainingModel(nn.Module):
         if self.stage.contents.norm:
             return self.model.cross_entropy(x, targets_BS, mask_BS)
         return self.model.cross_entropy_of_share(x, targets_BS, mask_BS)
-
-    @torch.no_grad()
-    def update_expert_bias(self, expert_tokens: Tensor) -> None:
-        """Loss-free balancing (DeepSeek-V3 report, section 2.1.2): the bias of an expert with more tokens
-        than the mean is lowered by `bias_update_speed`, that of one with fewer raised.
-
-        Args:
-            expert_tokens: routes of the global batch to each expert, [MoE layers here, num_experts].
-        """
-        assert self.bias_update_speed is not None, "training.balance is loss"
-        routers = [module for module in self.model.modules() if isinstance(module, Router)]
-        for router, counts in zip(routers, expert_tokens.double(), strict=True):
-            assert router.bias is not None, "training.balance is bias"
-            router.bias += self.bias_update_speed * torch.sign(counts.mean() - counts).to(router.bias)
 
 
 def model_config(strategy: Strategy) -> SwitchyardConfig:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from runtime.training.expert_bias import update_expert_bias
 from runtime.training.training_model import TrainingModel
 from tests.distributed.test_parity import check
 from tests.support.ranks import run_ranks
@@ -58,7 +59,8 @@ def test_expert_bias_update_by_hand() -> None:
     channels = P2PChannels(place=0, num_stages=1, incoming=None, outgoing=None)
     module = TrainingModel(SwitchyardForCausalLM(model_config(strategy)), strategy.training, stage, channels)
     counts = torch.tensor([[4, 0, 2, 2, 2, 2, 2, 2], [9, 1, 0, 0, 0, 0, 0, 0]])
-    module.update_expert_bias(counts)
+    assert module.bias_update_speed == 0.02
+    update_expert_bias(module, counts, module.bias_update_speed)
     first, second = (module.model.model.layers[str(layer)].mlp.router.bias for layer in (0, 1))
     assert first.tolist() == pytest.approx([-0.02, 0.02, 0, 0, 0, 0, 0, 0])
     assert second.tolist() == pytest.approx([-0.02, 0.02] + [0.02] * 6)

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from runtime.startup.attempts import claim, holds, set_aside, write_done, write_failed
+from runtime.startup.attempts import claim, holds, set_aside
+from runtime.startup.outcome_files import write_done, write_failed
 
 
 def claim_in(folder) -> int:
