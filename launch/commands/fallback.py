@@ -51,7 +51,7 @@ def _answer_questions(output: Output, given: Strategy) -> ExitCode:
     cluster = given.cluster
     heading = (
         f"{given.name}: {given.parallel.short_name}, {given.parallel.placement}",
-        f"{sum(cluster.slots)} GPUs on {cluster.hosts.count} hosts, including spares",
+        f"{plural(sum(cluster.slots), 'GPU')} on {plural(cluster.hosts.count, 'host')}, including spares",
         f"memory of a rank: at most {describe_memory_limit(given)}",
     )
     output.print_tables(heading, (scaling_table(options),))

@@ -12,7 +12,7 @@ from launch.cli.output import Output
 from launch.commands.compare import compare
 from launch.commands.hf_model import answer_model
 from launch.commands.picture import one_plan_only, write_picture
-from launch.commands.prediction import forecast, forecast_dict, print_forecast
+from launch.commands.prediction import figure_lines, forecast, forecast_dict, print_forecast
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.counts.rank_workload import ExpertImbalance
 from planner.exit_codes import ExitCode
@@ -88,7 +88,8 @@ def plan(
         return output.print_json(code, answer)
     from planner.report.plan_report import print_plan
 
-    print_plan(built, sys.stdout, is_plain=output.is_plain, is_full=is_full)
+    figures = figure_lines(built, found)
+    print_plan(built, sys.stdout, is_plain=output.is_plain, is_full=is_full, figures=figures)
     _print_memory(output, built, imbalance)
     _print_ignored(built)
     print_forecast(output, built, found)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from planner.prediction.limits import LimitCheck
     from planner.prediction.predict import Prediction
     from planner.prediction.run_forecast import RunForecast
+    from planner.prediction.sensitivity import Variation
     from planner.report.ledger import ErrorBar
 
 
@@ -25,6 +26,7 @@ class Forecast:
     run: "RunForecast"
     limits: "tuple[LimitCheck, ...]"
     error_bar: "ErrorBar | None"
+    variations: "tuple[Variation, ...]"
 
 
 def device_for(strategy: Strategy, hardware: str | None) -> Device:
@@ -43,6 +45,7 @@ def forecast(plan: Plan, hardware: str | None, imbalance: ExpertImbalance) -> Fo
     from planner.prediction.limits import limit_checks
     from planner.prediction.predict import predict
     from planner.prediction.run_forecast import forecast_run
+    from planner.prediction.sensitivity import sensitivity
     from planner.report.ledger import error_bar, read_ledger
 
     prediction = predict(plan, device_for(plan.strategy, hardware), imbalance=imbalance)
@@ -51,18 +54,30 @@ def forecast(plan: Plan, hardware: str | None, imbalance: ExpertImbalance) -> Fo
         run=forecast_run(plan, prediction),
         limits=limit_checks(plan, prediction),
         error_bar=error_bar(read_ledger(Path(plan.strategy.output.folder)), plan.strategy),
+        variations=sensitivity(plan, prediction),
     )
 
 
 def forecast_dict(plan: Plan, found: Forecast) -> dict[str, Any]:
     """For --json."""
+    from planner.report.key_figures import sensitivity_dict
     from planner.report.prediction_report import prediction_dict
 
-    return prediction_dict(plan, found.prediction, found.run, found.limits, found.error_bar)
+    content = prediction_dict(plan, found.prediction, found.run, found.limits, found.error_bar)
+    return content | {"sensitivity": sensitivity_dict(found.variations)}
+
+
+def figure_lines(plan: Plan, found: Forecast) -> tuple[str, ...]:
+    """What people ask first, for the top of the plan."""
+    from planner.report.key_figures import key_figure_lines
+
+    return key_figure_lines(plan, found.prediction, found.run)
 
 
 def print_forecast(output: Output, plan: Plan, found: Forecast) -> None:
     """Below the plan's tables."""
+    from planner.prediction.run_forecast import run_assumptions
+    from planner.report.key_figures import sensitivity_table
     from planner.report.prediction_report import (
         cause_table,
         forecast_lines,
@@ -71,10 +86,16 @@ def print_forecast(output: Output, plan: Plan, found: Forecast) -> None:
         phase_table,
     )
 
-    lines = forecast_lines(plan, found.prediction, found.run, found.error_bar)
+    lines = forecast_lines(plan, found.prediction, found.error_bar)
+    assumed = (*found.prediction.assumptions, *run_assumptions(plan, found.run))
     print()
     output.print_tables(
         ("Prediction", *(f"  {line}" for line in lines)),
-        (phase_table(found.prediction), cause_table(plan, found.prediction), limit_table(found.limits)),
-        (*limit_notes(found.limits), *(f"assumed: {line}" for line in found.prediction.assumptions)),
+        (
+            phase_table(found.prediction),
+            cause_table(plan, found.prediction),
+            limit_table(found.limits),
+            sensitivity_table(plan, found.prediction, found.variations),
+        ),
+        (*limit_notes(found.limits), *(f"assumed: {line}" for line in assumed)),
     )

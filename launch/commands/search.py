@@ -149,7 +149,7 @@ def _heading(given: Strategy, found: "Search") -> tuple[str, ...]:
     training = given.training
     return (
         *found.lines,
-        f"{given.name}: {found.num_legal:,} legal plans for {found.num_gpus:,} GPUs, "
+        f"{given.name}: {plural(found.num_legal, 'legal plan')} for {plural(found.num_gpus, 'GPU')}, "
         f"{found.num_too_large:,} of them do not fit in memory",
         f"fixed: the model, {training.precision}, {training.global_batch} × {training.seq_length} tokens",
         f"memory of a rank: at most {found.limit}",

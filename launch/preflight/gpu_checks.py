@@ -6,7 +6,7 @@ from typing import Any
 from launch.preflight.check import PreflightCheck, Role, equal_everywhere, failed, passed, unknown
 from launch.remote.gpu_facts import NO_DRIVER
 from planner import Plan
-from planner.units import format_bytes
+from planner.units import format_bytes, plural
 
 # XIDs of hardware errors, from NVIDIA's list "XID Errors"; the others are mostly caused by programs.
 HARDWARE_XIDS = {
@@ -38,7 +38,7 @@ def gpu_checks(plan: Plan, roles: tuple[Role, ...], facts: Facts) -> Iterator[Pr
                 "SW521",
                 "GPUs",
                 error,
-                expected=f"{slots[host]} GPUs (cluster.gpus_per_host)",
+                expected=f"{plural(slots[host], 'GPU')} (cluster.gpus_per_host)",
                 fix="install the driver on the host, use a host with GPUs, or set cluster.gpu to cpu"
                 if error == NO_DRIVER
                 else "repair the driver on the host; `nvidia-smi` shows details",

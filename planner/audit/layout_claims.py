@@ -11,7 +11,7 @@ from planner.strategy.changes import change_keys
 from planner.strategy.schema import Parallel, Strategy
 from planner.timing.gemm_time import rate
 from planner.topology.placement import Stage, largest_data_parallel_size, world_size
-from planner.units import format_quantity
+from planner.units import format_quantity, plural
 
 # The cluster and the batch
 
@@ -87,7 +87,7 @@ def gpus_per_host_used(context: AuditContext) -> Iterator[Derivation]:
         arithmetic=f"{context.plan.world_size} ranks, {len(context.plan.hosts)} hosts, at most {most} on one",
         # Whatever is done, a host carries no more than its slots.
         bound=None if is_cpu else slots,
-        why="" if is_cpu else f"a host has {slots} GPUs",
+        why="" if is_cpu else f"a host has {plural(slots, 'GPU')}",
     )
 
 

@@ -17,7 +17,7 @@ from planner.audit.verdicts import AuditContext, Derivation
 from planner.counts.parameters import stage_parameters
 from planner.prediction.load_balance import compute_balance, rank_flops
 from planner.topology.placement import Stage
-from planner.units import format_seconds
+from planner.units import format_seconds, plural
 
 # Compute
 
@@ -42,7 +42,7 @@ def _compute_share(context: AuditContext, stage: Stage) -> Iterator[Derivation]:
         for i in range(tp)
     ]
     share = split[0] / sum(split) / stage.data_parallel_size
-    text = f"one of {len(stage.ranks)} GPUs ({stage.name}) that share its work evenly"
+    text = f"one of {plural(len(stage.ranks), 'GPU')} ({stage.name}) that share its work evenly"
     yield Derivation(of="of its stage", value=share, arithmetic=text)
     total = sum(rank_flops(context.plan, other) * len(other.ranks) for other in context.plan.stages)
     flops = rank_flops(context.plan, stage)

@@ -1,35 +1,103 @@
-"""Forecast of a run from its first step to its last: tokens, epochs, days, GPU-hours, checkpoint size."""
+"""Forecast of a run from first step to last: tokens, time, GPU-hours, money, checkpoints, failures."""
 
 from dataclasses import dataclass
 
 from planner.counts.parameters import model_parameters
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
+from planner.prediction.training_time import CheckpointCosts
 
 _DAY_S, _HOUR_S = 86_400, 3_600
 STATE_BYTES = 12  # of a parameter in a checkpoint: fp32 weights and two moments
+# Assumptions; printed wherever a number follows from them.
+WRITE_BYTES_PER_S = 1e9  # of one host to the shared file system, all hosts at once; reading takes as long
+RESTART_S = 300.0  # from a failure to ranks that have joined again, without reading the checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureForecast:
+    """What failures and checkpoints leave of a run. interval_s: training between two checkpoints."""
+
+    costs: CheckpointCosts
+    interval_s: float
+    ratio: float
+    best_interval_steps: int
+    best_ratio: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunForecast:
-    """The run from its first step to its last, at the expected rate. epochs: None: the data are not known."""
+    """The run from its first step to its last, at the expected rate and without failures.
 
+    None: epochs, if the data are not known; cost, without cluster.cost; failures, without cluster.mtbf.
+    """
+
+    steps: int
     tokens: int
     epochs: float | None
-    days: float
+    seconds: float
     gpu_hours: float
+    cost: float | None
     checkpoint_bytes: int
+    checkpoint_s: float
+    failures: FailureForecast | None
+
+    @property
+    def days(self) -> float:
+        return self.seconds / _DAY_S
 
 
 def forecast_run(plan: Plan, prediction: Prediction, data_tokens: int | None = None) -> RunForecast:
     """`data_tokens`: tokens of the data, where they are known."""
-    steps = plan.strategy.training.steps
-    tokens = steps * prediction.tokens_per_step
-    seconds = steps * prediction.step_s
+    steps, price = plan.strategy.training.steps, plan.strategy.cluster.cost
+    tokens, seconds = steps * prediction.tokens_per_step, steps * prediction.step_s
+    gpu_hours = seconds / _HOUR_S * plan.world_size
+    num_bytes = STATE_BYTES * model_parameters(plan.strategy.model).total
+    checkpoint_s = num_bytes / (WRITE_BYTES_PER_S * len(plan.hosts))
     return RunForecast(
+        steps=steps,
         tokens=tokens,
         epochs=tokens / data_tokens if data_tokens else None,
-        days=seconds / _DAY_S,
-        gpu_hours=seconds / _HOUR_S * plan.world_size,
-        checkpoint_bytes=STATE_BYTES * model_parameters(plan.strategy.model).total,
+        seconds=seconds,
+        gpu_hours=gpu_hours,
+        cost=None if price is None else price * gpu_hours,
+        checkpoint_bytes=num_bytes,
+        checkpoint_s=checkpoint_s,
+        failures=_failures(plan, prediction.step_s, checkpoint_s),
     )
+
+
+def _failures(plan: Plan, step_s: float, checkpoint_s: float) -> FailureForecast | None:
+    """train.py waits until a checkpoint is complete, so stall and write are the same seconds."""
+    mtbf_s = plan.strategy.cluster.mtbf
+    if mtbf_s is None:
+        return None
+    costs = CheckpointCosts(
+        stall_s=checkpoint_s,
+        write_s=checkpoint_s,
+        recovery_s=RESTART_S + checkpoint_s,
+        mtbf_s=mtbf_s / plan.world_size,
+    )
+    interval_s = plan.strategy.output.checkpoint_every * step_s
+    steps = max(1, round(costs.best_interval_s / step_s))
+    return FailureForecast(
+        costs=costs,
+        interval_s=interval_s,
+        ratio=costs.training_time_ratio(interval_s),
+        best_interval_steps=steps,
+        best_ratio=costs.training_time_ratio(steps * step_s),
+    )
+
+
+def run_assumptions(plan: Plan, run: RunForecast) -> tuple[str, ...]:
+    """What the forecast takes for granted, as lines."""
+    lines = [
+        f"checkpoints: {WRITE_BYTES_PER_S / 1e9:g} GB/s a host to the shared file system, by "
+        f"{len(plan.hosts)} host{'s' if len(plan.hosts) > 1 else ''} at once; steps wait for them"
+    ]
+    if run.failures is not None:
+        lines.append(
+            f"failures: cluster.mtbf divided by the ranks in use; {RESTART_S / 60:g} min to restart, then "
+            "the checkpoint is read as fast as it is written"
+        )
+    return tuple(lines)

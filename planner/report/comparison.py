@@ -15,7 +15,7 @@ from planner.prediction.limits import LimitCheck
 from planner.prediction.predict import Prediction
 from planner.prediction.run_forecast import RunForecast
 from planner.report.tables import Table
-from planner.units import format_bytes, format_seconds, milliseconds
+from planner.units import format_bytes, format_number, format_seconds, milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ QUANTITIES = (
     Quantity(name="communication share", of=lambda s: s.prediction.communication_share, show=_share),
     Quantity(name="bubble share", of=lambda s: s.prediction.bubble_share, show=_share, has_ratio=False),
     Quantity(name="forward pass", of=lambda s: s.prediction.forward_latency_s, show=format_seconds),
-    Quantity(name="run, days", of=lambda s: s.run.days, show=lambda v: f"{v:.3g}"),
-    Quantity(name="run, GPU-hours", of=lambda s: s.run.gpu_hours, show=lambda v: f"{v:,.3g}"),
+    Quantity(name="run time", of=lambda s: s.run.seconds, show=format_seconds),
+    Quantity(name="run, GPU-hours", of=lambda s: s.run.gpu_hours, show=format_number),
     Quantity(name="checkpoint", of=lambda s: s.run.checkpoint_bytes, show=_bytes),
 )
 

@@ -1,6 +1,6 @@
 """Report of a plan: stages, hosts and groups as tables for a terminal or a log."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from planner.plan.notes import list_notes
@@ -13,12 +13,18 @@ from planner.topology.placement import Stage, largest_data_parallel_size
 _MAX_HOST_ROWS = 12
 
 
-def print_plan(plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False) -> None:
-    """A plan for people; plain text without colour or lines for logs, tables of rich for a terminal."""
+def print_plan(
+    plan: Plan, out: TextIO, *, is_plain: bool, is_full: bool = False, figures: Sequence[str] = ()
+) -> None:
+    """A plan for people; plain text without colour or lines for logs, tables of rich for a terminal.
+
+    `figures`: lines to read first, above the tables.
+    """
     if is_full:
         print(full_strategy(plan.strategy), file=out)
     tables = (stage_table(plan), host_table(plan), group_table(plan))
-    print_tables(tuple(_heading(plan)), tables, list_notes(plan), out, is_plain=is_plain)
+    heading = (*_heading(plan), *(("", *figures) if figures else ()))
+    print_tables(heading, tables, list_notes(plan), out, is_plain=is_plain)
 
 
 def _heading(plan: Plan) -> Iterator[str]:
@@ -27,10 +33,12 @@ def _heading(plan: Plan) -> Iterator[str]:
     order = f", rank order {parallel.rank_order}" if parallel.placement == "staged" else ""
     yield f"{plan.strategy.name}: {parallel.short_name}, {parallel.placement}{order}"
     spare = f", {cluster.spare_hosts} spare" if cluster.spare_hosts else ""
-    unit = "processes" if cluster.gpu.is_cpu else "GPUs"
-    total = "" if cluster.gpu.is_cpu else f" of {sum(cluster.slots)}"
+    unit = "GPU" if sum(cluster.slots) == 1 else "GPUs"
+    if cluster.gpu.is_cpu:
+        unit = "process" if plan.world_size == 1 else "processes"
+    total = "" if cluster.gpu.is_cpu else f" of {sum(cluster.slots):,}"
     yield (
-        f"{plan.world_size}{total} {unit}, on {len(plan.hosts)} of {cluster.hosts.count} "
+        f"{plan.world_size:,}{total} {unit}, on {len(plan.hosts)} of {cluster.hosts.count} "
         f"host{'s' if cluster.hosts.count > 1 else ''}{spare}; plan {plan.fingerprint}"
     )
     tokens = batch.global_batch * training.seq_length

@@ -132,7 +132,7 @@ def _heading(plan: Plan, *, num_left_out: int) -> Iterator[str]:
     yield _text(
         MARGIN, 36, f"{plan.strategy.name}: {parallel.short_name}, {parallel.placement}", 20, bold=True
     )
-    unit = "processes" if cluster.gpu.is_cpu else f"of {sum(cluster.slots)} GPUs"
+    unit = "processes" if cluster.gpu.is_cpu else f"of {plural(sum(cluster.slots), 'GPU')}"
     hosts = f"{len(plan.hosts)} of {cluster.hosts.count} host{'s' * (cluster.hosts.count > 1)}"
     spare = f", {cluster.spare_hosts} spare" if cluster.spare_hosts else ""
     left_out = " (hosts without ranks are not drawn)" if num_left_out else ""

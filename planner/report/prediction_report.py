@@ -7,21 +7,22 @@ from planner.plan.plan import Plan
 from planner.prediction.breakdown import PHASES, StagePrediction, compute_causes, narrow_links_s
 from planner.prediction.limits import LimitCheck
 from planner.prediction.predict import Prediction
-from planner.prediction.run_forecast import RunForecast
+from planner.prediction.run_forecast import RunForecast, run_assumptions
+from planner.report.key_figures import failures_dict, key_figures_dict
 from planner.report.ledger import ErrorBar
 from planner.report.tables import Table
 from planner.timing.layer_time import PassTime
-from planner.units import format_bytes, format_seconds, milliseconds
+from planner.units import format_seconds, milliseconds
 
 _NAMED_STAGES = 6
 
 
-def forecast_lines(plan: Plan, p: Prediction, run: RunForecast, bar: ErrorBar | None) -> tuple[str, ...]:
-    """Step time, throughput, bottleneck, and the run."""
-    return tuple(_lines(plan, p, run, bar))
+def forecast_lines(plan: Plan, p: Prediction, bar: ErrorBar | None) -> tuple[str, ...]:
+    """Step time, its schedule and error, bottleneck, pipeline."""
+    return tuple(_lines(plan, p, bar))
 
 
-def _lines(plan: Plan, p: Prediction, run: RunForecast, bar: ErrorBar | None) -> Iterator[str]:
+def _lines(plan: Plan, p: Prediction, bar: ErrorBar | None) -> Iterator[str]:
     b = p.bracket
     step, full, none = map(format_seconds, (b.expected_s, b.full_overlap_s, b.no_overlap_s))
     yield f"step time: {step} (full overlap {full}, no overlap {none}); {p.tokens_per_s:,.0f} tokens/s"
@@ -30,8 +31,8 @@ def _lines(plan: Plan, p: Prediction, run: RunForecast, bar: ErrorBar | None) ->
     yield f"prediction error: {bar or unknown}"
     yield f"bottleneck: {p.bottleneck}"
     yield (
-        f"MFU {p.mfu:.1%}, HFU {p.hfu:.1%} (incl. recomputation); utilization {p.utilization:.1%}, "
-        f"communication {p.communication_share:.1%}, balance {p.balance:.2f} (assumed)"
+        f"utilization {p.utilization:.1%}, communication {p.communication_share:.1%}, balance "
+        f"{p.balance:.2f} (assumed); HFU counts recomputation, MFU does not"
     )
     if len(plan.stages) > 1:
         micro = plan.batch.accumulation
@@ -49,11 +50,6 @@ def _lines(plan: Plan, p: Prediction, run: RunForecast, bar: ErrorBar | None) ->
             )
             yield f"busy links of the narrower stages, of {format_seconds(p.step_s)} per step: {said}"
     yield f"forward pass of the global batch: {format_seconds(p.forward_latency_s)}"
-    epochs = "epochs unknown" if run.epochs is None else f"{run.epochs:.2f} epochs"
-    yield (
-        f"run: {run.tokens:,} tokens ({epochs}), {run.days:.3g} days, {run.gpu_hours:,.3g} GPU-hours; "
-        f"checkpoint {format_bytes(run.checkpoint_bytes)}"
-    )
 
 
 def _bubbles(p: Prediction) -> str:
@@ -130,6 +126,7 @@ def prediction_dict(
 ) -> dict[str, Any]:
     """The same for machines; seconds, bytes, shares."""
     return {
+        "figures": key_figures_dict(plan, p),
         "step_s": {
             "full_overlap": p.bracket.full_overlap_s,
             "expected": p.bracket.expected_s,
@@ -148,11 +145,16 @@ def prediction_dict(
         "bottleneck": p.bottleneck,
         "stages": [_stage_dict(stage) for stage in p.stages],
         "run": {
+            "steps": run.steps,
             "tokens": run.tokens,
             "epochs": run.epochs,
             "days": run.days,
             "gpu_hours": run.gpu_hours,
+            "cost": run.cost,
             "checkpoint_bytes": run.checkpoint_bytes,
+            "checkpoint_s": run.checkpoint_s,
+            "failures": failures_dict(run.failures),
+            "assumptions": list(run_assumptions(plan, run)),
         },
         "limits": [
             {

@@ -104,7 +104,7 @@ def test_the_links_of_the_references_few_ranks_are_told() -> None:
     links = narrow_links_s(built, prediction.stages)
     assert links["embedding"] == pytest.approx(54.0e-3, rel=0.01)
     assert links["aggregation"] == pytest.approx(64.7e-3, rel=0.02)
-    lines = forecast_lines(built, prediction, forecast_run(built, prediction), None)
+    lines = forecast_lines(built, prediction, None)
     (said,) = [line for line in lines if "2 embedding ranks 54." in line]
     assert "2 aggregation ranks 65" in said
 
@@ -112,7 +112,7 @@ def test_the_links_of_the_references_few_ranks_are_told() -> None:
 def test_the_references_two_micro_batches_are_told_with_what_stages_wait() -> None:
     built = reference()
     prediction = predict(built)
-    lines = forecast_lines(built, prediction, forecast_run(built, prediction), None)
+    lines = forecast_lines(built, prediction, None)
     (said,) = [line for line in lines if line.startswith("pipeline: ")]
     assert said.startswith(f"pipeline: 2 micro-batches over 3 stages; bubble {prediction.bubble_share:.1%}")
     for stage in prediction.stages:
