@@ -12,6 +12,7 @@ from launch.commands.prediction import device_for
 from planner import Problem, StrategyError, load
 from planner.exit_codes import ExitCode
 from planner.strategy.schema import Strategy
+from planner.units import plural
 
 _ROWS = 12
 

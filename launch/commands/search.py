@@ -16,6 +16,7 @@ from planner import Problem, StrategyError, load
 from planner.exit_codes import ExitCode
 from planner.hardware.catalog import Device
 from planner.strategy.schema import Strategy
+from planner.units import plural
 
 if TYPE_CHECKING:
     from planner.report.tables import Table

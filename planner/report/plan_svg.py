@@ -13,6 +13,7 @@ from planner.plan.plan import Plan
 from planner.report.plan_report import layer_text, rank_range
 from planner.topology.grid import Grid
 from planner.topology.placement import Stage
+from planner.units import plural
 
 WIDTH = 960
 MARGIN = 20
