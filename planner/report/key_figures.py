@@ -6,7 +6,8 @@ from typing import Any
 
 from planner.counts.flops import model_flops, token_flops
 from planner.counts.parameters import model_parameters
-from planner.memory.rank_memory import fullest_ranks, memory_limit
+from planner.memory.rank_memory import fullest_ranks
+from planner.plan.memory_limit import memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
 from planner.prediction.run_forecast import FailureForecast, RunForecast
