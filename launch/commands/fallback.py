@@ -30,7 +30,7 @@ def fallback(
     ] = None,
     num_rows: Annotated[int, typer.Option("--rows", help="layouts to show", min=1)] = _ROWS,
 ) -> ExitCode:
-    """Answer scaling questions; after a loss, rank what runs on the rest (exit code 1: nothing does)."""
+    """Answer scaling questions; after a loss: does this layout continue, and what else runs on the rest."""
     changes = only_overrides(overrides)
     if lost_hosts is not None and lost_gpus is not None:
         raise StrategyError([_two_losses()])
@@ -42,7 +42,7 @@ def fallback(
 
 def _answer_questions(output: Output, given: Strategy) -> ExitCode:
     from planner.plan.memory_limit import describe_memory_limit
-    from planner.report.fallback_report import option_dict, scaling_table
+    from planner.report.fallback_report import option_dict, scaling_table, untrainable_notes
     from planner.search.fallback import scaling_options
 
     options = scaling_options(given, device_for(given, None))
@@ -55,21 +55,30 @@ def _answer_questions(output: Output, given: Strategy) -> ExitCode:
         f"{plural(sum(cluster.slots), 'GPU')} on {plural(cluster.hosts.count, 'host')}, including spares",
         f"memory of a rank: at most {describe_memory_limit(given)}",
     )
-    output.print_tables(heading, (scaling_table(options),))
+    notes = untrainable_notes(key for option in options for key in option.untrainable)
+    output.print_tables(heading, (scaling_table(options),), notes)
     return ExitCode.OK
 
 
 def _answer_loss(output: Output, given: Strategy, lost_hosts: int, lost_gpus: int, num_rows: int) -> ExitCode:
-    from planner.report.fallback_report import loss_dict, loss_lines, loss_table
+    from planner.report.fallback_report import (
+        continuation_table,
+        loss_dict,
+        loss_lines,
+        loss_table,
+        missing_keys,
+        untrainable_notes,
+    )
     from planner.search.fallback import after_loss
 
     left = after_loss(given, lost_hosts=lost_hosts, lost_gpus=lost_gpus, device=device_for(given, None))
     code = ExitCode.OK if left.rows else ExitCode.NEGATIVE
     if output.is_json:
         return output.print_json(code, loss_dict(left, num_rows))
-    tables = (loss_table(left, num_rows),) if left.rows else ()
+    tables = (continuation_table(left), *((loss_table(left, num_rows),) if left.rows else ()))
     notes = () if left.rows else ("no legal layout fits the remaining GPUs",)
-    output.print_tables(loss_lines(left), tables, notes)
+    untrainable = untrainable_notes(missing_keys(left, num_rows))
+    output.print_tables(loss_lines(left), tables, (*notes, *untrainable))
     return code
 
 

@@ -9,12 +9,15 @@ from planner.plan.memory_limit import describe_memory_limit, memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import predict
 from planner.problems import Problem, StrategyError
+from planner.rules.legal_values import divisors
+from planner.search.continuation import Continuation, continuations
 from planner.search.search import SearchRow, search
 from planner.search.search_space import layouts, space_of
+from planner.search.trainable import missing_of, trainable_first, untrainable_keys
 from planner.strategy.changes import change_keys
 from planner.strategy.hosts import Hosts
 from planner.strategy.schema import Parallel, Strategy
-from planner.topology.placement import world_size
+from planner.topology.placement import largest_data_parallel_size, world_size
 from planner.units import format_bytes, plural
 
 PLACEMENTS = ("colocated", "staged")
@@ -25,13 +28,18 @@ class ScalingOption:
     """One question in one placement: what it needs, and the plan or why there is none.
 
     gpus: what the degrees need, there or not. spares: what is then left of the cluster, below 0 what lacks.
-    memory: of the fullest rank. why_not: None for a plan that is legal and fits the memory.
+    micro_batch: the strategy's, or the nearest that is legal and fits where that does not. memory: of the
+    fullest rank. why_not: None for a plan that is legal and fits the memory. untrainable: keys whose values
+    this version does not train yet.
     """
 
     question: str
     parallel: Parallel
     gpus: int
     spares: int
+    micro_batch: int
+    is_micro_batch_changed: bool
+    untrainable: tuple[str, ...]
     plan: Plan | None
     memory: RankMemory | None
     step_s: float | None
@@ -98,21 +106,17 @@ def placed(strategy: Strategy, placement: str) -> Strategy:
 def _option(question: str, strategy: Strategy, device: Device | None) -> ScalingOption:
     strategy = change_keys(strategy, {"cluster.spare_hosts": 0})
     gpus = world_size(strategy.parallel)
-    plan, memory, step_s, why_not = None, None, None, None
-    try:
-        plan = build_plan(strategy)
-    except StrategyError as error:
-        why_not = "; ".join(f"{problem.path}: {problem.found}" for problem in error.problems)
-    if plan is not None:
-        memory = max(fullest_ranks(plan), key=lambda rank: rank.peak_bytes)
-        if memory.peak_bytes > memory_limit(plan.strategy):
-            why_not = f"memory: {format_bytes(memory.peak_bytes)} of {describe_memory_limit(plan.strategy)}"
-        step_s = predict(plan, device or device_of(strategy.cluster.gpu)).step_s
+    plan, memory, why_not = _first_that_runs(strategy)
+    used = strategy if plan is None else plan.strategy
+    step_s = None if plan is None else predict(plan, device or device_of(strategy.cluster.gpu)).step_s
     return ScalingOption(
         question=question,
         parallel=strategy.parallel,
         gpus=gpus,
         spares=sum(strategy.cluster.slots) - gpus,
+        micro_batch=used.training.micro_batch,
+        is_micro_batch_changed=used.training.micro_batch != strategy.training.micro_batch,
+        untrainable=untrainable_keys(used),
         plan=plan,
         memory=memory,
         step_s=step_s,
@@ -120,18 +124,53 @@ def _option(question: str, strategy: Strategy, device: Device | None) -> Scaling
     )
 
 
+def _first_that_runs(strategy: Strategy) -> tuple[Plan | None, RankMemory | None, str | None]:
+    """With the first micro_batch that is legal and fits; if there is none, what the strategy's own lacks."""
+    first: tuple[Plan | None, RankMemory | None, str | None] | None = None
+    for micro_batch in (strategy.training.micro_batch, *_other_micro_batches(strategy)):
+        changed = change_keys(strategy, {"training.micro_batch": micro_batch})
+        plan, memory, why_not = None, None, None
+        try:
+            plan = build_plan(changed)
+        except StrategyError as error:
+            why_not = "; ".join(f"{problem.path}: {problem.found}" for problem in error.problems)
+        if plan is not None:
+            memory = max(fullest_ranks(plan), key=lambda rank: rank.peak_bytes)
+            if memory.peak_bytes <= memory_limit(plan.strategy):
+                return plan, memory, None
+            why_not = f"memory: {format_bytes(memory.peak_bytes)} of {describe_memory_limit(plan.strategy)}"
+        first = first or (plan, memory, why_not)
+    assert first is not None
+    return first
+
+
+def _other_micro_batches(strategy: Strategy) -> tuple[int, ...]:
+    """Those with a whole accumulation, smaller ones from the largest, then larger ones from the smallest."""
+    training, parallel = strategy.training, strategy.parallel
+    if parallel.ep % parallel.tp and parallel.tp % parallel.ep:
+        return ()
+    sequences, rest = divmod(training.global_batch, largest_data_parallel_size(parallel))
+    legal = () if rest else divisors(sequences)
+    smaller = sorted((each for each in legal if each < training.micro_batch), reverse=True)
+    return (*smaller, *sorted(each for each in legal if each > training.micro_batch))
+
+
 # After a loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class AfterLoss:
-    """What remains of a cluster, and the best plan of each layout on it, fastest first.
+    """What remains of a cluster, and the best plan of each layout on it: those that this version trains
+    first, each kind from the fastest on.
 
-    kept: how a host that lost some of its GPUs is used: "last", with fewer ranks, or "dropped"; None: there
-    is no such host.
+    given: before the loss. as_written: whether its own layout continues, for each place of the loss. kept:
+    how a host that lost some of its GPUs is used: "last", with fewer ranks, or "dropped"; None: there is no
+    such host.
     """
 
+    given: Strategy
     strategy: Strategy
+    as_written: tuple[Continuation, ...]
     lost: str
     kept: str | None
     rows: tuple[SearchRow, ...]
@@ -150,8 +189,8 @@ def after_loss(
 ) -> AfterLoss:
     """The legal layouts on what a loss leaves; each keeps the global batch, by accumulation.
 
-    Which hosts are lost does not matter to a layout: hosts are taken from the end, GPUs from as few hosts as
-    can have held them. Spare hosts take part.
+    The layouts assume hosts lost from the end of the list, GPUs from as few hosts as can have held them.
+    Spare hosts take part.
 
     Raises:
         StrategyError: if no GPU remains.
@@ -171,7 +210,14 @@ def after_loss(
         raise StrategyError([problem])
     # Equal: rather without the host that is already half broken.
     kept, left = max(reversed(remains), key=lambda each: _most_ranks(each[1]))
-    return AfterLoss(strategy=left, lost=lost, kept=kept, rows=_best_of_layouts(left, device))
+    return AfterLoss(
+        given=strategy,
+        strategy=left,
+        as_written=continuations(build_plan(strategy), lost_hosts=lost_hosts, lost_gpus=lost_gpus),
+        lost=lost,
+        kept=kept,
+        rows=_best_of_layouts(left, device),
+    )
 
 
 def _most_ranks(strategy: Strategy) -> int:
@@ -179,8 +225,10 @@ def _most_ranks(strategy: Strategy) -> int:
 
 
 def _best_of_layouts(strategy: Strategy, device: Device | None) -> tuple[SearchRow, ...]:
+    """A layout's fastest plan that this version trains; where it has none, its fastest."""
     best: dict[tuple[str, str], SearchRow] = {}
-    for row in search(strategy, device).rows:
+    rows = search(strategy, device).rows
+    for row in trainable_first(rows, missing_of(rows)):
         best.setdefault((row.strategy.parallel.placement, row.strategy.parallel.short_name), row)
     return tuple(best.values())
 
