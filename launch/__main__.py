@@ -14,6 +14,7 @@ from launch.commands.audit import audit
 from launch.commands.explain import explain
 from launch.commands.fallback import fallback
 from launch.commands.generate import generate
+from launch.commands.init import init
 from launch.commands.ledger import ledger
 from launch.commands.plan import plan
 from launch.commands.preflight import preflight
@@ -21,7 +22,7 @@ from launch.commands.search import search
 from planner import Problem, StrategyError, __version__
 from planner.exit_codes import ExitCode
 
-COMMANDS = (plan, search, audit, fallback, generate, preflight, ledger, explain)
+COMMANDS = (init, plan, search, audit, fallback, generate, preflight, ledger, explain)
 _NO_COMMAND_NEEDED = {"-h", "--help", "--version"}
 
 app = typer.Typer(
