@@ -247,5 +247,7 @@ def _output(p: RankWorkload) -> Iterator[ModuleCost]:
     if p.model.aggregation == "linear":
         gemms = (Gemm(m=p.tokens, n=hidden, k=share(hidden, p.tp, 0)),)
         yield _of_gemms("aggregation", "aggregation", 1, gemms, activation_bytes.aggregation(p))
-    gemms = (Gemm(m=p.tokens, n=p.vocabulary, k=hidden),)
+    full, rest = divmod(p.tokens, p.head_chunk_tokens)  # a GEMM for each chunk of tokens
+    chunks = (Gemm(m=p.head_chunk_tokens, n=p.vocabulary, k=hidden, count=full),) if full else ()
+    gemms = (*chunks, *((Gemm(m=rest, n=p.vocabulary, k=hidden),) if rest else ()))
     yield _of_gemms("head", "head", 1, gemms, activation_bytes.head(p))

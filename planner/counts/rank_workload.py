@@ -11,6 +11,7 @@ from planner.topology.placement import Stage
 # As in model/lm_head.py: what one chunk's logits may take in fp32, and its fewest tokens.
 HEAD_CHUNK_BYTES = 32 * 2**20
 HEAD_CHUNK_TOKENS_MIN = 128
+FUSED_HEAD_CHUNK_BYTES = 2**30  # of runtime.kernels fused, on GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class RankWorkload:
     sent: int
     received: int
     computed: int
+    head_chunk_bytes: int = HEAD_CHUNK_BYTES
 
     @property
     def tokens(self) -> int:
@@ -78,7 +80,7 @@ class RankWorkload:
     @property
     def head_chunk_tokens(self) -> int:
         """The head and the loss work in chunks of so many tokens (model/lm_head.py)."""
-        return max(HEAD_CHUNK_TOKENS_MIN, HEAD_CHUNK_BYTES // (4 * self.vocabulary))
+        return max(HEAD_CHUNK_TOKENS_MIN, self.head_chunk_bytes // (4 * self.vocabulary))
 
     @property
     def stock_capacity(self) -> int:
@@ -95,6 +97,7 @@ def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCE
     # A rank that holds all experts computes its own tokens; no rank gets more than its group sends.
     factor = min(imbalance.factor, float(ep))
     sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, factor)
+    has_large_chunks = plan.strategy.runtime.kernels == "fused" and not plan.strategy.cluster.gpu.is_cpu
     return RankWorkload(
         model=model,
         num_sequences=num_sequences,
@@ -105,6 +108,7 @@ def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCE
         sent=sent,
         received=received,
         computed=computed,
+        head_chunk_bytes=FUSED_HEAD_CHUNK_BYTES if has_large_chunks else HEAD_CHUNK_BYTES,
     )
 
 

@@ -2,22 +2,28 @@
 
 from collections.abc import Iterator
 
-from planner.counts.rank_workload import ExpertImbalance
+from planner.counts.rank_workload import ExpertImbalance, rank_workload
 from planner.hardware.catalog import Device
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
 from planner.plan.plan import Plan
+from planner.timing.fused_ops import FUSED_KERNELS
+from planner.timing.op_table import op_table
+from planner.timing.optimizer_time import reductions_per_step
 
 
 def runtime_predicted(plan: Plan) -> str:
-    """Which overlap of compute and communication the expected value assumes."""
+    """Which kernels, and which overlap of compute and communication, the expected value assumes."""
+    runtime = plan.strategy.runtime
+    often = "once a step" if reductions_per_step(plan) == 1 else "after every micro-batch"
     if len(plan.stages) == 1:
         return (
-            "no overlap of compute and communication: every collective is blocking, gradients are reduced "
-            "after backward (overlap_comm: false)"
+            f"{runtime.kernels} kernels; no overlap of compute and communication: every collective is "
+            f"blocking, gradients are reduced {often}, after backward (overlap_comm: false)"
         )
     return (
-        "1F1B over micro-batches; P2P transfers overlap with the sender's next micro-batch, in chunks for "
-        "stages without layers; no overlap inside a stage"
+        f"{runtime.kernels} kernels; 1F1B over micro-batches; P2P transfers overlap with the sender's next "
+        "micro-batch, in chunks for stages without layers; no overlap inside a stage; gradients are reduced "
+        f"{often}"
     )
 
 
@@ -55,6 +61,7 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
         ranks = len(plan.hosts[0].ranks)
         some = "" if len(plan.stages) == 1 else f", {slower * device.cores:.1f} of them busy on average"
         yield f"{ranks} ranks share {device.cores} cores{some}: compute is {slower:.3g} times slower"
+    yield from _kernels(plan, imbalance)
     if strategy.training.precision == "fp8":
         yield "weight GEMMs at the FP8 rate; attention, P2P transfers and gradients in bf16"
     if strategy.runtime.fp8_payload:
@@ -70,3 +77,25 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
             f"(reported: {low} to {high} GB, by number of groups)"
         )
     yield from device.sources
+
+
+def _kernels(plan: Plan, imbalance: ExpertImbalance) -> Iterator[str]:
+    """Where the bytes of memory-bound operations come from, and what they were not counted for."""
+    model = plan.strategy.model
+    if plan.strategy.runtime.kernels == "fused":
+        yield (
+            f"fused kernels ({FUSED_KERNELS}) read their inputs once and write their outputs once: derived, "
+            "not counted"
+        )
+        return
+    outside = sorted(
+        {
+            found
+            for stage in plan.stages
+            for found in op_table().outside(rank_workload(plan, stage, imbalance))
+        }
+    )
+    if model.dispatch != "dropless":
+        outside.append(f"dispatch {model.dispatch} (dropless)")
+    if outside:
+        yield f"memory-bound operations were counted for other sizes: {', '.join(outside)}"

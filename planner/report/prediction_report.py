@@ -7,6 +7,7 @@ from planner.plan.plan import Plan
 from planner.prediction.breakdown import PHASES, StagePrediction, compute_causes, narrow_links_s
 from planner.prediction.limits import LimitCheck
 from planner.prediction.predict import Prediction
+from planner.prediction.roofline import Roofline, roofline
 from planner.prediction.run_forecast import RunForecast, run_assumptions
 from planner.report.key_figures import failures_dict, key_figures_dict
 from planner.report.ledger import ErrorBar
@@ -26,13 +27,19 @@ def _lines(plan: Plan, p: Prediction, bar: ErrorBar | None) -> Iterator[str]:
     b = p.bracket
     step, full, none = map(format_seconds, (b.expected_s, b.full_overlap_s, b.no_overlap_s))
     yield f"step time: {step} (full overlap {full}, no overlap {none}); {p.tokens_per_s:,.0f} tokens/s"
+    bound = roofline(plan, p.device, p.imbalance)
+    yield (
+        f"these are times of {plan.strategy.runtime.kernels} kernels; no runtime beats "
+        f"{format_seconds(bound.step_s)} ({bound.bound_by} at their peak)"
+    )
     yield f"schedule: {p.runtime}"
     unknown = "unknown (no run measured on this hardware yet)"
     yield f"prediction error: {bar or unknown}"
     yield f"bottleneck: {p.bottleneck}"
     yield (
         f"utilization {p.utilization:.1%}, communication {p.communication_share:.1%}, balance "
-        f"{p.balance:.2f} (assumed); HFU counts recomputation, MFU does not"
+        f"{p.balance:.2f} (assumed); HFU counts recomputation, MFU does not; "
+        "both count attention as causal"
     )
     if len(plan.stages) > 1:
         micro = plan.batch.accumulation
@@ -133,6 +140,7 @@ def prediction_dict(
             "no_overlap": p.bracket.no_overlap_s,
         },
         "runtime": p.runtime,
+        "roofline_s": _roofline_dict(roofline(plan, p.device, p.imbalance)),
         "tokens_per_s": p.tokens_per_s,
         "mfu": p.mfu,
         "hfu": p.hfu,
@@ -171,6 +179,15 @@ def prediction_dict(
         if bar is None
         else {"runs": bar.num_runs, "median": bar.median, "largest": bar.largest},
         "assumptions": list(p.assumptions),
+    }
+
+
+def _roofline_dict(bound: Roofline) -> dict[str, float | None]:
+    return {
+        "step": bound.step_s,
+        "gemms": bound.compute_s,
+        "memory": bound.memory_s,
+        "links": bound.links_s,
     }
 
 

@@ -57,6 +57,18 @@ def _deterministic(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def _kernels(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.kernels == "fused":
+        yield _missing("SW288", "runtime.kernels", "fused", "a runtime of fused kernels", "eager")
+
+
+def _reduce(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.reduce is not None:
+        yield _missing(
+            "SW289", "runtime.reduce", s.runtime.reduce, "a choice of when gradients are reduced", "null"
+        )
+
+
 def _monitoring(s: Strategy) -> Iterator[Problem]:
     """Monitoring beyond the run's own files and TensorBoard."""
     for key, feature in (
@@ -77,5 +89,7 @@ _RULES = (
     _all_to_all,
     _init_from,
     _deterministic,
+    _kernels,
+    _reduce,
     _monitoring,
 )

@@ -24,6 +24,14 @@ from planner.strategy.field_types import (
 class Runtime(Section):
     """Execution of a step on a rank."""
 
+    kernels: Literal["eager", "fused"] = Field(
+        default="eager",
+        description="fused: one kernel each for norms, RoPE, router, permutation, activation, cross-entropy",
+    )
+    reduce: Literal["once", "every_micro_batch"] | None = Field(
+        default=None,
+        description="when gradients are reduced; null: every_micro_batch under ZeRO 2, else once",
+    )
     recompute: Literal["none", "layer"] = Field(
         default="none", description="activation recomputation; layer: keep only the inputs of layers"
     )

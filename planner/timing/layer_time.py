@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from planner.counts.module_flops import ModuleCost
 from planner.counts.parameters import stage_parameters
-from planner.timing import collective_time, op_overhead
+from planner.timing import collective_time
 from planner.timing.gemm_time import backward_s, forward_s
 from planner.timing.layer_collectives import all_to_all_s, dispatched_bytes, layer_sums_s, tensor_parallel_s
-from planner.timing.op_overhead import Traffic
+from planner.timing.op_overhead import ModuleTraffic, part_traffic
 from planner.timing.stage_cost import StageCost
 from planner.topology.placement import StageContents
 
@@ -151,11 +151,15 @@ def _compute(cost: StageCost, *, is_backward: bool) -> list[tuple[str, float]]:
             )
         if seconds:
             causes.append((f"matmul: {module.name}", seconds))
-    traffic = _traffic(cost, is_backward=is_backward)
-    moved = traffic.num_bytes / device.elementwise.at(op_overhead.operation_bytes(p.model, p.tokens))
+    operations = 0.0
+    moved: dict[str, float] = {}
+    for one in _traffic(cost, is_backward=is_backward):
+        operations += one.operations
+        seconds = one.num_bytes / device.elementwise.at(one.operation_bytes)
+        moved[one.module] = moved.get(one.module, 0.0) + seconds
     looped = 0 if device.is_cpu else _experts_one_by_one(cost.modules, precision)
-    issued = (traffic.operations + (1 + is_backward) * looped) * device.operation_s
-    causes.append(("memory-bound operations", moved))
+    issued = (operations + (1 + is_backward) * looped) * device.operation_s
+    causes += [(f"memory-bound: {module}", seconds) for module, seconds in moved.items() if seconds]
     if device.is_cpu:
         causes.append(("issuing operations", issued))
     else:
@@ -170,20 +174,19 @@ def _experts_one_by_one(modules: Sequence[ModuleCost], precision: str) -> int:
     return sum(gemm.count * gemm.groups for gemm in gemms) if precision == "fp32" else 0
 
 
-def _traffic(cost: StageCost, *, is_backward: bool) -> Traffic:
-    parts = list(_all_traffic(cost, is_backward=is_backward))
-    return Traffic(
-        operations=sum(part.operations for part in parts), num_bytes=sum(part.num_bytes for part in parts)
+def _traffic(cost: StageCost, *, is_backward: bool) -> Iterator[ModuleTraffic]:
+    """What every module does, of as many layers as the stage has of a kind: one at most (layer_cost)."""
+    contents, (dense, moe) = cost.stage.contents, cost.num_layers
+    parts = (
+        ("dense", dense),
+        ("moe", moe),
+        ("embedding", contents.embedding),
+        ("norm", contents.norm),
+        ("output", contents.output),
     )
-
-
-def _all_traffic(cost: StageCost, *, is_backward: bool) -> Iterator[Traffic]:
-    p, stage = cost.workload, cost.stage
-    if stage.layers:
-        yield op_overhead.layers(p, *cost.num_layers, is_backward=is_backward)
-        if is_backward and cost.recomputes:
-            yield op_overhead.layers(p, *cost.num_layers, is_backward=False)
-    if stage.contents.embedding:
-        yield op_overhead.embedding(p, is_backward=is_backward)
-    if stage.contents.output:
-        yield op_overhead.output(p, is_backward=is_backward)
+    for part, is_here in parts:
+        if not is_here:
+            continue
+        yield from part_traffic(cost.workload, part, is_backward=is_backward, is_fused=cost.is_fused)
+        if is_backward and cost.recomputes and part in ("dense", "moe"):
+            yield from part_traffic(cost.workload, part, is_backward=False, is_fused=cost.is_fused)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from planner.hardware.catalog import Device
-from planner.plan.ds_config import BUCKET_ELEMENTS
+from planner.plan.ds_config import BUCKET_ELEMENTS, zero_stage
+from planner.plan.plan import Plan
 from planner.timing import collective_time, op_overhead
 from planner.timing.collective_time import Network, slowdown
 from planner.timing.op_overhead import Traffic
@@ -21,9 +22,17 @@ class UpdateTime:
     gather_s: float
     update_s: float
 
-    def gradient_reduce_s(self, zero: int, accumulation: int) -> float:
-        """ZeRO 2 reduces after every micro-batch, the others after the last."""
-        return self.reduction_s * (accumulation if zero == 2 else 1) + self.gather_s
+    def gradient_reduce_s(self, reductions: int) -> float:
+        """`reductions`: how often a step reduces all gradients."""
+        return self.reduction_s * reductions + self.gather_s
+
+
+def reductions_per_step(plan: Plan) -> int:
+    """As runtime.reduce says; null: DeepSpeed's ZeRO 2 reduces after every micro-batch, others once."""
+    chosen = plan.strategy.runtime.reduce
+    if chosen is None:
+        chosen = "every_micro_batch" if zero_stage(plan) == 2 else "once"
+    return plan.batch.accumulation if chosen == "every_micro_batch" else 1
 
 
 def update_time(

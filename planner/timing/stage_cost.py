@@ -44,6 +44,10 @@ class StageCost:
     def recomputes(self) -> bool:
         return self.plan.strategy.runtime.recompute == "layer"
 
+    @property
+    def is_fused(self) -> bool:
+        return self.plan.strategy.runtime.kernels == "fused"
+
     @cached_property
     def hidden_bytes(self) -> int:
         """A hidden state of the micro-batch."""

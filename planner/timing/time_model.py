@@ -16,7 +16,7 @@ from planner.timing import collective_time, op_overhead
 from planner.timing.boundary_time import Boundary, boundary_of
 from planner.timing.collective_time import Network, network_of, slowdown, world_placement
 from planner.timing.layer_time import LayerCost, joined, layer_cost
-from planner.timing.optimizer_time import UpdateTime, update_time
+from planner.timing.optimizer_time import UpdateTime, reductions_per_step, update_time
 from planner.timing.pipeline_time import Bracket, expected_step_s, step_bracket
 from planner.timing.stage_cost import StageCost
 from planner.timing.stage_time import HeldParameters, MicroBatchTime, StageTime
@@ -119,7 +119,7 @@ class TimeModel:
         accumulation = plan.batch.accumulation
         return StageTime(
             micro_batch=micro_batch,
-            gradient_reduce_s=update.gradient_reduce_s(zero, accumulation),
+            gradient_reduce_s=update.gradient_reduce_s(reductions_per_step(plan)),
             optimizer_s=update.update_s + norm_s,
             data_s=accumulation * op_overhead.DATA_OPERATIONS * self.device.operation_s,
             other_s=other_s,

@@ -1,0 +1,305 @@
+"""Table of operations beside GEMMs: `python -m benchmarks.count_ops`.
+
+Counts the real decoder on shapes that vary each key, and fits bytes and operations of each module as sums of
+planner.timing.op_sizes. Writes planner/timing/op_table.yaml, which the planner reads. No step is timed.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.op_counts import Count, Passes, count_passes
+from planner import Strategy, loads
+from planner.counts.rank_workload import RankWorkload
+from planner.timing.op_sizes import MODULES, Terms, element_sizes, operation_counts
+from planner.timing.op_table import PATH, counted_values
+
+_HEADER = """\
+# Operations of a micro-batch, counted on the decoder of model/ by `python -m benchmarks.count_ops`, which
+# writes this file. By precision, module and pass: how many are issued, and the bytes that the memory-bound
+# ones (no GEMMs, attention or collectives) read and write, for each element of the sizes of op_sizes.py. A
+# tensor counts once for each operation that reads or writes it; a broadcast one by what it holds.
+# ranges: the least and the largest value counted over.
+"""
+_BASE = """\
+name: counted
+cluster: {hosts: 1, gpus_per_host: 1, gpu: cpu, links: {intra_host: 1 GB/s, inter_host: 1 GB/s}}
+model:
+  num_hidden_layers: 2
+  num_experts: 8
+  hidden_size: 128
+  moe_intermediate_size: 192
+  num_attention_heads: 4
+  vocab_size: 2048
+  aggregation: none
+training: {precision: fp32, seq_length: 256, global_batch: 1, steps: 1}
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A strategy by its overrides, on rank 0 of tp and ep ranks."""
+
+    overrides: tuple[str, ...]
+    tp: int = 1
+    ep: int = 1
+
+    @property
+    def title(self) -> str:
+        degrees = tuple(f"{name}={n}" for name, n in (("tp", self.tp), ("ep", self.ep)) if n > 1)
+        return ", ".join((*self.overrides, *degrees)) or "base"
+
+    def strategy(self, precision: str) -> Strategy:
+        return loads(
+            _BASE,
+            [
+                *(o if o.startswith("training.") else f"model.{o}" for o in self.overrides),
+                f"training.precision={precision}",
+            ],
+        )
+
+
+_PAIR = ("training.micro_batch=2", "training.global_batch=2")
+_LONG = (
+    "training.seq_length=2048",
+    "training.micro_batch=8",
+    "training.global_batch=8",
+    "num_hidden_layers=1",
+)
+_MANY_HEADS = ("num_attention_heads=64", "head_dim=8", "training.seq_length=128")
+_MANY_TOKENS = (
+    "training.seq_length=2048",
+    "training.micro_batch=32",
+    "training.global_batch=32",
+    "num_hidden_layers=1",
+    "vocab_size=512",
+)
+_NARROW = ("moe_intermediate_size=32", "num_attention_heads=2", "num_hidden_layers=1")
+_WIDE = (
+    "num_hidden_layers=1",
+    "num_experts=4",
+    "num_attention_heads=64",
+    "num_key_value_heads=4",
+    "head_dim=128",
+)
+_LEAST_SHARE = 3e-3  # of a module's bytes in the shape where a term adds most
+_LEAST_VALUE = 0.1  # bytes an element, or operations: no term is less than a whole one
+
+SHAPES = (
+    Shape(()),
+    Shape(("hidden_size=256", "num_experts_per_tok=2")),
+    Shape(("num_attention_heads=8", "head_dim=64", "num_key_value_heads=2")),
+    Shape(("qk_norm=head", "head_dim=16", "expert=swiglu", "num_experts_per_tok=2")),
+    Shape(("qk_norm=head", "num_attention_heads=8", "num_key_value_heads=2", "head_dim=32")),
+    Shape(("qk_norm=projection", "num_attention_heads=8", "num_key_value_heads=4", "head_dim=32")),
+    Shape(("expert=swiglu", "num_experts_per_tok=4", "num_experts=16", "hidden_size=192")),
+    Shape(("expert=swiglu", "moe_intermediate_size=512", "num_experts_per_tok=2", "num_shared_experts=2")),
+    Shape(("num_shared_experts=1", "moe_intermediate_size=320", "num_experts=64")),
+    Shape(("vocab_size=65536", "training.seq_length=512", "hidden_size=64")),
+    Shape(("vocab_size=151936", "hidden_size=64", "num_hidden_layers=1")),
+    Shape(("vocab_size=32768", "hidden_size=320", "training.seq_length=512", "num_experts=32")),
+    Shape(("first_dense_layers=1", "intermediate_size=640", "expert=swiglu", *_PAIR)),
+    Shape(("first_dense_layers=1", "intermediate_size=384", "num_experts_per_tok=2", "hidden_size=64")),
+    Shape(("num_experts=128", "num_experts_per_tok=8", "expert=swiglu", "training.seq_length=512")),
+    Shape(("num_experts=256", "num_attention_heads=2", "num_key_value_heads=1", "hidden_size=64", *_LONG)),
+    # As wide as published models, one layer with few experts.
+    Shape((*_WIDE, "hidden_size=4096", "moe_intermediate_size=512", "qk_norm=head", "expert=swiglu")),
+    Shape((*_WIDE, "hidden_size=256", "moe_intermediate_size=14336", "num_experts_per_tok=2")),
+    Shape((*_MANY_HEADS, "hidden_size=32", "moe_intermediate_size=32", "vocab_size=512", "num_experts=2")),
+    Shape(
+        (*_MANY_TOKENS, "hidden_size=32", "num_attention_heads=1", "head_dim=32", "moe_intermediate_size=64")
+    ),
+    Shape(
+        (*_WIDE[:2], "hidden_size=7168", "num_attention_heads=128", "head_dim=32", "moe_intermediate_size=64")
+    ),
+    Shape(("num_experts=512", "num_experts_per_tok=16", "head_dim=256", "num_shared_experts=8", *_NARROW)),
+    Shape(("num_experts_per_tok=2", "expert=swiglu"), ep=4),
+    Shape(("num_experts=16", "hidden_size=320", "moe_intermediate_size=128"), ep=4),
+    Shape(("num_experts=32", "num_experts_per_tok=4", "training.seq_length=512"), ep=8),
+    Shape(("hidden_size=192",), ep=8),  # one expert a rank
+    Shape(("num_shared_experts=1", "qk_norm=head", "hidden_size=256"), tp=2, ep=2),
+    Shape(
+        ("num_experts_per_tok=2", "expert=swiglu", "num_experts=64", "training.seq_length=512"), tp=4, ep=4
+    ),
+    Shape(
+        (
+            "first_dense_layers=1",
+            "intermediate_size=512",
+            "num_attention_heads=8",
+            "head_dim=64",
+            "vocab_size=40960",
+        ),
+        tp=2,
+    ),
+    Shape(("num_hidden_layers=1", "vocab_size=8192"), tp=2),
+)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A shape and what was counted of it."""
+
+    strategy: Strategy
+    workload: RankWorkload
+    passes: Passes
+
+
+def workload(strategy: Strategy, tp: int, ep: int) -> RankWorkload:
+    """The first rank's, its experts balanced."""
+    model, training = strategy.model, strategy.training
+    tokens = training.micro_batch * training.seq_length
+    sent = -(-tokens // tp) * model.num_experts_per_tok
+    return RankWorkload(
+        model=model,
+        num_sequences=training.micro_batch,
+        seq_length=training.seq_length,
+        tp=tp,
+        ep=ep,
+        element_bytes=training.element_bytes,
+        sent=sent,
+        received=sent,
+        computed=sent,
+    )
+
+
+def parts(strategy: Strategy) -> list[tuple[int, str]]:
+    """How often the complete model has which part."""
+    dense = strategy.model.first_dense_layers
+    layers = strategy.model.num_hidden_layers
+    once = [(1, part) for part in ("embedding", "norm", "output")]
+    return [(dense, "dense"), (layers - dense, "moe"), *once]
+
+
+def terms(one: Counted, kind: Callable[[RankWorkload, str], Terms]) -> Terms:
+    """Sizes of the complete model by module: `kind` is element_sizes or operation_counts."""
+    total: Terms = {}
+    for times, part in parts(one.strategy):
+        for module, sizes in kind(one.workload, part).items() if times else ():
+            found = total.setdefault(module, {})
+            for name, size in sizes.items():
+                found[name] = found.get(name, 0.0) + times * size
+    return total
+
+
+def fit(rows: Sequence[dict[str, float]], counted: Sequence[float]) -> dict[str, float]:
+    """Coefficients of the least relative error; those that add next to nothing anywhere are left out."""
+    names = sorted({name for row in rows for name, size in row.items() if size})
+    weights = torch.tensor([1 / max(value, 1.0) for value in counted], dtype=torch.float64)
+    target = torch.tensor(list(counted), dtype=torch.float64) * weights
+    while names:
+        matrix = torch.tensor([[row.get(name, 0.0) for name in names] for row in rows], dtype=torch.float64)
+        matrix = matrix * weights[:, None]
+        scale = matrix.abs().amax(0).clamp(min=1e-30)
+        solution = torch.linalg.lstsq(matrix / scale, target[:, None], driver="gelsd").solution[:, 0]
+        found = zip(names, solution, solution / scale, strict=True)
+        kept = [name for name, share, value in found if share > _LEAST_SHARE and value > _LEAST_VALUE]
+        if kept == names:
+            return {name: round(float(v), 2) for name, v in zip(names, solution / scale, strict=True)}
+        names = kept
+    return {}
+
+
+def fitted(counted: Sequence[Counted]) -> dict[str, Any]:
+    """Coefficients by module and pass, of shapes of one precision."""
+    found: dict[str, Any] = {}
+    for module in MODULES:
+        found[module] = {}
+        for name in ("forward", "backward"):
+            own = [one for one in counted if module in getattr(one.passes, name)]
+            counts = [getattr(one.passes, name)[module] for one in own]
+            sizes = [terms(one, element_sizes).get(module, {}) for one in own]
+            times = [terms(one, operation_counts).get(module, {}) for one in own]
+            found[module][name] = {
+                "operations": fit(times, [count.operations for count in counts]),
+                "bytes": fit(sizes, [count.num_bytes for count in counts]),
+            }
+    return found
+
+
+def predicted(one: Counted, table: dict[str, Any], module: str, name: str) -> Count:
+    """What the table says of a module's pass, for a shape that was counted."""
+    own = table[module][name]
+    sizes, times = (terms(one, kind).get(module, {}) for kind in (element_sizes, operation_counts))
+    return Count(
+        operations=sum(value * times.get(key, 0.0) for key, value in own["operations"].items()),
+        num_bytes=sum(value * sizes.get(key, 0.0) for key, value in own["bytes"].items()),
+    )
+
+
+def write(tables: dict[str, dict[str, Any]], path: Path) -> None:
+    lines = [_HEADER.rstrip(), "counted:"]
+    lines += [f"  by: torch {torch.__version__}, {len(SHAPES)} shapes, {date.today().isoformat()}"]
+    lines += ["  ranges:"]
+    for key, values in ranges().items():
+        lines.append(f"    {key}: [{', '.join(map(str, values))}]")
+    for precision, table in tables.items():
+        lines.append(f"{precision}:")
+        for module, passes in table.items():
+            lines.append(f"  {module}:")
+            for name, own in passes.items():
+                lines.append(f"    {name}:")
+                lines += [f"      {kind}: {_inline(values)}" for kind, values in own.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _inline(values: dict[str, float]) -> str:
+    return "{" + ", ".join(f"{key}: {value:g}" for key, value in values.items()) + "}"
+
+
+def ranges() -> dict[str, tuple[Any, Any]]:
+    """The least and the largest value of each number that was counted over."""
+    found: dict[str, list[int]] = {}
+    for shape in SHAPES:
+        for key, value in counted_values(count_shape(shape, "fp32")[1]).items():
+            found.setdefault(key, []).append(value)
+    return {key: (min(values), max(values)) for key, values in found.items()}
+
+
+def count_shape(shape: Shape, precision: str) -> tuple[Strategy, RankWorkload]:
+    strategy = shape.strategy(precision)
+    return strategy, workload(strategy, shape.tp, shape.ep)
+
+
+def count(shape: Shape, precision: str) -> Counted:
+    """Runs the decoder once."""
+    strategy, rank = count_shape(shape, precision)
+    passes = count_passes(strategy, tp=shape.tp, ep=shape.ep)
+    return Counted(strategy=strategy, workload=rank, passes=passes)
+
+
+def main(argv: list[str]) -> int:
+    """0 once the table is written."""
+    parser = argparse.ArgumentParser(
+        description="Counts operations of the decoder; writes the planner's table."
+    )
+    parser.add_argument("--out", type=Path, default=PATH, help="where the table is written")
+    options = parser.parse_args(argv)
+    tables: dict[str, dict[str, Any]] = {}
+    for precision in ("fp32", "bf16"):
+        counted = [count(shape, precision) for shape in SHAPES]
+        tables[precision] = fitted(counted)
+        print(f"{precision}: table against decoder, bytes forward and backward")
+        for shape, one in zip(SHAPES, counted, strict=True):
+            print(f"  {_differences(one, tables[precision])}  {shape.title}")
+    write(tables, options.out)
+    print(f"written to {options.out}")
+    return 0
+
+
+def _differences(one: Counted, table: dict[str, Any]) -> str:
+    shown = []
+    for name, counts in (("forward", one.passes.forward), ("backward", one.passes.backward)):
+        whole = sum(count.num_bytes for count in counts.values())
+        said = sum(predicted(one, table, module, name).num_bytes for module in MODULES)
+        shown.append(f"{whole:14,.0f} {said / whole - 1:+7.2%}")
+    return " ".join(shown)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""Memory-bound operations against bytes worked out by hand from the code of model/, and fused ones."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner.counts.rank_workload import RankWorkload, rank_workload
+from planner.timing.op_overhead import part_traffic
+from planner.timing.op_table import op_table
+from planner.timing.optimizer_time import reductions_per_step
+from tests.support.examples import plan
+
+
+def workload(*overrides: str, **changes: int) -> RankWorkload:
+    built = plan("parallel={ep: 1}", "cluster.hosts=1", *overrides)
+    return replace(rank_workload(built, built.stages[0]), **changes)
+
+
+def moved(
+    p: RankWorkload, part: str, *, is_backward: bool = False, is_fused: bool = False
+) -> dict[str, float]:
+    found = part_traffic(p, part, is_backward=is_backward, is_fused=is_fused)
+    return {one.module: one.num_bytes for one in found}
+
+
+def test_bytes_are_those_of_the_operations_in_the_code() -> None:
+    """fp32, 1,024 tokens of 1,024.
+
+    norm     x² 4 + 4, its mean 4, x · rsqrt 4 + 4, weight · 4 + 4: 28 an element, and rows of 24 bytes
+    swiglu   silu 4 + 4, times up 4 + 4 + 4: 20 an element of the inner rows
+    residual x + y 4 + 4 + 4: 12, twice a layer
+    """
+    p = workload("training.precision=fp32", "model.expert=swiglu")
+    elements = 1024 * 1024
+    layer = moved(p, "moe")
+    assert layer["norms"] == pytest.approx(2 * (28 * elements + 24 * 1024), rel=0.005)
+    assert layer["experts"] == pytest.approx(20 * 1024 * 2048, rel=0.005)
+    assert layer["copies"] == pytest.approx(24 * elements, rel=0.005)
+
+
+def test_the_heads_gradient_costs_ten_bytes_a_weight_and_chunk_in_bf16_and_none_in_fp32() -> None:
+    """`grad_weight += product`: fp32 read, bf16 read, fp32 written: 4 + 2 + 4. In fp32 the GEMM adds."""
+    chunk = 2**25 // (4 * 4096)  # tokens: 32 MiB of fp32 logits
+    for precision, expected in (("bf16", 10), ("fp32", 0)):
+        p = workload(f"training.precision={precision}", f"training.seq_length={chunk}")
+        more = moved(replace(p, num_sequences=3), "output")["head"]
+        one, two = moved(p, "output")["head"], moved(replace(p, num_sequences=2), "output")["head"]
+        halves = moved(replace(p, num_sequences=2, head_chunk_bytes=2**26), "output")["head"]
+        assert two - halves == pytest.approx(expected * 4096 * 1024, rel=0.01, abs=0.1 * 4096 * 1024)
+        assert more - two == pytest.approx(two - one)
+
+
+def test_norms_of_queries_and_keys_heads_and_their_size_count() -> None:
+    plain = moved(workload(), "moe")
+    normed = moved(workload("model.qk_norm=head"), "moe")
+    # Queries and keys are 2 · 1,024 an element of tokens, as much as the layer's own two norms.
+    assert normed["norms"] == pytest.approx(2 * plain["norms"], rel=0.01)
+    fewer = moved(workload("model.num_key_value_heads=2"), "moe")
+    wider = moved(workload("model.head_dim=128"), "moe")
+    assert fewer["rope"] < plain["rope"] < wider["rope"]
+    assert {name: value for name, value in fewer.items() if name != "rope"} == {
+        name: value for name, value in plain.items() if name != "rope"
+    }
+
+
+def test_fused_kernels_read_their_inputs_once_and_write_their_outputs_once() -> None:
+    """bf16, 1,024 tokens of 1,024, 1 route each: 2 MiB a tensor of hidden states."""
+    p = workload("model.expert=swiglu")
+    tensor = 2 * 1024 * 1024
+    forward, backward = (moved(p, "moe", is_backward=b, is_fused=True) for b in (False, True))
+    assert forward["norms"] == backward["norms"] == 2 * 4 * tensor
+    assert forward["rope"] == backward["rope"] == 2 * 2 * tensor  # queries and keys in and out
+    assert forward["dispatch"] == 4 * tensor  # permute in and out, combine in and out
+    assert backward["dispatch"] == 5 * tensor  # the gates' gradients read the results
+    inner = 2 * 1024 * 2048
+    assert (forward["experts"], backward["experts"]) == (3 * inner, 5 * inner)
+    assert sum(forward.values()) < sum(moved(p, "moe").values()) / 3
+
+
+def test_fused_heads_work_in_chunks_of_a_gibibyte_on_gpus() -> None:
+    assert workload("runtime.kernels=fused").head_chunk_tokens == 2**30 // (4 * 4096)
+    small = ("runtime.kernels=fused", "cluster.gpu=cpu", "training.precision=fp32")
+    assert workload(*small).head_chunk_tokens == 2**25 // (4 * 4096)
+
+
+def test_what_was_not_counted_over_is_named_with_its_range() -> None:
+    table = op_table()
+    assert table.outside(workload()) == ()
+    low, high = table.ranges["hidden_size"]
+    (said,) = table.outside(workload("model.hidden_size=16384", "model.head_dim=64"))
+    assert said == f"hidden_size 16,384 ({low:,} to {high:,})"
+
+
+@pytest.mark.parametrize(
+    ("zero", "reduce", "expected"),
+    [(1, "null", 4), (2, "null", 4), (2, "once", 1), (1, "once", 1)],
+)
+def test_gradients_are_reduced_as_often_as_said(zero: int, reduce: str, expected: int) -> None:
+    """bf16 under ZeRO 1 with accumulation is ZeRO 2 in DeepSpeed. 8 ranks: 4 micro-batches."""
+    built = plan(
+        f"parallel={{ep: 8, zero_stage: {zero}}}", "training.global_batch=32", f"runtime.reduce={reduce}"
+    )
+    assert built.batch.accumulation == 4
+    assert reductions_per_step(built) == expected
+
+
+def test_fp32_without_zero_reduces_once_unless_said_otherwise() -> None:
+    own = (
+        "cluster.gpu=cpu",
+        "training.precision=fp32",
+        "training.global_batch=32",
+        "parallel={ep: 8, zero_stage: 0}",
+    )
+    assert reductions_per_step(plan(*own)) == 1
+    assert reductions_per_step(plan(*own, "runtime.reduce=every_micro_batch")) == 4
