@@ -29,7 +29,7 @@ def _lines(plan: Plan, p: Prediction, bar: ErrorBar | None) -> Iterator[str]:
     yield f"step time: {step} (full overlap {full}, no overlap {none}); {p.tokens_per_s:,.0f} tokens/s"
     bound = roofline(plan, p.device, p.imbalance)
     yield (
-        f"these are times of {plan.strategy.runtime.kernels} kernels; no runtime beats "
+        f"with {plan.strategy.runtime.kernels} kernels; no runtime of this layout beats "
         f"{format_seconds(bound.step_s)} ({bound.bound_by} at their peak)"
     )
     yield f"schedule: {p.runtime}"
@@ -38,8 +38,7 @@ def _lines(plan: Plan, p: Prediction, bar: ErrorBar | None) -> Iterator[str]:
     yield f"bottleneck: {p.bottleneck}"
     yield (
         f"utilization {p.utilization:.1%}, communication {p.communication_share:.1%}, balance "
-        f"{p.balance:.2f} (assumed); HFU counts recomputation, MFU does not; "
-        "both count attention as causal"
+        f"{p.balance:.2f} (assumed); HFU counts recomputation, MFU does not"
     )
     if len(plan.stages) > 1:
         micro = plan.batch.accumulation
