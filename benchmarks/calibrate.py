@@ -23,7 +23,8 @@ import torch.multiprocessing as processes
 
 from benchmarks import collectives, primitives
 from benchmarks.primitives import Rates
-from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, devices, read_calibration
+from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, devices, read_hardware
+from planner.hardware.scaling import bandwidth_of
 from planner.problems import StrategyError
 from planner.yaml12_writer import section_yaml
 
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
 def _known(path: Path) -> dict[str, dict[str, Any]]:
     """The entries that the file has already; none if it cannot be read: it is then replaced."""
     try:
-        return read_calibration(path) if path.exists() else {}
+        return read_hardware(path) if path.exists() else {}
     except StrategyError as error:
         print(f"{error}\nit is replaced", file=sys.stderr)
         return {}
@@ -90,6 +91,7 @@ def entry(
         f"# Measured by python -m benchmarks.calibrate on {where}; load average {load:.1f} on {cores} cores.",
         f"{name}:",
         f"  memory: {shipped.get('memory', memory)}",
+        *([f"  memory_bandwidth: {bandwidth_of(shipped) / 1e9:.6g} GB/s"] if shipped else []),
         f"  peak: {{{', '.join(f'{p}: {rate / 1e9:.4g} GFLOPS' for p, rate in peaks.items())}}}",
         f"  source: measured, {where}",
         "  gemm:",

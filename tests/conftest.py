@@ -55,8 +55,8 @@ def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     without_calibration = unless_ours(planner.hardware.catalog.calibration_path, None)
-    for user in ("launch.commands.prediction", "launch.commands.audit"):
-        monkeypatch.setattr(f"{user}.calibration_path", without_calibration)
+    monkeypatch.setattr("launch.commands.prediction.calibration_path", without_calibration)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(RUNS / "nobody"))  # no devices of the user's own either
     monkeypatch.setattr(
         "planner.report.ledger.read_ledger", unless_ours(planner.report.ledger.read_ledger, ())
     )

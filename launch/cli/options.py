@@ -10,5 +10,10 @@ Overrides = Annotated[
 ]
 HardwareFile = Annotated[
     str | None,
-    typer.Option("--hardware", metavar="FILE", help="hardware file with measurements", show_default=False),
+    typer.Option(
+        "--hardware",
+        metavar="FILE",
+        help="hardware file: measurements, devices and links of one's own",
+        show_default=False,
+    ),
 ]

@@ -4,23 +4,24 @@ import sys
 
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
-from launch.cli.options import Overrides, StrategyFile
+from launch.cli.options import HardwareFile, Overrides, StrategyFile
 from launch.cli.output import Output
+from launch.commands.prediction import device_for
 from planner import build_plan, load
 from planner.exit_codes import ExitCode
-from planner.hardware.catalog import calibration_path, device_of
 
 
 @command
-def audit(output: Output, strategy: StrategyFile, overrides: Overrides = None) -> ExitCode:
+def audit(
+    output: Output, strategy: StrategyFile, overrides: Overrides = None, hardware: HardwareFile = None
+) -> ExitCode:
     """Check every claim of a strategy against derived values; exit code 1 if a claim or check fails."""
     from planner.audit.audit import audit as judge
     from planner.prediction.predict import predict
     from planner.report.audit_report import audit_dict, print_audit
 
-    plan = build_plan(load(strategy, only_overrides(overrides)))
-    calibration = calibration_path(plan.strategy.output.folder)
-    found = judge(plan, predict(plan, device_of(plan.strategy.cluster.gpu, calibration)))
+    plan = build_plan(load(strategy, only_overrides(overrides), hardware=hardware))
+    found = judge(plan, predict(plan, device_for(plan.strategy, hardware)))
     code = ExitCode.OK if found.holds else ExitCode.NEGATIVE
     if output.is_json:
         return output.print_json(code, {"audit": audit_dict(plan, found)})

@@ -86,7 +86,7 @@ def _forecast_all(
     found, problems = [], []
     for file in files:
         try:
-            plan = build_plan(load(file, overrides, model_from=model_from))
+            plan = build_plan(load(file, overrides, model_from=model_from, hardware=hardware))
             found.append((file, plan, forecast(plan, hardware, imbalance)))
         except StrategyError as error:
             problems += [problem for problem in error.problems if problem not in problems]

@@ -6,11 +6,12 @@ import typer
 
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
-from launch.cli.options import Overrides, StrategyFile
+from launch.cli.options import HardwareFile, Overrides, StrategyFile
 from launch.cli.output import Output
 from launch.commands.prediction import device_for
 from planner import Problem, StrategyError, load
 from planner.exit_codes import ExitCode
+from planner.hardware.catalog import Device
 from planner.strategy.schema import Strategy
 from planner.units import plural
 
@@ -29,23 +30,25 @@ def fallback(
         int | None, typer.Option("--lost-gpus", metavar="N", help="number of lost GPUs", min=1)
     ] = None,
     num_rows: Annotated[int, typer.Option("--rows", help="layouts to show", min=1)] = _ROWS,
+    hardware: HardwareFile = None,
 ) -> ExitCode:
     """Answer scaling questions; after a loss: does this layout continue, and what else runs on the rest."""
     changes = only_overrides(overrides)
     if lost_hosts is not None and lost_gpus is not None:
         raise StrategyError([_two_losses()])
-    given = load(strategy, changes)
+    given = load(strategy, changes, hardware=hardware)
+    device = device_for(given, hardware)
     if lost_hosts is None and lost_gpus is None:
-        return _answer_questions(output, given)
-    return _answer_loss(output, given, lost_hosts or 0, lost_gpus or 0, num_rows)
+        return _answer_questions(output, given, device)
+    return _answer_loss(output, given, device, lost_hosts or 0, lost_gpus or 0, num_rows)
 
 
-def _answer_questions(output: Output, given: Strategy) -> ExitCode:
+def _answer_questions(output: Output, given: Strategy, device: Device) -> ExitCode:
     from planner.plan.memory_limit import describe_memory_limit
     from planner.report.fallback_report import option_dict, scaling_table, untrainable_notes
     from planner.search.fallback import scaling_options
 
-    options = scaling_options(given, device_for(given, None))
+    options = scaling_options(given, device)
     if output.is_json:
         answer = {"memory_limit": describe_memory_limit(given)}
         return output.print_json(ExitCode.OK, answer | {"options": [option_dict(each) for each in options]})
@@ -60,7 +63,9 @@ def _answer_questions(output: Output, given: Strategy) -> ExitCode:
     return ExitCode.OK
 
 
-def _answer_loss(output: Output, given: Strategy, lost_hosts: int, lost_gpus: int, num_rows: int) -> ExitCode:
+def _answer_loss(
+    output: Output, given: Strategy, device: Device, lost_hosts: int, lost_gpus: int, num_rows: int
+) -> ExitCode:
     from planner.report.fallback_report import (
         continuation_table,
         loss_dict,
@@ -71,7 +76,7 @@ def _answer_loss(output: Output, given: Strategy, lost_hosts: int, lost_gpus: in
     )
     from planner.search.fallback import after_loss
 
-    left = after_loss(given, lost_hosts=lost_hosts, lost_gpus=lost_gpus, device=device_for(given, None))
+    left = after_loss(given, lost_hosts=lost_hosts, lost_gpus=lost_gpus, device=device)
     code = ExitCode.OK if left.rows else ExitCode.NEGATIVE
     if output.is_json:
         return output.print_json(code, loss_dict(left, num_rows))

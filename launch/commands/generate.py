@@ -7,14 +7,16 @@ from typing import Any
 
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
-from launch.cli.options import Overrides, StrategyFile
+from launch.cli.options import HardwareFile, Overrides, StrategyFile
 from launch.cli.output import Output
 from planner import Plan, StrategyError, build_plan, load, locate_problems
 from planner.exit_codes import ExitCode
 
 
 @command
-def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None) -> ExitCode:
+def generate(
+    output: Output, strategy: StrategyFile, overrides: Overrides = None, hardware: HardwareFile = None
+) -> ExitCode:
     """Write the files of a launch to the run folder; exit code 1 if the plan is not predicted to fit."""
     from launch.scripts.env_file import operator_environment
     from launch.scripts.hostfile import has_placeholder_hosts, is_local
@@ -22,7 +24,7 @@ def generate(output: Output, strategy: StrategyFile, overrides: Overrides = None
     from planner.memory.fit import memory_warning
     from planner.plan.notes import list_notes
 
-    plan = build_plan(load(strategy, only_overrides(overrides)))
+    plan = build_plan(load(strategy, only_overrides(overrides), hardware=hardware))
     paths = launch_paths(plan)
     try:
         files = launch_files(plan, paths, os.environ)

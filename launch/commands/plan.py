@@ -77,7 +77,7 @@ def plan(
             plan_dict_of=lambda built: _plan_dict(built, imbalance, is_full),
             is_full=is_full,
         )
-    built = build_plan(load(strategy, changes, model_from=model_from))
+    built = build_plan(load(strategy, changes, model_from=model_from, hardware=hardware))
     # Predicted before anything is printed or drawn: a wrong --hardware must not leave half an answer.
     found = forecast(built, hardware, imbalance)
     code = ExitCode.OK if all(check.holds for check in found.limits) else ExitCode.NEGATIVE

@@ -55,7 +55,7 @@ def search(
     """Rank all legal plans by predicted tokens/s, those that train.py runs first; show the Pareto front."""
     from planner.search.search import search as find
 
-    given, problems = _load(strategy, only_overrides(overrides))
+    given, problems = _load(strategy, only_overrides(overrides), hardware)
     device = device_for(given, hardware)
     found, missing = _trainable_first(find(given, device, _split_varied(vary)))
     if write is not None:
@@ -71,21 +71,21 @@ def search(
     return code
 
 
-def _load(path: str, overrides: Sequence[str]) -> tuple[Strategy, tuple[Problem, ...]]:
+def _load(path: str, overrides: Sequence[str], hardware: str | None) -> tuple[Strategy, tuple[Problem, ...]]:
     """The strategy; if only its layout is illegal, with the smallest layout and the Problems of its own.
 
     Raises:
         StrategyError: if anything else is wrong.
     """
     try:
-        return load(path, overrides), ()
+        return load(path, overrides, hardware=hardware), ()
     except StrategyError as error:
         if not all(_is_of_layout(problem.path or "") for problem in error.problems):
             raise
         others = [text for text in overrides if text.partition("=")[0] not in _SEARCHED]
         smallest = [f"{key}={value}" for key, value in _SEARCHED.items()]
         try:
-            return load(path, [*others, *smallest]), tuple(error.problems)
+            return load(path, [*others, *smallest], hardware=hardware), tuple(error.problems)
         except StrategyError:
             raise error from None
 

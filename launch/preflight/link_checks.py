@@ -150,7 +150,13 @@ def _bandwidth(plan: Plan, links: tuple[LinkTiming, ...], num_bytes: int) -> Ite
     share = network.device.link_share
     for name, key, is_inside, planned, nominal in (
         ("links in a host", "intra_host", True, network.intra_bytes_per_s, written.intra_host),
-        ("links between hosts", "inter_host", False, network.inter_bytes_per_s, written.inter_host),
+        (
+            "links between hosts",
+            "inter_host",
+            False,
+            network.inter_bytes_per_s,
+            written.inter_host_rate(plan.host_size),
+        ),
     ):
         some = [link for link in links if link.is_inside == is_inside]
         rate = _rate(some, num_bytes)

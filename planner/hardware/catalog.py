@@ -1,99 +1,43 @@
-"""Device catalog: rates of each device from devices.yaml, or from a calibration that replaces them."""
+"""Device catalog: entries of devices.yaml and of the user's files, by name; which one a strategy means.
+
+Three places, the first that has a name wins: a calibration or `--hardware FILE`, the user's own file
+(`~/.config/switchyard/hardware.yaml`), devices.yaml. A file adds devices, and replaces the curves of a
+shipped one, whose memory and peaks stay those of devices.yaml (or of the strategy).
+"""
 
 import os
-from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
-from math import log
 from pathlib import Path
 from typing import Any
 
+from planner.hardware.device import CPU, Curve, Device, EntryError, MeasuredCollective, make_device, peaks_of
+from planner.hardware.scaling import bandwidth_of, scaled_entry
 from planner.problems import Problem, StrategyError
-from planner.units import Dimension, QuantityError, parse_quantity
+from planner.units import parse_quantity
 from planner.yaml12 import Document
 from planner.yaml12 import Mapping as DocumentMapping
 
-CPU = "cpu"
+__all__ = ["CPU", "Curve", "Device", "MeasuredCollective"]
+
 CALIBRATION_NAME = "hardware.yaml"  # under output.folder, where `python -m benchmarks.calibrate` writes
+LINKS = "links"  # the key of a hardware file that holds link presets, not a device
+UNNAMED = "unnamed"  # a device given by its figures that matches no entry
 _SHIPPED = Path(__file__).parent / "devices.yaml"
-UNNAMED = "unnamed"  # a device given by its memory and peaks that matches no entry
-# The entry whose curves such a device gets.
-_LIKE = "GPU-400TFLOPS-64GB"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A rate by size: linear in the logarithm of the size between its points, constant beyond them."""
-
-    points: tuple[tuple[float, float], ...]
-
-    def at(self, size: float) -> float:
-        points = self.points
-        index = bisect_left(points, (size,))
-        if index == 0:
-            return points[0][1]
-        if index == len(points):
-            return points[-1][1]
-        (x0, y0), (x1, y1) = points[index - 1], points[index]
-        return y0 + (y1 - y0) * log(size / x0) / log(x1 / x0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredCollective:
-    """Seconds of one collective of gloo by the bytes of a rank, on a host with `ranks_on_host` ranks."""
-
-    kind: str
-    ranks_on_host: int
-    group: int
-    points: tuple[tuple[float, float], ...]
-
-    def seconds(self, num_bytes: float) -> float:
-        """Linear between the points and beyond the last; below the first it is the first's."""
-        points = self.points
-        index = min(max(bisect_left(points, (num_bytes,)), 1), len(points) - 1)
-        (x0, y0), (x1, y1) = points[index - 1], points[index]
-        return max(y0 + (y1 - y0) * (max(num_bytes, points[0][0]) - x0) / (x1 - x0), points[0][1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """Rates of a device; devices.yaml explains each number.
-
-    `peak` FLOP/s, `gemm`, `grouped` and `attention` shares of it by precision, `elementwise` bytes/s, times
-    in seconds.
-    `fresh_bytes_per_s`: extra cost of touching memory for the first time; None: not known.
-    `is_calibrated`: measured on this machine, not shipped.
-    """
-
-    name: str
-    is_cpu: bool
-    is_calibrated: bool
-    peak: Mapping[str, float]
-    gemm: Mapping[str, Curve]
-    grouped: Mapping[str, Curve]
-    attention: Mapping[str, Curve]
-    tile_rows: int
-    elementwise: Curve
-    fresh_bytes_per_s: float | None
-    operation_s: float
-    intra_latency_s: float
-    inter_latency_s: float
-    message_s: float
-    link_share: float
-    cores: int | None
-    collectives: tuple[MeasuredCollective, ...]
-    sources: tuple[str, ...]
-    # Measured bytes/s of a rank, one way; they replace the strategy's links.
-    intra_bytes_per_s: float | None = None
-    inter_bytes_per_s: float | None = None
+_NEAREST = "H100"  # the one GPU that was measured: what is not known is scaled from it
 
 
 @lru_cache(maxsize=1)
 def devices() -> dict[str, dict[str, Any]]:
-    """name -> entry of devices.yaml as written, quantities as text with their units."""
-    return _entries(_SHIPPED.read_text(encoding="utf-8"), "devices.yaml")
+    """name -> entry of devices.yaml, quantities as text with their units; `like` is resolved."""
+    return _resolved(_entries(_SHIPPED.read_text(encoding="utf-8"), "devices.yaml"), {})
+
+
+def user_file() -> Path | None:
+    """The user's own hardware file, if there is one."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    path = Path(folder) / "switchyard" / "hardware.yaml"
+    return path if path.is_file() else None
 
 
 def calibration_path(output_folder: str | os.PathLike[str]) -> Path | None:
@@ -102,70 +46,144 @@ def calibration_path(output_folder: str | os.PathLike[str]) -> Path | None:
     return path if path.is_file() else None
 
 
-def device_of(gpu: Any, calibration: Path | None = None) -> Device:
-    """The device of a strategy's `cluster.gpu`: the calibration's entry, else the shipped one.
-
-    A device without a name is the entry with its memory and peaks, or one with the curves of another.
+def known_devices(hardware: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Every device that a strategy may name: the shipped ones, and those that the user's files add.
 
     Raises:
-        StrategyError: if the calibration cannot be read.
+        StrategyError: if a file is no hardware file.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in (user_file(), hardware):
+        found |= read_calibration(file) if file is not None else {}
+    return found | devices()
+
+
+def find_name(text: str, known: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The device that a name or an alias means, whatever its case, dashes and spaces."""
+    if text in known:
+        return text
+    names = {_plain(name): name for name in known}
+    aliases = {_plain(str(alias)): name for name in known for alias in known[name].get("aliases") or ()}
+    return (aliases | names).get(_plain(text))
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter not in " -_").removeprefix("nvidia")
+
+
+def device_of(gpu: Any, calibration: Path | None = None) -> Device:
+    """The device of a strategy's `cluster.gpu`: the calibration's entry, the user's, or the shipped one.
+
+    A device without a name is the entry with its figures, or one with scaled curves. One whose peaks or
+    memory bandwidth the strategy overrides keeps its curves, scaled alike.
+
+    Raises:
+        StrategyError: if a file cannot be read.
     """
     name, shipped = entry_of(gpu)
-    if calibration is not None:
-        measured = read_calibration(calibration)
+    for file in (calibration, user_file()):
+        measured = read_calibration(file) if file is not None else {}
         if name in measured and (name != UNNAMED or is_entry(gpu, measured[name])):
-            return _device(name, measured[name], str(calibration))
-    return _device(name, shipped, None)
+            return make_device(name, _overridden(gpu, name, measured[name]), str(file))
+    return make_device(name, _overridden(gpu, name, shipped), None)
 
 
 def entry_of(gpu: Any) -> tuple[str, dict[str, Any]]:
     """The shipped entry of a strategy's `cluster.gpu`, under the name that a calibration gives it."""
     entries = devices()
-    name = getattr(gpu, "name", None) or next((n for n, e in entries.items() if is_entry(gpu, e)), None)
-    return (UNNAMED, _entry_like(gpu)) if name is None else (name, entries[name])
-
-
-def _entry_like(gpu: Any) -> dict[str, Any]:
-    """An entry with the curves of another device, for one that is written by its memory and peaks."""
-    peak = {key: f"{value} FLOPS" for key, value in gpu.peak.model_dump().items() if value is not None}
-    entry = {**devices()[_LIKE], "memory": f"{gpu.memory} B", "peak": peak}
-    entry["source"] = "the strategy's own memory and peaks"
-    entry["sources"] = dict.fromkeys(entry["sources"], f"assumption, as for {_LIKE}")
-    return entry
+    name = gpu.name or next((n for n, e in entries.items() if is_entry(gpu, e)), None)
+    if name in entries:
+        return name, entries[name]
+    return name or UNNAMED, _entry_of_figures(gpu, devices()[_NEAREST], _NEAREST)
 
 
 def device_named(name: str) -> Device:
     """A shipped entry."""
-    return _device(name, devices()[name], None)
+    return make_device(name, devices()[name], None)
 
 
 def is_entry(gpu: Any, entry: Mapping[str, Any]) -> bool:
-    """Whether an entry has the memory and the peaks of a strategy's `cluster.gpu`."""
-    peaks = {key: float(parse_quantity(text, "FLOP/s")) for key, text in entry["peak"].items()}
-    written = {key: value for key, value in gpu.peak.model_dump().items() if value is not None}
-    return bool(parse_quantity(entry["memory"], "bytes") == gpu.memory and peaks == written)
+    """Whether an entry has the memory, the bandwidth and the peaks of a strategy's `cluster.gpu`."""
+    same = parse_quantity(entry["memory"], "bytes") == gpu.memory and peaks_of(entry) == _peaks(gpu)
+    return bool(same and ("memory_bandwidth" not in entry or bandwidth_of(entry) == gpu.memory_bandwidth))
+
+
+def _peaks(gpu: Any) -> dict[str, float]:
+    return {key: value for key, value in gpu.peak.model_dump().items() if value is not None}
+
+
+def _entry_of_figures(gpu: Any, base: Mapping[str, Any], base_name: str) -> dict[str, Any]:
+    """An entry with the scaled curves of another device, for a strategy's own figures."""
+    figures = {
+        "memory": f"{gpu.memory} B",
+        "memory_bandwidth": f"{gpu.memory_bandwidth!r} B/s",
+        "peak": {key: f"{value!r} FLOPS" for key, value in _peaks(gpu).items()},
+        "source": "the strategy's own memory, memory bandwidth and peaks",
+    }
+    return scaled_entry(figures, base_name, base)
+
+
+def _overridden(gpu: Any, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry, with what the strategy overrides of its peaks and bandwidth; what is measured stays, unless
+    the strategy has other figures than the file and devices.yaml."""
+    if gpu.name is None or name == CPU:
+        return entry
+    usual = devices().get(name, entry)
+    peaks = _peaks(gpu) in (peaks_of(usual), peaks_of(entry))
+    bandwidth = gpu.memory_bandwidth in (bandwidth_of(usual), bandwidth_of(entry))
+    if peaks and bandwidth:
+        return entry
+    scaled = _entry_of_figures(gpu, entry, name)
+    links: dict[str, Any] = {
+        key: entry[key] for key in ("links", "fresh", "cores", "collectives") if key in entry
+    }
+    return {
+        **scaled,
+        **links,
+        "source": f"{entry['source']}; peaks and bandwidth as the strategy overrides them",
+    }
 
 
 def read_calibration(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a hardware file as written.
+    """The devices of a hardware file, `like` resolved.
 
     Raises:
         StrategyError: if it is not one.
     """
+    return {name: entry for name, entry in read_hardware(path).items() if name != LINKS}
+
+
+def read_hardware(path: Path) -> dict[str, dict[str, Any]]:
+    """All that a hardware file has, link presets as written under LINKS.
+
+    Raises:
+        StrategyError: if it is not one.
+    """
+    lines: dict[tuple[str, ...], int | None] = {}
+    at: tuple[str, ...] = ()
     try:
-        entries = _entries(path.read_text(encoding="utf-8"), str(path))
-        for name, entry in entries.items():
-            _device(name, entry, str(path))
+        written = _entries(path.read_text(encoding="utf-8"), str(path), lines)
+        shipped = devices()
+        found = {LINKS: written.pop(LINKS)} if LINKS in written else {}
+        for name, entry in written.items():
+            at = (name,)
+            found[name] = _resolved({name: entry}, shipped | found)[name]
+            make_device(name, found[name], str(path))
+            if "memory" not in entry:
+                raise EntryError("memory", "memory is missing")
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        key = error.key if isinstance(error, EntryError) else ""
         problem = Problem(
             code="SW141",
             file=str(path),
+            line=lines.get((*at, key), lines.get(at)),
+            path=".".join(at) or None,
             found=_why_unread(error),
             expected="entries as in planner/hardware/devices.yaml",
-            fix="measure again with python -m benchmarks.calibrate, or remove the file",
+            fix="correct the file, measure again with python -m benchmarks.calibrate, or remove it",
         )
         raise StrategyError([problem]) from None
-    return entries
+    return found
 
 
 def _why_unread(error: Exception) -> str:
@@ -181,66 +199,39 @@ def _why_unread(error: Exception) -> str:
     return f"not a hardware file: a value has the wrong type ({error})"
 
 
-def _entries(text: str, file: str) -> dict[str, dict[str, Any]]:
+def _entries(
+    text: str, file: str, lines: dict[tuple[str, ...], int | None] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The top level of a file; `lines` gets the line of each entry and of each of its keys."""
     document = Document(text, file)
     if document.problems:
         first = document.problems[0]
         raise ValueError(f"line {first.line}: {first.found}" if first.line else first.found)
     if document.root is None or not isinstance(document.root.value, DocumentMapping):
         raise ValueError("no entries by name")
-    return {name: entry.plain() for name, entry in document.root.value.entries.items()}
+    top = document.root.value.entries
+    if lines is not None:
+        for name, entry in top.items():
+            lines[(name,)] = entry.line
+            if isinstance(entry.value, DocumentMapping):
+                lines.update({(name, key): inner.line for key, inner in entry.value.entries.items()})
+    return {name: entry.plain() for name, entry in top.items()}
 
 
-def _device(name: str, entry: Mapping[str, Any], calibration: str | None) -> Device:
-    latency = entry["latency"]
-    sources = [f"{key}: {text}" for key, text in entry["sources"].items()]
-    grouped = entry.get("grouped") or {}
-    links = entry.get("links") or {}
-    collectives = entry.get("collectives") or ()
-    return Device(
-        name=name,
-        is_cpu=name == CPU,
-        is_calibrated=calibration is not None,
-        peak={key: _number(text, "FLOP/s") for key, text in entry["peak"].items()},
-        gemm={key: _curve(points) for key, points in entry["gemm"].items()},
-        grouped={key: _curve(points) for key, points in grouped.items()},
-        attention={key: _curve(points) for key, points in (entry.get("attention") or {}).items()},
-        tile_rows=int(entry.get("tile_rows") or 1),
-        elementwise=_curve(entry["elementwise"], "bytes", "bytes/s"),
-        fresh_bytes_per_s=_number(entry["fresh"], "bytes/s") if "fresh" in entry else None,
-        operation_s=_number(entry["operation"], "seconds"),
-        intra_latency_s=_number(latency["intra_host"], "seconds"),
-        inter_latency_s=_number(latency["inter_host"], "seconds"),
-        message_s=_number(entry["message"], "seconds"),
-        link_share=float(entry["link_share"]),
-        cores=entry.get("cores"),
-        collectives=tuple(
-            MeasuredCollective(
-                kind=item["kind"],
-                ranks_on_host=item["ranks_on_host"],
-                group=item["group"],
-                points=_curve(item["points"], "bytes", "seconds").points,
-            )
-            for item in collectives
-        ),
-        sources=(f"{name}: {entry['source']}", *sources) + ((f"from {calibration}",) if calibration else ()),
-        intra_bytes_per_s=_number(links["intra_host"], "bytes/s") if "intra_host" in links else None,
-        inter_bytes_per_s=_number(links["inter_host"], "bytes/s") if "inter_host" in links else None,
-    )
-
-
-def _curve(points: Any, x: Dimension = "count", y: Dimension = "count") -> Curve:
-    read = tuple((_number(size, x), _number(rate, y)) for size, rate in points)
-    if len(read) < 2 or any(a[0] >= b[0] for a, b in pairwise(read)):
-        raise ValueError("a curve needs at least two points in ascending order of size")
-    return Curve(points=read)
-
-
-def _number(value: Any, dimension: Dimension) -> float:
-    try:
-        number = float(parse_quantity(value, dimension) if isinstance(value, str) else value)
-    except QuantityError as error:
-        raise ValueError(str(error)) from None
-    if not number > 0:
-        raise ValueError(f"{value!r} is not above 0")
-    return number
+def _resolved(
+    written: Mapping[str, dict[str, Any]], others: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Entries with the curves of the one that each is `like`, which is before it or in `others`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, entry in written.items():
+        like = entry.get("like") if isinstance(entry, dict) else None
+        if like is not None:
+            bases = {**others, **found}
+            base = find_name(str(like), bases)
+            if base is None:
+                raise EntryError("like", f"like: unknown device {like!r}; known: {', '.join(bases)}")
+            entry = scaled_entry(entry, base, bases[base])
+        elif not isinstance(entry, dict):
+            raise TypeError(f"{name} is not a mapping")
+        found[name] = entry
+    return found

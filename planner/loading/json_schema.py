@@ -67,8 +67,10 @@ def json_schema() -> str:
     top["parallel"] = {"anyOf": [top["parallel"], short_name]}
     top["claims"].pop("default")
     gpu = sections["Cluster"]["properties"]["gpu"]
-    named = {"type": "string", "enum": list(devices())}
+    named = {"type": "string", "examples": list(devices())}
     sections["Cluster"]["properties"]["gpu"] = {"anyOf": [{"$ref": gpu.pop("$ref")}, named], **gpu}
+    described = sections["Gpu"].pop("required")  # or overrides of a named one's
+    sections["Gpu"]["anyOf"] = [{"required": ["name"]}, {"required": described}]
     for name in ("num_key_value_heads", "head_dim"):
         derived = sections["ModelShape"]["properties"][name]
         derived["type"] = ["integer", "null"]

@@ -7,12 +7,14 @@ mistakes of a file in one go. The strategy that is returned is the one that vali
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
+from planner.hardware.catalog import known_devices
+from planner.hardware.presets import known_links
 from planner.loading.hf_config import with_model
 from planner.loading.overrides import apply_overrides
 from planner.loading.validation_messages import MAX_FAULTS, Fault, find_faults
@@ -22,23 +24,31 @@ from planner.rules.registry import find_broken_rules
 from planner.strategy.field_types import AS_TEXT
 from planner.strategy.schema import Strategy
 from planner.strategy.sources import Sources
-from planner.yaml12 import MAX_BYTES, Document, Entry, Mapping
+from planner.yaml12 import MAX_BYTES, Document, Entry
+from planner.yaml12 import Mapping as YamlMapping
 
 _MAX_ROUNDS = 8  # a stand-in may uncover what its neighbour hid; each round leaves fewer faults
 
 
 def load(
-    path: str | os.PathLike[str], overrides: Iterable[str] = (), *, model_from: str | None = None
+    path: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    *,
+    model_from: str | None = None,
+    hardware: str | os.PathLike[str] | None = None,
 ) -> Strategy:
     """The strategy of a file, with `key=value` overrides applied before anything is checked.
 
-    `model_from` names a folder with a Hugging Face config.json, whose model takes the place of the file's.
+    `model_from` names a folder with a Hugging Face config.json, whose model takes the place of the file's;
+    `hardware` a file whose devices and links the strategy may name too.
 
     Raises:
         StrategyError: with every malformed key and every broken rule that reads no malformed key.
     """
     file = os.fspath(path)
-    return loads(_read(file), overrides, file=file, name=FilePath(file).stem, model_from=model_from)
+    return loads(
+        _read(file), overrides, file=file, name=FilePath(file).stem, model_from=model_from, hardware=hardware
+    )
 
 
 def loads(
@@ -48,18 +58,22 @@ def loads(
     file: str | None = None,
     name: str = "unnamed",
     model_from: str | None = None,
+    hardware: str | os.PathLike[str] | None = None,
 ) -> Strategy:
-    """The strategy of a text; `name` is its name unless it writes one, `model_from` as for `load`.
+    """The strategy of a text; `name` is its name unless it writes one, `model_from` and `hardware` as for
+    `load`.
 
     Raises:
         StrategyError: as `load`.
     """
     if isinstance(overrides, str):
         raise TypeError("overrides is a sequence of key=value texts, not one text")
+    own = None if hardware is None else FilePath(hardware)
+    known = {"devices": known_devices(own), "links": known_links(own)}
     document = Document(text, file)
     problems = list(document.problems)
     root = document.root
-    if root is not None and not isinstance(root.value, Mapping):
+    if root is not None and not isinstance(root.value, YamlMapping):
         not_a_mapping = Problem(
             code="SW103",
             line=root.line,
@@ -74,13 +88,13 @@ def loads(
     root, ignored, model_problems = with_model(root, file, model_from)
     root, override_problems = apply_overrides(root, tuple(overrides))
     problems += (*model_problems, *override_problems)
-    assert isinstance(root.value, Mapping)
+    assert isinstance(root.value, YamlMapping)
     if model_problems:
         raise StrategyError(sorted(problems, key=_order))  # a model that cannot be read has no keys to check
     if "name" not in root.value.entries:
         root.value.entries["name"] = Entry(value=name, line=1)
     sources = Sources(file=file, root=root, ignored_model_keys=ignored)
-    strategy, found = _check(sources, problems)
+    strategy, found = _check(sources, problems, known)
     problems += found
     if problems:
         raise StrategyError(sorted(problems, key=_order))
@@ -120,8 +134,12 @@ def _read(file: str) -> str:
     raise StrategyError([Problem(code="SW101", found=found, expected=expected, fix=fix, file=file)])
 
 
-def _check(sources: Sources, earlier: Sequence[Problem]) -> tuple[Strategy | None, list[Problem]]:
+def _check(
+    sources: Sources, earlier: Sequence[Problem], known: Mapping[str, Any]
+) -> tuple[Strategy | None, list[Problem]]:
     """The strategy, and every malformed key and every broken rule that reads none of them.
+
+    `known`: the devices and links that it may name.
 
     With Problems the strategy is not to be used: stand-ins may be in it.
     """
@@ -132,7 +150,7 @@ def _check(sources: Sources, earlier: Sequence[Problem]) -> tuple[Strategy | Non
     strategy = None
     for _ in range(_MAX_ROUNDS):
         try:
-            strategy = Strategy.model_validate(data, context=AS_TEXT)
+            strategy = Strategy.model_validate(data, context={**AS_TEXT, **known})
             break
         except ValidationError as error:
             is_hopeless = error.error_count() > MAX_FAULTS
@@ -190,7 +208,7 @@ def _is_written(root: Entry, path: Sequence[str]) -> bool:
     """Whether the key has a value that somebody wrote, be it inside a short name."""
     entry = root
     for key in path:
-        if not isinstance(entry.value, Mapping):
+        if not isinstance(entry.value, YamlMapping):
             return entry.value is not None
         if key not in entry.value.entries:
             return False

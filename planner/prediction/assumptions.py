@@ -41,7 +41,6 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
             f"the fullest rank receives {imbalance.factor:.3g} times the mean number of expert tokens "
             f"(balance {imbalance.balance:.3g}), in every layer; all others wait for it"
         )
-    links = strategy.cluster.links
     inside, between = device.intra_bytes_per_s, device.inter_bytes_per_s
     if device.collectives and len(plan.hosts) == 1:
         yield "intra-host collectives: as measured, not from cluster.links"
@@ -52,11 +51,8 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
             if rate is not None
         ]
         yield f"links per rank, one way, as measured: {', '.join(measured)}; not from cluster.links"
-    else:
-        yield (
-            f"links per rank, one way: {links.intra_host / 1e9:g} GB/s intra-host, "
-            f"{links.inter_host / 1e9:g} GB/s inter-host; large messages reach {device.link_share:.0%}"
-        )
+    elif plan.world_size > 1:
+        yield from _link_lines(plan, device)
     if device.cores is not None and len(plan.hosts[0].ranks) > device.cores:
         ranks = len(plan.hosts[0].ranks)
         some = "" if len(plan.stages) == 1 else f", {slower * device.cores:.1f} of them busy on average"
@@ -99,3 +95,24 @@ def _kernels(plan: Plan, imbalance: ExpertImbalance) -> Iterator[str]:
         outside.append(f"dispatch {model.dispatch} (dropless)")
     if outside:
         yield f"memory-bound operations were counted for other sizes: {', '.join(outside)}"
+
+
+def _link_lines(plan: Plan, device: Device) -> Iterator[str]:
+    """The strategy's own links: their rates, where named ones are from, what hosts share."""
+    links = plan.strategy.cluster.links
+    between = links.inter_host_rate(plan.host_size)
+    yield (
+        f"links per rank, one way: {links.intra_host / 1e9:g} GB/s intra-host, {between / 1e9:.4g} GB/s "
+        f"inter-host; large messages reach {device.link_share:.0%}"
+    )
+    for key, preset in (("intra_host", links.intra_host.preset), ("inter_host", links.inter_host.preset)):
+        if preset is not None:
+            rate = f"{preset.bytes_per_s / 1e9:g} GB/s of a GPU, one way"
+            yield f"{key} {preset.name}: {rate} ({preset.source})"
+    if links.per_host is not None or links.oversubscription > 1:
+        host = "" if links.per_host is None else f" and {links.per_host / 1e9:g} GB/s of a host"
+        yield (
+            f"inter-host bandwidth of a rank: the least of its own link, {links.inter_host / 1e9:g} GB/s,"
+            f"{host} over {plan.host_size} ranks, divided by an oversubscription of "
+            f"{links.oversubscription:g}, as if all ranks used it at once"
+        )

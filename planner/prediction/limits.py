@@ -159,6 +159,7 @@ def _with_links(plan: Plan, times: float) -> Plan:
     faster = {
         "cluster.links.intra_host": links.intra_host * times,
         "cluster.links.inter_host": links.inter_host * times,
+        **({} if links.per_host is None else {"cluster.links.per_host": links.per_host * times}),
     }
     return replace(plan, strategy=change_keys(plan.strategy, faster))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.hardware.catalog import UNNAMED, entry_of, is_entry, read_calibration
+from planner.hardware.catalog import UNNAMED, entry_of, is_entry, read_hardware
 from planner.strategy.schema import Strategy
 from planner.yaml12_writer import section_yaml
 
@@ -36,7 +36,7 @@ def write_links(path: Path, strategy: Strategy, measured: MeasuredLinks) -> str:
         StrategyError: if the file exists and is not a hardware file.
         OSError: if it cannot be written.
     """
-    entries = read_calibration(path) if path.exists() else {}
+    entries = read_hardware(path) if path.exists() else {}
     name, shipped = entry_of(strategy.cluster.gpu)
     known = entries.get(name)
     if known is None or (name == UNNAMED and not is_entry(strategy.cluster.gpu, known)):

@@ -7,13 +7,14 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from planner.hardware.catalog import devices
+from planner.hardware.presets import shipped_links
 from planner.loading.json_schema import find_section, json_schema
 from planner.loading.validation_messages import describe
 from planner.rules import batch, deepspeed_dispatch, layout, model
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Strategy
-from planner.units import Dimension, legal_units
+from planner.units import Dimension, format_quantity, legal_units
 
 _INTRODUCTION = """\
 # Strategy reference
@@ -74,7 +75,9 @@ def _walk(section: type[Section], path: tuple[str, ...]) -> Iterator[tuple[tuple
 def _legal(path: tuple[str, ...], schema: dict[str, Any]) -> str:
     match path:
         case ("cluster", "gpu"):
-            return f"{', '.join(devices())}, or [a section](#clustergpu)"
+            return "[a name](#devices-by-name), or [a section](#clustergpu)"
+        case ("cluster", "links", "intra_host" | "inter_host"):
+            return "a number with a unit, for example 100 Gbps, or [a name](#links-by-name)"
         case ("parallel",):
             return "[a section](#parallel), or a short name"
         case ("claims",):
@@ -124,17 +127,30 @@ def _yaml(value: Any) -> str:
 
 def _devices() -> Iterator[str]:
     yield "## Devices by name\n"
-    yield "From `planner/hardware/devices.yaml`. Peaks are dense rates.\n"
+    yield (
+        "From `planner/hardware/devices.yaml`. Peaks are dense rates, memory is what the driver reports in\n"
+        "all. Case, dashes and spaces of a name do not matter. `gpu: {name: H100, memory: 90 GB}` overrides\n"
+        "a figure. `--hardware FILE` and `~/.config/switchyard/hardware.yaml` add devices.\n"
+    )
     rows = [
         (
             f"`{name}`",
+            ", ".join(map(str, entry.get("aliases") or ())),
             str(entry["memory"]),
+            str(entry["memory_bandwidth"]),
             ", ".join(f"{precision} {rate}" for precision, rate in entry["peak"].items()),
             str(entry["source"]),
         )
         for name, entry in devices().items()
     ]
-    yield _table(("name", "memory", "peak", "source"), rows)
+    yield _table(("name", "also", "memory", "memory bandwidth", "peak", "source"), rows)
+    yield "## Links by name\n"
+    yield "Of one GPU, one way; for `cluster.links`.\n"
+    links = [
+        (f"`{link.name}`", format_quantity(link.bytes_per_s, "bytes/s"), link.source)
+        for link in shipped_links().values()
+    ]
+    yield _table(("name", "bandwidth", "source"), links)
 
 
 def _claims() -> Iterator[str]:

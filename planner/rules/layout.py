@@ -214,6 +214,22 @@ def slots_within_host(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def links_are_written(s: Strategy) -> Iterator[Problem]:
+    return missing_links(s, world_size(s.parallel))
+
+
+def missing_links(s: Strategy, world: int) -> Iterator[Problem]:
+    """The Problem of a plan of so many ranks without links."""
+    if world > 1 and "links" not in s.cluster.model_fields_set:
+        yield Problem(
+            code="SW215",
+            path="cluster.links",
+            found=f"missing, and {world} ranks use links",
+            expected="a section with intra_host, inter_host",
+            fix="add links: {intra_host: NVLink4, inter_host: NDR}, or a bandwidth for each",
+        )
+
+
 def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
     world, cluster, degrees = world_size(s.parallel), s.cluster, s.parallel.short_name
     if world > MAX_WORLD:
@@ -273,4 +289,5 @@ RULES = (
     spare_hosts_leave_one,
     slots_within_host,
     world_fits_hosts,
+    links_are_written,
 )

@@ -11,7 +11,7 @@ STAND_IN: dict[str, Any] = {
     "cluster": {
         "hosts": 1,
         "gpus_per_host": 1,
-        "gpu": {"memory": "1 GB", "peak": {"bf16": "1 TFLOPS"}},
+        "gpu": {"memory": "1 GB", "memory_bandwidth": "1 TB/s", "peak": {"bf16": "1 TFLOPS"}},
         "links": {"intra_host": "1 Gbps", "inter_host": "1 Gbps"},
     },
     "model": {

@@ -10,6 +10,8 @@ from planner.memory.memory_model import MemoryModel
 from planner.plan.memory_limit import describe_memory_limit, memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
+from planner.problems import StrategyError
+from planner.rules.layout import missing_links
 from planner.search.search_space import Space, layouts, plans_of, space_of
 from planner.strategy.changes import change_keys
 from planner.strategy.schema import Parallel, Strategy
@@ -64,7 +66,13 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
 
     Recompute is tried where a plan does not fit without it; ZeRO 2 is left out where DeepSpeed gets it for
     ZeRO 1 too. Hosts that the strategy keeps as spares may be used.
+
+    Raises:
+        StrategyError: if the cluster has several GPUs and no links.
     """
+    problems = tuple(missing_links(strategy, sum(strategy.cluster.slots)))
+    if problems:
+        raise StrategyError(problems)
     with _garbage_collection_paused():
         return _search(strategy, device or device_of(strategy.cluster.gpu), vary)
 

@@ -1,11 +1,26 @@
 """Cluster section of a strategy: hosts, the device in each slot, the links between them."""
 
+import difflib
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializationInfo,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
-from planner.hardware.catalog import CPU, devices
+from planner.hardware.catalog import CPU, devices, find_name, known_devices
+from planner.hardware.presets import LinkPreset, find_link, known_links, shipped_links
+from planner.hardware.scaling import bandwidth_of
 from planner.strategy.field_types import (
+    AS_TEXT,
     Bytes,
     BytesPerSecond,
     DollarsPerGpuHour,
@@ -13,12 +28,14 @@ from planner.strategy.field_types import (
     NotNegative,
     Seconds,
     Section,
+    Text,
     is_text,
     make_error,
+    parse_bytes_per_s,
     show,
 )
 from planner.strategy.hosts import MAX_HOSTS, MAX_SLOTS, Hosts, parse_hosts
-from planner.units import shorten
+from planner.units import format_quantity, quantity_pattern, shorten
 
 
 class Peak(Section):
@@ -32,48 +49,78 @@ class Peak(Section):
 
 
 class Gpu(Section):
-    """The device in a slot."""
+    """The device in a slot: named, or described by its memory, memory bandwidth and peak rates."""
 
-    memory: Bytes = Field(description="memory of one device", examples=["64 GB"])
+    name: Text | None = Field(
+        default=None, description="a device by name, whose figures the other keys override", examples=["H100"]
+    )
+    memory: Bytes = Field(description="memory of one device, as its driver reports it", examples=["64 GB"])
+    memory_bandwidth: BytesPerSecond = Field(
+        description="peak of the device's own memory", examples=["2 TB/s"]
+    )
     peak: Peak
-
-    @property
-    def is_cpu(self) -> bool:
-        return False
-
-
-class NamedGpu(Gpu):
-    """A device of devices.yaml."""
-
-    name: str
 
     @property
     def is_cpu(self) -> bool:
         return self.name == CPU
 
 
-def _parse_gpu(value: Any) -> Any:
-    if not isinstance(value, str):
-        if isinstance(value, (dict, Gpu)):
-            return value
-        raise make_error("SW136", f"{show(value)} is not a device", "a name or {memory: …, peak: {bf16: …}}")
-    known = devices()
-    if value not in known:
-        names = {name.lower(): name for name in known}
-        guess = names.get(value.lower())
-        fix = (
-            f"write {guess}" if guess else "write one of these, or {memory: 64 GB, peak: {bf16: 400 TFLOPS}}"
-        )
-        raise make_error("SW136", f"unknown device {shorten(value)!r}", ", ".join(known), fix)
-    entry = {key: known[value][key] for key in ("memory", "peak")}
-    return NamedGpu.model_validate({"name": value, **entry}, context={"text": True})
+_FIGURES = ("memory", "memory_bandwidth", "peak")
+
+
+def _parse_gpu(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, Gpu):
+        return value
+    if not isinstance(value, (str, dict)):
+        raise make_error("SW136", f"{show(value)} is not a device", f"a name or {_DESCRIBED}")
+    written = {"name": value} if isinstance(value, str) else value
+    text = written.get("name")
+    if not isinstance(text, str):
+        return written
+    known = (info.context or {}).get("devices") or known_devices()
+    name = find_name(text, known)
+    if name is None:
+        if all(written.get(key) is not None for key in _FIGURES):
+            return written  # a device of another machine's file, as `generate` writes it
+        close = difflib.get_close_matches(text.lower(), [each.lower() for each in known], n=1, cutoff=0.5)
+        guess = next((each for each in known if close and each.lower() == close[0]), None)
+        others = f"write one of these, or {_DESCRIBED}, or add it by --hardware FILE"
+        fix = f"write {guess}" if guess else others
+        raise make_error("SW136", f"unknown device {shorten(text)!r}", ", ".join(known), fix)
+    return {"name": name, **_figures(known[name], written, is_text=is_text(info))}
+
+
+_DESCRIBED = "{memory: 64 GB, memory_bandwidth: 2 TB/s, peak: {bf16: 400 TFLOPS}}"
+
+
+def _figures(entry: Mapping[str, Any], written: Mapping[str, Any], *, is_text: bool) -> dict[str, Any]:
+    """What is written, completed by the device's own figures."""
+    own = Gpu.model_validate({key: _figure(entry, key) for key in _FIGURES}, context=AS_TEXT)
+    figures = own.model_dump(context=AS_TEXT if is_text else None, exclude={"name"})
+    found = {**figures, **{key: item for key, item in written.items() if key != "name"}}
+    if isinstance(found["peak"], dict):
+        found["peak"] = {**figures["peak"], **found["peak"]}
+    return found
+
+
+def _figure(entry: Mapping[str, Any], key: str) -> Any:
+    if key == "memory_bandwidth":
+        return format_quantity(bandwidth_of(entry), "bytes/s")
+    return entry[key]
 
 
 def _write_gpu(gpu: Gpu, info: SerializationInfo) -> Any:
-    if is_text(info) and isinstance(gpu, NamedGpu):
-        return gpu.name
+    """In text a shipped device by its name, with the keys that are overridden; any other by all figures, so
+    that hosts without the user's file read it too."""
     dumped = gpu.model_dump(context=info.context)
-    return {**dumped, "peak": {k: v for k, v in dumped["peak"].items() if v is not None}}
+    dumped["peak"] = {key: rate for key, rate in dumped["peak"].items() if rate is not None}
+    if gpu.name is None:
+        del dumped["name"]
+    if not is_text(info) or gpu.name not in devices():
+        return dumped
+    usual = Gpu.model_validate(_figures(devices()[gpu.name], {}, is_text=True), context=AS_TEXT)
+    changed = {key: dumped[key] for key in _FIGURES if getattr(usual, key) != getattr(gpu, key)}
+    return {"name": gpu.name, **changed} if changed else gpu.name
 
 
 def _write_hosts(hosts: Hosts, info: SerializationInfo) -> Any:
@@ -94,13 +141,82 @@ _HOSTS_SCHEMA = {
 }
 
 
-class Links(Section):
-    """Bandwidth of a device's links, one way."""
+class LinkRate(float):
+    """Bandwidth of a link in bytes/s, one way; `preset`: the named link that it is, if it was named."""
 
-    intra_host: BytesPerSecond = Field(
+    preset: LinkPreset | None = None
+
+    @classmethod
+    def of(cls, preset: LinkPreset) -> "LinkRate":
+        rate = cls(preset.bytes_per_s)
+        rate.preset = preset
+        return rate
+
+
+def _parse_link(value: Any, info: ValidationInfo) -> LinkRate:
+    if isinstance(value, LinkRate):
+        return value
+    if isinstance(value, str) and not value[:1].isdigit():
+        known = (info.context or {}).get("links") or known_links()
+        preset = find_link(value, known)
+        if preset is not None:
+            return LinkRate.of(preset)
+        if value[:1].isalpha():
+            expected = f"a bandwidth, for example 100 Gbps, or one of: {', '.join(known)}"
+            raise make_error("SW138", f"unknown link {shorten(value)!r}", expected)
+    return LinkRate(parse_bytes_per_s(value, info))
+
+
+def _write_link(value: LinkRate, info: SerializationInfo) -> Any:
+    if not is_text(info):
+        return float(value)
+    preset = value.preset
+    return preset.name if preset and preset.is_shipped else format_quantity(float(value), "bytes/s")
+
+
+LinkBandwidth = Annotated[
+    LinkRate,
+    PlainValidator(_parse_link),
+    PlainSerializer(_write_link),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "pattern": quantity_pattern("bytes/s"),
+                    "examples": ["100 Gbps"],
+                },
+                {"type": "string", "enum": list(shipped_links())},
+            ]
+        }
+    ),
+]
+
+
+class Links(Section):
+    """Bandwidth of a device's links, one way: a quantity or a link by name."""
+
+    intra_host: LinkBandwidth = Field(
         description="per GPU, one way, to GPUs of the same host", examples=["100 Gbps"]
     )
-    inter_host: BytesPerSecond = Field(description="per GPU, one way, to other hosts", examples=["100 Gbps"])
+    inter_host: LinkBandwidth = Field(description="per GPU, one way, to other hosts", examples=["100 Gbps"])
+    oversubscription: Annotated[float, Field(ge=1)] = Field(
+        default=1.0, description="how many times less the network between hosts carries than their links"
+    )
+    per_host: BytesPerSecond | None = Field(
+        default=None, description="of a host, one way, shared by its GPUs; null: each GPU has its own link"
+    )
+
+    def inter_host_rate(self, ranks_on_host: int) -> float:
+        """Bytes/s of one GPU to other hosts while all GPUs of its host send."""
+        shared = math.inf if self.per_host is None else self.per_host / ranks_on_host
+        return min(self.inter_host, shared) / self.oversubscription
+
+
+def _unwritten_links() -> Links:
+    """What a plan of one GPU has, which uses no link; a rule asks all others to write them."""
+    presets = shipped_links()
+    return Links(intra_host=LinkRate.of(presets["PCIe4"]), inter_host=LinkRate.of(presets["RoCE-100"]))
 
 
 class Cluster(Section):
@@ -113,9 +229,10 @@ class Cluster(Section):
         description="ranks per host; not a limit when gpu is cpu", examples=[8]
     )
     gpu: Annotated[Gpu, BeforeValidator(_parse_gpu), PlainSerializer(_write_gpu)] = Field(
-        description="name in planner/hardware/devices.yaml, or memory and peak rates", examples=["H100"]
+        description="name in planner/hardware/devices.yaml or in a file of one's own, or its figures",
+        examples=["H100"],
     )
-    links: Links
+    links: Links = Field(default_factory=_unwritten_links, description="required unless a plan has one GPU")
     spare_hosts: NotNegative = Field(
         default=0, description="number of hosts, from the end of the list, that a plan leaves unused"
     )
@@ -127,6 +244,13 @@ class Cluster(Section):
         description="mean time between failures of one GPU, with its share of the host and the network; from "
         "it a plan says the effective training time ratio",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_unwritten(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key != "links"}
 
     @property
     def slots(self) -> tuple[int, ...]:

@@ -110,6 +110,7 @@ _bytes, _rate, _flops, _time = (
     _quantity("FLOP/s", whole=False),
     _quantity("seconds", whole=False),
 )
+parse_bytes_per_s = _rate[0].func  # of a value and its ValidationInfo
 Bytes = Annotated[int, _bytes[0], _bytes[1], _bytes[2]]
 BytesPerSecond = Annotated[float, _rate[0], _rate[1], _rate[2]]
 FlopPerSecond = Annotated[float, _flops[0], _flops[1], _flops[2]]

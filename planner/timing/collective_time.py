@@ -61,7 +61,8 @@ def network_of(plan: Plan, device: Device) -> Network:
     links = plan.strategy.cluster.links
     return Network(
         intra_bytes_per_s=device.intra_bytes_per_s or links.intra_host * device.link_share,
-        inter_bytes_per_s=device.inter_bytes_per_s or links.inter_host * device.link_share,
+        inter_bytes_per_s=device.inter_bytes_per_s
+        or links.inter_host_rate(plan.host_size) * device.link_share,
         host_size=plan.host_size,
         device=device,
     )

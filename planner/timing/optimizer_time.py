@@ -16,15 +16,23 @@ from planner.topology.group_placement import GroupPlacement
 @dataclass(frozen=True, kw_only=True)
 class UpdateTime:
     """Seconds of one reduction of all gradients, of gathering what was updated elsewhere, and of clipping
-    and AdamW on what a rank updates, without the norm's collective."""
+    and AdamW on what a rank updates, without the norm's collective.
+
+    copies_s: of one reduction that has no peers: DeepSpeed still flattens and copies the gradients.
+    """
 
     reduction_s: float
+    copies_s: float
     gather_s: float
     update_s: float
 
     def gradient_reduce_s(self, reductions: int) -> float:
         """`reductions`: how often a step reduces all gradients."""
         return self.reduction_s * reductions + self.gather_s
+
+    def optimizer_s(self, reductions: int) -> float:
+        """The update, and the copies of so many reductions without peers."""
+        return self.copies_s * reductions + self.update_s
 
 
 def reductions_per_step(plan: Plan) -> int:
@@ -65,9 +73,12 @@ def update_time(
     groups = (float(held.dense), float(held.experts))
     if zero:
         groups = (float(ceil(held.dense / data.size)), float(ceil(held.experts / edp.size)))
+    alone = data.size == edp.size == 1  # copies inside one GPU are no communication
+    copies_s = _traffic_s(copies, elements * element_bytes, device, network)
     adam = op_overhead.update(zero, held.num_tensors, groups, is_fused=not device.is_cpu)
     return UpdateTime(
-        reduction_s=reduction + _traffic_s(copies, elements * element_bytes, device, network),
+        reduction_s=0.0 if alone else reduction + copies_s,
+        copies_s=copies_s if alone else 0.0,
         gather_s=gather,
         update_s=_traffic_s(adam, 4 * sum(groups), device, network),
     )

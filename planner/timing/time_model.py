@@ -120,7 +120,7 @@ class TimeModel:
         return StageTime(
             micro_batch=micro_batch,
             gradient_reduce_s=update.gradient_reduce_s(reductions_per_step(plan)),
-            optimizer_s=update.update_s + norm_s,
+            optimizer_s=update.optimizer_s(reductions_per_step(plan)) + norm_s,
             data_s=accumulation * op_overhead.DATA_OPERATIONS * self.device.operation_s,
             other_s=other_s,
         )

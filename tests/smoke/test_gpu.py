@@ -20,7 +20,10 @@ def num_gpus() -> int:
 pytestmark = pytest.mark.skipif(num_gpus() == 0, reason="no NVIDIA GPU")
 
 ALONE = ("parallel={ep: 1, tp: 1, zero_stage: 1}", "cluster.gpus_per_host=1")
-ON_GPU = ("cluster.gpu={memory: 16 GB, peak: {fp32: 10 TFLOPS, bf16: 100 TFLOPS}}", "limits.memory_max=8 GB")
+ON_GPU = (
+    "cluster.gpu={memory: 16 GB, memory_bandwidth: 500 GB/s, peak: {fp32: 10 TFLOPS, bf16: 100 TFLOPS}}",
+    "limits.memory_max=8 GB",
+)
 
 
 def trained(folder: Path, *overrides: str, accelerator: str) -> list[dict]:

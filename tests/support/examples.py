@@ -7,7 +7,7 @@ name: small
 cluster:
   hosts: 16
   gpus_per_host: 8
-  gpu: {memory: 64 GB, peak: {bf16: 400 TFLOPS}}
+  gpu: {memory: 64 GB, memory_bandwidth: 2 TB/s, peak: {bf16: 400 TFLOPS}}
   links: {intra_host: 100 Gbps, inter_host: 100 Gbps}
 model:
   num_hidden_layers: 16

@@ -14,12 +14,13 @@ from planner.strategy.field_types import AS_TEXT
 from tests.support.examples import TEXT, strategy
 
 # Line 5: a size without a unit. 9: a misspelt key. 14: a rule. 18: text for a number. 19: below zero.
+GPU = "gpu: {memory: 64 GB, memory_bandwidth: 2 TB/s, peak: {bf16: 400 TFLOPS}}"
 FIVE = """\
 name: five
 cluster:
   hosts: 2
   gpus_per_host: 8
-  gpu: {memory: 64, peak: {bf16: 400 TFLOPS}}
+  gpu: {memory: 64, memory_bandwidth: 2 TB/s, peak: {bf16: 400 TFLOPS}}
   links: {intra_host: 100 Gbps, inter_host: 100 Gbps}
 model:
   num_hidden_layers: 16
@@ -170,8 +171,14 @@ def test_what_is_refused_on_purpose_has_a_code_of_its_own(override: str, code: s
         ("hosts: 16", "hosts: [a;rm]", "cluster.hosts", "SW131", ""),
         ("hosts: 16", "hosts: ['höst']", "cluster.hosts", "SW131", ""),
         ("hosts: 16", "hosts: ['a:22']", "cluster.hosts", "SW131", ""),
-        ("gpu: {memory: 64 GB, peak: {bf16: 400 TFLOPS}}", "gpu: h100", "cluster.gpu", "SW136", "'h100'"),
-        ("gpu: {memory: 64 GB, peak: {bf16: 400 TFLOPS}}", "gpu: 3", "cluster.gpu", "SW136", ""),
+        (GPU, "gpu: h1000", "cluster.gpu", "SW136", "'h1000'"),
+        (
+            GPU,
+            "gpu: 3",
+            "cluster.gpu",
+            "SW136",
+            "",
+        ),
         ("name: small", "name: ../up", "name", "SW117", "'../up'"),
         ("name: small", "name: a b", "name", "SW117", "'a b'"),
         ("name: small", "name: .hidden", "name", "SW117", "'.hidden'"),
@@ -361,7 +368,7 @@ def test_overrides_are_read_like_the_file() -> None:
     loaded = strategy("parallel.ep=2", "training.steps=4", "name=try1", "training.learning_rate=3e-4")
     assert (loaded.parallel.ep, loaded.training.steps, loaded.name) == (2, 4, "try1")
     assert strategy("training.optimizer.betas=[0.8, 0.9]").training.optimizer.betas == (0.8, 0.9)
-    assert strategy("cluster.gpu={memory: 1 GB, peak: {}}").cluster.gpu.memory == 10**9
+    assert strategy("cluster.gpu.memory=1 GB").cluster.gpu.memory == 10**9
     assert strategy("limits.memory_max=80 GB").limits.memory_max == 80 * 10**9
     assert strategy("data.path=a=b").data.path == "a=b"
 

@@ -70,10 +70,10 @@ def test_measuring_again_replaces_what_was_measured(tmp_path: Path) -> None:
 
 def test_a_device_without_a_name_is_known_by_its_memory_and_peaks(tmp_path: Path) -> None:
     path = tmp_path / "links.yaml"
-    mine = "cluster.gpu={memory: 10 GB, peak: {bf16: 10 TFLOPS}}"
+    mine = "cluster.gpu={memory: 10 GB, memory_bandwidth: 2 TB/s, peak: {bf16: 10 TFLOPS}}"
     assert write_links(path, strategy(mine), BOTH) == "unnamed"
     assert device_of(strategy(mine).cluster.gpu, path).inter_bytes_per_s == 10e9
-    other = "cluster.gpu={memory: 11 GB, peak: {bf16: 10 TFLOPS}}"
+    other = "cluster.gpu={memory: 11 GB, memory_bandwidth: 2 TB/s, peak: {bf16: 10 TFLOPS}}"
     assert device_of(strategy(other).cluster.gpu, path).inter_bytes_per_s is None
     write_links(path, strategy(other), INSIDE)
     device = device_of(strategy(other).cluster.gpu, path)

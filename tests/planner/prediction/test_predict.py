@@ -272,8 +272,9 @@ def test_first_touch_of_memory_costs_the_optimizer_and_reductions_of_large_group
     without = predict(built, replace(device, fresh_bytes_per_s=None)).phases_s
     touched = predict(built, replace(device, fresh_bytes_per_s=1e12)).phases_s
     parameters = model_parameters(built.strategy.model).total
-    for name in ("optimizer", "gradient_reduce"):
-        assert touched[name] - without[name] == pytest.approx(8 * parameters * 1e-12, rel=1e-6), name
+    # Without peers the reduction's copies are no communication: they count with the optimizer.
+    assert touched["optimizer"] - without["optimizer"] == pytest.approx(16 * parameters * 1e-12, rel=1e-6)
+    assert touched["gradient_reduce"] == 0
 
 
 def test_a_gpu_is_given_fp32_experts_one_by_one() -> None:
@@ -336,15 +337,15 @@ def test_a_missed_limit_says_what_would_keep_it() -> None:
     checks = {check.name: check for check in limit_checks(built, predict(built))}
     assert checks["memory_max"].holds
     assert checks["memory_max"].change == ""
-    strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.637")
+    strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.434")
     missed = limit_checks(strict, predict(strict))[0]
     assert not missed.holds
     assert "runtime.fp8_payload: true" in missed.change
-    assert "1.05 times as fast (13.1 GB/s intra-host, 13.1 GB/s inter-host)" in missed.change
+    assert "1.03 times as fast (12.9 GB/s intra-host, 12.9 GB/s inter-host)" in missed.change
 
 
 def test_the_bandwidth_that_is_named_keeps_the_limit_and_little_less_does_not() -> None:
-    strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.5")
+    strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.35")
     said = limit_checks(strict, predict(strict))[0].change
     times = float(said.partition(" times as fast")[0].rpartition(" ")[2])
 
@@ -353,7 +354,7 @@ def test_the_bandwidth_that_is_named_keeps_the_limit_and_little_less_does_not() 
         links = (f"cluster.links.intra_host={rate}", f"cluster.links.inter_host={rate}")
         return predict(plan("parallel=EP64_TP2_PP1_DP1", *links)).communication_share
 
-    assert share(times * 1.02) <= 0.5 < share(times * 0.97)
+    assert share(times * 1.02) <= 0.35 < share(times * 0.97)
 
 
 def test_a_shared_model_gives_the_same_prediction() -> None:

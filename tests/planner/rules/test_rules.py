@@ -27,6 +27,13 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         (),
         "1, 2, 4, 8, 16, 32",
     ),
+    (
+        ("cluster.links=null", "parallel=EP8"),
+        "SW215",
+        "cluster.links",
+        ("8 ranks",),
+        "intra_host, inter_host",
+    ),
     (("training.steps=null",), "SW245", "training.steps", (), "training.tokens"),
     (("training.tokens=13107201",), "SW245", "training.steps", ("13.107201M", "100"), "exactly one"),
     (

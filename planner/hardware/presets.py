@@ -1,0 +1,78 @@
+"""Link presets: bandwidths of links by name (NVLink4, NDR), from links.yaml and the user's files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from planner.hardware.catalog import LINKS, read_hardware, user_file
+from planner.hardware.device import number
+from planner.problems import Problem, StrategyError
+from planner.yaml12 import Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkPreset:
+    """Bandwidth of one GPU's link, one way. is_shipped: in links.yaml, so that every host knows it."""
+
+    name: str
+    bytes_per_s: float
+    source: str
+    is_shipped: bool = False
+
+
+@lru_cache(maxsize=1)
+def shipped_links() -> dict[str, LinkPreset]:
+    """Those of links.yaml, by name."""
+    path = Path(__file__).parent / "links.yaml"
+    root = Document(path.read_text(encoding="utf-8"), path.name).root
+    assert root is not None
+    return {name: _preset(name, entry, is_shipped=True) for name, entry in root.plain().items()}
+
+
+def known_links(hardware: Path | None = None) -> dict[str, LinkPreset]:
+    """Every link that a strategy may name: the shipped ones, and those under `links:` of the user's files.
+
+    Raises:
+        StrategyError: if a file is no hardware file, or one of its links is malformed.
+    """
+    found: dict[str, LinkPreset] = {}
+    for file in (user_file(), hardware):
+        if file is not None:
+            found |= _of_file(file)
+    return found | shipped_links()
+
+
+def find_link(text: str, known: Mapping[str, LinkPreset]) -> LinkPreset | None:
+    """The preset of a name, whatever its case, dashes and spaces."""
+    return {_plain(name): preset for name, preset in known.items()}.get(_plain(text))
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter not in " -_.")
+
+
+def _of_file(file: Path) -> dict[str, LinkPreset]:
+    written: Any = read_hardware(file).get(LINKS) or {}
+    try:
+        return {name: _preset(name, entry) for name, entry in written.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = Problem(
+            code="SW141",
+            file=str(file),
+            path=LINKS,
+            found=f"not a table of links: {error}",
+            expected="NAME: {bandwidth: 50 GB/s, source: where the figure is from}",
+            fix=f"correct {LINKS}",
+        )
+        raise StrategyError([problem]) from None
+
+
+def _preset(name: str, entry: Mapping[str, Any], *, is_shipped: bool = False) -> LinkPreset:
+    return LinkPreset(
+        name=name,
+        bytes_per_s=number(entry["bandwidth"], "bytes/s"),
+        source=str(entry["source"]),
+        is_shipped=is_shipped,
+    )

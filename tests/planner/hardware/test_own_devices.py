@@ -1,0 +1,102 @@
+"""Devices and links of the user's own: `--hardware FILE` and ~/.config/switchyard/hardware.yaml."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+from planner import StrategyError, loads
+from planner.hardware.catalog import device_of
+from planner.plan.serialization import full_strategy
+from tests.support.examples import TEXT
+
+OWN = """\
+Gaudi9:
+  like: h100
+  memory: 100 GB
+  memory_bandwidth: 6.7 TB/s
+  peak: {bf16: 989 TFLOPS}
+  source: a brochure
+links:
+  Rope: {bandwidth: 7 GB/s, source: my own measurement}
+"""
+NAMED = ("cluster.gpu=gaudi9", "cluster.links={intra_host: rope, inter_host: HDR}")
+
+
+def own_file(folder: Path, text: str = OWN) -> Path:
+    path = folder / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_adds_a_device_and_a_link(tmp_path: Path) -> None:
+    path = own_file(tmp_path)
+    given = loads(TEXT, NAMED, hardware=path)
+    gpu, links = given.cluster.gpu, given.cluster.links
+    assert (gpu.name, gpu.memory, gpu.memory_bandwidth, gpu.peak.bf16) == ("Gaudi9", 10**11, 6.7e12, 989e12)
+    assert (links.intra_host, links.inter_host) == (7e9, 25e9)
+    device = device_of(gpu, path)
+    assert (device.name, device.is_calibrated) == ("Gaudi9", True)
+    assert device.elementwise.at(1e9) == pytest.approx(2 * 2102e9)
+    assert "Gaudi9: a brochure" in device.sources
+
+
+def test_a_host_without_the_file_reads_what_generate_writes(tmp_path: Path) -> None:
+    given = loads(TEXT, NAMED, hardware=own_file(tmp_path))
+    again = loads(full_strategy(given))
+    assert again.cluster == given.cluster
+
+
+def test_without_the_file_the_names_are_unknown() -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, NAMED)
+    codes = {problem.path: problem.code for problem in caught.value.problems}
+    assert codes == {"cluster.gpu": "SW136", "cluster.links.intra_host": "SW138"}
+
+
+def test_the_file_of_the_users_configuration_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "switchyard").mkdir()
+    (tmp_path / "switchyard" / "hardware.yaml").write_text(OWN, encoding="utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    given = loads(TEXT, NAMED)
+    assert device_of(given.cluster.gpu).name == "Gaudi9"
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "fact"),
+    [
+        (("6.7 TB/s", "6.7 TB"), 4, "memory_bandwidth"),
+        (("like: h100", "like: h1000"), 2, "unknown device 'h1000'"),
+        (("  like: h100\n", ""), 1, "missing"),
+        (("989 TFLOPS", "989 GB"), 5, "989 GB"),
+        (("  memory: 100 GB\n", ""), 1, "memory is missing"),
+    ],
+)
+def test_a_wrong_file_is_a_problem_with_its_line(
+    tmp_path: Path, change: tuple[str, str], line: int, fact: str
+) -> None:
+    path = own_file(tmp_path, OWN.replace(*change))
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, NAMED, hardware=path)
+    problem = caught.value.problems[0]
+    assert (problem.code, problem.file) == ("SW141", str(path))
+    assert problem.line == line
+    assert fact in problem.found
+
+
+def test_the_commands_take_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = own_file(tmp_path)
+    small = (*NAMED, "cluster.hosts=1", "model.num_hidden_layers=1", "limits={}", f"output.folder={tmp_path}")
+    for command in ("plan", "search", "audit", "fallback", "generate"):
+        strategy = "ds_configs/ep64_tp2.yaml"
+        layout = () if command == "search" else ("parallel=EP8",)
+        code = main([command, strategy, *small, *layout, "claims=[]", "--hardware", str(path), "--json"])
+        answer = json.loads(capsys.readouterr().out)
+        assert code in (0, 1), (command, answer)
+        if command == "plan":
+            said = answer["prediction"]["assumptions"]
+            assert "intra_host Rope: 7 GB/s of a GPU, one way (my own measurement)" in said
+            assert any(line.startswith("Gaudi9: a brochure") for line in said)
