@@ -18,8 +18,8 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.autograd import _get_sequence_nr
+from torch import Tensor, nn
+from torch._C._autograd import _get_sequence_nr
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -94,7 +94,7 @@ class CountingMode(TorchDispatchMode):
     """Counts while it is active; `region` names the module at work."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.passes = Passes()
         self.is_backward = False
         self._stack = [COPIES]
@@ -185,7 +185,8 @@ def count_passes(strategy: Strategy, *, tp: int = 1, ep: int = 1) -> Passes:
     with _lonely_world(max(tp, ep)):
         groups = ModelGroups(tp=_group(tp), ep=_group(ep))
         with patch.object(SwitchyardForCausalLM, "init_weights"):  # its draws take longer than the passes
-            model = SwitchyardForCausalLM(model_config(strategy), groups=groups).to(dtype)
+            model = SwitchyardForCausalLM(model_config(strategy), groups=groups)
+        nn.Module.to(model, dtype)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0.0, 0.02)

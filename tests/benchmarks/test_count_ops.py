@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks.count_ops import Shape, count
+from benchmarks.count_ops import count
 from benchmarks.op_counts import Count
+from benchmarks.op_shapes import Shape
 from planner.timing.op_overhead import ModuleTraffic, part_traffic
 
 TOLERANCE = 0.03  # of a pass's bytes, and of those of a module that has a twentieth of them

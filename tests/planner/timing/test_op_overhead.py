@@ -11,9 +11,9 @@ from planner.timing.optimizer_time import reductions_per_step
 from tests.support.examples import plan
 
 
-def workload(*overrides: str, **changes: int) -> RankWorkload:
+def workload(*overrides: str) -> RankWorkload:
     built = plan("parallel={ep: 1}", "cluster.hosts=1", *overrides)
-    return replace(rank_workload(built, built.stages[0]), **changes)
+    return rank_workload(built, built.stages[0])
 
 
 def moved(
