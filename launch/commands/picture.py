@@ -1,4 +1,4 @@
-"""`plan --svg FILE`: the plan's picture as a file."""
+"""Pictures as files: of a plan with `plan --svg FILE`, of a search with `search --plot FILE`."""
 
 from pathlib import Path
 
@@ -14,14 +14,23 @@ def write_picture(plan: Plan, file: str) -> None:
     """
     from planner.report.plan_svg import plan_svg
 
+    save_picture(plan_svg(plan), file, "--svg")
+
+
+def save_picture(svg: str, file: str, option: str) -> None:
+    """Write a picture that an option names the file of.
+
+    Raises:
+        StrategyError: when the file cannot be written.
+    """
     try:
-        replace(Path(file), plan_svg(plan).encode())
+        replace(Path(file), svg.encode())
     except OSError as error:
         problem = Problem(
             code="SW380",
             found=f"{file} cannot be written: {error.strerror}",
             expected="a file in a folder that exists and that you may write to",
-            fix="make the folder, or name another file after --svg",
+            fix=f"make the folder, or name another file after {option}",
         )
         raise StrategyError([problem]) from None
 

@@ -1,9 +1,8 @@
 """The `search` command: all legal plans of a cluster and model, ranked; one is written as a strategy."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,16 +10,17 @@ from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides, StrategyFile
 from launch.cli.output import Output
+from launch.commands.picture import save_picture
 from launch.commands.prediction import device_for
 from planner import Problem, StrategyError, load
 from planner.exit_codes import ExitCode
-from planner.hardware.catalog import Device
 from planner.strategy.schema import Strategy
-from planner.units import plural
 
 if TYPE_CHECKING:
+    from planner.report.search_report import SearchView
     from planner.report.tables import Table
-    from planner.search.search import Search, SearchRow
+    from planner.search.search import Search
+    from planner.search.selection import Order
 
 _ROWS = 12  # on a terminal
 # What a search chooses itself, at its smallest: legal on every cluster, with every model and batch.
@@ -35,6 +35,7 @@ _SEARCHED = {
     "training.micro_batch": 1,
 }
 _VARIED = ("precision", "global_batch")
+_TITLES = {"throughput": "predicted tokens/s", "gpus": "GPUs used", "cost": "predicted cost of a token"}
 
 
 @command
@@ -50,24 +51,49 @@ def search(
         tuple[int, str] | None,
         typer.Option("--write", metavar="N FILE", help="write row N as a strategy", show_default=False),
     ] = None,
+    by: Annotated[
+        str, typer.Option("--by", help="order: throughput, gpus (the fewest) or cost")
+    ] = "throughput",
+    trainable: Annotated[bool, typer.Option("--trainable", help="only plans that train.py runs")] = False,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="draw throughput over GPUs (SVG)", show_default=False),
+    ] = None,
     hardware: HardwareFile = None,
 ) -> ExitCode:
-    """Rank all legal plans by predicted tokens/s, those that train.py runs first; show the Pareto front."""
+    """Rank all legal plans, those that train.py runs first; show the Pareto front."""
+    from planner.report.ledger import error_bar, read_ledger
+    from planner.report.search_notes import search_heading, search_notes, why_nothing
+    from planner.report.search_report import SearchView, search_dict
     from planner.search.search import search as find
+    from planner.search.selection import only_trainable, order_rows
+    from planner.search.trainable import missing_of
 
     given, problems = _load(strategy, only_overrides(overrides), hardware)
-    device = device_for(given, hardware)
-    found, missing = _trainable_first(find(given, device, _split_varied(vary)))
+    device, varied, order = device_for(given, hardware), _split_varied(vary), _order(by)
+    found = find(given, device, varied)
+    missing = missing_of(found.rows)
+    found = order_rows(only_trainable(found, missing) if trainable else found, order, missing)
+    error = error_bar(read_ledger(Path(given.output.folder)), given)
+    view = SearchView(found=found, missing=missing, by=order, varied=varied, error=error)
     if write is not None:
         _write_row(found, write[0], write[1])
+    if plot is not None:
+        from planner.report.search_svg import search_svg
+
+        save_picture(search_svg(given.name, found), plot, "--plot")
     code = ExitCode.OK if found.rows else ExitCode.NEGATIVE
+    if found.rows and not output.is_json:
+        notes = tuple(search_notes(given, problems, view, device))
+    else:
+        notes = () if found.rows else (why_nothing(given, view, is_trainable_only=trainable),)
     if output.is_json:
-        return output.print_json(code, _search_dict(found, missing, num_rows, problems))
-    output.print_tables(
-        tuple(_heading(given, found)),
-        tuple(_tables(found, missing, num_rows)),
-        _notes(given, problems, found, missing, device),
-    )
+        content = search_dict(view, num_rows) | {"why_nothing": notes[0] if notes else None}
+        return output.print_json(
+            code, content | {"problems_as_written": [problem.as_json() for problem in problems]}
+        )
+    heading = search_heading(given, view, is_trainable_only=trainable)
+    output.print_tables(heading, tuple(_tables(view, num_rows)), notes)
     return code
 
 
@@ -94,105 +120,19 @@ def _is_of_layout(path: str) -> bool:
     return path.split(".")[0] == "parallel" or path in ("training.micro_batch", "training.global_batch")
 
 
-Missing = dict[int, tuple[str, ...]]  # by id of a row: keys whose value this version does not train yet
-
-
-def _trainable_first(found: "Search") -> tuple["Search", Missing]:
-    """Rows that train.py runs before the others, each in the search's order."""
-    from planner.rules.not_implemented import find_unimplemented
-
-    # What a version can train depends on precision and recompute, not on the layout.
-    known: dict[tuple[str, str], tuple[str, ...]] = {}
-    missing: Missing = {}
-    for row in (*found.rows, *found.pareto):
-        key = (row.strategy.training.precision, row.strategy.runtime.recompute)
-        if key not in known:
-            known[key] = tuple(str(problem.path) for problem in find_unimplemented(row.strategy))
-        missing[id(row)] = known[key]
-    rows = tuple(sorted(found.rows, key=lambda row: bool(missing[id(row)])))
-    return replace(found, rows=rows), missing
-
-
-def _search_dict(
-    found: "Search", missing: Missing, num_rows: int, problems: Sequence[Problem]
-) -> dict[str, Any]:
-    from planner.report.search_report import search_dict
-
-    content = search_dict(found, num_rows)
-    for name, rows in (("rows", found.rows), ("pareto", found.pareto)):
-        for row, row_dict in zip(rows, content[name], strict=False):  # the first num_rows only
-            row_dict["trainable"] = not missing[id(row)]
-    return content | {"problems_as_written": [problem.as_json() for problem in problems]}
-
-
-def _tables(found: "Search", missing: Missing, num_rows: int) -> "list[Table]":
+def _tables(view: "SearchView", num_rows: int) -> "list[Table]":
     from planner.report.search_report import search_table
+    from planner.search.selection import thin_evenly
 
-    is_mixed = any(missing.values()) and not all(missing.values())
-
-    def table(title: str, rows: "Sequence[SearchRow]") -> "Table":
-        made = search_table(title, rows, found)
-        if not is_mixed:
-            return made
-        marks = ["not yet" if missing[id(row)] else "yes" for row in rows]
-        cells = tuple((*cells, mark) for cells, mark in zip(made.rows, marks, strict=True))
-        return replace(made, columns=(*made.columns, "trainable"), rows=cells)
-
-    rows = found.rows[:num_rows]
-    order = "predicted tokens/s" + (", trainable plans first" if is_mixed else "")
-    tables = [table(f"The fastest {len(rows)}, by {order}", rows)] if rows else []
-    if found.pareto:
-        tables.append(table("Pareto front: throughput, GPUs used, memory headroom", found.pareto))
+    rows, front = view.found.rows[:num_rows], view.found.pareto
+    order = _TITLES[view.by] + (", trainable plans first" if view.is_mixed else "")
+    tables = [search_table(f"The first {len(rows)}, by {order}", rows, view)] if rows else []
+    if front:
+        shown = thin_evenly(front, num_rows)
+        number = f"{len(shown)} of {len(front)}" if len(shown) < len(front) else str(len(front))
+        title = f"Pareto front ({number}): throughput, GPUs used, memory headroom"
+        tables.append(search_table(title, shown, view))
     return tables
-
-
-def _heading(given: Strategy, found: "Search") -> tuple[str, ...]:
-    training = given.training
-    return (
-        *found.lines,
-        f"{given.name}: {plural(found.num_legal, 'legal plan')} for {plural(found.num_gpus, 'GPU')}, "
-        f"{found.num_too_large:,} of them do not fit in memory",
-        f"fixed: the model, {training.precision}, {training.global_batch} × {training.seq_length} tokens",
-        f"memory of a rank: at most {found.limit}",
-    )
-
-
-def _notes(
-    given: Strategy, problems: Sequence[Problem], found: "Search", missing: Missing, device: Device
-) -> list[str]:
-    """Why the first row beats the strategy as written, and what this version cannot train."""
-    from planner import build_plan
-    from planner.prediction.predict import predict
-    from planner.search.search import why_better
-
-    if not found.rows:
-        return [_why_nothing(given, found)]
-    lines = [f"not legal as written: {problem.path}: {problem.found}" for problem in problems]
-    if not problems:
-        base = predict(build_plan(given), device)
-        num_faster = sum(row.tokens_per_s > base.tokens_per_s * 1.000001 for row in found.rows)
-        lines.append(
-            f"{given.parallel.short_name} {given.parallel.placement} as written: {base.tokens_per_s:,.0f} "
-            f"tokens/s; {num_faster:,} plans are faster"
-        )
-        if found.rows[0].tokens_per_s > base.tokens_per_s * 1.000001:
-            lines.append(f"row 1 compared with it: {why_better(found.rows[0], base, device)}")
-    num_trainable = sum(not missing[id(row)] for row in found.rows)
-    if num_trainable < len(found.rows):
-        keys = sorted({key for row in found.rows for key in missing[id(row)]})
-        which = f"rows from {num_trainable + 1} on" if num_trainable else "any of the rows"
-        lines.append(f"this version cannot train {which} yet: {', '.join(keys)}")
-    lines.append("recompute is tried only where a plan does not fit without it; spare hosts are used too")
-    return lines
-
-
-def _why_nothing(given: Strategy, found: "Search") -> str:
-    if not found.num_legal:
-        return "no layout is legal on this cluster; run plan to see what is wrong with one"
-    return (
-        f"no legal plan fits in {found.limit} a rank, even with recompute: use more GPUs, a smaller model or "
-        "batch, or a higher limit"
-    )
 
 
 def _split_varied(text: str) -> tuple[str, ...]:
@@ -207,6 +147,21 @@ def _split_varied(text: str) -> tuple[str, ...]:
         )
         raise StrategyError([problem])
     return names
+
+
+def _order(text: str) -> "Order":
+    from planner.search.selection import ORDERS
+
+    for order in ORDERS:
+        if text == order:
+            return order
+    problem = Problem(
+        code="SW494",
+        found=f"--by: unknown order {text!r}",
+        expected=f"one of: {', '.join(ORDERS)}",
+        fix="--by cost",
+    )
+    raise StrategyError([problem])
 
 
 def _write_row(found: "Search", number: int, file: str) -> None:

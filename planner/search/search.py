@@ -1,6 +1,7 @@
 """Search: all legal plans of a model on a cluster, ranked by predicted throughput."""
 
 import gc
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,6 @@ from planner.strategy.schema import Parallel, Strategy
 from planner.timing.time_model import TimeModel
 from planner.topology.placement import world_size
 from planner.units import milliseconds
-
-_PARETO_ROWS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
     rows.sort(key=lambda row: (-row.tokens_per_s, row.gpus, row.strategy.parallel.pp))
     return Search(
         rows=tuple(rows),
-        pareto=tuple(_front(rows)[:_PARETO_ROWS]),
+        pareto=tuple(pareto_front(rows)),
         num_legal=num_legal,
         num_too_large=num_legal - len(rows),
         num_gpus=space.num_gpus,
@@ -156,12 +155,21 @@ def why_better(row: SearchRow, base: Prediction, device: Device) -> str:
     return text + (f"; at the cost of {', '.join(lost[-2:])}" if lost else "")
 
 
-def _front(rows: Sequence[SearchRow]) -> list[SearchRow]:
+def pareto_front(rows: Sequence[SearchRow]) -> list[SearchRow]:
     """Rows, fastest first, that no faster one matches in GPUs and headroom."""
     front: list[SearchRow] = []
+    gpus: list[int] = []  # of the front so far, rising, each with the most headroom of as many GPUs or fewer
+    headroom: list[int] = []
     for row in rows:
-        if not any(f.gpus <= row.gpus and f.headroom_bytes >= row.headroom_bytes for f in front):
-            front.append(row)
+        i = bisect_right(gpus, row.gpus)
+        if i and headroom[i - 1] >= row.headroom_bytes:
+            continue
+        front.append(row)
+        i = bisect_left(gpus, row.gpus)
+        end = i
+        while end < len(gpus) and headroom[end] <= row.headroom_bytes:
+            end += 1
+        gpus[i:end], headroom[i:end] = [row.gpus], [row.headroom_bytes]
     return front
 
 
