@@ -24,7 +24,7 @@ def scaling_table(options: tuple[ScalingOption, ...]) -> Table:
             str(option.gpus),
             "yes" if option.is_possible else "no",
             _trainable(option.untrainable),
-            f"{option.micro_batch}{' (changed)' if option.is_micro_batch_changed else ''}",
+            _micro_batch(option),
             "-" if option.memory is None else format_bytes(option.memory.peak_bytes),
             _seconds(option.step_s),
             _rate(option.tokens_per_s),
@@ -34,17 +34,22 @@ def scaling_table(options: tuple[ScalingOption, ...]) -> Table:
         for option in options
     )
     columns = (
-        *("question", "placement", "GPUs", "runs", "trainable", "micro-batch", "memory", "step", "tokens/s"),
+        *("question", "placement", "GPUs", "runs", "trainable", "micro", "memory", "step", "tokens/s"),
         *("spares", "why not"),
     )
     return Table(
         title="Scaling questions and fallbacks",
         columns=columns,
         rows=rows,
-        numeric=frozenset({"GPUs", "memory", "step", "tokens/s", "spares"}),
-        optional=("step",),
+        numeric=frozenset({"GPUs", "micro", "memory", "step", "tokens/s", "spares"}),
+        optional=("step", "micro"),
         below=("why not",),
     )
+
+
+def _micro_batch(option: ScalingOption) -> str:
+    written = f"{option.written_micro_batch} → " if option.is_micro_batch_changed else ""
+    return f"{written}{option.micro_batch}"
 
 
 def _trainable(untrainable: tuple[str, ...]) -> str:

@@ -71,7 +71,7 @@ def _axes(scale: _Scale) -> Iterator[str]:
         yield f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{_RIGHT}" y2="{y}"/>'
         yield f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{i * scale.tick:,.10g}</text>'
     yield f'<text x="{_RIGHT}" y="{_BOTTOM + 42}" text-anchor="end">GPUs</text>'
-    yield f'<text x="{_LEFT}" y="{_TOP - 8}" text-anchor="end">tokens/s</text>'
+    yield f'<text x="{_LEFT}" y="{_TOP - 14}" text-anchor="end">tokens/s</text>'
 
 
 def _steps(scale: _Scale, rows: Sequence[SearchRow]) -> str:

@@ -75,10 +75,13 @@ def _draw(table: Table, console: "Console") -> None:
     upper = table
     for name in table.below:
         upper = replace(_without(upper, name), breaks_names=True)
-    if table.below and _least_width(upper) <= console.width:
+    shortened, left_out = fit_columns(upper, console.width) if table.below else (None, ())
+    if shortened is not None:
         console.print(Text(table.title, style="bold"))
-        for line in two_line_text(table, upper, console.width):
+        for line in two_line_text(table, shortened, console.width):
             console.print(Text(line), soft_wrap=True)
+        if left_out:
+            console.print(Text(f"  left out on this terminal: {', '.join(left_out)}", style="dim"))
         return
     for part in turn_sideways(table, console.width):
         console.print(_rich_table(part, console.width), end="")

@@ -37,13 +37,17 @@ class ScalingOption:
     parallel: Parallel
     gpus: int
     spares: int
+    written_micro_batch: int
     micro_batch: int
-    is_micro_batch_changed: bool
     untrainable: tuple[str, ...]
     plan: Plan | None
     memory: RankMemory | None
     step_s: float | None
     why_not: str | None
+
+    @property
+    def is_micro_batch_changed(self) -> bool:
+        return self.micro_batch != self.written_micro_batch
 
     @property
     def is_possible(self) -> bool:
@@ -114,8 +118,8 @@ def _option(question: str, strategy: Strategy, device: Device | None) -> Scaling
         parallel=strategy.parallel,
         gpus=gpus,
         spares=sum(strategy.cluster.slots) - gpus,
+        written_micro_batch=strategy.training.micro_batch,
         micro_batch=used.training.micro_batch,
-        is_micro_batch_changed=used.training.micro_batch != strategy.training.micro_batch,
         untrainable=untrainable_keys(used),
         plan=plan,
         memory=memory,

@@ -6,6 +6,7 @@ import pytest
 
 from launch.__main__ import main
 from planner import build_plan, load
+from planner.report.fallback_report import scaling_table
 from planner.search.continuation import Continuation, continuations, worst
 from planner.search.fallback import after_loss, scaling_options
 from tests.support.examples import plan, strategy
@@ -97,6 +98,7 @@ def test_micro_batch_is_adapted_before_a_scaling_question_is_answered_no() -> No
     assert (options["as it is"].micro_batch, options["as it is"].is_micro_batch_changed) == (4, False)
     doubled = options["DP2"]
     assert (doubled.micro_batch, doubled.is_micro_batch_changed, doubled.why_not) == (2, True, None)
+    assert any("4 → 2" in row for row in scaling_table((doubled,)).rows)
 
 
 def test_micro_batch_is_lowered_to_fit_the_memory() -> None:
