@@ -22,24 +22,24 @@ class Roofline:
     """Seconds that the fullest rank's GEMMs, memory and links need for a step at their peaks.
 
     compute_s: FLOPs with causal attention, nothing recomputed. memory_s: weights read once a pass, the
-    optimizer's state read and written once; None: the memory's bandwidth is not known. links_s: every byte
+    optimizer's state read and written once, at the memory's own bandwidth. links_s: every byte
     once at the links' full bandwidth, inside a host and between hosts at the same time; None: one rank, or
     links that were measured, whose peak is not known.
     """
 
     compute_s: float
-    memory_s: float | None
+    memory_s: float
     links_s: float | None
 
     @property
     def step_s(self) -> float:
         """All three at once, each hidden behind the longest."""
-        return max(self.compute_s, self.memory_s or 0.0, self.links_s or 0.0)
+        return max(self.compute_s, self.memory_s, self.links_s or 0.0)
 
     @property
     def bound_by(self) -> str:
         """Which of the three is the longest."""
-        named = {"GEMMs": self.compute_s, "memory": self.memory_s or 0.0, "links": self.links_s or 0.0}
+        named = {"GEMMs": self.compute_s, "memory": self.memory_s, "links": self.links_s or 0.0}
         return max(named, key=lambda name: named[name])
 
 
@@ -63,10 +63,7 @@ def roofline(plan: Plan, device: Device, imbalance: ExpertImbalance) -> Roofline
     )
 
 
-def _memory_s(plan: Plan, device: Device, imbalance: ExpertImbalance) -> float | None:
-    bandwidth = getattr(plan.strategy.cluster.gpu, "memory_bandwidth", None)
-    if bandwidth is None:
-        return None
+def _memory_s(plan: Plan, device: Device, imbalance: ExpertImbalance) -> float:
     element, zero = plan.strategy.training.element_bytes, zero_stage(plan)
     most: float = 0.0
     for one, time in zip(plan.layout.order, TimeModel(device, imbalance).step(plan).stages, strict=True):
@@ -75,7 +72,7 @@ def _memory_s(plan: Plan, device: Device, imbalance: ExpertImbalance) -> float |
         if zero:
             owned = held.dense / one.data.size + held.experts / one.edp.size
         most = max(most, 2.0 * element * (held.dense + held.experts) + _STATE_BYTES * owned)
-    return float(most / bandwidth)
+    return most / plan.strategy.cluster.gpu.memory_bandwidth
 
 
 def _links_s(plan: Plan, device: Device, imbalance: ExpertImbalance) -> float:
@@ -88,10 +85,12 @@ def _links_s(plan: Plan, device: Device, imbalance: ExpertImbalance) -> float:
 
 def _links_alone_s(plan: Plan, ideal: Device, imbalance: ExpertImbalance, other: str) -> float:
     links = plan.strategy.cluster.links
-    changes = {
+    changes: dict[str, object] = {
         f"cluster.links.{other}": getattr(links, other) * _NO_BOUND,
         "runtime.recompute": "none",
     }
+    if other == "inter_host":
+        changes |= {"cluster.links.per_host": None, "cluster.links.oversubscription": 1.0}
     alone = replace(plan, strategy=change_keys(plan.strategy, changes))
     network, element = network_of(alone, ideal), plan.strategy.training.element_bytes
     most = 0.0

@@ -4,6 +4,7 @@ import pytest
 
 from planner import build_plan, load
 from planner.counts.flops import model_flops
+from planner.counts.parameters import model_parameters
 from planner.counts.rank_workload import BALANCED
 from planner.hardware.catalog import device_of
 from planner.plan.plan import Plan
@@ -35,6 +36,17 @@ def test_one_gpu_needs_its_flops_at_the_peak() -> None:
     found = roofline(built, device_of(built.strategy.cluster.gpu), BALANCED)
     assert found.compute_s == pytest.approx(model_flops(built).total / 989e12)
     assert found.links_s is None
+    # bf16 weights read forward and backward, and AdamW's three fp32 tensors read and written, at 3.35 TB/s
+    parameters = model_parameters(built.strategy.model).total
+    assert found.memory_s == pytest.approx((2 * 2 + 3 * 4 * 2) * parameters / 3.35e12)
+
+
+def test_shared_or_oversubscribed_links_never_lower_the_bound_and_do_not_count_inside_a_host() -> None:
+    usual = plan("parallel={ep: 8}", "cluster.hosts=1")
+    shared = plan("parallel={ep: 8}", "cluster.hosts=1", "cluster.links.oversubscription=4")
+    assert bound(shared) == bound(usual)
+    over = ("parallel={ep: 16}", "cluster.hosts=2")
+    assert bound(plan(*over, "cluster.links.oversubscription=4")) >= bound(plan(*over))
 
 
 def test_links_carry_every_routed_row_once_each_way() -> None:
