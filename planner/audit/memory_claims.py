@@ -113,7 +113,7 @@ def _peak(context: AuditContext, stage: Stage) -> Derivation:
     return Derivation(
         of="in training, at its peak",
         value=fullest.peak_bytes,
-        arithmetic=parts,
+        arithmetic=f"{fullest.fullest.phase}: {parts}",
         relation="at most",
         exceeds=fullest.peak_bytes > memory,
         why=f"a GPU has {show_bytes(memory)}" if fullest.peak_bytes > memory else "",

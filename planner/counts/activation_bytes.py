@@ -17,13 +17,16 @@ def norm(p: RankWorkload, tokens: int, width: int, num_norms: int = 1) -> int:
 
 def layer_norms(p: RankWorkload) -> int:
     """Both norms of a layer, and those of queries and keys."""
+    return 2 * norm(p, p.tokens, p.model.hidden_size) + query_key_norms(p)
+
+
+def query_key_norms(p: RankWorkload) -> int:
     model, tokens = p.model, p.tokens
-    kept = 2 * norm(p, tokens, model.hidden_size)
     if model.qk_norm == "head":
-        kept += norm(p, tokens, p.q, p.heads) + norm(p, tokens, p.kv, p.kv // model.head_dim)
-    elif model.qk_norm == "projection":
-        kept += norm(p, tokens, p.q) + norm(p, tokens, p.kv)
-    return kept
+        return norm(p, tokens, p.q, p.heads) + norm(p, tokens, p.kv, p.kv // model.head_dim)
+    if model.qk_norm == "projection":
+        return norm(p, tokens, p.q) + norm(p, tokens, p.kv)
+    return 0
 
 
 def projections(p: RankWorkload) -> int:
@@ -62,11 +65,18 @@ def dispatch(p: RankWorkload) -> int:
         # The input, and three [tokens, experts, capacity] tensors: combine weights in fp32 and as cast, mask.
         dense = p.tokens * model.num_experts * p.stock_capacity
         return a * model.hidden_size * (p.tokens + p.sent) + dense * (_WIDE + 2 * a)
-    routes = p.share_tokens * model.num_experts_per_tok
-    kept = a * p.sent * model.hidden_size + _INDEX * (2 * routes + model.num_experts)
+    kept = a * p.sent * model.hidden_size + row_order(p)
     if p.ep > 1 and model.num_experts > p.ep:
         kept += 2 * _INDEX * p.received
     return kept
+
+
+def row_order(p: RankWorkload) -> int:
+    """Of `dispatch`, the row of each route and the route of each row, which the functions that move rows hold
+    until their graph is gone."""
+    if p.model.dispatch == "deepspeed":
+        return 0
+    return _INDEX * (2 * p.share_tokens * p.model.num_experts_per_tok + p.model.num_experts)
 
 
 def experts(p: RankWorkload) -> int:
@@ -76,8 +86,12 @@ def experts(p: RankWorkload) -> int:
         inner = 4  # gate and up in one tensor, the activation, their product
     else:
         inner = 1 if model.hidden_act == "relu" else 2  # relu keeps its result, which the product keeps too
-    ends = _WIDE * (model.num_experts // p.ep)
-    return p.element_bytes * p.computed * (model.hidden_size + inner * model.moe_intermediate_size) + ends
+    return expert_rows(p) + p.element_bytes * p.computed * inner * model.moe_intermediate_size
+
+
+def expert_rows(p: RankWorkload) -> int:
+    """Of `experts`, the inputs alone, and where each one's end."""
+    return p.element_bytes * p.computed * p.model.hidden_size + _WIDE * (p.model.num_experts // p.ep)
 
 
 def mlp(p: RankWorkload, width: int, *, keeps_input: bool) -> int:

@@ -14,6 +14,7 @@ from planner.counts import activation_bytes
 from planner.counts.parameters import Kind
 from planner.counts.rank_workload import BALANCED, ExpertImbalance, RankWorkload, rank_workload
 from planner.plan.plan import Plan
+from planner.strategy.recompute import RecomputeKind
 from planner.topology.grid import share
 from planner.topology.placement import Stage, StageContents
 
@@ -46,7 +47,7 @@ class ModuleCost:
     flops_recompute: what backward computes a second time: the scores of fused attention, and under
         runtime.recompute the forward pass of layers.
     activation_bytes: kept from forward to backward when nothing is recomputed.
-    is_in_layer: what runtime.recompute computes again.
+    is_in_layer: whether it is part of a decoder layer.
     """
 
     name: str
@@ -61,24 +62,37 @@ class ModuleCost:
 
 
 def stage_modules(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> tuple[ModuleCost, ...]:
-    """The modules of a stage in the order in which a micro-batch meets them; those without layers are out."""
+    """The modules of a stage in the order in which a micro-batch meets them; those without layers are out.
+
+    Layers of which different parts are recomputed have modules of their own.
+    """
     p = rank_workload(plan, stage, imbalance)
-    recomputes = plan.strategy.runtime.recompute == "layer"
     modules = end_modules(p, replace(stage.contents, layers=()))
     first = int(stage.contents.embedding)
-    layers = layer_modules(p, *stage.num_layers(p.model.first_dense_layers), recomputes=recomputes)
+    parts = plan.strategy.runtime.recompute.split(*stage.num_layers(p.model.first_dense_layers))
+    layers = [module for dense, moe, kind in parts for module in layer_modules(p, dense, moe, kind)]
     return (*modules[:first], *layers, *modules[first:])
 
 
 @lru_cache(maxsize=4096)
 def layer_modules(
-    p: RankWorkload, num_dense: int, num_moe: int, *, recomputes: bool = False
+    p: RankWorkload, num_dense: int, num_moe: int, recompute: RecomputeKind = "none"
 ) -> tuple[ModuleCost, ...]:
     """The modules of some layers of a stage."""
-    modules = tuple(_layers(p, num_dense, num_moe))
-    if not recomputes:
-        return modules
-    return tuple(replace(m, flops_recompute=m.flops_recompute + m.flops_forward) for m in modules)
+    return tuple(
+        replace(m, flops_recompute=m.flops_recompute + m.flops_forward) if is_recomputed(m, recompute) else m
+        for m in _layers(p, num_dense, num_moe)
+    )
+
+
+def is_recomputed(module: ModuleCost, recompute: RecomputeKind) -> bool:
+    """Whether backward computes the forward pass of a module again. Router and dispatch are outside of
+    `experts`; the norm before attention is part of `attention`, and has no products."""
+    if recompute == "attention":
+        return module.kind == "attention"
+    if recompute == "experts":
+        return module.name == "experts"
+    return recompute == "layer" and module.is_in_layer
 
 
 @lru_cache(maxsize=4096)

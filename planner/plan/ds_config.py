@@ -9,9 +9,11 @@ data-parallel size.
 from typing import Any
 
 from planner.plan.plan import Plan
+from planner.topology.grid import share
 
-# Elements of a reduction or gather bucket. DeepSpeed's own default, 5·10⁸, is 1 GB of bf16 a bucket; 5·10⁷ is
-# 100 MB, long enough to fill a 100 Gbps link (8 ms) and short beside the memory of any GPU.
+# Elements of a gather bucket, and the fewest of a reduction bucket. DeepSpeed's own default, 5·10⁸, is 1 GB
+# of bf16 a bucket; 5·10⁷ is 100 MB, long enough to fill a 100 Gbps link (8 ms) and short beside the memory of
+# any GPU.
 BUCKET_ELEMENTS = 50_000_000
 _NEVER = 10**9  # steps: metrics are printed by runtime.telemetry, not by DeepSpeed
 
@@ -71,6 +73,29 @@ def ds_config(plan: Plan) -> dict[str, Any]:
     }
 
 
+def bucket_elements(plan: Plan) -> int:
+    """Elements of the reduction bucket: no fewer than the largest tensor of any rank has.
+
+    DeepSpeed 0.19.8 keeps a gradient that is larger than the bucket in a tensor of its own until the end of
+    backward (zero/stage_1_and_2.py:1449): of a model of many layers, one for each.
+    """
+    model, parallel = plan.strategy.model, plan.strategy.parallel
+    tp = 1 if parallel.placement == "staged" else parallel.tp  # of the layers
+    widths = [
+        share(model.vocab_size, parallel.tp, 0),
+        share(model.num_attention_heads, tp, 0) * model.head_dim,
+        share(model.num_shared_experts * model.moe_intermediate_size, tp, 0),
+    ]
+    if model.aggregation == "linear":
+        widths.append(share(model.hidden_size, parallel.tp, 0))
+    if model.first_dense_layers:
+        widths.append(share(model.intermediate_size or 0, tp, 0))
+    if model.num_moe_layers:
+        inner = model.moe_intermediate_size * (2 if model.expert == "swiglu" else 1)
+        widths += [model.num_experts, model.num_experts // parallel.ep * inner]
+    return max(BUCKET_ELEMENTS, model.hidden_size * max(widths))
+
+
 def zero_stage(plan: Plan) -> int:
     """The ZeRO stage configured in DeepSpeed.
 
@@ -100,7 +125,7 @@ def _zero(plan: Plan) -> dict[str, Any]:
         "contiguous_gradients": True,
         "overlap_comm": False,
         "reduce_scatter": True,
-        "reduce_bucket_size": BUCKET_ELEMENTS,
+        "reduce_bucket_size": bucket_elements(plan),
         "use_multi_rank_bucket_allreduce": True,
         "allgather_partitions": True,
         "allgather_bucket_size": BUCKET_ELEMENTS,

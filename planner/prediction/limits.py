@@ -11,6 +11,7 @@ from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.strategy.changes import change_keys
+from planner.strategy.recompute import Recompute
 from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size
 from planner.units import format_bytes
@@ -179,7 +180,7 @@ def _changes(plan: Plan, imbalance: ExpertImbalance) -> Iterator[tuple[str, Plan
     candidates: list[Mapping[str, object]] = [
         {"runtime.fp8_payload": True},
         {"runtime.all_to_all": "hierarchical"},
-        {"runtime.recompute": "none"},
+        {"runtime.recompute": Recompute()},
         {"parallel.rank_order": "compact"},
         *micro,
         {"parallel.zero_stage": 1},

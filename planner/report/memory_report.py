@@ -4,6 +4,7 @@ from typing import Any
 
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.memory.optimizer_state import bytes_per_parameter
+from planner.memory.phases import CAUSES
 from planner.memory.rank_memory import RankMemory, fullest_ranks
 from planner.plan.ds_config import zero_stage
 from planner.plan.memory_limit import describe_memory_limit, memory_limit
@@ -12,20 +13,22 @@ from planner.report.tables import Table
 from planner.units import format_bytes, plural
 
 _MAX_ROWS = 12
-_NAMES = {"dispatch_buffers": "dispatch", "p2p_buffers": "P2P"}
+_NAMES = {"p2p_buffers": "P2P"}
 
 
 def memory_table(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> Table:
-    """A row for each stage, by its fullest rank; of many stages the first, the fullest and the last."""
+    """By cause at the fullest moment; a row for each stage, by its fullest rank; of many stages the first,
+    the fullest and the last. Causes that no stage has are left out."""
     found = list(zip((stage.name for stage in plan.stages), fullest_ranks(plan, imbalance), strict=True))
     if len(found) > _MAX_ROWS:
         fullest = max(found, key=lambda row: row[1].peak_bytes)
         found = [row for row in found if row in (*found[:2], fullest, *found[-2:])]
     limit = memory_limit(plan.strategy)
-    causes = [cause for cause, _ in found[0][1].by_cause]
+    causes = [cause for cause in CAUSES if any(dict(memory.by_cause)[cause] for _, memory in found)]
     columns = (
         "stage",
         "rank",
+        "fullest in",
         *(_NAMES.get(cause, cause) for cause in causes),
         "peak",
         f"of {_rounded(limit)}",
@@ -34,14 +37,18 @@ def memory_table(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> Table:
         (
             name,
             str(memory.rank),
-            *(_rounded(count) for _, count in memory.by_cause),
+            memory.fullest.phase,
+            *(_rounded(dict(memory.by_cause)[cause]) for cause in causes),
             _rounded(memory.peak_bytes),
             f"{memory.peak_bytes / limit:.1%}",
         )
         for name, memory in found
     )
     return Table(
-        title="Memory of the fullest rank", columns=columns, rows=rows, numeric=frozenset(columns[1:])
+        title="Memory of the fullest rank, at its fullest moment",
+        columns=columns,
+        rows=rows,
+        numeric=frozenset(columns[1:]) - {"fullest in"},
     )
 
 
@@ -55,16 +62,15 @@ def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str
     each = bytes_per_parameter(precision, zero)
     data = max(stage.dense.size("data") for stage in plan.stages)
     experts = max((stage.expert.size("edp") for stage in plan.stages if stage.expert is not None), default=1)
-    limit, peak = (
-        memory_limit(plan.strategy),
-        max(memory.peak_bytes for memory in fullest_ranks(plan, imbalance)),
-    )
+    fullest = max(fullest_ranks(plan, imbalance), key=lambda memory: memory.peak_bytes)
+    limit, peak = memory_limit(plan.strategy), fullest.peak_bytes
     lines = [
         f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes per dense parameter (over "
         f"{plural(data, 'data-parallel rank')}), {each.total(experts):.4g} per expert parameter "
         f"(over {experts})",
-        "weights, masters and moments are exact; the other columns are upper bounds, summed as if their "
-        "peaks coincided",
+        "peak of each phase, fullest rank: "
+        + ", ".join(f"{phase.phase} {format_bytes(phase.total)}" for phase in fullest.phases),
+        "weights, masters and moments are exact, the other columns upper bounds",
     ]
     if precision == "fp8":
         lines.append("activations are counted as bf16, although FP8 kernels keep some of them in one byte")
@@ -95,10 +101,15 @@ def memory_dict(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> dict[str, 
 
 
 def rank_dict(memory: RankMemory) -> dict[str, Any]:
-    """A rank's memory by cause, in bytes."""
+    """A rank's memory in bytes: by cause at the fullest moment, and in each phase of a step."""
     return {
         "rank": memory.rank,
+        "fullest_phase": memory.fullest.phase,
         **dict(memory.by_cause),
         "static_bytes": memory.static_bytes,
         "peak_bytes": memory.peak_bytes,
+        "phases": [
+            {"phase": phase.phase, **dict(phase.by_cause), "peak_bytes": phase.total}
+            for phase in memory.phases
+        ],
     }

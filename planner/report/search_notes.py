@@ -62,7 +62,7 @@ def search_notes(
         keys = sorted({key for row in found.rows for key in view.missing[id(row)]})
         which = f"rows from {num_trainable + 1} on" if num_trainable else "any of the rows"
         yield f"this version cannot train {which} yet: {', '.join(keys)}"
-    yield "recompute is tried only where a plan does not fit without it; spare hosts are used too"
+    yield "a plan has the least recompute that makes it fit; spare hosts are used too"
 
 
 def _tie_notes(view: SearchView) -> Iterator[str]:

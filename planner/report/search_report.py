@@ -78,7 +78,7 @@ def _cells(view: SearchView, row: SearchRow, place: int, is_tied: bool | None) -
     cells |= {
         "micro": str(training.micro_batch),
         "accum": str(row.plan.batch.accumulation),
-        "recompute": str(row.strategy.runtime.recompute),
+        "recompute": row.strategy.runtime.recompute.written(),
         "step": format_seconds(row.step_s),
         "tokens/s": f"{row.tokens_per_s:,.0f}",
         "per GPU": f"{row.tokens_per_s / row.gpus:,.0f}",
@@ -130,7 +130,7 @@ def _row_dicts(view: SearchView, rows: Sequence[SearchRow]) -> list[dict[str, An
             "precision": row.strategy.training.precision,
             "global_batch": row.strategy.training.global_batch,
             "micro_batch": row.strategy.training.micro_batch,
-            "recompute": row.strategy.runtime.recompute,
+            "recompute": row.strategy.runtime.recompute.written(),
             "gpus": row.gpus,
             "step_s": row.step_s,
             "tokens_per_s": row.tokens_per_s,

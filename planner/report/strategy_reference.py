@@ -80,6 +80,8 @@ def _legal(path: tuple[str, ...], schema: dict[str, Any]) -> str:
             return "a number with a unit, for example 100 Gbps, or [a name](#links-by-name)"
         case ("parallel",):
             return "[a section](#parallel), or a short name"
+        case ("runtime", "recompute"):
+            return "none, layer, attention, experts, or {layers: N}"
         case ("claims",):
             return "a list of [claims](#claims)"
         case ("claims", "quantity"):

@@ -32,8 +32,9 @@ def _fp8_payload(s: Strategy) -> Iterator[Problem]:
 
 
 def _recompute(s: Strategy) -> Iterator[Problem]:
-    if s.runtime.recompute != "none":
-        yield _missing("SW283", "runtime.recompute", s.runtime.recompute, "activation recomputation", "none")
+    recompute = s.runtime.recompute
+    if recompute.kind != "none":
+        yield _missing("SW283", "runtime.recompute", recompute, "activation recomputation", "none")
 
 
 def _all_to_all(s: Strategy) -> Iterator[Problem]:

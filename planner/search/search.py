@@ -13,6 +13,7 @@ from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.rules.layout import missing_links
+from planner.search.recompute_choice import fitting_plan
 from planner.search.search_space import Space, layouts, plans_of, space_of
 from planner.strategy.changes import change_keys
 from planner.strategy.schema import Parallel, Strategy
@@ -63,8 +64,8 @@ class Search:
 def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str] = ()) -> Search:
     """Every legal plan that fits the memory. `vary`: also other values of `precision`, `global_batch`.
 
-    Recompute is tried where a plan does not fit without it; ZeRO 2 is left out where DeepSpeed gets it for
-    ZeRO 1 too. Hosts that the strategy keeps as spares may be used.
+    A plan that does not fit without recompute has the least that makes it fit; ZeRO 2 is left out where
+    DeepSpeed gets it for ZeRO 1 too. Hosts that the strategy keeps as spares may be used.
 
     Raises:
         StrategyError: if the cluster has several GPUs and no links.
@@ -112,28 +113,26 @@ def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
 
 
 def _rows(space: Space, found: Sequence[Parallel], device: Device) -> Iterator[SearchRow | None]:
-    """A row for each ZeRO stage and micro_batch of each layout: without recompute where that fits the memory,
-    else with it, else None."""
+    """A row for each ZeRO stage and micro_batch of each layout, with the least recompute that fits the
+    memory; None where nothing does."""
     times, memory, limit = TimeModel(device), MemoryModel(), memory_limit(space.strategy)
     training = space.strategy.training
     tokens = training.global_batch * training.seq_length
     for parallel in found:
-        for plans in plans_of(space, parallel):
-            for plan in plans:
-                peak = memory.peak_bytes(plan, limit)
-                if peak <= limit:
-                    step_s = times.step(plan).expected_s
-                    yield SearchRow(
-                        plan=plan,
-                        step_s=step_s,
-                        tokens_per_s=tokens / step_s,
-                        gpus=plan.world_size,
-                        peak_bytes=peak,
-                        limit_bytes=limit,
-                    )
-                    break
-            else:
+        for plan_with in plans_of(space, parallel):
+            fitting = fitting_plan(plan_with, memory, times, limit)
+            if fitting is None:
                 yield None
+                continue
+            plan, peak, step_s = fitting
+            yield SearchRow(
+                plan=plan,
+                step_s=step_s,
+                tokens_per_s=tokens / step_s,
+                gpus=plan.world_size,
+                peak_bytes=peak,
+                limit_bytes=limit,
+            )
 
 
 def why_better(row: SearchRow, base: Prediction, device: Device) -> str:

@@ -1,13 +1,15 @@
 """Every legal layout of a model on a cluster: degrees that nest, divide and fit, and cuts of the batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from planner.plan.plan import Plan
 from planner.rules.legal_values import divisors
 from planner.rules.registry import find_broken_rules
 from planner.strategy.changes import change_keys
 from planner.strategy.field_types import Section
+from planner.strategy.recompute import Recompute
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
 
@@ -26,7 +28,7 @@ class Space:
     num_gpus: int
     num_hosts: int
     fullest_host: int
-    sections: dict[tuple[int, str], dict[str, Section]] = field(
+    sections: dict[tuple[int, Recompute], dict[str, Section]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -99,8 +101,11 @@ def micro_batches(space: Space, parallel: Parallel) -> tuple[int, ...]:
     return divisors(space.strategy.training.global_batch // largest_data_parallel_size(parallel))
 
 
-def plans_of(space: Space, parallel: Parallel) -> Iterator[Iterator[Plan]]:
-    """For each ZeRO stage and micro_batch of a layout its plan without recompute, then with.
+PlanWith = Callable[[Recompute], Plan]
+
+
+def plans_of(space: Space, parallel: Parallel) -> Iterator[PlanWith]:
+    """For each ZeRO stage and micro_batch of a layout its plan with some recompute.
 
     ZeRO 2 is left out where DeepSpeed is given it for ZeRO 1 too.
     """
@@ -111,10 +116,10 @@ def plans_of(space: Space, parallel: Parallel) -> Iterator[Iterator[Plan]]:
         for zero, degrees in by_zero.items():
             if zero == 2 and accumulates and space.strategy.training.precision != "fp32":
                 continue  # the same as ZeRO 1
-            yield (_plan(space, degrees, micro_batch, recompute) for recompute in ("none", "layer"))
+            yield partial(_plan, space, degrees, micro_batch)
 
 
-def _plan(space: Space, parallel: Parallel, micro_batch: int, recompute: str) -> Plan:
+def _plan(space: Space, parallel: Parallel, micro_batch: int, recompute: Recompute) -> Plan:
     """The plan of legal degrees, with what a search chooses."""
     strategy, key = space.strategy, (micro_batch, recompute)
     if key not in space.sections:

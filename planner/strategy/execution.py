@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from planner.strategy.field_types import (
     Bytes,
@@ -19,6 +19,7 @@ from planner.strategy.field_types import (
     make_error,
     show,
 )
+from planner.strategy.recompute import RECOMPUTE_SCHEMA, Recompute, parse_recompute
 
 
 class Runtime(Section):
@@ -32,8 +33,16 @@ class Runtime(Section):
         default=None,
         description="when gradients are reduced; null: every_micro_batch under ZeRO 2, else once",
     )
-    recompute: Literal["none", "layer"] = Field(
-        default="none", description="activation recomputation; layer: keep only the inputs of layers"
+    recompute: Annotated[
+        Recompute,
+        BeforeValidator(parse_recompute),
+        PlainSerializer(lambda recompute: recompute.written()),
+        WithJsonSchema(RECOMPUTE_SCHEMA),
+    ] = Field(
+        default=Recompute(),
+        json_schema_extra={"default": "none"},
+        description="activations that backward computes again: of layers, of attention blocks, or of "
+        "experts between dispatch and combine; {layers: N}: of the first N layers of each stage",
     )
     all_to_all: Literal["flat", "hierarchical"] = Field(
         default="flat", description="hierarchical: within hosts first, then between hosts"

@@ -72,3 +72,25 @@ def layer_sums_s(cost: StageCost) -> tuple[float, float]:
     elif p.model.qk_norm == "head":
         backward += 2 * (dense + moe) * collective_time.all_reduce_s(4 * p.model.head_dim, placement, network)
     return forward, backward
+
+
+def recomputed_collectives_s(cost: StageCost) -> tuple[float, float]:
+    """All-to-alls and TP collectives that backward repeats. `experts` repeats none."""
+    if cost.recompute == "layer":
+        return all_to_all_s(cost, is_backward=False), layer_sums_s(cost)[0]
+    if cost.recompute == "attention":
+        return 0.0, _attention_sums_s(cost)
+    return 0.0, 0.0
+
+
+def _attention_sums_s(cost: StageCost) -> float:
+    """Forward TP collectives of attention blocks: the sum behind the output projection, and of the squares
+    that a norm over split projections needs."""
+    p, network = cost.workload, cost.network
+    if p.tp == 1 or not cost.stage.layers:
+        return 0.0
+    placement, layers = cost.placement("tp"), sum(cost.num_layers)
+    seconds = layers * collective_time.all_reduce_s(cost.hidden_bytes, placement, network)
+    if p.model.qk_norm == "projection":
+        seconds += 2 * layers * collective_time.all_reduce_s(4 * p.tokens, placement, network)
+    return seconds

@@ -7,11 +7,17 @@ A stage is a sum of parts, and few parts differ between the plans of a search, s
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from planner.counts.module_flops import ModuleCost
+from planner.counts.module_flops import ModuleCost, is_recomputed
 from planner.counts.parameters import stage_parameters
+from planner.strategy.recompute import RecomputeKind
 from planner.timing import collective_time
 from planner.timing.gemm_time import backward_s, forward_s
-from planner.timing.layer_collectives import all_to_all_s, dispatched_bytes, layer_sums_s, tensor_parallel_s
+from planner.timing.layer_collectives import (
+    all_to_all_s,
+    dispatched_bytes,
+    recomputed_collectives_s,
+    tensor_parallel_s,
+)
 from planner.timing.op_overhead import ModuleTraffic, part_traffic
 from planner.timing.stage_cost import StageCost
 from planner.topology.placement import StageContents
@@ -74,6 +80,10 @@ class LayerCost:
 PARTS = ("dense", "moe", "embedding", "norm", "output", "gather", "gather back")
 
 
+# What recompute repeats of the memory-bound operations of a layer, by module of op_sizes.
+_RECOMPUTED = {"attention": ("norms", "rope", "copies"), "experts": ("experts",)}
+
+
 def layer_cost(cost: StageCost, part: str) -> LayerCost:
     """The cost of one of PARTS as the stage's ranks would have it."""
     contents = StageContents(
@@ -112,7 +122,7 @@ def _passes(cost: StageCost) -> tuple[PassTime, PassTime]:
     """Forward and backward."""
     tensor_parallel = tensor_parallel_s(cost)
     dispatch = all_to_all_s(cost, is_backward=False)
-    again = (dispatch, layer_sums_s(cost)[0]) if cost.recomputes else (0.0, 0.0)
+    again = recomputed_collectives_s(cost)
     return (
         _pass(cost, dispatch, tensor_parallel[0], is_backward=False),
         _pass(
@@ -141,7 +151,7 @@ def _compute(cost: StageCost, *, is_backward: bool) -> list[tuple[str, float]]:
     causes: list[tuple[str, float]] = []
     for module in cost.modules:
         if is_backward:
-            again = cost.recomputes and module.is_in_layer
+            again = is_recomputed(module, cost.recompute)
             seconds = backward_s(module, p, device, precision, recomputes=again)
         else:
             seconds = forward_s(module, p, device, precision)
@@ -188,5 +198,11 @@ def _traffic(cost: StageCost, *, is_backward: bool) -> Iterator[ModuleTraffic]:
         if not is_here:
             continue
         yield from part_traffic(cost.workload, part, is_backward=is_backward, is_fused=cost.is_fused)
-        if is_backward and cost.recomputes and part in ("dense", "moe"):
-            yield from part_traffic(cost.workload, part, is_backward=False, is_fused=cost.is_fused)
+        if is_backward and part in ("dense", "moe"):
+            forward = part_traffic(cost.workload, part, is_backward=False, is_fused=cost.is_fused)
+            yield from (one for one in forward if _is_recomputed(one.module, cost.recompute))
+
+
+def _is_recomputed(module: str, recompute: RecomputeKind) -> bool:
+    """The norms of a layer are counted together, so `attention` repeats the one before the MLP too."""
+    return recompute == "layer" or module in _RECOMPUTED.get(recompute, ())

@@ -7,6 +7,7 @@ from planner.counts.module_flops import ModuleCost, stage_modules
 from planner.counts.rank_workload import ExpertImbalance, RankWorkload, rank_workload
 from planner.hardware.catalog import Device
 from planner.plan.plan import Plan
+from planner.strategy.recompute import RecomputeKind
 from planner.timing.collective_time import Network, slowdown
 from planner.topology.group_placement import GroupPlacement
 from planner.topology.placement import Stage
@@ -15,13 +16,17 @@ from planner.topology.placement import Stage
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
     """What a stage's slowest rank does with one micro-batch: the first of its TP partners, in the group that
-    is placed worst over hosts, with what the fullest rank gets under the stated load."""
+    is placed worst over hosts, with what the fullest rank gets under the stated load.
+
+    recompute: what backward computes again in its layers, all of them alike.
+    """
 
     plan: Plan
     stage: Stage
     device: Device
     network: Network
     imbalance: ExpertImbalance
+    recompute: RecomputeKind = "none"
 
     @cached_property
     def workload(self) -> RankWorkload:
@@ -39,10 +44,6 @@ class StageCost:
     @property
     def precision(self) -> str:
         return self.plan.strategy.training.precision
-
-    @property
-    def recomputes(self) -> bool:
-        return self.plan.strategy.runtime.recompute == "layer"
 
     @property
     def is_fused(self) -> bool:

@@ -12,6 +12,7 @@ from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.hardware.catalog import Device
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
+from planner.strategy.recompute import RecomputeKind
 from planner.timing import collective_time, op_overhead
 from planner.timing.boundary_time import Boundary, boundary_of
 from planner.timing.collective_time import Network, network_of, slowdown, world_placement
@@ -132,8 +133,8 @@ class TimeModel:
         found = self._micro_batches.get(key)
         if found is None:
             costs = [
-                (times, self._layer(plan, one, part, (sequences, recompute), network))
-                for times, part in _parts(plan, one)
+                (times, self._layer(plan, one, part, (sequences, kind), network))
+                for times, part, kind in _parts(plan, one)
             ]
             found = self._micro_batches[key] = MicroBatchTime(
                 forward=joined([(times, cost.forward) for times, cost in costs]),
@@ -148,7 +149,7 @@ class TimeModel:
         return found
 
     def _layer(
-        self, plan: Plan, one: StageClass, part: str, work: tuple[int, str], network: Network
+        self, plan: Plan, one: StageClass, part: str, work: tuple[int, RecomputeKind], network: Network
     ) -> LayerCost:
         ep = one.ep if part in ("dense", "moe") else None  # what is in no layer has no experts
         key = (part, one.tp, ep, work, network.host_size, network.at_work)
@@ -160,6 +161,7 @@ class TimeModel:
                 device=self.device,
                 network=network,
                 imbalance=self.imbalance,
+                recompute=work[1],
             )
             found = self._layers[key] = layer_cost(cost, part)
         return found
@@ -206,19 +208,20 @@ class TimeModel:
         return self._boundaries[key]
 
 
-def _parts(plan: Plan, one: StageClass) -> list[tuple[int, str]]:
-    """How often a stage has which part (layer_time.PARTS)."""
+def _parts(plan: Plan, one: StageClass) -> list[tuple[int, str, RecomputeKind]]:
+    """How often a stage has which part (layer_time.PARTS), and what of it is recomputed."""
     stage = one.stage
     gather, gather_back = _gathers(plan, one)
-    found = (
-        (one.num_dense, "dense"),
-        (one.num_moe, "moe"),
-        (int(stage.contents.embedding), "embedding"),
-        (int(stage.contents.norm), "norm"),
-        (int(stage.contents.output), "output"),
-        (gather, "gather"),
-        (gather_back, "gather back"),
-    )
+    found: list[tuple[int, str, RecomputeKind]] = []
+    for dense, moe, kind in plan.strategy.runtime.recompute.split(one.num_dense, one.num_moe):
+        found += [(dense, "dense", kind), (moe, "moe", kind)]
+    found += [
+        (int(stage.contents.embedding), "embedding", "none"),
+        (int(stage.contents.norm), "norm", "none"),
+        (int(stage.contents.output), "output", "none"),
+        (gather, "gather", "none"),
+        (gather_back, "gather back", "none"),
+    ]
     return [part for part in found if part[0]]
 
 

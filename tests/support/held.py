@@ -10,10 +10,12 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 from model.collectives import NO_CLOCK
+from model.experts import Experts
 from planner import Plan
 from runtime.training.train_step import train_step, training_batches
 from runtime.training.training_model import Totals
 from tests.support.layout import start
+from tests.support.live_memory import watch
 from tests.support.reference import tokens_of
 
 
@@ -28,22 +30,37 @@ class Held:
     everything: int  # in any tensor that Python knows, right after the step
     largest: int  # of the rank's tensors
     num_groups: int  # of the optimizer
+    peaks: dict[str, int]  # of all tensors, in each phase of a step
+    rows: int  # the most that its experts got at once
 
 
 def held_by_rank(plan: Plan) -> Held:
     """Runs two steps of `plan` on this rank and weighs what it holds."""
     # What the parent of the forked ranks holds (tests before this one) is not this rank's.
-    inherited = _all_tensors()
+    inherited = all_tensors()
     engine, groups = start(plan)
-    peak = _Peak(engine)
+    peak, live = _Peak(engine), watch(engine)
+    known = {t.untyped_storage().data_ptr() for t in inherited}
+    for tensor in all_tensors():
+        if tensor.untyped_storage().data_ptr() not in known:
+            live.track(tensor)
+    rows: list[int] = []
+    for module in engine.modules():
+        if isinstance(module, Experts):
+            module.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     for step in range(2):
+        live.peaks.clear()  # the first step makes the optimizer's state
+        live.enter("forward")
         tokens = tokens_of(plan.strategy, step)
         batches = training_batches(
             lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
         )
         totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
-        train_step(engine, groups, batches, totals, NO_CLOCK)
+        with live:
+            train_step(engine, groups, batches, totals, NO_CLOCK)
         del batches
+        live.enter("between steps")
+        live.look()
     adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
     masters = getattr(engine.optimizer, "single_partition_of_fp32_groups", [])
     weights = [*engine.module.parameters(), *engine.module.buffers()]
@@ -53,9 +70,11 @@ def held_by_rank(plan: Plan) -> Held:
         masters=weigh(masters),
         moments=weigh(tensor for state in adam.state.values() for tensor in state.values()),
         gradients=peak.bytes,
-        everything=weigh(_all_tensors()) - weigh(inherited),
+        everything=weigh(all_tensors()) - weigh(inherited),
         largest=max(p.numel() * p.element_size() for p in engine.module.parameters()),
         num_groups=len(adam.param_groups),
+        peaks=live.peaks,
+        rows=max(rows, default=0),
     )
 
 
@@ -65,7 +84,7 @@ def weigh(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-def _all_tensors() -> list[Tensor]:
+def all_tensors() -> list[Tensor]:
     gc.collect()
     # By type: isinstance would ask lazy modules, which warn of what they no longer have.
     found = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]

@@ -1,4 +1,4 @@
-"""What the planner says a rank holds is what a live rank holds: state to the byte, gradients from above."""
+"""What the planner says a rank holds is what a live rank holds: state to the byte, each phase from above."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ import pytest
 from deepspeed.moe import utils as deepspeed_moe
 
 from planner import build_plan
+from planner.counts.rank_workload import ExpertImbalance, rank_workload
 from planner.memory import optimizer_state
-from planner.memory.rank_memory import rank_memory
+from planner.memory.rank_memory import RankMemory, rank_memory
 from planner.plan import ds_config
 from tests.support.held import held_by_rank
 from tests.support.ranks import run_ranks
 from tests.support.reference import tiny
 
-SMALL_BUCKET = 500  # elements: gradients then pass through many buckets, and some are larger than one
+SMALL_BUCKET = 500  # elements, or the largest tensor: gradients then pass through many buckets
 CASES: dict[str, dict[str, Any]] = {
     "one rank, fp32, ZeRO 1": {"training__micro_batch": 4},
     "ZeRO 0": {"parallel__ep": 2, "parallel__zero_stage": 0, "training__micro_batch": 8},
@@ -73,17 +74,31 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_state_is_exact_and_gradients_are_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_is_exact_and_each_phase_is_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ds_config, "BUCKET_ELEMENTS", SMALL_BUCKET)
     plan = build_plan(tiny(**CASES[name]))
     for rank, held in enumerate(run_ranks(plan.world_size, held_by_rank, plan)):
-        memory = rank_memory(plan, rank)
-        found = (held.weights, held.masters, held.moments)
-        assert (memory.weights, memory.masters, memory.moments) == found, rank
+        expected = rank_workload(plan, plan.stage_of(rank)).received
+        memory = rank_memory(plan, rank, ExpertImbalance(factor=max(1.0, held.rows / expected)))
+        assert _state(memory) == (held.weights, held.masters, held.moments), rank
         # No tensor is forgotten: Python knows of none beside these but a scalar, and the step's four sums in
         # fp64, which gloo's thread lets go of some time after the collective.
         assert 0 <= held.everything - memory.static_bytes <= 8 + 4 * 8, rank
-        assert 0 <= memory.gradients - held.gradients <= held.largest, rank
+        gradients = max(phase.gradients for phase in memory.phases)
+        assert 0 <= gradients - held.gradients <= held.largest, rank
+        bounds = {phase.phase: phase.total - phase.overhead for phase in memory.phases}
+        for phase, found in held.peaks.items():
+            # Between steps that scalar and those sums, which are in no phase's bound.
+            assert found <= bounds[phase] + 8 + 4 * 8, (rank, phase, found, bounds[phase])
+        # Sums of peaks that never met were at 0.57 to 0.86 here, staged ranks at 0.41 and more.
+        tight = 0.4 if "staged" in name else 0.75
+        assert tight * max(bounds.values()) <= max(held.peaks.values()), (rank, held.peaks, bounds)
+
+
+def _state(memory: RankMemory) -> tuple[int, int, int]:
+    """Weights, masters and moments, which all phases have alike."""
+    (state,) = {(phase.weights, phase.masters, phase.moments) for phase in memory.phases}
+    return state
 
 
 def test_experts_are_split_into_groups_as_deepspeed_splits_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,4 +113,4 @@ def test_experts_are_split_into_groups_as_deepspeed_splits_them(monkeypatch: pyt
     memory = rank_memory(plan, 0)
     optimizer_state._groups.cache_clear()
     assert held.num_groups == 2 + 5  # ten tensors of 1,536 elements, two a group
-    assert (memory.weights, memory.masters, memory.moments) == (held.weights, held.masters, held.moments)
+    assert _state(memory) == (held.weights, held.masters, held.moments)

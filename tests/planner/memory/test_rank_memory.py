@@ -7,11 +7,17 @@ from hypothesis import strategies as st
 from planner import build_plan, load
 from planner.counts.rank_workload import ExpertImbalance
 from planner.memory.optimizer_state import bytes_per_parameter
+from planner.memory.phases import CAUSES, PhaseMemory
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, RankMemory, fullest_ranks, rank_memory
-from planner.report.memory_report import memory_dict, memory_table
+from planner.report.memory_report import memory_dict, memory_lines, memory_table
 from tests.support.examples import plan
 
 ONE_GPU = ("cluster.hosts=1", "cluster.gpus_per_host=1")
+
+
+def _phase(memory: RankMemory, name: str) -> PhaseMemory:
+    (found,) = (phase for phase in memory.phases if phase.phase == name)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,7 @@ def test_bytes_per_parameter(precision: str, zero: int, is_training: bool, total
 def test_state_of_the_reference_by_hand() -> None:
     """One expert rank: 16 experts of 4,194,304, its own alone; 68,191,232 shared with 63 others."""
     built = build_plan(load("ds_configs/ep64_tp2_staged.yaml"))
-    memory = rank_memory(built, 2)
+    memory = rank_memory(built, 2).fullest
     experts, shared = 16 * 4_194_304, 67_108_864 + 1_048_576 + 33 * 1024
     assert memory.weights == 2 * (experts + shared)
     assert memory.masters == 4 * (experts + shared // 64)
@@ -58,20 +64,20 @@ def test_the_reference_trains_on_one_h200() -> None:
 def test_evaluation_of_an_imbalance_takes_more() -> None:
     built = plan("parallel=EP64")
     even, uneven = rank_memory(built, 0), rank_memory(built, 0, ExpertImbalance(factor=4.0))
-    assert uneven.activations > even.activations
-    assert uneven.dispatch_buffers > even.dispatch_buffers
+    assert uneven.fullest.activations > even.fullest.activations
+    assert _phase(uneven, "forward").temporaries > _phase(even, "forward").temporaries
     assert uneven.static_bytes == even.static_bytes
 
 
 def test_recompute_keeps_layer_inputs_only() -> None:
-    kept = rank_memory(plan("parallel=EP64"), 0)
-    again = rank_memory(plan("parallel=EP64", "runtime.recompute=layer"), 0)
+    kept = _phase(rank_memory(plan("parallel=EP64"), 0), "forward")
+    again = _phase(rank_memory(plan("parallel=EP64", "runtime.recompute=layer"), 0), "forward")
     assert again.activations < kept.activations / 5
 
 
 def test_earlier_stages_hold_more_micro_batches() -> None:
     built = plan("parallel=EP8_PP4")
-    activations = [memory.activations for memory in fullest_ranks(built)]
+    activations = [_phase(memory, "forward").activations for memory in fullest_ranks(built)]
     assert activations[1] > activations[2]
     assert activations[1] / activations[2] == pytest.approx(3 / 2, rel=0.01)
 
@@ -79,9 +85,11 @@ def test_earlier_stages_hold_more_micro_batches() -> None:
 def test_logits_do_not_grow_with_the_tokens() -> None:
     """The loss takes them in chunks: only its input's gradient, 2 bytes × 1024 a token, grows."""
     few, many = plan("parallel=EP64"), plan("parallel=EP64", "training.micro_batch=2")
-    extra = rank_memory(many, 0).logits - rank_memory(few, 0).logits
-    chunk = 12 * 4096 * 1024  # the other half of 2,048 tokens, the most that a chunk has here
-    assert extra == 2 * 1024 * 1024 + chunk
+    extra = _phase(rank_memory(many, 0), "loss").logits - _phase(rank_memory(few, 0), "loss").logits
+    chunk = 6 * 4096 * 1024  # the other half of 2,048 tokens, the most that a chunk has here
+    # The input's gradient; the vectors before and after the norm, and its fp32 tensor; numbers of a token.
+    token = 2 * 1024 + 10 * 1024 + (3 * 8 + 8) + (4 * 8 + 8 * 4)
+    assert extra == 1024 * token + chunk
 
 
 @settings(max_examples=30, deadline=None)
@@ -113,6 +121,10 @@ def test_report_names_every_cause() -> None:
     assert len(table.rows) == 1
     assert all(len(row) == len(table.columns) for row in table.rows)
     (stage,) = memory_dict(built)["stages"]
-    causes = {name for name, _ in RankMemory.by_cause.fget(rank_memory(built, 0))}  # type: ignore[attr-defined]
-    assert causes <= set(stage)
-    assert stage["peak_bytes"] == sum(stage[cause] for cause in causes)
+    assert stage["peak_bytes"] == sum(stage[cause] for cause in CAUSES)
+    phases = {phase["phase"]: phase for phase in stage["phases"]}
+    assert list(phases) == ["forward", "loss", "backward", "reduction", "update", "between steps"]
+    assert stage["peak_bytes"] == max(phase["peak_bytes"] for phase in phases.values())
+    assert phases[stage["fullest_phase"]]["peak_bytes"] == stage["peak_bytes"]
+    assert all(phase["peak_bytes"] == sum(phase[cause] for cause in CAUSES) for phase in phases.values())
+    assert any("forward" in line and "between steps" in line for line in memory_lines(built))

@@ -16,6 +16,7 @@ def test_the_demo_runs() -> None:
     [
         (("training.precision=fp8",), "SW281", "training.precision"),
         (("runtime.recompute=layer",), "SW283", "runtime.recompute"),
+        (("runtime.recompute={layers: 2}",), "SW283", "runtime.recompute"),
         (("runtime.fp8_payload=true",), "SW282", "runtime.fp8_payload"),
         (("runtime.all_to_all=hierarchical",), "SW284", "runtime.all_to_all"),
         (("model.init_from=runs/x",), "SW285", "model.init_from"),

@@ -7,9 +7,13 @@ import pytest
 
 from launch.__main__ import main
 from planner import build_plan, load
+from planner.hardware.catalog import device_of
 from planner.memory.rank_memory import fullest_ranks
 from planner.prediction.predict import predict
 from planner.search.search import Search, search, why_better
+from planner.strategy.changes import change_keys
+from planner.strategy.recompute import Recompute
+from planner.timing.time_model import TimeModel
 
 REFERENCE = "ds_configs/ep64_tp2.yaml"
 
@@ -34,7 +38,7 @@ def test_legal_plans_are_those_that_fit_and_those_that_do_not(found: Search) -> 
     }
     assert len(ways) == len(found.rows)
     assert len(ways) + found.num_too_large == found.num_legal
-    assert {row.strategy.runtime.recompute for row in found.rows} == {"none", "layer"}
+    assert {"none", "layer"} < {row.strategy.runtime.recompute.kind for row in found.rows}
 
 
 def test_rows_are_legal_ranked_and_what_predict_says(found: Search) -> None:
@@ -71,7 +75,25 @@ def test_what_does_not_fit_is_left_out_or_recomputed() -> None:
     for row in tight.rows[:: len(tight.rows) // 60]:
         built = build_plan(row.strategy)
         assert max(memory.peak_bytes for memory in fullest_ranks(built)) == row.peak_bytes <= 7.3e9
-    assert any(row.strategy.runtime.recompute == "layer" for row in tight.rows)
+    kinds = {row.strategy.runtime.recompute for row in tight.rows}
+    assert {Recompute("layer"), Recompute("attention"), Recompute("experts")} <= kinds
+    assert any(recompute.layers for recompute in kinds)
+
+
+def test_a_row_has_the_least_recompute_that_fits() -> None:
+    """No other kind, and no fewer layers, fits and is faster."""
+    tight = search(load(REFERENCE, ["limits.memory_max=6.5 GB"]))
+    times = TimeModel(device_of(tight.rows[0].strategy.cluster.gpu))
+    rows = [row for row in tight.rows if row.strategy.runtime.recompute.kind != "none"]
+    for row in rows[:: len(rows) // 12]:
+        others: list[object] = ["none", "attention", "experts", "layer"]
+        recompute = row.strategy.runtime.recompute
+        if recompute.layers is not None and recompute.layers > 1:
+            others.append({"layers": recompute.layers - 1})
+        for other in others:
+            built = build_plan(change_keys(row.strategy, {"runtime.recompute": other}))
+            peak = max(memory.peak_bytes for memory in fullest_ranks(built))
+            assert peak > 6.5e9 or times.step(built).expected_s >= row.step_s * (1 - 1e-12)
 
 
 def test_varied_precision_and_batch_are_searched_too() -> None:

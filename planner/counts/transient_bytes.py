@@ -1,0 +1,86 @@
+"""Bytes that a module's operations need beside what is kept: tensors that live and die inside one pass.
+
+Upper bounds, read off model/: which tensors are alive at once at the worst operation, and what the caller
+holds meanwhile. tests/planner/live holds them to live ranks.
+"""
+
+from planner.counts.rank_workload import RankWorkload
+
+_INDEX = 8  # bytes of an int64
+_WIDE = 4  # bytes of fp32
+
+
+def attention(p: RankWorkload, *, is_backward: bool) -> int:
+    """The block with its norms."""
+    a, hidden = p.element_bytes, p.tokens * p.model.hidden_size
+    heads = p.tokens * (p.q + 2 * p.kv)
+    norms = max(hidden, p.tokens * p.q if p.model.qk_norm != "none" else 0)
+    if not is_backward:
+        # The residual; a norm's squares and its product; or queries, keys and values as they turn; and the
+        # projection's result with its sum over TP and the next residual.
+        turning = a * (heads + 3 * p.tokens * p.q)
+        return a * hidden + max((_WIDE + a) * norms, turning, 3 * a * hidden)
+    # The residual's gradient, and its sum with the branch's. A norm's backward has four fp32 tensors at once.
+    turning = a * (2 * heads + 4 * p.tokens * p.q) + a * hidden
+    return 2 * a * hidden + max((4 * _WIDE + 2 * a) * norms, turning)
+
+
+def mlp(p: RankWorkload, width: int, *, is_backward: bool) -> int:
+    """A dense or shared MLP of local width `width`, with the norm before it."""
+    a, hidden = p.element_bytes, p.tokens * p.model.hidden_size
+    if not is_backward:
+        return a * hidden + max((_WIDE + a) * hidden, 3 * a * hidden)
+    inner = 5 if p.model.expert == "swiglu" else 2
+    return 2 * a * hidden + max((4 * _WIDE + 2 * a) * hidden, a * (inner * p.tokens * width + 2 * hidden))
+
+
+def moe(p: RankWorkload, *, is_backward: bool) -> int:
+    """Norm, router, dispatch, experts, combine."""
+    a, hidden = p.element_bytes, p.tokens * p.model.hidden_size
+    norm = (4 * _WIDE + 2 * a if is_backward else _WIDE + a) * hidden
+    steps = _experts_backward(p) if is_backward else _experts_forward(p)
+    # Under tp the shares are gathered to whole vectors, and cut from them.
+    whole = 2 * a * hidden if p.tp > 1 else 0
+    return (1 + is_backward) * a * hidden + whole + max(norm, _router(p), steps)
+
+
+def _router(p: RankWorkload) -> int:
+    """Logits, scores and weights of all experts; under tp the fp32 copy of all tokens. Then the sort by
+    expert: routes, their order, and what it needs beside."""
+    scores = _WIDE * 5 * p.tokens * p.model.num_experts
+    everyone = _WIDE * p.tokens * p.model.hidden_size if p.tp > 1 else 0
+    routes = p.tokens * p.model.num_experts_per_tok
+    return max(scores + everyone, _INDEX * 6 * routes) + 2 * _WIDE * p.share_tokens * p.model.hidden_size
+
+
+def _experts_forward(p: RankWorkload) -> int:
+    """Sent rows live until they are combined; the received ones twice while they are sorted, and as results
+    twice again; combining makes one row a route in fp32, twice."""
+    hidden, a = p.model.hidden_size, p.element_bytes
+    copies = 1 if p.model.num_experts == p.ep else 2
+    exchange = a * hidden * (p.sent + (2 * copies * p.received if p.ep > 1 else p.received))
+    exchange += _one_by_one(p)
+    combine = hidden * p.share_tokens * p.model.num_experts_per_tok * (a + 2 * _WIDE) + a * hidden * p.sent
+    return max(exchange, combine) + _INDEX * 4 * max(p.sent, p.received)
+
+
+def _experts_backward(p: RankWorkload) -> int:
+    """Combining's backward has three fp32 rows a route and a row as it came; then gradients of rows on their
+    way, and of the experts' inner rows."""
+    hidden, a, model = p.model.hidden_size, p.element_bytes, p.model
+    routes = p.share_tokens * model.num_experts_per_tok
+    combine = hidden * (routes * (3 * _WIDE + a) + _WIDE * p.share_tokens)
+    copies = 1 if model.num_experts == p.ep else 2
+    moving = a * hidden * (p.sent + copies * p.received) if p.ep > 1 else a * hidden * p.sent
+    inner = a * p.computed * model.moe_intermediate_size * (5 if model.expert == "swiglu" else 2)
+    return max(combine, moving + a * hidden * p.computed + inner + _one_by_one(p))
+
+
+def _one_by_one(p: RankWorkload) -> int:
+    """Experts whose rows no grouped kernel takes are computed one by one, and their results joined
+    (model/experts.py): sizes that are not multiples of 16 bytes."""
+    model, a = p.model, p.element_bytes
+    if all(size * a % 16 == 0 for size in (model.hidden_size, model.moe_intermediate_size)):
+        return 0
+    widest = max(model.hidden_size, model.moe_intermediate_size * (2 if model.expert == "swiglu" else 1))
+    return a * p.computed * (widest + model.hidden_size)

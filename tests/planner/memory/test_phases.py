@@ -1,0 +1,226 @@
+"""Memory over a step: every phase of a small rank by hand, and what recomputation may change."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner import Plan, predict
+from planner.counts.flops import executed_flops, model_flops
+from planner.counts.parameters import stage_parameters
+from planner.hardware.catalog import device_of
+from planner.memory.memory_model import MemoryModel
+from planner.memory.phases import PhaseMemory
+from planner.memory.rank_memory import fullest_ranks, rank_memory
+from planner.plan.ds_config import bucket_elements
+from planner.strategy.changes import change_keys
+from planner.timing.time_model import TimeModel
+from tests.support.examples import plan
+
+# Hidden 64, 2 heads of 32, 4 experts of 128, a vocabulary of 1,000; one sequence of 128 tokens a step, bf16.
+SMALL = (
+    "cluster={hosts: 1, gpus_per_host: 1, gpu: H100, links: {intra_host: 1 Gbps, inter_host: 1 Gbps}}",
+    "model={num_hidden_layers: 2, num_experts: 4, hidden_size: 64, moe_intermediate_size: 128, "
+    "num_attention_heads: 2, head_dim: 32, vocab_size: 1000}",
+    "training.seq_length=128",
+    "data.validation_sequences=1",
+)
+ONE = (*SMALL, "training.global_batch=1")
+HIDDEN = 128 * 64  # elements of a hidden state
+NORM = 6 * HIDDEN + 4 * 128  # fp32 input, normalised, a factor each
+ATTENTION = NORM + 2 * HIDDEN + 128 * (2 * 4 * 64 + 4 * 2)  # input, q k v and result, a logsumexp a head
+ROUTER = 4 * HIDDEN + 4 * 4 * 64 + 4 * 4 * 3 * 128 + 8 * 128 + 4 * 128 * 2
+ROWS = 2 * HIDDEN + 4 * 4  # inputs of experts, where each one's end
+INNER = 2 * 128 * 2 * 128  # what silu needs, and the input of the last product
+EXPERTS = NORM + ROUTER + 2 * HIDDEN + ROWS + INNER
+ROUTES = 8 * (2 * 128 + 4)  # which row is which route
+HEAD = 2 * HIDDEN + 4 * 1000 * 64  # the loss makes both gradients in the forward pass
+ONCE = 2 * 2 * 128 * 32 + 8 * 128 + NORM  # rotation, token ids, final norm
+KEPT = 2 * (ATTENTION + EXPERTS + ROUTES) + ONCE + HEAD
+INPUTS = 8 * (129 + 2 * 4) + 64
+LAYER = 2 * 64 + 4 * 64 * 64 + 4 * 64 + 2 * 4 * 128 * 64
+ALL = 2 * LAYER + 2 * 64_000 + 64
+
+
+def phases_of(built: Plan, rank: int = 0) -> dict[str, PhaseMemory]:
+    return {phase.phase: phase for phase in rank_memory(built, rank).phases}
+
+
+def test_every_phase_of_a_small_rank_by_hand() -> None:
+    found = phases_of(plan(*ONE))
+    for phase in found.values():
+        assert (phase.weights, phase.masters, phase.moments) == (2 * ALL, 4 * ALL, 8 * ALL + 4 * 3)
+    forward, loss, backward = found["forward"], found["loss"], found["backward"]
+    # One micro-batch: no gradients yet, and no bucket.
+    assert (forward.gradients, forward.buckets, forward.logits) == (0, 0, 0)
+    assert forward.activations == loss.activations == KEPT - HEAD + INPUTS
+    # 128 tokens are one chunk: logits as they come and in fp32; the product for the weight's gradient; the
+    # vectors before and after the norm, fp32 in between; a few numbers of a token.
+    assert loss.logits == HEAD + 6 * 128 * 1000 + 2 * 64_000 + 10 * HIDDEN + 128 * (32 + 64)
+    assert loss.temporaries == 0
+    # Backward is fullest when it begins, at the head: everything is kept, and two gradients are made. Both
+    # of the head are scaled, and two hidden states are on their way.
+    assert backward.activations == KEPT + INPUTS
+    assert backward.gradients == 2 * (64_000 + 64)
+    assert backward.temporaries == 4 * HIDDEN + 4 * 64_000 + 2 * HIDDEN
+    assert backward.buckets == 2 * 50_000_000
+    # ZeRO 1 reduces all gradients after backward, out of the bucket, which is copied for it.
+    assert found["reduction"].gradients == 2 * ALL
+    assert found["reduction"].buckets == 2 * 50_000_000 + 2 * ALL
+    assert found["reduction"].activations == INPUTS + 2 * ROUTES
+    # The experts are the largest group: flat, and in fp32, while the gradients are there.
+    experts = 2 * 2 * 4 * 128 * 64
+    assert found["update"].gradients == 2 * ALL + (2 + 4) * experts
+    assert found["between steps"].total == found["between steps"].overhead + 14 * ALL + 4 * 3
+
+
+def test_accumulation_keeps_gradients_while_activations_are_there() -> None:
+    """Two micro-batches: ZeRO 2, bf16 gradients are added to an fp32 sum as soon as they are reduced."""
+    found = phases_of(plan(*SMALL, "training.global_batch=2"))
+    assert found["forward"].gradients == 4 * ALL
+    assert found["forward"].buckets == 0  # given back after each backward pass
+    largest = 4 * 128 * 64
+    assert found["backward"].gradients == 4 * ALL + 2 * 64_000  # the head's is the largest tensor
+    assert largest < 64_000
+    # The copy that is reduced, and what is made fp32 to be added.
+    assert found["backward"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * 64_000
+
+
+def test_the_peak_is_less_than_the_sum_of_the_peaks_of_each_cause() -> None:
+    built = plan(*SMALL, "training.micro_batch=16", "training.global_batch=16", "training.precision=fp32")
+    memory = rank_memory(built, 0)
+    most = {name: max(dict(phase.by_cause)[name] for phase in memory.phases) for name, _ in memory.by_cause}
+    assert memory.fullest.phase == "backward"
+    missing = most["gradients"] - memory.fullest.gradients + most["logits"]
+    assert memory.peak_bytes <= sum(most.values()) - missing < sum(most.values())
+
+
+def test_the_bucket_holds_the_largest_tensor() -> None:
+    """Of Qwen3-30B-A3B with ep 8: gate and up of 16 experts, 16 × 1,536 × 2,048 elements."""
+    qwen = (
+        "model={num_hidden_layers: 48, num_experts: 128, num_experts_per_tok: 8, hidden_size: 2048, "
+        "moe_intermediate_size: 768, expert: swiglu, num_attention_heads: 32, num_key_value_heads: 4, "
+        "head_dim: 128, qk_norm: head, vocab_size: 151936}",
+    )
+    built = plan(*qwen, "parallel=EP8")
+    assert bucket_elements(built) == 151_936 * 2048  # the embedding and the head are larger still
+    assert bucket_elements(plan(*qwen, "parallel=EP8_TP4")) == 151_936 * 2048 // 4
+    assert bucket_elements(plan(*qwen, "model.vocab_size=4096", "parallel=EP8")) == 16 * 1536 * 2048
+    assert bucket_elements(plan("parallel=EP64")) == 50_000_000
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    degrees=st.sampled_from(["EP64", "EP8_TP2", "EP2_TP8_PP2", "EP8_PP4", "EP1_TP4"]),
+    placement=st.sampled_from(["colocated", "staged"]),
+    expert=st.sampled_from(["mlp", "swiglu"]),
+    shared=st.integers(0, 2),
+    dense=st.integers(0, 2),
+    qk_norm=st.sampled_from(["none", "head", "projection"]),
+)
+def test_the_bucket_is_the_largest_tensor_of_any_rank(
+    degrees: str, placement: str, expert: str, shared: int, dense: int, qk_norm: str
+) -> None:
+    """Against the list of the parameters themselves, made wide enough to be above the smallest bucket."""
+    built = plan(
+        f"parallel={{placement: {placement}, "
+        + ", ".join(f"{part[:2].lower()}: {part[2:]}" for part in degrees.split("_"))
+        + "}",
+        f"model.expert={expert}",
+        f"model.num_shared_experts={shared}",
+        f"model.first_dense_layers={dense}",
+        "model.intermediate_size=60000",
+        "model.moe_intermediate_size=20480",
+        f"model.qk_norm={qk_norm}",
+    )
+    tensors = [
+        tensor.num_elements for s in built.stages for tensor in stage_parameters(built.strategy.model, s)
+    ]
+    assert bucket_elements(built) == max(50_000_000, *tensors)
+
+
+def with_recompute(built: Plan, recompute: object) -> Plan:
+    return replace(built, strategy=change_keys(built.strategy, {"runtime.recompute": recompute}))
+
+
+def test_recomputation_by_hand() -> None:
+    def kept(recompute: object) -> int:
+        return phases_of(with_recompute(plan(*ONE), recompute))["forward"].activations
+
+    none = kept("none")
+    assert none - kept("layer") == 2 * (ATTENTION + EXPERTS - 2 * HIDDEN)
+    assert none - kept("attention") == 2 * (ATTENTION - 2 * HIDDEN)
+    assert none - kept("experts") == 2 * INNER
+    assert none - kept({"layers": 1}) == ATTENTION + EXPERTS - 2 * HIDDEN
+
+
+def test_what_is_recomputed_is_counted_and_takes_its_time() -> None:
+    built = plan("parallel=EP64_TP2", "limits.memory_max=64 GB")
+    device = device_of(built.strategy.cluster.gpu)
+    base, flops = predict(built, device), executed_flops(built)
+    tokens = 128 * 1024
+
+    def of(recompute: object) -> tuple[int, dict[str, float]]:
+        changed = with_recompute(built, recompute)
+        more = executed_flops(changed)
+        assert (more.forward, more.backward) == (flops.forward, flops.backward)
+        assert model_flops(changed) == model_flops(built)  # MFU counts no recompute
+        return more.recompute - flops.recompute, predict(changed, device).mean_phases_s
+
+    attention, attention_s = of("attention")
+    scores = 2 * 2 * tokens * 1025 // 2 * 1024
+    assert attention == 16 * (4 * 2 * tokens * 1024 * 1024 + scores)
+    experts, experts_s = of("experts")
+    assert experts == 16 * 2 * 2 * tokens * 1024 * 2048
+    layers, layers_s = of({"layers": 4})
+    every, every_s = of("layer")
+    assert layers * 4 == every
+    # Half of a layer's four exchanges come again with the layer, and the small one of counts.
+    before = base.mean_phases_s["all_to_all"]
+    assert attention_s["all_to_all"] == experts_s["all_to_all"] == before
+    assert 1.5 * before < every_s["all_to_all"] < 1.6 * before
+    assert layers_s["all_to_all"] - before == pytest.approx((every_s["all_to_all"] - before) / 4)
+    assert experts_s["tensor_parallel"] == base.mean_phases_s["tensor_parallel"]
+    assert attention_s["tensor_parallel"] > base.mean_phases_s["tensor_parallel"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    degrees=st.sampled_from(["EP64", "EP8_TP2", "EP8_PP4", "EP4_TP4_PP8"]),
+    placement=st.sampled_from(["colocated", "staged"]),
+    micro_batch=st.sampled_from([1, 2]),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    zero=st.sampled_from([1, 2]),
+    few=st.integers(1, 16),
+)
+def test_more_recompute_is_never_more_memory_and_never_less_time(
+    degrees: str, placement: str, micro_batch: int, precision: str, zero: int, few: int
+) -> None:
+    """With two layers or more in a stage: of one alone the input is kept in addition."""
+    parts = ", ".join(f"{part[:2].lower()}: {part[2:]}" for part in degrees.split("_"))
+    built = plan(
+        f"parallel={{placement: {placement}, zero_stage: {zero}, {parts}}}",
+        f"training.micro_batch={micro_batch}",
+        f"training.precision={precision}",
+        "limits.memory_max=1000 GB",
+    )
+    device = device_of(built.strategy.cluster.gpu)
+
+    def of(recompute: object) -> tuple[int, float]:
+        changed = with_recompute(built, recompute)
+        peak = max(memory.peak_bytes for memory in fullest_ranks(changed))
+        assert MemoryModel().peak_bytes(changed, 10**15) == peak
+        return peak, TimeModel(device).step(changed).expected_s
+
+    none, every = of("none"), of("layer")
+    chain = [none, of({"layers": few}), of({"layers": few + 1}), every]
+    for less, more in [
+        *pairwise(chain),
+        *((none, of(k)) for k in ("attention", "experts")),
+    ]:
+        assert more[0] <= less[0]
+        assert more[1] >= less[1] * (1 - 1e-12)
+    for kind in ("attention", "experts"):
+        assert none[1] <= of(kind)[1] <= every[1] * (1 + 1e-12)
