@@ -78,7 +78,7 @@ def _cells(view: SearchView, row: SearchRow, place: int, is_tied: bool | None) -
     cells |= {
         "micro": str(training.micro_batch),
         "accum": str(row.plan.batch.accumulation),
-        "recompute": row.strategy.runtime.recompute.written(),
+        "recompute": str(row.strategy.runtime.recompute),
         "step": format_seconds(row.step_s),
         "tokens/s": f"{row.tokens_per_s:,.0f}",
         "per GPU": f"{row.tokens_per_s / row.gpus:,.0f}",

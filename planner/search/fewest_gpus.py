@@ -6,6 +6,7 @@ from planner.plan.plan import Plan
 from planner.search.search_space import Space, layouts, plans_of, space_of
 from planner.strategy.changes import change_keys
 from planner.strategy.hosts import Hosts
+from planner.strategy.recompute import Recompute
 from planner.strategy.schema import Strategy
 from planner.topology.placement import world_size
 
@@ -36,8 +37,9 @@ def _smallest(space: Space, *, more_than: int) -> Plan | None:
     for parallel in sorted(layouts(space)[0], key=world_size):
         if world_size(parallel) <= more_than:
             continue
-        for plans in plans_of(space, parallel):
-            for plan in plans:
+        for plan_with in plans_of(space, parallel):
+            for recompute in (Recompute(), Recompute("layer")):
+                plan = plan_with(recompute)
                 if memory.peak_bytes(plan, limit) <= limit:
                     return plan
     return None
