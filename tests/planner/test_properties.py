@@ -14,6 +14,7 @@ from planner.prediction.predict import predict, predicted_phases
 from planner.report.audit_report import audit_dict
 from planner.search.fallback import scaling_options
 from planner.search.search import search
+from planner.strategy.recompute import Recompute
 from tests.support.examples import strategy
 
 # Half of the values are odd on purpose: most strategies are illegal in one way or another.
@@ -55,7 +56,9 @@ CHANGES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "seq_length": st.sampled_from([16, 128]),
     },
     "runtime": {
-        "recompute": st.sampled_from(["none", "layer"]),
+        "recompute": st.sampled_from(
+            [*map(Recompute, ("none", "layer", "attention", "experts")), Recompute("layer", 1)]
+        ),
         "all_to_all": st.sampled_from(["flat", "hierarchical"]),
         "fp8_payload": st.booleans(),
     },
