@@ -19,7 +19,7 @@ _WORK_S = 2e-3
 _WORK_ROWS, _WORK_WIDTH, _WORK_TENSORS = 1_024, 64, 48  # 12 MB that take turns: more than a core's cache
 _BATCH_S, _BATCHES = 0.12, 4  # seconds of one batch of repetitions, and how many of each are made
 
-Action = Callable[[], object]
+TimedCall = Callable[[], object]
 
 
 def measure(rank: int, world: int, group_size: int) -> dict[str, list[tuple[float, float]]]:
@@ -52,7 +52,7 @@ def never_slower_when_smaller(points: list[tuple[float, float]]) -> list[tuple[f
     return found[::-1]
 
 
-def _collective(kind: str, size: int, rank: int, group_size: int, group: dist.ProcessGroup) -> Action:
+def _collective(kind: str, size: int, rank: int, group_size: int, group: dist.ProcessGroup) -> TimedCall:
     elements = max(group_size, size // 4 // group_size * group_size)
     whole = torch.zeros(elements)
     if kind == "all_to_all":
@@ -69,7 +69,7 @@ def _collective(kind: str, size: int, rank: int, group_size: int, group: dist.Pr
     return lambda: dist.recv(whole, src=rank - 1, group=group)
 
 
-def _work_of(world: int) -> Action:
+def _work_of(world: int) -> TimedCall:
     """GEMMs and elementwise operations that take about _WORK_S of a core's time on every rank."""
     tensors = [torch.rand(_WORK_ROWS, _WORK_WIDTH) for _ in range(_WORK_TENSORS)]
     weight = torch.rand(_WORK_WIDTH, _WORK_WIDTH) / _WORK_WIDTH
@@ -88,7 +88,7 @@ def _work_of(world: int) -> Action:
     return lambda: some(repeats)
 
 
-def _added_s(collective: Action, work: Action) -> float:
+def _added_s(collective: TimedCall, work: TimedCall) -> float:
     """The time that a collective adds to work: minimum over batches of the mean, minus that of work alone.
 
     Work alone is timed again with every collective, because disturbances of the machine come and go.
@@ -106,7 +106,7 @@ def _added_s(collective: Action, work: Action) -> float:
     return max(1e-6, min(together_s) - min(alone_s))
 
 
-def _mean_s(action: Action, repeats: int) -> float:
+def _mean_s(action: TimedCall, repeats: int) -> float:
     """Seconds of one of `repeats`, from when all ranks begin to when all are done, on the slowest."""
     dist.barrier()
     began = time.perf_counter()

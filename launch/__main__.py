@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.command import Work
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.commands.audit import audit
 from launch.commands.explain import explain
 from launch.commands.fallback import fallback
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
-    output = Output.of(arguments)
+    output = CommandOutput.of(arguments)
     try:
         work = _parse(arguments, output.command)
         code = work(output) if work is not None else ExitCode.OK

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from planner.exit_codes import ExitCode
 
-Work = Callable[[Output], ExitCode]
+Work = Callable[[CommandOutput], ExitCode]
 
 _JSON = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 _PLAIN = Annotated[bool, typer.Option("--plain", help="print text without colour and lines, for logs")]
@@ -21,7 +21,7 @@ def command(function: Callable[..., ExitCode]) -> Callable[..., Work]:
 
     typer turns a KeyboardInterrupt and a closed pipe inside a command into exits of its own (typer 0.29,
     core.py `_main`), so main does the work after typer has returned. --json and --plain are declared here for
-    --help only: main has read them into an Output already.
+    --help only: main has read them into an CommandOutput already.
     """
 
     @functools.wraps(function)

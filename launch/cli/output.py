@@ -17,7 +17,7 @@ SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class CommandOutput:
     """How one command answers; made once, in main, so that a command line that does not parse has it too.
 
     is_plain: no colour and no box drawing, because of --plain or because stdout is not a terminal.
@@ -28,8 +28,8 @@ class Output:
     is_plain: bool
 
     @staticmethod
-    def of(arguments: Sequence[str]) -> "Output":
-        return Output(
+    def of(arguments: Sequence[str]) -> "CommandOutput":
+        return CommandOutput(
             command=next((argument for argument in arguments if not argument.startswith("-")), None),
             is_json="--json" in arguments,
             is_plain="--plain" in arguments or not is_terminal(sys.stdout),

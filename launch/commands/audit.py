@@ -5,7 +5,7 @@ import sys
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides, StrategyFile
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.commands.prediction import device_for
 from planner import build_plan, load
 from planner.exit_codes import ExitCode
@@ -13,7 +13,7 @@ from planner.exit_codes import ExitCode
 
 @command
 def audit(
-    output: Output, strategy: StrategyFile, overrides: Overrides = None, hardware: HardwareFile = None
+    output: CommandOutput, strategy: StrategyFile, overrides: Overrides = None, hardware: HardwareFile = None
 ) -> ExitCode:
     """Check every claim of a strategy against derived values; exit code 1 if a claim or check fails."""
     from planner.audit.audit import audit as judge

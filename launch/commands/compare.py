@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.commands.prediction import Forecast, forecast, forecast_dict
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.counts.rank_workload import ExpertImbalance
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    output: Output,
+    output: CommandOutput,
     files: Sequence[str],
     overrides: Sequence[str],
     *,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from launch.cli.command import command
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from planner import Problem, StrategyError
 from planner.errors.catalog import error_catalog
 from planner.exit_codes import ExitCode
@@ -14,7 +14,7 @@ from planner.exit_codes import ExitCode
 
 @command
 def explain(
-    output: Output, code: Annotated[str, typer.Argument(help="an error code, for example SW201")]
+    output: CommandOutput, code: Annotated[str, typer.Argument(help="an error code, for example SW201")]
 ) -> ExitCode:
     """Print cause, example and fix of an error code."""
     from planner.report.errors_page import explain_text

@@ -7,7 +7,7 @@ import typer
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides, StrategyFile
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.commands.prediction import device_for
 from planner import Problem, StrategyError, load
 from planner.exit_codes import ExitCode
@@ -20,7 +20,7 @@ _ROWS = 12
 
 @command
 def fallback(
-    output: Output,
+    output: CommandOutput,
     strategy: StrategyFile,
     overrides: Overrides = None,
     lost_hosts: Annotated[
@@ -43,7 +43,7 @@ def fallback(
     return _answer_loss(output, given, device, lost_hosts or 0, lost_gpus or 0, num_rows)
 
 
-def _answer_questions(output: Output, given: Strategy, device: Device) -> ExitCode:
+def _answer_questions(output: CommandOutput, given: Strategy, device: Device) -> ExitCode:
     from planner.plan.memory_limit import describe_memory_limit
     from planner.report.fallback_report import option_dict, scaling_table, untrainable_notes
     from planner.search.fallback import scaling_options
@@ -64,7 +64,7 @@ def _answer_questions(output: Output, given: Strategy, device: Device) -> ExitCo
 
 
 def _answer_loss(
-    output: Output, given: Strategy, device: Device, lost_hosts: int, lost_gpus: int, num_rows: int
+    output: CommandOutput, given: Strategy, device: Device, lost_hosts: int, lost_gpus: int, num_rows: int
 ) -> ExitCode:
     from planner.report.fallback_report import (
         continuation_table,

@@ -8,14 +8,14 @@ from typing import Any
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides, StrategyFile
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from planner import Plan, StrategyError, build_plan, load, locate_problems
 from planner.exit_codes import ExitCode
 
 
 @command
 def generate(
-    output: Output, strategy: StrategyFile, overrides: Overrides = None, hardware: HardwareFile = None
+    output: CommandOutput, strategy: StrategyFile, overrides: Overrides = None, hardware: HardwareFile = None
 ) -> ExitCode:
     """Write the files of a launch to the run folder; exit code 1 if the plan is not predicted to fit."""
     from launch.scripts.env_file import operator_environment

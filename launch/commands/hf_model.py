@@ -1,6 +1,6 @@
 """`plan --from FOLDER` without a strategy: the model of a Hugging Face config.json."""
 
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from planner import loads
 from planner.counts.parameters import model_parameters
 from planner.exit_codes import ExitCode
@@ -10,7 +10,7 @@ from planner.rules.partial import STAND_IN
 from planner.yaml12_writer import section_yaml
 
 
-def answer_model(output: Output, folder: str) -> ExitCode:
+def answer_model(output: CommandOutput, folder: str) -> ExitCode:
     """Prints parameters, the `model:` section to paste, and the keys that have no effect.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.command import command
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.commands.new_machine import Machine, describe_machine, option_problem
 from launch.commands.prediction import device_for
 from planner import Strategy, build_plan, loads
@@ -30,7 +30,7 @@ _MORE_HOSTS = (2, 4, 8, 16)
 
 @command
 def init(
-    output: Output,
+    output: CommandOutput,
     model: Annotated[
         str,
         typer.Option(

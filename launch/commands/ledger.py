@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.command import command
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from planner import Problem, StrategyError
 from planner.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from planner.report.ledger import Entry
+    from planner.report.ledger import LedgerEntry
 
 _GOOD_ERROR = 0.15
 
 
 @command
 def ledger(
-    output: Output,
+    output: CommandOutput,
     runs: Annotated[
         list[str] | None, typer.Argument(help="names of runs [default: all]", show_default=False)
     ] = None,
@@ -47,7 +47,7 @@ def ledger(
     return code
 
 
-def _entry_dict(entry: "Entry") -> dict[str, Any]:
+def _entry_dict(entry: "LedgerEntry") -> dict[str, Any]:
     return {
         "run": entry.run,
         "layout": entry.layout,

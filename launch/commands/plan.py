@@ -8,7 +8,7 @@ import typer
 from launch.cli.arguments import split_strategies
 from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.commands.compare import compare
 from launch.commands.hf_model import answer_model
 from launch.commands.picture import one_plan_only, write_picture
@@ -20,7 +20,7 @@ from planner.exit_codes import ExitCode
 
 @command
 def plan(
-    output: Output,
+    output: CommandOutput,
     strategy: Annotated[
         str | None,
         typer.Argument(help="strategy file in YAML; not needed with --from", show_default=False),
@@ -106,7 +106,7 @@ def _plan_dict(built: Plan, imbalance: ExpertImbalance, is_full: bool) -> dict[s
     return content
 
 
-def _print_memory(output: Output, built: Plan, imbalance: ExpertImbalance) -> None:
+def _print_memory(output: CommandOutput, built: Plan, imbalance: ExpertImbalance) -> None:
     from planner.report.memory_report import memory_lines, memory_table
 
     print()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from planner import Plan
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device, calibration_path, device_of
@@ -74,7 +74,7 @@ def figure_lines(plan: Plan, found: Forecast) -> tuple[str, ...]:
     return key_figure_lines(plan, found.prediction, found.run)
 
 
-def print_forecast(output: Output, plan: Plan, found: Forecast) -> None:
+def print_forecast(output: CommandOutput, plan: Plan, found: Forecast) -> None:
     """Below the plan's tables."""
     from planner.prediction.run_forecast import run_assumptions
     from planner.report.key_figures import sensitivity_table

@@ -7,13 +7,13 @@ import typer
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import Overrides, StrategyFile
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from planner.exit_codes import ExitCode
 
 
 @command
 def preflight(
-    output: Output,
+    output: CommandOutput,
     strategy: StrategyFile,
     overrides: Overrides = None,
     is_hosts_only: Annotated[

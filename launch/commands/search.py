@@ -9,7 +9,7 @@ import typer
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides, StrategyFile
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.commands.picture import save_picture
 from launch.commands.prediction import device_for
 from planner import Problem, StrategyError, load
@@ -40,7 +40,7 @@ _TITLES = {"throughput": "predicted tokens/s", "gpus": "GPUs used", "cost": "pre
 
 @command
 def search(
-    output: Output,
+    output: CommandOutput,
     strategy: StrategyFile,
     overrides: Overrides = None,
     vary: Annotated[

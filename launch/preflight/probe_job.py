@@ -38,7 +38,7 @@ _LIBC = ctypes.CDLL(None)
 _NOISE = ("[W", "Warning", "warn(", "INFO", "NOTE")
 
 
-class JobFailed(Exception):
+class ProbeJobFailed(Exception):
     """The job ended without a result; `found` says in which exchange, and what the ranks printed."""
 
     def __init__(self, found: str) -> None:
@@ -69,7 +69,7 @@ async def run_job(
         on_progress: called with what the ranks do next.
 
     Raises:
-        JobFailed: if there is none.
+        ProbeJobFailed: if there is none.
     """
     write_together(folder, files)
     output = folder / "launch.log"
@@ -89,14 +89,14 @@ async def run_job(
         except asyncio.TimeoutError:
             await _stop(process)
             found = _failure(folder, f"the job did not end within {TIMEOUT_S:.0f} s")
-            raise JobFailed(found) from None
+            raise ProbeJobFailed(found) from None
     finally:
         await _stop(process)
     if not (folder / "failed.json").exists():
         await asyncio.to_thread(appears, folder / "done.json", _VISIBLE_S)
     result = _read(folder / RESULT_NAME)
     if not (folder / "done.json").exists() or result is None:
-        raise JobFailed(_failure(folder, f"launch.sh ended with exit code {process.returncode}"))
+        raise ProbeJobFailed(_failure(folder, f"launch.sh ended with exit code {process.returncode}"))
     return result
 
 

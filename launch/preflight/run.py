@@ -12,13 +12,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from launch.cli.output import Output
+from launch.cli.output import CommandOutput
 from launch.cli.progress import Progress
 from launch.preflight.ask_hosts import INSPECT, HostAnswer, SharedFolder, ask_hosts, shared_folder
 from launch.preflight.check import PreflightCheck, Role, failed, passed, roles_of, unused_hosts
 from launch.preflight.host_checks import host_checks
 from launch.preflight.link_checks import exchange_timings, link_checks, link_timings, measured_links
-from launch.preflight.probe_job import JobFailed, job_files, job_paths, run_job
+from launch.preflight.probe_job import ProbeJobFailed, job_files, job_paths, run_job
 from launch.preflight.report import PreflightReport, print_report, report_dict
 from launch.scripts.hostfile import has_placeholder_hosts, is_local
 from launch.scripts.launch_files import cannot_write, launch_paths
@@ -35,7 +35,12 @@ _HARMLESS = frozenset({"disk", "clock", "/dev/shm", "GPU memory", "GPU model", "
 
 
 def check_cluster(
-    output: Output, strategy: str, overrides: Sequence[str], hardware: str | None, *, is_hosts_only: bool
+    output: CommandOutput,
+    strategy: str,
+    overrides: Sequence[str],
+    hardware: str | None,
+    *,
+    is_hosts_only: bool,
 ) -> ExitCode:
     """Runs a preflight and prints its report; NEGATIVE if a check fails.
 
@@ -122,7 +127,7 @@ async def _run(request: _Request, progress: Progress) -> PreflightReport:
             files = job_files(plan, paths, folder)
             try:
                 result = await run_job(files, job_paths(paths, folder), folder, progress.show)
-            except JobFailed as error:
+            except ProbeJobFailed as error:
                 checks.append(_job_failed(error))
     if result is not None:
         found = link_checks(plan, result)
@@ -218,7 +223,7 @@ def _why_no_job(request: _Request, roles: Sequence[Role], checks: Sequence[Prefl
     )
 
 
-def _job_failed(job: JobFailed) -> PreflightCheck:
+def _job_failed(job: ProbeJobFailed) -> PreflightCheck:
     return failed(
         "SW531",
         "exchanges",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from planner.audit.verdicts import AuditContext, Derivation
-from planner.counts.parameters import Kind, stage_parameters
+from planner.counts.parameters import TensorKind, stage_parameters
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.plan.ds_config import zero_stage
 from planner.rules.registry import find_broken_rules
@@ -131,7 +131,7 @@ def aggregation_parameters(context: AuditContext) -> Iterator[Derivation]:
     yield Derivation(value=count, arithmetic=text)
 
 
-def held(context: AuditContext, stage: Stage, *kinds: Kind) -> int:
+def held(context: AuditContext, stage: Stage, *kinds: TensorKind) -> int:
     """Parameters of some kinds on a stage's first rank, which has the most."""
     tensors = stage_parameters(context.strategy.model, stage)
     return sum(tensor.num_elements for tensor in tensors if tensor.kind in kinds)

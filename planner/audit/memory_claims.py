@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.audit.layout_claims import expert_layer_parameters, held
 from planner.audit.verdicts import AuditContext, Derivation, show_bytes
-from planner.counts.parameters import Kind
+from planner.counts.parameters import TensorKind
 from planner.memory.optimizer_state import FP32_BYTES, bytes_per_parameter
 from planner.memory.rank_memory import RankMemory, fullest_ranks
 from planner.plan.plan import Plan
@@ -80,7 +80,7 @@ def balance_of_memory(context: AuditContext) -> Iterator[Derivation]:
     yield Derivation(of="in training", value=balance.score, arithmetic=text)
 
 
-_KINDS: tuple[Kind, ...] = (
+_KINDS: tuple[TensorKind, ...] = (
     "embedding",
     "attention",
     "norms",
@@ -120,7 +120,7 @@ def _peak(context: AuditContext, stage: Stage) -> Derivation:
     )
 
 
-def _weights(context: AuditContext, stage: Stage, kind: Kind, what: str) -> Iterator[Derivation]:
+def _weights(context: AuditContext, stage: Stage, kind: TensorKind, what: str) -> Iterator[Derivation]:
     """A stage's own matrices on one GPU, in the strategy's precision and in fp32."""
     count, stored = held(context, stage, kind), _stored(context)
     precision = context.strategy.training.precision

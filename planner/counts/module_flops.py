@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal
 
 from planner.counts import activation_bytes
-from planner.counts.parameters import Kind
+from planner.counts.parameters import TensorKind
 from planner.counts.rank_workload import BALANCED, ExpertImbalance, RankWorkload, rank_workload
 from planner.plan.plan import Plan
 from planner.strategy.recompute import RecomputeKind
@@ -51,7 +51,7 @@ class ModuleCost:
     """
 
     name: str
-    kind: Kind
+    kind: TensorKind
     num_layers: int
     is_in_layer: bool = True
     flops_forward: int = 0
@@ -162,7 +162,7 @@ def _attention(p: RankWorkload, layers: int) -> Iterator[ModuleCost]:
 
 
 def _of_gemms(
-    name: str, kind: Kind, layers: int, gemms: tuple[Gemm, ...], activation_bytes: int
+    name: str, kind: TensorKind, layers: int, gemms: tuple[Gemm, ...], activation_bytes: int
 ) -> ModuleCost:
     flops = sum(gemm.flops for gemm in gemms)
     return ModuleCost(
@@ -176,7 +176,9 @@ def _of_gemms(
     )
 
 
-def _mlp(p: RankWorkload, name: str, kind: Kind, whole: int, layers: int, *, keeps_input: bool) -> ModuleCost:
+def _mlp(
+    p: RankWorkload, name: str, kind: TensorKind, whole: int, layers: int, *, keeps_input: bool
+) -> ModuleCost:
     width, hidden = share(whole, p.tp, 0), p.model.hidden_size
     inward = 2 if p.model.expert == "swiglu" else 1
     gemms = (

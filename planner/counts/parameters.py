@@ -11,7 +11,7 @@ from planner.strategy.schema import ModelShape
 from planner.topology.grid import share
 from planner.topology.placement import Stage, StageContents
 
-Kind = Literal[
+TensorKind = Literal[
     "embedding", "attention", "norms", "routers", "experts", "shared", "dense", "aggregation", "head"
 ]
 
@@ -21,7 +21,7 @@ class ParameterTensor:
     """A parameter as one rank holds it; `name` is that of the whole model."""
 
     name: str
-    kind: Kind
+    kind: TensorKind
     shape: tuple[int, ...]
     is_expert: bool = False
     is_split_over_tp: bool = False
@@ -129,7 +129,7 @@ def _named_layer(
     return tuple(replace(tensor, name=f"model.layers.{layer}.{tensor.name}") for tensor in tensors)
 
 
-def _split(name: str, kind: Kind, shape: tuple[int, ...], tp: int) -> ParameterTensor:
+def _split(name: str, kind: TensorKind, shape: tuple[int, ...], tp: int) -> ParameterTensor:
     return ParameterTensor(name=name, kind=kind, shape=shape, is_split_over_tp=tp > 1)
 
 
@@ -175,7 +175,7 @@ def _layer(model: ModelShape, is_dense: bool, tp: int, tp_rank: int, ep: int) ->
 
 
 def _mlp(
-    prefix: str, kind: Kind, model: ModelShape, width: int, tp: int, tp_rank: int
+    prefix: str, kind: TensorKind, model: ModelShape, width: int, tp: int, tp_rank: int
 ) -> Iterator[ParameterTensor]:
     columns, hidden = share(width, tp, tp_rank), model.hidden_size
     for name in ("gate_proj", "up_proj") if model.expert == "swiglu" else ("up_proj",):

@@ -19,7 +19,7 @@ _GPU = re.compile(r"^ +gpu: (.+(?:\n {4,}.+)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LedgerEntry:
     """One run: medians over its steps, in seconds, of what was measured on rank 0 and what was predicted."""
 
     run: str
@@ -48,13 +48,13 @@ class ErrorBar:
         return f"±{self.median:.0%} (median of {runs}, largest {self.largest:.0%})"
 
 
-def read_ledger(folder: Path, runs: Sequence[str] = ()) -> tuple[Entry, ...]:
+def read_ledger(folder: Path, runs: Sequence[str] = ()) -> tuple[LedgerEntry, ...]:
     """The runs of a folder that have steps with a prediction, by name; `runs`: only these."""
     found = (_entry(path) for path in sorted(folder.glob("*/telemetry.jsonl")))
     return tuple(entry for entry in found if entry is not None and (not runs or entry.run in runs))
 
 
-def error_bar(entries: Sequence[Entry], strategy: Strategy) -> ErrorBar | None:
+def error_bar(entries: Sequence[LedgerEntry], strategy: Strategy) -> ErrorBar | None:
     """The error of predictions for runs on such devices; None if there are none."""
     gpu = _gpu_of(full_strategy(strategy))
     errors = [abs(entry.error("step_s") or 0.0) for entry in entries if entry.gpu == gpu]
@@ -63,7 +63,7 @@ def error_bar(entries: Sequence[Entry], strategy: Strategy) -> ErrorBar | None:
     return ErrorBar(num_runs=len(errors), median=median(errors), largest=max(errors))
 
 
-def ledger_tables(entries: Sequence[Entry]) -> tuple[Table, Table]:
+def ledger_tables(entries: Sequence[LedgerEntry]) -> tuple[Table, Table]:
     """The step of each run, and its phases."""
     steps, phases = [], []
     for entry in entries:
@@ -89,12 +89,12 @@ def percent(error: float | None) -> str:
     return "-" if error is None else f"{error:+.0%}"
 
 
-def _cell(entry: Entry, name: str) -> str:
+def _cell(entry: LedgerEntry, name: str) -> str:
     predicted, measured = entry.predicted[name], entry.measured[name]
     return f"{milliseconds(predicted)} / {milliseconds(measured)}" if predicted or measured > 1e-6 else "-"
 
 
-def _entry(telemetry: Path) -> Entry | None:
+def _entry(telemetry: Path) -> LedgerEntry | None:
     """None where no step past the warm-up has a prediction.
 
     Of a step that was made again after a resume the last line counts. Where the layout or the calibration
@@ -119,7 +119,7 @@ def _entry(telemetry: Path) -> Entry | None:
     measured = {name: median(line["phases_s"].get(name, 0.0) for line in steps) for name in PHASES}
     measured["step_s"] = median(line["step_s"] for line in steps)
     layout, gpu = _described(telemetry.parent)
-    return Entry(
+    return LedgerEntry(
         run=telemetry.parent.name,
         layout=layout,
         gpu=gpu,

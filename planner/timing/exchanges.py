@@ -21,7 +21,7 @@ from planner.timing.layer_collectives import dispatched_bytes
 from planner.topology.placement import Stage
 from planner.topology.stage_boundary import list_transfers
 
-Kind = Literal["all_reduce", "all_to_all", "send"]
+ExchangeKind = Literal["all_reduce", "all_to_all", "send"]
 Message = tuple[int, int, int]  # sender, receiver, bytes
 
 
@@ -34,7 +34,7 @@ class Exchange:
     """
 
     name: str
-    kind: Kind
+    kind: ExchangeKind
     stage: str
     axis: str
     num_bytes: int

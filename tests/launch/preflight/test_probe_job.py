@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launch.preflight import probe_job
-from launch.preflight.probe_job import JobFailed, run_job
+from launch.preflight.probe_job import ProbeJobFailed, run_job
 from launch.scripts.template import LaunchPaths
 
 DONE = "echo '{\"pairs\": [1]}' >probe.json; echo '{\"attempt\": 1}' >done.json"
@@ -44,7 +44,7 @@ def test_an_exit_code_of_0_alone_is_a_failure(
     tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe_job, "_VISIBLE_S", 0.1)
-    with pytest.raises(JobFailed) as caught:
+    with pytest.raises(ProbeJobFailed) as caught:
         run(tmp_path / "job", body)
     assert "exit code 0" in caught.value.found
     assert caught.value.found.endswith("before the first exchange")
@@ -52,7 +52,7 @@ def test_an_exit_code_of_0_alone_is_a_failure(
 
 def test_a_failure_says_where_and_what(tmp_path: Path) -> None:
     failed = '{"code": 3, "problems": [{"found": "[rank 1] the cable is out"}]}'
-    with pytest.raises(JobFailed) as caught:
+    with pytest.raises(ProbeJobFailed) as caught:
         run(
             tmp_path / "job", f"echo 'EP all-to-all, all' >progress.txt; echo '{failed}' >failed.json; exit 1"
         )
@@ -61,7 +61,7 @@ def test_a_failure_says_where_and_what(tmp_path: Path) -> None:
 
 def test_without_a_reason_the_last_output_of_the_ranks_is_reported(tmp_path: Path) -> None:
     body = "mkdir logs; echo 'RuntimeError: no such interface' >logs/1_rank0.log; echo refused >&2; exit 2"
-    with pytest.raises(JobFailed) as caught:
+    with pytest.raises(ProbeJobFailed) as caught:
         run(tmp_path / "job", f"echo '{{}}' >failed.json; {body}")
     assert "1_rank0.log: RuntimeError: no such interface" in caught.value.found
     assert "launch.log: refused" in caught.value.found
@@ -69,7 +69,7 @@ def test_without_a_reason_the_last_output_of_the_ranks_is_reported(tmp_path: Pat
 
 def test_a_job_without_end_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_job, "TIMEOUT_S", 0.6)
-    with pytest.raises(JobFailed) as caught:
+    with pytest.raises(ProbeJobFailed) as caught:
         run(tmp_path / "job", "trap 'echo {} >failed.json; touch asked; exit 130' TERM; sleep 3 & wait")
     assert "within 1 s" in caught.value.found
     assert (tmp_path / "job" / "asked").exists()
@@ -79,7 +79,7 @@ def test_a_job_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(probe_job, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(probe_job, "_STOP_S", 0.5)
     began = time.monotonic()
-    with pytest.raises(JobFailed):
+    with pytest.raises(ProbeJobFailed):
         run(
             tmp_path / "job",
             "trap '' TERM; echo {} >failed.json; echo $$ >pid; while true; do sleep 0.1; done",
