@@ -26,7 +26,8 @@ def search_heading(given: Strategy, view: SearchView, *, is_trainable_only: bool
         if "global_batch" in view.varied
         else f"a global batch of {training.global_batch:,} × {training.seq_length:,} tokens"
     )
-    varied = ["placement, ep, tp, pp, dp", "ZeRO stage", "micro_batch", "recompute where needed"]
+    pps = ", ".join(str(pp) for pp in view.found.pps)
+    varied = [f"placement, ep, tp, pp ({pps}), dp", "ZeRO stage", "micro_batch", "recompute where needed"]
     varied += [name for name in ("precision", "global_batch") if name in view.varied]
     lines = [
         *found.lines,

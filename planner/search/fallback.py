@@ -225,7 +225,7 @@ def after_loss(
 
 
 def _most_ranks(strategy: Strategy) -> int:
-    return max((world_size(parallel) for parallel in layouts(space_of(strategy))[0]), default=0)
+    return max((world_size(parallel) for parallel in layouts(space_of(strategy))), default=0)
 
 
 def _best_of_layouts(strategy: Strategy, device: Device | None) -> tuple[SearchRow, ...]:

@@ -34,7 +34,7 @@ def fewest_gpus(strategy: Strategy) -> Plan | None:
 
 def _smallest(space: Space, *, more_than: int) -> Plan | None:
     memory, limit = MemoryModel(), memory_limit(space.strategy)
-    for parallel in sorted(layouts(space)[0], key=world_size):
+    for parallel in sorted(layouts(space), key=world_size):
         if world_size(parallel) <= more_than:
             continue
         for plan_with in plans_of(space, parallel):

@@ -14,7 +14,7 @@ from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.rules.layout import missing_links
 from planner.search.recompute_choice import fitting_plan
-from planner.search.search_space import Space, layouts, plans_of, space_of
+from planner.search.search_space import Space, layouts, pipeline_degrees, plans_of, space_of
 from planner.strategy.changes import change_keys
 from planner.strategy.schema import Parallel, Strategy
 from planner.timing.time_model import TimeModel
@@ -50,13 +50,15 @@ class SearchRow:
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """What was found: rows from the fastest on; `pareto` are those that no other beats in throughput, GPUs
-    used and headroom at once. limit: what a rank may take, and why. lines: what to read first."""
+    used and headroom at once. pps: the pipeline degrees tried. limit: what a rank may take, and why.
+    lines: what to read first."""
 
     rows: tuple[SearchRow, ...]
     pareto: tuple[SearchRow, ...]
     num_legal: int
     num_too_large: int
     num_gpus: int
+    pps: tuple[int, ...]
     limit: str
     lines: tuple[str, ...]
 
@@ -91,10 +93,10 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
     rows: list[SearchRow] = []
-    num_legal, largest, all_pp = 0, 0, True
+    num_legal, largest = 0, 0
     for varied in _varied(strategy, device, vary):
         space = space_of(varied)
-        found, all_pp = layouts(space)
+        found = layouts(space)
         largest = max((largest, *(world_size(parallel) for parallel in found)))
         for row in _rows(space, found, device):
             num_legal += 1
@@ -107,8 +109,9 @@ def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
         num_legal=num_legal,
         num_too_large=num_legal - len(rows),
         num_gpus=space.num_gpus,
+        pps=pipeline_degrees(space),
         limit=describe_memory_limit(strategy),
-        lines=tuple(_unused(space, largest, all_pp)),
+        lines=tuple(_left_out(space, largest)),
     )
 
 
@@ -184,7 +187,7 @@ def _varied(strategy: Strategy, device: Device, vary: Sequence[str]) -> Iterator
             yield change_keys(strategy, {"training.precision": precision, "training.global_batch": batch})
 
 
-def _unused(space: Space, largest: int, all_pp: bool) -> Iterator[str]:
+def _left_out(space: Space, largest: int) -> Iterator[str]:
     if largest < space.num_gpus:
         model, training = space.strategy.model, space.strategy.training
         yield (
@@ -192,5 +195,3 @@ def _unused(space: Space, largest: int, all_pp: bool) -> Iterator[str]:
             f"{model.num_experts} experts, tp the heads, pp is at most {model.num_hidden_layers} layers, and "
             f"the data-parallel size must divide a global batch of {training.global_batch} sequences"
         )
-    if not all_pp:
-        yield f"pp was limited to divisors of {space.strategy.model.num_hidden_layers} layers"

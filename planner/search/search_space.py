@@ -13,9 +13,6 @@ from planner.strategy.recompute import Recompute
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
 
-# Above so many combinations pp is taken from the divisors of the layers: an answer takes seconds.
-MANY = 120_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
@@ -44,16 +41,20 @@ def space_of(strategy: Strategy) -> Space:
     return Space(strategy=whole, num_gpus=sum(slots), num_hosts=len(slots), fullest_host=max(slots))
 
 
-def layouts(space: Space) -> tuple[tuple[Parallel, ...], bool]:
-    """Degrees that nest, divide and fit, with ZeRO 1; and whether all pp were tried."""
-    found = tuple(_layouts(space, range(1, space.strategy.model.num_hidden_layers + 1)))
-    if sum(len(micro_batches(space, parallel)) for parallel in found) * 2 <= MANY:
-        return found, True
-    even = divisors(space.strategy.model.num_hidden_layers)
-    return tuple(parallel for parallel in found if parallel.pp in even), False
+def pipeline_degrees(space: Space) -> tuple[int, ...]:
+    """pp to try: divisors of the layers, powers of two, and the strategy's own; ascending."""
+    layers = space.strategy.model.num_hidden_layers
+    powers = {2**i for i in range(layers.bit_length()) if 2**i <= layers}
+    own = {space.strategy.parallel.pp} if space.strategy.parallel.pp <= layers else set()
+    return tuple(sorted({*divisors(layers), *powers, *own}))
 
 
-def _layouts(space: Space, pps: range) -> Iterator[Parallel]:
+def layouts(space: Space) -> tuple[Parallel, ...]:
+    """Degrees that nest, divide and fit, with ZeRO 1."""
+    return tuple(_layouts(space, pipeline_degrees(space)))
+
+
+def _layouts(space: Space, pps: tuple[int, ...]) -> Iterator[Parallel]:
     model, given = space.strategy.model, space.strategy.parallel
     order = given.rank_order if given.placement == "staged" else "compact"
     eps = divisors(model.num_experts) if model.num_moe_layers else (1,)

@@ -41,6 +41,14 @@ def test_legal_plans_are_those_that_fit_and_those_that_do_not(found: Search) -> 
     assert {"none", "layer"} < {row.strategy.runtime.recompute.kind for row in found.rows}
 
 
+def test_pp_is_a_divisor_of_the_layers_a_power_of_two_or_the_strategys_own() -> None:
+    changes = ["model.num_hidden_layers=24", "parallel.pp=7", "parallel.ep=8", "parallel.tp=1"]
+    found = search(load(REFERENCE, changes))
+    assert found.pps == (1, 2, 3, 4, 6, 7, 8, 12, 16, 24)
+    tried = {row.strategy.parallel.pp for row in found.rows}
+    assert {3, 7, 16} < tried <= set(found.pps)
+
+
 def test_rows_are_legal_ranked_and_what_predict_says(found: Search) -> None:
     speeds = [row.tokens_per_s for row in found.rows]
     assert speeds == sorted(speeds, reverse=True)
