@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from planner.audit.layout_claims import expert_layer_parameters, held
 from planner.audit.verdicts import AuditContext, Derivation, show_bytes
 from planner.counts.parameters import TensorKind
+from planner.memory.fit import fullest_rank
 from planner.memory.optimizer_state import FP32_BYTES, bytes_per_parameter
-from planner.memory.rank_memory import RankMemory, fullest_ranks
-from planner.plan.plan import Plan
+from planner.memory.rank_memory import fullest_ranks
 from planner.prediction.load_balance import memory_balance
 from planner.topology.placement import Stage
 
@@ -49,14 +49,14 @@ def max_memory(context: AuditContext) -> Iterator[Derivation]:
 
 def memory_share(context: AuditContext) -> Iterator[Derivation]:
     yield from _own_share(context, is_headroom=False)
-    peak, memory = _fullest(context.plan).peak_bytes, context.strategy.cluster.gpu.memory
+    peak, memory = fullest_rank(context.plan).peak_bytes, context.strategy.cluster.gpu.memory
     text = f"{show_bytes(peak)} / {show_bytes(memory)}, the fullest GPU at its peak"
     yield Derivation(of="in training", value=peak / memory, arithmetic=text)
 
 
 def memory_headroom(context: AuditContext) -> Iterator[Derivation]:
     yield from _own_share(context, is_headroom=True)
-    peak, memory = _fullest(context.plan).peak_bytes, context.strategy.cluster.gpu.memory
+    peak, memory = fullest_rank(context.plan).peak_bytes, context.strategy.cluster.gpu.memory
     text = f"1 − {show_bytes(peak)} / {show_bytes(memory)}, the fullest GPU at its peak"
     yield Derivation(of="in training", value=1 - peak / memory, arithmetic=text, relation="at least")
 
@@ -138,9 +138,5 @@ def _stored(context: AuditContext) -> int:
     return bytes_per_parameter(training.precision, parallel.zero_stage, is_training=False).weight
 
 
-def _fullest(plan: Plan) -> RankMemory:
-    return max(fullest_ranks(plan), key=lambda memory: memory.peak_bytes)
-
-
 def _fullest_stage(context: AuditContext) -> Stage:
-    return context.plan.stage_of(_fullest(context.plan).rank)
+    return context.plan.stage_of(fullest_rank(context.plan).rank)

@@ -1,7 +1,8 @@
 """Activation memory: bytes that each module keeps from forward to backward, as autograd saves its tensors.
 
 A tensor that two modules keep is counted once, where it is made or first kept. tests/planner/live/
-test_module_flops.py compares these sums with what autograd saves.
+test_module_flops.py compares these sums with what autograd saves. Fused kernels (runtime.kernels) keep their
+inputs and what backward cannot compute again in registers: derived, not counted.
 """
 
 from planner.counts.rank_workload import RankWorkload
@@ -11,7 +12,12 @@ _WIDE = 4  # bytes of fp32, in which norms and the router compute, and of an int
 
 
 def norm(p: RankWorkload, tokens: int, width: int, num_norms: int = 1) -> int:
-    """The fp32 input, the normalised vector and one factor a norm; its output belongs to who keeps it."""
+    """The fp32 input, the normalised vector and one factor a norm; its output belongs to who keeps it.
+
+    Fused: the input as it is, and the factor.
+    """
+    if p.is_fused:
+        return tokens * (width * p.element_bytes + _WIDE * num_norms)
     return tokens * (width * (_WIDE + p.element_bytes) + _WIDE * num_norms)
 
 
@@ -45,8 +51,14 @@ def rotation(p: RankWorkload) -> int:
 
 
 def router(p: RankWorkload) -> int:
-    """The fp32 input and weight, logits, scores, the balance loss's cost, the chosen experts and gates."""
+    """The fp32 input and weight, logits, scores, the balance loss's cost, the chosen experts and gates.
+
+    Fused: the input as it is, the scores, the chosen experts and gates.
+    """
     model, u = p.model, p.share_tokens
+    if p.is_fused:
+        kept = p.element_bytes * u * model.hidden_size + _WIDE * model.num_experts * u
+        return kept + (_INDEX * p.tokens + _WIDE * u) * model.num_experts_per_tok
     kept = _WIDE * u * model.hidden_size
     if p.element_bytes != _WIDE:
         kept += _WIDE * model.num_experts * model.hidden_size
@@ -83,7 +95,7 @@ def experts(p: RankWorkload) -> int:
     """Every expert's input, what its activation needs, the input of its last product, where each one ends."""
     model = p.model
     if model.expert == "swiglu":
-        inner = 4  # gate and up in one tensor, the activation, their product
+        inner = 3 if p.is_fused else 4  # gate and up in one tensor, the activation, their product
     else:
         inner = 1 if model.hidden_act == "relu" else 2  # relu keeps its result, which the product keeps too
     return expert_rows(p) + p.element_bytes * p.computed * inner * model.moe_intermediate_size
@@ -98,7 +110,7 @@ def mlp(p: RankWorkload, width: int, *, keeps_input: bool) -> int:
     """A dense or shared MLP of local width `width`."""
     is_relu = p.model.hidden_act == "relu"
     if p.model.expert == "swiglu":
-        inner = 3 if is_relu else 4
+        inner = 3 if is_relu or p.is_fused else 4
     else:
         inner = 1 if is_relu else 2
     return p.element_bytes * p.tokens * (inner * width + keeps_input * p.model.hidden_size)

@@ -51,6 +51,7 @@ class RankWorkload:
     received: int
     computed: int
     head_chunk_bytes: int = HEAD_CHUNK_BYTES
+    is_fused: bool = False  # runtime.kernels fused
 
     @property
     def tokens(self) -> int:
@@ -97,7 +98,8 @@ def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCE
     # A rank that holds all experts computes its own tokens; no rank gets more than its group sends.
     factor = min(imbalance.factor, float(ep))
     sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, factor)
-    has_large_chunks = plan.strategy.runtime.kernels == "fused" and not plan.strategy.cluster.gpu.is_cpu
+    is_fused = plan.strategy.runtime.kernels == "fused"
+    has_large_chunks = is_fused and not plan.strategy.cluster.gpu.is_cpu
     return RankWorkload(
         model=model,
         num_sequences=num_sequences,
@@ -109,6 +111,7 @@ def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCE
         received=received,
         computed=computed,
         head_chunk_bytes=FUSED_HEAD_CHUNK_BYTES if has_large_chunks else HEAD_CHUNK_BYTES,
+        is_fused=is_fused,
     )
 
 

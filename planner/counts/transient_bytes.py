@@ -1,7 +1,8 @@
 """Bytes that a module's operations need beside what is kept: tensors that live and die inside one pass.
 
 Upper bounds, read off model/: which tensors are alive at once at the worst operation, and what the caller
-holds meanwhile. tests/planner/live holds them to live ranks.
+holds meanwhile. tests/planner/live holds them to live ranks. Fused kernels (runtime.kernels) have their fp32
+values in registers and write nothing but their results: derived, not measured.
 """
 
 from planner.counts.rank_workload import RankWorkload
@@ -18,26 +19,39 @@ def attention(p: RankWorkload, *, is_backward: bool) -> int:
     if not is_backward:
         # The residual; a norm's squares and its product; or queries, keys and values as they turn; and the
         # projection's result with its sum over TP and the next residual.
-        turning = a * (heads + 3 * p.tokens * p.q)
-        return a * hidden + max((_WIDE + a) * norms, turning, 3 * a * hidden)
+        turned = p.tokens * (p.q + p.kv if p.is_fused else 3 * p.q)
+        return a * hidden + max((_wide(p) + a) * norms, a * (heads + turned), 3 * a * hidden)
     # The residual's gradient, and its sum with the branch's. A norm's backward has four fp32 tensors at once.
-    turning = a * (2 * heads + 4 * p.tokens * p.q) + a * hidden
-    return 2 * a * hidden + max((4 * _WIDE + 2 * a) * norms, turning)
+    turned = p.tokens * (p.q + p.kv if p.is_fused else 4 * p.q)
+    turning = a * (2 * heads + turned) + a * hidden
+    return 2 * a * hidden + max((4 * _wide(p) + 2 * a) * norms, turning)
+
+
+def _wide(p: RankWorkload) -> int:
+    """Bytes of an fp32 copy of an element, which a fused kernel does not write."""
+    return 0 if p.is_fused else _WIDE
 
 
 def mlp(p: RankWorkload, width: int, *, is_backward: bool) -> int:
     """A dense or shared MLP of local width `width`, with the norm before it."""
     a, hidden = p.element_bytes, p.tokens * p.model.hidden_size
     if not is_backward:
-        return a * hidden + max((_WIDE + a) * hidden, 3 * a * hidden)
-    inner = 5 if p.model.expert == "swiglu" else 2
-    return 2 * a * hidden + max((4 * _WIDE + 2 * a) * hidden, a * (inner * p.tokens * width + 2 * hidden))
+        return a * hidden + max((_wide(p) + a) * hidden, 3 * a * hidden)
+    rows = _inner_gradients(p) * p.tokens * width
+    return 2 * a * hidden + max((4 * _wide(p) + 2 * a) * hidden, a * (rows + 2 * hidden))
+
+
+def _inner_gradients(p: RankWorkload) -> int:
+    """Rows of the inner width alive at once in an MLP's backward; fused: gradients alone."""
+    if p.model.expert != "swiglu":
+        return 2
+    return 3 if p.is_fused else 5
 
 
 def moe(p: RankWorkload, *, is_backward: bool) -> int:
     """Norm, router, dispatch, experts, combine."""
     a, hidden = p.element_bytes, p.tokens * p.model.hidden_size
-    norm = (4 * _WIDE + 2 * a if is_backward else _WIDE + a) * hidden
+    norm = (4 * _wide(p) + 2 * a if is_backward else _wide(p) + a) * hidden
     steps = _experts_backward(p) if is_backward else _experts_forward(p)
     # Under tp the shares are gathered to whole vectors, and cut from them.
     whole = 2 * a * hidden if p.tp > 1 else 0
@@ -47,7 +61,7 @@ def moe(p: RankWorkload, *, is_backward: bool) -> int:
 def _router(p: RankWorkload) -> int:
     """Logits, scores and weights of all experts; under tp the fp32 copy of all tokens. Then the sort by
     expert: routes, their order, and what it needs beside."""
-    scores = _WIDE * 5 * p.tokens * p.model.num_experts
+    scores = _WIDE * (2 if p.is_fused else 5) * p.tokens * p.model.num_experts
     everyone = _WIDE * p.tokens * p.model.hidden_size if p.tp > 1 else 0
     routes = p.tokens * p.model.num_experts_per_tok
     return max(scores + everyone, _INDEX * 6 * routes) + 2 * _WIDE * p.share_tokens * p.model.hidden_size
@@ -60,7 +74,8 @@ def _experts_forward(p: RankWorkload) -> int:
     copies = 1 if p.model.num_experts == p.ep else 2
     exchange = a * hidden * (p.sent + (2 * copies * p.received if p.ep > 1 else p.received))
     exchange += _one_by_one(p)
-    combine = hidden * p.share_tokens * p.model.num_experts_per_tok * (a + 2 * _WIDE) + a * hidden * p.sent
+    combined = p.share_tokens * (1 if p.is_fused else p.model.num_experts_per_tok)
+    combine = hidden * combined * (a + 2 * _wide(p)) + a * hidden * p.sent
     return max(exchange, combine) + _INDEX * 4 * max(p.sent, p.received)
 
 
@@ -69,10 +84,10 @@ def _experts_backward(p: RankWorkload) -> int:
     way, and of the experts' inner rows."""
     hidden, a, model = p.model.hidden_size, p.element_bytes, p.model
     routes = p.share_tokens * model.num_experts_per_tok
-    combine = hidden * (routes * (3 * _WIDE + a) + _WIDE * p.share_tokens)
+    combine = hidden * (routes * (3 * _wide(p) + a) + (_wide(p) or a) * p.share_tokens)
     copies = 1 if model.num_experts == p.ep else 2
     moving = a * hidden * (p.sent + copies * p.received) if p.ep > 1 else a * hidden * p.sent
-    inner = a * p.computed * model.moe_intermediate_size * (5 if model.expert == "swiglu" else 2)
+    inner = a * p.computed * model.moe_intermediate_size * _inner_gradients(p)
     return max(combine, moving + a * hidden * p.computed + inner + _one_by_one(p))
 
 

@@ -144,16 +144,17 @@ def _end_part(p: RankWorkload, stage: Stage, num_chunks: int) -> tuple[Part | No
         tensor.num_elements
         for tensor in part_of_model(model, replace(contents, layers=(), embedding=False), tp=p.tp)
     )
-    norm = (4 * _WIDE + 4 * a) * hidden if contents.norm else 2 * a * hidden
+    wide = 0 if p.is_fused else _WIDE  # fp32 copies of norms, which fused kernels do not write
+    norm = (4 * wide + 4 * a) * hidden if contents.norm else 2 * a * hidden
     if not contents.output:
-        return Part(kept=kept, forward=(_WIDE + 3 * a) * hidden, backward=norm, elements=elements), 0, 0
+        return Part(kept=kept, forward=(wide + 3 * a) * hidden, backward=norm, elements=elements), 0, 0
     more = (num_chunks - 1) * _WIDE * weight
     head = activation_bytes.head(p) + more
     # The head's gradients are scaled (a copy) and made of the weights' dtype. That one is a gradient.
     scaled = _WIDE * weight + a * hidden
     part = Part(
         kept=kept + more,
-        forward=(_WIDE + 3 * a) * hidden,
+        forward=(wide + 3 * a) * hidden,
         backward=2 * a * hidden + max(scaled, norm),
         elements=elements,
     )
@@ -163,15 +164,16 @@ def _end_part(p: RankWorkload, stage: Stage, num_chunks: int) -> tuple[Part | No
 def _loss_bytes(p: RankWorkload, num_chunks: int) -> int:
     """Of a chunk of tokens live at once: logits as they come, in fp32, and their gradient; of the one before
     two of them (model/lm_head.py). In fp32 these are one tensor. In bf16 a product is added to the weight's
-    gradient. Beside: the vectors before norm and aggregation, and after."""
+    gradient. Beside: the vectors before norm and aggregation, and after. Fused: logits become their gradient
+    in place, and the product adds to the weight's gradient itself."""
     a = p.element_bytes
     tokens = _chunk_tokens(p, num_chunks)
     chunk = min(tokens, p.head_chunk_tokens)
     is_wide = a == _WIDE
     is_one = tokens <= p.head_chunk_tokens
-    logits = (_WIDE + (0 if is_wide else a)) * (1 if is_one else 2)
-    product = 0 if is_wide else a * p.vocabulary * p.model.hidden_size
-    vectors = (_WIDE + 3 * a) * tokens * p.model.hidden_size
+    logits = (a if is_wide or p.is_fused else _WIDE + a) * (1 if is_one else 2)
+    product = 0 if is_wide or p.is_fused else a * p.vocabulary * p.model.hidden_size
+    vectors = ((0 if p.is_fused else _WIDE) + 3 * a) * tokens * p.model.hidden_size
     small = tokens * (3 * _INDEX + 8) + chunk * (4 * _INDEX + 8 * _WIDE)
     return logits * chunk * p.vocabulary + product + vectors + small
 

@@ -6,10 +6,10 @@ references are to zero/stage_1_and_2.py of DeepSpeed 0.19.8.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.memory.optimizer_state import FP32_BYTES, FlatGroup
-from planner.plan.ds_config import gradient_dtype, zero_stage
+from planner.plan.ds_config import gradient_dtype, sums_locally, zero_stage
 from planner.plan.plan import Plan
 
 # DeepSpeed 0.19.8 without ZeRO flattens gradients in pieces of this many elements (engine.py:151).
@@ -23,7 +23,8 @@ class GradientMemory:
     grows: the first backward pass makes gradients that stay; else a backward pass has `backward` throughout.
     between: kept from one micro-batch to the next. reduction: after the last backward pass. update: while the
     optimizer is given its partition, or steps. bucket_*: of the bucket and the copy of it that is reduced.
-    element: bytes of one element. largest: of one tensor.
+    element: bytes of one element. largest: of one tensor. sums: of runtime.reduce once, fp32 sums of all of a
+    rank's gradients, from the first backward pass to the end of the update.
     """
 
     element: int
@@ -36,6 +37,7 @@ class GradientMemory:
     bucket_between: int
     bucket_reduction: int
     largest: int
+    sums: int = 0
 
     def at(self, elements: int, *, is_later: bool) -> int:
         """In a backward pass that has made the gradients of so many elements.
@@ -56,7 +58,25 @@ def gradient_memory(
         places: each rank's place among its data-parallel and its expert-data-parallel peers.
         bucket: elements of DeepSpeed's reduction bucket.
     """
-    zero, accumulates = zero_stage(plan), plan.batch.accumulation > 1
+    found = _as_reduced(plan, groups, places, bucket)
+    if not sums_locally(plan):
+        return found
+    # Each gradient is added to the fp32 sums as soon as it is made, and nothing is reduced before the last
+    # micro-batch.
+    return replace(
+        found,
+        between=0,
+        backward=found.largest,
+        bucket_backward=0,
+        sums=FP32_BYTES * sum(group.num_elements for group in groups),
+    )
+
+
+def _as_reduced(
+    plan: Plan, groups: Sequence[FlatGroup], places: Sequence[tuple[int, int]], bucket: int
+) -> GradientMemory:
+    """With nothing kept beside what DeepSpeed reduces."""
+    zero, accumulates = zero_stage(plan), plan.batch.accumulation > 1 and not sums_locally(plan)
     is_fp32 = plan.strategy.training.precision == "fp32"
     element = plan.strategy.training.element_bytes
     all_elements = sum(group.num_elements for group in groups)

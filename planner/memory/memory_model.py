@@ -7,7 +7,7 @@ from planner.memory.phases import HeldState, most_bytes
 from planner.memory.rank_memory import (
     held_state,
     in_flight,
-    num_chunks,
+    num_boundary_chunks,
     overhead_bytes,
     transfer_buffers,
     work_memory,
@@ -35,7 +35,7 @@ class MemoryModel:
         for place, widths in layout.fullest:
             one = layout.order[place]
             # The last stage's chunks are those of its boundary; the sequences of a step are one number.
-            chunks = num_chunks(plan) if one.stage.contents.output else 1
+            chunks = num_boundary_chunks(plan) if one.stage.contents.output else 1
             flying = in_flight(plan, place)
             held_key = (one.sharding, zero, accumulation > 1, bucket)
             work_key = (one.shape, sequences // one.data.size, recompute, chunks)

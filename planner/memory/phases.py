@@ -17,7 +17,8 @@ class PhaseMemory:
 
     activations: kept from forward to backward, of all micro-batches in flight, and recomputed. logits: one
     chunk of them, and the gradients that the loss makes at once. temporaries: tensors of the operations at
-    work, such as rows on their way to experts. p2p_buffers: on their way to and from other stages. buckets:
+    work, such as rows on their way to experts. sums: gradients of micro-batches, summed in fp32 until they
+    are reduced once (runtime.reduce). p2p_buffers: on their way to and from other stages. buckets:
     DeepSpeed's reduction buffers. overhead: what the framework takes outside of tensors.
     """
 
@@ -26,6 +27,7 @@ class PhaseMemory:
     masters: int
     moments: int
     gradients: int = 0
+    sums: int = 0
     activations: int = 0
     logits: int = 0
     temporaries: int = 0
@@ -51,6 +53,7 @@ class Moment:
 
     phase: str
     gradients: int = 0
+    sums: int = 0
     activations: int = 0
     logits: int = 0
     temporaries: int = 0
@@ -58,7 +61,7 @@ class Moment:
 
     @property
     def total(self) -> int:
-        return self.gradients + self.activations + self.logits + self.temporaries + self.buckets
+        return self.gradients + self.sums + self.activations + self.logits + self.temporaries + self.buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +86,36 @@ def step_moments(
     found: list[Moment] = []
     for count, is_later in _cases(in_flight, accumulation):
         earlier = gradients.between if is_later else 0
+        sums = gradients.sums if is_later else 0
         bucket = gradients.bucket_between if is_later else 0
         kept = count * work.kept - work.head_kept + inputs
         found.append(
             Moment(
-                phase="forward", gradients=earlier, activations=kept, temporaries=work.forward, buckets=bucket
+                phase="forward",
+                gradients=earlier,
+                sums=sums,
+                activations=kept,
+                temporaries=work.forward,
+                buckets=bucket,
             )
         )
         if work.loss:
             logits = work.head_kept + work.loss
             found.append(
-                Moment(phase="loss", gradients=earlier, activations=kept, logits=logits, buckets=bucket)
+                Moment(
+                    phase="loss",
+                    gradients=earlier,
+                    sums=sums,
+                    activations=kept,
+                    logits=logits,
+                    buckets=bucket,
+                )
             )
         found += [
             Moment(
                 phase="backward",
                 gradients=gradients.at(elements, is_later=is_later),
+                sums=gradients.sums,
                 activations=(count - 1) * work.kept + kept_of_one + inputs,
                 temporaries=temporaries,
                 buckets=gradients.bucket_backward,
@@ -109,6 +126,7 @@ def step_moments(
         Moment(
             phase="reduction",
             gradients=gradients.reduction,
+            sums=gradients.sums,
             activations=inputs + work.lasting,
             buckets=gradients.bucket_reduction,
         )
@@ -117,6 +135,7 @@ def step_moments(
         Moment(
             phase="update",
             gradients=gradients.update,
+            sums=gradients.sums,
             activations=inputs,
             temporaries=held.update_temporaries,
         )
@@ -134,17 +153,17 @@ def most_bytes(
     """The total of the fullest of `step_moments`, with transfer buffers where there are any; for a search."""
     gradients = held.gradients
     most = gradients.reduction + work.lasting + gradients.bucket_reduction + buffers
-    most = max(most, gradients.update + held.update_temporaries)
+    most = max(most, gradients.update + held.update_temporaries) + gradients.sums
     beside = max(work.forward, work.head_kept + work.loss if work.loss else 0) - work.head_kept
     for count, is_later in _cases(in_flight, accumulation):
         forward = count * work.kept + beside + buffers
         if is_later:
-            forward += gradients.between + gradients.bucket_between
+            forward += gradients.between + gradients.sums + gradients.bucket_between
         if is_later or not gradients.grows:
             backward = gradients.at(0, is_later=is_later) + work.backward
         else:
             backward = max([kept + more + gradients.element * n for kept, more, n in work.backward_moments])
-        backward += (count - 1) * work.kept + gradients.bucket_backward + buffers
+        backward += (count - 1) * work.kept + gradients.sums + gradients.bucket_backward + buffers
         most = max(most, forward, backward)
     return most + work.inputs * accumulation
 

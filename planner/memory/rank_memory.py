@@ -66,6 +66,7 @@ def rank_memory(plan: Plan, rank: int, imbalance: ExpertImbalance = BALANCED) ->
             masters=state.masters,
             moments=state.moments,
             gradients=moment.gradients,
+            sums=moment.sums,
             activations=moment.activations,
             logits=moment.logits,
             temporaries=moment.temporaries,
@@ -114,7 +115,9 @@ def held_state(plan: Plan, stage: Stage, rank: int | None = None) -> HeldState:
 
 def work_memory(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> StageActivations:
     """What micro-batches take on a stage's fullest rank."""
-    return stage_activations(plan, stage, imbalance, num_chunks(plan) if stage.contents.output else 1)
+    return stage_activations(
+        plan, stage, imbalance, num_boundary_chunks(plan) if stage.contents.output else 1
+    )
 
 
 def in_flight(plan: Plan, place: int) -> int:
@@ -156,7 +159,7 @@ def overhead_bytes(plan: Plan) -> int:
     return CPU_OVERHEAD_BYTES if plan.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
 
 
-def num_chunks(plan: Plan) -> int:
+def num_boundary_chunks(plan: Plan) -> int:
     """Into how many chunks the last stage cuts the sequences of a micro-step, if it has no layers."""
     stages = plan.stages
     if len(stages) == 1:

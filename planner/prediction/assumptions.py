@@ -5,24 +5,29 @@ from collections.abc import Iterator
 from planner.counts.rank_workload import ExpertImbalance, rank_workload
 from planner.hardware.catalog import Device
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
+from planner.plan.ds_config import sums_locally
 from planner.plan.plan import Plan
 from planner.timing.fused_ops import FUSED_KERNELS
 from planner.timing.op_table import op_table
 from planner.timing.optimizer_time import reductions_per_step
+from planner.units import format_bytes, format_rate
 
 
 def runtime_predicted(plan: Plan) -> str:
     """Which kernels, and which overlap of compute and communication, the expected value assumes."""
     runtime = plan.strategy.runtime
-    often = "once a step" if reductions_per_step(plan) == 1 else "after every micro-batch"
+    often = "reduced once a step" if reductions_per_step(plan) == 1 else "reduced after every micro-batch"
+    if sums_locally(plan):
+        wire = "bf16" if plan.strategy.training.element_bytes == 2 else "fp32"
+        often = f"summed in fp32 on each rank and reduced once a step, in {wire}"
     if len(plan.stages) == 1:
         return (
             f"{runtime.kernels} kernels; no overlap of compute and communication: every collective is "
-            f"blocking, gradients are reduced {often}, after backward (overlap_comm: false)"
+            f"blocking, gradients are {often}, after backward (overlap_comm: false)"
         )
     return (
         f"{runtime.kernels} kernels; 1F1B over micro-batches; P2P transfers overlap with the sender's next "
-        "micro-batch, in chunks for stages without layers; no overlap inside a stage; gradients are reduced "
+        "micro-batch, in chunks for stages without layers; no overlap inside a stage; gradients are "
         f"{often}"
     )
 
@@ -46,7 +51,7 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
         yield "intra-host collectives: as measured, not from cluster.links"
     elif inside is not None or between is not None:
         measured = [
-            f"{rate / 1e9:.3g} GB/s {where}"
+            f"{format_rate(rate)} {where}"
             for rate, where in ((inside, "intra-host"), (between, "inter-host"))
             if rate is not None
         ]
@@ -58,6 +63,8 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
         some = "" if len(plan.stages) == 1 else f", {slower * device.cores:.1f} of them busy on average"
         yield f"{ranks} ranks share {device.cores} cores{some}: compute is {slower:.3g} times slower"
     yield from _kernels(plan, imbalance)
+    if sums_locally(plan):
+        yield "fp32 sums of gradients: read and written once a micro-batch, derived and not measured"
     if strategy.training.precision == "fp8":
         yield "weight GEMMs at the FP8 rate; attention, P2P transfers and gradients in bf16"
     if strategy.runtime.fp8_payload:
@@ -67,10 +74,10 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
     if any(host_ranks != len(plan.hosts[0].ranks) for host_ranks in (len(h.ranks) for h in plan.hosts[:-1])):
         yield "hosts hold different numbers of ranks; groups are modelled as if every host were equally full"
     if not device.is_cpu:
-        low, high = (f"{count / 1e9:.3g}" for count in GPU_OVERHEAD_RANGE)
+        low, high = map(format_bytes, GPU_OVERHEAD_RANGE)
         yield (
-            f"{GPU_OVERHEAD_BYTES / 1e9:.3g} GB per GPU outside of tensors: CUDA context, NCCL buffers "
-            f"(reported: {low} to {high} GB, by number of groups)"
+            f"{format_bytes(GPU_OVERHEAD_BYTES)} per GPU outside of tensors: CUDA context, NCCL buffers "
+            f"(reported: {low} to {high}, by number of groups)"
         )
     yield from device.sources
 
@@ -102,17 +109,17 @@ def _link_lines(plan: Plan, device: Device) -> Iterator[str]:
     links = plan.strategy.cluster.links
     between = links.inter_host_rate(plan.host_size)
     yield (
-        f"links per rank, one way: {links.intra_host / 1e9:g} GB/s intra-host, {between / 1e9:.4g} GB/s "
+        f"links per rank, one way: {format_rate(links.intra_host)} intra-host, {format_rate(between)} "
         f"inter-host; large messages reach {device.link_share:.0%}"
     )
     for key, preset in (("intra_host", links.intra_host.preset), ("inter_host", links.inter_host.preset)):
         if preset is not None:
-            rate = f"{preset.bytes_per_s / 1e9:g} GB/s of a GPU, one way"
-            yield f"{key} {preset.name}: {rate} ({preset.source})"
+            rate = format_rate(preset.bytes_per_s)
+            yield f"{key} {preset.name}: {rate} of a GPU, one way ({preset.source})"
     if links.per_host is not None or links.oversubscription > 1:
-        host = "" if links.per_host is None else f" and {links.per_host / 1e9:g} GB/s of a host"
+        host = "" if links.per_host is None else f" and {format_rate(links.per_host)} of a host"
         yield (
-            f"inter-host bandwidth of a rank: the least of its own link, {links.inter_host / 1e9:g} GB/s,"
+            f"inter-host bandwidth of a rank: the least of its own link, {format_rate(links.inter_host)},"
             f"{host} over {plan.host_size} ranks, divided by an oversubscription of "
             f"{links.oversubscription:g}, as if all ranks used it at once"
         )

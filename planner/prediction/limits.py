@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device
-from planner.memory.rank_memory import fullest_ranks
+from planner.memory.fit import fits, fullest_rank
 from planner.plan.memory_limit import memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import Prediction, predict
+from planner.prediction.sensitivity import with_links
 from planner.problems import StrategyError
 from planner.strategy.changes import change_keys
 from planner.strategy.recompute import Recompute
 from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size
-from planner.units import format_bytes
+from planner.units import format_bytes, format_rate
 
 _UNLIMITED = 1e6  # times as fast as the strategy's links
 
@@ -74,7 +75,7 @@ def _checks(plan: Plan, prediction: Prediction) -> Iterator[LimitCheck]:
 
 
 def _memory_check(plan: Plan, imbalance: ExpertImbalance) -> LimitCheck:
-    most, limit = max(m.peak_bytes for m in fullest_ranks(plan, imbalance)), memory_limit(plan.strategy)
+    most, limit = fullest_rank(plan, imbalance).peak_bytes, memory_limit(plan.strategy)
     change = "more ranks, a smaller micro_batch, a higher ZeRO stage, or recompute (see `search`)"
     return LimitCheck(
         name="memory_max",
@@ -115,16 +116,16 @@ def _what_keeps(plan: Plan, device: Device, imbalance: ExpertImbalance, keeps: K
     )
     times = _bandwidth_that_keeps(plan, device, imbalance, keeps)
     if times is None:
-        best = predict(_with_links(plan, _UNLIMITED), _unmeasured(device), imbalance)
+        best = predict(with_links(plan, _UNLIMITED), _unmeasured(device), imbalance)
         return (
             f"{cheapest}; nor would any bandwidth: with unlimited links communication is "
             f"{_worst_communication(best):.0%} (latencies, copies, waits), utilization "
             f"{_worst_utilization(best):.0%}"
         )
     links = plan.strategy.cluster.links
-    inside, between = (f"{times * rate / 1e9:,.3g}" for rate in (links.intra_host, links.inter_host))
+    inside, between = (format_rate(times * rate) for rate in (links.intra_host, links.inter_host))
     return (
-        f"{cheapest}; links {times:,.3g} times as fast ({inside} GB/s intra-host, {between} GB/s inter-host) "
+        f"{cheapest}; links {times:,.3g} times as fast ({inside} intra-host, {between} inter-host) "
         "would also meet it"
     )
 
@@ -136,7 +137,7 @@ def _bandwidth_that_keeps(
     plain = _unmeasured(device)
 
     def is_enough(times: float) -> bool:
-        other = _with_links(plan, times)
+        other = with_links(plan, times)
         return keeps(other, predict(other, plain, imbalance))
 
     low, high = 1.0, 1.0
@@ -153,16 +154,6 @@ def _bandwidth_that_keeps(
 def _unmeasured(device: Device) -> Device:
     """Without its measured times and links, which do not know other links."""
     return replace(device, collectives=(), intra_bytes_per_s=None, inter_bytes_per_s=None)
-
-
-def _with_links(plan: Plan, times: float) -> Plan:
-    links = plan.strategy.cluster.links
-    faster = {
-        "cluster.links.intra_host": links.intra_host * times,
-        "cluster.links.inter_host": links.inter_host * times,
-        **({} if links.per_host is None else {"cluster.links.per_host": links.per_host * times}),
-    }
-    return replace(plan, strategy=change_keys(plan.strategy, faster))
 
 
 def _changes(plan: Plan, imbalance: ExpertImbalance) -> Iterator[tuple[str, Plan]]:
@@ -205,8 +196,7 @@ def _fitting(strategy: Strategy, imbalance: ExpertImbalance) -> Plan | None:
         plan = build_plan(strategy)
     except StrategyError:
         return None
-    most = max(memory.peak_bytes for memory in fullest_ranks(plan, imbalance))
-    return plan if most <= memory_limit(plan.strategy) else None
+    return plan if fits(plan, imbalance) else None
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device, MeasuredCollective
-from planner.memory.rank_memory import fullest_ranks
+from planner.memory.fit import fits, fullest_rank
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
@@ -14,7 +14,10 @@ from planner.strategy.changes import change_keys
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """The plan with one change; tokens_per_s and peak_bytes are None where it is not legal."""
+    """The plan with one change; tokens_per_s and peak_bytes are None where it is not legal.
+
+    why_not: what keeps it from being used: it is not legal, or does not fit the memory.
+    """
 
     change: str
     tokens_per_s: float | None
@@ -31,7 +34,7 @@ def _variations(plan: Plan, prediction: Prediction) -> Iterator[Variation]:
     device, imbalance = prediction.device, prediction.imbalance
     if plan.world_size > 1:
         for times, name in ((0.5, "links ½ as fast"), (2.0, "links 2 × as fast")):
-            other = _with_links(plan, times)
+            other = with_links(plan, times)
             yield _vary(name, other, _with_measured_links(device, times), imbalance)
     faster = replace(device, peak={key: 2 * value for key, value in device.peak.items()})
     yield _vary("peak 2 × as high", plan, faster, imbalance)
@@ -54,15 +57,18 @@ def _vary(change: str, plan: Plan, device: Device, imbalance: ExpertImbalance) -
     return Variation(
         change=change,
         tokens_per_s=predict(plan, device, imbalance).tokens_per_s,
-        peak_bytes=max(memory.peak_bytes for memory in fullest_ranks(plan, imbalance)),
+        peak_bytes=fullest_rank(plan, imbalance).peak_bytes,
+        why_not="" if fits(plan, imbalance) else "does not fit",
     )
 
 
-def _with_links(plan: Plan, times: float) -> Plan:
+def with_links(plan: Plan, times: float) -> Plan:
+    """The plan on a cluster whose links, those that a host shares too, are so many times as fast."""
     links = plan.strategy.cluster.links
     changes = {
         "cluster.links.intra_host": links.intra_host * times,
         "cluster.links.inter_host": links.inter_host * times,
+        **({} if links.per_host is None else {"cluster.links.per_host": links.per_host * times}),
     }
     return Plan(strategy=change_keys(plan.strategy, changes))
 

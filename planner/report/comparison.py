@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.counts.parameters import model_parameters
-from planner.memory.rank_memory import fullest_ranks
+from planner.memory.fit import fits, fullest_rank
 from planner.plan.ds_config import zero_stage
 from planner.plan.memory_limit import memory_limit
 from planner.plan.mismatch import compare_keys
@@ -30,11 +30,11 @@ class Side:
 
     @property
     def peak_bytes(self) -> int:
-        return max(memory.peak_bytes for memory in fullest_ranks(self.plan, self.prediction.imbalance))
+        return fullest_rank(self.plan, self.prediction.imbalance).peak_bytes
 
     @property
     def fits(self) -> bool:
-        return self.peak_bytes <= memory_limit(self.plan.strategy)
+        return fits(self.plan, self.prediction.imbalance)
 
 
 @dataclass(frozen=True, kw_only=True)

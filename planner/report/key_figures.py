@@ -6,7 +6,7 @@ from typing import Any
 
 from planner.counts.flops import model_flops, token_flops
 from planner.counts.parameters import model_parameters
-from planner.memory.rank_memory import fullest_ranks
+from planner.memory.fit import fits, fullest_rank
 from planner.plan.memory_limit import memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
@@ -50,7 +50,7 @@ def key_figures(plan: Plan, prediction: Prediction) -> KeyFigures:
         training_flops_per_token=flops.total // prediction.tokens_per_step,
         model_flops_per_s_per_gpu=flops.total / prediction.step_s / plan.world_size,
         tokens_per_s_per_gpu=prediction.tokens_per_s / plan.world_size,
-        peak_bytes=max(memory.peak_bytes for memory in fullest_ranks(plan, prediction.imbalance)),
+        peak_bytes=fullest_rank(plan, prediction.imbalance).peak_bytes,
     )
 
 
@@ -84,10 +84,10 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
         f"MFU {prediction.mfu:.1%}, HFU {prediction.hfu:.1%}",
     )
     limit = memory_limit(plan.strategy)
-    fits = "" if figures.peak_bytes <= limit else ": does not fit"
+    verdict = "" if fits(plan, prediction.imbalance) else ": does not fit"
     yield (
         "memory",
-        f"{format_bytes(figures.peak_bytes)} on the fullest rank, of {format_bytes(limit)}{fits}",
+        f"{format_bytes(figures.peak_bytes)} on the fullest rank, of {format_bytes(limit)}{verdict}",
     )
     yield "run", _run_text(run)
     yield (
@@ -159,16 +159,17 @@ def failures_dict(failures: FailureForecast | None) -> dict[str, Any] | None:
 
 def sensitivity_table(plan: Plan, prediction: Prediction, variations: tuple[Variation, ...]) -> Table:
     """One row for each change, beside the plan as it is."""
-    limit, now = memory_limit(plan.strategy), prediction.tokens_per_s
-    peak = max(memory.peak_bytes for memory in fullest_ranks(plan, prediction.imbalance))
-    rows = [("as it is", format_number(now), "", format_bytes(peak), "" if peak <= limit else "does not fit")]
+    now, peak = prediction.tokens_per_s, fullest_rank(plan, prediction.imbalance).peak_bytes
+    verdict = "" if fits(plan, prediction.imbalance) else "does not fit"
+    rows = [("as it is", format_number(now), "", format_bytes(peak), verdict)]
     for one in variations:
         if one.tokens_per_s is None or one.peak_bytes is None:
             rows.append((one.change, "-", "", "-", one.why_not))
             continue
-        fits = "" if one.peak_bytes <= limit else "does not fit"
         change = f"{one.tokens_per_s / now - 1:+.1%}"
-        rows.append((one.change, format_number(one.tokens_per_s), change, format_bytes(one.peak_bytes), fits))
+        rows.append(
+            (one.change, format_number(one.tokens_per_s), change, format_bytes(one.peak_bytes), one.why_not)
+        )
     return Table(
         title="If it were different",
         columns=("change", "tokens/s", "differs by", "memory", ""),

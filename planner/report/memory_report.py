@@ -3,6 +3,7 @@
 from typing import Any
 
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
+from planner.memory.fit import fits, fullest_rank
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.memory.phases import CAUSES
 from planner.memory.rank_memory import RankMemory, fullest_ranks
@@ -62,8 +63,7 @@ def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str
     each = bytes_per_parameter(precision, zero)
     data = max(stage.dense.size("data") for stage in plan.stages)
     experts = max((stage.expert.size("edp") for stage in plan.stages if stage.expert is not None), default=1)
-    fullest = max(fullest_ranks(plan, imbalance), key=lambda memory: memory.peak_bytes)
-    limit, peak = memory_limit(plan.strategy), fullest.peak_bytes
+    fullest = fullest_rank(plan, imbalance)
     lines = [
         f"{precision} under ZeRO {zero}: {each.total(data):.4g} bytes per dense parameter (over "
         f"{plural(data, 'data-parallel rank')}), {each.total(experts):.4g} per expert parameter "
@@ -72,12 +72,14 @@ def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str
         + ", ".join(f"{phase.phase} {format_bytes(phase.total)}" for phase in fullest.phases),
         "weights, masters and moments are exact, the other columns upper bounds",
     ]
+    if plan.strategy.runtime.kernels == "fused":
+        lines.append("activations of fused kernels are derived: what each must keep, nothing measured")
     if precision == "fp8":
         lines.append("activations are counted as bf16, although FP8 kernels keep some of them in one byte")
-    if peak > limit:
-        lines.append(does_not_fit(plan, peak))
-    else:
+    if fits(plan, imbalance):
         lines.append(f"a rank may take {describe_memory_limit(plan.strategy)}")
+    else:
+        lines.append(does_not_fit(plan, fullest.peak_bytes))
     return tuple(lines)
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.hardware.catalog import Device, device_of
-from planner.memory.rank_memory import RankMemory, fullest_ranks
-from planner.plan.memory_limit import describe_memory_limit, memory_limit
+from planner.memory.fit import fits, fullest_rank
+from planner.memory.rank_memory import RankMemory
+from planner.plan.memory_limit import describe_memory_limit
 from planner.plan.plan import Plan, build_plan
 from planner.prediction.predict import predict
 from planner.problems import Problem, StrategyError
@@ -139,8 +140,8 @@ def _first_that_runs(strategy: Strategy) -> tuple[Plan | None, RankMemory | None
         except StrategyError as error:
             why_not = "; ".join(f"{problem.path}: {problem.found}" for problem in error.problems)
         if plan is not None:
-            memory = max(fullest_ranks(plan), key=lambda rank: rank.peak_bytes)
-            if memory.peak_bytes <= memory_limit(plan.strategy):
+            memory = fullest_rank(plan)
+            if fits(plan):
                 return plan, memory, None
             why_not = f"memory: {format_bytes(memory.peak_bytes)} of {describe_memory_limit(plan.strategy)}"
         first = first or (plan, memory, why_not)

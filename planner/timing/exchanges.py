@@ -13,7 +13,7 @@ from typing import Literal
 
 from planner.counts.parameters import stage_parameters
 from planner.counts.rank_workload import rank_workload
-from planner.plan.ds_config import BUCKET_ELEMENTS
+from planner.plan.ds_config import bucket_elements
 from planner.plan.plan import Plan
 from planner.timing import collective_time
 from planner.timing.collective_time import Network
@@ -142,7 +142,7 @@ def _gradients(plan: Plan, stage: Stage) -> Iterator[Exchange]:
                 kind="all_reduce",
                 stage=stage.name,
                 axis=axis,
-                num_bytes=min(elements, BUCKET_ELEMENTS) * element,
+                num_bytes=min(elements, bucket_elements(plan)) * element,
                 element_bytes=element,
                 groups=grid.groups(axis),
             )

@@ -8,7 +8,7 @@ gates; permutation and combine; the expert's activation; cross-entropy on the lo
 from collections.abc import Iterator
 
 from planner.counts.rank_workload import RankWorkload
-from planner.timing.op_sizes import num_chunks
+from planner.timing.op_sizes import num_head_chunks
 from planner.topology.grid import share
 
 FUSED_KERNELS = "norm + residual, RoPE + q/k norms, router, permutation, activation, cross-entropy"
@@ -33,7 +33,7 @@ def fused_traffic(
     elif part == "output" and is_backward:
         yield "head", 2, 2 * hidden + (_FP32 + a) * weights, 2  # both gradients scaled, one cast
     elif part == "output":
-        chunks = num_chunks(p)
+        chunks = num_head_chunks(p)
         logits = float(a * p.tokens * p.vocabulary)
         # The GEMM of the weight's gradient adds to what is there, in fp32.
         yield "head", 5 * chunks, 2 * logits + 2 * _FP32 * weights * chunks, 2 * chunks

@@ -105,6 +105,11 @@ def reduction(zero_stage: int, num_tensors: int, num_elements: float, *, is_bf16
     return Traffic(operations=operations, num_bytes=(34 if is_bf16 else 32) * num_elements, fresh_bytes=fresh)
 
 
+def summation(num_tensors: int, num_elements: float, *, is_bf16: bool) -> Traffic:
+    """Adding one micro-batch's gradients to fp32 sums: both read, the sum written; derived, not counted."""
+    return Traffic(operations=num_tensors, num_bytes=((2 if is_bf16 else 4) + 8) * num_elements)
+
+
 def update(zero_stage: int, num_tensors: int, groups: tuple[float, ...], *, is_fused: bool) -> Traffic:
     """Norm, clipping, AdamW and the copy to the weights of what one rank updates.
 

@@ -25,7 +25,7 @@ def element_sizes(p: RankWorkload, part: str) -> Terms:
     if part == "norm":
         return {"norms": {"normed": hidden, "rows": p.tokens}}
     if part == "output":
-        chunks = num_chunks(p)
+        chunks = num_head_chunks(p)
         logits = p.tokens * p.vocabulary
         return {
             "head": {
@@ -43,7 +43,7 @@ def element_sizes(p: RankWorkload, part: str) -> Terms:
     return found
 
 
-def num_chunks(p: RankWorkload) -> int:
+def num_head_chunks(p: RankWorkload) -> int:
     """Chunks of tokens that the head cuts a micro-batch into."""
     return -(-p.tokens // p.head_chunk_tokens)
 
@@ -121,7 +121,7 @@ def operation_counts(p: RankWorkload, part: str) -> Terms:
     if part == "norm":
         return {"norms": {"each": 1.0}}
     if part == "output":
-        return {"head": {"each": 1.0, "chunks": float(num_chunks(p)), "tp": float(p.tp > 1)}}
+        return {"head": {"each": 1.0, "chunks": float(num_head_chunks(p)), "tp": float(p.tp > 1)}}
     norms = 2.0 + (2.0 if model.qk_norm != "none" else 0.0)
     tp, gated = float(p.tp > 1), float(model.expert == "swiglu")
     found: Terms = {

@@ -18,21 +18,23 @@ class UpdateTime:
     """Seconds of one reduction of all gradients, of gathering what was updated elsewhere, and of clipping
     and AdamW on what a rank updates, without the norm's collective.
 
-    copies_s: of one reduction that has no peers: DeepSpeed still flattens and copies the gradients.
+    copies_s: of one reduction that has no peers: DeepSpeed still flattens and copies the gradients. sum_s: of
+    adding one micro-batch's gradients to sums of our own (plan.ds_config sums_locally).
     """
 
     reduction_s: float
     copies_s: float
     gather_s: float
     update_s: float
+    sum_s: float
 
     def gradient_reduce_s(self, reductions: int) -> float:
         """`reductions`: how often a step reduces all gradients."""
         return self.reduction_s * reductions + self.gather_s
 
-    def optimizer_s(self, reductions: int) -> float:
-        """The update, and the copies of so many reductions without peers."""
-        return self.copies_s * reductions + self.update_s
+    def optimizer_s(self, reductions: int, summations: int) -> float:
+        """The update, the copies of so many reductions without peers, and so many micro-batches summed."""
+        return self.copies_s * reductions + self.sum_s * summations + self.update_s
 
 
 def reductions_per_step(plan: Plan) -> int:
@@ -52,6 +54,7 @@ def update_time(
     *,
     zero: int,
     element_bytes: int,
+    bucket: int,
 ) -> UpdateTime:
     """What follows backward on a rank, with the settings of plan.ds_config.
 
@@ -60,14 +63,17 @@ def update_time(
     Args:
         data, edp: the groups that share dense parameters, and experts.
         element_bytes: of a weight.
+        bucket: elements of the reduction bucket (plan.ds_config).
     """
     reduction = gather = 0.0
     for elements, placement in ((held.dense, data), (held.experts, edp)):
-        buckets = ceil(elements / BUCKET_ELEMENTS)
-        if buckets and placement.size > 1:
-            bucket = elements * element_bytes / buckets
-            reduction += buckets * collective_time.all_reduce_s(bucket, placement, network)
-            gather += buckets * collective_time.all_gather_s(bucket, placement, network) if zero else 0.0
+        if not elements or placement.size == 1:
+            continue
+        num_bytes, buckets = elements * element_bytes, ceil(elements / bucket)
+        reduction += buckets * collective_time.all_reduce_s(num_bytes / buckets, placement, network)
+        if zero:
+            pieces = ceil(elements / BUCKET_ELEMENTS)
+            gather += pieces * collective_time.all_gather_s(num_bytes / pieces, placement, network)
     elements = held.dense + held.experts
     copies = op_overhead.reduction(zero, held.num_tensors, elements, is_bf16=element_bytes == 2)
     groups = (float(held.dense), float(held.experts))
@@ -75,12 +81,14 @@ def update_time(
         groups = (float(ceil(held.dense / data.size)), float(ceil(held.experts / edp.size)))
     alone = data.size == edp.size == 1  # copies inside one GPU are no communication
     copies_s = _traffic_s(copies, elements * element_bytes, device, network)
+    sums = op_overhead.summation(held.num_tensors, elements, is_bf16=element_bytes == 2)
     adam = op_overhead.update(zero, held.num_tensors, groups, is_fused=not device.is_cpu)
     return UpdateTime(
         reduction_s=0.0 if alone else reduction + copies_s,
         copies_s=copies_s if alone else 0.0,
         gather_s=gather,
         update_s=_traffic_s(adam, 4 * sum(groups), device, network),
+        sum_s=_traffic_s(sums, elements * element_bytes, device, network),
     )
 
 

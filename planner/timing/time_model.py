@@ -10,7 +10,7 @@ from functools import cached_property
 
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.hardware.catalog import Device
-from planner.plan.ds_config import zero_stage
+from planner.plan.ds_config import bucket_elements, sums_locally, zero_stage
 from planner.plan.plan import Plan
 from planner.strategy.recompute import RecomputeKind
 from planner.timing import collective_time, op_overhead
@@ -49,6 +49,7 @@ class TimeModel:
         self.device = device
         self.imbalance = imbalance
         self._networks: dict[int, Network] = {}
+        self._buckets: dict[Hashable, int] = {}
         self._layers: dict[Hashable, LayerCost] = {}
         self._micro_batches: dict[Hashable, MicroBatchTime] = {}
         self._updates: dict[Hashable, UpdateTime] = {}
@@ -90,7 +91,15 @@ class TimeModel:
         layout, batch = plan.layout, plan.batch
         zero, recompute = zero_stage(plan), plan.strategy.runtime.recompute
         sequences = batch.global_batch // batch.accumulation
-        own = (zero, recompute, batch.accumulation, plan.world_size, network.host_size, network.at_work)
+        own = (
+            zero,
+            self._bucket(plan),
+            recompute,
+            batch.accumulation,
+            plan.world_size,
+            network.host_size,
+            network.at_work,
+        )
         key: Hashable
         stages = []
         for one in layout.order:
@@ -117,11 +126,11 @@ class TimeModel:
         micro_batch = self._micro_batch(plan, one, network)
         update = self._update(plan, one, micro_batch.held, network, zero)
         norm_s, other_s = self._of_world(plan, network)
-        accumulation = plan.batch.accumulation
+        accumulation, reductions = plan.batch.accumulation, reductions_per_step(plan)
         return StageTime(
             micro_batch=micro_batch,
-            gradient_reduce_s=update.gradient_reduce_s(reductions_per_step(plan)),
-            optimizer_s=update.optimizer_s(reductions_per_step(plan)) + norm_s,
+            gradient_reduce_s=update.gradient_reduce_s(reductions),
+            optimizer_s=update.optimizer_s(reductions, accumulation if sums_locally(plan) else 0) + norm_s,
             data_s=accumulation * op_overhead.DATA_OPERATIONS * self.device.operation_s,
             other_s=other_s,
         )
@@ -169,7 +178,8 @@ class TimeModel:
     def _update(
         self, plan: Plan, one: StageClass, held: HeldParameters, network: Network, zero: int
     ) -> UpdateTime:
-        key = (one, zero, network.at_work)
+        bucket = self._bucket(plan)
+        key = (one, zero, bucket, network.at_work)
         found = self._updates.get(key)
         if found is None:
             found = self._updates[key] = update_time(
@@ -180,7 +190,16 @@ class TimeModel:
                 network,
                 zero=zero,
                 element_bytes=plan.strategy.training.element_bytes,
+                bucket=bucket,
             )
+        return found
+
+    def _bucket(self, plan: Plan) -> int:
+        parallel = plan.strategy.parallel
+        key = (parallel.placement, parallel.ep, parallel.tp)
+        found = self._buckets.get(key)
+        if found is None:
+            found = self._buckets[key] = bucket_elements(plan)
         return found
 
     def _of_world(self, plan: Plan, network: Network) -> tuple[float, float]:

@@ -88,6 +88,48 @@ def test_accumulation_keeps_gradients_while_activations_are_there() -> None:
     assert found["backward"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * 64_000
 
 
+def test_gradients_reduced_once_are_summed_in_fp32_beside_everything() -> None:
+    found = phases_of(plan(*SMALL, "training.global_batch=2", "runtime.reduce=once"))
+    for name in ("forward", "loss", "backward", "reduction", "update"):
+        assert found[name].sums == 4 * ALL
+    assert found["between steps"].sums == 0
+    # A gradient is added as soon as it is made, and no bucket is filled before the last one.
+    assert (found["forward"].gradients, found["forward"].buckets) == (0, 0)
+    assert (found["backward"].gradients, found["backward"].buckets) == (2 * 64_000, 0)
+    # The reduction is DeepSpeed's: through the bucket into an fp32 partition, here of one rank.
+    assert found["reduction"].gradients == 4 * ALL
+    assert found["reduction"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * 64_000
+
+
+def test_one_micro_batch_has_nothing_to_sum() -> None:
+    assert phases_of(plan(*ONE, "runtime.reduce=once")) == phases_of(plan(*ONE))
+
+
+def test_a_search_counts_the_sums_too() -> None:
+    for more in ("training.precision=bf16", "parallel={ep: 8, zero_stage: 2}"):
+        built = plan(more, "runtime.reduce=once", "training.global_batch=256")
+        peak = max(memory.peak_bytes for memory in fullest_ranks(built))
+        assert MemoryModel().peak_bytes(built, 10**15) == peak
+
+
+def test_fused_kernels_keep_their_inputs_and_no_fp32_copies() -> None:
+    """swiglu, to see that the activation's result is not kept beside its product."""
+    swiglu = "model.expert=swiglu"
+    eager = phases_of(plan(*ONE, swiglu))["forward"]
+    fused = phases_of(plan(*ONE, swiglu, "runtime.kernels=fused"))["forward"]
+    norm = 2 * HIDDEN + 4 * 128  # 5 of them: the input in bf16, a factor each
+    router = 2 * HIDDEN + 4 * 4 * 128 + 8 * 128 + 4 * 128  # input, scores, experts, gates
+    inner = 2 * 128 * 128  # one tensor of the inner rows less
+    less = 5 * (NORM - norm) + 2 * (ROUTER - router + inner)
+    assert eager.activations - fused.activations == less
+    assert fused.temporaries < eager.temporaries
+
+
+def test_fused_cross_entropy_turns_logits_into_their_gradient_in_place() -> None:
+    loss = phases_of(plan(*ONE, "runtime.kernels=fused"))["loss"]
+    assert loss.logits == HEAD + 2 * 128 * 1000 + 6 * HIDDEN + 128 * (32 + 64)
+
+
 def test_the_peak_is_less_than_the_sum_of_the_peaks_of_each_cause() -> None:
     built = plan(*SMALL, "training.micro_batch=16", "training.global_batch=16", "training.precision=fp32")
     memory = rank_memory(built, 0)

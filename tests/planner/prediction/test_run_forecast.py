@@ -108,6 +108,14 @@ def test_twice_the_peak_is_less_than_twice_as_fast() -> None:
     assert 1.02 * now < one.tokens_per_s < 2 * now
 
 
+def test_links_that_a_host_shares_are_faster_too() -> None:
+    """400 Gbps of 8 ranks are what limits: twice that helps, twice the ranks' own links does not."""
+    built = plan("parallel=EP64", "cluster.links.per_host=400 Gbps", "cluster.links.intra_host=4000 Gbps")
+    (faster,) = [o for o in sensitivity(built, predict(built)) if o.change == "links 2 × as fast"]
+    both = plan("parallel=EP64", "cluster.links.per_host=800 Gbps", "cluster.links.intra_host=8000 Gbps")
+    assert faster.tokens_per_s == pytest.approx(predict(both).tokens_per_s)
+
+
 def test_sensitivity_says_which_change_is_not_legal() -> None:
     built = plan(LAYOUT, "training.global_batch=32")
     (one,) = [one for one in sensitivity(built, predict(built)) if one.change == "micro_batch 2"]

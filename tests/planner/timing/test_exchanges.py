@@ -52,6 +52,17 @@ def test_copies_sum_gradients_of_experts_over_their_own_peers() -> None:
     assert by_title["gradient reduce, all"].groups == (tuple(range(8)),)
 
 
+def test_a_bucket_holds_the_largest_tensor() -> None:
+    """An embedding of 151,936 × 2,048 elements is reduced in one piece."""
+    built = plan(
+        "parallel=EP8",
+        "model={num_hidden_layers: 1, num_experts: 8, hidden_size: 2048, moe_intermediate_size: 64, "
+        "num_attention_heads: 16, vocab_size: 151936}",
+    )
+    kind, num_bytes = found(built)["gradient reduce, all"]
+    assert (kind, num_bytes) == ("all_reduce", 151_936 * 2048 * 2)
+
+
 def test_eight_bit_payloads_have_rows_with_a_scale() -> None:
     (exchange,) = (
         e

@@ -5,9 +5,13 @@ from dataclasses import replace
 import pytest
 
 from planner.counts.rank_workload import RankWorkload, rank_workload
-from planner.timing.op_overhead import part_traffic
+from planner.hardware.catalog import device_of
+from planner.timing.collective_time import all_gather_s, all_reduce_s, network_of
+from planner.timing.op_overhead import Traffic, part_traffic, summation
 from planner.timing.op_table import op_table
-from planner.timing.optimizer_time import reductions_per_step
+from planner.timing.optimizer_time import reductions_per_step, update_time
+from planner.timing.stage_time import HeldParameters
+from planner.timing.time_model import TimeModel
 from tests.support.examples import plan
 
 
@@ -113,3 +117,40 @@ def test_fp32_without_zero_reduces_once_unless_said_otherwise() -> None:
     )
     assert reductions_per_step(plan(*own)) == 1
     assert reductions_per_step(plan(*own, "runtime.reduce=every_micro_batch")) == 4
+
+
+def test_sums_of_our_own_read_a_gradient_and_add_to_fp32() -> None:
+    assert summation(7, 1000, is_bf16=True) == Traffic(operations=7, num_bytes=10 * 1000)
+    assert summation(7, 1000, is_bf16=False) == Traffic(operations=7, num_bytes=12 * 1000)
+
+
+def test_gradients_travel_in_buckets_of_the_largest_tensor_and_weights_in_the_smaller_ones() -> None:
+    built = plan("parallel={ep: 8}")
+    device = device_of(built.strategy.cluster.gpu)
+    network = network_of(built, device)
+    (one,) = built.layout.order
+    held = HeldParameters(dense=300_000_000, experts=0, num_tensors=1)
+
+    def times(bucket: int) -> tuple[float, float]:
+        found = update_time(held, one.data, one.edp, device, network, zero=2, element_bytes=2, bucket=bucket)
+        return found.reduction_s, found.gather_s
+
+    large, small = times(300_000_000), times(50_000_000)
+    in_one = all_reduce_s(600e6, one.data, network)
+    in_six = 6 * all_reduce_s(100e6, one.data, network)
+    assert small[0] - large[0] == pytest.approx(in_six - in_one)
+    assert small[1] == large[1] == 6 * all_gather_s(100e6, one.data, network)
+
+
+def test_what_is_summed_locally_takes_its_time_once_a_micro_batch() -> None:
+    """On one GPU nothing is reduced, so that sums and copies are the optimizer's."""
+    own = ("parallel={ep: 1}", "cluster.hosts=1", "training.global_batch=4")
+    many, once = plan(*own), plan(*own, "runtime.reduce=once")
+    device = device_of(many.strategy.cluster.gpu)
+    (often,), (single,) = TimeModel(device).step(many).stages, TimeModel(device).step(once).stages
+    held = often.micro_batch.held
+    elements = held.dense + held.experts
+    bandwidth = device.elementwise.at(2 * elements)
+    # Reduced four times DeepSpeed copies 34 bytes an element, summed four times it is 10, and copied once.
+    saved = 4 * 34 - 34 - 4 * 10
+    assert often.optimizer_s - single.optimizer_s == pytest.approx(saved * elements / bandwidth)
