@@ -29,7 +29,6 @@ from model.attention import Attention
 from model.collectives import Group, ModelGroups
 from model.embedding import VocabEmbedding
 from model.experts import Experts
-from model.lm_head import LMHead
 from model.mlp import MLP
 from model.modeling_switchyard import SwitchyardForCausalLM
 from model.norm import HeadNorm, ProjectionNorm, RMSNorm
@@ -49,9 +48,11 @@ _MODULES: dict[type, str] = {
     Experts: "experts",
     MLP: "mlp",
     VocabEmbedding: "embedding",
+    nn.Embedding: "embedding",
 }
 _FUNCTIONS = (
     (moe, "dispatch", "dispatch"),
+    (modeling_switchyard, "chunked_cross_entropy", "head"),
     (modeling_switchyard, "rotations", "embedding"),  # made once a micro-batch, as the lookup is
     (modeling_switchyard, "sum_routings", "embedding"),
     (collectives, "_all_reduce", COPIES),
@@ -240,9 +241,6 @@ def _named_regions(model: SwitchyardForCausalLM, mode: CountingMode) -> Iterator
             name = _MODULES.get(type(module))
             if name is not None:
                 stack.enter_context(patch.object(module, "forward", named(name, module.forward)))
-            if isinstance(module, LMHead):
-                entropy = named("head", module.cross_entropy)
-                stack.enter_context(patch.object(module, "cross_entropy", entropy))
         for place, function, name in _FUNCTIONS:
             stack.enter_context(patch.object(place, function, named(name, getattr(place, function))))
         # Peers send what this rank sends them: what is received has the sizes of a balanced exchange.

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from .collectives import ModelGroups, copy_to_tp
 from .configuration_switchyard import SwitchyardConfig
-from .linear import ColumnLinear, RowLinear
+from .linear import make_column_linear, make_row_linear
 from .norm import HeadNorm, ProjectionNorm
 
 # B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, H heads, d head size
@@ -40,10 +40,10 @@ class Attention(nn.Module):
         self.layer, self.groups, self.head_dim = layer, groups, head_dim
         self.is_grouped = num_kv_heads != num_heads
         num_q, num_kv = num_heads * head_dim, num_kv_heads * head_dim
-        self.q_proj = ColumnLinear(config.hidden_size, num_q, groups, head_dim)
-        self.k_proj = ColumnLinear(config.hidden_size, num_kv, groups, head_dim)
-        self.v_proj = ColumnLinear(config.hidden_size, num_kv, groups, head_dim)
-        self.o_proj = RowLinear(num_q, config.hidden_size, groups, head_dim)
+        self.q_proj = make_column_linear(config.hidden_size, num_q, groups, head_dim)
+        self.k_proj = make_column_linear(config.hidden_size, num_kv, groups, head_dim)
+        self.v_proj = make_column_linear(config.hidden_size, num_kv, groups, head_dim)
+        self.o_proj = make_row_linear(num_q, config.hidden_size, groups, head_dim)
         self.qk_norm = config.qk_norm
         if config.qk_norm == "head":
             self.q_norm: nn.Module = HeadNorm(head_dim, config.rms_norm_eps, groups)

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from .attention import Attention
 from .collectives import ModelGroups
 from .configuration_switchyard import SwitchyardConfig
-from .embedding import VocabEmbedding
+from .embedding import make_embedding
 from .mlp import MLP
 from .moe import MoELayer
 from .norm import RMSNorm
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
     def __init__(self, config: SwitchyardConfig, groups: ModelGroups, contents: StageContents) -> None:
         super().__init__()
         if contents.embedding:
-            self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, groups)
+            self.embed_tokens = make_embedding(config.vocab_size, config.hidden_size, groups)
         layers = {str(layer): DecoderLayer(config, layer, groups) for layer in contents.layers}
         self.layers = nn.ModuleDict(layers)
         if contents.norm:

@@ -3,6 +3,8 @@
 If tp does not divide the vocabulary, the first ranks have one row more and the others a row of zeros that is
 never looked up, predicted or stored. TP partners need parameters of one size to sum gradients in one order: a
 flat gradient buffer is reduced in buckets, and buffers of different lengths are cut in different places.
+
+Without tp it is torch's `nn.Embedding`, the class that Hugging Face's tools look for.
 """
 
 from __future__ import annotations
@@ -17,6 +19,14 @@ from .linear import mark_tp_sharded
 # B sequences, S tokens of each, V vocabulary, D hidden
 
 
+def make_embedding(vocab_size: int, hidden_size: int, groups: ModelGroups) -> nn.Module:
+    """The embedding with its rows split over tp; without tp, `nn.Embedding`, its weights not drawn yet."""
+    if groups.tp is None:
+        embedding = nn.Embedding(vocab_size, hidden_size, device="meta")
+        return embedding.to_empty(device=torch.get_default_device())
+    return VocabEmbedding(vocab_size, hidden_size, groups)
+
+
 class VocabEmbedding(nn.Module):
     """Rows [start, start + length) of the [V, D] embedding."""
 
@@ -29,9 +39,7 @@ class VocabEmbedding(nn.Module):
         mark_tp_sharded(self.weight, groups)
 
     def forward(self, ids_BS: Tensor) -> Tensor:
-        """[B, S, D]. Without tp, an id outside the vocabulary raises IndexError (on CPU)."""
-        if self.groups.tp is None:
-            return functional.embedding(ids_BS, self.weight)
+        """[B, S, D]; zeros for an id outside the vocabulary."""
         local_BS = ids_BS - self.start
         elsewhere_BS = (local_BS < 0) | (local_BS >= self.length)
         x_BSD = functional.embedding(local_BS.masked_fill(elsewhere_BS, 0), self.weight)

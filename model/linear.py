@@ -1,4 +1,7 @@
-"""Tensor-parallel linear layers: column-parallel (split outputs) and row-parallel (split inputs)."""
+"""Tensor-parallel linear layers: column-parallel (split outputs) and row-parallel (split inputs).
+
+Without tp they are torch's `nn.Linear`, the class that adapters, quantization and pruning look for.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .collectives import ModelGroups, Shard, padded_share_of, reduce_from_tp, share_of
+
+
+def make_column_linear(in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> nn.Module:
+    """The layer with its outputs split over tp in units of `unit`; without tp, `nn.Linear`."""
+    if groups.tp is None:
+        return make_linear(in_features, out_features)
+    return ColumnLinear(in_features, out_features, groups, unit)
+
+
+def make_row_linear(in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> nn.Module:
+    """The layer with its inputs split over tp in units of `unit`; without tp, `nn.Linear`."""
+    if groups.tp is None:
+        return make_linear(in_features, out_features)
+    return RowLinear(in_features, out_features, groups, unit)
+
+
+def make_linear(in_features: int, out_features: int) -> nn.Linear:
+    """Without bias, and with memory only: weights are drawn by name (model/initialization.py).
+
+    nn.Linear's own initialization would consume random numbers and, in a large model, minutes.
+    """
+    linear = nn.Linear(in_features, out_features, bias=False, device="meta")
+    return linear.to_empty(device=torch.get_default_device())
 
 
 class ColumnLinear(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .collectives import (
@@ -17,7 +17,7 @@ from .collectives import (
     gather_from_tp,
     split_to_tp,
 )
-from .linear import ColumnLinear, RowLinear
+from .linear import ColumnLinear, RowLinear, make_linear
 
 # T tokens, C tokens of a chunk, V vocabulary (this rank's rows of it under tp), D hidden
 
@@ -34,6 +34,18 @@ class CrossEntropy:
 
     sum: Tensor
     num_tokens: Tensor
+
+
+def make_aggregation(hidden_size: int, groups: ModelGroups) -> nn.Module:
+    """The square projection before the head; without tp, `nn.Linear`."""
+    return make_linear(hidden_size, hidden_size) if groups.tp is None else Aggregation(hidden_size, groups)
+
+
+def make_lm_head(hidden_size: int, vocab_size: int, groups: ModelGroups) -> nn.Linear | LMHead:
+    """The [V, D] output matrix; without tp, `nn.Linear`."""
+    if groups.tp is None:
+        return make_linear(hidden_size, vocab_size)
+    return LMHead(hidden_size, vocab_size, groups)
 
 
 class Aggregation(RowLinear):
@@ -62,28 +74,35 @@ class LMHead(ColumnLinear):
         tp = self.groups.tp
         return gather_from_tp(super().forward(copy_to_tp(x, tp)), self.vocab_size, tp, dim=-1)
 
-    def cross_entropy(
-        self, x_TD: Tensor, targets_T: Tensor, mask_T: Tensor | None, chunk_tokens: int | None = None
-    ) -> CrossEntropy:
-        """Sum over the tokens that are valid in `mask_T` and whose target is not -100.
 
-        Logits exist for one chunk and one rank's vocabulary only: tp ranks exchange three numbers per token.
-        """
-        tp = self.groups.tp
-        valid_T = targets_T != IGNORED
-        if mask_T is not None:
-            valid_T = valid_T & mask_T.bool()
-        if chunk_tokens is None:
-            chunk_tokens = max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * self.weight.shape[0]))
-        total = _ChunkedCrossEntropy.apply(
-            copy_to_tp(x_TD, tp),
-            self.real_weight,
-            targets_T - self.shard.offsets[0],
-            valid_T,
-            tp,
-            chunk_tokens,
+def chunked_cross_entropy(
+    head: nn.Linear | LMHead,
+    x_TD: Tensor,
+    targets_T: Tensor,
+    mask_T: Tensor | None,
+    chunk_tokens: int | None = None,
+) -> CrossEntropy:
+    """Sum over the tokens that are valid in `mask_T` and whose target is not -100.
+
+    Logits exist for one chunk and one rank's vocabulary only: tp ranks exchange three numbers per token.
+    They are products with the head's weight: an adapter or a hook around the head has no part in them.
+    """
+    if isinstance(head, LMHead):
+        weight_VD, first, tp = head.real_weight, head.shard.offsets[0], head.groups.tp
+    else:
+        assert type(head) is nn.Linear, (
+            f"the head is {type(head).__name__}: only its forward gives the logits"
         )
-        return CrossEntropy(sum=total, num_tokens=valid_T.sum())
+        weight_VD, first, tp = head.weight, 0, None
+    valid_T = targets_T != IGNORED
+    if mask_T is not None:
+        valid_T = valid_T & mask_T.bool()
+    if chunk_tokens is None:
+        chunk_tokens = max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    total = _ChunkedCrossEntropy.apply(
+        copy_to_tp(x_TD, tp), weight_VD, targets_T - first, valid_T, tp, chunk_tokens
+    )
+    return CrossEntropy(sum=total, num_tokens=valid_T.sum())
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .collectives import ModelGroups, copy_to_tp
-from .linear import ColumnLinear, RowLinear
+from .linear import make_column_linear, make_row_linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -26,9 +26,9 @@ class MLP(nn.Module):
         self.activation = ACTIVATIONS[hidden_act]
         self.is_gated = kind == "swiglu"
         if self.is_gated:
-            self.gate_proj = ColumnLinear(hidden_size, width, groups)
-        self.up_proj = ColumnLinear(hidden_size, width, groups)
-        self.down_proj = RowLinear(width, hidden_size, groups)
+            self.gate_proj = make_column_linear(hidden_size, width, groups)
+        self.up_proj = make_column_linear(hidden_size, width, groups)
+        self.down_proj = make_row_linear(width, hidden_size, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         x = copy_to_tp(x, self.groups.tp)

@@ -16,7 +16,7 @@ from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
 from .decoder import Decoder, RoutingSums, StageContents, sum_routings
 from .initialization import initialize_parameters
-from .lm_head import Aggregation, CrossEntropy, LMHead
+from .lm_head import Aggregation, CrossEntropy, chunked_cross_entropy, make_aggregation, make_lm_head
 from .router import Routing
 
 # B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, E experts
@@ -59,8 +59,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         self.model = Decoder(config, self.groups, contents)
         if contents.output:
             if config.aggregation == "linear":
-                self.aggregation = Aggregation(config.hidden_size, self.groups)
-            self.lm_head = LMHead(config.hidden_size, config.vocab_size, self.groups)
+                self.aggregation = make_aggregation(config.hidden_size, self.groups)
+            self.lm_head = make_lm_head(config.hidden_size, config.vocab_size, self.groups)
         self.post_init()
 
     # What training calls, stage by stage.
@@ -91,7 +91,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
     ) -> CrossEntropy:
         """As `cross_entropy`, from this rank's share of normalized vectors: [B, S, C], C its columns of D."""
         if self.config.aggregation == "linear":
-            x_BSD = self.aggregation.of_share(x_BSC)
+            project = self.aggregation
+            x_BSD = project.of_share(x_BSC) if isinstance(project, Aggregation) else project(x_BSC)
         else:
             groups = self.groups
             x_BSD = gather_from_tp(x_BSC, self.config.hidden_size, groups.tp, dim=-1)
@@ -242,7 +243,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
 
     def _entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None) -> CrossEntropy:
         mask_T = None if mask_BS is None else mask_BS.reshape(-1)
-        return self.lm_head.cross_entropy(x_BSD.flatten(0, 1), targets_BS.reshape(-1), mask_T)
+        return chunked_cross_entropy(self.lm_head, x_BSD.flatten(0, 1), targets_BS.reshape(-1), mask_T)
 
     def _before_head(self, x_BSD: Tensor) -> Tensor:
         x_BSD = self.model.norm(x_BSD)
