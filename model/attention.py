@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from .collectives import ModelGroups, copy_to_tp
 from .configuration_switchyard import SwitchyardConfig
+from .document_attention import Documents, attend_within
 from .linear import make_column_linear, make_row_linear
 from .norm import HeadNorm, ProjectionNorm
 
@@ -56,10 +57,11 @@ class Attention(nn.Module):
         self,
         x_BSD: Tensor,
         rotation: tuple[Tensor, Tensor],
-        mask: tuple[Tensor | None, bool],
+        mask: tuple[Tensor | None, bool] | Documents,
         cache: Cache | None = None,
     ) -> Tensor:
-        """`rotation` from `rotations`, `mask` from `attention_mask`; a cache is extended by these tokens."""
+        """`rotation` from `rotations`; `mask` from `attention_mask`, or the documents of packed sequences,
+        which have no cache. A cache is extended by these tokens."""
         x_BSD = copy_to_tp(x_BSD, self.groups.tp)
         q, k = self.q_proj(x_BSD), self.k_proj(x_BSD)
         if self.qk_norm == "projection":
@@ -72,10 +74,13 @@ class Attention(nn.Module):
         v_BHLd = self._heads(self.v_proj(x_BSD)).transpose(1, 2)
         if cache is not None:
             k_BHLd, v_BHLd = cache.update(k_BHLd, v_BHLd, self.layer)
-        allowed, is_causal = mask
-        y_BHSd = functional.scaled_dot_product_attention(
-            q_BHSd, k_BHLd, v_BHLd, attn_mask=allowed, is_causal=is_causal, enable_gqa=self.is_grouped
-        )
+        if isinstance(mask, Documents):
+            y_BHSd = attend_within(q_BHSd, k_BHLd, v_BHLd, mask, is_grouped=self.is_grouped)
+        else:
+            allowed, is_causal = mask
+            y_BHSd = functional.scaled_dot_product_attention(
+                q_BHSd, k_BHLd, v_BHLd, attn_mask=allowed, is_causal=is_causal, enable_gqa=self.is_grouped
+            )
         return self.o_proj(y_BHSd.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 from .attention import Attention
 from .collectives import ModelGroups
 from .configuration_switchyard import SwitchyardConfig
+from .document_attention import Documents
 from .embedding import make_embedding
 from .mlp import MLP
 from .moe import MoELayer
@@ -54,7 +55,7 @@ class DecoderLayer(nn.Module):
         self,
         x_BSD: Tensor,
         rotation: tuple[Tensor, Tensor],
-        mask: tuple[Tensor | None, bool],
+        mask: tuple[Tensor | None, bool] | Documents,
         mask_BS: Tensor | None,
         cache: Cache | None = None,
     ) -> tuple[Tensor, Routing | None]:

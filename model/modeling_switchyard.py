@@ -15,6 +15,7 @@ from .attention import attention_mask, rotations
 from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
 from .decoder import Decoder, RoutingSums, StageContents, sum_routings
+from .document_attention import Documents, find_documents
 from .initialization import initialize_parameters
 from .lm_head import Aggregation, CrossEntropy, chunked_cross_entropy, make_aggregation, make_lm_head
 from .router import Routing
@@ -69,10 +70,20 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         """[B, S, D]."""
         return self.model.embed_tokens(input_ids_BS)
 
-    def run_layers(self, x_BSD: Tensor, mask_BS: Tensor | None = None) -> tuple[Tensor, RoutingSums]:
-        """This stage's layers, in order. `mask_BS` is true for real tokens; None: all are."""
-        positions_1S = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
-        x_BSD, routings = self._run_layers(x_BSD, positions_1S, mask_BS, mask_BS, None, [])
+    def run_layers(
+        self, x_BSD: Tensor, mask_BS: Tensor | None = None, positions_BS: Tensor | None = None
+    ) -> tuple[Tensor, RoutingSums]:
+        """This stage's layers, in order. `mask_BS` is true for real tokens; None: all are.
+
+        `positions_BS` that restart pack several documents into a sequence (see `find_documents`); padding
+        must then be in a document of its own. None: every sequence is one document.
+        """
+        documents = None
+        if positions_BS is None:
+            positions_BS = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
+        else:
+            documents = find_documents(positions_BS)
+        x_BSD, routings = self._run_layers(x_BSD, positions_BS, mask_BS, mask_BS, None, [], documents)
         return x_BSD, sum_routings(routings, self.config.num_experts, x_BSD.device)
 
     def cross_entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None) -> CrossEntropy:
@@ -133,6 +144,9 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         """`loss` is the cross-entropy alone: its mean over labels other than -100, or, with
         `num_items_in_batch`, its sum over that number.
 
+        `position_ids` that restart, without attention_mask and cache, pack several documents into a sequence,
+        as in transformers: attention stays inside each. The first label of each should be -100.
+
         `attention_mask` is 2-D, [B, L], 0 for padding on either side. `cache` is what transformers 5.24
         calls `past_key_values`: its generate() hands over the first, that of 5.23 the second. The output
         takes the old name in both.
@@ -150,7 +164,13 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         assert x_BSD is not None
         past_key_values = past_key_values if cache is None else cache
         num_new = x_BSD.shape[1]
-        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        documents = None
+        if position_ids is not None and attention_mask is None and past_key_values is None:
+            documents = find_documents(position_ids.expand(x_BSD.shape[0], -1))
+        if documents is not None and use_cache:
+            raise ValueError("position_ids that restart pack documents, which have no cache: use_cache=False")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and documents is None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
@@ -160,7 +180,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         mask_BS = None if mask_BL is None else mask_BL[:, num_cached:]
         hidden_states: list[Tensor] = []
         x_BSD, routings = self._run_layers(
-            x_BSD, position_ids, mask_BL, mask_BS, past_key_values, hidden_states
+            x_BSD, position_ids, mask_BL, mask_BS, past_key_values, hidden_states, documents
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(self._before_head(x_BSD[:, kept]))
@@ -223,13 +243,14 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         mask_BS: Tensor | None,
         cache: Cache | None,
         hidden_states: list[Tensor],
+        documents: Documents | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         num_new = x_BSD.shape[1]
         num_cached, num_keys = 0, num_new
         if cache is not None:
             num_cached = int(cache.get_seq_length())
             num_keys = int(cache.get_mask_sizes(num_new, 0)[0])
-        mask = attention_mask(mask_BL, num_new, num_cached, num_keys, x_BSD.device)
+        mask = documents or attention_mask(mask_BL, num_new, num_cached, num_keys, x_BSD.device)
         head_dim = self.config.head_dim
         assert head_dim is not None, "SwitchyardConfig fills it in"
         rotation = rotations(positions_BS, head_dim, self.config.rope_theta, x_BSD.dtype)
