@@ -43,6 +43,7 @@ class StageActivations:
     kept: of one micro-batch, everything. forward: the most that operations need beside in the forward pass.
     loss: likewise of the head, which keeps `head_kept` until its backward pass. lasting: of `kept`, what
     stays to the end of the backward pass. inputs: tokens and counts of routes, there for the entire step.
+    beside: what the operations of another micro-batch need at the same time.
     """
 
     runs: tuple[tuple[int, tuple[Part, ...]], ...]
@@ -52,6 +53,7 @@ class StageActivations:
     loss: int
     lasting: int
     inputs: int
+    beside: int = 0
 
     @cached_property
     def backward_moments(self) -> tuple[tuple[int, int, int], ...]:

@@ -24,7 +24,8 @@ class GradientMemory:
     between: kept from one micro-batch to the next. reduction: after the last backward pass. update: while the
     optimizer is given its partition, or steps. bucket_*: of the bucket and the copy of it that is reduced.
     element: bytes of one element. largest: of one tensor. sums: of runtime.reduce once, fp32 sums of all of a
-    rank's gradients, from the first backward pass to the end of the update.
+    rank's gradients, from the first backward pass to the end of the update. reduces_in_backward: what is else
+    there after it only (runtime.overlap_reduce).
     """
 
     element: int
@@ -38,6 +39,7 @@ class GradientMemory:
     bucket_reduction: int
     largest: int
     sums: int = 0
+    reduces_in_backward: bool = False
 
     def at(self, elements: int, *, is_later: bool) -> int:
         """In a backward pass that has made the gradients of so many elements.
@@ -46,7 +48,8 @@ class GradientMemory:
         """
         if not self.grows:
             return self.backward
-        return self.between + self.largest if is_later else self.element * elements
+        found = self.between + self.largest if is_later else self.element * elements
+        return max(found, self.reduction) if self.reduces_in_backward else found
 
 
 def gradient_memory(
@@ -59,8 +62,23 @@ def gradient_memory(
         bucket: elements of DeepSpeed's reduction bucket.
     """
     found = _as_reduced(plan, groups, places, bucket)
-    if not sums_locally(plan):
+    if sums_locally(plan):
+        found = _with_sums(found, groups)
+    if not plan.strategy.runtime.overlap_reduce:
         return found
+    # One bucket is filled while the one before is reduced.
+    buckets = found.bucket_reduction + found.element * bucket
+    return replace(
+        found,
+        backward=max(found.backward, found.reduction + found.largest),
+        bucket_backward=buckets,
+        bucket_reduction=buckets,
+        reduces_in_backward=True,
+    )
+
+
+def _with_sums(found: GradientMemory, groups: Sequence[FlatGroup]) -> GradientMemory:
+    """With runtime.reduce once."""
     # Each gradient is added to the fp32 sums as soon as it is made, and nothing is reduced before the last
     # micro-batch.
     return replace(

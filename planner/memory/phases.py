@@ -95,7 +95,7 @@ def step_moments(
                 gradients=earlier,
                 sums=sums,
                 activations=kept,
-                temporaries=work.forward,
+                temporaries=work.forward + work.beside,
                 buckets=bucket,
             )
         )
@@ -108,6 +108,7 @@ def step_moments(
                     sums=sums,
                     activations=kept,
                     logits=logits,
+                    temporaries=work.beside,
                     buckets=bucket,
                 )
             )
@@ -117,7 +118,7 @@ def step_moments(
                 gradients=gradients.at(elements, is_later=is_later),
                 sums=gradients.sums,
                 activations=(count - 1) * work.kept + kept_of_one + inputs,
-                temporaries=temporaries,
+                temporaries=temporaries + work.beside,
                 buckets=gradients.bucket_backward,
             )
             for kept_of_one, temporaries, elements in work.backward_moments
@@ -156,14 +157,17 @@ def most_bytes(
     most = max(most, gradients.update + held.update_temporaries) + gradients.sums
     beside = max(work.forward, work.head_kept + work.loss if work.loss else 0) - work.head_kept
     for count, is_later in _cases(in_flight, accumulation):
-        forward = count * work.kept + beside + buffers
+        forward = count * work.kept + beside + work.beside + buffers
         if is_later:
             forward += gradients.between + gradients.sums + gradients.bucket_between
         if is_later or not gradients.grows:
             backward = gradients.at(0, is_later=is_later) + work.backward
         else:
-            backward = max([kept + more + gradients.element * n for kept, more, n in work.backward_moments])
-        backward += (count - 1) * work.kept + gradients.sums + gradients.bucket_backward + buffers
+            at = gradients.at
+            backward = max([kept + more + at(n, is_later=False) for kept, more, n in work.backward_moments])
+        backward += (
+            (count - 1) * work.kept + work.beside + gradients.sums + gradients.bucket_backward + buffers
+        )
         most = max(most, forward, backward)
     return most + work.inputs * accumulation
 

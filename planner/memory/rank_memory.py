@@ -1,7 +1,7 @@
 """Memory of a rank: its phases, and the fullest of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
@@ -115,14 +115,20 @@ def held_state(plan: Plan, stage: Stage, rank: int | None = None) -> HeldState:
 
 def work_memory(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> StageActivations:
     """What micro-batches take on a stage's fullest rank."""
-    return stage_activations(
+    work = stage_activations(
         plan, stage, imbalance, num_boundary_chunks(plan) if stage.contents.output else 1
     )
+    is_paired = plan.strategy.runtime.overlap_all_to_all and plan.batch.accumulation > 1
+    return replace(work, beside=work.forward) if is_paired else work
 
 
 def in_flight(plan: Plan, place: int) -> int:
-    """Micro-batches whose activations the stage at `place` keeps: stage i of n has n - i of them (1F1B)."""
-    return min(plan.batch.accumulation, len(plan.stages) - place)
+    """Micro-batches whose activations the stage at `place` keeps: stage i of n has n - i of them (1F1B).
+
+    One more where another is computed while one is exchanged (runtime.overlap_all_to_all).
+    """
+    more = int(plan.strategy.runtime.overlap_all_to_all)
+    return min(plan.batch.accumulation, len(plan.stages) - place + more)
 
 
 def _update_temporaries(plan: Plan, groups: Sequence[FlatGroup]) -> int:

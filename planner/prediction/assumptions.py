@@ -20,16 +20,27 @@ def runtime_predicted(plan: Plan) -> str:
     if sums_locally(plan):
         wire = "bf16" if plan.strategy.training.element_bytes == 2 else "fp32"
         often = f"summed in fp32 on each rank and reduced once a step, in {wire}"
+    after = "" if runtime.overlap_reduce else ", after backward (overlap_comm: false)"
     if len(plan.stages) == 1:
-        return (
-            f"{runtime.kernels} kernels; no overlap of compute and communication: every collective is "
-            f"blocking, gradients are {often}, after backward (overlap_comm: false)"
-        )
+        return f"{runtime.kernels} kernels; {_overlap(plan)}; gradients are {often}{after}"
     return (
         f"{runtime.kernels} kernels; 1F1B over micro-batches; P2P transfers overlap with the sender's next "
-        "micro-batch, in chunks for stages without layers; no overlap inside a stage; gradients are "
-        f"{often}"
+        "micro-batch, in chunks for stages without layers; inside a stage "
+        f"{_overlap(plan)}; gradients are {often}"
     )
+
+
+def _overlap(plan: Plan) -> str:
+    """Which collectives run beside compute."""
+    runtime, found = plan.strategy.runtime, []
+    if runtime.overlap_reduce:
+        found.append("gradients are reduced beside backward, but for the last bucket")
+    if runtime.overlap_all_to_all:
+        pairs = "beside another's compute" if plan.batch.accumulation > 1 else "blocking: there is only one"
+        found.append(f"all-to-alls of a micro-batch are {pairs}")
+    if not found:
+        return "no overlap: every collective is blocking"
+    return f"{', '.join(found)}; every other collective is blocking"
 
 
 def assumptions(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float) -> tuple[str, ...]:

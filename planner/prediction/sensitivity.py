@@ -26,7 +26,8 @@ class Variation:
 
 
 def sensitivity(plan: Plan, prediction: Prediction) -> tuple[Variation, ...]:
-    """Links half and twice as fast, twice the peak, balance 0.7 and 0.5, twice the micro-batch."""
+    """Links half and twice as fast, twice the peak, balance 0.7 and 0.5, twice the micro-batch, and what
+    overlap of compute and communication would save."""
     return tuple(_variations(plan, prediction))
 
 
@@ -51,6 +52,11 @@ def _variations(plan: Plan, prediction: Prediction) -> Iterator[Variation]:
         yield Variation(change=name, tokens_per_s=None, peak_bytes=None, why_not=why_not)
     else:
         yield _vary(name, other, device, imbalance)
+    for key in ("overlap_reduce", "overlap_all_to_all"):
+        other = Plan(strategy=change_keys(plan.strategy, {f"runtime.{key}": True}))
+        one = _vary(key, other, device, imbalance)
+        if one.tokens_per_s != prediction.tokens_per_s:
+            yield one
 
 
 def _vary(change: str, plan: Plan, device: Device, imbalance: ExpertImbalance) -> Variation:

@@ -70,6 +70,15 @@ def _reduce(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def _overlap(s: Strategy) -> Iterator[Problem]:
+    for key, feature in (
+        ("overlap_reduce", "reducing gradients beside the backward pass"),
+        ("overlap_all_to_all", "computing one micro-batch while another is exchanged"),
+    ):
+        if getattr(s.runtime, key):
+            yield _missing("SW290", f"runtime.{key}", "true", feature, "false")
+
+
 def _monitoring(s: Strategy) -> Iterator[Problem]:
     """Monitoring beyond the run's own files and TensorBoard."""
     for key, feature in (
@@ -92,5 +101,6 @@ _RULES = (
     _deterministic,
     _kernels,
     _reduce,
+    _overlap,
     _monitoring,
 )

@@ -33,6 +33,12 @@ class Runtime(Section):
         default=None,
         description="when gradients are reduced; null: every_micro_batch under ZeRO 2, else once",
     )
+    overlap_reduce: bool = Field(
+        default=False, description="reduce gradients beside the backward pass that makes them"
+    )
+    overlap_all_to_all: bool = Field(
+        default=False, description="run the all-to-alls of one micro-batch beside the compute of another"
+    )
     recompute: Annotated[
         Recompute,
         BeforeValidator(parse_recompute),

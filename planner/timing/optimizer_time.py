@@ -18,6 +18,7 @@ class UpdateTime:
     """Seconds of one reduction of all gradients, of gathering what was updated elsewhere, and of clipping
     and AdamW on what a rank updates, without the norm's collective.
 
+    beside_s: of one reduction, what may run beside backward: all buckets but the last one.
     copies_s: of one reduction that has no peers: DeepSpeed still flattens and copies the gradients. sum_s: of
     adding one micro-batch's gradients to sums of our own (plan.ds_config sums_locally).
     """
@@ -27,6 +28,7 @@ class UpdateTime:
     gather_s: float
     update_s: float
     sum_s: float
+    beside_s: float
 
     def gradient_reduce_s(self, reductions: int) -> float:
         """`reductions`: how often a step reduces all gradients."""
@@ -65,12 +67,13 @@ def update_time(
         element_bytes: of a weight.
         bucket: elements of the reduction bucket (plan.ds_config).
     """
-    reduction = gather = 0.0
+    reduction = gather = last = 0.0
     for elements, placement in ((held.dense, data), (held.experts, edp)):
         if not elements or placement.size == 1:
             continue
         num_bytes, buckets = elements * element_bytes, ceil(elements / bucket)
-        reduction += buckets * collective_time.all_reduce_s(num_bytes / buckets, placement, network)
+        each = collective_time.all_reduce_s(num_bytes / buckets, placement, network)
+        reduction, last = reduction + buckets * each, max(last, each)
         if zero:
             pieces = ceil(elements / BUCKET_ELEMENTS)
             gather += pieces * collective_time.all_gather_s(num_bytes / pieces, placement, network)
@@ -88,6 +91,7 @@ def update_time(
         copies_s=copies_s if alone else 0.0,
         gather_s=gather,
         update_s=_traffic_s(adam, 4 * sum(groups), device, network),
+        beside_s=reduction - last,
         sum_s=_traffic_s(sums, elements * element_bytes, device, network),
     )
 

@@ -4,8 +4,9 @@ Stages work one micro-batch forward, one backward, in turn (1F1B): with m micro-
 of one micro-batch through all stages and back, and m - 1 times what the slowest of them takes for one more.
 
 full overlap  communication runs beside computation, also the gradients' reduction
-expected      inside a stage nothing overlaps; a transfer to the next stage runs beside the sender's next
-              micro-batch, and a narrow stage works in chunks: one crosses while it computes another
+expected      inside a stage nothing overlaps but what runtime.overlap_* names; a transfer to the next
+              stage runs beside the sender's next micro-batch, and a narrow stage works in chunks: one
+              crosses while it computes another
 no overlap    a stage also waits while it sends and receives, and a micro-batch crosses in one piece
 """
 
@@ -54,13 +55,14 @@ def step_bracket(stages: Sequence[StageTime], boundaries: Sequence[Boundary], ac
 def expected_step_s(stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int) -> float:
     """The expected time alone, which is all that a search asks for."""
     busy = [stage.micro_batch.total_s for stage in stages]
-    after = max([stage.after_s for stage in stages])
+    later = [stage.later_s for stage in stages]
+    after = max([stage.exposed_after_s for stage in stages])
     if not boundaries:
-        return busy[0] + (accumulation - 1) * busy[0] + after
+        return busy[0] + (accumulation - 1) * later[0] + after
     once = sum([boundary.both_ways_s for boundary in boundaries])
     widest = max([boundary.transfer_s for boundary in boundaries])
     chunked = sum([_chunked_s(stages, boundaries, is_backward=b) for b in (False, True)])
-    return sum(busy) + once - chunked + (accumulation - 1) * max(*busy, widest) + after
+    return sum(busy) + once - chunked + (accumulation - 1) * max(*later, widest) + after
 
 
 def forward_latency_s(
@@ -108,11 +110,12 @@ def stage_phases(
         own = {
             "data": stage.data_s,
             "compute": accumulation * (stage.forward.compute_s + stage.backward.compute_s),
-            "all_to_all": accumulation * (stage.forward.all_to_all_s + stage.backward.all_to_all_s),
+            "all_to_all": accumulation * (stage.forward.all_to_all_s + stage.backward.all_to_all_s)
+            - (accumulation - 1) * stage.all_to_all_hidden_s,
             "tensor_parallel": accumulation
             * (stage.forward.tensor_parallel_s + stage.backward.tensor_parallel_s),
             "stage_wait": 0.0,
-            "gradient_reduce": stage.gradient_reduce_s,
+            "gradient_reduce": stage.gradient_reduce_s - stage.reduce_hidden_s,
             "optimizer": stage.optimizer_s,
             "other": stage.other_s,
         }

@@ -33,13 +33,19 @@ class MicroBatchTime:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """Seconds of a stage's slowest rank: of one micro-batch, and the rest of a step."""
+    """Seconds of a stage's slowest rank: of one micro-batch, and the rest of a step.
+
+    reduce_hidden_s: of gradient_reduce_s, what runs beside backward passes (runtime.overlap_reduce).
+    all_to_all_hidden_s: of each micro-batch but one, what runs beside another's compute (overlap_all_to_all).
+    """
 
     micro_batch: MicroBatchTime
     gradient_reduce_s: float
     optimizer_s: float
     data_s: float
     other_s: float
+    reduce_hidden_s: float = 0.0
+    all_to_all_hidden_s: float = 0.0
 
     @property
     def forward(self) -> PassTime:
@@ -51,5 +57,15 @@ class StageTime:
 
     @property
     def after_s(self) -> float:
-        """What follows the last micro-batch."""
+        """What follows the last micro-batch where nothing overlaps."""
         return self.gradient_reduce_s + self.optimizer_s + self.data_s + self.other_s
+
+    @property
+    def exposed_after_s(self) -> float:
+        """Of it, what no backward pass hides."""
+        return self.after_s - self.reduce_hidden_s
+
+    @property
+    def later_s(self) -> float:
+        """What each micro-batch after the first adds."""
+        return self.micro_batch.total_s - self.all_to_all_hidden_s

@@ -129,6 +129,8 @@ class TimeModel:
         accumulation, reductions = plan.batch.accumulation, reductions_per_step(plan)
         return StageTime(
             micro_batch=micro_batch,
+            reduce_hidden_s=reductions * _reduce_hidden_s(plan, micro_batch, update),
+            all_to_all_hidden_s=_all_to_all_hidden_s(plan, micro_batch),
             gradient_reduce_s=update.gradient_reduce_s(reductions),
             optimizer_s=update.optimizer_s(reductions, accumulation if sums_locally(plan) else 0) + norm_s,
             data_s=accumulation * op_overhead.DATA_OPERATIONS * self.device.operation_s,
@@ -225,6 +227,24 @@ class TimeModel:
         if key not in self._boundaries:
             self._boundaries[key] = boundary_of(between, sequences, plan.strategy, network)
         return self._boundaries[key]
+
+
+def _reduce_hidden_s(plan: Plan, micro_batch: MicroBatchTime, update: UpdateTime) -> float:
+    """Of one reduction, what the backward pass hides: while it computes and its links are free."""
+    runtime, backward = plan.strategy.runtime, micro_batch.backward
+    if not runtime.overlap_reduce:
+        return 0.0
+    taken = backward.all_to_all_s if runtime.overlap_all_to_all and plan.batch.accumulation > 1 else 0.0
+    return min(update.beside_s, max(0.0, backward.compute_s - taken))
+
+
+def _all_to_all_hidden_s(plan: Plan, micro_batch: MicroBatchTime) -> float:
+    """Of a micro-batch's all-to-alls, what another's compute hides, each beside the same pass; one
+    micro-batch has no other."""
+    if not plan.strategy.runtime.overlap_all_to_all or plan.batch.accumulation == 1:
+        return 0.0
+    passes = (micro_batch.forward, micro_batch.backward)
+    return sum([min(one.all_to_all_s, one.compute_s) for one in passes])
 
 
 def _parts(plan: Plan, one: StageClass) -> list[tuple[int, str, RecomputeKind]]:

@@ -101,13 +101,37 @@ def test_gradients_reduced_once_are_summed_in_fp32_beside_everything() -> None:
     assert found["reduction"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * 64_000
 
 
+def test_a_micro_batch_exchanged_beside_another_keeps_its_activations() -> None:
+    own = (*SMALL, "training.global_batch=4")
+    plain, found = phases_of(plan(*own)), phases_of(plan(*own, "runtime.overlap_all_to_all=true"))
+    assert plain["forward"].activations == KEPT - HEAD + 4 * INPUTS
+    assert found["forward"].activations == 2 * KEPT - HEAD + 4 * INPUTS
+    assert found["forward"].temporaries == 2 * plain["forward"].temporaries
+    assert found["backward"].temporaries == plain["backward"].temporaries + plain["forward"].temporaries
+
+
+def test_gradients_reduced_beside_backward_need_two_buckets_there() -> None:
+    found = phases_of(plan(*SMALL, "training.global_batch=2", "runtime.overlap_reduce=true"))
+    assert found["backward"].buckets == 2 * 2 * 50_000_000 + 2 * ALL + 4 * 64_000
+    once = (*SMALL, "training.global_batch=2", "runtime.reduce=once", "runtime.overlap_reduce=true")
+    backward = phases_of(plan(*once))["backward"]
+    assert (backward.sums, backward.gradients) == (4 * ALL, 4 * ALL + 2 * 64_000)
+
+
 def test_one_micro_batch_has_nothing_to_sum() -> None:
     assert phases_of(plan(*ONE, "runtime.reduce=once")) == phases_of(plan(*ONE))
 
 
-def test_a_search_counts_the_sums_too() -> None:
-    for more in ("training.precision=bf16", "parallel={ep: 8, zero_stage: 2}"):
-        built = plan(more, "runtime.reduce=once", "training.global_batch=256")
+def test_a_search_counts_sums_and_overlap_too() -> None:
+    overlaps = ("runtime.overlap_reduce=true", "runtime.overlap_all_to_all=true")
+    for own in (
+        ("training.precision=bf16", "runtime.reduce=once"),
+        ("parallel={ep: 8, zero_stage: 2}", "runtime.reduce=once"),
+        ("parallel={ep: 8, pp: 4}", *overlaps),
+        ("parallel={ep: 8, zero_stage: 1}", "training.precision=fp32", *overlaps),
+        ("parallel={ep: 8, placement: staged}", "runtime.reduce=once", *overlaps),
+    ):
+        built = plan(*own, "training.global_batch=256", "limits.memory_max=1000 GB")
         peak = max(memory.peak_bytes for memory in fullest_ranks(built))
         assert MemoryModel().peak_bytes(built, 10**15) == peak
 

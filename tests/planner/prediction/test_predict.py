@@ -148,6 +148,49 @@ def test_one_stage_has_no_bubble() -> None:
     assert (bracket.full_overlap_s, bracket.expected_s, bracket.no_overlap_s) == (12.0, 12.0, 12.0)
 
 
+def test_what_overlap_hides_is_taken_off_each_later_micro_batch_and_off_the_end() -> None:
+    """Of 1 + 1 and 2 + 1 s with 3 s behind, 1 + 1 s hidden in each of 3 later micro-batches, 2 s at the end:
+    5 + 3 · 3 + 1. What nothing hides and what everything does are as before."""
+    given = stage(1.0, 2.0, communication=1.0, reduce=3.0)
+    hidden = replace(given, all_to_all_hidden_s=2.0, reduce_hidden_s=2.0)
+    plain, found = step_bracket([given], [], 4), step_bracket([hidden], [], 4)
+    assert (plain.expected_s, found.expected_s) == (23.0, 15.0)
+    assert (found.full_overlap_s, found.no_overlap_s) == (plain.full_overlap_s, plain.no_overlap_s)
+    (phases,) = stage_phases([hidden], [], 4, found.expected_s)
+    assert (phases.phases_s["all_to_all"], phases.phases_s["gradient_reduce"]) == (2 * 4 - 3 * 2, 1.0)
+    assert sum(phases.phases_s.values()) == pytest.approx(15.0)
+
+
+@pytest.mark.parametrize("degrees", ["EP64_TP2", "EP8_DP4", "EP8_PP4", "EP16_TP2_PP2"])
+@pytest.mark.parametrize("placement", ["colocated", "staged"])
+@pytest.mark.parametrize("reduce", ["once", "every_micro_batch"])
+def test_overlap_is_between_what_nothing_and_everything_hides(
+    degrees: str, placement: str, reduce: str
+) -> None:
+    parts = ", ".join(f"{part[:2].lower()}: {part[2:]}" for part in degrees.split("_"))
+    own = (f"parallel={{placement: {placement}, {parts}}}", f"runtime.reduce={reduce}")
+    plain = predict(plan(*own)).bracket
+    for keys in (("reduce",), ("all_to_all",), ("reduce", "all_to_all")):
+        found = predict(plan(*own, *(f"runtime.overlap_{key}=true" for key in keys))).bracket
+        assert plain.full_overlap_s <= found.expected_s * (1 + 1e-9)
+        assert found.expected_s <= plain.expected_s
+
+
+def test_one_micro_batch_has_no_other_to_be_exchanged_beside() -> None:
+    own = ("parallel=EP8", "training.global_batch=8")
+    plain, found = predict(plan(*own)), predict(plan(*own, "runtime.overlap_all_to_all=true"))
+    assert found.bracket == plain.bracket
+    assert "there is only one" in found.runtime
+
+
+def test_all_to_alls_beside_compute_are_those_of_the_later_micro_batches() -> None:
+    """4 micro-batches on links that are no bottleneck: one of four is exchanged in the open."""
+    own = ("parallel=EP8", "training.global_batch=32", "cluster.links.intra_host=900 GB/s")
+    plain, found = predict(plan(*own)), predict(plan(*own, "runtime.overlap_all_to_all=true"))
+    assert found.phases_s["all_to_all"] == pytest.approx(plain.phases_s["all_to_all"] / 4)
+    assert plain.step_s - found.step_s == pytest.approx(plain.phases_s["all_to_all"] * 3 / 4)
+
+
 def test_a_pipeline_fills_and_drains() -> None:
     # 4 stages of 3 s, 8 micro-batches: (8 + 4 - 1)·3
     assert step_bracket([stage(1.0, 2.0)] * 4, [Boundary(transfer_s=0.0)] * 3, 8).expected_s == 33.0
