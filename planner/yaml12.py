@@ -12,7 +12,10 @@ from planner.problems import Problem
 from planner.units import shorten
 
 MAX_BYTES = 2**20  # a strategy is a page; a larger file is something else
-_MAX_DIGITS = 300  # longer numbers overflow a float
+# Values of a document with its aliases written out: room for the names of 65,536 hosts. Eight lines of nested
+# aliases are 10⁸ values.
+MAX_VALUES = 100_000
+MAX_DIGITS = 300  # longer numbers overflow a float
 
 # YAML 1.2.2, section 10.3.2 (core schema): plain scalars. Everything else is text: unlike in YAML 1.1, `no`,
 # `on`, `10:30`, `2024-01-01` and `1_000` are text, `017` is seventeen, `3e-4` is a number.
@@ -25,6 +28,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
 _NAN = re.compile(r"\.nan|\.NaN|\.NAN")
+_HASH = "\U0010fffe"  # stands for # in the text of an override; a noncharacter, which no text contains
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 
@@ -68,7 +72,7 @@ def resolve_scalar(text: str) -> str | int | float | bool | None:
     is_number = (
         _INT.fullmatch(text) or _OCTAL.fullmatch(text) or _HEX.fullmatch(text) or _FLOAT.fullmatch(text)
     )
-    if is_number and len(text) > _MAX_DIGITS:
+    if is_number and len(text) > MAX_DIGITS:
         raise ValueError(f"the number has {len(text)} digits")
     if _INT.fullmatch(text):
         return int(text)
@@ -83,20 +87,45 @@ def resolve_scalar(text: str) -> str | int | float | bool | None:
     return text
 
 
+class TooManyValuesError(Exception):
+    """A document has more than MAX_VALUES values, with its aliases written out."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+        super().__init__(line)
+
+
 class Document:
-    """The tree of one text; `problems` holds its mistakes of form."""
+    """The tree of one text; `problems` holds its mistakes of form. An override has no comments."""
 
     def __init__(self, text: str, file: str | None, override: str | None = None) -> None:
         self.problems: list[Problem] = []
         self._file = file
         self._override = override
         self._built: dict[int, Entry] = {}
+        self._sizes: dict[int, int] = {}  # of what is built: its values, with aliases written out
+        self._num_values = 0
         self._open: set[int] = set()
         self._path: list[str] = []
         self.root: Entry | None = None
-        node = self._compose(text)
-        if node is not None:
-            self.root = self._build(node, node.start_mark.line + 1)
+        try:
+            node = self._compose(text)
+            if node is not None:
+                self.root = self._build(node, node.start_mark.line + 1)
+        except TooManyValuesError as error:
+            self._path.clear()
+            self._problem(
+                "SW108",
+                error.line,
+                f"more than {MAX_VALUES:,} values, counting each alias as what it refers to",
+                f"at most {MAX_VALUES:,} values",
+                "remove the aliases (*name), or give the file of a strategy",
+            )
+
+    def _count(self, num_values: int, line: int) -> None:
+        self._num_values += num_values
+        if self._num_values > MAX_VALUES:
+            raise TooManyValuesError(line)
 
     def _problem(
         self, code: str, line: int | None, found: str, expected: str, fix: str, key: str | None = None
@@ -118,7 +147,7 @@ class Document:
     def _compose(self, text: str) -> Node | None:
         loader = None
         try:
-            loader = _Loader(text)
+            loader = _Loader(text if self._override is None else text.replace("#", _HASH))
             node = loader.get_single_node()
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -126,7 +155,7 @@ class Document:
             self._problem(
                 "SW102",
                 mark.line + 1 if mark else None,
-                f"this is not YAML: {shorten(what, 120)}",
+                f"this is not YAML: {shorten(what.replace(_HASH, '#'), 120)}",
                 "a YAML mapping, as in ds_configs/",
                 "correct this line (indent with spaces, close quotes and brackets)",
             )
@@ -166,7 +195,10 @@ class Document:
             )
             return Entry(value=None, line=line)
         if id(node) in self._built:
-            return Entry(value=self._built[id(node)].value, line=line)
+            self._count(self._sizes[id(node)], line)
+            return Entry(value=self._built[id(node)].value, line=line, override=self._override)
+        before = self._num_values
+        self._count(1, line)
         self._open.add(id(node))
         value: Any
         if isinstance(node, MappingNode):
@@ -179,6 +211,7 @@ class Document:
         self._open.discard(id(node))
         entry = Entry(value=value, line=line, override=self._override)
         self._built[id(node)] = entry
+        self._sizes[id(node)] = self._num_values - before
         return entry
 
     def _mapping(self, node: MappingNode) -> Mapping:
@@ -188,7 +221,7 @@ class Document:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = key_node.value if isinstance(key_node, ScalarNode) else None
+            key = key_node.value.replace(_HASH, "#") if isinstance(key_node, ScalarNode) else None
             if key is None or not isinstance(self._scalar(key_node), str):
                 shown = f"{key!r}" if key is not None else "a list or mapping"
                 self._problem(
@@ -229,7 +262,7 @@ class Document:
 
     def _scalar(self, node: Node) -> str | int | float | bool | None:
         assert isinstance(node, ScalarNode)
-        text: str = node.value
+        text: str = node.value.replace(_HASH, "#")
         tag = node.tag.removeprefix(_TAG)
         if _SURROGATE.search(text):  # "\ud800" in double quotes; it cannot be written to a file
             line = node.start_mark.line + 1
@@ -241,7 +274,7 @@ class Document:
         try:
             value = resolve_scalar(text)
         except ValueError as error:
-            expected = f"at most {_MAX_DIGITS} digits"
+            expected = f"at most {MAX_DIGITS} digits"
             self._problem("SW107", node.start_mark.line + 1, str(error), expected, "write fewer digits")
             return None
         if tag != _PLAIN and not isinstance(value, _TAGGED.get(tag, ())):
@@ -269,7 +302,18 @@ _TAGGED: dict[str, tuple[type, ...]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser without its YAML 1.1 scalars: only whether a scalar is plain is kept."""
+    """PyYAML's parser without its YAML 1.1 scalars: only whether a scalar is plain is kept.
+
+    It stops at MAX_VALUES: parsing takes 25 µs a value.
+    """
+
+    _num_values = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        self._num_values += index is not None or not isinstance(parent, MappingNode)  # else it is a key
+        if self._num_values > MAX_VALUES:
+            raise TooManyValuesError(self.line + 1)
+        return super().compose_node(parent, index)
 
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
         if kind is ScalarNode:

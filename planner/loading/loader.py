@@ -8,6 +8,7 @@ mistakes of a file in one go. The strategy that is returned is the one that vali
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -16,11 +17,11 @@ from pydantic import ValidationError
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
 from planner.loading.hf_config import with_model
+from planner.loading.override_faults import find_broken_rules_of
 from planner.loading.overrides import apply_overrides
 from planner.loading.validation_messages import MAX_FAULTS, Fault, find_faults
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import DERIVED, STAND_IN, PartialStrategy
-from planner.rules.registry import find_broken_rules
 from planner.strategy.field_types import AS_TEXT
 from planner.strategy.schema import Strategy
 from planner.strategy.sources import Sources
@@ -86,7 +87,9 @@ def loads(
     if root is None:
         raise StrategyError(problems)
     root, ignored, model_problems = with_model(root, file, model_from)
-    root, override_problems = apply_overrides(root, tuple(overrides))
+    texts = tuple(overrides)
+    alone = root
+    root, override_problems = apply_overrides(root, texts)
     problems += (*model_problems, *override_problems)
     assert isinstance(root.value, YamlMapping)
     if model_problems:
@@ -95,6 +98,9 @@ def loads(
         root.value.entries["name"] = Entry(value=name, line=1)
     sources = Sources(file=file, root=root, ignored_model_keys=ignored)
     strategy, found = _check(sources, problems, known)
+    if found and texts:  # once more without overrides: which of them the file has alone
+        _, in_file = _check(replace(sources, root=alone), problems, known)
+        strategy, found = _check(sources, problems, known, texts, in_file)
     problems += found
     if problems:
         raise StrategyError(sorted(problems, key=_order))
@@ -135,11 +141,18 @@ def _read(file: str) -> str:
 
 
 def _check(
-    sources: Sources, earlier: Sequence[Problem], known: Mapping[str, Any]
+    sources: Sources,
+    earlier: Sequence[Problem],
+    known: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    in_file: Sequence[Problem] = (),
 ) -> tuple[Strategy | None, list[Problem]]:
     """The strategy, and every malformed key and every broken rule that reads none of them.
 
-    `known`: the devices and links that it may name.
+    Args:
+        known: the devices and links that it may name.
+        overrides: those that may have broken a rule.
+        in_file: the Problems of the file without them.
 
     With Problems the strategy is not to be used: stand-ins may be in it.
     """
@@ -166,8 +179,8 @@ def _check(
     if strategy is not None:
         strategy._sources = sources
         faulty |= {key for key, origins in DERIVED.items() if key[1] not in data[key[0]] and origins & faulty}
-        broken = find_broken_rules(PartialStrategy(strategy, frozenset(faulty)).as_strategy())
-        problems += locate_problems(broken, strategy)
+        view = PartialStrategy(strategy, frozenset(faulty))
+        problems += find_broken_rules_of(view, sources, overrides, in_file)
     return strategy, problems
 
 

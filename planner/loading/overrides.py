@@ -2,11 +2,13 @@
 
 import re
 
+from yaml.reader import Reader
+
 from planner.problems import Problem
 from planner.strategy.field_types import show
 from planner.strategy.schema import parse_short_name
 from planner.units import shorten
-from planner.yaml12 import Document, Entry, Mapping
+from planner.yaml12 import MAX_DIGITS, Document, Entry, Mapping, resolve_scalar
 
 _KEY = re.compile(r"[^.\s=]+(?:\.[^.\s=]+)*")
 
@@ -52,19 +54,36 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
             )
             continue
         given[key] = text
-        document = Document(value, None, override=shorten(text, 200)) if value.strip() else None
-        if document is not None and document.problems:
-            problems += [
-                _problem(p.code, text, key, p.found, p.expected, "correct the value")
-                for p in document.problems
-            ]
+        entry, mistakes = _read_value(value, text, key)
+        if entry is None:
+            problems += mistakes
             continue
-        entry = document.root if document is not None else Entry(value=None, line=None, override=text)
-        assert entry is not None
         root, problem = _put(root, tuple(key.split(".")), entry, text, key)
         if problem is not None:
             problems.append(problem)
     return root, problems
+
+
+def _read_value(value: str, text: str, key: str) -> tuple[Entry | None, list[Problem]]:
+    """The value of an override, or what is wrong with it.
+
+    YAML where it opens a list, a mapping or a quoted text; else it is one plain value, up to its last
+    character: `data.path=/my #1 corpus` and `data.path=*.txt` are paths.
+    """
+    plain = value.strip()
+    shown = shorten(text, 200)
+    if plain.startswith(("[", "{", '"', "'")) or Reader.NON_PRINTABLE.search(plain):
+        document = Document(value, None, override=shown)
+        return document.root if not document.problems else None, [
+            _problem(p.code, text, key, p.found, p.expected, "correct the value") for p in document.problems
+        ]
+    try:
+        return Entry(value=resolve_scalar(plain), line=None, override=shown), []
+    except ValueError as error:
+        problem = _problem(
+            "SW107", text, key, str(error), f"at most {MAX_DIGITS} digits", "write fewer digits"
+        )
+        return None, [problem]
 
 
 def _put(

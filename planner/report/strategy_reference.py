@@ -28,7 +28,9 @@ recipe. Everything else follows from it. `ds_configs/tiny_cpu.yaml` is a small c
 - The file is YAML 1.2: `3e-4` is a number, `no` and `10:30` are text.
 - A quantity has a unit: `64 GB`, `100 Gbps`, `10 min`. `GB` is 10⁹ bytes, `GiB` is 2³⁰ bytes, `Gbps` is
   10⁹ bits a second.
-- Any key can be set from the command line: `parallel.ep=2 training.steps=4 name=try1`.
+- Any key can be set from the command line: `parallel.ep=2 training.steps=4 name=try1`. The value is
+  what follows the `=`, up to its last character (there are no comments), unless it begins with `[`, `{` or a
+  quote: then it is YAML.
 - `parallel` may be a short name: `parallel: EP64_TP2_PP1_DP1`. A degree that is left out is 1.
 - Unknown keys, duplicate keys and broken rules are reported all at once: see [errors](how-to/errors.md).
 - Some values can be planned but not yet trained: a note in `plan`, an error in train.py.

@@ -59,6 +59,23 @@ def head_dim_is_even(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def one_gate_is_not_scaled(s: Strategy) -> Iterator[Problem]:
+    k, normalizes = s.model.num_experts_per_tok, s.model.norm_topk_prob
+    if s.model.dispatch == "deepspeed":
+        return  # it has a rule of its own
+    if k == 1 and normalizes and s.model.first_dense_layers < s.model.num_hidden_layers:
+        yield Problem(
+            code="SW228",
+            path="model.norm_topk_prob",
+            found="true with num_experts_per_tok 1: the gate is always 1, and the loss gives the router no "
+            "gradient",
+            expected="false or null with one expert per token",
+            fix="set model.norm_topk_prob to null, or model.num_experts_per_tok to 2 or more"
+            if s.model.num_experts > 1
+            else "set model.norm_topk_prob to null",
+        )
+
+
 def dense_layers_within_model(s: Strategy) -> Iterator[Problem]:
     dense, layers = s.model.first_dense_layers, s.model.num_hidden_layers
     if dense > layers:
@@ -104,6 +121,7 @@ def capacity_has_a_factor(s: Strategy) -> Iterator[Problem]:
 
 RULES = (
     top_k_within_experts,
+    one_gate_is_not_scaled,
     kv_heads_divide_heads,
     head_dim_is_derivable,
     head_dim_is_even,

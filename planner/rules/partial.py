@@ -42,14 +42,19 @@ class UnknownValueError(Exception):
 
 
 class PartialStrategy:
-    """A view of a section in which the keys at (or below) `faulty` cannot be read."""
+    """A view of a section whose keys at (or below) `faulty` cannot be read; `reads`: those that were."""
 
     def __init__(
-        self, section: BaseModel, faulty: frozenset[tuple[str, ...]], path: tuple[str, ...] = ()
+        self,
+        section: BaseModel,
+        faulty: frozenset[tuple[str, ...]],
+        path: tuple[str, ...] = (),
+        reads: set[tuple[str, ...]] | None = None,
     ) -> None:
         self._section = section
         self._faulty = faulty
         self._path = path
+        self.reads: set[tuple[str, ...]] = set() if reads is None else reads
 
     def as_strategy(self) -> Strategy:
         """Itself under the type that rules are written for."""
@@ -64,4 +69,7 @@ class PartialStrategy:
             assert attribute.fget is not None
             return attribute.fget(self)  # so that what it reads is checked too
         value = getattr(self._section, name)
-        return PartialStrategy(value, self._faulty, path) if isinstance(value, BaseModel) else value
+        if isinstance(value, BaseModel):
+            return PartialStrategy(value, self._faulty, path, self.reads)
+        self.reads.add(path)
+        return value

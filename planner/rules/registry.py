@@ -7,7 +7,9 @@ from planner.rules import batch, deepspeed_dispatch, layout, model
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 
-RULES: tuple[Callable[[Strategy], Iterator[Problem]], ...] = (
+Rule = Callable[[Strategy], Iterator[Problem]]
+
+RULES: tuple[Rule, ...] = (
     *layout.RULES,
     *model.RULES,
     *deepspeed_dispatch.RULES,
@@ -18,7 +20,12 @@ RULES: tuple[Callable[[Strategy], Iterator[Problem]], ...] = (
 def find_broken_rules(strategy: Strategy) -> Iterator[Problem]:
     """The Problems of every rule that the strategy breaks; a rule that reads a faulty key is left out."""
     for rule in RULES:
-        try:
-            yield from rule(strategy)
-        except UnknownValueError:
-            continue  # the key that it reads has its own Problem already
+        yield from find_broken_rule(rule, strategy)
+
+
+def find_broken_rule(rule: Rule, strategy: Strategy) -> Iterator[Problem]:
+    """The Problems of one rule; none where it reads a faulty key, which has its own Problem already."""
+    try:
+        yield from rule(strategy)
+    except UnknownValueError:
+        return

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from planner import yaml12
 from planner.yaml12 import Document, resolve_scalar
 
 
@@ -94,10 +95,31 @@ def test_alias_inside_its_anchor_is_a_problem() -> None:
     assert faults("a: &x\n  b: *x\n") == [(2, "SW105")]
 
 
-def test_many_aliases_cost_no_time() -> None:
+def test_nested_aliases_are_counted_as_what_they_refer_to() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
-    assert Document("\n".join(lines), "f.yaml").problems == []  # 9^30 values, if they were copied
+    # Line n has 9^n texts, and 9 + 81 + … + 9^5 = 66,429 are fewer than 100,000 and 9^6 more; all nodes of
+    # lines 1 to 5: 74,728.
+    assert faults("\n".join(lines[:5])) == []
+    assert faults("\n".join(lines)) == [(5, "SW108")]  # the anchor of the aliases in line 6
+
+
+def test_merging_an_alias_many_times_is_bounded() -> None:
+    text = "a: &a {" + ", ".join(f"k{i}: 1" for i in range(999)) + "}\nb: {<<: [" + "*a, " * 120 + "]}"
+    assert faults(text) == [(2, "SW108")]  # 120 × 1,000 values
+
+
+def test_a_text_of_too_many_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml12, "MAX_VALUES", 1000)
+    assert faults("a: [" + "1," * 998 + "]") == []  # with the list and the mapping 1,000
+    assert faults("a: [" + "1," * 999 + "]") == [(1, "SW108")]
+
+
+def test_an_override_has_no_comments() -> None:
+    document = Document("[/my #1 corpus, '#x', {a b: c #d}]", None, override="data.path=…")
+    assert document.root is not None
+    assert document.root.plain() == ("/my #1 corpus", "#x", {"a b": "c #d"})
+    assert Document("[a] #b", None, override="x=…").problems[0].found.endswith("but found '<scalar>'")
 
 
 def test_keys_are_text() -> None:

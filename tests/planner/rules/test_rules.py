@@ -88,6 +88,13 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "1, 2, 3, 6, 9, 18",
     ),
     (
+        ("model.norm_topk_prob=true",),
+        "SW228",
+        "model.norm_topk_prob",
+        ("num_experts_per_tok 1",),
+        "false or null",
+    ),
+    (
         (
             STAGED,
             "parallel.ep=8",

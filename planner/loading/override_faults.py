@@ -1,0 +1,46 @@
+"""Attribution of a broken rule to the overrides that broke it: the file's own line is not at fault then."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+from planner.problems import Problem
+from planner.rules.partial import DERIVED, PartialStrategy
+from planner.rules.registry import RULES, find_broken_rule
+from planner.strategy.sources import Sources
+from planner.units import shorten
+
+Key = tuple[str, ...]
+
+
+def find_broken_rules_of(
+    strategy: PartialStrategy, sources: Sources, overrides: Sequence[str], in_file: Collection[Problem]
+) -> Iterator[Problem]:
+    """The Problems of every broken rule, each at its key's line, or at its override.
+
+    A rule relates several keys, and its Problem names one of them. Where that key is as in the file, the file
+    alone keeps the rule and an override changed another of its keys, the override is named.
+
+    Args:
+        in_file: the broken rules of the file without its overrides.
+    """
+    known = {(problem.code, problem.path) for problem in in_file}
+    for rule in RULES:
+        strategy.reads.clear()
+        for problem in find_broken_rule(rule, strategy.as_strategy()):
+            placed = sources.locate(problem)
+            if placed.override is None and (problem.code, problem.path) not in known:
+                culprits = [text for text in overrides if _touches(_key(text), strategy.reads)]
+                if culprits:
+                    placed = replace(placed, file=None, line=None, override=shorten(" ".join(culprits), 200))
+            yield placed
+
+
+def _key(override: str) -> Key:
+    return tuple(override.partition("=")[0].strip().split("."))
+
+
+def _touches(key: Key, reads: Collection[Key]) -> bool:
+    """Whether a key, one below it, a section above it or one that follows from it was read."""
+    followed = (origins for derived, origins in DERIVED.items() if derived in reads)
+    read: set[Key] = set(reads).union(*followed)
+    return any(path[: len(key)] == key or key[: len(path)] == path for path in read)
