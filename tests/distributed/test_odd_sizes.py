@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.support.layout import run_layout
 from tests.support.reference import tiny
 from tests.support.settled import check
 
@@ -58,3 +60,21 @@ def test_odd_sizes_equal_one_process(degrees: dict[str, int], heads: int, zero_s
             **changes,
         )
     )
+
+
+def test_the_norm_is_exact_with_ten_million_elements_in_a_tensor() -> None:
+    """fp32 sums of so many squares would be off by 4e-4, and by less on ranks that split the tensor."""
+    strategy = tiny(
+        parallel={"tp": 2, "zero_stage": 1},
+        model__vocab_size=44_000,
+        model__hidden_size=256,
+        model__head_dim=8,
+        training__seq_length=8,
+        training__global_batch=2,
+        training__micro_batch=2,
+        training__gradient_clipping=0,
+    )
+    trajectory = run_layout(strategy)
+    for norm, gradients in zip(trajectory.norms, trajectory.gradients, strict=True):
+        squares = [np.square(gradient.double().numpy()).sum() for gradient in gradients.values()]
+        assert norm == pytest.approx(np.sqrt(sum(squares)), rel=2e-7)
