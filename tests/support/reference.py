@@ -1,8 +1,8 @@
 """Reference trajectory of one process with the complete model, in plain PyTorch.
 
-Plain PyTorch: the whole global batch at once, autograd, a norm in fp64, torch's own clipping and AdamW. In bf16 the
-model computes in bf16 and AdamW steps fp32 copies of the weights as they were rounded. It shares the model's
-code with the ranks (tests/model proves that against independent formulas) and nothing else.
+Plain PyTorch: the whole global batch at once, autograd, a norm in fp64, torch's own clipping and AdamW. In
+bf16 the model computes in bf16 and AdamW steps fp32 copies of the weights as they were rounded. It shares the
+model's code with the ranks (tests/model proves that against independent formulas) and nothing else.
 """
 
 import math
