@@ -27,6 +27,7 @@ from planner.strategy.field_types import (
     RunName,
     Section,
     Seed,
+    Text,
     Tokens,
     VocabSize,
     is_text,
@@ -273,6 +274,10 @@ class Data(Section):
     path: Annotated[Path | tuple[Path, ...] | None, BeforeValidator(_parse_paths)] = Field(
         default=None,
         description="file, folder or glob, or a list of them; null: sources of Python's standard library",
+    )
+    text_field: Text = Field(
+        default="text",
+        description="key or column of JSON, CSV, Parquet and Arrow that holds the text; a.b: b inside a",
     )
     tokenizer: Path | None = Field(
         default=None, description="Hugging Face tokenizer; null: train one on the data"

@@ -15,33 +15,35 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from planner.files import sha256_of
 from planner.problems import Problem
+from runtime.data.form import Form
+from runtime.data.saved_dataset import SPLITS, STATE, find_saved_files
 
-FileFormat = Literal["text", "jsonl", "parquet", "arrow"]
-FORMATS: dict[str, FileFormat] = {
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-}
 # Distributions differ in whether they ship the library's own tests; without them a demo on another machine
 # reads much the same text, and half as much (12 of 31 MB in CPython 3.11.7).
 NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
 # NAME, OWNER/NAME, and either with :CONFIGURATION
 DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+# A name with one of these is a misspelt file, not a dataset.
+FILE_SUFFIXES = frozenset(
+    {".arrow", ".bz2", ".csv", ".gz", ".json", ".jsonl", ".md", ".ndjson"}
+    | {".parquet", ".py", ".tsv", ".txt", ".xz", ".zst"}
+)
 MAX_PROBLEMS = 20  # a corpus may hold millions of the same kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file of the corpus. `is_named`: data.path names this file itself, so it must not be skipped."""
+    """One file of the corpus. `is_named`: data.path names this file itself, so it must not be skipped.
+
+    `form` is None until the file was opened.
+    """
 
     file: Path
-    format: FileFormat
     is_named: bool
+    form: Form | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +64,18 @@ class CorpusUnreadable(Exception):
 
 
 def data_problem(
-    code: str, found: str, expected: str, fix: str, file: Path | None = None, line: int | None = None
+    code: str,
+    found: str,
+    expected: str,
+    fix: str,
+    file: Path | None = None,
+    line: int | None = None,
+    *,
+    path: str = "data.path",
 ) -> Problem:
-    """A Problem of `data.path`; `file` and `line` are those of the data, where there is one."""
+    """A Problem of `data.path` or another key; `file` and `line` are those of the data, if there is one."""
     where = None if file is None else str(file)
-    return Problem(
-        code=code, path="data.path", line=line, found=found, expected=expected, fix=fix, file=where
-    )
+    return Problem(code=code, path=path, line=line, found=found, expected=expected, fix=fix, file=where)
 
 
 def find_corpus(path: str | Sequence[str] | None) -> Corpus:
@@ -96,7 +103,7 @@ def find_corpus(path: str | Sequence[str] | None) -> Corpus:
 
 
 def stat_sources(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
-    """Size, mtime_ns, ctime_ns and inode of each file, by format and path.
+    """Size, mtime_ns, ctime_ns and inode of each file, by its path, after how it was named.
 
     Equal results mean equal bytes: a write changes ctime, which no program can set back. The device number is
     left out, because it differs between hosts that share a path.
@@ -112,7 +119,7 @@ def stat_sources(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
         except OSError as error:
             problems.append(_unreadable(source.file, error))
             continue
-        rows[f"{source.format}:{source.file}"] = (
+        rows[f"{_reach(source)}:{source.file}"] = (
             status.st_size,
             status.st_mtime_ns,
             status.st_ctime_ns,
@@ -124,7 +131,9 @@ def stat_sources(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
 
 
 def hash_corpus(sources: Sequence[Source]) -> str:
-    """SHA-256 over format and bytes of every file, in order; names and folders do not count.
+    """SHA-256 over every file's bytes, in order, and whether data.path names it; its name does not count.
+
+    A file that was skipped because a folder brought it in is a Problem when it is named.
 
     Raises:
         CorpusUnreadable: with one Problem for each file that cannot be read.
@@ -144,10 +153,14 @@ def hash_corpus(sources: Sequence[Source]) -> str:
             if isinstance(digest, OSError):
                 problems.append(_unreadable(source.file, digest))
             else:
-                total.update(source.format.encode() + b"\0" + digest)
+                total.update(_reach(source).encode() + b"\0" + digest)
     if problems:
         raise CorpusUnreadable(problems[:MAX_PROBLEMS])
     return total.hexdigest()
+
+
+def _reach(source: Source) -> str:
+    return "named" if source.is_named else "found"
 
 
 def _standard_library() -> Corpus:
@@ -158,7 +171,7 @@ def _standard_library() -> Corpus:
         problems.append(
             _no_file(f"this Python has no library sources in {root}", "set data.path to your own text")
         )
-    sources = tuple(Source(file=file, format="text", is_named=False) for file in files)
+    sources = tuple(Source(file=file, is_named=False) for file in files)
     return Corpus(sources=sources, problems=tuple(problems))
 
 
@@ -178,17 +191,19 @@ def _find(entry: str) -> Corpus:
         files = list(_walk(path, problems))
         if not files and not problems:
             problems.append(_no_file(f"the folder {entry} holds no files", "name a folder that holds text"))
-        return Corpus(sources=tuple(_source(file, False) for file in files), problems=tuple(problems))
+        return Corpus(
+            sources=tuple(Source(file=file, is_named=False) for file in files), problems=tuple(problems)
+        )
     if not stat.S_ISREG(status.st_mode):
         return Corpus(sources=(), problems=(_no_file(f"{entry} is a device or pipe", "name a regular file"),))
-    return Corpus(sources=(_source(path, True),))
+    return Corpus(sources=(Source(file=path, is_named=True),))
 
 
 def _find_glob(pattern: str) -> Corpus:
     matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 (absolute patterns)
     files = [Path(match) for match in matches if Path(match).is_file()]
     if files:
-        return Corpus(sources=tuple(_source(file, False) for file in files))
+        return Corpus(sources=tuple(Source(file=file, is_named=False) for file in files))
     if matches:
         fix = f"write {pattern.rstrip('/')}/**/* to include files below, or name the folder itself"
         return Corpus(sources=(), problems=(_no_file(f"the glob {pattern} matches only folders", fix),))
@@ -200,14 +215,7 @@ def _find_dataset(name: str) -> Corpus:
     """The Arrow files of a Hugging Face dataset's `train` split, downloaded by the package `datasets`."""
     expected = "an existing file, folder or glob, or the name of a Hugging Face dataset"
     here = f"no file or folder {name!r} in {Path.cwd()}"
-    looks_like_a_file = _format_of(Path(name)) != "text" or Path(name).suffix in {
-        ".txt",
-        ".md",
-        ".py",
-        ".json",
-        ".gz",
-    }
-    if looks_like_a_file or not DATASET_NAME.fullmatch(name):
+    if Path(name).suffix.lower() in FILE_SUFFIXES or not DATASET_NAME.fullmatch(name):
         return Corpus(sources=(), problems=(data_problem("SW702", here, expected, "correct the path"),))
     try:
         import datasets  # an optional dependency
@@ -227,7 +235,7 @@ def _find_dataset(name: str) -> Corpus:
         return Corpus(
             sources=(), problems=(_no_file(f"the dataset {name} holds no files", "name another dataset"),)
         )
-    return Corpus(sources=tuple(Source(file=file, format="arrow", is_named=True) for file in files))
+    return Corpus(sources=tuple(Source(file=file, is_named=True) for file in files))
 
 
 def _walk(
@@ -238,7 +246,7 @@ def _walk(
 ) -> Iterator[Path]:
     """The files below `folder`, sorted by path components, without hidden ones and `__pycache__`.
 
-    Dangling links are included: reading one gives its Problem.
+    Dangling links are included: reading one gives its Problem. A dataset of save_to_disk is its data files.
     """
     try:
         status = folder.stat()
@@ -250,6 +258,15 @@ def _walk(
     except OSError as error:
         problems.append(_unreadable(folder, error))
         return
+    if {STATE, SPLITS} & {child.name for child in children}:
+        saved = find_saved_files(folder)
+        if saved is not None:
+            for path in saved:
+                if path.is_dir():
+                    yield from _walk(path, problems, left_out, (*above, identity))
+                else:
+                    yield path
+            return
     for child in children:
         if child.name.startswith(".") or child.name == "__pycache__":
             continue
@@ -266,14 +283,6 @@ def _identity(file: Path) -> tuple[int, int] | str:
     except OSError:
         return str(file)  # `stat_sources` reports it
     return status.st_dev, status.st_ino
-
-
-def _source(file: Path, is_named: bool) -> Source:
-    return Source(file=file, format=_format_of(file), is_named=is_named)
-
-
-def _format_of(file: Path) -> FileFormat:
-    return next((format for suffix, format in FORMATS.items() if file.name.lower().endswith(suffix)), "text")
 
 
 def _no_file(found: str, fix: str) -> Problem:

@@ -1,26 +1,23 @@
-"""Documents of the corpus: text files, JSONL lines, Parquet and Arrow rows, read in chunks.
+"""Documents of the corpus, read in chunks: a text file is one, and so is the text of each record.
 
 A text file may be larger than memory, so it is read in chunks of a quarter of a million characters. Only a
-line of JSONL or a row of a table is held in memory as one string.
+record is held in memory as one string.
 """
 
 import codecs
-import gzip
-import json
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from planner.problems import Problem
-from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
+from runtime.data.compression import READ_BYTES, open_content
+from runtime.data.corpus import Source, data_problem
+from runtime.data.form import Form, NotText, judge_form
+from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
+from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, top_keys
 
-COLUMN = "text"
-READ_BYTES = 1 << 20
 CHUNK_CHARACTERS = 1 << 18
 CUT_CHARACTERS = 1 << 14  # how far back from a chunk's end to look for a good place to cut
-NUM_ROWS = 256
 # After a single line break, or before a single space, between two visible characters: byte-level BPE splits
 # words there too, so the cut changes no token. The last pattern is for text that has neither.
 CUTS = (re.compile(r"(?<=\S\n)(?=\S)"), re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\n)"))
@@ -36,98 +33,30 @@ class TextChunk(NamedTuple):
     num_mended: int = 0
 
 
-class NotText(Exception):
-    """The file is not UTF-8 text; says why."""
+def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
+    """The documents of one file, in order; its records' mistakes give Problems at its end.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What one pass over the corpus found.
-
-    `sources` are the files to encode; `skipped` are files that are not text, found in a folder or by a glob.
-    Empty documents are left out; `num_bytes` counts the documents' UTF-8 bytes.
-    """
-
-    sources: tuple[Source, ...]
-    problems: tuple[Problem, ...]
-    skipped: tuple[str, ...]
-    num_documents: int
-    num_empty: int
-    num_bytes: int
-    num_mended: int
-
-
-def survey_corpus(sources: Sequence[Source]) -> Survey:
-    """Reads everything once, so that every mistake is reported before the long work begins."""
-    kept: list[Source] = []
-    problems: list[Problem] = []
-    skipped: list[str] = []
-    num_documents = num_empty = num_bytes = num_mended = 0
-    for source in sources:
-        lengths = [0]  # bytes of each document of this file; the last one is still open
-        num_mended_here = 0
-        try:
-            for item in read_chunks(source):
-                if isinstance(item, Problem):
-                    problems.append(item)
-                    if len(problems) == MAX_PROBLEMS:
-                        break
-                    continue
-                lengths[-1] += len(item.text.encode())
-                num_mended_here += item.num_mended
-                if item.ends_document:
-                    lengths.append(0)
-        except NotText as reason:
-            if source.is_named:
-                problems.append(_not_text(source, str(reason)))
-            else:
-                skipped.append(f"{source.file} ({reason})")
-            continue
-        kept.append(source)
-        num_empty += lengths[:-1].count(0)
-        num_documents += len(lengths) - 1 - lengths[:-1].count(0)
-        num_bytes += sum(lengths)
-        num_mended += num_mended_here
-        if len(problems) >= MAX_PROBLEMS:
-            found = f"reading stopped after {len(problems)} mistakes"
-            problems.append(
-                data_problem("SW711", found, "data without mistakes", "correct those above first")
-            )
-            break
-    return Survey(
-        sources=tuple(kept),
-        problems=tuple(problems),
-        skipped=tuple(skipped),
-        num_documents=num_documents,
-        num_empty=num_empty,
-        num_bytes=num_bytes,
-        num_mended=num_mended,
-    )
-
-
-def read_chunks(source: Source) -> Iterator[TextChunk | Problem]:
-    """The documents of one file, in order; a malformed row gives a Problem in its place.
+    Args:
+        field: the key or column that holds the text of a record (data.text_field).
 
     Raises:
-        NotText: if a text file turns out to be binary, possibly after some of its chunks.
+        NotText: if it turns out to be binary, possibly after some of its chunks.
     """
-    read_rows = {"jsonl": _read_jsonl, "parquet": _read_parquet, "arrow": _read_arrow}
     try:
-        if source.format == "text":
-            yield from _cut(_read_text(source))
+        form = source.form or judge_form(source.file, field)
+        if form.kind == "text":
+            yield from _cut(_read_text(source, form))
             return
-        for row in read_rows[source.format](source):
-            if isinstance(row, Problem):
-                yield row
+        for text in _read_texts(source, form, field):
+            if isinstance(text, Problem):
+                yield text
             else:
-                yield from _cut((row,))
+                yield from _cut((text,))
     except ImportError:
-        expected = f"the package pyarrow, which reads {source.format} files"
-        fix = "pip install -e '.[parquet]'"
-        yield data_problem("SW703", "pyarrow is not installed", expected, fix, source.file)
-    # pyarrow's errors are ValueErrors or OSErrors.
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        found, expected = f"damaged file: {error}", f"a complete {source.file.suffix} file"
+        found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
+        yield data_problem("SW703", found, expected, "pip install -e '.[parquet]'", source.file)
+    except DAMAGE as error:
+        found, expected = f"damaged file: {error}", "a complete file of the form that its beginning shows"
         yield data_problem("SW709", found, expected, "replace it, or leave it out", source.file)
 
 
@@ -168,97 +97,41 @@ def _mend(text: str) -> tuple[str, int]:
     return mended, mended.count("\ufffd") - text.count("\ufffd")
 
 
-def _read_text(source: Source) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+def _read_texts(source: Source, form: Form, field: str) -> Iterator[str | Problem]:
+    """The text of each record, empty for a null."""
+    faults = RecordFaults(source, form, field)
+    try:
+        for record in read_records(source, form, top_keys(field)):
+            if isinstance(record, MalformedRecord):
+                faults.add_malformed(record)
+                continue
+            try:
+                text = extract_text(record.value, field) or ""
+            except NoText as error:
+                faults.add_without_text(record.place, error)
+                continue
+            faults.add_text(text)
+            yield text
+    except KeysMissing as error:
+        yield keys_missing(source, form, field, error.names)
+    if form.is_single and not source.is_named and not faults.num_texts:
+        raise NotText(f"one JSON object without text under {field!r}")
+    yield from faults.problems()
+
+
+def _read_text(source: Source, form: Form) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(form.encoding)()
     num_read = 0
-    with source.file.open("rb") as stream:
+    with open_content(source.file, form.compression) as stream:
         while True:
             block = stream.read(READ_BYTES)
-            if b"\0" in block:
+            if form.encoding == "utf-8-sig" and b"\0" in block:
                 raise NotText(f"binary: zero byte at offset {num_read + block.index(0)}")
             try:
                 yield decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                raise NotText(f"not UTF-8 near byte {num_read}: {error.reason}") from error
+                name = form.encoding.removesuffix("-sig").upper()
+                raise NotText(f"not {name} near byte {num_read + error.start}: {error.reason}") from error
             if not block:
                 return
             num_read += len(block)
-
-
-def _read_jsonl(source: Source) -> Iterator[str | Problem]:
-    opener: Any = gzip.open if source.file.suffix.lower() == ".gz" else open
-    with opener(source.file, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.isspace():
-                continue
-            yield _parse_line(source, number, line)
-
-
-def _parse_line(source: Source, number: int, line: bytes) -> str | Problem:
-    try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except (ValueError, RecursionError) as error:
-        found = f"not JSON: {error}"
-    else:
-        if not isinstance(row, dict):
-            found = f"a JSON {type(row).__name__}, not an object"
-        elif COLUMN not in row:
-            found = f"no key {COLUMN!r}; keys: {', '.join(map(str, row)) or 'none'}"
-        elif not isinstance(row[COLUMN], str):
-            found = f"{COLUMN!r} is of type {type(row[COLUMN]).__name__}, not a string"
-        else:
-            return str(row[COLUMN])
-    expected = f'one JSON object per line, with its text under "{COLUMN}"'
-    return data_problem("SW707", found, expected, "correct or remove the line", source.file, number)
-
-
-def _read_parquet(source: Source) -> Iterator[str | Problem]:
-    import pyarrow.parquet  # an optional dependency, and slow to import
-
-    with pyarrow.parquet.ParquetFile(source.file) as table:
-        fault = _column_fault(source, table.schema_arrow)
-        if fault:
-            yield fault
-            return
-        for batch in table.iter_batches(batch_size=NUM_ROWS, columns=[COLUMN]):
-            yield from _strings(batch)
-
-
-def _read_arrow(source: Source) -> Iterator[str | Problem]:
-    """The on-disk format of the package datasets: an Arrow stream."""
-    import pyarrow.ipc
-
-    with pyarrow.memory_map(str(source.file)) as file, pyarrow.ipc.open_stream(file) as stream:
-        fault = _column_fault(source, stream.schema)
-        if fault:
-            yield fault
-            return
-        for batch in stream:
-            yield from _strings(batch)
-
-
-def _strings(batch: Any) -> Iterator[str]:
-    """The text column of an Arrow record batch; a null is an empty document."""
-    for value in batch.column(batch.schema.get_field_index(COLUMN)):
-        yield value.as_py() or ""
-
-
-def _column_fault(source: Source, schema: Any) -> Problem | None:
-    import pyarrow
-
-    expected = f"a column {COLUMN!r} of strings"
-    fix = f"name the column {COLUMN!r}, or leave the file out"
-    if COLUMN not in schema.names:
-        found = f"no column {COLUMN!r}; columns: {', '.join(schema.names)}"
-        return data_problem("SW708", found, expected, fix, source.file)
-    kind = schema.field(COLUMN).type
-    value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    if value not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-        return data_problem("SW708", f"column {COLUMN!r} is of type {kind}", expected, fix, source.file)
-    return None
-
-
-def _not_text(source: Source, reason: str) -> Problem:
-    expected = "UTF-8 text, .jsonl, .jsonl.gz or .parquet"
-    fix = "convert it to UTF-8, or leave it out"
-    return data_problem("SW706", f"not a text file ({reason})", expected, fix, source.file)

@@ -12,7 +12,8 @@ import numpy as np
 from planner.problems import Problem, StrategyError
 from runtime.data.cache import TOKENIZER_NAME, TOKENS_NAME, DataManifest
 from runtime.data.corpus import Source, data_problem
-from runtime.data.documents import Survey, TextChunk, read_chunks, survey_corpus
+from runtime.data.documents import TextChunk, read_chunks
+from runtime.data.survey import Survey, survey_corpus
 from runtime.data.tokenizer import TextCoder, sample_bytes, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -23,23 +24,26 @@ PROGRESS_S = 5.0
 
 
 def encode_corpus(
-    folder: Path, key: str, sources: Sequence[Source], coder: TextCoder | None, vocab_size: int
+    folder: Path, key: str, sources: Sequence[Source], field: str, coder: TextCoder | None, vocab_size: int
 ) -> DataManifest:
     """Writes the token file and the tokenizer into `folder`; `coder` None trains one of `vocab_size` entries.
+
+    Args:
+        field: the key or column that holds the text of a record (data.text_field).
 
     Raises:
         StrategyError: with every mistake in the corpus, or because it holds no text.
     """
     started = time.perf_counter()
     logger.info("data: reading %s files", f"{len(sources):,}")
-    survey = survey_corpus(sources)
+    survey = survey_corpus(sources, field)
     if survey.problems:
         raise StrategyError(survey.problems)
     if survey.num_documents == 0:
         raise StrategyError((_nothing_to_read(survey),))
     warnings = _warnings(survey)
     if coder is None:
-        coder = _train(survey, vocab_size)
+        coder = _train(survey, field, vocab_size)
         if coder.num_ids < vocab_size:
             warnings.append(
                 f"SW721 the data support a vocabulary of only {coder.num_ids:,} entries; "
@@ -48,7 +52,7 @@ def encode_corpus(
     (folder / TOKENIZER_NAME).write_text(coder.tokenizer.to_str(), encoding="utf-8")
     token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
     num_tokens, tokens_sha256 = _write_tokens(
-        folder / TOKENS_NAME, survey, coder, np.dtype(f"<u{token_bytes}")
+        folder / TOKENS_NAME, survey, field, coder, np.dtype(f"<u{token_bytes}")
     )
     logger.info(
         "data: %s documents (and %s empty ones), %s tokens, %.2f bytes per token, prepared in %.1f s",
@@ -73,7 +77,7 @@ def encode_corpus(
     )
 
 
-def _train(survey: Survey, vocab_size: int) -> TextCoder:
+def _train(survey: Survey, field: str, vocab_size: int) -> TextCoder:
     share = min(1.0, sample_bytes(vocab_size) / survey.num_bytes)
     logger.info(
         "data: training a tokenizer of %s entries on %.1f of %.1f MB",
@@ -81,28 +85,30 @@ def _train(survey: Survey, vocab_size: int) -> TextCoder:
         share * survey.num_bytes / 1e6,
         survey.num_bytes / 1e6,
     )
-    return train_tokenizer(_sample(survey.sources, share), vocab_size)
+    return train_tokenizer(_sample(survey.sources, field, share), vocab_size)
 
 
-def _sample(sources: Iterable[Source], share: float) -> Iterator[str]:
+def _sample(sources: Iterable[Source], field: str, share: float) -> Iterator[str]:
     """A random sample of about this share of the corpus's chunks, the same ones every time.
 
     Every n-th chunk would not do: in a repetitive corpus that may be the same text each time.
     """
     generator = random.Random(0)  # Python promises the same random() in every release
-    for number, chunk in enumerate(_chunks(sources)):
+    for number, chunk in enumerate(_chunks(sources, field)):
         if generator.random() < share or number == 0:
             yield chunk.text
 
 
-def _write_tokens(file: Path, survey: Survey, coder: TextCoder, dtype: np.dtype) -> tuple[int, str]:
+def _write_tokens(
+    file: Path, survey: Survey, field: str, coder: TextCoder, dtype: np.dtype
+) -> tuple[int, str]:
     """Writes every document and an end-of-text token after it; returns the token count and the SHA-256."""
     digest = hashlib.sha256()
     num_tokens = num_bytes = 0
     reported = time.monotonic()
     is_empty = True  # no token of the current document so far
     with file.open("wb") as stream:
-        for batch in _batches(_chunks(survey.sources)):
+        for batch in _batches(_chunks(survey.sources, field)):
             encoded = coder.tokenizer.encode_batch_fast([p.text for p in batch], add_special_tokens=False)
             for chunk, encoding in zip(batch, encoded, strict=True):
                 ids = encoding.ids
@@ -139,10 +145,10 @@ def _batches(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
         yield batch
 
 
-def _chunks(sources: Iterable[Source]) -> Iterator[TextChunk]:
+def _chunks(sources: Iterable[Source], field: str) -> Iterator[TextChunk]:
     """The chunks of files that the survey accepted."""
     for source in sources:
-        for item in read_chunks(source):
+        for item in read_chunks(source, field):
             if isinstance(item, Problem):
                 raise StrategyError((item,))  # modified since the survey
             yield item
@@ -154,7 +160,7 @@ def _warnings(survey: Survey) -> list[str]:
         names = ", ".join(survey.skipped[:NUM_NAMED])
         more = ", …" if len(survey.skipped) > NUM_NAMED else ""
         warnings.append(
-            f"SW719 files that are not UTF-8 text were skipped ({len(survey.skipped):,}): {names}{more}"
+            f"SW719 files that are not text were skipped ({len(survey.skipped):,}): {names}{more}"
         )
     if survey.num_mended:
         warnings.append(f"SW720 unpaired UTF-16 surrogates were replaced by U+FFFD ({survey.num_mended:,})")
@@ -164,6 +170,6 @@ def _warnings(survey: Survey) -> list[str]:
 def _nothing_to_read(survey: Survey) -> Problem:
     found = (
         f"no text in the data (empty documents: {survey.num_empty:,}; "
-        f"files that are not UTF-8 text: {len(survey.skipped):,})"
+        f"files that are not text: {len(survey.skipped):,})"
     )
     return data_problem("SW712", found, "at least one document that is not empty", "name other data")

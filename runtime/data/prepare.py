@@ -21,9 +21,9 @@ from runtime.data.cache import (
     write_entry,
 )
 from runtime.data.corpus import Corpus, CorpusUnreadable, data_problem, find_corpus, hash_corpus, stat_sources
-from runtime.data.documents import survey_corpus
 from runtime.data.encode import encode_corpus
 from runtime.data.sampling import Split
+from runtime.data.survey import survey_corpus
 from runtime.data.tokenizer import (
     END_OF_TEXT,
     TextCoder,
@@ -37,7 +37,7 @@ from runtime.data.tokenizer import (
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: increase it when the same documents would give other tokens or another file.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
     cache = cache_folder or default_cache_folder(strategy)
     inputs = resolve_inputs(strategy, cache)
     if inputs.key is None:
-        raise StrategyError(inputs.problems + _problems_inside(inputs))
+        raise StrategyError(inputs.problems + _problems_inside(inputs, strategy.data.text_field))
     _warn(inputs.corpus.warnings)
     folder = cache / inputs.key
     try:
@@ -120,7 +120,7 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
         problems += error.problems
     key = None
     if not problems:
-        identity = json.dumps([CACHE_FORMAT, corpus_hash, settings], sort_keys=True)
+        identity = json.dumps([CACHE_FORMAT, corpus_hash, strategy.data.text_field, settings], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()
     return DataInputs(corpus=corpus, coder=coder, files=files, key=key, problems=tuple(problems))
 
@@ -153,16 +153,19 @@ def split_tokens(strategy: Strategy, manifest: DataManifest) -> Split:
     )
 
 
-def _problems_inside(inputs: DataInputs) -> tuple[Problem, ...]:
+def _problems_inside(inputs: DataInputs, field: str) -> tuple[Problem, ...]:
     """Mistakes inside the files that can be read: reported together with the others."""
     unreadable = {problem.file for problem in inputs.problems}
-    return survey_corpus([s for s in inputs.corpus.sources if str(s.file) not in unreadable]).problems
+    readable = [source for source in inputs.corpus.sources if str(source.file) not in unreadable]
+    return survey_corpus(readable, field).problems
 
 
 def _encode(folder: Path, strategy: Strategy, inputs: DataInputs) -> DataManifest:
     assert inputs.key is not None
     sources = inputs.corpus.sources
-    manifest = encode_corpus(folder, inputs.key, sources, inputs.coder, strategy.model.vocab_size)
+    manifest = encode_corpus(
+        folder, inputs.key, sources, strategy.data.text_field, inputs.coder, strategy.model.vocab_size
+    )
     # The key was computed before: what was encoded since must be the same bytes.
     try:
         now = stat_sources(sources)

@@ -35,7 +35,6 @@ def tree(tmp_path: Path) -> Path:
 def test_folder_is_read_in_the_order_of_its_paths_without_hidden_files(tree: Path) -> None:
     corpus = find_corpus(str(tree))
     assert names(corpus, tree) == ["a/y.jsonl", "a/z.md", "a.txt", "b.txt"]
-    assert [source.format for source in corpus.sources] == ["jsonl", "text", "text", "text"]
 
 
 def test_list_keeps_the_order_in_which_it_was_written(tree: Path) -> None:
@@ -128,13 +127,16 @@ def test_hash_follows_bytes_and_order_but_not_names(tmp_path: Path) -> None:
     assert hash_of("a", "b") != hash_of("a")
 
 
-def test_corpus_hash_is_made_of_formats_and_file_hashes(tmp_path: Path) -> None:
+def test_corpus_hash_is_made_of_how_files_were_reached_and_their_hashes(tmp_path: Path) -> None:
     """Part of every cache key: data prepared by an older version must be found again."""
-    expected = hashlib.sha256()
-    for name, file_format, content in (("a.txt", b"text", b"one"), ("b.jsonl", b"jsonl", b"{}")):
+    found, named = hashlib.sha256(), hashlib.sha256()
+    for name, content in (("a.txt", b"one"), ("b.jsonl", b"{}")):
         (tmp_path / name).write_bytes(content)
-        expected.update(file_format + b"\0" + hashlib.sha256(content).digest())
-    assert hash_corpus(find_corpus(str(tmp_path)).sources) == expected.hexdigest()
+        found.update(b"found\0" + hashlib.sha256(content).digest())
+        named.update(b"named\0" + hashlib.sha256(content).digest())
+    assert hash_corpus(find_corpus(str(tmp_path)).sources) == found.hexdigest()
+    files = (f"{tmp_path}/a.txt", f"{tmp_path}/b.jsonl")
+    assert hash_corpus(find_corpus(files).sources) == named.hexdigest()
 
 
 def test_file_stats_change_when_a_file_is_rewritten_with_its_old_time(tmp_path: Path) -> None:
@@ -180,5 +182,5 @@ def test_dataset_is_its_arrow_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     stand_in(monkeypatch, load_dataset)
     (source,) = find_corpus("someone/some-text:small").sources
-    assert (source.file, source.format) == (tmp_path / "x.arrow", "arrow")
+    assert (source.file, source.is_named) == (tmp_path / "x.arrow", True)
     assert asked == [(("someone/some-text", "small"), {"split": "train"})]

@@ -8,7 +8,8 @@ import pytest
 
 from planner import Problem
 from runtime.data.corpus import find_corpus
-from runtime.data.documents import CHUNK_CHARACTERS, Survey, read_chunks, survey_corpus
+from runtime.data.documents import CHUNK_CHARACTERS, read_chunks
+from runtime.data.survey import Survey, survey_corpus
 from runtime.data.tokenizer import train_tokenizer
 from tests.support.data_strategies import words
 
@@ -17,7 +18,7 @@ def read(*files: Path) -> list[str]:
     """All documents, each joined from its chunks."""
     documents = [""]
     for source in find_corpus(tuple(map(str, files))).sources:
-        for chunk in read_chunks(source):
+        for chunk in read_chunks(source, "text"):
             assert not isinstance(chunk, Problem), chunk
             documents[-1] += chunk.text
             if chunk.ends_document:
@@ -27,7 +28,7 @@ def read(*files: Path) -> list[str]:
 
 
 def survey(*paths: Path) -> Survey:
-    return survey_corpus(find_corpus(tuple(map(str, paths))).sources)
+    return survey_corpus(find_corpus(tuple(map(str, paths))).sources, "text")
 
 
 def write(file: Path, content: bytes | str) -> Path:
@@ -57,7 +58,7 @@ def test_character_across_two_blocks_is_read_as_one(tmp_path: Path) -> None:
 def test_huge_document_comes_in_chunks_and_is_the_same(tmp_path: Path, unit: str) -> None:
     text = unit * (5 * CHUNK_CHARACTERS // 2 // len(unit))
     file = write(tmp_path / "a.txt", text)
-    chunks = list(read_chunks(find_corpus(str(file)).sources[0]))
+    chunks = list(read_chunks(find_corpus(str(file)).sources[0], "text"))
     assert len(chunks) == 3
     assert max(len(chunk.text) for chunk in chunks) <= CHUNK_CHARACTERS
     assert "".join(chunk.text for chunk in chunks) == text
@@ -67,7 +68,8 @@ def test_huge_document_comes_in_chunks_and_is_the_same(tmp_path: Path, unit: str
 def test_cuts_change_no_token(tmp_path: Path) -> None:
     text = words(60_000)
     coder = train_tokenizer([words(2000)], 400)
-    chunks = [chunk.text for chunk in read_chunks(find_corpus(str(write(tmp_path / "a", text))).sources[0])]
+    (source,) = find_corpus(str(write(tmp_path / "a", text))).sources
+    chunks = [chunk.text for chunk in read_chunks(source, "text")]
     assert len(chunks) == 2
     in_chunks = [token for chunk in chunks for token in coder.tokenizer.encode(chunk).ids]
     assert in_chunks == coder.tokenizer.encode(text).ids
@@ -85,31 +87,35 @@ def test_each_line_of_jsonl_is_a_document(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "code", "found"),
     [
-        ('{"text": "a"', "not JSON"),
-        ("[1]", "a JSON list"),
-        ('{"txt": "a", "n": 1}', "no key 'text'; keys: txt, n"),
-        ('{"text": 3}', "'text' is of type int"),
-        ('{"text": null}', "'text' is of type NoneType"),
-        ('{"text": "\xff"}'.encode("latin-1"), "not JSON"),
+        ('{"text": "a"', "SW707", "not JSON"),
+        ("[1]", "SW707", "a JSON list"),
+        ('{"txt": "a", "n": 1}', "SW708", "no key 'text'; keys: txt, n"),
+        ('{"text": 3}', "SW708", "'text' is of type int"),
+        ('{"text": "\xff"}'.encode("latin-1"), "SW707", "not JSON"),
     ],
 )
-def test_malformed_line_is_a_problem_with_its_number(tmp_path: Path, line: bytes | str, found: str) -> None:
+def test_malformed_line_is_a_problem_with_its_number(
+    tmp_path: Path, line: bytes | str, code: str, found: str
+) -> None:
     content = (
         b'{"text": "a"}\n\n' + (line if isinstance(line, bytes) else line.encode()) + b'\n{"text": "b"}\n'
     )
     file = write(tmp_path / "a.jsonl", content)
     (problem,) = survey(file).problems
-    assert (problem.code, problem.file, problem.line) == ("SW707", str(file), 3)
+    assert (problem.code, problem.file, problem.line) == (code, str(file), 3)
     assert problem.found.startswith(found)
-    assert str(problem).startswith(f"{file}:3: SW707 data.path: ")
+    path = "data.path" if code == "SW707" else "data.text_field"
+    assert str(problem).startswith(f"{file}:3: {code} {path}: ")
 
 
 def test_reading_stops_after_twenty_problems(tmp_path: Path) -> None:
-    problems = survey(write(tmp_path / "a.jsonl", "{}\n" * 1000)).problems
-    assert len(problems) == 21
-    assert [problem.code for problem in problems] == ["SW707"] * 20 + ["SW711"]
+    for number in range(30):
+        write(tmp_path / f"{number}.jsonl", '{"id": 1}\n' * 1000)
+    problems = survey(tmp_path).problems
+    assert [problem.code for problem in problems] == ["SW708"] * 20 + ["SW711"]
+    assert all("1,000 of 1,000 records" in problem.found for problem in problems[:20])
 
 
 def test_unpaired_surrogates_are_replaced_and_counted(tmp_path: Path) -> None:
@@ -136,10 +142,10 @@ def test_parquet_without_text_is_a_problem(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"content": ["a"], "n": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
-    write(tmp_path / "c.parquet", b"no parquet")
+    write(tmp_path / "c.parquet", b"PAR1 and no more")
     found = [(problem.code, problem.found) for problem in survey(tmp_path).problems]
     assert found[0] == ("SW708", "no column 'text'; columns: content, n")
-    assert found[1] == ("SW708", "column 'text' is of type int64")
+    assert found[1] == ("SW708", "'text' is of type int, not a string")
     assert found[2][0] == "SW709"
 
 
@@ -160,19 +166,19 @@ def test_arrow_stream_rows_are_documents(tmp_path: Path) -> None:
     table = pa.table({"text": ["one", "two"]})
     with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as stream:
         stream.write_table(table)
-    chunks = read_chunks(Source(file=tmp_path / "a.arrow", format="arrow", is_named=True))
+    chunks = read_chunks(Source(file=tmp_path / "a.arrow", is_named=True), "text")
     assert [chunk.text for chunk in chunks] == ["one", "two"]
 
 
 @pytest.mark.parametrize("content", [b"a\0b", b"\xff\xfe\x41", b"ok" * 1_000_000 + b"\xc3"])
 def test_binary_file_is_skipped_in_a_folder_but_a_problem_when_named(tmp_path: Path, content: bytes) -> None:
-    write(tmp_path / "good.txt", "good")
+    write(tmp_path / "good.txt", "good" * 1_000_000)
     bad = write(tmp_path / "bad.txt", content)
     in_folder = survey(tmp_path)
     assert [source.file.name for source in in_folder.sources] == ["good.txt"]
     assert len(in_folder.skipped) == 1
     assert not in_folder.problems
-    assert in_folder.num_bytes == 4
+    assert in_folder.num_bytes == 4_000_000
     (problem,) = survey(bad).problems
     assert problem.code == "SW706"
 

@@ -118,8 +118,8 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"txt": 1}\n{"text": 2}\n')
     paths = [tmp_path / "bad.jsonl", f"{tmp_path}/*.none", tmp_path / "gone.txt"]
     found = problems(make_strategy(tmp_path, paths, "model.vocab_size=256"))
-    assert sorted(problem.code for problem in found) == ["SW701", "SW702", "SW707", "SW707", "SW735"]
-    assert [problem.line for problem in found if problem.code == "SW707"] == [2, 3]
+    assert sorted(problem.code for problem in found) == ["SW701", "SW702", "SW708", "SW708", "SW735"]
+    assert [problem.line for problem in found if problem.code == "SW708"] == [2, 3]
 
 
 @pytest.mark.parametrize("content", [b"", b"\0"])

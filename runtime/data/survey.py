@@ -1,0 +1,122 @@
+"""The first pass over the corpus: every mistake in it, and its counts, before the long work begins."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from planner.problems import Problem
+from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
+from runtime.data.documents import read_chunks
+from runtime.data.form import NotText, judge_form
+from runtime.data.records import DAMAGE
+
+NUM_NAMED = 3
+MAX_GLOBS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What one pass over the corpus found.
+
+    `sources` are the files to encode, with their forms; `skipped` are files that are not text, found in a
+    folder or by a glob. Empty documents are left out; `num_bytes` counts the documents' UTF-8 bytes.
+    """
+
+    sources: tuple[Source, ...]
+    problems: tuple[Problem, ...]
+    skipped: tuple[str, ...]
+    num_documents: int
+    num_empty: int
+    num_bytes: int
+    num_mended: int
+
+
+def survey_corpus(sources: Sequence[Source], field: str) -> Survey:
+    """Reads everything once, so that every mistake is reported before the long work begins.
+
+    Args:
+        field: the key or column that holds the text of a record (data.text_field).
+    """
+    kept: list[Source] = []
+    problems: list[Problem] = []
+    skipped: list[tuple[Source, str]] = []
+    num_documents = num_empty = num_bytes = num_mended = 0
+    for source in (_with_form(source, field) for source in sources):
+        lengths = [0]  # bytes of each document of this file; the last one is still open
+        num_mended_here = 0
+        try:
+            for item in read_chunks(source, field):
+                if isinstance(item, Problem):
+                    problems.append(item)
+                    continue
+                lengths[-1] += len(item.text.encode())
+                num_mended_here += item.num_mended
+                if item.ends_document:
+                    lengths.append(0)
+        except NotText as reason:
+            if source.is_named:
+                problems.append(_not_text(source, str(reason)))
+            else:
+                skipped.append((source, str(reason)))
+            continue
+        kept.append(source)
+        num_empty += lengths[:-1].count(0)
+        num_documents += len(lengths) - 1 - lengths[:-1].count(0)
+        num_bytes += sum(lengths)
+        num_mended += num_mended_here
+        if len(problems) >= MAX_PROBLEMS:
+            del problems[MAX_PROBLEMS:]
+            found = f"reading stopped after {len(problems)} mistakes"
+            problems.append(
+                data_problem("SW711", found, "data without mistakes", "correct those above first")
+            )
+            break
+    if not problems and num_documents:
+        problems += _mostly_skipped(kept, skipped)
+    return Survey(
+        sources=tuple(kept),
+        problems=tuple(problems),
+        skipped=tuple(f"{source.file} ({reason})" for source, reason in skipped),
+        num_documents=num_documents,
+        num_empty=num_empty,
+        num_bytes=num_bytes,
+        num_mended=num_mended,
+    )
+
+
+def _with_form(source: Source, field: str) -> Source:
+    try:
+        return replace(source, form=judge_form(source.file, field))
+    except (NotText, ImportError, *DAMAGE):
+        return source  # reading it says what is wrong
+
+
+def _not_text(source: Source, reason: str) -> Problem:
+    expected = "text in UTF-8 or with a byte order mark, JSON, CSV, Parquet or Arrow, also compressed"
+    fix = "leave it out, or convert it to UTF-8 (iconv -f latin1 -t utf-8)"
+    return data_problem("SW706", f"not a text file ({reason})", expected, fix, source.file)
+
+
+def _mostly_skipped(kept: Sequence[Source], skipped: Sequence[tuple[Source, str]]) -> list[Problem]:
+    """A Problem if more was skipped than is read, in files or in bytes."""
+    bytes_kept = sum(source.file.stat().st_size for source in kept)
+    bytes_skipped = sum(source.file.stat().st_size for source, _ in skipped)
+    if len(skipped) <= len(kept) and bytes_skipped <= bytes_kept:
+        return []
+    names = ", ".join(f"{source.file} ({reason})" for source, reason in skipped[:NUM_NAMED])
+    more = ", …" if len(skipped) > NUM_NAMED else ""
+    found = (
+        f"{len(skipped):,} of {len(kept) + len(skipped):,} files, {bytes_skipped:,} of "
+        f"{bytes_kept + bytes_skipped:,} bytes, are not text: {names}{more}"
+    )
+    expected = "text in more than half of the files and of their bytes"
+    return [data_problem("SW723", found, expected, _fix_that_names(kept))]
+
+
+def _fix_that_names(kept: Sequence[Source]) -> str:
+    """The fix that names the files that are text, by their suffixes where these are few."""
+    suffixes = Counter((source.file.parent, source.file.suffix) for source in kept)
+    if len(suffixes) > MAX_GLOBS or any(not suffix for _, suffix in suffixes):
+        return "name the files that are text in data.path, or convert the others"
+    globs = ",".join(f"{folder}/*{suffix}" for folder, suffix in suffixes)
+    return f"convert the others, or name those that are text: data.path=[{globs}]"

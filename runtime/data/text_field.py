@@ -1,0 +1,149 @@
+"""The text of a record, and what a file's records have in place of it."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from planner.problems import Problem
+from planner.units import shorten
+from runtime.data.corpus import Source, data_problem
+from runtime.data.form import Form
+from runtime.data.records import DAMAGE, MalformedRecord, Record, read_records
+
+MAX_NAMED = 12  # keys named in a message; a table may have hundreds of columns
+MAX_DEPTH = 4
+NUM_SAMPLED = 100  # records in which another field is looked for
+
+
+class NoText(Exception):
+    """The record has no text under the field; says what it has."""
+
+
+class KeyAbsent(NoText):
+    """The record does not have the field's key; names the keys that it has."""
+
+
+def top_keys(name: str) -> tuple[str, ...]:
+    """The columns of a table that may hold the field: `a.b` is a column of that name, or b in a column a."""
+    return tuple(dict.fromkeys((name, name.partition(".")[0])))
+
+
+def extract_text(value: dict[str, Any] | str, name: str) -> str | None:
+    """The record's text under `data.text_field`; None for a null. A record that is a text is its own.
+
+    Raises:
+        KeyAbsent: if the record has no such key.
+        NoText: if it has something else than text there.
+    """
+    if isinstance(value, str):
+        return value
+    found = value
+    rest = name
+    while rest not in found:
+        key, _, rest = rest.partition(".")
+        inner = found.get(key)
+        if rest and inner is None and key in found:
+            return None
+        if not rest or not isinstance(inner, dict):
+            raise KeyAbsent(f"no key {name!r}; keys: {_listed(value)}")
+        found = inner
+    text = found[rest]
+    if text is None or isinstance(text, str):
+        return text
+    raise NoText(f"{name!r} is of type {type(text).__name__}, not a string")
+
+
+class RecordFaults:
+    """The mistakes in one file's records: one Problem for each kind, however many records have it."""
+
+    def __init__(self, source: Source, form: Form, name: str) -> None:
+        self.source, self.form, self.name = source, form, name
+        self.num_texts = self.num_nulls = 0
+        self.first: dict[str, tuple[int, str]] = {}  # the first place and message of each kind
+        self.counts: Counter[str] = Counter()
+
+    def add_text(self, text: str) -> None:
+        """Counts a record that has the field; an empty text is what null is."""
+        if text:
+            self.num_texts += 1
+        else:
+            self.num_nulls += 1
+
+    def add_malformed(self, record: MalformedRecord) -> None:
+        self._add("malformed", record.place, record.why)
+
+    def add_without_text(self, place: int, error: NoText) -> None:
+        kind = "absent" if isinstance(error, KeyAbsent) else str(error)
+        self._add(kind, place, str(error))
+
+    def _add(self, kind: str, place: int, found: str) -> None:
+        self.first.setdefault(kind, (place, found))
+        self.counts[kind] += 1
+
+    def problems(self) -> list[Problem]:
+        """In the order of their first places."""
+        if self.num_nulls > self.num_texts and not self.counts:
+            return [self._mostly_null()]
+        return [self._problem(kind) for kind in self.first]
+
+    def _problem(self, kind: str) -> Problem:
+        place, found = self.first[kind]
+        total = self.num_texts + self.num_nulls + self.counts.total()
+        if self.counts[kind] > 1:
+            found += f" ({self.counts[kind]:,} of {total:,} records)"
+        if kind == "malformed":
+            expected = f"records of {self.form}, each with its text under {self.name!r}"
+            fix = "correct or remove the line"
+            return data_problem("SW707", found, expected, fix, self.source.file, place)
+        expected = f"text under {self.name!r} in every record (data.text_field)"
+        fix = "correct or remove the record"
+        if self.counts[kind] == total:
+            fix = suggest_field(self.source, self.form, self.name)
+        return data_problem("SW708", found, expected, fix, self.source.file, place, path="data.text_field")
+
+    def _mostly_null(self) -> Problem:
+        total = self.num_nulls + self.num_texts
+        found = f"no text under {self.name!r} in {self.num_nulls:,} of {total:,} records: null or empty"
+        expected = "text in more than half of the records"
+        fix = suggest_field(self.source, self.form, self.name)
+        return data_problem("SW722", found, expected, fix, self.source.file, path="data.text_field")
+
+
+def keys_missing(source: Source, form: Form, name: str, names: Iterable[str]) -> Problem:
+    """The Problem of a table without the column."""
+    if form.csv is not None and not form.csv.has_header:
+        found, fix = "a table without names in its first row", "write a first row with the columns' names"
+    else:
+        found, fix = f"no column {name!r}; columns: {_listed(names)}", suggest_field(source, form, name)
+    expected = f"a column {name!r} of text (data.text_field)"
+    return data_problem("SW708", found, expected, fix, source.file, path="data.text_field")
+
+
+def suggest_field(source: Source, form: Form, name: str) -> str:
+    """The fix that names the field with the most text in the first records."""
+    lengths: Counter[str] = Counter()
+    with suppress(*DAMAGE):
+        for record in islice(read_records(source, form), NUM_SAMPLED):
+            if isinstance(record, Record) and isinstance(record.value, dict):
+                for key, text in _texts(record.value):
+                    lengths[key] += len(text)
+    del lengths[name]
+    if not lengths:
+        return "leave the file out of data.path: it has no text under any key"
+    return f"write data.text_field={lengths.most_common(1)[0][0]}, or leave the file out of data.path"
+
+
+def _texts(record: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:
+    for key, value in record.items():
+        if isinstance(value, str):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, dict) and depth < MAX_DEPTH:
+            yield from _texts(value, f"{prefix}{key}.", depth + 1)
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = [shorten(str(name), 40) for name in names]
+    more = f", … ({len(listed):,})" if len(listed) > MAX_NAMED else ""
+    return (", ".join(listed[:MAX_NAMED]) or "none") + more
