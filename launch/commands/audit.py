@@ -9,6 +9,7 @@ from launch.cli.output import CommandOutput
 from launch.commands.prediction import device_for
 from planner import build_plan, load
 from planner.exit_codes import ExitCode
+from planner.loading.loader import known_names
 
 
 @command
@@ -21,7 +22,7 @@ def audit(
     from planner.report.audit_report import audit_dict, print_audit
 
     plan = build_plan(load(strategy, only_overrides(overrides), hardware=hardware))
-    found = judge(plan, predict(plan, device_for(plan.strategy, hardware)))
+    found = judge(plan, predict(plan, device_for(plan.strategy, hardware)), known_names(hardware))
     code = ExitCode.OK if found.holds else ExitCode.NEGATIVE
     if output.is_json:
         return output.print_json(code, {"audit": audit_dict(plan, found)})

@@ -1,18 +1,35 @@
 """The audit: every figure that someone stated beside what follows from the strategy, with a verdict."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
-from planner.audit import layout_claims, memory_claims, performance_claims
-from planner.audit.verdicts import FAILS, HOLDS, IMPOSSIBLE, AuditContext, Derivation, Verdict, judge, worst
-from planner.plan.plan import Plan
+from planner.audit import layout_claims, memory_claims, performance_claims, search_claims, time_claims
+from planner.audit.gpus_needed import gpus_needed, too_many_gpus
+from planner.audit.old_quantities import as_written_now
+from planner.audit.verdicts import (
+    FAILS,
+    HOLDS,
+    IMPOSSIBLE,
+    AuditContext,
+    Derivation,
+    Relation,
+    Verdict,
+    judge,
+    worst,
+)
+from planner.hardware.catalog import device_of
+from planner.loading.changed_strategy import changed_strategy
+from planner.plan.plan import Plan, build_plan
 from planner.prediction.load_balance import Check, LoadBalance, compatibility_checks, load_balance
-from planner.prediction.predict import Prediction
-from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.prediction.predict import Prediction, predict
+from planner.problems import StrategyError
 from planner.strategy.claims import Claim
+from planner.strategy.schema import Strategy
 
 Derive = Callable[[AuditContext], Iterator[Derivation]]
-# One for each quantity of the closed list; the first derivation that decides is the derived value.
+# One for each quantity of the closed list but `gpus`, which needs no plan; the first derivation that decides
+# is the derived value.
 DERIVATIONS: Mapping[str, Derive] = {
     "gpus_available": layout_claims.gpus_available,
     "gpu_memory": layout_claims.gpu_memory,
@@ -20,7 +37,6 @@ DERIVATIONS: Mapping[str, Derive] = {
     "link_bandwidth": layout_claims.link_bandwidth,
     "bytes_per_parameter": layout_claims.weight_bytes,
     "tokens_per_batch": layout_claims.tokens_per_batch,
-    "gpus_used": layout_claims.gpus_used,
     "gpus_spare": layout_claims.gpus_spare,
     "gpus_used_share": layout_claims.gpus_used_share,
     "gpus_per_host_used": layout_claims.gpus_per_host_used,
@@ -39,6 +55,7 @@ DERIVATIONS: Mapping[str, Derive] = {
     "embedding_compute_share": performance_claims.embedding_compute_share,
     "expert_compute_share": performance_claims.expert_compute_share,
     "aggregation_compute_share": performance_claims.aggregation_compute_share,
+    "total_compute_share": performance_claims.total_compute_share,
     "compute_variance": performance_claims.compute_variance,
     "compute_headroom": performance_claims.compute_headroom,
     "utilization": performance_claims.utilization,
@@ -48,27 +65,26 @@ DERIVATIONS: Mapping[str, Derive] = {
     "embedding_to_expert_bandwidth": performance_claims.embedding_to_expert,
     "expert_to_aggregation_bandwidth": performance_claims.expert_to_aggregation,
     "communication_share": performance_claims.communication_share,
-    "forward_latency": performance_claims.forward_latency,
-    "embedding_latency": performance_claims.embedding_latency,
-    "expert_latency": performance_claims.expert_latency,
-    "aggregation_latency": performance_claims.aggregation_latency,
-    "communication_latency": performance_claims.communication_latency,
-    "tokens_per_second": performance_claims.tokens_per_second,
-    "batches_per_second": performance_claims.batches_per_second,
-    "gpus_for_batch_256": layout_claims.gpus_for_batch_256,
-    "gpus_for_dp2": layout_claims.gpus_for_dp2,
-    "gpus_for_128_experts": layout_claims.gpus_for_128_experts,
-    "gpus_for_ep32_tp2": layout_claims.gpus_for_ep32_tp2,
-    "gpus_for_ep64_tp4": layout_claims.gpus_for_ep64_tp4,
-    "gpus_for_ep64_tp2_pp2": layout_claims.gpus_for_ep64_tp2_pp2,
+    "forward_latency": time_claims.forward_latency,
+    "embedding_latency": time_claims.embedding_latency,
+    "expert_latency": time_claims.expert_latency,
+    "aggregation_latency": time_claims.aggregation_latency,
+    "communication_latency": time_claims.communication_latency,
+    "tokens_per_second": time_claims.tokens_per_second,
+    "batches_per_second": time_claims.batches_per_second,
+    "place_by_throughput": search_claims.place_by_throughput,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A claim beside its derivations; `verdicts[i]` belongs to `derivations[i]`, decisive or not."""
+    """A claim beside its derivations; `verdicts[i]` belongs to `derivations[i]`, decisive or not.
+
+    read_as: the claim as it is written now, where its quantity has an old name.
+    """
 
     claim: Claim
+    read_as: Claim
     derivations: tuple[Derivation, ...]
     verdicts: tuple[Verdict, ...]
 
@@ -113,20 +129,89 @@ class Audit:
         return self.counts[HOLDS] == len(self.findings) and all(check.passes for check in self.checks)
 
 
-def audit(plan: Plan, prediction: Prediction) -> Audit:
-    """Every claim of the plan's strategy, the load balance and the compatibility checks."""
-    context = AuditContext(plan=plan, prediction=prediction)
+def audit(plan: Plan, prediction: Prediction, known: Mapping[str, Any] | None = None) -> Audit:
+    """Every claim of the plan's strategy, the load balance and the compatibility checks.
+
+    `known`: devices and links that the changes of claims may name (loading.changed_strategy).
+    """
     load = load_balance(plan, prediction)
     return Audit(
-        findings=tuple(find(context, claim) for claim in plan.strategy.claims),
+        findings=tuple(_Judge(plan, prediction, known).findings()),
         load=load,
         checks=compatibility_checks(plan, prediction, load),
     )
 
 
-def find(context: AuditContext, claim: Claim) -> Finding:
-    """One claim beside what is derived."""
-    derivations = tuple(DERIVATIONS[claim.quantity](context))
-    dimension = CLAIM_QUANTITIES[claim.quantity]
-    verdicts = tuple(judge(float(claim.value), derivation, dimension) for derivation in derivations)
-    return Finding(claim=claim, derivations=derivations, verdicts=verdicts)
+@dataclass(frozen=True, kw_only=True)
+class _ChangedPlan:
+    """The strategy of a claim's `with`, and its plan, or why there is none."""
+
+    strategy: Strategy
+    context: AuditContext | None
+    why_not: str = ""
+
+
+class _Judge:
+    """The claims of one plan. Those with the same `with` are about one changed plan, which is made once."""
+
+    def __init__(self, plan: Plan, prediction: Prediction, known: Mapping[str, Any] | None) -> None:
+        self.plan, self.prediction, self.known = plan, prediction, known
+        self.claims = [(claim, as_written_now(claim, plan.strategy)) for claim in plan.strategy.claims]
+        self._changed: dict[str, _ChangedPlan] = {}
+
+    def findings(self) -> Iterator[Finding]:
+        for claim, read_as in self.claims:
+            derivations = tuple(self._derive(read_as))
+            verdicts = tuple(judge(float(claim.value), one, claim.dimension) for one in derivations)
+            yield Finding(claim=claim, read_as=read_as, derivations=derivations, verdicts=verdicts)
+
+    def _derive(self, claim: Claim) -> Iterator[Derivation]:
+        key = str(claim.changes)
+        if key not in self._changed:
+            self._changed[key] = self._change(claim)
+        changed = self._changed[key]
+        if claim.quantity == "gpus":
+            found = gpus_needed(changed.strategy, claim.changes)
+        elif changed.context is None:
+            found = iter((_not_planned(changed),))
+        else:
+            found = DERIVATIONS[claim.quantity](changed.context)
+        yield from (_related(one, claim) for one in found)
+
+    def _change(self, claim: Claim) -> _ChangedPlan:
+        about = tuple(other for _, other in self.claims if other.changes == claim.changes)
+        if not claim.changes:
+            context = AuditContext(plan=self.plan, prediction=self.prediction, claims=about)
+            return _ChangedPlan(strategy=self.plan.strategy, context=context)
+        # On all hosts: how many are left over is one of the questions.
+        strategy = changed_strategy(
+            self.plan.strategy, {"cluster.spare_hosts": 0, **claim.changes}, self.known
+        )
+        try:
+            plan = build_plan(strategy)
+        except StrategyError as error:
+            why = "; ".join(f"{problem.path}: {problem.found}" for problem in error.problems)
+            return _ChangedPlan(strategy=strategy, context=None, why_not=why)
+        is_same = strategy.cluster.gpu == self.plan.strategy.cluster.gpu
+        device = self.prediction.device if is_same else device_of(strategy.cluster.gpu)
+        context = AuditContext(plan=plan, prediction=predict(plan, device), claims=about)
+        return _ChangedPlan(strategy=strategy, context=context)
+
+
+def _not_planned(changed: _ChangedPlan) -> Derivation:
+    too_many = too_many_gpus(changed.strategy)
+    return Derivation(
+        value=None,
+        arithmetic=f"not legal: {changed.why_not}",
+        relation="at most" if too_many else "equals",
+        exceeds=too_many,
+        why="the changed layout needs more GPUs than the cluster has" if too_many else "",
+    )
+
+
+def _related(one: Derivation, claim: Claim) -> Derivation:
+    """With the relation that the claim writes; what bounds the quantity's own bounds no other."""
+    if claim.relation is None or one.value is None:
+        return one
+    relation = cast(Relation, claim.relation.replace("_", " "))
+    return one if relation == one.relation else replace(one, relation=relation, bound=None)

@@ -1,4 +1,4 @@
-"""Figures of the cluster and the layout, and how many GPUs a changed strategy would need."""
+"""Figures of the cluster and of the layout."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,8 @@ from planner.audit.verdicts import AuditContext, Derivation
 from planner.counts.parameters import TensorKind, stage_parameters
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.plan.ds_config import zero_stage
-from planner.rules.registry import find_broken_rules
-from planner.strategy.changes import change_keys
-from planner.strategy.schema import Parallel, Strategy
 from planner.timing.gemm_time import rate
-from planner.topology.placement import Stage, largest_data_parallel_size, world_size
+from planner.topology.placement import Stage
 from planner.units import format_quantity, plural
 
 # The cluster and the batch
@@ -61,11 +58,6 @@ def tokens_per_batch(context: AuditContext) -> Iterator[Derivation]:
 
 
 # The layout
-
-
-def gpus_used(context: AuditContext) -> Iterator[Derivation]:
-    world = context.plan.world_size
-    yield Derivation(value=world, arithmetic=f"{_sum_of_stages(context.plan.stages)} = {world}")
 
 
 def gpus_spare(context: AuditContext) -> Iterator[Derivation]:
@@ -144,111 +136,3 @@ def expert_layer_parameters(context: AuditContext) -> int:
         return 0
     moe = context.experts.num_layers(model.first_dense_layers)[1]
     return held(context, context.experts, "experts") // max(moe, 1)
-
-
-# GPUs for a changed strategy
-
-
-def gpus_for_batch_256(context: AuditContext) -> Iterator[Derivation]:
-    s = context.strategy
-    changed = change_keys(s, {"training.global_batch": 256})
-    world, widest = world_size(s.parallel), largest_data_parallel_size(s.parallel)
-    micro = s.training.micro_batch
-    text = (
-        f"{world} as before: 256 = micro_batch {micro} × accumulation {256 / (micro * widest):g} × {widest}; "
-        f"a larger batch takes more accumulation steps, not more GPUs"
-    )
-    yield _needs(context, changed, text)
-
-
-def gpus_for_dp2(context: AuditContext) -> Iterator[Derivation]:
-    yield from _in_both_placements(context, {"dp": 2})
-
-
-def gpus_for_128_experts(context: AuditContext) -> Iterator[Derivation]:
-    s, ep = context.strategy, context.strategy.parallel.ep
-    each, rest = divmod(128 * ep, s.model.num_experts)
-    if not rest:
-        local = f"{128 // each} per expert rank"
-        changed = change_keys(s, {"model.num_experts": 128, "parallel.ep": each})
-        yield _needs(context, changed, _sum_of_degrees(changed.parallel), of=local)
-    if not 128 % ep:
-        changed = change_keys(s, {"model.num_experts": 128})
-        local = f"{128 // ep} per expert rank"
-        yield _needs(context, changed, _sum_of_degrees(s.parallel), of=local, decides=bool(rest))
-    elif rest:
-        yield Derivation(value=None, arithmetic=f"128 experts do not divide over ep {ep}")
-
-
-def gpus_for_ep32_tp2(context: AuditContext) -> Iterator[Derivation]:
-    yield from _in_both_placements(context, {"ep": 32, "tp": 2, "pp": 1, "dp": 1}, is_fallback=True)
-
-
-def gpus_for_ep64_tp4(context: AuditContext) -> Iterator[Derivation]:
-    yield from _in_both_placements(context, {"ep": 64, "tp": 4, "pp": 1, "dp": 1}, is_fallback=True)
-
-
-def gpus_for_ep64_tp2_pp2(context: AuditContext) -> Iterator[Derivation]:
-    yield from _in_both_placements(context, {"ep": 64, "tp": 2, "pp": 2, "dp": 1}, is_fallback=True)
-
-
-def _in_both_placements(
-    context: AuditContext, degrees: dict[str, int], *, is_fallback: bool = False
-) -> Iterator[Derivation]:
-    """The strategy's own placement decides; the other is printed beside it.
-
-    A fallback is stated as fitting so many GPUs, a scaling as needing exactly so many.
-    """
-    s = context.strategy
-    own = s.parallel.placement
-    for placement in (own, "staged" if own == "colocated" else "colocated"):
-        update: dict[str, object] = {**degrees, "placement": placement}
-        if placement == "colocated":
-            update["rank_order"] = "document"
-        changed = change_keys(s, {f"parallel.{key}": value for key, value in update.items()})
-        parallel = changed.parallel
-        text = f"{parallel.short_name} {placement}: {_sum_of_degrees(parallel)}"
-        yield _needs(context, changed, text, of=placement, is_fallback=is_fallback, decides=placement == own)
-
-
-def _needs(
-    context: AuditContext,
-    changed: Strategy,
-    text: str,
-    *,
-    of: str = "",
-    is_fallback: bool = False,
-    decides: bool = True,
-) -> Derivation:
-    """GPUs of a changed strategy on the complete cluster, including its spare hosts."""
-    problems = tuple(find_broken_rules(change_keys(changed, {"cluster.spare_hosts": 0})))
-    world = world_size(changed.parallel)
-    too_many = world > context.available and not changed.cluster.gpu.is_cpu
-    other = [problem for problem in problems if problem.path != "parallel"]
-    if other:
-        text += f"; not legal: {other[0].path}: {other[0].found}"
-    elif not too_many:
-        text += f"; {context.available - world} of {context.available} left"
-    return Derivation(
-        of=of,
-        value=None if other else world,
-        arithmetic=text,
-        relation="at most" if is_fallback else "equals",
-        decides=decides,
-        exceeds=too_many and not other,
-        why=f"{world} GPUs are more than the cluster's {context.available}" if too_many else "",
-    )
-
-
-def _sum_of_degrees(p: Parallel) -> str:
-    world = world_size(p)
-    if p.placement == "staged":
-        copies = (
-            f"{p.dp} × ({p.tp} + {p.pp * p.ep} + {p.tp})" if p.dp > 1 else f"{p.tp} + {p.pp * p.ep} + {p.tp}"
-        )
-        return f"{copies} = {world}"
-    return f"pp {p.pp} × dp {p.dp} × max(ep {p.ep}, tp {p.tp}) = {world}"
-
-
-def _sum_of_stages(stages: tuple[Stage, ...]) -> str:
-    return " + ".join(f"{len(stage.ranks)} {stage.name}" for stage in stages)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
+from planner.strategy.claims import Claim
 from planner.strategy.schema import Strategy
 from planner.topology.placement import Stage
 from planner.units import UNITS, Dimension, format_bytes, format_quantity, format_seconds
@@ -44,18 +45,19 @@ class Derivation:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditContext:
-    """What derivations start from."""
+    """What derivations start from: a plan, and all claims about it."""
 
     plan: Plan
     prediction: Prediction
+    claims: tuple[Claim, ...]
 
     @property
     def strategy(self) -> Strategy:
         return self.plan.strategy
 
     def stated(self, quantity: str) -> float | None:
-        """What the strategy's first claim about a quantity says, to hold a document against itself."""
-        return next((float(c.value) for c in self.strategy.claims if c.quantity == quantity), None)
+        """What the first claim about a quantity says, to hold a document against itself."""
+        return next((float(claim.value) for claim in self.claims if claim.quantity == quantity), None)
 
     @property
     def available(self) -> int:
@@ -141,7 +143,7 @@ def show(value: float | None, dimension: Dimension) -> str:
         case "FLOP/s":
             return f"{value / 1e12:.4g} TFLOPS"
         case "seconds":
-            return format_seconds(value, digits=4)
+            return show_seconds(value)
         case "share":
             return f"{100 * value:.4g} %"
         case "tokens/s" | "batches/s":
@@ -152,6 +154,11 @@ def show(value: float | None, dimension: Dimension) -> str:
 def show_stated(value: float, dimension: Dimension) -> str:
     """A stated value with its unit; rates of bytes in GB/s, as derived ones."""
     return show(value, dimension) if dimension in ("bytes/s", "count") else format_quantity(value, dimension)
+
+
+def show_seconds(value: float) -> str:
+    """A duration in an arithmetic: four digits."""
+    return format_seconds(value, digits=4)
 
 
 def show_bytes(value: float) -> str:

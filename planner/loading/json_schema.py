@@ -19,7 +19,7 @@ def find_section(path: tuple[str | int, ...]) -> type[Section] | None:
             return None
         if isinstance(key, int):
             continue  # an item of claims, which stays the section of its items
-        field = section.model_fields.get(key)
+        field = section.written_keys().get(key)
         section = _section_in(field.annotation) if field is not None else None
     return section
 
@@ -35,7 +35,7 @@ def list_paths() -> tuple[str, ...]:
     """Every dotted key of a strategy, without the items of lists."""
 
     def walk(section: type[Section], prefix: str) -> Iterator[str]:
-        for name, field in section.model_fields.items():
+        for name, field in section.written_keys().items():
             yield prefix + name
             inner = _section_in(field.annotation)
             if inner is not None and name != "claims":

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
+from planner.loading.changed_strategy import find_claim_faults
 from planner.loading.hf_config import with_model
 from planner.loading.override_faults import find_broken_rules_of
 from planner.loading.overrides import apply_overrides
@@ -69,8 +70,7 @@ def loads(
     """
     if isinstance(overrides, str):
         raise TypeError("overrides is a sequence of key=value texts, not one text")
-    own = None if hardware is None else FilePath(hardware)
-    known = {"devices": known_devices(own), "links": known_links(own)}
+    known = known_names(hardware)
     document = Document(text, file)
     problems = list(document.problems)
     root = document.root
@@ -106,6 +106,12 @@ def loads(
         raise StrategyError(sorted(problems, key=_order))
     assert strategy is not None, "a strategy that does not validate has a Problem"
     return strategy
+
+
+def known_names(hardware: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Devices and links that a strategy may name: shipped ones, the user's, and those of a file."""
+    own = None if hardware is None else FilePath(hardware)
+    return {"devices": known_devices(own), "links": known_links(own)}
 
 
 def locate_problems(problems: Iterable[Problem], strategy: Strategy) -> tuple[Problem, ...]:
@@ -179,6 +185,10 @@ def _check(
     if strategy is not None:
         strategy._sources = sources
         faulty |= {key for key, origins in DERIVED.items() if key[1] not in data[key[0]] and origins & faulty}
+        for number, problem in find_claim_faults(strategy, known):
+            keys = ("claims", number, "with", str(problem.path))
+            named = replace(problem, path=f"claims[{number}].with.{problem.path}")
+            problems.append(sources.locate(named, keys))
         view = PartialStrategy(strategy, frozenset(faulty))
         problems += find_broken_rules_of(view, sources, overrides, in_file)
     return strategy, problems

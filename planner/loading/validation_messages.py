@@ -98,14 +98,14 @@ def _value_at(path: tuple[str | int, ...], data: Any) -> Any:
 def _field(path: tuple[str | int, ...]) -> FieldInfo | None:
     names = [key for key in path if isinstance(key, str)]
     section = find_section(tuple(names[:-1]))
-    return section.model_fields.get(names[-1]) if section is not None and names else None
+    return section.written_keys().get(names[-1]) if section is not None and names else None
 
 
 def _missing(path: tuple[str | int, ...]) -> Fault:
     key = path[-1]
     section = find_section(path)
     if section is not None:
-        required = [name for name, field in section.model_fields.items() if field.is_required()]
+        required = [name for name, field in section.written_keys().items() if field.is_required()]
         expected = f"a section with {', '.join(required)}"
         return Fault(
             path=path, code="SW110", found=_IS_MISSING, expected=expected, fix=f"add the section {key}:"
@@ -161,7 +161,7 @@ def _unknown_key(path: tuple[str | int, ...]) -> Fault:
 
 def _legal(path: tuple[str | int, ...]) -> list[str]:
     section = find_section(path)
-    return list(section.model_fields) if section is not None else []
+    return list(section.written_keys()) if section is not None else []
 
 
 def _legal_keys(path: tuple[str | int, ...]) -> str:
@@ -216,12 +216,12 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
     """The legal values of a key in words, from its JSON schema, so that they are written once."""
     section = find_section(path)
     if section is not None and not isinstance(path[-1], int):
-        return f"a mapping with some of: {', '.join(section.model_fields)}"
+        return f"a mapping with some of: {', '.join(section.written_keys())}"
     names = tuple(key for key in path if isinstance(key, str))
     owner = find_section(names[:-1])
     if section is not None:
-        return f"a mapping with {', '.join(section.model_fields)}"
-    if owner is None or names[-1] not in owner.model_fields:
+        return f"a mapping with {', '.join(section.written_keys())}"
+    if owner is None or names[-1] not in owner.written_keys():
         return (
             "text on one line" if names[:2] == ("launch", "environment") else "text, a number, true or false"
         )

@@ -1,5 +1,6 @@
 """Report of an audit: tables for a terminal, columns for a log, one object for programs."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -8,14 +9,39 @@ from planner.audit.verdicts import HOLDS, Derivation, Verdict, show, show_stated
 from planner.plan.plan import Plan
 from planner.prediction.load_balance import Balance
 from planner.report.tables import Table, print_tables
-from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.strategy.claims import Claim
 from planner.units import format_bytes
 
 
 def print_audit(plan: Plan, audit: Audit, out: TextIO, *, is_plain: bool) -> None:
     """An audit for people; plain text without colour or lines for logs, tables of rich for a terminal."""
     heading, tables = list(_heading(plan, audit)), [*_claim_tables(audit), *load_tables(audit)]
-    print_tables(heading, tables, (), out, is_plain=is_plain)
+    print_tables(heading, tables, old_quantity_notes(audit), out, is_plain=is_plain)
+
+
+def old_quantity_notes(audit: Audit) -> tuple[str, ...]:
+    """How claims of old quantities are written now."""
+    return tuple(
+        f"{finding.claim.quantity} is an old name of {{{_written(finding.read_as)}}}"
+        for finding in audit.findings
+        if finding.read_as is not finding.claim
+    )
+
+
+def _written(claim: Claim) -> str:
+    changes = f", with: {{{_changes(claim)}}}" if claim.changes else ""
+    relation = "" if claim.relation is None else f", relation: {claim.relation}"
+    return f"quantity: {claim.quantity}{changes}{relation}"
+
+
+def _changes(claim: Claim) -> str:
+    return ", ".join(f"{key}: {_value(value)}" for key, value in claim.changes.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _heading(plan: Plan, audit: Audit) -> Iterator[str]:
@@ -51,16 +77,19 @@ def _claim_tables(audit: Audit) -> Iterator[Table]:
 
 def _rows(finding: Finding) -> Iterator[tuple[str, ...]]:
     """One row for each derivation; the first carries the claim's verdict, those below only their own."""
-    claim, dimension = finding.claim, CLAIM_QUANTITIES[finding.claim.quantity]
+    claim, dimension = finding.claim, finding.claim.dimension
     first = finding.derived
     others = [
         pair for pair in zip(finding.derivations, finding.verdicts, strict=True) if pair[0] is not first
     ]
     stated = show_stated(float(claim.value), dimension)
+    if claim.relation is not None:
+        stated = f"{claim.relation.replace('_', ' ')} {stated}"
+    changed = f" with {_changes(claim)}" if claim.changes else ""
     of = f", {first.of}" if first.of else ""
     derived = show(first.value, dimension)
     yield (
-        f"{claim.quantity}{of}",
+        f"{claim.quantity}{changed}{of}",
         stated,
         derived,
         finding.verdict,
@@ -137,6 +166,7 @@ def audit_dict(plan: Plan, audit: Audit) -> dict[str, Any]:
             "expert_tokens_assumed": load.tokens,
         },
         "checks": [vars(check) for check in audit.checks],
+        "notes": list(old_quantity_notes(audit)),
     }
 
 
@@ -145,7 +175,9 @@ def _claim_dict(finding: Finding) -> dict[str, Any]:
     return {
         "quantity": claim.quantity,
         "where": claim.where,
-        "unit": CLAIM_QUANTITIES[claim.quantity],
+        "with": claim.changes,
+        "relation": claim.relation,
+        "unit": claim.dimension,
         "stated": claim.value,
         "derived": finding.derived.value,
         "arithmetic": finding.derived.arithmetic,

@@ -11,7 +11,7 @@ from planner.hardware.presets import shipped_links
 from planner.loading.json_schema import find_section, json_schema
 from planner.loading.validation_messages import describe
 from planner.rules import batch, deepspeed_dispatch, layout, model
-from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.strategy.claim_quantities import CLAIM_QUANTITIES, OLD_QUANTITIES
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Strategy
 from planner.units import Dimension, format_quantity, legal_units
@@ -61,14 +61,14 @@ def _sections() -> Iterator[str]:
                 _default((*path, key), field, keys[key]),
                 field.description or _first_line(find_section((*path, key))),
             )
-            for key, field in section.model_fields.items()
+            for key, field in section.written_keys().items()
         ]
         yield _table(("key", "legal values", "default", "meaning"), rows)
 
 
 def _walk(section: type[Section], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
     yield path, section
-    for key in section.model_fields:
+    for key in section.written_keys():
         inner = find_section((*path, key))
         if inner is not None:
             yield from _walk(inner, (*path, key))
@@ -90,6 +90,8 @@ def _legal(path: tuple[str, ...], schema: dict[str, Any]) -> str:
             return "one of [these](#quantities-of-claims)"
         case ("claims", "value"):
             return "a number, with a unit where the quantity has one"
+        case ("claims", "with"):
+            return "a mapping of dotted keys to values"
         case _ if find_section(path) is not None:
             return f"[a section](#{''.join(path)})"
         case _:
@@ -160,6 +162,11 @@ def _devices() -> Iterator[str]:
 def _claims() -> Iterator[str]:
     yield "## Quantities of claims\n"
     yield "What a claim may state. `python -m launch audit` checks claims: see [audit](how-to/audit.md).\n"
+    yield (
+        "With `with`, a quantity is that of the changed plan, on all hosts: `{quantity: gpus, with: "
+        "{parallel.dp: 2},\nvalue: 136}`. Read under their old names: "
+        f"{', '.join(f'`{name}`' for name in OLD_QUANTITIES)}.\n"
+    )
     by_dimension: dict[Dimension, list[str]] = {}
     for name, dimension in CLAIM_QUANTITIES.items():
         by_dimension.setdefault(dimension, []).append(f"`{name}`")

@@ -1,8 +1,8 @@
-"""Quantities of claims: the fixed list that `claims` may state, each with the dimension of its value."""
+"""Quantities of claims: what a claim may state, each with the dimension of its value, and old names."""
 
 from planner.units import Dimension
 
-# One for each figure of the reference document; `where` in a claim says which of its places is meant.
+# `where` in a claim says which place of its document is meant, `with` which change of the strategy.
 CLAIM_QUANTITIES: dict[str, Dimension] = {
     # the cluster and the batch
     "gpus_available": "count",
@@ -12,7 +12,7 @@ CLAIM_QUANTITIES: dict[str, Dimension] = {
     "bytes_per_parameter": "bytes",
     "tokens_per_batch": "count",
     # the layout
-    "gpus_used": "count",
+    "gpus": "count",
     "gpus_spare": "count",
     "gpus_used_share": "share",
     "gpus_per_host_used": "count",
@@ -33,6 +33,7 @@ CLAIM_QUANTITIES: dict[str, Dimension] = {
     "embedding_compute_share": "share",
     "expert_compute_share": "share",
     "aggregation_compute_share": "share",
+    "total_compute_share": "share",
     "compute_variance": "share",
     "compute_headroom": "share",
     "utilization": "share",
@@ -51,11 +52,21 @@ CLAIM_QUANTITIES: dict[str, Dimension] = {
     "communication_latency": "seconds",
     "tokens_per_second": "tokens/s",
     "batches_per_second": "batches/s",
-    # what else would be needed: GPUs for a changed strategy
-    "gpus_for_batch_256": "count",
-    "gpus_for_dp2": "count",
-    "gpus_for_128_experts": "count",
-    "gpus_for_ep32_tp2": "count",
-    "gpus_for_ep64_tp4": "count",
-    "gpus_for_ep64_tp2_pp2": "count",
+    # among all legal plans
+    "place_by_throughput": "count",
 }
+# Still read; planner.audit.old_quantities says what each is now.
+OLD_QUANTITIES = (
+    "gpus_used",
+    "gpus_for_batch_256",
+    "gpus_for_dp2",
+    "gpus_for_128_experts",
+    "gpus_for_ep32_tp2",
+    "gpus_for_ep64_tp4",
+    "gpus_for_ep64_tp2_pp2",
+)
+
+
+def dimension_of(quantity: str) -> Dimension | None:
+    """The dimension of a quantity's values; None: there is no such quantity."""
+    return "count" if quantity in OLD_QUANTITIES else CLAIM_QUANTITIES.get(quantity)

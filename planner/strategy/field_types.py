@@ -16,6 +16,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from planner.units import (
@@ -37,6 +38,11 @@ class Section(BaseModel):
     """A mapping of the strategy: unknown keys forbidden, no coercion of text to numbers, immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def written_keys(cls) -> dict[str, FieldInfo]:
+        """Its fields by the names that people write."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 def make_error(code: str, found: str, expected: str, fix: str | None = None) -> PydanticCustomError:

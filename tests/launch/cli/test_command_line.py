@@ -112,13 +112,13 @@ def test_audit_prints_each_claim_and_says_no() -> None:
     assert (done.returncode, done.stderr) == (1, "")
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[0].startswith("ep64_tp2_staged: EP64_TP2_PP1_DP1, staged; plan ")
-    assert lines[1].startswith("49 claims: ")
+    assert lines[1].startswith("51 claims: ")
     assert any(
         line.startswith("memory_share, by its own figures 6.25 % 0.025 % does not hold") for line in lines
     )
     assert (
-        "gpus_used 68 68 holds Parallel Strategy Overview 2 embedding + 64 experts + 2 aggregation = 68"
-        in lines
+        "gpus, staged 68 68 holds Parallel Strategy Overview EP64_TP2_PP1_DP1 staged: 2 + 64 + 2 = 68; "
+        "60 of 128 left" in lines
     )
     assert "GPU count passes 68 needed, 128 available, 7 spare hosts" in lines
     assert "\x1b" not in done.stdout
@@ -128,9 +128,9 @@ def test_audit_json_is_one_object_on_stdout() -> None:
     done = launch("audit", REFERENCE, "--json")
     answer = json.loads(done.stdout)
     assert (answer["schema_version"], answer["command"], answer["code"]) == (2, "audit", 1)
-    claims = {claim["quantity"]: claim for claim in answer["audit"]["claims"]}
-    assert claims["gpus_for_dp2"]["verdict"] == "cannot be met on this cluster"
-    assert claims["gpus_for_dp2"]["derived"] == 136
+    (twice,) = [claim for claim in answer["audit"]["claims"] if claim["with"] == {"parallel.dp": 2}]
+    assert (twice["quantity"], twice["derived"]) == ("gpus", 136)
+    assert twice["verdict"] == "cannot be met on this cluster"
     assert answer["audit"]["load_balance"]["stages"][1]["num_ranks"] == 64
     assert len(answer["audit"]["checks"]) == 6
 
