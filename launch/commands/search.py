@@ -17,6 +17,7 @@ from planner.exit_codes import ExitCode
 from planner.strategy.schema import Strategy
 
 if TYPE_CHECKING:
+    from planner.hardware.catalog import Device
     from planner.report.search_report import SearchView
     from planner.report.tables import Table
     from planner.search.search import Search
@@ -57,7 +58,12 @@ def search(
     trainable: Annotated[bool, typer.Option("--trainable", help="only plans that train.py runs")] = False,
     plot: Annotated[
         str | None,
-        typer.Option("--plot", metavar="FILE", help="draw throughput over GPUs (SVG)", show_default=False),
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="draw throughput over GPUs and steps by cause (SVG)",
+            show_default=False,
+        ),
     ] = None,
     hardware: HardwareFile = None,
 ) -> ExitCode:
@@ -79,9 +85,7 @@ def search(
     if write is not None:
         _write_row(found, write[0], write[1])
     if plot is not None:
-        from planner.report.search_svg import search_svg
-
-        save_picture(search_svg(given.name, found), plot, "--plot")
+        save_picture(_picture(given.name, found, device), plot, "--plot")
     code = ExitCode.OK if found.rows else ExitCode.NEGATIVE
     if found.rows and not output.is_json:
         notes = tuple(search_notes(given, problems, view, device))
@@ -133,6 +137,17 @@ def _tables(view: "SearchView", num_rows: int) -> "list[Table]":
         title = f"Pareto front ({number}): throughput, GPUs used, memory headroom"
         tables.append(search_table(title, shown, view))
     return tables
+
+
+def _picture(name: str, found: "Search", device: "Device") -> str:
+    from planner.prediction.breakdown import step_causes
+    from planner.prediction.predict import predict
+    from planner.report.search_svg import search_svg
+    from planner.search.selection import thin_evenly
+
+    rows = thin_evenly(found.pareto, _ROWS)
+    steps = [(row, step_causes(row.plan, predict(row.plan, device).stages)) for row in rows]
+    return search_svg(name, found, steps)
 
 
 def _split_varied(text: str) -> tuple[str, ...]:

@@ -105,6 +105,36 @@ def _largest_cause(stage: StagePrediction, accumulation: int) -> tuple[str, floa
     return name, seconds / sum(s for _, s in causes)
 
 
+def step_causes(plan: Plan, stages: Sequence[StagePrediction]) -> dict[str, float]:
+    """Seconds of a step by kind of cause, means over ranks, which sum to the step."""
+    found: dict[str, float] = {}
+    for stage in stages:
+        weight = stage.num_ranks / plan.world_size
+        own = {name: s for name, s in stage.phases.phases_s.items() if name != "compute"}
+        for cause, seconds in (*own.items(), *compute_causes(stage, plan.batch.accumulation)):
+            kind = _kind_of(cause)
+            found[kind] = found.get(kind, 0.0) + weight * seconds
+    return found
+
+
+def _kind_of(cause: str) -> str:
+    """Of a phase of telemetry, or of a cause of compute ("matmul: experts")."""
+    kind = cause.partition(":")[0]
+    return _KINDS.get(kind, kind)
+
+
+_KINDS = {
+    "matmul": "matmuls",
+    "memory-bound": "memory-bound operations",
+    "all_to_all": "all-to-all",
+    "tensor_parallel": "TP collectives",
+    "gradient_reduce": "gradient reduction",
+    "stage_wait": "other stages",
+    "data": "data and other",
+    "other": "data and other",
+}
+
+
 def compute_causes(stage: StagePrediction, accumulation: int) -> tuple[tuple[str, float], ...]:
     """Seconds of a step's compute by cause, the largest first."""
     causes: dict[str, float] = {}

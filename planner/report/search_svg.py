@@ -1,15 +1,18 @@
-"""SVG picture of a search: throughput over GPUs, the Pareto front marked.
+"""SVG picture of a search: throughput over GPUs, the Pareto front marked, its steps by cause.
 
 Standard library only, and the same bytes for the same rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, floor, log2, log10
 from xml.sax.saxutils import escape
 
+from planner.report.step_svg import bars_height, step_bars
 from planner.search.search import Search, SearchRow
+from planner.units import plural
 
 _WIDTH, _HEIGHT = 960, 540
+_BELOW, _BARS_LEFT, _MARGIN = 50, 30, 10
 _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 930, 60, 480
 _STYLE = """\
 text{font-family:system-ui,sans-serif;font-size:13px;fill:#1f2328}
@@ -18,24 +21,38 @@ text{font-family:system-ui,sans-serif;font-size:13px;fill:#1f2328}
 @media (prefers-color-scheme:dark){text{fill:#f0f6fc}.page{fill:#0d1117}.grid{stroke:#3d444d}}"""
 
 
-def search_svg(name: str, found: Search) -> str:
-    """The picture as the text of an SVG file. Rows on the same pixel are drawn once."""
+def search_svg(name: str, found: Search, steps: Sequence[tuple[SearchRow, Mapping[str, float]]] = ()) -> str:
+    """The picture as the text of an SVG file. Rows on the same pixel are drawn once.
+
+    `steps`: rows of the front, and the seconds of their steps by cause (prediction.breakdown step_causes).
+    """
     scale = _Scale(found.rows)
     places = {scale.point(row) for row in found.rows}
+    height = _HEIGHT + (bars_height(len(steps)) + _BELOW + _MARGIN if steps else 0)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>{escape(name)}: predicted tokens/s over GPUs</title>",
         f"<style>{_STYLE}</style>",
-        f'<rect class="page" width="{_WIDTH}" height="{_HEIGHT}"/>',
+        f'<rect class="page" width="{_WIDTH}" height="{height}"/>',
         f'<text x="{_LEFT}" y="30">{escape(name)}: {len(found.rows):,} plans; orange: the Pareto front of '
         f"throughput, GPUs and memory headroom ({len(found.pareto):,})</text>",
         *_axes(scale),
         *(f'<circle class="row" cx="{x}" cy="{y}" r="2"/>' for x, y in sorted(places)),
         f'<polyline class="best" points="{_steps(scale, found.rows)}"/>',
         *(_mark(scale, row) for row in found.pareto),
+        *_step_bars(steps),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _step_bars(steps: Sequence[tuple[SearchRow, Mapping[str, float]]]) -> Iterator[str]:
+    if not steps:
+        return
+    title = "Step by cause of plans on the front, mean over ranks"
+    yield f'<text x="{_BARS_LEFT}" y="{_HEIGHT + 20}">{title}</text>'
+    titled = [(f"{row.name}, {plural(row.gpus, 'GPU')}", causes) for row, causes in steps]
+    yield from step_bars(titled, _BARS_LEFT, _RIGHT, _HEIGHT + _BELOW)
 
 
 class _Scale:

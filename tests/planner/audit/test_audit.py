@@ -324,7 +324,8 @@ def test_a_floor_is_never_above_what_is_predicted() -> None:
         for placement in ("staged", "colocated"):
             written = load(REFERENCE, [f"parallel={degrees}", "cluster.spare_hosts=0"])
             parallel = written.parallel.model_copy(update={"placement": placement})
-            found = audit_of(build_plan(written.model_copy(update={"parallel": parallel})))
+            changed = {"parallel": parallel, "claims": every_claim()}
+            found = audit_of(build_plan(written.model_copy(update=changed)))
             for one in found.findings:
                 for r in one.derivations:
                     if r.bound is not None and r.value is not None and r.relation == "at most":

@@ -9,11 +9,14 @@ from typing import cast
 import pytest
 
 from launch.__main__ import main
-from planner import load
+from planner import build_plan, load
 from planner.hardware.catalog import device_of
+from planner.prediction.breakdown import step_causes
+from planner.prediction.predict import predict
 from planner.report.ledger import ErrorBar
 from planner.report.search_notes import search_notes, why_nothing
 from planner.report.search_report import SearchView, search_table
+from planner.report.step_svg import step_bars
 from planner.search.fewest_gpus import fewest_gpus
 from planner.search.search import Search, SearchRow, pareto_front, search
 from planner.search.selection import gpu_seconds_per_million, order_rows, thin_evenly, tied_with_first
@@ -146,9 +149,27 @@ def test_the_plot_marks_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(marks) == len(front)
     for mark, row in zip(marks, front, strict=True):
         assert mark.endswith(f"{row['gpus']} GPUs, {row['tokens_per_s']:,.0f} tokens/s")
+    bars = [text for text in ET.parse(file).getroot().itertext() if text.endswith("%")]
+    assert any(text.startswith("matmuls: ") for text in bars)
     nowhere = str(tmp_path / "nowhere" / "search.svg")
     assert main(["search", TINY, "--plot", nowhere]) == 2
     assert "SW380" in capsys.readouterr().err
+
+
+def test_a_steps_causes_sum_to_the_step_and_all_are_drawn() -> None:
+    staged = load("ds_configs/ep64_tp2_staged.yaml")
+    for given in (staged, load(TINY), load(TINY, ["parallel=EP2_TP2_PP2_DP1"])):
+        plan = build_plan(given)
+        prediction = predict(plan)
+        causes = step_causes(plan, prediction.stages)
+        assert sum(causes.values()) == pytest.approx(prediction.step_s)
+        phases = prediction.mean_phases_s
+        assert causes.get("optimizer") == pytest.approx(phases["optimizer"])
+        compute = ("matmuls", "memory-bound operations", "waiting for kernel launches")
+        assert sum(causes.get(kind, 0.0) for kind in compute) == pytest.approx(phases["compute"])
+        drawn = ET.fromstring(f"<svg>{''.join(step_bars([('one', causes)], 0, 960, 0))}</svg>")
+        width = sum(float(bar.get("width", 0)) for bar in drawn if bar.find("title") is not None)
+        assert width == pytest.approx(960 - 330 - 90, abs=1.0)
 
 
 def test_an_unknown_order_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
