@@ -1,8 +1,50 @@
-"""The program `python -m runtime.attempts set-aside RUN`: makes room for a fresh start."""
+"""Attempts of a run: `python -m runtime.attempts set-aside RUN` makes room for a fresh start."""
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
-from runtime.startup.attempts import main
+import typer
+
+from planner import Problem
+from planner.exit_codes import ExitCode
+from runtime.files.path_kind import wrong_kind
+from runtime.startup.claims import set_aside
+
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Attempts of a run.",
+)
+
+
+@app.callback()
+def _attempts() -> None:
+    """Attempts of a run."""
+
+
+@app.command("set-aside")
+def set_run_aside(run: Annotated[Path, typer.Argument(help="the folder of a run")]) -> None:
+    """Move a run to RUN.001, RUN.002, …: the next start begins at step 1. Nothing is deleted."""
+    try:
+        if (found := wrong_kind(run, is_folder=True)) is not None:
+            problem = Problem(
+                code="SW646",
+                file=str(run),
+                found=f"it is {found}",
+                expected="the folder of a run, such as runs/tiny_cpu",
+                fix="correct the path, or move it aside by hand",
+            )
+            print(problem, file=sys.stderr)
+            raise typer.Exit(ExitCode.WRONG_INPUT)
+        if not run.exists():
+            print(f"there is no {run}: nothing is in the way of a fresh start")
+            return
+        print(f"{run} was moved to {set_aside(run)}")
+    except OSError as error:
+        print(f"SW644 {run} cannot be moved: {error.strerror or error}", file=sys.stderr)
+        raise typer.Exit(ExitCode.INTERNAL_ERROR) from error
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    app(prog_name="python -m runtime.attempts")

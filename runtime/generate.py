@@ -19,6 +19,7 @@ from rich.text import Text
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, load
 from planner.exit_codes import ExitCode
+from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.reader import read_weights
 from runtime.checkpoint.store import newest
@@ -53,7 +54,7 @@ def continuation(
         CheckpointError: if it has checkpoints and none is intact.
     """
     strategy = _strategy(run_folder)
-    info = newest(run_folder / "checkpoints")
+    info = newest(run_folder / CHECKPOINTS_NAME)
     if info is None:
         raise _problem(
             "SW982", run_folder, "the run has no checkpoint yet", "wait for the first one, or train it again"

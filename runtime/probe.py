@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _claim(context: "RunContext") -> "StartDecision":
-    from runtime.startup.attempts import claim
+    from runtime.startup.claims import claim
     from runtime.startup.consensus import StartDecision
 
     assert context.folder is not None

@@ -62,8 +62,7 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
     try:
         info = open_checkpoint(path)
     except CheckpointError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
-        raise typer.Exit(ExitCode.NEGATIVE) from error
+        _end_damaged(error)
     facts = _facts(info)
     if as_json:
         tensors = {
@@ -120,12 +119,20 @@ def _damage(path: Path) -> tuple[str, ...]:
 def _checkpoints(folder: Path) -> tuple[Path, ...]:
     if not folder.is_dir():
         _refuse(folder, "no such folder", "a run, its checkpoints folder, or one checkpoint")
-    paths = commit.candidates(folder)
+    try:
+        paths = commit.candidates(folder)
+    except CheckpointError as error:
+        _end_damaged(error)
     if not paths:
         _refuse(
             folder, "no checkpoint in it", f"folders such as {commit.step_name(100)} with a manifest.json"
         )
     return paths
+
+
+def _end_damaged(error: CheckpointError) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
+    raise typer.Exit(ExitCode.NEGATIVE) from error
 
 
 def _refuse(folder: Path, found: str, expected: str) -> NoReturn:

@@ -13,15 +13,18 @@ Checkpoints appear and disappear by a rename, so a kill leaves no partial folder
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import uuid
 from pathlib import Path
 
 from planner.files import fsync_folder, replace
-from runtime.checkpoint.manifest import MANIFEST_NAME
+from runtime.checkpoint.manifest import MANIFEST_NAME, CheckpointError
+from runtime.files.path_kind import wrong_kind
 
-LATEST_NAME = "latest"
+LATEST_NAME, FOLDER_NAME = "latest", "checkpoints"
+_LONGEST_NAME = 255  # bytes, of a file on the usual file systems
 _STEP = re.compile(r"step-(\d{8,})")
 _REPLACED = re.compile(r"\.replaced-step-(\d{8,})-.*")
 
@@ -53,7 +56,14 @@ def publish(temporary: Path, step: int) -> None:
         target.rename(folder / f".replaced-{target.name}-{_new_id()}")
     temporary.rename(target)
     fsync_folder(folder)
-    replace(folder / LATEST_NAME, f"{target.name}\n".encode())
+    latest = folder / LATEST_NAME
+    if (
+        latest.is_dir() and not latest.is_symlink()
+    ):  # nothing that this program wrote; a file replaces the rest
+        aside = latest.with_name(f"{LATEST_NAME}.aside-{_new_id()}")
+        latest.rename(aside)
+        logger.warning("SW819 %s was a folder: it is set aside as %s", latest, aside.name)
+    replace(latest, f"{target.name}\n".encode())
 
 
 def prune(folder: Path, step: int, *, keep_last: int | None, keep_every: int | None) -> None:
@@ -84,12 +94,15 @@ def candidates(folder: Path) -> tuple[Path, ...]:
     """The checkpoints to try, in order: the one `latest` names, then the others from newest to oldest.
 
     `folder` may be a folder of checkpoints, a run, or one checkpoint (then it is the only candidate). A
-    `latest` that names no checkpoint gives a warning.
+    `latest` that names no checkpoint, or cannot be read, gives a warning.
+
+    Raises:
+        CheckpointError: if something else is in the folder's place, where checkpoints may be unseen.
     """
     if (folder / MANIFEST_NAME).exists() or _STEP.fullmatch(folder.name):
         return (folder,) if folder.is_dir() else ()
-    if (folder / "checkpoints").is_dir():
-        folder = folder / "checkpoints"
+    if os.path.lexists(folder / FOLDER_NAME):
+        folder = folder / FOLDER_NAME
     found = _replaced(folder) | _steps(folder)
     if not found:
         return ()
@@ -107,8 +120,11 @@ def candidates(folder: Path) -> tuple[Path, ...]:
 
 
 def newest_step(folder: Path) -> int | None:
-    """The highest step with a checkpoint in `folder`, by name only; None if there is none."""
-    return max(_steps(folder), default=None)
+    """The highest step with a checkpoint in `folder`, by name only; None if none is seen."""
+    try:
+        return max(_steps(folder), default=None)
+    except CheckpointError:
+        return None  # whoever reads a checkpoint is told
 
 
 def delete_folder(path: Path) -> None:
@@ -120,11 +136,15 @@ def delete_folder(path: Path) -> None:
 
 
 def _named_by_latest(folder: Path) -> int | None:
+    latest = folder / LATEST_NAME
     try:
-        text = (folder / LATEST_NAME).read_bytes().decode(errors="replace")
-    except FileNotFoundError:
+        if not latest.is_file():  # a folder, a link to itself, a device without end
+            return None
+        with latest.open("rb") as file:
+            text = file.read(_LONGEST_NAME + 1).decode(errors="replace")
+    except OSError:
         return None
-    match = _STEP.fullmatch(text.rstrip("\n"))
+    match = _STEP.fullmatch(text.rstrip("\n")) if len(text) <= _LONGEST_NAME else None
     return int(match[1]) if match else None
 
 
@@ -137,7 +157,10 @@ def _replaced(folder: Path) -> dict[int, Path]:
 
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    if not folder.is_dir():
+    found = wrong_kind(folder, is_folder=True)
+    if found is not None:
+        raise CheckpointError("SW818", f"{folder} is {found}: checkpoints that are there are not seen")
+    if not folder.exists():
         return {}
     matches = ((pattern.fullmatch(path.name), path) for path in sorted(folder.iterdir()))
     return {int(match[1]): path for match, path in matches if match and path.is_dir()}

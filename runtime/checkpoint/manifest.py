@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runtime.checkpoint.tensor_slices import TensorSlice, full_slice, is_within, split_flat_range, subtract
+from runtime.files.path_kind import wrong_kind
 
 MANIFEST_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -168,14 +169,17 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     """
     path = folder / MANIFEST_NAME
     try:
+        if (found := wrong_kind(path, is_folder=False)) is not None:
+            raise CheckpointError("SW801", f"{path} cannot be read: it is {found}")
         fields = json.loads(path.read_bytes())
         stated = fields.pop("sha256")
         version = fields["schema_version"]
+        actual = _own_hash(fields)
     except OSError as error:
         raise CheckpointError("SW801", f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError("SW802", f"{path} is damaged: not a manifest ({_error_line(error)})") from error
-    if (actual := _own_hash(fields)) != stated:
+    if actual != stated:
         raise CheckpointError("SW802", f"{path} is damaged: its SHA-256 is {actual}, recorded is {stated}")
     if version == 1:
         _upgrade(fields)

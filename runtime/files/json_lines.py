@@ -18,6 +18,10 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
+class LineFileDeletedError(OSError):
+    """The file was deleted while it was being written: what is appended would be lost."""
+
+
 class LineFile:
     """An append-only file of JSON objects, one per line; created, with its folder, if it does not exist."""
 
@@ -36,7 +40,7 @@ class LineFile:
         which names each by its dotted path: {"loss": null, "not_finite": {"loss": "nan"}}.
 
         Raises:
-            OSError: if the disk does not take the entire line.
+            OSError: if the disk does not take the entire line, or the file was deleted.
         """
         not_finite: dict[str, str] = {}
         plain = _finite(fields, "", not_finite)
@@ -49,6 +53,10 @@ class LineFile:
         os.close(self._descriptor)
 
     def _write(self, line: bytes) -> None:
+        if os.fstat(self._descriptor).st_nlink == 0:
+            gone = [path for path in (self._path, *self._path.parents) if not path.exists()]
+            what = gone[-1] if gone else self._path  # the highest folder that is missing, or the file
+            raise LineFileDeletedError(f"SW963 {what} was deleted while the run was writing to it")
         num_written = os.write(self._descriptor, line)
         if num_written != len(line):
             raise OSError(f"{self._path}: only {num_written} of a line's {len(line)} bytes were written")
@@ -67,7 +75,7 @@ def read_steps(path: Path) -> dict[int, dict[str, Any]]:
         try:
             fields = json.loads(line)
             steps[int(fields["step"])] = fields
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             logger.warning("SW962 %s:%d is not a complete line of a step; skipped", path, number)
     return dict(sorted(steps.items()))
 

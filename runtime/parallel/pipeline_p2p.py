@@ -1,9 +1,4 @@
-"""Pipeline send/recv: activations forward and gradients back between neighboring stages, asynchronously.
-
-Two autograd functions make it part of the graph. A stage's graph begins with `recv_activations`, whose
-backward sends the gradient back, and ends with `send_activations`, whose backward receives the gradient from
-the next stage. `send_activations` returns zero, to which the stage's own losses are added.
-"""
+"""Pipeline send/recv: activations forward and gradients back between neighboring stages, asynchronously."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -247,42 +242,6 @@ def make_channels(plan: Plan, groups: RankGroups, device: torch.device) -> P2PCh
         if channel is not None:
             channel.warm_up()
     return channels
-
-
-def recv_activations(channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
-    """A chunk of activations, [R, S, C]; backward sends their gradient to the previous stage."""
-    anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())
-    return _Receive.apply(anchor, channel, micro_batch, chunk)
-
-
-def send_activations(x_RSC: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
-    """Sends a chunk of activations and returns zero (fp32), whose backward receives their gradient."""
-    return _Send.apply(x_RSC, channel, micro_batch, chunk)
-
-
-class _Receive(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
-        ctx.channel, ctx.micro_batch, ctx.chunk = channel, micro_batch, chunk
-        return channel.recv(micro_batch, chunk)
-
-    @staticmethod
-    def backward(ctx: Any, grad_RSC: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.channel.send(ctx.micro_batch, ctx.chunk, grad_RSC)
-        return None, None, None, None
-
-
-class _Send(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_RSC: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
-        ctx.channel, ctx.micro_batch, ctx.chunk = channel, micro_batch, chunk
-        channel.send(micro_batch, chunk, x_RSC)
-        return torch.zeros((), device=x_RSC.device)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # `grad` is the engine's scale of this stage's loss; the received gradient is scaled already.
-        return ctx.channel.recv(ctx.micro_batch, ctx.chunk), None, None, None
 
 
 def _make_channel(

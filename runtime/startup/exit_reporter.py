@@ -18,8 +18,9 @@ import torch.distributed as dist
 
 from planner import Problem, StrategyError
 from planner.exit_codes import ExitCode
+from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import newest_step
-from runtime.startup.attempts import claim
+from runtime.startup.claims import claim
 from runtime.startup.context import RunContext
 from runtime.startup.outcome_files import is_done, may_be_running, write_done, write_failed
 
@@ -129,7 +130,7 @@ class ExitReporter:
         """The last step this attempt saved or resumed from; before that, what older attempts left."""
         if self.context.checkpoint is not None or self.context.folder is None:
             return self.context.checkpoint
-        return newest_step(self.context.folder / "checkpoints")
+        return newest_step(self.context.folder / CHECKPOINTS_NAME)
 
     def _first_reason(self, own: str, *, is_echo: bool) -> str:
         """The first reason that any rank gave; an echo gives others time to be first."""

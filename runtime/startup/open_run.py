@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from planner import Plan
+from planner import Plan, StrategyError
 from planner.exit_codes import ExitCode
 from planner.files import replace
 from planner.memory.fit import memory_warning
@@ -16,11 +16,12 @@ from runtime.checkpoint.manifest import CheckpointInfo
 from runtime.checkpoint.save_restore import checkpoint_layout
 from runtime.data import TokenData, open_data, prepare_data
 from runtime.data.cache import TOKENIZER_NAME
-from runtime.startup.attempts import claim
+from runtime.startup.claims import claim
 from runtime.startup.consensus import StartDecision
 from runtime.startup.context import RunContext
 from runtime.startup.outcome_files import write_done
 from runtime.startup.resume import find_start
+from runtime.startup.run_folder import find_folder_problems
 
 
 def open_run(context: RunContext) -> StartDecision:
@@ -38,6 +39,8 @@ def open_run(context: RunContext) -> StartDecision:
     too_large = memory_warning(plan, operator.memory_limit_bytes)
     for warning in (*operator.warnings, *([too_large] if too_large else [])):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
+    if problems := find_folder_problems(folder):  # before the data, which may take hours
+        raise StrategyError(problems)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)
     prints = fingerprints(plan, data)

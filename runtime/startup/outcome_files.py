@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.files import replace
-from runtime.startup.attempts import DONE_NAME, FAILED_NAME, holds, newest_attempt, to_bytes
+from runtime.startup.claims import DONE_NAME, FAILED_NAME, holds, is_gone, newest_attempt, to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ def write_failed(
 
 def _write_end(run_folder: Path, name: str, content: Mapping[str, Any]) -> None:
     attempt = content["attempt"]
+    if is_gone(run_folder, attempt):
+        logger.warning("SW645 %s is not written: the run's folder was deleted or moved", run_folder / name)
+        return
     if not holds(run_folder, attempt):
         logger.warning(
             "SW642 %s is not written: a newer attempt than %d holds the run", run_folder / name, attempt

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from planner import Plan, Problem, StrategyError, load
 from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT
-from runtime.checkpoint.compatibility import Fingerprints
+from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
+from runtime.checkpoint.compatibility import Fingerprints, meta_faults
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.store import newest
 
@@ -53,17 +54,31 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
     if found.step >= plan.strategy.training.steps:
         raise _refuse(
             "SW826",
-            f"{found.folder} is at step {found.step}, and training.steps is {plan.strategy.training.steps}",
+            f"{found.folder} is at step {found.step}, and {_last_step(plan)}",
             "a checkpoint with steps left to train",
-            f"set training.steps above {found.step}",
+            _longer(plan, found.step),
         )
     return found
+
+
+def _last_step(plan: Plan) -> str:
+    training = plan.strategy.training
+    follows = "" if training.tokens is None else " (from training.tokens)"
+    return f"training.steps is {training.steps}{follows}"
+
+
+def _longer(plan: Plan, step: int) -> str:
+    """The key that is written, steps or tokens, set so that steps are left after `step`."""
+    training = plan.strategy.training
+    if training.tokens is None:
+        return f"set training.steps above {step}"
+    return f"set training.tokens above {step * training.global_batch * training.seq_length}"
 
 
 def _refuse_going_back(resume: str, run_folder: Path, newest_one: CheckpointInfo) -> None:
     """A strategy that names an older step of its own run would start there again after every restart."""
     named = Path(resume).resolve()
-    is_own_step = named.parent == (run_folder / "checkpoints").resolve()
+    is_own_step = named.parent == (run_folder / CHECKPOINTS_NAME).resolve()
     if is_own_step and named != newest_one.folder.resolve():
         raise _refuse(
             "SW827",
@@ -87,6 +102,13 @@ def _newest(folder: Path) -> CheckpointInfo | None:
 
 
 def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bool) -> None:
+    if faults := meta_faults(info.meta):
+        raise _refuse(
+            "SW802",
+            f"{info.folder}/manifest.json: {faults[0]}",
+            "a checkpoint that a run wrote",
+            "restore it from a backup, or move it aside to resume from the one before it",
+        )
     if info.meta.model_fingerprint != prints.model:
         changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT) or "the tokenizer changed"
         raise _refuse(

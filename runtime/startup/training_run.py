@@ -9,6 +9,8 @@ import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from planner.exit_codes import ExitCode
+from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
+from runtime.checkpoint.manifest import CheckpointError
 from runtime.checkpoint.save_restore import Saver, restore
 from runtime.data import TokenData
 from runtime.data.cache import TOKENIZER_NAME
@@ -20,7 +22,7 @@ from runtime.parallel.device import (
     take_device,
 )
 from runtime.parallel.groups import RankGroups
-from runtime.startup.attempts import holds
+from runtime.startup.claims import holds, is_gone
 from runtime.startup.consensus import StartDecision, agree_on_groups
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
@@ -63,13 +65,13 @@ class TrainingRun:
             plan=self.plan,
             engine=engine,
             groups=groups,
-            folder=folder / "checkpoints",
+            folder=folder / CHECKPOINTS_NAME,
             files={TOKENIZER_NAME: folder / TOKENIZER_NAME},
             prints=decision.fingerprints,
             attempt=attempt,
             horizon=decision.horizon,
             end_of_text=data.end_of_text,
-            holds=lambda: holds(folder, attempt),
+            holds=self._holds,
         )
         self._reporter = RunReporter(
             self.plan,
@@ -81,6 +83,16 @@ class TrainingRun:
         )
         self._timeline = Timeline(plan=self.plan, rank=self.rank, folder=folder, attempt=attempt, done=done)
         return done + 1
+
+    def _holds(self) -> bool:
+        """Whether no newer attempt has claimed the run.
+
+        Raises:
+            CheckpointError: if the run's folder is gone; saving would begin a new one.
+        """
+        if is_gone(self._folder, self._decision.attempt):
+            raise CheckpointError("SW820", f"{self._folder} was deleted or moved while it was trained")
+        return holds(self._folder, self._decision.attempt)
 
     @property
     def traced_step(self) -> int:

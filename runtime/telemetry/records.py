@@ -18,7 +18,7 @@ from runtime.profiling.phase_clock import communication_share, step_s, utilizati
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-STEPS_NAME = "telemetry.jsonl"
+STEPS_NAME, RANKS_NAME, EVENTS_NAME = "telemetry.jsonl", "ranks", "tensorboard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Telemetry:
         self, run_folder: Path, rank: int, *, attempt: int, first_step: int = 1, tensorboard: bool = False
     ) -> None:
         self._attempt = attempt
-        self._rank_lines = LineFile(run_folder / "ranks" / f"rank-{rank:04d}.jsonl")
+        self._rank_lines = LineFile(run_folder / RANKS_NAME / f"rank-{rank:04d}.jsonl")
         self._step_lines = LineFile(run_folder / STEPS_NAME) if rank == 0 else None
         self._events = _open_events(run_folder, first_step) if rank == 0 and tensorboard else None
 
@@ -161,4 +161,4 @@ def _open_events(run_folder: Path, first_step: int) -> SummaryWriter:
     # Imported only where it is used: with TensorFlow installed beside it, it takes seconds.
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run_folder / "tensorboard"), purge_step=first_step)
+    return SummaryWriter(str(run_folder / EVENTS_NAME), purge_step=first_step)

@@ -15,12 +15,8 @@ from planner import Plan, Stage, Strategy
 from planner.strategy.schema import Training
 from planner.topology.stage_boundary import Interval
 from runtime.parallel.groups import RankGroups
-from runtime.parallel.pipeline_p2p import (
-    P2PChannels,
-    make_channels,
-    recv_activations,
-    send_activations,
-)
+from runtime.parallel.pipeline_autograd import recv_activations, send_activations
+from runtime.parallel.pipeline_p2p import P2PChannels, make_channels
 
 
 @dataclass(frozen=True, kw_only=True)

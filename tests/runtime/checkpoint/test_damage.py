@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,22 @@ def rewrite_manifest(step: Path, change: Callable[[dict[str, Any]], None]) -> No
     path.write_text(json.dumps({**fields, "sha256": hashlib.sha256(canonical).hexdigest()}))
 
 
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_link(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 def drop_a_piece(fields: dict[str, Any]) -> None:
     fields["tensors"]["model.layers.0.mlp.experts.up"]["exp_avg"]["pieces"].pop()
 
@@ -101,6 +118,23 @@ DAMAGES = {
     "manifest with an unknown key": (
         lambda step: rewrite_manifest(step, lambda fields: fields.update(more=1)),
         "SW802 .*: more",
+    ),
+    "manifest with NaN": (
+        lambda step: edit(step / "manifest.json", '"step": 100', '"step": NaN'),
+        "SW802 .*manifest.json",
+    ),
+    "manifest with infinity and its hash": (
+        lambda step: rewrite_manifest(step, lambda fields: fields["meta"]["counters"].update(x=math.inf)),
+        "SW802 .*manifest.json",
+    ),
+    "manifest that is a folder": (lambda step: replace_by_folder(step / "manifest.json"), "SW801 .*folder"),
+    "manifest without end": (
+        lambda step: replace_by_link(step / "manifest.json", "/dev/zero"),
+        "SW801 .*neither a file nor a folder",
+    ),
+    "manifest that links to itself": (
+        lambda step: replace_by_link(step / "manifest.json", "manifest.json"),
+        "SW801 .*a link to itself",
     ),
     "hole": (
         lambda step: rewrite_manifest(step, drop_a_piece),

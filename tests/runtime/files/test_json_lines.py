@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from runtime.files.json_lines import LineFile, read_steps
+from runtime.files.json_lines import LineFile, LineFileDeletedError, read_steps
 
 
 def write(path, *lines) -> None:
@@ -81,3 +81,24 @@ def test_a_disk_that_takes_half_a_line_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", lambda descriptor, line: write_half(descriptor, line[: len(line) // 2]))
     with pytest.raises(OSError, match="only 6 of a line's 12 bytes"):
         file.append({"step": 1})
+
+
+def test_a_file_that_was_deleted_takes_no_more_lines(tmp_path):
+    lines = LineFile(tmp_path / "ranks" / "a.jsonl")
+    lines.append({"step": 1})
+    (tmp_path / "ranks" / "a.jsonl").unlink()
+    with pytest.raises(LineFileDeletedError, match=r"SW963 .*/ranks/a.jsonl was deleted"):
+        lines.append({"step": 2})
+    (tmp_path / "ranks").rmdir()
+    with pytest.raises(LineFileDeletedError, match=r"SW963 .*/ranks was deleted"):
+        lines.append({"step": 2})
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 9999, '{"step": Infinity}', '{"step": NaN}', '{"step": [1]}', "3", "\ud800"]
+)
+def test_a_line_that_is_no_step_is_skipped(tmp_path, line, caplog):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line.encode(errors="surrogatepass") + b'\n{"step": 2}\n')
+    assert list(read_steps(path)) == [1, 2]
+    assert "SW962" in caplog.text

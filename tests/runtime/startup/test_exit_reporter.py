@@ -14,7 +14,7 @@ from planner import Problem, build_plan, load
 from runtime.checkpoint.commit import step_name
 from runtime.process.identity import Identity
 from runtime.process.start import Start
-from runtime.startup.attempts import claim
+from runtime.startup.claims import claim
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
 from runtime.startup.outcome_files import write_done

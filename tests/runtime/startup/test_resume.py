@@ -4,7 +4,9 @@ import hashlib
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +95,23 @@ def test_a_checkpoint_is_resumed_only_with_steps_left(tmp_path: Path) -> None:
     text = refusal(plan(resume), tmp_path / "new")
     assert text.startswith("SW826")
     assert "set training.steps above 20" in text
+    tokens = plan(resume, "training.steps=null", "training.tokens=2560")  # 20 steps of 4 × 32
+    text = refusal(tokens, tmp_path / "new")
+    assert "training.steps is 20 (from training.tokens); set training.tokens above 2560" in text
+    longer = plan(resume, "training.steps=null", "training.tokens=2561")
+    assert find_start(longer, tmp_path / "new", PRINTS).step == 20
+
+
+@pytest.mark.parametrize("counters", [{"horizon": 20}, {"horizon": "x", "optimizer_steps": 1}, {}])
+def test_a_checkpoint_without_a_runs_counters_is_refused(tmp_path: Path, counters: dict[str, Any]) -> None:
+    save(tmp_path, 5, meta=replace(META, counters=counters))
+    assert refusal(plan(), tmp_path).startswith("SW802")
+
+
+def test_resuming_from_a_run_whose_checkpoints_are_not_mounted_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoints").symlink_to("/not mounted")
+    assert "SW818" in refusal(plan(f"output.resume={tmp_path / 'other'}"), tmp_path / "new")
 
 
 def test_a_branch_may_be_another_recipe_but_not_another_model(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_few_or_no_numbers_are_no_error(tmp_path, losses):
 
 
 def test_matplotlib_waits_until_a_picture_is_drawn():
-    modules = ("telemetry.loss_curve", "telemetry.records", "telemetry.progress_line", "startup.attempts")
+    modules = ("telemetry.loss_curve", "telemetry.records", "telemetry.progress_line", "startup.claims")
     imports = f"import sys, {', '.join(f'runtime.{module}' for module in modules)}"
     program = f"{imports}; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run(

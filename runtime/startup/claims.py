@@ -1,4 +1,4 @@
-"""Attempts: which start of a run holds its folder.
+"""Claims of a run: which attempt holds its folder.
 
 The attempt with the highest number in attempts/ holds the run. A number is claimed by creating its file,
 which only one process can do; the content is for people. So a claim whose writer was killed half-way counts
@@ -11,17 +11,16 @@ import json
 import logging
 import os
 import socket
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from planner.exit_codes import ExitCode
 from planner.files import fsync_folder, write_new
 
 SCHEMA_VERSION = 1
 FOLDER_NAME, DONE_NAME, FAILED_NAME = "attempts", "done.json", "failed.json"
+_MAX_DIGITS = 9  # of an attempt's number; a longer name is not of this program
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ def claim(run_folder: Path, info: Mapping[str, Any]) -> int:
         number = newest_attempt(run_folder) + 1
         who = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
         try:
-            write_new(folder / f"{number:04d}.json", to_bytes({"attempt": number, **who, **info}))
+            write_new(folder / _file_name(number), to_bytes({"attempt": number, **who, **info}))
             attempt = number
         except FileExistsError:
             logger.warning(
@@ -52,8 +51,13 @@ def claim(run_folder: Path, info: Mapping[str, Any]) -> int:
 
 
 def holds(run_folder: Path, attempt: int) -> bool:
-    """Whether no newer attempt has claimed the run."""
+    """Whether no newer attempt has claimed the run, whose folder is still there."""
     return newest_attempt(run_folder) == attempt
+
+
+def is_gone(run_folder: Path, attempt: int) -> bool:
+    """Whether the claim of an attempt is gone: the run's folder was deleted or moved."""
+    return not (run_folder / FOLDER_NAME / _file_name(attempt)).exists()
 
 
 def set_aside(run_folder: Path) -> Path:
@@ -74,7 +78,11 @@ def set_aside(run_folder: Path) -> Path:
 def newest_attempt(run_folder: Path) -> int:
     """The highest number that was claimed; 0: none."""
     names = (path.stem for path in (run_folder / FOLDER_NAME).glob("*.json"))
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return max((int(name) for name in names if name.isdecimal() and len(name) <= _MAX_DIGITS), default=0)
+
+
+def _file_name(attempt: int) -> str:
+    return f"{attempt:04d}.json"
 
 
 def to_bytes(content: Mapping[str, Any]) -> bytes:
@@ -82,14 +90,3 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
     return (
         json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1, allow_nan=False).encode() + b"\n"
     )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`python -m runtime.attempts set-aside RUN`: makes room for a fresh start."""
-    if len(arguments) != 2 or arguments[0] != "set-aside":
-        print("usage: python -m runtime.attempts set-aside RUN", file=sys.stderr)
-        return ExitCode.WRONG_INPUT
-    folder = Path(arguments[1])
-    if folder.is_dir():
-        print(f"{folder} was moved to {set_aside(folder)}")
-    return ExitCode.OK

@@ -5,8 +5,10 @@ import multiprocessing
 import os
 
 import pytest
+from typer.testing import CliRunner
 
-from runtime.startup.attempts import claim, holds, set_aside
+from runtime.attempts import app
+from runtime.startup.claims import claim, holds, is_gone, set_aside
 from runtime.startup.outcome_files import write_done, write_failed
 
 
@@ -102,3 +104,34 @@ def test_set_aside_never_touches_what_is_there(tmp_path):
     (tmp_path / "tiny.001").write_text("a file")
     assert set_aside(tmp_path / "tiny").name == "tiny.002"
     assert (tmp_path / "tiny.001").read_text() == "a file"
+
+
+def test_a_name_that_is_no_attempts_number_does_not_count(tmp_path):
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts" / f"{'9' * 200}.json").touch()
+    assert claim(tmp_path, {}) == 1
+
+
+def test_a_claim_is_gone_with_its_folder(tmp_path, caplog):
+    run = tmp_path / "tiny"
+    attempt = claim(run, {})
+    assert not is_gone(run, attempt)
+    run.rename(tmp_path / "elsewhere")
+    assert is_gone(run, attempt)
+    write_done(run, {"attempt": attempt, "step": 1})
+    assert not run.exists()
+    assert [record.message.partition(" ")[0] for record in caplog.records] == ["SW645"]
+
+
+def test_set_aside_as_a_program(tmp_path):
+    run = tmp_path / "tiny"
+    run.mkdir()
+    moved = CliRunner().invoke(app, ["set-aside", str(run)])
+    assert (moved.exit_code, moved.stdout) == (0, f"{run} was moved to {run}.001\n")
+    nothing = CliRunner().invoke(app, ["set-aside", str(run)])
+    assert (nothing.exit_code, "nothing is in the way" in nothing.stdout) == (0, True)
+    run.write_text("kept")
+    wrong = CliRunner().invoke(app, ["set-aside", str(run)])
+    assert (wrong.exit_code, wrong.stderr.partition(": ")[2][:5], run.read_text()) == (2, "SW646", "kept")
+    for option in ("-h", "--help"):
+        assert CliRunner().invoke(app, [option]).exit_code == 0

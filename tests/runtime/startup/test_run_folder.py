@@ -1,0 +1,107 @@
+"""What is in the way of a run in its folder is told before training, and nothing is lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.startup.run_folder import find_folder_problems
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(path.parent / "not mounted")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def file(path: Path) -> None:
+    path.write_text("kept")
+
+
+def folder(path: Path) -> None:
+    (path / "kept").mkdir(parents=True)
+
+
+def refused(path: Path) -> None:
+    """A folder in which nobody can make one, root neither."""
+    path.symlink_to("/proc/self/task")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run as training leaves it."""
+    run = tmp_path / "tiny"
+    for name in ("checkpoints", "attempts", "ranks", "tensorboard"):
+        (run / name).mkdir(parents=True)
+    for name in ("done.json", "telemetry.jsonl", "ranks/rank-0000.jsonl", "strategy.yaml"):
+        (run / name).touch()
+    return run
+
+
+def test_folder_of_a_run_and_no_folder_are_in_nobodys_way(run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    assert find_folder_problems(run) == ()
+    assert find_folder_problems(run.parent / "new" / "run") == ()
+    assert sorted(run.parent.rglob("*")) == [run, *before], "nothing is made or changed"
+
+
+def test_checkpoints_on_another_disk_are_in_nobodys_way(run: Path) -> None:
+    (run.parent / "disk").mkdir()
+    (run / "checkpoints").rmdir()
+    (run / "checkpoints").symlink_to(run.parent / "disk")
+    assert find_folder_problems(run) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "what"),
+    [
+        ("checkpoints", dangling, "a dangling link"),
+        ("checkpoints", loop, "a link to itself"),
+        ("checkpoints", file, "a file, not a folder"),
+        ("attempts", file, "a file, not a folder"),
+        ("ranks", file, "a file, not a folder"),
+        ("ranks/rank-0003.jsonl", folder, "a folder, not a file"),
+        ("tensorboard", dangling, "a dangling link"),
+        ("telemetry.jsonl", folder, "a folder, not a file"),
+        ("done.json", folder, "a folder, not a file"),
+        ("failed.json", loop, "a link to itself"),
+        ("strategy.yaml", folder, "a folder, not a file"),
+        ("tokenizer.json", lambda path: path.symlink_to("/dev/zero"), "neither a file nor a folder"),
+    ],
+)
+def test_wrong_kind_is_one_problem_that_says_what_to_move(
+    run: Path, name: str, make: Callable[[Path], None], what: str
+) -> None:
+    path = run / name
+    if path.is_dir():
+        path.rename(run.parent / "moved")
+    path.unlink(missing_ok=True)
+    make(path)
+    (problem,) = find_folder_problems(run)
+    assert (problem.code, problem.path) == ("SW643", "output.folder")
+    assert f"{path} is {what}" in problem.found
+    assert f"mv {path} {path}.aside" in problem.fix
+    path.rename(f"{path}.aside")
+    assert find_folder_problems(run) == (), "the fix is one"
+
+
+def test_folder_that_takes_no_files_is_told_of(run: Path) -> None:
+    (run / "checkpoints").rmdir()
+    refused(run / "checkpoints")
+    assert [(p.code, p.path) for p in find_folder_problems(run)] == [("SW644", "output.folder")]
+
+
+def test_all_mistakes_are_told_at_once(run: Path) -> None:
+    for name in ("checkpoints", "attempts"):
+        (run / name).rmdir()
+        dangling(run / name)
+    assert [p.code for p in find_folder_problems(run)] == ["SW643", "SW643"]
+
+
+@pytest.mark.parametrize("make", [dangling, loop, file])
+def test_output_folder_itself_may_be_in_the_way(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "runs")
+    assert [p.code for p in find_folder_problems(tmp_path / "runs" / "tiny")] == ["SW643"]
+    assert [p.code for p in find_folder_problems(tmp_path / "runs")] == ["SW643"]
