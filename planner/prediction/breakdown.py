@@ -126,6 +126,7 @@ def _kind_of(cause: str) -> str:
 _KINDS = {
     "matmul": "matmuls",
     "memory-bound": "memory-bound operations",
+    "waiting for kernel launches": "issuing operations",  # of a GPU; a CPU rank issues them itself
     "all_to_all": "all-to-all",
     "tensor_parallel": "TP collectives",
     "gradient_reduce": "gradient reduction",

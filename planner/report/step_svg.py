@@ -9,7 +9,7 @@ from planner.units import milliseconds
 _COLOURS = {
     "matmuls": "#0072b2",
     "memory-bound operations": "#56b4e9",
-    "waiting for kernel launches": "#999999",
+    "issuing operations": "#999999",
     "optimizer": "#009e73",
     "all-to-all": "#d55e00",
     "TP collectives": "#e69f00",

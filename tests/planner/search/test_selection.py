@@ -165,7 +165,7 @@ def test_a_steps_causes_sum_to_the_step_and_all_are_drawn() -> None:
         assert sum(causes.values()) == pytest.approx(prediction.step_s)
         phases = prediction.mean_phases_s
         assert causes.get("optimizer") == pytest.approx(phases["optimizer"])
-        compute = ("matmuls", "memory-bound operations", "waiting for kernel launches")
+        compute = ("matmuls", "memory-bound operations", "issuing operations")
         assert sum(causes.get(kind, 0.0) for kind in compute) == pytest.approx(phases["compute"])
         drawn = ET.fromstring(f"<svg>{''.join(step_bars([('one', causes)], 0, 960, 0))}</svg>")
         width = sum(float(bar.get("width", 0)) for bar in drawn if bar.find("title") is not None)
