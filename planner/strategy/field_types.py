@@ -175,15 +175,10 @@ def _expanded(value: Any) -> Any:
 
 
 # Paths reach shell scripts and manifests: quoted there, but a control character is never meant.
-Path = Annotated[
-    str,
-    BeforeValidator(_expanded),
-    AfterValidator(
-        _matches(
-            r"[^\x00-\x1f\x7f]{1,4096}", "a path: 1 to 4096 characters, none of them a control character"
-        )
-    ),
-]
+check_path = _matches(
+    r"[^\x00-\x1f\x7f]{1,4096}", "a path: 1 to 4096 characters, none of them a control character"
+)
+Path = Annotated[str, BeforeValidator(_expanded), AfterValidator(check_path)]
 VariableName = Annotated[
     str,
     AfterValidator(

@@ -30,6 +30,7 @@ from planner.strategy.field_types import (
     Text,
     Tokens,
     VocabSize,
+    check_path,
     is_text,
     make_error,
     show,
@@ -265,6 +266,8 @@ def _parse_paths(value: Any) -> Any:
     for item in items:
         if not isinstance(item, str) and value is not None:
             raise make_error("SW113", f"{show(item)} is not a path", "a path, a list of paths, or null")
+        if isinstance(item, str):
+            check_path(item)
     return items if isinstance(value, list) else value
 
 

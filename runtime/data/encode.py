@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from planner.problems import Problem, StrategyError
 from runtime.data.cache import TOKENIZER_NAME, TOKENS_NAME, DataManifest
 from runtime.data.corpus import Source, data_problem
 from runtime.data.documents import TextChunk, read_chunks
+from runtime.data.lost_text import SAMPLE_BYTES, measure_lost_text
 from runtime.data.survey import Survey, survey_corpus
 from runtime.data.tokenizer import TextCoder, sample_bytes, train_tokenizer
 
@@ -49,6 +51,8 @@ def encode_corpus(
                 f"SW721 the data support a vocabulary of only {coder.num_ids:,} entries; "
                 f"the other ids of model.vocab_size ({vocab_size:,}) are never used"
             )
+    else:
+        warnings += _check_lost_text(coder, survey, field)
     (folder / TOKENIZER_NAME).write_text(coder.tokenizer.to_str(), encoding="utf-8")
     token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
     num_tokens, tokens_sha256 = _write_tokens(
@@ -88,6 +92,42 @@ def _train(survey: Survey, field: str, vocab_size: int) -> TextCoder:
     return train_tokenizer(_sample(survey.sources, field, share), vocab_size)
 
 
+def _check_lost_text(coder: TextCoder, survey: Survey, field: str) -> list[str]:
+    """A warning if the tokenizer loses a part of the text.
+
+    Raises:
+        StrategyError: if it loses more than half.
+    """
+    share = min(1.0, SAMPLE_BYTES / survey.num_bytes)
+    with _encoding_problems():
+        lost = measure_lost_text(coder.tokenizer, _sample(survey.sources, field, share))
+    if lost.num_lost == 0:
+        return []
+    found = (
+        f"the tokenizer loses {lost.share:.2%} of the characters, for which it has no token "
+        f"(in a sample of {lost.num_characters:,}): {lost.examples}"
+    )
+    if lost.share > 0.5:
+        expected = "a tokenizer that knows most of the text"
+        fix = "choose a tokenizer for this text, or none (data.tokenizer=null), which trains one on it"
+        raise StrategyError((data_problem("SW739", found, expected, fix, path="data.tokenizer"),))
+    return [f"SW737 {found}"]
+
+
+@contextmanager
+def _encoding_problems() -> Iterator[None]:
+    try:
+        yield
+    except StrategyError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        found = f"the tokenizer cannot encode the text: {error}"
+        expected = "a tokenizer that has bytes, or an unknown token in its vocabulary"
+        fix = "choose another tokenizer, or none (data.tokenizer=null), which trains one on the data"
+        problem = data_problem("SW740", found, expected, fix, path="data.tokenizer")
+        raise StrategyError((problem,)) from error
+
+
 def _sample(sources: Iterable[Source], field: str, share: float) -> Iterator[str]:
     """A random sample of about this share of the corpus's chunks, the same ones every time.
 
@@ -109,7 +149,9 @@ def _write_tokens(
     is_empty = True  # no token of the current document so far
     with file.open("wb") as stream:
         for batch in _batches(_chunks(survey.sources, field)):
-            encoded = coder.tokenizer.encode_batch_fast([p.text for p in batch], add_special_tokens=False)
+            texts = [chunk.text for chunk in batch]
+            with _encoding_problems():
+                encoded = coder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             for chunk, encoding in zip(batch, encoded, strict=True):
                 ids = encoding.ids
                 is_empty = is_empty and not ids

@@ -23,6 +23,7 @@ SAMPLE_BYTES_PER_ENTRY = 2_000
 # for training only (tokenizers 0.23.3; every BPE merge rewrites the word).
 LONG_RUN = re.compile(r"\S{256}|\s{256}")
 # End-of-text tokens of published tokenizers, for a tokenizer.json without tokenizer_config.json.
+SPACE = "▁"  # of a SentencePiece model, which transformers adds to an empty vocabulary too
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]")
 
 
@@ -149,6 +150,11 @@ def _coder(tokenizer: Tokenizer, end_of_text: str) -> TextCoder:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    if not tokenizer.get_vocab(with_added_tokens=True).keys() - special - {SPACE}:
+        found = f"no vocabulary: its only entries are {len(special)} special tokens"
+        fix = "copy tokenizer.json or the vocabulary's files (tokenizer.model, vocab.json, merges.txt) to it"
+        raise TokenizerUnusable("SW738", found, "a tokenizer with a vocabulary", fix)
     token_id = tokenizer.token_to_id(end_of_text)
     if token_id is None:
         found = f"its end-of-text token {end_of_text!r} is not in its vocabulary"

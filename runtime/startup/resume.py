@@ -8,6 +8,9 @@ from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.compatibility import Fingerprints, meta_faults
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.store import newest
+from runtime.data.cache import TOKENIZER_NAME
+
+DATA_CHANGED = "the files of the data changed"
 
 
 def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> CheckpointInfo | None:
@@ -110,7 +113,9 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
             "restore it from a backup, or move it aside to resume from the one before it",
         )
     if info.meta.model_fingerprint != prints.model:
-        changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT) or "the tokenizer changed"
+        changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT)
+        if not changed:
+            raise _another_tokenizer(plan, info)
         raise _refuse(
             "SW824",
             f"{info.folder} was trained with another model: {changed}",
@@ -119,7 +124,7 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
         )
     if recipe and info.meta.recipe_fingerprint != prints.recipe:
         # The model is the same, so what differs in its section is what belongs to the recipe.
-        changed = _changed(plan, info, "training", "model", except_for=RECIPE_EXCEPT) or "the data changed"
+        changed = _changed(plan, info, "training", "model", "data", except_for=RECIPE_EXCEPT) or DATA_CHANGED
         raise _refuse(
             "SW825",
             f"{info.folder} was trained with another training recipe: {changed}",
@@ -127,6 +132,26 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
             "restore those keys, choose another name, or branch: "
             f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",
         )
+
+
+def _another_tokenizer(plan: Plan, info: CheckpointInfo) -> StrategyError:
+    """The refusal of a tokenizer that was trained on other data, or of another file."""
+    run, step = info.folder.parent.parent, info.step
+    tokenizer = plan.strategy.data.tokenizer
+    changed = _changed(plan, info, "data", except_for=frozenset()) or DATA_CHANGED
+    if tokenizer is None:
+        found = f"data.tokenizer is null, so a tokenizer is trained on the data, and {changed}"
+    else:
+        found = f"the tokenizer {tokenizer} has other tokens: {changed}"
+    fix = (
+        "restore the data, or train on these from the checkpoint in a branch, with its tokenizer: "
+        f"data.tokenizer={run}/{TOKENIZER_NAME} output.resume={run} output.branch=true name=NEW"
+    )
+    if step >= plan.strategy.training.steps:
+        fix += f" training.steps={step + plan.strategy.training.steps}"
+    return _refuse(
+        "SW828", f"{info.folder} was trained with another tokenizer: {found}", "the same tokenizer", fix
+    )
 
 
 def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: frozenset[str]) -> str:

@@ -149,3 +149,14 @@ def test_id_beyond_the_vocabulary_is_a_problem_even_above_a_gap(tmp_path: Path) 
     assert problem.code == "SW734"
     assert "largest id is 9" in problem.found
     assert "at least 10" in problem.fix
+
+
+@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "T5Tokenizer", "GPT2Tokenizer"])
+def test_folder_without_a_vocabulary_is_a_problem(tmp_path: Path, tokenizer_class: str) -> None:
+    """transformers makes a tokenizer of special tokens from a configuration alone."""
+    pytest.importorskip("transformers")
+    configuration = {"tokenizer_class": tokenizer_class, "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(configuration))
+    problem = problem_of(load_tokenizer, tmp_path)
+    assert (problem.code, problem.path) == ("SW738", "data.tokenizer")
+    assert "tokenizer.json" in problem.fix

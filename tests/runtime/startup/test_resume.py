@@ -145,7 +145,29 @@ def test_a_refusal_names_the_keys_that_differ(tmp_path: Path) -> None:
     other = Fingerprints(model=PRINTS.model, recipe="x")
     changed = plan("training.learning_rate=1e-3", "training.steps=30")
     assert ": training.learning_rate was 0.0003, now 0.001;" in refusal(changed, tmp_path, other)
-    assert ": the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
+    assert ": the files of the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
+    moved = plan("data.text_field=content")
+    assert ": data.text_field was text, now content;" in refusal(moved, tmp_path, other)
     other = Fingerprints(model="x", recipe="x")
     smaller = plan("model.num_experts=2")
     assert ": model.num_experts was 4, now 2;" in refusal(smaller, tmp_path, other)
+
+
+def test_data_that_grew_under_a_trained_tokenizer_name_the_cause_and_the_branch(tmp_path: Path) -> None:
+    save(tmp_path / "old", 5)
+    (tmp_path / "old" / "strategy.yaml").write_text(STRATEGY)
+    other = Fingerprints(model="x", recipe="x")
+    text = refusal(plan(), tmp_path / "old", other)
+    assert text.startswith("SW828")
+    assert "trained on the data, and the files of the data changed" in text
+    old = tmp_path / "old"
+    command = f"data.tokenizer={old}/tokenizer.json output.resume={old} output.branch=true name=NEW"
+    assert text.endswith(command)
+    assert refusal(plan("training.steps=5"), old, other).endswith(f"{command} training.steps=10")
+
+
+def test_another_tokenizer_file_is_named(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    (tmp_path / "strategy.yaml").write_text(STRATEGY)
+    text = refusal(plan("data.tokenizer=tok"), tmp_path, Fingerprints(model="x", recipe="x"))
+    assert "the tokenizer tok has other tokens: data.tokenizer was None, now tok" in text
