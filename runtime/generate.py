@@ -15,6 +15,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.text import Text
+from transformers import PreTrainedTokenizerFast
 
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, load
@@ -59,7 +60,11 @@ def continuation(
         raise _problem(
             "SW982", run_folder, "the run has no checkpoint yet", "wait for the first one, or train it again"
         )
-    coder = _tokenizer(run_folder, info)
+    file = _tokenizer_file(info)
+    if file is None:
+        found = f"no {TOKENIZER_NAME} in it or in the run"
+        raise _problem("SW983", info.folder, found, "copy the tokenizer there")
+    coder = _read_tokenizer(file, info)
     model = load_model(strategy, info)
 
     ids = coder.tokenizer.encode(prompt, add_special_tokens=False).ids
@@ -72,8 +77,6 @@ def continuation(
             given,
             attention_mask=torch.ones_like(given),
             max_new_tokens=num_tokens,
-            eos_token_id=coder.end_of_text,
-            pad_token_id=coder.end_of_text,
             **sampling,
         )
     # Decoded together with the prompt: a character may be split between two tokens.
@@ -94,13 +97,24 @@ def default_prompt(run_folder: Path) -> str:
 def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalLM:
     """The full model in one process, in fp32, with the checkpoint's weights.
 
+    Where the run has a tokenizer, its end-of-text token is the model's eos and pad, and `save_pretrained`
+    writes the tokenizer too, in transformers' form.
+
     Raises:
         CannotGenerate: if the checkpoint does not hold exactly this model's tensors.
+        TokenizerUnusable: if the tokenizer has no end-of-text token that is known.
     """
     config = model_config(strategy)
     # Dispatch only matters in training; `deepspeed` would import DeepSpeed here.
     config.dispatch, config.capacity_factor = "dropless", None
+    file = _tokenizer_file(info)
+    coder = None if file is None else _read_tokenizer(file, info)
+    if coder is not None:
+        config.eos_token_id = config.pad_token_id = coder.end_of_text
     model = SwitchyardForCausalLM(config)
+    if coder is not None:
+        end = coder.tokenizer.id_to_token(coder.end_of_text)
+        model.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=end, pad_token=end)
     model.eval()  # type: ignore[no-untyped-call]
     targets = model.state_dict()
     wrong = []
@@ -129,14 +143,18 @@ def _strategy(run_folder: Path) -> Strategy:
     return load(path)
 
 
-def _tokenizer(run_folder: Path, info: CheckpointInfo) -> TextCoder:
+def _tokenizer_file(info: CheckpointInfo) -> Path | None:
     """The tokenizer stored in the checkpoint, or in the run's folder."""
-    for path in (info.folder / TOKENIZER_NAME, run_folder / TOKENIZER_NAME):
-        if path.is_file():
-            end_of_text = info.meta.extra.get("end_of_text")
-            return load_tokenizer(path) if end_of_text is None else read_coder(path, end_of_text)
-    found = f"no {TOKENIZER_NAME} in it or in the run"
-    raise _problem("SW983", info.folder, found, "copy the tokenizer there")
+    folders = [info.folder]
+    if info.folder.parent.name == "checkpoints":
+        folders.append(info.folder.parent.parent)
+    files = (folder / TOKENIZER_NAME for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read_tokenizer(file: Path, info: CheckpointInfo) -> TextCoder:
+    end_of_text = info.meta.extra.get("end_of_text")
+    return load_tokenizer(file) if end_of_text is None else read_coder(file, end_of_text)
 
 
 def _problem(code: str, folder: Path, found: str, fix: str) -> CannotGenerate:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from model.modeling_switchyard import SwitchyardForCausalLM
@@ -121,6 +122,28 @@ def test_another_model_is_a_problem(run: Path) -> None:
     (run / "strategy.yaml").write_text(STRATEGY.replace("num_experts: 4", "num_experts: 8"))
     with pytest.raises(CannotGenerate, match=r"SW984 .*: model\."):
         continuation(run, "", 1)
+
+
+def test_an_exported_model_has_eos_pad_and_the_tokenizer(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "exported"
+    load_model(loads(STRATEGY), newest(run / "checkpoints")).save_pretrained(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    end = train_tokenizer(TEXTS, 300).end_of_text
+    for settings in (model.config, model.generation_config, tokenizer):
+        assert (settings.eos_token_id, settings.pad_token_id) == (end, end)
+    text = "def first(one):"
+    assert tokenizer(text).input_ids == train_tokenizer(TEXTS, 300).tokenizer.encode(text).ids
+    made = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=12, do_sample=False)
+    assert tokenizer.decode(made[0], skip_special_tokens=True) == text + continuation(run, text, 12)
+
+
+def test_a_model_without_a_tokenizer_is_exported_without_one(run: Path, tmp_path: Path) -> None:
+    info = newest(run / "checkpoints")
+    (info.folder / "tokenizer.json").unlink()
+    model = load_model(loads(STRATEGY), info)
+    model.save_pretrained(tmp_path / "exported")
+    assert model.config.eos_token_id is None
+    assert not (tmp_path / "exported" / "tokenizer.json").exists()
 
 
 def test_a_damaged_checkpoint_is_not_used(run: Path) -> None:
