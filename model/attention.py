@@ -60,8 +60,8 @@ class Attention(nn.Module):
         mask: tuple[Tensor | None, bool] | Documents,
         cache: Cache | None = None,
     ) -> Tensor:
-        """`rotation` from `rotations`; `mask` from `attention_mask`, or the documents of packed sequences,
-        which have no cache. A cache is extended by these tokens."""
+        """`rotation` from `rotations`; `mask` from model/attention_mask.py, or the documents of packed
+        sequences, which have no cache. A cache is extended by these tokens."""
         x_BSD = copy_to_tp(x_BSD, self.groups.tp)
         q, k = self.q_proj(x_BSD), self.k_proj(x_BSD)
         if self.qk_norm == "projection":
@@ -102,25 +102,3 @@ def rotations(positions_BS: Tensor, head_dim: int, theta: float, dtype: torch.dt
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cos, signed_sin = rotation
     return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin
-
-
-def attention_mask(
-    mask_BL: Tensor | None, num_new: int, num_cached: int, num_keys: int, device: torch.device
-) -> tuple[Tensor | None, bool]:
-    """The mask arguments of `scaled_dot_product_attention`: (allowed [B, 1, S, L] or None, is_causal).
-
-    `mask_BL` is true for real tokens, cached ones first; None: all are real. A padded token attends to
-    itself, so that no row is empty (an empty row gives NaN); no real token attends to it.
-    """
-    if mask_BL is None and num_keys == num_cached + num_new:
-        if num_cached == 0:
-            return None, num_new > 1
-        if num_new == 1:
-            return None, False
-    query = torch.arange(num_cached, num_cached + num_new, device=device)[:, None]
-    key = torch.arange(num_keys, device=device)[None, :]
-    allowed = (key <= query)[None, None]
-    if mask_BL is not None:
-        real = functional.pad(mask_BL.bool(), (0, num_keys - mask_BL.shape[1]))
-        allowed = (allowed & real[:, None, None, :]) | (key == query)
-    return allowed, False

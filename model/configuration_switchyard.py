@@ -32,7 +32,7 @@ class SwitchyardConfig(PreTrainedConfig):
     """
 
     model_type = "switchyard"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  # Trainer adds a list to it
 
     num_hidden_layers: int = 2
     num_experts: int = 8

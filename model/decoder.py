@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attention
 from .collectives import ModelGroups
@@ -35,8 +36,11 @@ class RoutingSums:
     dropped: Tensor  # int64
 
 
-class DecoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); `layer` is its global number."""
+class DecoderLayer(GradientCheckpointingLayer):
+    """x + attention(norm(x)), then x + mlp(norm(x)); `layer` is its global number.
+
+    Of transformers' class, so that gradient_checkpointing_enable() finds it.
+    """
 
     def __init__(self, config: SwitchyardConfig, layer: int, groups: ModelGroups) -> None:
         super().__init__()

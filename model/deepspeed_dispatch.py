@@ -35,8 +35,14 @@ class StockDispatch:
         """The routing is for the counts: DeepSpeed routes by itself, so aux loss and z-loss have no gradient.
 
         Raises:
-            ValueError: if a mask is given, or tp does not divide the tokens.
+            ValueError: if a mask is given, tp does not divide the tokens, or an adapter wraps the parameters.
         """
+        for module, kind in ((router, Router), (experts, Experts)):
+            if not isinstance(module, kind):
+                raise ValueError(
+                    f"dispatch deepspeed reads {kind.__name__}'s parameters; under {type(module).__name__} "
+                    "legal are dropless, capacity"
+                )
         if mask_BS is not None:
             raise ValueError("dispatch deepspeed does not support masked tokens; legal: dropless, capacity")
         tp = 1 if self.groups.tp is None else self.groups.tp.size

@@ -31,6 +31,8 @@ class RowOrder:
     counts_E: Tensor
 
 
+# Not compiled: sizes depend on the data, and torch 2.13's compiler refuses grouped_mm in fp32.
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no types
 def dispatch(x_UD: Tensor, routing: Routing, experts: Experts, groups: ModelGroups) -> Tensor:
     """Sum over each token's kept routes of gate · expert(x), [U, D] in the dtype of `x_UD`."""
     rows = rows_by_expert(routing.experts_UK, routing.kept_UK, experts.num_experts)

@@ -105,6 +105,21 @@ def chunked_cross_entropy(
     return CrossEntropy(sum=total, num_tokens=valid_T.sum())
 
 
+def next_token_loss(
+    logits_BSV: Tensor, labels_BS: Tensor, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
+    """Cross-entropy of each position's logits and the next position's label, in fp32 at least: its mean over
+    the labels other than -100, or its sum over `num_items_in_batch`."""
+    targets_T = labels_BS[:, 1:].reshape(-1).to(logits_BSV.device)
+    logits_TV = logits_BSV[:, :-1].flatten(0, 1)
+    wide_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+    total = functional.cross_entropy(wide_TV, targets_T, ignore_index=IGNORED, reduction="sum")
+    if num_items_in_batch is None:
+        return total / (targets_T != IGNORED).sum().clamp(min=1)
+    divisor = num_items_in_batch
+    return total / (divisor.to(total.device) if isinstance(divisor, Tensor) else divisor)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Forward computes the gradients of its inputs too, so that logits exist for one chunk at a time."""
 

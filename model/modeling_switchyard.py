@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from .attention import attention_mask, rotations
+from .attention import rotations
+from .attention_mask import causal_mask, explicit_mask, real_tokens
 from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
 from .decoder import Decoder, RoutingSums, StageContents, sum_routings
 from .document_attention import Documents, find_documents
 from .initialization import initialize_parameters
-from .lm_head import Aggregation, CrossEntropy, chunked_cross_entropy, make_aggregation, make_lm_head
+from .lm_head import (
+    IGNORED,
+    Aggregation,
+    CrossEntropy,
+    chunked_cross_entropy,
+    make_aggregation,
+    make_lm_head,
+    next_token_loss,
+)
+from .pretrained import SwitchyardPreTrainedModel
 from .router import Routing
 
 # B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, E experts
-
-
-class SwitchyardPreTrainedModel(PreTrainedModel):
-    config_class = SwitchyardConfig
-    config: SwitchyardConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    _no_split_modules = ("DecoderLayer",)  # type: ignore[assignment]  # transformers reads it only
-    _supports_sdpa = True
-    _skip_keys_device_placement = ("past_key_values",)  # type: ignore[assignment]  # the same
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Weights are drawn by name, all at once, in `init_weights`."""
 
 
 class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
@@ -78,12 +76,13 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         `positions_BS` that restart pack several documents into a sequence (see `find_documents`); padding
         must then be in a document of its own. None: every sequence is one document.
         """
-        documents = None
+        num_tokens, documents = x_BSD.shape[1], None
         if positions_BS is None:
-            positions_BS = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
+            positions_BS = torch.arange(num_tokens, device=x_BSD.device)[None]
         else:
             documents = find_documents(positions_BS)
-        x_BSD, routings = self._run_layers(x_BSD, positions_BS, mask_BS, mask_BS, None, [], documents)
+        mask = documents or causal_mask(mask_BS, num_tokens, 0, num_tokens, x_BSD.device)
+        x_BSD, routings = self._run_layers(x_BSD, positions_BS, mask, mask_BS, None, [])
         return x_BSD, sum_routings(routings, self.config.num_experts, x_BSD.device)
 
     def cross_entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None) -> CrossEntropy:
@@ -137,6 +136,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         output_router_logits: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         cache: Cache | None = None,
         **kwargs: Any,
@@ -147,19 +147,28 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         `position_ids` that restart, without attention_mask and cache, pack several documents into a sequence,
         as in transformers: attention stays inside each. The first label of each should be -100.
 
-        `attention_mask` is 2-D, [B, L], 0 for padding on either side. `cache` is what transformers 5.24
-        calls `past_key_values`: its generate() hands over the first, that of 5.23 the second. The output
-        takes the old name in both.
+        `attention_mask` is 2-D, [B, L], 0 for padding on either side, or 4-D, [B, 1, S, L], and then complete
+        (see `explicit_mask`): with 4-D, padding is unknown and is routed as any token. `cache` is what
+        transformers 5.24 calls `past_key_values`: its generate() hands over the first, that of 5.23 the
+        second. The output takes the old name in both.
+
+        A padding position's prediction has no meaning: transformers' own classes give one loss with eager
+        attention and another with sdpa where left padding is asked for one. Here such labels count too, with
+        a warning; -100 leaves them out, also for the first token after left padding.
 
         Raises:
             ValueError: for inputs that contradict each other or that this model does not have.
+            TypeError: for an argument that this model does not know and that is not None.
         """
         if not self.is_complete:
             raise ValueError("forward needs the complete model; a stage has embed, run_layers, cross_entropy")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        if kwargs.get("output_attentions"):
+        if output_attentions:
             raise ValueError("output_attentions is not supported: fused attention forms no weights")
+        unknown = [name for name, value in kwargs.items() if value is not None]
+        if unknown:
+            raise TypeError(f"forward() does not know {', '.join(unknown)}; leave it out")
         x_BSD = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert x_BSD is not None
         past_key_values = past_key_values if cache is None else cache
@@ -173,22 +182,38 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             use_cache = self.config.use_cache and not self.training and documents is None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        num_cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-        mask_BL = _real_tokens(attention_mask, x_BSD.shape[0], num_cached + num_new)
+        is_checkpointing = any(layer.gradient_checkpointing for layer in self.model.layers.values())
+        if past_key_values is not None and self.training and is_checkpointing:
+            raise ValueError(
+                "gradient checkpointing would extend the cache twice; legal in training: use_cache=False"
+            )
+        num_cached, num_keys = 0, num_new
+        if past_key_values is not None:
+            num_cached = int(past_key_values.get_seq_length())
+            num_keys = int(past_key_values.get_mask_sizes(num_new, 0)[0])
+        mask: tuple[Tensor | None, bool] | Documents
+        mask_BS = None
+        if attention_mask is not None and attention_mask.dim() == 4:
+            num_heads = self.config.num_attention_heads
+            mask = explicit_mask(attention_mask, len(x_BSD), num_heads, num_new, num_keys, x_BSD.dtype)
+        else:
+            mask_BL = real_tokens(attention_mask, len(x_BSD), num_cached + num_new)
+            mask_BS = None if mask_BL is None else mask_BL[:, num_cached:]
+            mask = documents or causal_mask(mask_BL, num_new, num_cached, num_keys, x_BSD.device)
         if position_ids is None:
             position_ids = torch.arange(num_cached, num_cached + num_new, device=x_BSD.device)[None]
-        mask_BS = None if mask_BL is None else mask_BL[:, num_cached:]
         hidden_states: list[Tensor] = []
-        x_BSD, routings = self._run_layers(
-            x_BSD, position_ids, mask_BL, mask_BS, past_key_values, hidden_states, documents
-        )
+        x_BSD, routings = self._run_layers(x_BSD, position_ids, mask, mask_BS, past_key_values, hidden_states)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(self._before_head(x_BSD[:, kept]))
         loss = None
-        if labels is not None:
-            entropy = self.cross_entropy(x_BSD[:, :-1], labels[:, 1:].to(x_BSD.device))
-            divisor = entropy.num_tokens.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss = entropy.sum / divisor
+        if labels is None:
+            logits = self.lm_head(self._before_head(x_BSD[:, kept]))
+        else:
+            _warn_of_padding(labels, mask_BS)
+            # From the logits: an adapter or a hook of the head has its part in them, not in its weight.
+            logits = self.lm_head(self._before_head(x_BSD))
+            loss = next_token_loss(logits, labels, num_items_in_batch)
+            logits = logits[:, kept]
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         logits_of_layers = tuple(routing.logits_TE for routing in routings)  # transformers types it as one
@@ -204,53 +229,25 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         if not any(parameter.is_meta for parameter in self.parameters()):
             initialize_parameters(self, torch.initial_seed())
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers, but a tensor that is missing, unexpected or of another shape is an error.
+    def _valid_auto_compile_criteria(self, model_kwargs: dict[str, Any], generation_config: Any) -> bool:
+        """Generation with a static cache is compiled only where a compile_config asks for it.
 
-        Raises:
-            ValueError: naming those tensors.
+        transformers compiles it by itself on GPUs; the experts' sizes depend on the data, so that every layer
+        breaks the graph.
         """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        faults = {key: info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-        if any(faults.values()):
-            details = "; ".join(f"{key}: {sorted(map(str, keys))}" for key, keys in faults.items() if keys)
-            raise ValueError(f"the checkpoint does not match the model: {details}")
-        return (model, info) if output_loading_info else model
-
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, for a model that is complete on this rank.
-
-        Raises:
-            ValueError: for a shard, which could be mistaken for a complete model.
-        """
-        if not self.is_complete or self.groups.tp is not None or self.groups.ep is not None:
-            raise ValueError("save_pretrained needs the complete model; this rank holds a shard of it")
-        return super().save_pretrained(*args, **kwargs)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embed_tokens
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
+        if generation_config.compile_config is None:
+            return False
+        return super()._valid_auto_compile_criteria(model_kwargs, generation_config)  # type: ignore[misc]
 
     def _run_layers(
         self,
         x_BSD: Tensor,
         positions_BS: Tensor,
-        mask_BL: Tensor | None,
+        mask: tuple[Tensor | None, bool] | Documents,
         mask_BS: Tensor | None,
         cache: Cache | None,
         hidden_states: list[Tensor],
-        documents: Documents | None = None,
     ) -> tuple[Tensor, list[Routing]]:
-        num_new = x_BSD.shape[1]
-        num_cached, num_keys = 0, num_new
-        if cache is not None:
-            num_cached = int(cache.get_seq_length())
-            num_keys = int(cache.get_mask_sizes(num_new, 0)[0])
-        mask = documents or attention_mask(mask_BL, num_new, num_cached, num_keys, x_BSD.device)
         head_dim = self.config.head_dim
         assert head_dim is not None, "SwitchyardConfig fills it in"
         rotation = rotations(positions_BS, head_dim, self.config.rope_theta, x_BSD.dtype)
@@ -271,14 +268,14 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         return self.aggregation(x_BSD) if self.config.aggregation == "linear" else x_BSD
 
 
-def _real_tokens(attention_mask: Tensor | None, num_sequences: int, num_tokens: int) -> Tensor | None:
-    """[B, L] bool, or None where every token is real (the faster path)."""
-    if attention_mask is None:
-        return None
-    if tuple(attention_mask.shape) != (num_sequences, num_tokens):
-        raise ValueError(
-            f"attention_mask is {tuple(attention_mask.shape)}; legal: 2-D, {(num_sequences, num_tokens)}, "
-            "cached tokens included"
+def _warn_of_padding(labels_BS: Tensor, mask_BS: Tensor | None) -> None:
+    if mask_BS is None:
+        return
+    asks_BS = (labels_BS[:, 1:] != IGNORED).to(mask_BS.device) & ~mask_BS[:, :-1]
+    num_asked = int(asks_BS.sum())
+    if num_asked:
+        warnings.warn(
+            f"{num_asked} labels ask a padding position for a prediction, which has no meaning; "
+            f"set them to {IGNORED}",
+            stacklevel=2,
         )
-    mask_BL = attention_mask.bool()
-    return None if bool(mask_BL.all()) else mask_BL

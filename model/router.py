@@ -7,6 +7,7 @@ bias, runtime/training/expert_bias.py moves the router's bias after each step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,17 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
         # DeepSeek-V3's loss-free balancing: it affects the choice of experts only, not the gates.
         self.bias: Tensor | None
-        self.register_buffer("bias", torch.zeros(config.num_experts) if config.router_bias else None)
+        bias = torch.zeros(config.num_experts, dtype=torch.float32) if config.router_bias else None
+        self.register_buffer("bias", bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
+        """Moves and casts as any module, but the bias keeps fp32: bf16 would lose the steps that training
+        adds to it (0.001 to a bias of 0.5)."""
+        bias = self.bias
+        super()._apply(fn, recurse)
+        if bias is not None and self.bias is not None and self.bias.dtype.itemsize < 4:
+            self.bias = bias.to(device=self.bias.device, dtype=torch.float32)
+        return self
 
     def forward(
         self, x_BSD: Tensor, x_UD: Tensor, mask_BS: Tensor | None, capacity_factor: float | None

@@ -1,5 +1,7 @@
 """Hugging Face interface: Auto classes, files, forward, generate with and without a cache."""
 
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -107,7 +109,9 @@ def test_forward_equals_the_training_path():
     [
         ({}, "either input_ids"),
         ({"attention_mask": torch.ones(2, 3)}, r"\(2, 3\)"),
-        ({"attention_mask": torch.ones(2, 1, 4, 4)}, "2-D"),
+        ({"attention_mask": torch.ones(2, 4, 4)}, "2-D"),
+        ({"attention_mask": torch.ones(2, 1, 4, 5)}, r"\(2, 1, 4, 4\)"),
+        ({"attention_mask": torch.ones(2, 1, 4, 4, dtype=torch.int64)}, "int64"),
         ({"output_attentions": True}, "output_attentions"),
     ],
 )
@@ -170,3 +174,35 @@ def test_capacity_drops_in_training_only():
     assert int(model.run_layers(model.embed(ids))[1].dropped) > 0
     model.eval()
     assert int(model.run_layers(model.embed(ids))[1].dropped) == 0
+
+
+def test_an_unknown_argument_is_named():
+    model = make_model(config_of())
+    ids, _ = tokens(1, 4)
+    with pytest.raises(TypeError, match="token_type_ids, cu_seq_lens_q"):
+        model(ids, token_type_ids=torch.zeros_like(ids), cu_seq_lens_q=torch.tensor([0, 4]), seq_idx=None)
+    assert torch.equal(model(ids, token_type_ids=None).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize(("side", "num_asked"), [("left", 7), ("right", 5)])
+def test_labels_of_padding_are_reported(side, num_asked):
+    """5 and 2 positions are padding. On the right, the last position of each predicts nothing; on the left,
+    the last padding position is asked for the first token."""
+    model = make_model(config_of())
+    ids, _ = tokens(3, 9)
+    mask = torch.ones_like(ids)
+    for row, length in ((1, 5), (2, 2)):
+        mask[row, slice(0, length) if side == "left" else slice(9 - length, 9)] = 0
+    with pytest.warns(UserWarning, match=f"^{num_asked} labels ask a padding position"):
+        model(ids, attention_mask=mask, labels=ids)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, 1:].masked_fill_(mask[:, :-1] == 0, -100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss = model(ids, attention_mask=mask, labels=labels).loss
+    alone = [model(i[m.bool()][None]).logits[0] for i, m in zip(ids, mask, strict=True)]
+    sums = [
+        cross_entropy(logits[:-1], i[m.bool()][1:], reduction="sum")
+        for logits, i, m in zip(alone, ids, mask, strict=True)
+    ]
+    assert relative(loss, sum(sums) / (27 - 7 - 3)) < 1e-6

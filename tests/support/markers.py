@@ -12,9 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # Everything that requirements-plan.txt does not bring.
 TRAINING_LIBRARIES = {
+    "accelerate",
     "deepspeed",
     "matplotlib",
     "numpy",
+    "peft",
     "pyarrow",
     "pynvml",
     "safetensors",
