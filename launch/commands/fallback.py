@@ -54,7 +54,7 @@ def _answer_questions(output: CommandOutput, given: Strategy, device: Device) ->
         return output.print_json(ExitCode.OK, answer | {"options": [option_dict(each) for each in options]})
     cluster = given.cluster
     heading = (
-        f"{given.name}: {given.parallel.short_name}, {given.parallel.placement}",
+        f"{given.name}: {given.parallel.layout_name}, {given.parallel.placement}",
         f"{plural(sum(cluster.slots), 'GPU')} on {plural(cluster.hosts.count, 'host')}, including spares",
         f"memory of a rank: at most {describe_memory_limit(given)}",
     )

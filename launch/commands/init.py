@@ -161,7 +161,7 @@ def _why_nothing(smallest: Strategy) -> str:
 def _summary(row: "SearchRow") -> str:
     parallel = row.strategy.parallel
     return (
-        f"{parallel.short_name} {parallel.placement}, {row.tokens_per_s:,.0f} tokens/s predicted on "
+        f"{parallel.layout_name} {parallel.placement}, {row.tokens_per_s:,.0f} tokens/s predicted on "
         f"{plural(row.gpus, 'rank')}, step {format_seconds(row.step_s)}, "
         f"{format_bytes(row.peak_bytes)} of {format_bytes(row.limit_bytes)}"
     )
@@ -244,6 +244,7 @@ def _answer(row: "SearchRow", text: str, file: str | None) -> dict[str, Any]:
         "strategy": text,
         "file": file,
         "layout": row.strategy.parallel.short_name,
+        "layers_per_stage": row.strategy.parallel.layers_per_stage,
         "placement": row.strategy.parallel.placement,
         "fingerprint": plan.fingerprint,
         "tokens_per_s": row.tokens_per_s,

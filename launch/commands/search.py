@@ -32,6 +32,7 @@ _SEARCHED = {
     "parallel.tp": 1,
     "parallel.pp": 1,
     "parallel.dp": 1,
+    "parallel.layers_per_stage": "null",
     "parallel.zero_stage": 1,
     "training.micro_batch": 1,
 }
@@ -202,7 +203,7 @@ def _write_row(found: "Search", number: int, file: str) -> None:
         raise StrategyError([problem])
     row = found.rows[number - 1].strategy
     strategy = row.model_copy(update={"name": path.stem, "claims": ()})
-    text = f"# row {number} of a search: {row.parallel.short_name.lower()}\n{full_strategy(strategy)}"
+    text = f"# row {number} of a search: {row.parallel.layout_name.lower()}\n{full_strategy(strategy)}"
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -99,7 +99,7 @@ def _host_dict(role: Role, answer: HostAnswer | HostFailure) -> dict[str, Any]:
 
 def _heading(report: PreflightReport) -> Iterator[str]:
     plan = report.plan
-    yield f"{plan.strategy.name}: preflight of {plan.strategy.parallel.short_name}, plan {plan.fingerprint}"
+    yield f"{plan.strategy.name}: preflight of {plan.strategy.parallel.layout_name}, plan {plan.fingerprint}"
     spares = sum(role.is_spare for role in report.roles)
     hosts = len(report.roles) - spares
     spare = f", {spares} spare" if spares else ""

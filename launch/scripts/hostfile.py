@@ -33,7 +33,6 @@ def has_placeholder_hosts(plan: Plan) -> bool:
 
 def host_problems(plan: Plan) -> Iterator[Problem]:
     """Properties of the hosts that prevent a launch."""
-    yield from _split_tp_groups(plan)
     if is_local(plan):
         return
     names = [host.name for host in plan.hosts]
@@ -62,20 +61,3 @@ def host_problems(plan: Plan) -> Iterator[Problem]:
             expected=f"at most {MAX_PDSH_HOSTS} hosts",
             fix="use fewer hosts",
         )
-
-
-def _split_tp_groups(plan: Plan) -> Iterator[Problem]:
-    """TP ranks exchange the activations of every layer: a TP group across hosts is a mistake in the hosts."""
-    for stage in plan.stages:
-        for group in stage.dense.groups("tp"):
-            hosts = list(dict.fromkeys(plan.host_of(rank).name for rank in (group[0], group[-1])))
-            if len(hosts) > 1:
-                tp = plan.strategy.parallel.tp
-                yield Problem(
-                    code="SW407",
-                    path="parallel.tp",
-                    found=f"the TP group of ranks {group[0]} to {group[-1]} spans {' and '.join(hosts)}",
-                    expected="every TP group within one host",
-                    fix=f"give all hosts but the last a multiple of {tp} slots, or lower parallel.tp",
-                )
-                return

@@ -35,11 +35,11 @@ def _meaning(quantity: str, strategy: Strategy) -> tuple[Mapping[str, Any], str 
         case "gpus_for_128_experts":
             return {"model.num_experts": 128, **_as_many_each(strategy)}, None
         case "gpus_for_ep32_tp2":
-            return _degrees(ep=32, tp=2), "at_most"
+            return _degrees(strategy, ep=32, tp=2), "at_most"
         case "gpus_for_ep64_tp4":
-            return _degrees(ep=64, tp=4), "at_most"
+            return _degrees(strategy, ep=64, tp=4), "at_most"
         case "gpus_for_ep64_tp2_pp2":
-            return _degrees(ep=64, tp=2, pp=2), "at_most"
+            return _degrees(strategy, ep=64, tp=2, pp=2), "at_most"
     raise AssertionError(quantity)
 
 
@@ -49,5 +49,13 @@ def _as_many_each(strategy: Strategy) -> dict[str, int]:
     return {} if rest else {"parallel.ep": ep}
 
 
-def _degrees(*, ep: int, tp: int, pp: int = 1) -> dict[str, int]:
-    return {"parallel.ep": ep, "parallel.tp": tp, "parallel.pp": pp, "parallel.dp": 1}
+def _degrees(strategy: Strategy, *, ep: int, tp: int, pp: int = 1) -> dict[str, int | None]:
+    degrees: dict[str, int | None] = {
+        "parallel.ep": ep,
+        "parallel.tp": tp,
+        "parallel.pp": pp,
+        "parallel.dp": 1,
+    }
+    if strategy.parallel.layers_per_stage is not None:
+        degrees["parallel.layers_per_stage"] = None  # it is of another pp
+    return degrees

@@ -247,6 +247,8 @@ def describe(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
     words = _KINDS.get(schema.get("type", ""), "a value")
     if schema.get("type") == "array" and "prefixItems" in schema:
         return f"a list of {len(schema['prefixItems'])} ({describe(schema['prefixItems'][0])} each)"
+    if schema.get("type") == "array" and schema.get("items", {}).get("type") == "integer":
+        return f"a list (each {describe(schema['items'], with_maximum=with_maximum)})"
     bounds = [
         f"{word} {schema[key]:g}" if abs(schema[key]) < 10**6 else f"{word} {schema[key]:,}"
         for key, word in (
@@ -268,7 +270,7 @@ def _fix(path: tuple[str | int, ...], value: Any) -> str:
         return (
             f"write {'true' if value.lower() in ('yes', 'on') else 'false'}: YAML 1.2 reads {value} as text"
         )
-    if value is None:
+    if value is None and not isinstance(key, int):
         return f"remove {key}, or give it a value"
     return _example_fix(path)
 

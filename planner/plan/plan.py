@@ -9,6 +9,7 @@ from planner.problems import StrategyError
 from planner.rules.registry import find_broken_rules
 from planner.strategy.cluster import Cluster
 from planner.strategy.schema import Strategy
+from planner.topology.host_blocks import host_slots
 from planner.topology.layout import Layout, layout_of
 from planner.topology.placement import Stage, largest_data_parallel_size, world_size
 
@@ -118,7 +119,7 @@ def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:
     """
     cluster = strategy.cluster
     world = world_size(strategy.parallel)
-    slots = _slots(cluster, world)
+    slots = host_slots(cluster, world)
     order = sorted(range(len(slots)), key=lambda i: -slots[i])  # stable: the given order among equals
     hosts: list[Host] = []
     first = 0
@@ -130,18 +131,9 @@ def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:
     return tuple(hosts)
 
 
-def _slots(cluster: Cluster, world: int) -> tuple[int, ...]:
-    """How many ranks each host that is not a spare may run."""
-    usable = cluster.hosts.count - cluster.spare_hosts
-    slots = cluster.slots[:usable]
-    if cluster.gpu.is_cpu and world > sum(slots):
-        return (-(-world // usable),) * usable  # slots limit GPUs, not processes
-    return slots
-
-
 def _host_size(cluster: Cluster, world: int) -> int:
     if cluster.gpu.is_cpu:
-        return min(world, max(_slots(cluster, world)))
+        return min(world, max(host_slots(cluster, world)))
     usable = cluster.hosts.count - cluster.spare_hosts
     return min(world, _largest(cluster.hosts.slots[:usable], cluster.gpus_per_host))
 

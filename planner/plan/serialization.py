@@ -47,6 +47,7 @@ def plan_dict(plan: Plan, environment: Mapping[str, str] | None = None) -> dict[
         "name": plan.strategy.name,
         "placement": parallel.placement,
         "degrees": parallel.short_name,
+        "layers_per_stage": None if parallel.layers_per_stage is None else list(parallel.layers_per_stage),
         "zero_stage": {"strategy": parallel.zero_stage, "deepspeed": zero_stage(plan)},
         "world_size": plan.world_size,
         "batch": {

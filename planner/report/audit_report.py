@@ -46,7 +46,7 @@ def _value(value: Any) -> str:
 
 def _heading(plan: Plan, audit: Audit) -> Iterator[str]:
     parallel = plan.strategy.parallel
-    yield f"{plan.strategy.name}: {parallel.short_name}, {parallel.placement}; plan {plan.fingerprint}"
+    yield f"{plan.strategy.name}: {parallel.layout_name}, {parallel.placement}; plan {plan.fingerprint}"
     if not audit.findings:
         yield "the strategy makes no claims (claims: is empty); load balance and checks are below"
         return

@@ -131,7 +131,7 @@ def quantity_table(a: Side, b: Side) -> Table:
 
 
 def _words(a: Side, b: Side) -> Iterator[tuple[str, tuple[str, str]]]:
-    yield "layout", _both(a, b, lambda s: s.plan.strategy.parallel.short_name)
+    yield "layout", _both(a, b, lambda s: s.plan.strategy.parallel.layout_name)
     yield "placement", _both(a, b, lambda s: s.plan.strategy.parallel.placement)
     yield "precision", _both(a, b, lambda s: s.plan.strategy.training.precision)
     yield "ZeRO, as DeepSpeed is given it", _both(a, b, lambda s: str(zero_stage(s.plan)))

@@ -98,7 +98,7 @@ def loss_lines(left: AfterLoss) -> tuple[str, ...]:
 def _first_answer(left: AfterLoss) -> str:
     parallel, found = left.given.parallel, worst(left.as_written)
     ranks = world_size(parallel)
-    layout = f"{parallel.short_name} {parallel.placement} ({plural(ranks, 'rank')})"
+    layout = f"{parallel.layout_name} {parallel.placement} ({plural(ranks, 'rank')})"
     answers = {
         "unchanged": "continues as it is, bit-identical: the loss is of idle GPUs",
         "moved": "continues on the spares, bit-identical: as many ranks on each host, in the same order",
@@ -150,7 +150,7 @@ def loss_table(left: AfterLoss, num_rows: int) -> Table:
     """The fastest layouts, each with the batch that it makes of the same sequences."""
     rows = tuple(
         (
-            row.strategy.parallel.short_name,
+            row.strategy.parallel.layout_name,
             row.strategy.parallel.placement,
             str(row.gpus),
             f"{row.strategy.training.micro_batch} × {row.plan.batch.accumulation} × {_width(row)}",
@@ -198,6 +198,7 @@ def option_dict(option: ScalingOption) -> dict[str, Any]:
         "question": option.question,
         "placement": option.parallel.placement,
         "degrees": option.parallel.short_name,
+        "layers_per_stage": option.parallel.layers_per_stage,
         "gpus": option.gpus,
         "spares": option.spares,
         "is_possible": option.is_possible,
@@ -218,6 +219,7 @@ def loss_dict(left: AfterLoss, num_rows: int) -> dict[str, Any]:
         "lost": left.lost,
         "as_written": {
             "degrees": left.given.parallel.short_name,
+            "layers_per_stage": left.given.parallel.layers_per_stage,
             "placement": left.given.parallel.placement,
             "gpus": world_size(left.given.parallel),
             "trainable": not untrainable_keys(left.given),
@@ -233,6 +235,7 @@ def loss_dict(left: AfterLoss, num_rows: int) -> dict[str, Any]:
             {
                 "placement": row.strategy.parallel.placement,
                 "degrees": row.strategy.parallel.short_name,
+                "layers_per_stage": row.strategy.parallel.layers_per_stage,
                 "zero_stage": row.strategy.parallel.zero_stage,
                 "gpus": row.gpus,
                 "micro_batch": row.strategy.training.micro_batch,

@@ -168,6 +168,8 @@ def _described(run: Path) -> tuple[str, str]:
     try:
         plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
         layout = f"{plan['degrees']} {plan['placement']}, {plan['world_size']} ranks"
+        if plan.get("layers_per_stage"):
+            layout += f", layers {'+'.join(str(count) for count in plan['layers_per_stage'])}"
     except (OSError, ValueError, KeyError, TypeError):
         layout = "?"
     try:

@@ -31,7 +31,7 @@ def _heading(plan: Plan) -> Iterator[str]:
     parallel, cluster, training = plan.strategy.parallel, plan.strategy.cluster, plan.strategy.training
     batch, widest = plan.batch, largest_data_parallel_size(plan.strategy.parallel)
     order = f", rank order {parallel.rank_order}" if parallel.placement == "staged" else ""
-    yield f"{plan.strategy.name}: {parallel.short_name}, {parallel.placement}{order}"
+    yield f"{plan.strategy.name}: {parallel.layout_name}, {parallel.placement}{order}"
     spare = f", {cluster.spare_hosts} spare" if cluster.spare_hosts else ""
     unit = "GPU" if sum(cluster.slots) == 1 else "GPUs"
     if cluster.gpu.is_cpu:

@@ -92,7 +92,7 @@ def plan_svg(plan: Plan) -> str:
         parts.append("</g>")
     parts += _legend(plan, scale, below + 14)
     total = below + 30 + 22 * (len(plan.stages) + 1)
-    title = f"{plan.strategy.name}: {plan.strategy.parallel.short_name}"
+    title = f"{plan.strategy.name}: {plan.strategy.parallel.layout_name}"
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{total}" '
@@ -131,7 +131,7 @@ def _scale(num_cells: int) -> Scale:
 def _heading(plan: Plan, *, num_left_out: int) -> Iterator[str]:
     parallel, cluster = plan.strategy.parallel, plan.strategy.cluster
     yield _text(
-        MARGIN, 36, f"{plan.strategy.name}: {parallel.short_name}, {parallel.placement}", 20, bold=True
+        MARGIN, 36, f"{plan.strategy.name}: {parallel.layout_name}, {parallel.placement}", 20, bold=True
     )
     unit = "processes" if cluster.gpu.is_cpu else f"of {plural(sum(cluster.slots), 'GPU')}"
     hosts = f"{len(plan.hosts)} of {cluster.hosts.count} host{'s' * (cluster.hosts.count > 1)}"

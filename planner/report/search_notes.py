@@ -52,7 +52,7 @@ def search_notes(
         base = predict(build_plan(given), device)
         num_faster = sum(row.tokens_per_s > base.tokens_per_s * _FASTER for row in found.rows)
         yield (
-            f"{given.parallel.short_name} {given.parallel.placement} as written: {base.tokens_per_s:,.0f} "
+            f"{given.parallel.layout_name} {given.parallel.placement} as written: {base.tokens_per_s:,.0f} "
             f"tokens/s; {num_faster:,} plans are faster"
         )
         if found.rows[0].tokens_per_s > base.tokens_per_s * _FASTER:
@@ -92,7 +92,7 @@ def why_nothing(given: Strategy, view: SearchView, *, is_trainable_only: bool) -
         return f"{text}, nor on {MOST_GPUS:,} such GPUs: use a smaller model or batch, or a higher limit"
     training, parallel = plan.strategy.training, plan.strategy.parallel
     return (
-        f"{text}; at least {plan.world_size:,} such GPUs are needed: {parallel.short_name} "
+        f"{text}; at least {plan.world_size:,} such GPUs are needed: {parallel.layout_name} "
         f"{parallel.placement}, ZeRO {parallel.zero_stage}, micro_batch {training.micro_batch}, recompute "
         f"{plan.strategy.runtime.recompute}"
     )

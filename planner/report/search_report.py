@@ -66,7 +66,7 @@ def _cells(view: SearchView, row: SearchRow, place: int, is_tied: bool | None) -
     parallel, training = row.strategy.parallel, row.strategy.training
     cells = {
         "#": str(place),
-        "layout": parallel.short_name,
+        "layout": parallel.layout_name,
         "placement": parallel.placement,
         "GPUs": str(row.gpus),
         "ZeRO": str(parallel.zero_stage),

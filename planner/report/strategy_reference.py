@@ -10,7 +10,7 @@ from planner.hardware.catalog import devices
 from planner.hardware.presets import shipped_links
 from planner.loading.json_schema import find_section, json_schema
 from planner.loading.validation_messages import describe
-from planner.rules import batch, deepspeed_dispatch, layout, model
+from planner.rules import batch, deepspeed_dispatch, hosts, layout, model, stages
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES, OLD_QUANTITIES
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Strategy
@@ -185,6 +185,8 @@ def _rules() -> Iterator[str]:
     )
     for title, module in (
         ("Degrees and cluster", layout),
+        ("Stages", stages),
+        ("TP groups on hosts", hosts),
         ("Model", model),
         ("`dispatch: deepspeed`", deepspeed_dispatch),
         ("Batch, schedule, resume", batch),

@@ -62,18 +62,6 @@ def ep_needs_moe_layers(s: Strategy) -> Iterator[Problem]:
         )
 
 
-def pp_within_layers(s: Strategy) -> Iterator[Problem]:
-    pp, layers = s.parallel.pp, s.model.num_hidden_layers
-    if pp > layers:
-        yield Problem(
-            code="SW204",
-            path="parallel.pp",
-            found=f"{pp} stages for {layers} layers (model.num_hidden_layers)",
-            expected=f"at most {layers}: every stage holds a layer",
-            fix=f"set parallel.pp to {layers} or less",
-        )
-
-
 def heads_split_over_tp(s: Strategy) -> Iterator[Problem]:
     """Colocated ranks split attention over tp; staged expert ranks hold all of its heads."""
     tp, heads, kv_heads = s.parallel.tp, s.model.num_attention_heads, s.model.num_key_value_heads
@@ -278,7 +266,6 @@ RULES = (
     tp_and_ep_nest,
     ep_divides_experts,
     ep_needs_moe_layers,
-    pp_within_layers,
     heads_split_over_tp,
     aggregation_splits_over_tp,
     no_tp_shard_is_empty,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from planner.problems import Problem
-from planner.rules import batch, deepspeed_dispatch, layout, model
+from planner.rules import batch, deepspeed_dispatch, hosts, layout, model, stages
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 
@@ -11,6 +11,8 @@ Rule = Callable[[Strategy], Iterator[Problem]]
 
 RULES: tuple[Rule, ...] = (
     *layout.RULES,
+    *stages.RULES,
+    *hosts.RULES,
     *model.RULES,
     *deepspeed_dispatch.RULES,
     *batch.RULES,

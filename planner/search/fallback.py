@@ -15,7 +15,7 @@ from planner.search.continuation import Continuation, continuations
 from planner.search.search import SearchRow, search
 from planner.search.search_space import layouts, space_of
 from planner.search.trainable import missing_of, trainable_first, untrainable_keys
-from planner.strategy.changes import change_keys
+from planner.strategy.changes import change_keys, change_parallel
 from planner.strategy.hosts import Hosts
 from planner.strategy.schema import Parallel, Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
@@ -80,7 +80,7 @@ def _questions(strategy: Strategy) -> Iterator[tuple[str, Strategy]]:
     ep, tp, pp = parallel.ep, parallel.tp, parallel.pp
 
     def degrees(**changes: int) -> Strategy:
-        return change_keys(strategy, {f"parallel.{key}": value for key, value in changes.items()})
+        return change_parallel(strategy, changes)
 
     yield "as it is", strategy
     batch = 2 * training.global_batch
@@ -102,10 +102,10 @@ def _each(num_experts: int) -> str:
 
 def placed(strategy: Strategy, placement: str) -> Strategy:
     """The same in another placement; compact rank order exists in the staged one only."""
-    changes = {"placement": placement}
+    changes: dict[str, object] = {"placement": placement}
     if placement == "colocated":
         changes["rank_order"] = "document"
-    return change_keys(strategy, {f"parallel.{key}": value for key, value in changes.items()})
+    return change_parallel(strategy, changes)
 
 
 def _option(question: str, strategy: Strategy, device: Device | None) -> ScalingOption:

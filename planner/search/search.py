@@ -13,6 +13,7 @@ from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.rules.layout import missing_links
+from planner.search.layer_cuts import lighten_last_stage
 from planner.search.recompute_choice import fitting_plan
 from planner.search.search_space import Space, layouts, pipeline_degrees, plans_of, space_of
 from planner.strategy.changes import change_keys
@@ -44,7 +45,7 @@ class SearchRow:
     @property
     def name(self) -> str:
         parallel = self.strategy.parallel
-        return f"{parallel.short_name} {parallel.placement}"
+        return f"{parallel.layout_name} {parallel.placement}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,25 +118,28 @@ def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
 
 def _rows(space: Space, found: Sequence[Parallel], device: Device) -> Iterator[SearchRow | None]:
     """A row for each ZeRO stage and micro_batch of each layout, with the least recompute that fits the
-    memory; None where nothing does."""
+    memory; None where nothing does. Of a pipeline also one with a light last stage."""
     times, memory, limit = TimeModel(device), MemoryModel(), memory_limit(space.strategy)
     training = space.strategy.training
     tokens = training.global_batch * training.seq_length
     for parallel in found:
-        for plan_with in plans_of(space, parallel):
-            fitting = fitting_plan(plan_with, memory, times, limit)
-            if fitting is None:
-                yield None
-                continue
-            plan, peak, step_s = fitting
-            yield SearchRow(
-                plan=plan,
-                step_s=step_s,
-                tokens_per_s=tokens / step_s,
-                gpus=plan.world_size,
-                peak_bytes=peak,
-                limit_bytes=limit,
-            )
+        for even in plans_of(space, parallel):
+            for plan_with in (even, lighten_last_stage(even, times)):
+                if plan_with is None:
+                    continue
+                fitting = fitting_plan(plan_with, memory, times, limit)
+                if fitting is None:
+                    yield None
+                    continue
+                plan, peak, step_s = fitting
+                yield SearchRow(
+                    plan=plan,
+                    step_s=step_s,
+                    tokens_per_s=tokens / step_s,
+                    gpus=plan.world_size,
+                    peak_bytes=peak,
+                    limit_bytes=limit,
+                )
 
 
 def why_better(row: SearchRow, base: Prediction, device: Device) -> str:

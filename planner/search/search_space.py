@@ -11,20 +11,21 @@ from planner.strategy.changes import change_keys
 from planner.strategy.field_types import Section
 from planner.strategy.recompute import Recompute
 from planner.strategy.schema import Parallel, Strategy
-from planner.topology.placement import largest_data_parallel_size, world_size
+from planner.topology.host_blocks import HostRuns, find_split_tp_group, host_runs
+from planner.topology.placement import even_cut, largest_data_parallel_size, world_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """What a search may use: every host, spares included, and which ZeRO stages.
 
-    fullest_host: the most ranks that one of the hosts may carry. sections: those that plans share.
+    hosts: how many ranks each may carry, the fullest first. sections: those that plans share.
     """
 
     strategy: Strategy
     num_gpus: int
     num_hosts: int
-    fullest_host: int
+    hosts: HostRuns
     sections: dict[tuple[int, Recompute], dict[str, Section]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -38,7 +39,7 @@ def space_of(strategy: Strategy) -> Space:
     """The whole cluster of a strategy, nothing spare."""
     whole = change_keys(strategy, {"cluster.spare_hosts": 0})
     slots = whole.cluster.slots
-    return Space(strategy=whole, num_gpus=sum(slots), num_hosts=len(slots), fullest_host=max(slots))
+    return Space(strategy=whole, num_gpus=sum(slots), num_hosts=len(slots), hosts=host_runs(slots))
 
 
 def pipeline_degrees(space: Space) -> tuple[int, ...]:
@@ -50,7 +51,7 @@ def pipeline_degrees(space: Space) -> tuple[int, ...]:
 
 
 def layouts(space: Space) -> tuple[Parallel, ...]:
-    """Degrees that nest, divide and fit, with ZeRO 1."""
+    """Degrees that nest, divide and fit, with ZeRO 1; layers cut evenly and as the strategy has it."""
     return tuple(_layouts(space, pipeline_degrees(space)))
 
 
@@ -60,6 +61,7 @@ def _layouts(space: Space, pps: tuple[int, ...]) -> Iterator[Parallel]:
     eps = divisors(model.num_experts) if model.num_moe_layers else (1,)
     batch_divisors = divisors(space.strategy.training.global_batch)
     for placement in ("colocated", "staged"):
+        cuts = {pp: _written_cuts(space, placement, pp) for pp in pps}
         for ep in eps:
             for tp in _tps(space, placement, ep):
                 for pp in pps:
@@ -70,6 +72,7 @@ def _layouts(space: Space, pps: tuple[int, ...]) -> Iterator[Parallel]:
                             tp=tp,
                             pp=pp,
                             dp=1,
+                            layers_per_stage=None,
                             zero_stage=1,
                             rank_order=order if placement == "staged" else "document",
                         )
@@ -77,22 +80,46 @@ def _layouts(space: Space, pps: tuple[int, ...]) -> Iterator[Parallel]:
                         dp, rest = divmod(size, each)
                         if rest or not dp or world_size(parallel) * dp > space.num_gpus:
                             continue
-                        yield parallel.model_copy(update={"dp": dp})
+                        parallel = parallel.model_copy(update={"dp": dp})
+                        if find_split_tp_group(parallel, space.hosts) is not None:
+                            continue
+                        for cut in cuts[pp]:
+                            yield parallel.model_copy(update={"layers_per_stage": cut}) if cut else parallel
+
+
+def _written_cuts(space: Space, placement: str, pp: int) -> tuple[tuple[int, ...] | None, ...]:
+    """As even as possible; and the strategy's own, if it has one for this pp."""
+    given, layers = space.strategy.parallel, space.strategy.model.num_hidden_layers
+    own = given.layers_per_stage
+    if own is None or (given.placement, len(own), sum(own)) != (placement, pp, layers):
+        return (None,)
+    return (None,) if own == even_cut(layers, pp) else (None, own)
 
 
 def _tps(space: Space, placement: str, ep: int) -> tuple[int, ...]:
     """tp nests with ep and is legal with this model; what does not depend on the other degrees."""
     model = space.strategy.model
-    most = model.num_key_value_heads if placement == "colocated" else space.fullest_host
+    most = space.hosts[0][0]  # ranks of the fullest host: every TP group is on one
+    if placement == "colocated":
+        most = min(most, model.num_key_value_heads)
     found = []
     for tp in range(1, most + 1):
         if ep % tp and tp % ep:
             continue
         parallel = space.strategy.parallel.model_copy(
-            update={"placement": placement, "ep": ep, "tp": tp, "pp": 1, "dp": 1, "rank_order": "document"}
+            update={
+                "placement": placement,
+                "ep": ep,
+                "tp": tp,
+                "pp": 1,
+                "dp": 1,
+                "layers_per_stage": None,
+                "rank_order": "document",
+            }
         )
         legal = space.strategy.model_copy(update={"parallel": parallel})
-        if all(problem.path not in ("parallel.tp", "parallel.ep") for problem in find_broken_rules(legal)):
+        broken = {p.code for p in find_broken_rules(legal) if p.path in ("parallel.tp", "parallel.ep")}
+        if broken <= {"SW218"}:  # on which hosts groups lie depends on the other degrees
             found.append(tp)
     return tuple(found)
 

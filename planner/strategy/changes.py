@@ -21,6 +21,14 @@ def change_keys(strategy: Strategy, changes: Mapping[str, object]) -> Strategy:
     return strategy.model_copy(update=sections)
 
 
+def change_parallel(strategy: Strategy, changes: Mapping[str, object]) -> Strategy:
+    """The strategy with other keys of `parallel`; a cut of the layers is kept only where pp stays."""
+    new = {f"parallel.{key}": value for key, value in changes.items()}
+    if changes.get("pp", strategy.parallel.pp) != strategy.parallel.pp:
+        new["parallel.layers_per_stage"] = None
+    return change_keys(strategy, new)
+
+
 def _change(section: _AnySection, changes: Mapping[str, object]) -> _AnySection:
     values: dict[str, object] = {name: getattr(section, name) for name in section.model_fields_set}
     values |= {path: value for path, value in changes.items() if "." not in path}

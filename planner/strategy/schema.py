@@ -1,6 +1,7 @@
 """Schema of a strategy: every section and key, its type, bounds and default."""
 
 import re
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -123,6 +124,10 @@ class ModelShape(Section):
         return self.num_hidden_layers - self.first_dense_layers
 
 
+def _parse_cut(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Parallel(Section):
     """Parallel degrees and placement; also written as a short name (EP64_TP2_PP1_DP1)."""
 
@@ -133,6 +138,11 @@ class Parallel(Section):
     tp: Positive = Field(default=1, description="tensor parallel degree")
     pp: Positive = Field(default=1, description="pipeline parallel degree")
     dp: Positive = Field(default=1, description="data parallel degree: replicas of the model")
+    layers_per_stage: Annotated[tuple[Positive, ...] | None, BeforeValidator(_parse_cut)] = Field(
+        default=None,
+        description="layers of each of the pp stages, in order; null: as even as possible, the first stages "
+        "one more",
+    )
     zero_stage: NotNegative = Field(
         default=1,
         json_schema_extra={"enum": [0, 1, 2]},
@@ -145,6 +155,17 @@ class Parallel(Section):
     @property
     def short_name(self) -> str:
         return f"EP{self.ep}_TP{self.tp}_PP{self.pp}_DP{self.dp}"
+
+    @property
+    def layout_name(self) -> str:
+        """The short name, and behind it how the layers are cut where that is written: 13+13+13+9, 31×2+1."""
+        if self.layers_per_stage is None:
+            return self.short_name
+        parts: list[str] = []
+        for count, run in groupby(self.layers_per_stage):
+            number = len(list(run))
+            parts += [f"{number}×{count}"] if number > 3 else [str(count)] * number
+        return f"{self.short_name} {'+'.join(parts)}"
 
 
 SHORT_NAME_PATTERN = r"^(EP|TP|PP|DP)[1-9]\d*(_(EP|TP|PP|DP)[1-9]\d*)*$"

@@ -63,19 +63,30 @@ class Layout:
 
 
 def layout_of(parallel: Parallel, model: ModelShape, host_size: int) -> Layout:
-    """The layout of legal degrees, whatever their ZeRO stage."""
+    """The layout of legal degrees and a cut of the layers, whatever their ZeRO stage."""
     p = parallel
     degrees = (p.placement, p.ep, p.tp, p.pp, p.dp, p.rank_order)
-    return _layout(degrees, model.num_hidden_layers, model.first_dense_layers, host_size)
+    return _layout(degrees, p.layers_per_stage, model.num_hidden_layers, model.first_dense_layers, host_size)
 
 
 @lru_cache(maxsize=8192)
 def _layout(
-    degrees: tuple[str, int, int, int, int, str], num_layers: int, first_dense_layers: int, host_size: int
+    degrees: tuple[str, int, int, int, int, str],
+    cut: tuple[int, ...] | None,
+    num_layers: int,
+    first_dense_layers: int,
+    host_size: int,
 ) -> Layout:
     placement, ep, tp, pp, dp, rank_order = degrees
     parallel = Parallel.model_construct(
-        placement=placement, ep=ep, tp=tp, pp=pp, dp=dp, rank_order=rank_order, zero_stage=1
+        placement=placement,
+        ep=ep,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        layers_per_stage=cut,
+        rank_order=rank_order,
+        zero_stage=1,
     )
     stages = place(parallel, num_layers)
     order = tuple(_class_of(stage, first_dense_layers, host_size) for stage in stages)

@@ -3,7 +3,7 @@
 Degrees of a strategy and the axes they become (see planner.topology.grid for a picture):
 
     dp    replicas of the model                       in both placements part of data and edp
-    pp    pipeline stages                             consecutive blocks of ranks
+    pp    pipeline stages                             consecutive blocks of ranks, of consecutive layers
     tp    tensor parallelism of dense weights         axis tp of a stage's dense grid
     ep    expert parallelism                          axis ep of a stage's expert grid
     data  = ranks of a stage / tp                     data-parallel axis of dense weights
@@ -15,7 +15,7 @@ Degrees of a strategy and the axes they become (see planner.topology.grid for a 
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from planner.strategy.schema import Parallel
 from planner.topology.grid import Grid
@@ -88,7 +88,7 @@ def colocated(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
     """pp stages of dp × max(ep, tp) ranks; the first has the embedding, the last the output."""
     n = parallel.dp * max(parallel.ep, parallel.tp)
     stages = []
-    for i, layers in enumerate(split_layers(num_layers, parallel.pp)):
+    for i, layers in enumerate(stage_layers(parallel, num_layers)):
         first, is_last = i * n, i == parallel.pp - 1
         stages.append(
             Stage(
@@ -119,7 +119,7 @@ def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
             dense=Grid(axes=("data", "tp"), sizes=(dp * ep, 1), first_rank=first_expert + i * dp * ep),
             expert=Grid(axes=("edp", "ep"), sizes=(dp, ep), first_rank=first_expert + i * dp * ep),
         )
-        for i, layers in enumerate(split_layers(num_layers, pp))
+        for i, layers in enumerate(stage_layers(parallel, num_layers))
     ]
     return (
         Stage(
@@ -138,9 +138,18 @@ def staged(parallel: Parallel, num_layers: int) -> tuple[Stage, ...]:
     )
 
 
-def split_layers(num_layers: int, pp: int) -> tuple[tuple[int, ...], ...]:
-    """Contiguous layers for each of pp stages, as even as possible, the longer stages first."""
+def stage_layers(parallel: Parallel, num_layers: int) -> tuple[tuple[int, ...], ...]:
+    """The layers of each of the pp stages that have layers, by their global number."""
+    cut = parallel.layers_per_stage
+    if cut is None:
+        cut = even_cut(num_layers, parallel.pp)
+    assert len(cut) == parallel.pp, (cut, parallel.pp)
+    assert sum(cut) == num_layers, (cut, num_layers)
+    return tuple(tuple(range(a, b)) for a, b in pairwise(accumulate(cut, initial=0)))
+
+
+def even_cut(num_layers: int, pp: int) -> tuple[int, ...]:
+    """The number of layers of each of pp stages, as even as possible, the longer stages first."""
     assert 1 <= pp <= num_layers, (num_layers, pp)
     each, rest = divmod(num_layers, pp)
-    bounds = [i * each + min(i, rest) for i in range(pp + 1)]
-    return tuple(tuple(range(a, b)) for a, b in pairwise(bounds))
+    return (each + 1,) * rest + (each,) * (pp - rest)

@@ -126,4 +126,4 @@ def restore(folder: Path, engine: DeepSpeedEngine, groups: RankGroups) -> int:
 
 def checkpoint_layout(plan: Plan) -> dict[str, Any]:
     """The layout as recorded in a checkpoint."""
-    return plan.strategy.parallel.model_dump() | {"world_size": plan.world_size}
+    return plan.strategy.parallel.model_dump(mode="json") | {"world_size": plan.world_size}

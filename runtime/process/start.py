@@ -88,7 +88,7 @@ def _too_few_processes(plan: Plan, identity: Identity, path: str) -> tuple[Probl
             code="SW602",
             path="parallel",
             file=path,
-            found=f"{plan.strategy.parallel.short_name} has {plan.world_size} ranks; {started}",
+            found=f"{plan.strategy.parallel.layout_name} has {plan.world_size} ranks; {started}",
             expected=f"{plan.world_size} processes, one per rank",
             fix=f"start it with deepspeed --num_gpus {plan.world_size} train.py …, or change the degrees",
         ),

@@ -87,7 +87,11 @@ def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int
 def _print_resume(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
     print(f"resuming from {start.folder}", flush=True)
     written, now = start.meta.layout, checkpoint_layout(plan)
-    changed = [f"{key} {written.get(key)} → {now[key]}" for key in now if written.get(key) != now[key]]
+    changed = [
+        f"{key} {_as_written(written.get(key))} → {_as_written(now[key])}"
+        for key in now
+        if written.get(key) != now[key]
+    ]
     if changed:
         print(f"  saved with another layout, resharded: {', '.join(changed)}", flush=True)
     training = plan.strategy.training
@@ -96,6 +100,10 @@ def _print_resume(plan: Plan, start: CheckpointInfo, horizon: int) -> None:
             f"  the learning-rate schedule ends at step {horizon}; later steps use min_learning_rate",
             flush=True,
         )
+
+
+def _as_written(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def _lines(result: dict[str, object]) -> list[str]:

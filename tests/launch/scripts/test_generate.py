@@ -158,12 +158,6 @@ def test_operators_variables_win_and_both_limits_agree() -> None:
         (("output.folder=my runs",), "output.folder", "SW402", "/srv/switchyard/my runs/x"),
         (("cluster.hosts=[localhost slots=4, b slots=4]",), "cluster.hosts", "SW404", "2 hosts"),
         (("cluster.hosts=['fe80::1', b]",), "cluster.hosts", "SW405", "fe80::1"),
-        (
-            ("cluster.hosts=[a slots=7, b slots=7]", "parallel.tp=2"),
-            "parallel.tp",
-            "SW407",
-            "ranks 6 to 7 spans a and b",
-        ),
     ],
 )
 def test_what_would_not_arrive_as_written_is_refused(

@@ -65,6 +65,17 @@ CASES: dict[str, dict[str, Any]] = {
         "model__vocab_size": 49,
         "training__micro_batch": 4,
     },
+    "layers 3 + 1, bf16, ZeRO 2": {
+        "parallel": {"ep": 2, "pp": 2, "layers_per_stage": (3, 1), "zero_stage": 2},
+        "model__num_hidden_layers": 4,
+        "training__precision": "bf16",
+        "training__micro_batch": 4,
+    },
+    "staged, layers 1 + 3, ZeRO 1": {
+        "parallel": {"placement": "staged", "ep": 2, "tp": 2, "pp": 2, "layers_per_stage": (1, 3)},
+        "model__num_hidden_layers": 4,
+        "training__micro_batch": 2,
+    },
     "eight ranks, bf16, loss-free balancing": {
         "parallel__ep": 8,
         "training__precision": "bf16",

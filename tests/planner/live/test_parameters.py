@@ -22,6 +22,10 @@ LAYOUTS = {
     "tp over ep": ("parallel=EP2_TP4",),
     "pipeline": ("parallel=EP8_TP2_PP4",),
     "uneven pipeline": ("parallel=EP4_PP3",),
+    "cut as written": ("parallel={ep: 4, pp: 3, layers_per_stage: [9, 2, 5]}",),
+    "staged, cut as written": (
+        "parallel={placement: staged, ep: 8, tp: 2, pp: 2, layers_per_stage: [1, 15]}",
+    ),
     "staged": ("parallel={placement: staged, ep: 8, tp: 2, dp: 2, pp: 2}",),
     "compact": ("parallel={placement: staged, ep: 8, tp: 4, rank_order: compact}",),
 }

@@ -242,6 +242,22 @@ def test_switch_written_as_no_says_how_to_write_it() -> None:
     assert problem.fix == "write false: YAML 1.2 reads no as text"
 
 
+@pytest.mark.parametrize(
+    ("written", "path", "code"),
+    [
+        ("13", "parallel.layers_per_stage", "SW113"),
+        ("[13, 3.5]", "parallel.layers_per_stage[1]", "SW113"),
+        ("[13, null]", "parallel.layers_per_stage[1]", "SW113"),
+        ("[16, 0]", "parallel.layers_per_stage[1]", "SW114"),
+    ],
+)
+def test_a_wrong_cut_of_the_layers_says_what_a_list_holds(written: str, path: str, code: str) -> None:
+    problem = only(TEXT, "parallel.pp=2", f"parallel.layers_per_stage={written}")
+    assert (problem.path, problem.code) == (path, code)
+    assert problem.expected == "a list (each an integer, at least 1), or null"
+    assert "remove 1" not in problem.fix
+
+
 def test_missing_section_and_key_are_named() -> None:
     without = TEXT[: TEXT.index("training:")].replace("  vocab_size: 4096\n", "")
     assert [(p.path, p.code) for p in problems_of(without)] == [

@@ -45,6 +45,7 @@ def test_model_fingerprint_holds_the_tokenizer() -> None:
         ("training.steps=7",),
         ("training.micro_batch=2",),
         ("parallel.ep=4", "parallel.zero_stage=2"),
+        ("parallel.pp=2", "parallel.layers_per_stage=[13, 3]"),
         ("name=other",),
         ("output.folder=elsewhere",),
         ("cluster.hosts=3",),
@@ -94,6 +95,13 @@ def test_plan_fingerprint_leaves_out_what_no_rank_reads(override: str) -> None:
 )
 def test_plan_fingerprint_holds_what_ranks_agree_on(override: str) -> None:
     assert plan_fingerprint(strategy(override)) != plan_fingerprint(strategy())
+
+
+def test_plan_fingerprint_holds_the_cut_of_the_layers() -> None:
+    even, uneven = (
+        strategy("parallel.pp=2", f"parallel.layers_per_stage={cut}") for cut in ("null", "[13, 3]")
+    )
+    assert plan_fingerprint(even) != plan_fingerprint(uneven)
 
 
 def test_written_defaults_do_not_change_a_fingerprint() -> None:

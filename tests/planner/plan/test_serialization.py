@@ -93,6 +93,17 @@ def test_plan_json_places_every_rank() -> None:
     }
 
 
+def test_plan_json_has_the_layers_of_each_stage() -> None:
+    content = json.loads(plan_json(plan("parallel=EP8_PP3", "parallel.layers_per_stage=[1, 10, 5]")))
+    assert content["layers_per_stage"] == [1, 10, 5]
+    assert [stage["layers"] for stage in content["stages"]] == [
+        [0],
+        list(range(1, 11)),
+        [11, 12, 13, 14, 15],
+    ]
+    assert json.loads(plan_json(plan("parallel=EP8_PP3")))["layers_per_stage"] is None
+
+
 def test_plan_json_stamps_the_operators_variables() -> None:
     content = json.loads(plan_json(plan(), {"MEMORY_FRACTION": "0.5", "EXPERT_GPUS": "0"}))
     assert content["environment"] == {"EXPERT_GPUS": "0", "MEMORY_FRACTION": "0.5"}

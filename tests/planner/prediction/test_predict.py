@@ -196,6 +196,24 @@ def test_a_pipeline_fills_and_drains() -> None:
     assert step_bracket([stage(1.0, 2.0)] * 4, [Boundary(transfer_s=0.0)] * 3, 8).expected_s == 33.0
 
 
+def test_the_slowest_of_unequal_stages_sets_the_pace() -> None:
+    # 3 layers and 1 of 3 s each, 4 micro-batches: the way of one, 12, and 3 more of the slower, 9 each
+    stages = [stage(3.0, 6.0), stage(1.0, 2.0)]
+    assert step_bracket(stages, [Boundary(transfer_s=0.0)], 4).expected_s == 39.0
+
+
+def test_the_time_of_a_stage_follows_its_layers() -> None:
+    """14 + 2 layers against 8 + 8: what a layer takes is the same, the last stage has the output besides."""
+    even, uneven = (
+        predict(plan("parallel=EP8_PP2", f"parallel.layers_per_stage={cut}")).stages
+        for cut in ("[8, 8]", "[14, 2]")
+    )
+    busy = [[one.time.micro_batch.total_s for one in stages] for stages in (even, uneven)]
+    six_layers = busy[1][0] - busy[0][0]
+    assert six_layers > 0
+    assert busy[0][1] - busy[1][1] == pytest.approx(six_layers)
+
+
 def test_transfers_hide_behind_the_slowest_stage_but_not_at_the_ends() -> None:
     # way of one: 3 + 2·1 + 3 = 8; one more: 3; when nothing overlaps 3 + 2 = 5
     bracket = step_bracket([stage(1.0, 2.0)] * 2, [Boundary(transfer_s=1.0)], 2)

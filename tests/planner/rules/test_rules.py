@@ -177,6 +177,27 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "1 or 2",
     ),
     (("parallel.rank_order=compact",), "SW211", "parallel.rank_order", (), ""),
+    (
+        ("parallel=EP8_PP3", "parallel.layers_per_stage=[8, 8]"),
+        "SW216",
+        "parallel.layers_per_stage",
+        ("2 numbers", "3 stages"),
+        "3, one for each stage",
+    ),
+    (
+        ("parallel.pp=2", "parallel.layers_per_stage=[12, 3]"),
+        "SW217",
+        "parallel.layers_per_stage",
+        ("[12, 3]", "15 layers", "16"),
+        "add up to 16",
+    ),
+    (
+        ("parallel.tp=16",),
+        "SW218",
+        "parallel.tp",
+        ("16", "ranks 0 to 15", "8 ranks"),
+        "on one host",
+    ),
     (("cluster.spare_hosts=16",), "SW212", "cluster.spare_hosts", ("16",), "0 to 15"),
     (("cluster.hosts=[a slots=9, b]",), "SW213", "cluster.hosts", ("9",), "at most 8 slots"),
     (
@@ -345,6 +366,9 @@ def test_the_example_in_the_catalog_is_a_printed_message(code: str) -> None:
         ("parallel=EP64_TP2",),
         ("parallel=EP2_TP4",),
         ("parallel=EP64_TP2_PP2",),
+        ("parallel=EP64_TP2_PP2", "parallel.layers_per_stage=[13, 3]"),
+        (STAGED, "parallel.ep=8", "parallel.pp=3", "parallel.layers_per_stage=[1, 14, 1]"),
+        ("parallel.layers_per_stage=[16]",),
         ("parallel=EP64_TP2_DP2",),
         ("parallel.zero_stage=0", "training.precision=fp32"),
         (STAGED, "parallel.rank_order=compact", "parallel.ep=64"),
@@ -364,6 +388,72 @@ def test_the_example_in_the_catalog_is_a_printed_message(code: str) -> None:
 )
 def test_legal_strategy_breaks_no_rule(overrides: tuple[str, ...]) -> None:
     assert list(find_broken_rules(strategy(*overrides))) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "codes", "fix"),
+    [
+        (("parallel.pp=4", "parallel.layers_per_stage=[8, 9]"), ["SW216", "SW217"], "[4, 4, 4, 4]"),
+        (("parallel.pp=3", "parallel.layers_per_stage=[]"), ["SW216", "SW217"], "[6, 5, 5]"),
+        (("parallel.pp=17", "parallel.layers_per_stage=[16]"), ["SW204", "SW216"], "null"),
+        (("parallel.layers_per_stage=[0, 16]", "parallel.pp=2"), ["SW114"], ""),
+        (("parallel.layers_per_stage=16",), ["SW113"], ""),
+    ],
+)
+def test_all_that_is_wrong_with_a_cut_is_said_at_once(
+    overrides: tuple[str, ...], codes: list[str], fix: str
+) -> None:
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, overrides)
+    assert [problem.code for problem in error.value.problems] == codes
+    assert fix in error.value.problems[-1].fix
+
+
+@pytest.mark.parametrize(
+    ("hosts", "degrees", "ranks"),
+    [
+        ("cluster.hosts=[a slots=7, b slots=7]", {"ep": 8, "tp": 2}, "6 to 7"),
+        ("cluster.hosts=[a slots=6, b slots=8]", {"ep": 2, "tp": 4, "dp": 3}, None),  # 8 ranks on b, 4 on a
+        ("cluster.gpus_per_host=6", {"ep": 2, "tp": 4, "dp": 4}, "4 to 7"),
+        ("cluster.gpus_per_host=6", {"ep": 2, "tp": 4}, None),
+        ("cluster.hosts=20", {"placement": "staged", "ep": 64, "tp": 16}, "0 to 15"),
+        # 0-1, 2-4, 5-6 on 0-5, 6-11
+        ("cluster.gpus_per_host=6", {"placement": "staged", "tp": 2, "pp": 3}, "5 to 6"),
+        ("cluster.gpus_per_host=7", {"placement": "staged", "tp": 2, "pp": 3}, None),
+        # experts 0-1, then 2-3 and 4-5 on 0-2, 3-5
+        (
+            "cluster.gpus_per_host=3",
+            {"placement": "staged", "tp": 2, "pp": 2, "rank_order": "compact"},
+            "2 to 3",
+        ),
+        ("cluster={hosts: [a, b], gpu: cpu}", {"tp": 16}, "0 to 15"),
+        ("cluster={hosts: 1, gpu: cpu}", {"tp": 16}, None),
+    ],
+)
+def test_tp_groups_are_on_one_host(hosts: str, degrees: dict[str, object], ranks: str | None) -> None:
+    """Hosts get consecutive ranks, the fullest host first."""
+    cluster = (
+        [hosts]
+        if "cpu" not in hosts
+        else [
+            "training.precision=fp32",
+            hosts.replace("}", ", gpus_per_host: 8, links: {intra_host: NVLink4, inter_host: NDR}}"),
+        ]
+    )
+    cluster.append("training.global_batch=192")
+    written = [f"parallel.{key}={value}" for key, value in degrees.items()]
+    if ranks is None:
+        loads(TEXT, [*cluster, *written])
+        return
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, [*cluster, *written])
+    (problem,) = error.value.problems
+    assert problem.code == "SW218"
+    assert f"ranks {ranks} would be on several hosts" in problem.found
+    # what it says to write is legal
+    tp = problem.fix.removeprefix("set parallel.tp to ")
+    others = [part for part in written if not part.startswith("parallel.tp")]
+    assert loads(TEXT, [*cluster, *others, f"parallel.tp={tp}"]).parallel.tp < degrees["tp"]
 
 
 def test_a_lost_spare_is_counted_in_the_fix() -> None:

@@ -1,6 +1,7 @@
 """Search: what is legal, how it is ranked, how long it takes, what is written."""
 
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from planner import build_plan, load
 from planner.hardware.catalog import device_of
 from planner.memory.rank_memory import fullest_ranks
 from planner.prediction.predict import predict
+from planner.search.layer_cuts import light_last_cut
 from planner.search.search import Search, search, why_better
 from planner.strategy.changes import change_keys
 from planner.strategy.recompute import Recompute
@@ -49,6 +51,46 @@ def test_pp_is_a_divisor_of_the_layers_a_power_of_two_or_the_strategys_own() -> 
     assert {3, 7, 16} < tried <= set(found.pps)
 
 
+@pytest.mark.parametrize(("layers", "pp"), [(7, 2), (7, 3), (9, 4), (16, 4), (5, 5)])
+@pytest.mark.parametrize("output", [0.0, 0.6, 1.5, 2.7, 20.0])
+def test_no_cut_has_a_faster_slowest_stage_than_the_light_last_one(
+    layers: int, pp: int, output: float
+) -> None:
+    """Over every way to write `layers` as `pp` numbers."""
+    cuts = [cut for cut in product(range(1, layers), repeat=pp) if sum(cut) == layers] or [(layers,)]
+    slowest = {cut: max((*cut[:-1], cut[-1] + output)) for cut in cuts}
+    found = light_last_cut(layers, pp, output)
+    assert slowest[found] == min(slowest.values())
+    assert found[-1] == min(cut[-1] for cut in cuts if slowest[cut] == slowest[found])
+
+
+def test_a_layer_count_that_pp_does_not_divide_is_cut_in_two_ways() -> None:
+    """10 layers over 4 stages, an output that is more work than one. The strategy's own cut is a third."""
+    shape = ("model.num_hidden_layers=10", "model.vocab_size=65536", "model.aggregation=none")
+    own = "parallel={placement: colocated, ep: 8, pp: 4, layers_per_stage: [4, 3, 2, 1]}"
+    given = load(REFERENCE, [*shape, own, "cluster.hosts=4"])
+    rows = [row for row in search(given).rows if row.strategy.parallel.pp == 4]
+    cuts: dict[str, set[object]] = {"colocated": set(), "staged": set()}
+    for row in rows:
+        cuts[row.strategy.parallel.placement].add(row.strategy.parallel.layers_per_stage)
+    assert cuts == {"colocated": {None, (3, 3, 3, 1), (4, 3, 2, 1)}, "staged": {None}}
+    for row in rows[:: max(1, len(rows) // 20)]:
+        built = build_plan(row.strategy)
+        assert predict(built).step_s == pytest.approx(row.step_s, rel=1e-9)
+        assert max(memory.peak_bytes for memory in fullest_ranks(built)) == row.peak_bytes
+    best = next(row for row in rows if row.strategy.parallel.placement == "colocated")
+    assert best.strategy.parallel.layers_per_stage == (3, 3, 3, 1)
+
+
+def test_every_row_is_legal_where_hosts_split_tp_groups() -> None:
+    """Hosts of 6 and of 5 GPUs: a plan and a search have the same rule of where TP groups lie."""
+    changes = ["cluster.hosts=[a slots=6, b slots=5, c slots=6]", "model.num_hidden_layers=2"]
+    rows = search(load(REFERENCE, [*changes, "parallel={ep: 1, tp: 1}"])).rows
+    assert {1, 2, 4} <= {row.strategy.parallel.tp for row in rows if "staged" in row.name}
+    for row in rows:
+        build_plan(row.strategy)
+
+
 def test_rows_are_legal_ranked_and_what_predict_says(found: Search) -> None:
     speeds = [row.tokens_per_s for row in found.rows]
     assert speeds == sorted(speeds, reverse=True)
@@ -69,11 +111,11 @@ def test_no_row_of_the_front_is_beaten(found: Search) -> None:
 
 
 def test_plans_that_leave_gpus_unused_are_explained_in_the_first_line() -> None:
-    """Colocated at most pp 2 × 4 sequences × tp 16 = 128; staged at most 4 × (8 + 2 + 8) = 72."""
+    """Colocated at most pp 2 × 4 sequences × tp 8 = 64; staged at most 4 × (8 + 2 + 8) = 72."""
     small = ("model.num_hidden_layers=2", "training.global_batch=4", "parallel={ep: 4, tp: 1}")
     few = search(load(REFERENCE, ["cluster.hosts=17", *small]))
     assert few.num_gpus == 136
-    assert few.lines[0].startswith("no legal plan uses all 136 GPUs, at most 128: ")
+    assert few.lines[0].startswith("no legal plan uses all 136 GPUs, at most 72: ")
     assert few.lines[0].endswith("a global batch of 4 sequences")
 
 

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from planner.strategy.schema import Parallel
-from planner.topology.placement import StageContents, place, split_layers, world_size
+from planner.topology.placement import StageContents, place, stage_layers, world_size
 from tests.support.examples import plan
 
 STAGED = "parallel.placement=staged"
@@ -105,9 +105,23 @@ def test_staged_pp2_needs_132_ranks() -> None:
     ("layers", "pp", "sizes"), [(16, 2, [8, 8]), (16, 3, [6, 5, 5]), (7, 4, [2, 2, 2, 1]), (3, 3, [1, 1, 1])]
 )
 def test_layers_split_as_evenly_as_possible(layers: int, pp: int, sizes: list[int]) -> None:
-    split = split_layers(layers, pp)
+    split = stage_layers(Parallel(pp=pp), layers)
     assert [len(part) for part in split] == sizes
     assert [layer for part in split for layer in part] == list(range(layers))
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("parallel={pp: 3}", ["layers-0", "layers-1", "layers-2"]),
+        ("parallel={placement: staged, pp: 3}", ["experts-0", "experts-1", "experts-2"]),
+    ],
+)
+def test_layers_are_cut_as_written(override: str, names: list[str]) -> None:
+    built = plan(override, "parallel.layers_per_stage=[1, 10, 5]")
+    assert {stage.name: stage.layers for stage in built.stages if stage.layers} == dict(
+        zip(names, [(0,), tuple(range(1, 11)), (11, 12, 13, 14, 15)], strict=True)
+    )
 
 
 @given(

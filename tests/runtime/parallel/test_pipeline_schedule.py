@@ -1,5 +1,6 @@
 """Pipeline schedules simulated without ranks: no deadlock, receives posted as early as possible."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -165,6 +166,41 @@ def test_stage_depth_bounds_micro_batches_in_flight() -> None:
                 held += 1 if action.kind == "forward" else -1
                 most = max(most, held)
             assert most == min(num_stages - place, num_micro_batches)
+
+
+def step_of(passes: Sequence[int], num_micro_batches: int) -> int:
+    """Seconds of a step whose stages take so long forward and twice as long backward; transfers take none."""
+    num_stages = len(passes)
+    actions = [one_forward_one_backward(place, num_stages, num_micro_batches) for place in range(num_stages)]
+    ends: dict[tuple[int, Action], int] = {}
+    free, done = [0] * num_stages, [0] * num_stages
+    while any(done[s] < len(actions[s]) for s in range(num_stages)):
+        for stage, todo in enumerate(actions):
+            while done[stage] < len(todo):
+                action = todo[done[stage]]
+                source = stage - 1 if action.kind == "forward" else stage + 1
+                ready = ends.get((source, action)) if 0 <= source < num_stages else 0
+                if ready is None:
+                    break
+                seconds = passes[stage] * (1 if action.kind == "forward" else 2)
+                free[stage] = ends[stage, action] = max(free[stage], ready) + seconds
+                done[stage] += 1
+    return max(free)
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 4, 16, 32])
+@pytest.mark.parametrize(
+    "passes",
+    [(12, 12, 12, 12), (12, 12, 12, 17), (13, 13, 13, 14), (1, 3), (1, 2, 4), (13, 13, 13, 9), (3, 1)],
+)
+def test_the_slowest_stage_sets_the_pace(passes: tuple[int, ...], num_micro_batches: int) -> None:
+    """The planner's time of 1F1B, exact where the last stage is the slowest, else an upper bound."""
+    planned = 3 * sum(passes) + (num_micro_batches - 1) * 3 * max(passes)
+    found = step_of(passes, num_micro_batches)
+    if max(passes) == passes[-1]:
+        assert found == planned
+    else:
+        assert 0.9 * planned < found <= planned
 
 
 def test_order_by_hand() -> None:
