@@ -4,13 +4,31 @@ import itertools
 
 import pytest
 
-from tests.support.matrix import AXES, LAYOUTS, Case, Layout, covering, everything, pairs
+from tests.support.matrix import AXES, CUTS, LAYOUTS, Case, Layout, covering, everything, in_cuts, pairs
 from tests.support.settled import check, padding
 
 
 @pytest.mark.parametrize("case", covering(), ids=str)
 def test_a_layout_equals_one_process(case: Case) -> None:
     check(case.strategy, padding if case.is_padded else None, case.reference)
+
+
+# One of each cut; all of them are in `make test-all`.
+QUICK = dict(zip(CUTS, ((0, 2), (1, 4), (2, 2), (1, 1)), strict=True))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        if QUICK[case.layout] == (case.zero_stage, case.accumulation)
+        else pytest.param(case, marks=pytest.mark.slow)
+        for case in in_cuts()
+    ],
+    ids=str,
+)
+def test_stages_of_unequal_length_equal_one_process(case: Case) -> None:
+    check(case.strategy)
 
 
 def test_the_layouts_are_those_of_the_grid() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import matrix_run
-from tests.support.matrix import LAYOUTS, Case, everything, in_bf16
+from tests.support.matrix import CUTS, LAYOUTS, Case, everything, in_bf16
 from tests.support.matrix_run import Log, by_lot, by_world, run_cases
 from tests.support.matrix_table import Result, document
 
@@ -34,7 +34,7 @@ def test_the_document_marks_a_sample_and_lists_failures() -> None:
     assert row.split(" | ")[-3:] == ["3.0e-06", "4.0e-06", "yes |"]
     assert f"- `{far}`: loss by 5.0e-03 (step 0)" in text
     assert "**1 of 1 not**" in text
-    assert text.count("not run") == len(LAYOUTS) - 2
+    assert text.count("not run") == len(LAYOUTS) - 2 + len(CUTS)
     assert "all 2 cases in fp32" in document(results, 2, 1.0, "python -m somewhere")
 
 

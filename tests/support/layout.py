@@ -53,21 +53,25 @@ def run_layout(
     return _together(plan, ranks, replicas_agree)
 
 
-def run_relay(first: Strategy, second: Strategy, folder: Path, at: int) -> Trajectory:
-    """`at` steps in the first strategy's layout, a checkpoint in `folder`, the rest in the second's."""
-    legs = []
-    for strategy, leg in (
-        (first, Leg(first=0, last=at, saved=folder)),
-        (second, Leg(first=at, last=STEPS, loaded=folder)),
-    ):
+def run_relay(*strategies: Strategy, folder: Path, at: tuple[int, ...]) -> Trajectory:
+    """Steps in one strategy's layout after the other's; the next continues from a checkpoint in `folder`
+    after so many steps in all."""
+    courses = []
+    ends = (0, *at, STEPS)
+    for i, strategy in enumerate(strategies):
+        leg = Leg(
+            first=ends[i],
+            last=ends[i + 1],
+            loaded=folder if i else None,
+            saved=folder if i + 1 < len(strategies) else None,
+        )
         plan = build_plan(strategy)
-        legs.append((plan, kept(plan.world_size).run(_train, plan, None, None, leg)))
-    courses = [_together(plan, ranks, agree=True) for plan, ranks in legs]
+        courses.append(_together(plan, kept(plan.world_size).run(_train, plan, None, None, leg), agree=True))
     joined = {
-        what: [*getattr(courses[0], what), *getattr(courses[1], what)]
+        what: [value for course in courses for value in getattr(course, what)]
         for what in (*REPORTED, "gradients", "expert_tokens")
     }
-    return replace(courses[1], **joined)
+    return replace(courses[-1], **joined)
 
 
 @dataclass(frozen=True, kw_only=True)

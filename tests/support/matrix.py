@@ -13,23 +13,37 @@ from tests.support.reference import tiny
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A colocated layout of `world` = dp · max(ep, tp) ranks."""
+    """A layout of `world` ranks: one colocated stage, or stages of the layers that `cut` counts."""
 
     ep: int
     tp: int
     dp: int
+    cut: tuple[int, ...] = ()
+    placement: str = "colocated"
+
+    @property
+    def parallel(self) -> dict[str, object]:
+        """What a strategy has under `parallel`, but for the ZeRO stage."""
+        degrees = {"placement": self.placement, "ep": self.ep, "tp": self.tp, "dp": self.dp}
+        return degrees | ({"pp": len(self.cut), "layers_per_stage": self.cut} if self.cut else {})
 
     @property
     def world(self) -> int:
-        return self.dp * max(self.ep, self.tp)
+        if self.placement == "staged":
+            return self.dp * (2 * self.tp + len(self.cut) * self.ep)
+        return self.dp * max(self.ep, self.tp) * max(1, len(self.cut))
 
     @property
     def data(self) -> int:
-        """How many ranks have sequences of their own: TP partners count once."""
-        return self.world // self.tp
+        """How many ranks of the widest stage have sequences of their own: TP partners count once."""
+        if self.placement == "staged":
+            return self.dp * self.ep
+        return self.dp * max(self.ep, self.tp) // self.tp
 
     def __str__(self) -> str:
-        return f"ep{self.ep}-tp{self.tp}-dp{self.dp}"
+        stages = "".join(f"-{part}" for part in ("+".join(map(str, self.cut)),) if part)
+        staged = "staged-" if self.placement == "staged" else ""
+        return f"{staged}ep{self.ep}-tp{self.tp}-dp{self.dp}{stages}"
 
 
 def _layouts() -> Iterator[Layout]:
@@ -40,6 +54,13 @@ def _layouts() -> Iterator[Layout]:
 
 
 LAYOUTS = tuple(sorted(_layouts(), key=lambda layout: layout.world))
+# Four layers in stages of unequal length.
+CUTS = (
+    Layout(ep=2, tp=1, dp=1, cut=(3, 1)),
+    Layout(ep=2, tp=2, dp=1, cut=(1, 3)),
+    Layout(ep=1, tp=2, dp=1, cut=(1, 2, 1)),
+    Layout(ep=2, tp=2, dp=1, cut=(1, 3), placement="staged"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +93,7 @@ class Case:
             micro_batch -= 1
         global_batch = micro_batch * width
         return tiny(
+            model__num_hidden_layers=sum(self.layout.cut) or 2,
             model__num_experts_per_tok=self.top_k,
             model__expert=self.expert,
             model__num_shared_experts=self.shared_experts,
@@ -81,12 +103,7 @@ class Case:
             model__qk_norm=self.qk_norm,
             model__first_dense_layers=self.dense_layers,
             model__intermediate_size=32 if self.dense_layers else None,
-            parallel={
-                "ep": self.layout.ep,
-                "tp": self.layout.tp,
-                "dp": self.layout.dp,
-                "zero_stage": self.zero_stage,
-            },
+            parallel=self.layout.parallel | {"zero_stage": self.zero_stage},
             training__seq_length=5 if is_odd else 4,
             training__micro_batch=micro_batch,
             training__global_batch=global_batch,
@@ -194,6 +211,21 @@ def in_bf16() -> tuple[Case, ...]:
             precision="bf16",
         )
         for layout, zero_stage, accumulation in itertools.product(LAYOUTS, (1, 2), (1, 2))
+    )
+
+
+def in_cuts() -> tuple[Case, ...]:
+    """Every cut of the layers with every ZeRO stage and number of micro-batches."""
+    return tuple(
+        Case(
+            layout=layout,
+            zero_stage=zero_stage,
+            accumulation=accumulation,
+            top_k=2,
+            balance_loss=0.5,
+            z_loss=0.05,
+        )
+        for layout, zero_stage, accumulation in itertools.product(CUTS, (0, 1, 2), (1, 2, 4))
     )
 
 

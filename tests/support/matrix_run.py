@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.support.equality import TOLERANCE, differences
 from tests.support.layout import run_layout
-from tests.support.matrix import LAYOUTS, Case, everything, in_bf16
+from tests.support.matrix import LAYOUTS, Case, everything, in_bf16, in_cuts
 from tests.support.matrix_table import Result, document
 from tests.support.noise import distance_in_bf16, noise
 from tests.support.ranks import RankError, World, warm
@@ -183,7 +183,11 @@ def _start_worker(count: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sample", type=int, help="only so many fp32 cases, by lot; bf16 is run in full")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        help="only so many fp32 cases, by lot; bf16 and cuts of the layers are run in full",
+    )
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="worlds at the same time"
     )
@@ -198,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     warm()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cases = by_lot(everything())
-    chosen = list(in_bf16()) + cases[: options.sample]
+    chosen = [*in_bf16(), *in_cuts(), *cases[: options.sample]]
     sample = "" if options.sample is None else f" --sample {options.sample}"
     command = f"python -m tests.support.matrix_run{sample}"
     log = Log(options.results, stamp(), fresh=options.fresh)
