@@ -1,5 +1,6 @@
 """Command line: python -m launch COMMAND STRATEGY [key=value …] [--json] [--plain]."""
 
+import contextlib
 import difflib
 import os
 import sys
@@ -21,6 +22,7 @@ from launch.commands.preflight import preflight
 from launch.commands.search import search
 from planner import Problem, StrategyError, __version__
 from planner.exit_codes import ExitCode
+from planner.standard_streams import end_output, find_output_failure, open_standard_streams
 
 COMMANDS = (init, plan, search, audit, fallback, generate, preflight, ledger, explain)
 _NO_COMMAND_NEEDED = {"-h", "--help", "--version"}
@@ -56,27 +58,29 @@ def main(arguments: list[str]) -> int:
 
     SWITCHYARD_DEBUG=1 prints the traceback of an internal error.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
+    open_standard_streams()
     output = CommandOutput.of(arguments)
+    code = ExitCode.OK
     try:
-        work = _parse(arguments, output.command)
-        code = work(output) if work is not None else ExitCode.OK
-        sys.stdout.flush()
-    except StrategyError as error:
-        code = output.print_problems(error.problems)
+        code = _answer(output, arguments)
     except KeyboardInterrupt:
         code = ExitCode.STOPPED
-    except BrokenPipeError:
-        # The reader has closed the pipe (`| head`): nothing more can be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.OK
-    except Exception as error:
-        if os.environ.get("SWITCHYARD_DEBUG") == "1":
-            traceback.print_exc()
-        code = output.print_internal_error(error)
-    return code
+    except (Exception, SystemExit) as error:  # typer's parser exits where a pipe has no reader
+        if find_output_failure() is None:
+            if os.environ.get("SWITCHYARD_DEBUG") == "1":
+                traceback.print_exc()
+            with contextlib.suppress(OSError):
+                code = output.print_internal_error(error)
+    return end_output(code, is_json=output.is_json)
+
+
+def _answer(output: CommandOutput, arguments: list[str]) -> ExitCode:
+    """Does the work of a command, or prints every Problem that keeps it from that."""
+    try:
+        work = _parse(arguments, output.command)
+        return work(output) if work is not None else ExitCode.OK
+    except StrategyError as error:
+        return output.print_problems(error.problems)
 
 
 def _parse(arguments: list[str], command: str | None) -> Work | None:

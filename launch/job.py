@@ -127,14 +127,20 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
             print(f"{error}", file=sys.stderr)
 
 
+_USAGE = "usage: python -m launch.job make LINK | ask LINK | end LINK | remove LINK"
+
+
 def main(arguments: Sequence[str]) -> int:
     """0; 1 if processes of the attempt could not be ended (printed); 2 for wrong arguments.
 
     The numbers are those of planner.exit_codes, whose package takes too long to import for a program that is
     started on every host to stop ranks.
     """
+    if {"-h", "--help"} & set(arguments):
+        print(_USAGE)
+        return 0
     if len(arguments) != 2 or arguments[0] not in ("make", "ask", "end", "remove"):
-        print("usage: python -m launch.job make LINK | ask LINK | end LINK | remove LINK", file=sys.stderr)
+        print(_USAGE, file=sys.stderr)
         return 2
     command, path = arguments[0], Path(arguments[1])
     if path.parent.name != "bin" or not path.parents[1].name.startswith("job-"):

@@ -4,6 +4,7 @@ the strategy reference, the errors page.
 python -m planner.generated
 """
 
+import argparse
 from pathlib import Path
 
 from planner.loading.json_schema import json_schema
@@ -29,4 +30,7 @@ def write_generated() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m planner.generated", description=write_generated.__doc__
+    ).parse_args()
     write_generated()

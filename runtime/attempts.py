@@ -8,6 +8,7 @@ import typer
 
 from planner import Problem
 from planner.exit_codes import ExitCode
+from planner.standard_streams import run_program
 from runtime.files.path_kind import wrong_kind
 from runtime.startup.claims import set_aside
 
@@ -47,4 +48,4 @@ def set_run_aside(run: Annotated[Path, typer.Argument(help="the folder of a run"
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m runtime.attempts")
+    run_program(lambda: app(prog_name="python -m runtime.attempts"))

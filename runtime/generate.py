@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, load
 from planner.exit_codes import ExitCode
+from planner.standard_streams import run_program
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.reader import read_weights
@@ -27,6 +28,8 @@ from runtime.checkpoint.store import newest
 from runtime.data.cache import TOKENIZER_NAME
 from runtime.data.tokenizer import TextCoder, TokenizerUnusable, load_tokenizer, read_coder
 from runtime.training.training_model import model_config
+
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 # Common in the default corpus, the Python standard library.
 DEFAULT_PROMPT = "def "
@@ -163,6 +166,7 @@ def _problem(code: str, folder: Path, found: str, fix: str) -> CannotGenerate:
     return CannotGenerate(problem)
 
 
+@app.command()
 def main(
     run: Annotated[Path, typer.Argument(help="the folder of a run")],
     prompt: Annotated[str | None, typer.Option(help="the text to continue")] = None,
@@ -188,4 +192,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(app)

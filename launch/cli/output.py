@@ -59,7 +59,7 @@ class CommandOutput:
             self.print_json(ExitCode.WRONG_INPUT, {"problems": [problem.as_json() for problem in listed]})
         return ExitCode.WRONG_INPUT
 
-    def print_internal_error(self, error: Exception) -> ExitCode:
+    def print_internal_error(self, error: BaseException) -> ExitCode:
         """One line instead of a traceback."""
         what = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"SW499 internal error (please report it): {what}", file=sys.stderr)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from planner import Problem
 from planner.exit_codes import ExitCode
+from planner.standard_streams import find_output_failure, run_program
 from runtime.checkpoint import commit
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.store import find_damage, open_checkpoint
@@ -25,7 +26,12 @@ OUTPUT_VERSION = 2
 
 Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or one checkpoint")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Inspect and verify checkpoints.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Inspect and verify checkpoints.",
+)
 
 
 def main() -> None:
@@ -34,7 +40,8 @@ def main() -> None:
     try:
         app(prog_name="python -m runtime.checkpoint")
     except Exception:
-        traceback.print_exc()
+        if find_output_failure() is None:
+            traceback.print_exc()
         sys.exit(ExitCode.INTERNAL_ERROR)
 
 
@@ -152,4 +159,4 @@ def _print_json(content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -23,6 +23,7 @@ ALLOWED = {
 FLOORS = {
     "planner": (
         ("problems", "units", "errors", "exit_codes", "files", "paths"),
+        ("standard_streams",),
         ("yaml12",),
         ("yaml12_writer",),
         ("hardware",),
