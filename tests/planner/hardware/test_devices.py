@@ -3,7 +3,7 @@
 import pytest
 
 from planner import StrategyError, load, loads
-from planner.hardware.catalog import device_of, devices
+from planner.hardware.catalog import Device, device_of, devices
 from planner.plan.serialization import full_strategy
 from planner.strategy.cluster import Gpu
 from tests.support.examples import strategy
@@ -131,3 +131,18 @@ def test_the_reference_states_a_bandwidth() -> None:
     for name in ("ep64_tp2", "ep64_tp2_staged"):
         gpu = load(f"ds_configs/{name}.yaml").cluster.gpu
         assert (gpu.memory_bandwidth, device_of(gpu).name) == (2e12, "GPU-400TFLOPS-64GB")
+
+
+def test_the_references_gpu_has_measured_curves_as_any_other_of_its_figures_has() -> None:
+    """400 TFLOPS are no special number: a GPU of 400.1 reaches as much of its peak."""
+
+    def with_peak(peak: str) -> Device:
+        figures = f"memory: 64 GB, memory_bandwidth: 2 TB/s, peak: {{bf16: {peak}, fp8: {peak}}}"
+        return device_of(strategy(f"cluster.gpu={{{figures}}}").cluster.gpu)
+
+    given, other = with_peak("400 TFLOPS"), with_peak("400.1 TFLOPS")
+    assert (given.name, other.name) == ("GPU-400TFLOPS-64GB", "unnamed")
+    for size in (300.0, 1000.0, 5000.0):
+        assert given.gemm["bf16"].at(size) == pytest.approx(other.gemm["bf16"].at(size), rel=1e-3)
+    assert given.operation_s == other.operation_s
+    assert given.link_share == 1.0  # the document's links are taken to be what they are said to be
