@@ -26,17 +26,31 @@ class Flops:
 @lru_cache(maxsize=256)
 def token_flops(model: ModelShape, seq_length: int) -> int:
     """Forward FLOPs a token, attention counted as causal: what the mathematics asks, whatever the layout."""
+    return _matrix_flops(model) + _pair_flops(model) * (seq_length + 1) // 2
+
+
+def batch_flops(model: ModelShape, num_tokens: int, num_pairs: int) -> Flops:
+    """FLOPs of a batch with so many tokens and pairs of a token and one that it attends to, in one layer."""
+    forward = _matrix_flops(model) * num_tokens + _pair_flops(model) * num_pairs
+    return Flops(forward=forward, backward=2 * forward)
+
+
+def _matrix_flops(model: ModelShape) -> int:
+    """Of a token: for each active matrix element a multiplication and an addition; no lookup, no norm."""
     counts = model_parameters(model)
-    # Every active matrix element is one multiplication and one addition; a lookup and a norm are none.
-    matrices = counts.active - counts.embedding - counts.norms
-    attention = 2 * model.num_attention_heads * model.head_dim * (seq_length + 1)  # 4 · (S+1)/2 pairs
-    return 2 * matrices + model.num_hidden_layers * attention
+    return 2 * (counts.active - counts.embedding - counts.norms)
+
+
+def _pair_flops(model: ModelShape) -> int:
+    """Of a pair, in all layers: its score, and its share of the weighted sum of values."""
+    return 4 * model.num_attention_heads * model.head_dim * model.num_hidden_layers
 
 
 def model_flops(plan: Plan) -> Flops:
     """What one step asks of any machine, for MFU: no recompute, no padding, each token routed once.
 
-    Capacity does not lower it: a dropped token was asked for.
+    Capacity does not lower it: a dropped token was asked for. With data.packing documents it is an upper
+    bound, one document a sequence: what a step asks depends on the data, and is in the run's telemetry.
     """
     training = plan.strategy.training
     tokens = training.global_batch * training.seq_length

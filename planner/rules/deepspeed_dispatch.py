@@ -70,6 +70,17 @@ def deepspeed_dispatch_needs_full_validation_batches(s: Strategy) -> Iterator[Pr
         )
 
 
+def deepspeed_dispatch_cannot_mask_padding(s: Strategy) -> Iterator[Problem]:
+    if s.model.dispatch == "deepspeed" and s.data.packing == "documents":
+        yield Problem(
+            code="SW234",
+            path="data.packing",
+            found="documents pads sequences, which model.dispatch deepspeed cannot mask",
+            expected="stream, with model.dispatch deepspeed",
+            fix="set data.packing to stream, or model.dispatch to dropless",
+        )
+
+
 RULES = (
     deepspeed_dispatch_has_no_bias,
     deepspeed_dispatch_has_no_balance_loss,
@@ -77,4 +88,5 @@ RULES = (
     deepspeed_dispatch_renormalizes_by_itself,
     deepspeed_dispatch_splits_tokens_over_tp,
     deepspeed_dispatch_needs_full_validation_batches,
+    deepspeed_dispatch_cannot_mask_padding,
 )

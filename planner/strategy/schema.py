@@ -306,6 +306,11 @@ class Data(Section):
     tokenizer: Path | None = Field(
         default=None, description="Hugging Face tokenizer; null: train one on the data"
     )
+    packing: Literal["stream", "documents"] = Field(
+        default="stream",
+        description="stream: documents joined and cut into sequences; documents: complete documents in each "
+        "sequence, attention and positions of each on its own, padding at the end",
+    )
     validation_sequences: Positive = Field(
         default=64, description="sequences held out, spread evenly over the data"
     )

@@ -2,8 +2,11 @@
 
 CACHE/<key>/manifest.json   counts, hashes, and the warnings to repeat
 CACHE/<key>/tokens.bin      all documents' tokens, little-endian uint16 or uint32
+CACHE/<key>/documents.bin   tokens of each document, little-endian int64
+CACHE/<key>/targets.bin     one byte for each token: 1 where it is a target; absent where all are
+CACHE/<key>/sequences-*.bin documents packed into sequences of that length (runtime/data/packed_file.py)
 CACHE/<key>/tokenizer.json
-CACHE/<key>/verified.json   size, times and inode of tokens.bin when its hash was last compared
+CACHE/<key>/verified.json   size, times and inode of these files when their hashes were last compared
 CACHE/seen/<hash>.json      the corpus hash of files with these sizes, times and inodes
 CACHE/.tmp-*, .trash-*      being written or deleted; the next start removes what killed processes left
 """
@@ -26,9 +29,11 @@ from planner.files import fsync_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_NAME, TOKENS_NAME, TOKENIZER_NAME, VERIFIED_NAME, LOCK_NAME = (
+MANIFEST_NAME, TOKENS_NAME, DOCUMENTS_NAME, TARGETS_NAME, TOKENIZER_NAME, VERIFIED_NAME, LOCK_NAME = (
     "manifest.json",
     "tokens.bin",
+    "documents.bin",
+    "targets.bin",
     "tokenizer.json",
     "verified.json",
     "lock",
@@ -40,12 +45,18 @@ SETTLED_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class DataManifest:
-    """Contents of a cache entry. Token ids are below `num_ids`; `warnings` are repeated at every use."""
+    """Contents of a cache entry. Token ids are below `num_ids`; `warnings` are repeated at every use.
+
+    num_targets, targets_sha256: None where the loss asks for every token.
+    """
 
     key: str
     num_tokens: int
+    num_targets: int | None
     token_bytes: int
     tokens_sha256: str
+    documents_sha256: str
+    targets_sha256: str | None
     tokenizer_sha256: str
     tokenizer_hash: str
     end_of_text: int
@@ -53,6 +64,12 @@ class DataManifest:
     num_documents: int
     num_bytes: int
     warnings: tuple[str, ...]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each data file."""
+        found = {TOKENS_NAME: self.tokens_sha256, DOCUMENTS_NAME: self.documents_sha256}
+        return found if self.targets_sha256 is None else {**found, TARGETS_NAME: self.targets_sha256}
 
 
 class DamagedEntry(Exception):
@@ -87,21 +104,24 @@ def read_entry(folder: Path) -> DataManifest:
     return manifest
 
 
-def verify_tokens(folder: Path, manifest: DataManifest) -> None:
-    """Compares the token file's hash, unless the file is unchanged since the last comparison.
+def verify_files(folder: Path, manifest: DataManifest) -> None:
+    """Compares the data files' hashes, unless the files are unchanged since the last comparison.
 
     Raises:
-        DamagedEntry: if it differs.
+        DamagedEntry: if one is missing or differs.
     """
-    file = folder / TOKENS_NAME
-    before = _stat_key(file)
     try:
+        before = _stat_keys(folder, manifest)
         if json.loads((folder / VERIFIED_NAME).read_bytes()) == before:
             return
+    except FileNotFoundError as error:
+        if Path(error.filename).name != VERIFIED_NAME:
+            raise DamagedEntry(f"{error.filename} is missing") from error
     except (OSError, ValueError):
-        logger.debug("%s was not verified before", file)
-    if sha256_of(file) != manifest.tokens_sha256:
-        raise DamagedEntry(f"{file} was altered: its SHA-256 differs from the manifest's")
+        logger.debug("%s was not verified before", folder)
+    for name, expected in manifest.hashes.items():
+        if sha256_of(folder / name) != expected:
+            raise DamagedEntry(f"{folder / name} was altered: its SHA-256 differs from the manifest's")
     _remember(folder / VERIFIED_NAME, before)
 
 
@@ -120,7 +140,7 @@ def write_entry(cache: Path, key: str, fill: Callable[[Path], DataManifest]) -> 
         body = asdict(manifest)
         content = json.dumps({"manifest": body, "sha256": _digest(body)}, indent=1)
         (folder / MANIFEST_NAME).write_text(content, encoding="utf-8")
-        for name in (TOKENS_NAME, TOKENIZER_NAME, MANIFEST_NAME):
+        for name in (*manifest.hashes, TOKENIZER_NAME, MANIFEST_NAME):
             with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())
         (folder / LOCK_NAME).unlink(missing_ok=True)
@@ -133,7 +153,7 @@ def write_entry(cache: Path, key: str, fill: Callable[[Path], DataManifest]) -> 
             logger.info("another process prepared the same data first: %s", final)
         else:
             fsync_folder(cache)
-            _remember(final / VERIFIED_NAME, _stat_key(final / TOKENS_NAME))
+            _remember(final / VERIFIED_NAME, _stat_keys(final, manifest))
     return final
 
 
@@ -215,9 +235,9 @@ def _own_folder(cache: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stat_key(file: Path) -> list[int]:
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+def _stat_keys(folder: Path, manifest: DataManifest) -> dict[str, list[int]]:
+    statuses = {name: (folder / name).stat() for name in manifest.hashes}
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in statuses.items()}
 
 
 def _seen(cache: Path, listing: dict[str, tuple[int, ...]]) -> Path:

@@ -15,22 +15,29 @@ from tokenizers import Tokenizer
 from planner.problems import Problem, StrategyError
 from planner.strategy.schema import Strategy
 from runtime.data.cache import TOKENIZER_NAME, TOKENS_NAME, DamagedEntry, read_entry
-from runtime.data.prepare import default_cache_folder, resolve_inputs, split_tokens
-from runtime.data.sampling import Split, read_order
+from runtime.data.packed_file import map_targets, open_packed
+from runtime.data.packing import PackedSequences
+from runtime.data.prepare import default_cache_folder, resolve_inputs, split_packed, split_tokens
+from runtime.data.rows import Rows, Totals
+from runtime.data.sampling import DocumentSplit, Split, read_order
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenData:
     """Prepared data, mapped into memory; independent of ranks.
 
-    tokens: every document's tokens, each followed by `end_of_text`; [split.num_tokens], read-only.
+    tokens: every document's tokens, each followed by `end_of_text`; read-only. is_target: one byte for each
+    token, 1 where the loss asks for it; None: it asks for all. packed: with data.packing documents.
     content_hash: SHA-256 of what decides the sequences, apart from `training`: tokens, tokenizer, split.
     tokenizer_hash: SHA-256 of the tokenizer's content.
     """
 
     folder: Path
     tokens: np.ndarray
-    split: Split
+    is_target: np.ndarray | None = None
+    packed: PackedSequences | None = None
+    split: Split | DocumentSplit
+    seq_length: int
     seed: int
     global_batch: int
     content_hash: str
@@ -57,28 +64,86 @@ class TokenData:
         """How many times `steps` steps read each training sequence."""
         return steps * self.global_batch / self.num_train_sequences
 
+    def describe(self) -> str | None:
+        """A line on how many positions have a target, or are padding; None where all have one."""
+        if self.packed is not None:
+            num_positions = self.packed.num_sequences * self.seq_length
+            targets, padding = (
+                int(self.packed.num_targets.sum()),
+                1 - self.packed.num_tokens.sum() / num_positions,
+            )
+            return (
+                f"data: {len(self.packed.starts):,} documents in {self.packed.num_sequences:,} sequences; "
+                f"{targets / num_positions:.1%} of the positions have a target ({targets:,}), "
+                f"{padding:.1%} are padding"
+            )
+        if self.is_target is not None:
+            targets = int(self.is_target.sum())
+            return f"data: {targets / len(self.tokens):.1%} of the tokens are targets ({targets:,})"
+        return None
+
     def train_indices(self, batch_index: int, rows: slice | range = slice(None)) -> np.ndarray:
         """The training sequences in these rows of global batch `batch_index` (from 0); int64 [n]."""
         assert batch_index >= 0, batch_index
         positions = np.asarray(_select(rows, self.global_batch), np.int64) + batch_index * self.global_batch
         return read_order(positions, self.num_train_sequences, self.seed)
 
-    def train_rows(self, batch_index: int, rows: slice | range = slice(None)) -> np.ndarray:
-        """Rows of global batch `batch_index` (from 0): int64 [n, seq_length + 1]."""
-        return self._read(self.split.train_starts(self.train_indices(batch_index, rows)))
+    def train_rows(self, batch_index: int, rows: slice | range = slice(None)) -> Rows:
+        """Rows of global batch `batch_index` (from 0)."""
+        return self._read(self._train_places(batch_index, rows))
 
-    def validation_rows(self, rows: slice | range = slice(None)) -> np.ndarray:
-        """Validation sequences: int64 [n, seq_length + 1]."""
-        return self._read(
-            self.split.validation_starts(np.asarray(_select(rows, self.num_validation_sequences)))
+    def train_totals(self, batch_index: int) -> Totals:
+        """The counts of global batch `batch_index`."""
+        return self._totals(self._train_places(batch_index, slice(None)))
+
+    def validation_rows(self, rows: slice | range = slice(None)) -> Rows:
+        """Validation sequences."""
+        return self._read(self._validation_places(rows))
+
+    def validation_totals(self) -> Totals:
+        """The counts of all validation sequences."""
+        return self._totals(self._validation_places(slice(None)))
+
+    def _train_places(self, batch_index: int, rows: slice | range) -> np.ndarray:
+        """What `_read` takes: a sequence's first token, or with documents its number."""
+        indices = self.train_indices(batch_index, rows)
+        if isinstance(self.split, DocumentSplit):
+            return self.split.train_sequences(indices)
+        return self.split.train_starts(indices)
+
+    def _validation_places(self, rows: slice | range) -> np.ndarray:
+        indices = np.asarray(_select(rows, self.num_validation_sequences), np.int64)
+        if isinstance(self.split, DocumentSplit):
+            return self.split.validation_sequences(indices)
+        return self.split.validation_starts(indices)
+
+    def _totals(self, places: np.ndarray) -> Totals:
+        if self.packed is not None:
+            return self.packed.totals(places)
+        num_tokens = len(places) * self.seq_length
+        num_targets = num_tokens
+        if self.is_target is not None:
+            num_targets = sum(int(self.is_target[p + 1 : p + 1 + self.seq_length].sum()) for p in places)
+        return Totals(
+            num_targets=num_targets,
+            num_tokens=num_tokens,
+            num_sequences=len(places),
+            num_pairs=num_tokens * (self.seq_length + 1) // 2,
         )
 
-    def _read(self, starts: np.ndarray) -> np.ndarray:
-        length = self.split.seq_length + 1
-        rows = np.empty((len(starts), length), np.int64)
-        for row, start in zip(rows, starts, strict=True):
+    def _read(self, places: np.ndarray) -> Rows:
+        if self.packed is not None:
+            return self.packed.read(self.tokens, self.is_target, places, self.seq_length)
+        length = self.seq_length + 1
+        tokens_BS1 = np.empty((len(places), length), np.int64)
+        for row, start in zip(tokens_BS1, places, strict=True):
             row[:] = self.tokens[start : start + length]
-        return rows
+        if self.is_target is None:
+            return Rows(tokens_BS1=tokens_BS1)
+        has_target_BS = np.empty((len(places), self.seq_length), bool)
+        for row, start in zip(has_target_BS, places, strict=True):
+            row[:] = self.is_target[start + 1 : start + length]
+        return Rows(tokens_BS1=tokens_BS1, has_target_BS=has_target_BS)
 
 
 def open_data(
@@ -99,8 +164,18 @@ def open_data(
         if inputs.key is None:
             raise StrategyError(inputs.problems)
         entry = cache / inputs.key
+    seq_length = strategy.training.seq_length
+    packed = None
     try:
         manifest = read_entry(entry)
+        identity: list[object] = [
+            manifest.tokens_sha256,
+            manifest.tokenizer_hash,
+            strategy.data.validation_sequences,
+        ]
+        if strategy.data.packing == "documents":
+            packed, digest = open_packed(entry, seq_length)
+            identity += ["documents", digest]
     except (FileNotFoundError, DamagedEntry) as error:
         problem = Problem(
             code="SW715",
@@ -110,12 +185,17 @@ def open_data(
             fix="put output.folder on a file system that all hosts share, and start again",
         )
         raise StrategyError((problem,)) from error
-    split = split_tokens(strategy, manifest)
-    identity = [manifest.tokens_sha256, manifest.tokenizer_hash, split.num_validation]
+    if manifest.targets_sha256 is not None:
+        identity += ["targets", manifest.targets_sha256]
     return TokenData(
         folder=entry,
         tokens=np.memmap(entry / TOKENS_NAME, np.dtype(f"<u{manifest.token_bytes}"), mode="r"),
-        split=split,
+        is_target=map_targets(entry, manifest),
+        packed=packed,
+        split=split_tokens(strategy, manifest)
+        if packed is None
+        else split_packed(strategy, manifest, packed),
+        seq_length=seq_length,
         seed=strategy.training.seed,
         global_batch=strategy.training.global_batch,
         content_hash=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from planner.problems import Problem, StrategyError
-from runtime.data.cache import TOKENIZER_NAME, TOKENS_NAME, DataManifest
+from runtime.data.cache import TOKENIZER_NAME, DataManifest
 from runtime.data.corpus import Source, data_problem
 from runtime.data.documents import TextChunk, read_chunks
 from runtime.data.lost_text import SAMPLE_BYTES, measure_lost_text
 from runtime.data.survey import Survey, survey_corpus
+from runtime.data.token_writer import TokenWriter
 from runtime.data.tokenizer import TextCoder, sample_bytes, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,11 @@ def encode_corpus(
         warnings += _check_lost_text(coder, survey, field)
     (folder / TOKENIZER_NAME).write_text(coder.tokenizer.to_str(), encoding="utf-8")
     token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
-    num_tokens, tokens_sha256 = _write_tokens(
-        folder / TOKENS_NAME, survey, field, coder, np.dtype(f"<u{token_bytes}")
-    )
+    dtype = np.dtype(f"<u{token_bytes}")
+    with TokenWriter(folder, coder.end_of_text, dtype, has_targets=False) as writer:
+        _write_tokens(writer, survey, field, coder)
+        written = writer.finish()
+    num_tokens = written.num_tokens
     logger.info(
         "data: %s documents (and %s empty ones), %s tokens, %.2f bytes per token, prepared in %.1f s",
         f"{survey.num_documents:,}",
@@ -69,8 +72,11 @@ def encode_corpus(
     return DataManifest(
         key=key,
         num_tokens=num_tokens,
+        num_targets=written.num_targets,
         token_bytes=token_bytes,
-        tokens_sha256=tokens_sha256,
+        tokens_sha256=written.tokens_sha256,
+        documents_sha256=written.documents_sha256,
+        targets_sha256=written.targets_sha256,
         tokenizer_sha256=hashlib.sha256((folder / TOKENIZER_NAME).read_bytes()).hexdigest(),
         tokenizer_hash=coder.hash,
         end_of_text=coder.end_of_text,
@@ -139,39 +145,25 @@ def _sample(sources: Iterable[Source], field: str, share: float) -> Iterator[str
             yield chunk.text
 
 
-def _write_tokens(
-    file: Path, survey: Survey, field: str, coder: TextCoder, dtype: np.dtype
-) -> tuple[int, str]:
-    """Writes every document and an end-of-text token after it; returns the token count and the SHA-256."""
-    digest = hashlib.sha256()
-    num_tokens = num_bytes = 0
+def _write_tokens(writer: TokenWriter, survey: Survey, field: str, coder: TextCoder) -> None:
+    """Writes every document."""
+    num_bytes = 0
     reported = time.monotonic()
-    is_empty = True  # no token of the current document so far
-    with file.open("wb") as stream:
-        for batch in _batches(_chunks(survey.sources, field)):
-            texts = [chunk.text for chunk in batch]
-            with _encoding_problems():
-                encoded = coder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for chunk, encoding in zip(batch, encoded, strict=True):
-                ids = encoding.ids
-                is_empty = is_empty and not ids
-                if chunk.ends_document and not is_empty:
-                    ids = [*ids, coder.end_of_text]
-                is_empty = is_empty or chunk.ends_document
-                content = np.asarray(ids, dtype).tobytes()
-                digest.update(content)
-                stream.write(content)
-                num_tokens += len(ids)
-            num_bytes += sum(len(chunk.text.encode()) for chunk in batch)
-            if time.monotonic() - reported > PROGRESS_S:
-                logger.info(
-                    "data: encoded %.1f of %.1f MB (%.0f %%)",
-                    num_bytes / 1e6,
-                    survey.num_bytes / 1e6,
-                    100 * num_bytes / survey.num_bytes,
-                )
-                reported = time.monotonic()
-    return num_tokens, digest.hexdigest()
+    for batch in _batches(_chunks(survey.sources, field)):
+        texts = [chunk.text for chunk in batch]
+        with _encoding_problems():
+            encoded = coder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for chunk, encoding in zip(batch, encoded, strict=True):
+            writer.add(encoding.ids, ends_document=chunk.ends_document)
+        num_bytes += sum(len(chunk.text.encode()) for chunk in batch)
+        if time.monotonic() - reported > PROGRESS_S:
+            logger.info(
+                "data: encoded %.1f of %.1f MB (%.0f %%)",
+                num_bytes / 1e6,
+                survey.num_bytes / 1e6,
+                100 * num_bytes / survey.num_bytes,
+            )
+            reported = time.monotonic()
 
 
 def _batches(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:

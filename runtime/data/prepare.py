@@ -17,12 +17,14 @@ from runtime.data.cache import (
     recall_corpus_hash,
     remember_corpus_hash,
     remove_leftovers,
-    verify_tokens,
+    verify_files,
     write_entry,
 )
 from runtime.data.corpus import Corpus, CorpusUnreadable, data_problem, find_corpus, hash_corpus, stat_sources
 from runtime.data.encode import encode_corpus
-from runtime.data.sampling import Split
+from runtime.data.packed_file import prepare_packed
+from runtime.data.packing import PackedSequences
+from runtime.data.sampling import DocumentSplit, Split
 from runtime.data.survey import survey_corpus
 from runtime.data.tokenizer import (
     END_OF_TEXT,
@@ -37,7 +39,7 @@ from runtime.data.tokenizer import (
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: increase it when the same documents would give other tokens or another file.
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +76,13 @@ def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
         if manifest is None:
             write_entry(cache, inputs.key, lambda target: _encode(target, strategy, inputs))
             manifest = read_entry(folder)
+        packed = None
+        if strategy.data.packing == "documents":
+            packed = prepare_packed(folder, manifest, strategy.training.seq_length)
     except OSError as error:
         raise StrategyError((_cannot_write(cache, error),)) from error
     _warn(manifest.warnings)
-    split = split_tokens(strategy, manifest)
+    split = split_tokens(strategy, manifest) if packed is None else split_packed(strategy, manifest, packed)
     num_asked = strategy.training.steps * strategy.training.global_batch
     if num_asked > split.num_train:
         logger.warning(
@@ -126,17 +131,37 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
 
 
 def split_tokens(strategy: Strategy, manifest: DataManifest) -> Split:
-    """The split of the tokens into sequences.
+    """The split of the token stream into sequences.
 
     Raises:
         StrategyError: if there are too few for validation and one global batch.
     """
-    training, num_validation = strategy.training, strategy.data.validation_sequences
     split = Split(
-        num_tokens=manifest.num_tokens, seq_length=training.seq_length, num_validation=num_validation
+        num_tokens=manifest.num_tokens,
+        seq_length=strategy.training.seq_length,
+        num_validation=strategy.data.validation_sequences,
     )
+    _check_enough(strategy, manifest, split)
+    return split
+
+
+def split_packed(strategy: Strategy, manifest: DataManifest, packed: PackedSequences) -> DocumentSplit:
+    """The split of the packed sequences.
+
+    Raises:
+        StrategyError: if there are too few for validation and one global batch.
+    """
+    split = DocumentSplit(
+        num_sequences=packed.num_sequences, num_validation=strategy.data.validation_sequences
+    )
+    _check_enough(strategy, manifest, split)
+    return split
+
+
+def _check_enough(strategy: Strategy, manifest: DataManifest, split: Split | DocumentSplit) -> None:
+    training, num_validation = strategy.training, strategy.data.validation_sequences
     if split.num_train >= training.global_batch:
-        return split
+        return
     needed = num_validation + training.global_batch
     raise StrategyError(
         (
@@ -184,7 +209,7 @@ def _read_verified(folder: Path) -> DataManifest | None:
     """The entry's manifest, every byte verified; None if there is no entry, or it was damaged: discarded."""
     try:
         manifest = read_entry(folder)
-        verify_tokens(folder, manifest)
+        verify_files(folder, manifest)
     except FileNotFoundError:
         return None
     except DamagedEntry as error:

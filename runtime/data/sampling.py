@@ -1,4 +1,4 @@
-"""Sequence packing, the validation split, and the shuffled read order.
+"""Sequences of the token stream, the validation split, and the shuffled read order.
 
 Arithmetic only: no file, no rank, no state. What a step reads follows from its number alone.
 """
@@ -56,6 +56,36 @@ class Split:
         num_before = (sequences + 1) * size + np.minimum(sequences + 1, num_larger)
         starts: np.ndarray = num_before * self.seq_length + sequences * (self.seq_length + 2) + 1
         return starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentSplit:
+    """Packed sequences of complete documents, of which `num_validation`, evenly spread, are held out.
+
+    The split depends on neither seed nor layout.
+    """
+
+    num_sequences: int
+    num_validation: int
+
+    @property
+    def num_train(self) -> int:
+        return max(0, self.num_sequences - self.num_validation)
+
+    def train_sequences(self, sequences: np.ndarray) -> np.ndarray:
+        """The packed sequences that these training sequences are."""
+        sequences = np.asarray(sequences, np.int64)
+        held_out = self.validation_sequences(np.arange(self.num_validation))
+        # Before the j-th held-out sequence there are as many training sequences as its number less j.
+        num_before = np.searchsorted(held_out - np.arange(self.num_validation), sequences, side="right")
+        found: np.ndarray = sequences + num_before
+        return found
+
+    def validation_sequences(self, sequences: np.ndarray) -> np.ndarray:
+        """The packed sequences that these validation sequences are."""
+        sequences = np.asarray(sequences, np.int64)
+        found: np.ndarray = (2 * sequences + 1) * self.num_sequences // (2 * max(1, self.num_validation))
+        return found
 
 
 def read_order(positions: np.ndarray, num_sequences: int, seed: int) -> np.ndarray:

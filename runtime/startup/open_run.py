@@ -43,6 +43,8 @@ def open_run(context: RunContext) -> StartDecision:
         raise StrategyError(problems)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)
+    if line := data.describe():
+        print(line, flush=True)
     prints = fingerprints(plan, data)
     start = find_start(plan, folder, prints)
     attempt = context.attempt = claim(folder, {"fingerprint": plan.fingerprint})

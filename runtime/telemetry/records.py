@@ -25,9 +25,12 @@ STEPS_NAME, RANKS_NAME, EVENTS_NAME = "telemetry.jsonl", "ranks", "tensorboard"
 class StepLine:
     """One step of the run.
 
-    loss: mean cross-entropy over the global batch's valid tokens. validation_loss: None if not validated.
-    grad_norm: before clipping. tokens: of this step's global batch. phases_s: rank 0's, from its clock.
-    predicted: the planner's seconds for the same phases, and its step_s.
+    loss: mean cross-entropy over `targets`. validation_loss: None if not validated.
+    grad_norm: before clipping.
+    tokens: of this step's global batch, without padding; targets: of them, those with a token to predict.
+    model_flops: what the step asks of any machine, as MFU counts it; peak_flops: of all ranks together, a
+    second. phases_s: rank 0's, from its clock. predicted: the planner's seconds for the same phases, and its
+    step_s.
     """
 
     step: int
@@ -36,6 +39,9 @@ class StepLine:
     learning_rate: float
     grad_norm: float
     tokens: int
+    targets: int
+    model_flops: int
+    peak_flops: float
     phases_s: Mapping[str, float]
     dropped_tokens: int
     predicted: Mapping[str, float] = field(default_factory=dict)
@@ -47,6 +53,10 @@ class StepLine:
     @property
     def tokens_per_s(self) -> float:
         return self.tokens / self.step_s if self.step_s > 0 else 0.0
+
+    @property
+    def mfu(self) -> float:
+        return self.model_flops / (self.step_s * self.peak_flops) if self.step_s > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +114,10 @@ class Telemetry:
                 "learning_rate": line.learning_rate,
                 "grad_norm": line.grad_norm,
                 "tokens": line.tokens,
+                "targets": line.targets,
                 "step_s": line.step_s,
                 "tokens_per_s": line.tokens_per_s,
+                "mfu": line.mfu,
                 "phases_s": line.phases_s,
                 "predicted": line.predicted,
                 "dropped_tokens": line.dropped_tokens,
@@ -148,6 +160,7 @@ def _scalars(line: StepLine) -> dict[str, Any]:
         "learning_rate": line.learning_rate,
         "grad_norm": line.grad_norm,
         "throughput/tokens_per_s": line.tokens_per_s,
+        "throughput/mfu": line.mfu,
         "throughput/utilization": utilization(line.phases_s),
         "throughput/communication_share": communication_share(line.phases_s),
         "dropped_tokens": line.dropped_tokens,

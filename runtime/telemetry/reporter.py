@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from planner import Plan, StrategyError
+from planner.counts.flops import batch_flops
 from planner.hardware.catalog import Device, calibration_path, device_of
 from planner.prediction.predict import predict, predicted_phases
+from planner.timing.gemm_time import rate
 from runtime.profiling.phase_clock import step_s
 from runtime.telemetry.loss_curve import draw_loss_curve
 from runtime.telemetry.progress_line import ProgressLine
@@ -36,6 +38,7 @@ class RunReporter:
         )
         last_step = plan.strategy.training.steps
         self._predicted = _predicted(plan) if rank == 0 else {}
+        self._peak_flops = _peak_flops(plan) if rank == 0 else 0.0
         self._progress = ProgressLine(first_step=first_step, last_step=last_step) if rank == 0 else None
         self._context = contextlib.ExitStack()
         self._began = time.monotonic()
@@ -76,7 +79,12 @@ class RunReporter:
             validation_loss=report.validation_loss,
             learning_rate=report.learning_rate,
             grad_norm=result.grad_norm,
-            tokens=report.tokens,
+            tokens=report.totals.num_tokens,
+            targets=report.totals.num_targets,
+            model_flops=batch_flops(
+                self._plan.strategy.model, report.totals.num_tokens, report.totals.num_pairs
+            ).total,
+            peak_flops=self._peak_flops,
             phases_s=report.phases_s,
             dropped_tokens=result.dropped_tokens,
             predicted=self._predicted,
@@ -135,6 +143,11 @@ class RunReporter:
 def _predicted(plan: Plan) -> dict[str, float]:
     """The planner's prediction of rank 0's phases, for the ledger."""
     return predicted_phases(plan, 0, _device(plan))
+
+
+def _peak_flops(plan: Plan) -> float:
+    """FLOP/s of all ranks together, as the prediction's MFU has it."""
+    return plan.world_size * rate(_device(plan), plan.strategy.training.precision)[0]
 
 
 def _device(plan: Plan) -> Device:

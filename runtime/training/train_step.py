@@ -1,6 +1,6 @@
 """Training step and validation pass of one rank: micro-batches in, sums over the world out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
 from model.collectives import Clock
-from planner import Batch, Stage
+from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
 from runtime.parallel.pipeline_p2p import P2PChannels
 from runtime.parallel.pipeline_schedule import (
@@ -22,22 +22,15 @@ from runtime.parallel.pipeline_schedule import (
 from runtime.profiling.phase_clock import TimeSpan
 from runtime.profiling.timestamps import make_timestamps
 from runtime.training.expert_bias import update_expert_bias
-from runtime.training.training_model import Sums, Totals
-
-
-@dataclass(frozen=True, kw_only=True)
-class MicroBatch:
-    """One rank's input of one pass: int64 [sequences, seq_length + 1]; mask_BS None: all are valid."""
-
-    tokens_BS1: Tensor
-    mask_BS: Tensor | None = None
+from runtime.training.micro_batch import MicroBatch
+from runtime.training.training_model import Sums
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """A step's results, equal on every rank except `expert_tokens` and `passes`, which are this rank's own.
 
-    loss: mean cross-entropy over the global batch's valid tokens.
+    loss: mean cross-entropy over the global batch's targets; 0 if it has none.
     aux_loss: mean over sequences of Σ f·P (model/router.py). z_loss: mean over tokens of logsumexp².
     grad_norm: before clipping; not finite when the step was skipped.
     expert_tokens: tokens this rank routed to each expert, [MoE layers of the stage, num_experts].
@@ -84,9 +77,7 @@ def train_step(
         micro_batch = micro_batches[action.micro_batch]
         if action.kind == "forward":
             with clock.phase("compute"):
-                losses[action.micro_batch], micro_sums = engine(
-                    micro_batch.tokens_BS1, micro_batch.mask_BS, totals, action.micro_batch
-                )
+                losses[action.micro_batch], micro_sums = engine(micro_batch, totals, action.micro_batch)
             sums.append(micro_sums)
             passed(f"forward {action.micro_batch}")
             continue
@@ -111,7 +102,7 @@ def train_step(
     passed("update")
     times_ns = stamps.times_ns(taken)
     return StepResult(
-        loss=world[0] / totals.num_tokens,
+        loss=world[0] / totals.loss_divisor,
         aux_loss=world[1] / totals.num_sequences,
         z_loss=world[2] / totals.num_tokens,
         grad_norm=grad_norm,
@@ -130,17 +121,17 @@ def train_step(
 def validation_loss(
     engine: DeepSpeedEngine, groups: RankGroups, micro_batches: Sequence[MicroBatch], totals: Totals
 ) -> float:
-    """Mean cross-entropy over the validation tokens, the same on every rank. Collective over the world."""
+    """Mean cross-entropy over the validation targets, the same on every rank. Collective over the world."""
     engine.eval()
     channels: P2PChannels = engine.module.channels
     actions = forward_only(channels.place, channels.num_stages, len(micro_batches))
     sums = []
     for index, batch in enumerate(micro_batches):
         channels.post_recv(receives_to_post(actions, index, channels.place, channels.num_stages))
-        sums.append(engine.module(batch.tokens_BS1, batch.mask_BS, totals, index)[1])
+        sums.append(engine.module(batch, totals, index)[1])
     channels.finish()
     engine.train()
-    return _sum_over_world(sums, groups, engine.device)[0] / totals.num_tokens
+    return _sum_over_world(sums, groups, engine.device)[0] / totals.loss_divisor
 
 
 def _sum_over_world(sums: Sequence[Sums], groups: RankGroups, device: torch.device) -> list[float]:
@@ -158,47 +149,3 @@ def _sum_over_world(sums: Sequence[Sums], groups: RankGroups, device: torch.devi
     ).to(device)
     dist.all_reduce(total)
     return total.tolist()
-
-
-ReadRows = Callable[[slice], np.ndarray]
-
-
-def training_batches(
-    rows: ReadRows, batch: Batch, stage: Stage, data_rank: int, device: torch.device
-) -> list[MicroBatch]:
-    """This rank's micro-batches of one global batch: micro-step m has the same sequences in every stage.
-
-    Args:
-        rows: reads rows of the global batch as int64 [n, seq_length + 1].
-        data_rank: the rank in its `data` group.
-    """
-    size = batch.micro_batch_of(stage)
-    width = size * stage.dense.size("data")
-    starts = range(data_rank * size, batch.global_batch, width)
-    return [MicroBatch(tokens_BS1=_to_tensor(rows(slice(s, s + size)), device)) for s in starts]
-
-
-def validation_batches(
-    rows: ReadRows, num_sequences: int, batch: Batch, stage: Stage, data_rank: int, device: torch.device
-) -> list[MicroBatch]:
-    """This rank's share of the validation sequences; incomplete micro-batches are padded and masked."""
-    size = batch.micro_batch_of(stage)
-    width = size * stage.dense.size("data")
-    batches = []
-    for first in range(0, num_sequences, width):
-        start = first + data_rank * size
-        stop = min(start + size, num_sequences)
-        tokens = rows(slice(min(start, num_sequences - 1), max(stop, min(start, num_sequences - 1) + 1)))
-        found = max(stop - start, 0)
-        filled = np.zeros((size, tokens.shape[1]), dtype=np.int64)
-        filled[:found] = tokens[:found]
-        mask = None
-        if found < size:
-            mask = torch.zeros(size, tokens.shape[1] - 1, dtype=torch.bool, device=device)
-            mask[:found] = True
-        batches.append(MicroBatch(tokens_BS1=_to_tensor(filled, device), mask_BS=mask))
-    return batches
-
-
-def _to_tensor(rows: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(rows)).to(device, non_blocking=True)

@@ -7,18 +7,13 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 
 from planner import Plan
 from runtime.data.dataset import TokenData
+from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
 from runtime.profiling.phase_clock import PhaseClock, TimeSpan
 from runtime.training.lr_schedule import learning_rate
+from runtime.training.micro_batch import training_batches, validation_batches
 from runtime.training.replica_check import check_replicas
-from runtime.training.train_step import (
-    StepResult,
-    train_step,
-    training_batches,
-    validation_batches,
-    validation_loss,
-)
-from runtime.training.training_model import Totals
+from runtime.training.train_step import StepResult, train_step, validation_loss
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +27,16 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One step on this rank. Losses are means over valid tokens; `tokens` are those of the global batch;
-    `phases_s` sum to the step's time; `spans` are the same phases one by one, of the traced step only."""
+    """One step on this rank. Losses are means over targets; totals: of the global batch.
+
+    phases_s sum to the step's time; spans: the same phases one by one, of the traced step only.
+    """
 
     step: int
     result: StepResult
     validation_loss: float | None
     learning_rate: float
-    tokens: int
+    totals: Totals
     phases_s: dict[str, float]
     spans: tuple[TimeSpan, ...] = ()
 
@@ -74,9 +71,7 @@ class Trainer:
                 self.groups.data.rank,
                 self.engine.device,
             )
-        # Packed data: every position is valid.
-        num_tokens = batch.global_batch * training.seq_length
-        totals = Totals(num_tokens=num_tokens, num_sequences=batch.global_batch)
+            totals = self.data.train_totals(step - 1)
         result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
         phases_s = self.clock.reset()
         spans = self.clock.recorded() if step == self.traced_step else ()
@@ -86,7 +81,7 @@ class Trainer:
             result=result,
             validation_loss=self._validate() if is_validated else None,
             learning_rate=rate,
-            tokens=num_tokens,
+            totals=totals,
             phases_s=phases_s,
             spans=spans,
         )
@@ -121,6 +116,4 @@ class Trainer:
             self.groups.data.rank,
             self.engine.device,
         )
-        num_tokens = num_sequences * self.plan.strategy.training.seq_length
-        totals = Totals(num_tokens=num_tokens, num_sequences=num_sequences)
-        return validation_loss(self.engine, self.groups, micro_batches, totals)
+        return validation_loss(self.engine, self.groups, micro_batches, self.data.validation_totals())

@@ -14,20 +14,11 @@ from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan, Stage, Strategy
 from planner.strategy.schema import Training
 from planner.topology.stage_boundary import Interval
+from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
 from runtime.parallel.pipeline_autograd import recv_activations, send_activations
 from runtime.parallel.pipeline_p2p import P2PChannels, make_channels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """Divisors of a step's sums: counts over the global batch, known before its first backward.
-
-    num_tokens: valid tokens; num_sequences: sequences that have one.
-    """
-
-    num_tokens: int
-    num_sequences: int
+from runtime.training.micro_batch import MicroBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +51,26 @@ class TrainingModel(nn.Module):
         self.bias_update_speed = training.bias_update_speed if training.balance == "bias" else None
         self.z_loss_coef = training.z_loss
 
-    def forward(
-        self, tokens_BS1: Tensor, mask_BS: Tensor | None, totals: Totals, micro_batch: int = 0
-    ) -> tuple[Tensor, Sums]:
+    def forward(self, batch: MicroBatch, totals: Totals, micro_batch: int = 0) -> tuple[Tensor, Sums]:
         """
         Args:
-            tokens_BS1: int64 [sequences, seq_length + 1]; position t predicts token t + 1.
-            mask_BS: bool, False where a position is padding; None when all are valid.
+            totals: of the global batch.
             micro_batch: its number in the step; its receives are posted already (`channels.post_recv`).
         """
+        device = batch.tokens_BS1.device
         entropies, sent = [], []
-        routing = sum_routings([], self.model.config.num_experts, tokens_BS1.device)
-        for chunk, (start, stop) in enumerate(self._chunks(len(tokens_BS1))):
-            tokens = tokens_BS1[start:stop]
-            mask = None if mask_BS is None else mask_BS[start:stop]
-            x = self._enter(tokens[:, :-1], micro_batch, chunk)
+        routing = sum_routings([], self.model.config.num_experts, device)
+        for chunk, (start, stop) in enumerate(self._chunks(batch.num_sequences)):
+            part = batch.part(start, stop)
+            x = self._enter(part.tokens_BS1[:, :-1], micro_batch, chunk)
             if self.stage.layers:
-                x, routing = self.model.run_layers(x, mask)
+                x, routing = self.model.run_layers(x, part.mask_BS, part.positions_BS)
             if self.stage.contents.output:
-                entropies.append(self._cross_entropy(x, tokens[:, 1:], mask).sum)
+                entropies.append(self._cross_entropy(x, part.targets, part.mask_BS).sum)
             else:
                 sent.append(self._send_on(x, micro_batch, chunk))
-        entropy = _sum(entropies) if entropies else torch.zeros((), device=tokens_BS1.device)
-        loss = entropy / totals.num_tokens if entropies else _sum(sent)
+        entropy = _sum(entropies) if entropies else torch.zeros((), device=device)
+        loss = entropy / totals.loss_divisor if entropies else _sum(sent)
         if self.aux_loss_coef:
             loss = loss + self.aux_loss_coef * routing.aux_loss / totals.num_sequences
         if self.z_loss_coef:

@@ -15,8 +15,8 @@ from tests.support.reference import tiny, tokens_of
 
 def _count(plan: Plan) -> dict[str, Any]:
     """One forward and backward; counts rows and bytes of every all-to-all of floating-point rows."""
-    from runtime.training.train_step import training_batches
-    from runtime.training.training_model import Totals
+    from runtime.data.rows import Rows
+    from runtime.training.micro_batch import training_batches
 
     engine, groups = start(plan)
     sent: list[tuple[int, int]] = []
@@ -29,13 +29,9 @@ def _count(plan: Plan) -> dict[str, Any]:
         return original(output, input, *args, **kwargs)
 
     dist.all_to_all_single = counted
-    tokens = tokens_of(plan.strategy, 0)
-    (batch,) = training_batches(
-        lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-    )
-    loss, sums = engine(
-        batch.tokens_BS1, None, Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
-    )
+    rows = Rows(tokens_BS1=tokens_of(plan.strategy, 0))
+    (batch,) = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+    loss, sums = engine(batch, rows.totals())
     engine.backward(loss)
     return {"sent": sent, "routes": sums.expert_tokens.sum(1).tolist()}
 

@@ -9,8 +9,9 @@ import torch.distributed as dist
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
 from runtime.checkpoint.engine_state import optimizer_steps, views
-from runtime.training.train_step import train_step, training_batches
-from runtime.training.training_model import Totals
+from runtime.data.rows import Rows
+from runtime.training.micro_batch import training_batches
+from runtime.training.train_step import train_step
 from tests.support.layout import start
 from tests.support.ranks import run_ranks
 from tests.support.reference import tiny, tokens_of
@@ -27,13 +28,11 @@ def three_steps(plan: Plan, poisoned_rank: int, poison: float, where: str) -> di
     before: list[torch.Tensor] = []
     result: dict[str, Any] = {"skipped": [], "norms": []}
     for step in range(3):
-        tokens = tokens_of(plan.strategy, step)
-        batches = training_batches(
-            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-        )
+        rows = Rows(tokens_BS1=tokens_of(plan.strategy, step))
+        batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
         is_on[0] = step == 1
         state = [view.tensor.clone() for view in views(engine, groups)]
-        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        totals = rows.totals()
         outcome = train_step(engine, groups, batches, totals, NO_CLOCK)
         result["skipped"].append(outcome.skipped)
         result["norms"].append(outcome.grad_norm)

@@ -13,19 +13,18 @@ import torch
 import runtime.training.engine
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
-from runtime.training.train_step import train_step, training_batches
-from runtime.training.training_model import Totals
+from runtime.data.rows import Rows, Totals
+from runtime.training.micro_batch import training_batches
+from runtime.training.train_step import train_step
 from tests.support.layout import start
 from tests.support.ranks import run_ranks
 from tests.support.reference import tiny, tokens_of
 
 
 def _batches(plan: Plan, engine: Any, groups: Any) -> tuple[list[Any], Totals]:
-    tokens = tokens_of(plan.strategy, 0)
-    batches = training_batches(
-        lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-    )
-    return batches, Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+    rows = Rows(tokens_BS1=tokens_of(plan.strategy, 0))
+    batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+    return batches, rows.totals()
 
 
 def _norm(plan: Plan, exact: bool) -> float | None:
@@ -37,7 +36,7 @@ def _norm(plan: Plan, exact: bool) -> float | None:
     if exact:
         return train_step(engine, groups, batches, totals, NO_CLOCK).grad_norm
     for batch in batches:
-        loss, _ = engine(batch.tokens_BS1, None, totals)
+        loss, _ = engine(batch, totals)
         engine.backward(loss * plan.batch.accumulation)
         engine.step()
     norm = engine.get_global_grad_norm()
@@ -68,7 +67,7 @@ def _first_gradient(plan: Plan, by: str) -> torch.Tensor:
     engine, groups = start(plan)
     batches, totals = _batches(plan, engine, groups)
     for number, batch in enumerate(batches):
-        loss, _ = engine(batch.tokens_BS1, None, totals)
+        loss, _ = engine(batch, totals)
         if by == "factor":
             engine.backward(loss * plan.batch.accumulation)
         else:

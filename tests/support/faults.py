@@ -103,11 +103,8 @@ def local_balance() -> None:
 
     forward = product.TrainingModel.forward
 
-    def local(
-        self: Any, tokens_BS1: Tensor, mask_BS: Tensor | None, totals: Any, micro_batch: int = 0
-    ) -> Any:
-        totals = replace(totals, num_sequences=len(tokens_BS1))
-        return forward(self, tokens_BS1, mask_BS, totals, micro_batch)
+    def local(self: Any, batch: Any, totals: Any, micro_batch: int = 0) -> Any:
+        return forward(self, batch, replace(totals, num_sequences=batch.num_sequences), micro_batch)
 
     product.TrainingModel.forward = local
 

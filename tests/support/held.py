@@ -12,8 +12,9 @@ from torch import Tensor
 from model.collectives import NO_CLOCK
 from model.experts import Experts
 from planner import Plan
-from runtime.training.train_step import train_step, training_batches
-from runtime.training.training_model import Totals
+from runtime.data.rows import Rows
+from runtime.training.micro_batch import training_batches
+from runtime.training.train_step import train_step
 from tests.support.layout import start
 from tests.support.live_memory import watch
 from tests.support.reference import tokens_of
@@ -51,11 +52,9 @@ def held_by_rank(plan: Plan) -> Held:
     for step in range(2):
         live.peaks.clear()  # the first step makes the optimizer's state
         live.enter("forward")
-        tokens = tokens_of(plan.strategy, step)
-        batches = training_batches(
-            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-        )
-        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        rows = Rows(tokens_BS1=tokens_of(plan.strategy, step))
+        batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+        totals = rows.totals()
         with live:
             train_step(engine, groups, batches, totals, NO_CLOCK)
         del batches

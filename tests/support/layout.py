@@ -14,11 +14,13 @@ from planner import Plan, Strategy, build_plan
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.checkpoint.engine_state import VALUE, View, views
 from runtime.checkpoint.save_restore import Saver, restore
+from runtime.data.rows import Rows
 from runtime.parallel.groups import make_groups
 from runtime.training.engine import make_engine
 from runtime.training.lr_schedule import learning_rate
-from runtime.training.train_step import MicroBatch, train_step, training_batches
-from runtime.training.training_model import Totals, build_model
+from runtime.training.micro_batch import training_batches
+from runtime.training.train_step import train_step
+from runtime.training.training_model import build_model
 from tests.support.ranks import World, kept, run_ranks
 from tests.support.reference import STEPS, Trajectory, tokens_of
 
@@ -35,6 +37,7 @@ def run_layout(
     timeout: float = 120,
     replicas_agree: bool = True,
     world: World | None = None,
+    batches: dict[int, Rows] | None = None,
 ) -> Trajectory:
     """`STEPS` steps in the strategy's layout, put together to global tensors.
 
@@ -44,12 +47,15 @@ def run_layout(
         replicas_agree: False lets ranks contradict each other, so that it is the comparison that has to
             notice: the first rank that holds an element is heard.
         world: where it runs, if not in the world of its size that all tests share.
+        batches: by step, other rows than `tokens_of`.
     """
     plan = build_plan(strategy)
     if before is not None:
         ranks = run_ranks(plan.world_size, _train, plan, masks, before, timeout=timeout)
     else:
-        ranks = (world or kept(plan.world_size)).run(_train, plan, masks, None, timeout=timeout)
+        ranks = (world or kept(plan.world_size)).run(
+            _train, plan, masks, None, None, batches, timeout=timeout
+        )
     return _together(plan, ranks, replicas_agree)
 
 
@@ -114,6 +120,7 @@ def _train(
     masks: dict[int, np.ndarray] | None,
     before: Callable[[], None] | None,
     leg: Leg | None = None,
+    batches: dict[int, Rows] | None = None,
 ) -> dict[str, Any]:
     if before is not None:
         before()
@@ -142,22 +149,13 @@ def _train(
         tokens = tokens_of(plan.strategy, step)
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(step + 1, training, training.steps)
-        batches = training_batches(
-            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-        )
-        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
-        if masks is not None:
-            mask = masks[step]
-            totals = Totals(num_tokens=int(mask.sum()), num_sequences=int(mask.any(1).sum()))
-            cut = training_batches(
-                lambda rows, m=mask: m[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-            )
-            batches = [
-                MicroBatch(tokens_BS1=b.tokens_BS1, mask_BS=m.tokens_BS1)
-                for b, m in zip(batches, cut, strict=True)
-            ]
+        rows = Rows(tokens_BS1=tokens, mask_BS=None if masks is None else masks[step])
+        if batches is not None:
+            rows = batches[step]
+        micro_batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+        totals = rows.totals()
         caught.clear()
-        outcome = train_step(engine, groups, batches, totals, NO_CLOCK)
+        outcome = train_step(engine, groups, micro_batches, totals, NO_CLOCK)
         result["losses"].append(outcome.loss)
         result["aux_losses"].append(outcome.aux_loss)
         result["z_losses"].append(outcome.z_loss)

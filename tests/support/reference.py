@@ -17,8 +17,10 @@ from torch import Tensor
 from model.modeling_switchyard import SwitchyardForCausalLM, initialize_parameters
 from model.router import Router, Routing
 from planner import Strategy
+from runtime.data.rows import Rows
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.training_model import model_config
+from tests.support.document_reference import count_rows, one_by_one
 
 STEPS = 5
 
@@ -106,11 +108,13 @@ def run_reference(
     masks: dict[int, np.ndarray] | None = None,
     clearer_than: float = 0.0,
     shake: int | None = None,
+    batches: dict[int, Rows] | None = None,
 ) -> Trajectory:
     """`STEPS` steps of the whole model in this process.
 
     Args:
         masks: by step, bool [global_batch, seq_length], False where padding.
+        batches: by step, other rows than `tokens_of`; every document is then a batch of its own.
         shake: changes the weights that it starts from by a rounding or so, each lot in another way.
 
     Raises:
@@ -148,13 +152,18 @@ def run_reference(
         if isinstance(layer, Router):
             layer.register_forward_hook(note_gap)
     for step in range(STEPS):
-        tokens = torch.from_numpy(tokens_of(strategy, step))
-        mask = None if masks is None else torch.from_numpy(masks[step])
-        x, routing = model.run_layers(model.embed(tokens[:, :-1]), mask)
-        entropy = model.cross_entropy(x, tokens[:, 1:], mask)
-        num_tokens = tokens[:, 1:].numel() if mask is None else int(mask.sum())
-        num_sequences = len(tokens) if mask is None else int(mask.any(1).sum())
-        loss = entropy.sum / num_tokens
+        if batches is not None:
+            rows = batches[step]
+            num_targets, num_tokens, num_sequences = count_rows(rows)
+            entropy_sum, routing = one_by_one(model, rows)
+        else:
+            tokens = torch.from_numpy(tokens_of(strategy, step))
+            mask = None if masks is None else torch.from_numpy(masks[step])
+            x, routing = model.run_layers(model.embed(tokens[:, :-1]), mask)
+            entropy_sum = model.cross_entropy(x, tokens[:, 1:], mask).sum
+            num_targets = num_tokens = tokens[:, 1:].numel() if mask is None else int(mask.sum())
+            num_sequences = len(tokens) if mask is None else int(mask.any(1).sum())
+        loss = entropy_sum / num_targets
         balance, z = routing.aux_loss / num_sequences, routing.z_loss / num_tokens
         balance_loss = training.balance_loss if training.balance == "loss" else 0.0
         objective = loss + balance_loss * balance + training.z_loss * z

@@ -14,12 +14,14 @@ import numpy as np
 
 from planner import Strategy
 from planner.strategy.schema import Training
+from runtime.data.rows import Rows
 from tests.support.equality import CLEAR, TOLERANCE, assert_equal, differences
 from tests.support.layout import run_layout
 from tests.support.ranks import kept, run_ranks
 from tests.support.reference import STEPS, Trajectory, UnclearRoute, run_reference, tiny
 
 Masks = dict[int, np.ndarray]  # by step, bool [global_batch, seq_length], False where padding
+Batches = dict[int, Rows]  # by step
 Before = Callable[[], None]  # changes something in a process of its own, before anything is built
 
 STEADY = TOLERANCE / 4
@@ -33,6 +35,7 @@ def check(
     reference: Strategy | None = None,
     before: Before | None = None,
     noise: tuple[str, ...] = (),
+    batches: Callable[[Strategy], Batches] | None = None,
 ) -> dict[str, float]:
     """Holds a layout against one process, with the first seed that is fit for it.
 
@@ -40,13 +43,15 @@ def check(
         masks: what pads the batches. reference: what one process runs instead of the same strategy.
         before: what is changed alike in every rank and in the one process.
         noise: see tests.support.equality.differences.
+        batches: what is trained on; one process takes every document on its own.
 
     Returns:
         The worst distance of each kind of quantity.
     """
-    seed, expected = settled(reference or strategy, masks, before, noise)
+    seed, expected = settled(reference or strategy, masks, before, noise, batches)
     strategy = with_seed(strategy, seed)
-    return assert_equal(run_layout(strategy, masks and masks(strategy), before), expected, noise=noise)
+    found = run_layout(strategy, masks and masks(strategy), before, batches=batches and batches(strategy))
+    return assert_equal(found, expected, noise=noise)
 
 
 def settled(
@@ -54,13 +59,22 @@ def settled(
     masks: Callable[[Strategy], Masks] | None = None,
     before: Before | None = None,
     noise: tuple[str, ...] = (),
+    batches: Callable[[Strategy], Batches] | None = None,
 ) -> tuple[int, Trajectory]:
     """A fit seed and one process's trajectory with it, computed once a model."""
     plain = one_process(strategy)
-    key = (repr(plain), masks, before, noise)
+    key = (repr(plain), masks, before, noise, batches)
     if key not in _SETTLED:
         run = partial(run_ranks, 1) if before else kept(1).run
-        _SETTLED[key] = run(_settle, plain, masks and masks(strategy), before, noise, timeout=300)[0]
+        _SETTLED[key] = run(
+            _settle,
+            plain,
+            masks and masks(strategy),
+            before,
+            noise,
+            batches and batches(strategy),
+            timeout=300,
+        )[0]
     return _SETTLED[key]
 
 
@@ -89,15 +103,20 @@ def padding(strategy: Strategy) -> Masks:
 
 
 def _settle(
-    strategy: Strategy, masks: Masks | None, before: Before | None, noise: tuple[str, ...]
+    strategy: Strategy,
+    masks: Masks | None,
+    before: Before | None,
+    noise: tuple[str, ...],
+    batches: Batches | None = None,
 ) -> tuple[int, Trajectory]:
     if before is not None:
         before()
     for seed in range(1, 200):
         trial = with_seed(strategy, seed)
         with contextlib.suppress(UnclearRoute):
-            trajectory = run_reference(trial, masks, clearer_than=1.1 * CLEAR)
-            if all(_agree(trajectory, run_reference(trial, masks, shake=lot), noise) for lot in range(2)):
+            trajectory = run_reference(trial, masks, clearer_than=1.1 * CLEAR, batches=batches)
+            shaken = (run_reference(trial, masks, shake=lot, batches=batches) for lot in range(2))
+            if all(_agree(trajectory, other, noise) for other in shaken):
                 return seed, trajectory
     raise AssertionError("no seed has clear routes and a steady trajectory")
 

@@ -8,9 +8,10 @@ import torch
 from model.collectives import NO_CLOCK
 from planner import Plan, build_plan
 from planner.memory.rank_memory import transfer_buffers
+from runtime.data.rows import Rows
 from runtime.parallel.pipeline_p2p import P2PChannel
-from runtime.training.train_step import train_step, training_batches
-from runtime.training.training_model import Totals
+from runtime.training.micro_batch import training_batches
+from runtime.training.train_step import train_step
 from tests.support.held import weigh
 from tests.support.layout import start
 from tests.support.ranks import kept
@@ -42,11 +43,9 @@ def most_held(plan: Plan) -> int:
     for channel in channels:
         for name in ("post_recv", "recv", "send"):
             look(channel, name)
-    tokens = tokens_of(plan.strategy, 0)
-    batches = training_batches(
-        lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-    )
-    totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+    rows = Rows(tokens_BS1=tokens_of(plan.strategy, 0))
+    batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+    totals = rows.totals()
     train_step(engine, groups, batches, totals, NO_CLOCK)
     return most
 

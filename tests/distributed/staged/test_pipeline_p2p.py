@@ -12,9 +12,10 @@ from planner.hardware.catalog import device_of
 from planner.timing.boundary_time import boundaries_of
 from planner.timing.collective_time import network_of
 from runtime.checkpoint.engine_state import views
+from runtime.data.rows import Rows
 from runtime.parallel.pipeline_schedule import Action, Schedule, one_forward_one_backward
-from runtime.training.train_step import train_step, training_batches, validation_batches, validation_loss
-from runtime.training.training_model import Totals
+from runtime.training.micro_batch import training_batches, validation_batches
+from runtime.training.train_step import train_step, validation_loss
 from tests.support.layout import start
 from tests.support.ranks import run_ranks
 from tests.support.reference import tiny, tokens_of
@@ -38,11 +39,9 @@ def trained(plan: Plan, schedule: Schedule, steps: int = 2) -> dict[tuple[str, s
     engine, groups = start(plan)
     reported = []
     for step in range(steps):
-        tokens = tokens_of(plan.strategy, step)
-        batches = training_batches(
-            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-        )
-        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        rows = Rows(tokens_BS1=tokens_of(plan.strategy, step))
+        batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+        totals = rows.totals()
         outcome = train_step(engine, groups, batches, totals, NO_CLOCK, schedule)
         reported += [outcome.loss, outcome.aux_loss, outcome.z_loss, outcome.grad_norm]
     state = {(view.name, view.kind): view.tensor.clone() for view in views(engine, groups)}
@@ -66,18 +65,17 @@ def test_1f1b_equals_one_micro_batch_after_another_to_the_bit(
 def sent_bytes(plan: Plan) -> dict[str, int]:
     """Bytes that this rank sent through each of its channels in one step and one validation."""
     engine, groups = start(plan)
-    tokens = tokens_of(plan.strategy, 0)
-    rows = (lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device)
-    totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
-    train_step(engine, groups, training_batches(*rows), totals, NO_CLOCK)
+    rows = Rows(tokens_BS1=tokens_of(plan.strategy, 0))
+    where = (plan.batch, groups.stage, groups.data.rank, engine.device)
+    train_step(engine, groups, training_batches(rows.part, *where), rows.totals(), NO_CLOCK)
     channels = engine.module.channels
     found = {
         name: channel.sent_bytes
         for name, channel in (("forward", channels.outgoing), ("back", channels.incoming))
         if channel is not None
     }
-    batches = validation_batches(rows[0], 5, *rows[1:])
-    validation_loss(engine, groups, batches, Totals(num_tokens=25, num_sequences=5))
+    batches = validation_batches(rows.part, 5, *where)
+    validation_loss(engine, groups, batches, rows.part(slice(5)).totals())
     assert channels.incoming is None or channels.incoming.sent_bytes == found["back"]  # nothing goes back
     return found
 
@@ -119,12 +117,10 @@ def late(plan: Plan) -> str:
     engine, groups = start(plan)
     if groups.stage.contents.output:
         return "stopped"
-    tokens = tokens_of(plan.strategy, 0)
-    batches = training_batches(
-        lambda rows: tokens[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-    )
+    rows = Rows(tokens_BS1=tokens_of(plan.strategy, 0))
+    batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
     try:
-        train_step(engine, groups, batches, Totals(num_tokens=80, num_sequences=16), NO_CLOCK)
+        train_step(engine, groups, batches, rows.totals(), NO_CLOCK)
     except RuntimeError as error:
         return str(error)
     return "trained"

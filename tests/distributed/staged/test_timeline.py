@@ -7,10 +7,11 @@ import numpy as np
 import torch.distributed as dist
 
 from planner import Plan, build_plan
+from runtime.data.rows import Rows
 from runtime.profiling.phase_clock import PhaseClock, TimeSpan
 from runtime.telemetry.step_timeline import RankTimes, Timeline, chrome_trace, draw_timeline, shown_ranks
-from runtime.training.train_step import train_step, training_batches
-from runtime.training.training_model import Totals
+from runtime.training.micro_batch import training_batches
+from runtime.training.train_step import train_step
 from tests.support.layout import start
 from tests.support.ranks import run_ranks
 from tests.support.reference import tiny, tokens_of
@@ -25,14 +26,12 @@ def caught(plan: Plan, folder: Path) -> dict[str, float]:
     timeline = Timeline(plan=plan, rank=dist.get_rank(), folder=folder, attempt=4, done=0)
     phases_s: dict[str, float] = {}
     for step in (1, 2):
-        tokens = tokens_of(plan.strategy, step)
+        rows = Rows(tokens_BS1=tokens_of(plan.strategy, step))
         if step == timeline.step:
             clock.record()
         clock.reset()
-        batches = training_batches(
-            lambda rows, t=tokens: t[rows], plan.batch, groups.stage, groups.data.rank, engine.device
-        )
-        totals = Totals(num_tokens=tokens[:, 1:].size, num_sequences=len(tokens))
+        batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+        totals = rows.totals()
         result = train_step(engine, groups, batches, totals, clock)
         phases_s = clock.reset()
         if step == timeline.step:

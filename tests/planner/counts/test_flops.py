@@ -3,7 +3,7 @@
 import pytest
 
 from planner import build_plan, load
-from planner.counts.flops import executed_flops, model_flops, token_flops
+from planner.counts.flops import batch_flops, executed_flops, model_flops, token_flops
 from planner.counts.module_flops import stage_modules
 from planner.counts.parameters import model_parameters
 from planner.counts.rank_workload import ExpertImbalance, rank_workload
@@ -46,6 +46,16 @@ def test_flops_of_a_token_by_hand() -> None:
     # Two products of 16 heads of 64 with, on average, half of the 9 other or same positions of 8.
     scores = 2 * 2 * 16 * 64 * (8 + 1) // 2
     assert token_flops(model, 8) == 2 * (attention + experts + router + head) + scores
+
+
+def test_flops_of_a_batch_count_its_tokens_and_pairs() -> None:
+    """Documents of 3 and 5 tokens: 3·4/2 and 5·6/2 pairs, in 2 layers, of 16 heads of 64."""
+    model = strategy("model.num_hidden_layers=2").model
+    apart = batch_flops(model, 8, 3 * 4 // 2 + 5 * 6 // 2)
+    together = batch_flops(model, 8, 8 * 9 // 2)
+    assert together.forward == 8 * token_flops(model, 8)
+    assert together.forward - apart.forward == (36 - 21) * 2 * 2 * 2 * 16 * 64
+    assert apart.total == 3 * apart.forward
 
 
 def test_imbalance_fills_one_rank_and_capacity_bounds_it() -> None:

@@ -314,6 +314,7 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         ("6",),
         "a multiple of micro_batch × data-parallel size: 4",
     ),
+    ((*STOCK, "data.packing=documents"), "SW234", "data.packing", ("documents",), "stream"),
     (
         (
             "training.global_batch=127",

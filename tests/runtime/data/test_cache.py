@@ -25,11 +25,11 @@ from runtime.data import prepare_data
 from tests.support.data_strategies import make_strategy
 if len(sys.argv) > 3:
     write = encode._write_tokens
-    def slowly(file, *arguments):
-        file.write_bytes(b"half")
+    def slowly(writer, *arguments):
+        writer.add([1, 2], ends_document=True)
         print("half", flush=True)
         sys.stdin.readline()
-        return write(file, *arguments)
+        return write(writer, *arguments)
     encode._write_tokens = slowly
 print(prepare_data(make_strategy(Path(sys.argv[2]), Path(sys.argv[1]))), flush=True)
 """

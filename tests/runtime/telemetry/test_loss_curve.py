@@ -25,6 +25,9 @@ def train(run_folder: Path, losses: dict[int, float], validation: dict[int, floa
                 learning_rate=1e-3,
                 grad_norm=1.0,
                 tokens=1,
+                targets=1,
+                model_flops=1,
+                peak_flops=1.0,
                 phases_s=dict.fromkeys(PHASES, 0.1),
                 dropped_tokens=0,
             )

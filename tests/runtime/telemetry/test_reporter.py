@@ -8,6 +8,7 @@ import torch
 
 from planner import build_plan, loads
 from planner.prediction.breakdown import PHASES
+from runtime.data.rows import Totals
 from runtime.telemetry.reporter import RunReporter
 from runtime.training.train_step import StepResult
 from runtime.training.trainer import StepReport
@@ -51,7 +52,7 @@ def test_the_summary_has_the_losses(
                     result=result,
                     validation_loss=validation if step == 2 else None,
                     learning_rate=1e-3,
-                    tokens=64,
+                    totals=Totals(num_targets=64, num_tokens=64, num_sequences=2, num_pairs=1056),
                     phases_s=dict.fromkeys(PHASES, 0.1),
                 )
             )
