@@ -28,6 +28,7 @@ def answer_model(output: CommandOutput, folder: str) -> ExitCode:
         content = {
             "model_type": taken.model_type,
             "model": written,
+            "training": {} if taken.balance is None else {"balance": taken.balance},
             "ignored": list(taken.ignored),
             "parameters": {**dict(counts.by_kind), "total": counts.total, "active": counts.active},
         }
@@ -39,6 +40,8 @@ def answer_model(output: CommandOutput, folder: str) -> ExitCode:
     heading = f"{taken.model_type}: {counts.total:,} parameters, {counts.active:,} active per token"
     output.print_tables((heading,), (table,))
     print(f"\n{section_yaml('model', written)}", end="")
+    if taken.balance is not None:
+        print(section_yaml("training", {"balance": taken.balance}), end="")
     if taken.ignored:
         print(f"\nignored, without effect on the model: {', '.join(taken.ignored)}")
     return ExitCode.OK

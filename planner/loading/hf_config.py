@@ -1,138 +1,30 @@
-"""Hugging Face config.json as a model section: the names of its keys here, and which have no effect.
+"""Hugging Face config.json as a model section, by the tables of planner/loading/hf_families.py.
 
-One table for each model_type, with the published names and those of transformers 5. A key in none of the
-tables is a Problem: it may change the mathematics.
+A key in none of the tables is a Problem: it may change the mathematics.
 """
 
-from collections.abc import Mapping as Readable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from planner.loading.hf_families import FAMILIES, HARMLESS
 from planner.loading.hf_unsupported import find_unsupported
 from planner.problems import Problem, StrategyError
 from planner.yaml12 import MAX_BYTES, Document, Entry, Mapping
 
-_SHARED = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "num_experts_per_tok",
-    "rms_norm_eps",
-    "rope_theta",
-    "vocab_size",
-    "initializer_range",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """How one model_type is read.
-
-    names: their key -> ours. fixed: values of ours that hold for the family. defaults: of its config class
-    (transformers 5.23) for keys that are left out, in our names.
-    """
-
-    names: Readable[str, str]
-    fixed: Readable[str, Any]
-    defaults: Readable[str, Any]
-
-
-def _family(names: dict[str, str], fixed: dict[str, Any], defaults: dict[str, Any]) -> Family:
-    return Family(
-        names={**{key: key for key in _SHARED}, **names},
-        fixed={"expert": "swiglu", "aggregation": "none", **fixed},
-        defaults={"hidden_act": "silu", "initializer_range": 0.02, **defaults},
-    )
-
-
-FAMILIES: dict[str, Family] = {
-    "mixtral": _family(
-        {"intermediate_size": "moe_intermediate_size", "num_local_experts": "num_experts"},
-        {"norm_topk_prob": True},  # it always renormalizes
-        {
-            "num_hidden_layers": 32,
-            "hidden_size": 4096,
-            "moe_intermediate_size": 14336,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "num_experts": 8,
-            "num_experts_per_tok": 2,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 1e6,
-            "vocab_size": 32000,
-        },
-    ),
-    "qwen3_moe": _family(
-        {
-            "intermediate_size": "intermediate_size",
-            "moe_intermediate_size": "moe_intermediate_size",
-            "num_experts": "num_experts",
-            "num_local_experts": "num_experts",
-            "norm_topk_prob": "norm_topk_prob",
-        },
-        {"qk_norm": "head"},
-        {
-            "num_hidden_layers": 24,
-            "hidden_size": 2048,
-            "intermediate_size": 6144,
-            "moe_intermediate_size": 768,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 4,
-            "num_experts": 128,
-            "num_experts_per_tok": 8,
-            "norm_topk_prob": False,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 1e4,
-            "vocab_size": 151936,
-        },
-    ),
-    "olmoe": _family(
-        {
-            "intermediate_size": "moe_intermediate_size",
-            "num_experts": "num_experts",
-            "num_local_experts": "num_experts",
-            "norm_topk_prob": "norm_topk_prob",
-        },
-        {"qk_norm": "projection"},
-        {
-            "num_hidden_layers": 16,
-            "hidden_size": 2048,
-            "moe_intermediate_size": 2048,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-            "num_experts": 64,
-            "num_experts_per_tok": 8,
-            "norm_topk_prob": False,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 1e4,
-            "vocab_size": 50304,
-        },
-    ),
-}
-
-# Keys of our model section that no Hugging Face config has.
+# Keys of our model section that no other config has. Where both have one, the strategy's own counts.
 _OURS_ALONE = frozenset({"dispatch", "capacity_factor", "embedding_std", "init_from"})
-
-# Keys without effect on the mathematics: about saving, generation and training of the published model.
-HARMLESS = (
-    *("architectures", "auto_map", "chunk_size_feed_forward", "dtype", "torch_dtype", "transformers_version"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type"),
-    *("is_decoder", "is_encoder_decoder", "max_position_embeddings", "max_window_layers", "model_type"),
-    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "use_cache"),
-    *("pretraining_tp", "router_aux_loss_coef"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertedModel:
-    """The model section of a config: its entries in our names, the ignored keys, and problems."""
+    """The model section of a config: its entries in our names, the ignored keys, and problems.
+
+    balance: training.balance where the routers have what one kind of it trains; None: either kind.
+    """
 
     model_type: str
     section: Mapping
+    balance: str | None = None
     ignored: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = field(default=())
 
@@ -195,7 +87,7 @@ def convert_config(
             fix=fault.fix,
             file=file,
         )
-        for fault in find_unsupported(kind, config, (*family.names, *HARMLESS))
+        for fault in find_unsupported(kind, config, (*family.names, *family.more, *HARMLESS))
     ]
     section = Mapping()
     for ours, value in family.defaults.items():
@@ -208,9 +100,16 @@ def convert_config(
     _convert_rope(entries, section, source)
     for ours, value in family.fixed.items():
         section.entries[ours] = Entry(value=value, line=None, override=source)
-    _convert_dense_layers(entries, section, source)
-    ignored = tuple(key for key in entries if key in HARMLESS or key.startswith("_"))
-    return ConvertedModel(model_type=kind, section=section, ignored=ignored, problems=tuple(problems))
+    if "first_dense_layers" not in family.names:
+        _convert_dense_layers(entries, section, source)
+    bias = entries.get("router_bias")
+    return ConvertedModel(
+        model_type=kind,
+        section=section,
+        balance="bias" if bias is not None and bias.value is True else None,
+        ignored=tuple(key for key in entries if key in HARMLESS or key.startswith("_")),
+        problems=tuple(problems),
+    )
 
 
 def with_model(
@@ -218,8 +117,9 @@ def with_model(
 ) -> tuple[Entry, tuple[str, ...], tuple[Problem, ...]]:
     """The strategy with the model of a folder, or of a config that is pasted under `model:`.
 
-    Keys that no config has (dispatch, capacity_factor, embedding_std, init_from) stay as written. Also
-    returns the keys of the config that have no effect, and its problems.
+    Keys that only our own configs have (dispatch, capacity_factor, embedding_std, init_from) stay as written,
+    as does training.balance, which a config with router_bias otherwise makes bias. Also returns the keys of
+    the config that have no effect, and its problems.
     """
     assert isinstance(root.value, Mapping)
     written = root.value.entries.get("model")
@@ -239,8 +139,14 @@ def with_model(
         value=Mapping(entries={**taken.section.entries, **kept}),
         line=written.line if written is not None else None,
     )
-    with_it = Entry(value=Mapping(entries={**root.value.entries, "model": model}), line=root.line)
-    return with_it, taken.ignored, ()
+    sections = {**root.value.entries, "model": model}
+    training = sections.get("training")
+    if taken.balance is not None and training is not None and isinstance(training.value, Mapping):
+        source = None if folder is None else f"--from {folder}"
+        balance = {"balance": Entry(value=taken.balance, line=model.line, override=source)}
+        value = Mapping(entries={**balance, **training.value.entries})
+        sections["training"] = Entry(value=value, line=training.line)
+    return Entry(value=Mapping(entries=sections), line=root.line), taken.ignored, ()
 
 
 def _convert_rope(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:

@@ -214,6 +214,53 @@ def test_a_config_pasted_under_model(tmp_path: Path) -> None:
     assert load(file).model == model
 
 
+SWITCHYARD = {
+    "model_type": "switchyard",
+    "architectures": ["SwitchyardForCausalLM"],
+    "dispatch": "capacity",
+    "capacity_factor": 1.5,
+    "embedding_std": 0.25,
+    "first_dense_layers": 1,
+    "intermediate_size": 48,
+    "norm_topk_prob": None,
+    "router_bias": True,
+    "vocab_size": 512,
+}
+
+
+def test_a_folder_of_our_own_is_read(tmp_path: Path) -> None:
+    model = model_of(tmp_path, SWITCHYARD)
+    assert (model.dispatch, model.capacity_factor, model.embedding_std) == ("capacity", 1.5, 0.25)
+    assert (model.first_dense_layers, model.intermediate_size, model.expert) == (1, 48, "mlp")
+    assert (model.vocab_size, model.hidden_size, model.norm_topk_prob) == (512, 64, None)
+
+
+def test_a_selection_bias_makes_the_balance_bias(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless the strategy names a balance."""
+    folder = folder_of(tmp_path, SWITCHYARD)
+    assert loads(TEXT, ["parallel=EP1"]).training.balance == "loss"
+    assert loads(TEXT, ["parallel=EP1"], model_from=folder).training.balance == "bias"
+    assert (
+        loads(TEXT, ["parallel=EP1", "training.balance=loss"], model_from=folder).training.balance == "loss"
+    )
+    written = TEXT.replace("training:\n", "training:\n  balance: loss\n", 1)
+    assert written != TEXT
+    assert loads(written, ["parallel=EP1"], model_from=folder).training.balance == "loss"
+    pasted = (
+        f"{TEXT[: TEXT.index('model:')]}model: {json.dumps(SWITCHYARD)}\n{TEXT[TEXT.index('training:') :]}"
+    )
+    assert loads(pasted, ["parallel=EP1"]).training.balance == "bias"
+    assert main(["plan", "--from", folder]) == 0
+    assert "\ntraining:\n  balance: bias\n" in capsys.readouterr().out
+    assert main(["plan", "--from", folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["training"] == {"balance": "bias"}
+
+
+def test_an_unknown_key_of_our_own_config_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(StrategyError, match="SW154 qk_nrom: "):
+        model_of(tmp_path, {**SWITCHYARD, "qk_nrom": "head"})
+
+
 def test_rules_name_the_command_line(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {**MIXTRAL_8X7B, "num_experts_per_tok": 9})
     with pytest.raises(StrategyError, match=r"command line: --from .*SW221"):
