@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from planner.build import build_plan
 from planner.loading.loader import load, loads, locate_problems
-from planner.plan.plan import Batch, Host, Plan, build_plan
+from planner.plan.plan import Batch, Host, Plan
 from planner.problems import Problem, StrategyError
 from planner.strategy.schema import Strategy
 from planner.topology.grid import Grid

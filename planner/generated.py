@@ -7,9 +7,9 @@ python -m planner.generated
 import argparse
 from pathlib import Path
 
+from planner.build import build_plan
 from planner.loading.json_schema import json_schema
 from planner.loading.loader import load
-from planner.plan.plan import build_plan
 from planner.plan.serialization import ds_config_json
 from planner.report.errors_page import errors_page
 from planner.report.strategy_reference import strategy_reference

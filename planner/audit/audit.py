@@ -18,9 +18,10 @@ from planner.audit.verdicts import (
     judge,
     worst,
 )
+from planner.build import build_plan
 from planner.hardware.catalog import device_of
 from planner.loading.changed_strategy import changed_strategy
-from planner.plan.plan import Plan, build_plan
+from planner.plan.plan import Plan
 from planner.prediction.load_balance import Check, LoadBalance, compatibility_checks, load_balance
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError

@@ -24,8 +24,9 @@ class GradientMemory:
     between: kept from one micro-batch to the next. reduction: after the last backward pass. update: while the
     optimizer is given its partition, or steps. bucket_*: of the bucket and the copy of it that is reduced.
     element: bytes of one element. largest: of one tensor. sums: of runtime.reduce once, fp32 sums of all of a
-    rank's gradients, from the first backward pass to the end of the update. reduces_in_backward: what is else
-    there after it only (runtime.overlap_reduce).
+    rank's gradients, from the first backward pass to the last, which reduces them as it adds to them and has
+    then last_backward and bucket_last beside them. reduces_in_backward: what is else there after it only
+    (runtime.overlap_reduce).
     """
 
     element: int
@@ -39,6 +40,8 @@ class GradientMemory:
     bucket_reduction: int
     largest: int
     sums: int = 0
+    last_backward: int = 0
+    bucket_last: int = 0
     reduces_in_backward: bool = False
 
     def at(self, elements: int, *, is_later: bool) -> int:
@@ -68,6 +71,9 @@ def gradient_memory(
         return found
     # One bucket is filled while the one before is reduced.
     buckets = found.bucket_reduction + found.element * bucket
+    if found.sums:
+        most = max(found.last_backward, found.reduction + found.largest)
+        return replace(found, last_backward=most, bucket_last=buckets, bucket_reduction=buckets)
     return replace(
         found,
         backward=max(found.backward, found.reduction + found.largest),
@@ -79,13 +85,15 @@ def gradient_memory(
 
 def _with_sums(found: GradientMemory, groups: Sequence[FlatGroup]) -> GradientMemory:
     """With runtime.reduce once."""
-    # Each gradient is added to the fp32 sums as soon as it is made, and nothing is reduced before the last
-    # micro-batch.
+    # runtime/training/gradient_sums.py: each gradient is added to its sum as soon as it is made, and each sum
+    # leaves for the bucket when the last micro-batch's gradient is in it.
     return replace(
         found,
         between=0,
         backward=found.largest,
         bucket_backward=0,
+        last_backward=found.backward,
+        bucket_last=found.bucket_backward,
         sums=FP32_BYTES * sum(group.num_elements for group in groups),
     )
 

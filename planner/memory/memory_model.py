@@ -12,7 +12,7 @@ from planner.memory.rank_memory import (
     transfer_buffers,
     work_memory,
 )
-from planner.plan.ds_config import bucket_elements, zero_stage
+from planner.plan.ds_config import bucket_elements, sums_locally, zero_stage
 from planner.plan.plan import Plan
 
 
@@ -31,13 +31,14 @@ class MemoryModel:
         layout, most, overhead = plan.layout, 0, overhead_bytes(plan)
         zero, accumulation = zero_stage(plan), plan.batch.accumulation
         sequences = plan.batch.global_batch // accumulation
+        sums = sums_locally(plan)
         recompute, bucket = plan.strategy.runtime.recompute, self._bucket(plan)
         for place, widths in layout.fullest:
             one = layout.order[place]
             # The last stage's chunks are those of its boundary; the sequences of a step are one number.
             chunks = num_boundary_chunks(plan) if one.stage.contents.output else 1
             flying = in_flight(plan, place)
-            held_key = (one.sharding, zero, accumulation > 1, bucket)
+            held_key = (one.sharding, zero, accumulation > 1, sums, bucket)
             work_key = (one.shape, sequences // one.data.size, recompute, chunks)
             key = (held_key, work_key, flying, widths, accumulation)
             peak = self._peaks.get(key)

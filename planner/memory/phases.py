@@ -123,11 +123,22 @@ def step_moments(
             )
             for kept_of_one, temporaries, elements in work.backward_moments
         ]
+    if gradients.sums:  # the last backward pass: no other micro-batch is in flight
+        found += [
+            Moment(
+                phase="backward",
+                gradients=gradients.last_backward,
+                sums=gradients.sums,
+                activations=kept_of_one + inputs,
+                temporaries=temporaries + work.beside,
+                buckets=gradients.bucket_last,
+            )
+            for kept_of_one, temporaries, _ in work.backward_moments
+        ]
     found.append(
         Moment(
             phase="reduction",
             gradients=gradients.reduction,
-            sums=gradients.sums,
             activations=inputs + work.lasting,
             buckets=gradients.bucket_reduction,
         )
@@ -136,7 +147,6 @@ def step_moments(
         Moment(
             phase="update",
             gradients=gradients.update,
-            sums=gradients.sums,
             activations=inputs,
             temporaries=held.update_temporaries,
         )
@@ -154,7 +164,7 @@ def most_bytes(
     """The total of the fullest of `step_moments`, with transfer buffers where there are any; for a search."""
     gradients = held.gradients
     most = gradients.reduction + work.lasting + gradients.bucket_reduction + buffers
-    most = max(most, gradients.update + held.update_temporaries) + gradients.sums
+    most = max(most, gradients.update + held.update_temporaries)
     beside = max(work.forward, work.head_kept + work.loss if work.loss else 0) - work.head_kept
     for count, is_later in _cases(in_flight, accumulation):
         forward = count * work.kept + beside + work.beside + buffers
@@ -169,6 +179,9 @@ def most_bytes(
             (count - 1) * work.kept + work.beside + gradients.sums + gradients.bucket_backward + buffers
         )
         most = max(most, forward, backward)
+    if gradients.sums:
+        last = gradients.last_backward + gradients.sums + gradients.bucket_last
+        most = max(most, last + work.backward + work.beside + buffers)
     return most + work.inputs * accumulation
 
 

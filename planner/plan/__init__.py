@@ -1,5 +1,5 @@
 """Plan: hosts, stages, batch, fingerprints, and the files that describe a run."""
 
-from planner.plan.plan import Batch, Host, Plan, build_plan
+from planner.plan.plan import Batch, Host, Plan
 
-__all__ = ["Batch", "Host", "Plan", "build_plan"]
+__all__ = ["Batch", "Host", "Plan"]

@@ -120,10 +120,10 @@ def gradient_dtype(plan: Plan) -> str:
 def sums_locally(plan: Plan) -> bool:
     """Whether a rank sums gradients of micro-batches in fp32 buffers of its own.
 
-    runtime.reduce once does where DeepSpeed, under ZeRO 2, would reduce after each micro-batch; elsewhere
-    DeepSpeed keeps gradients until the last one anyway.
+    Reducing once does where DeepSpeed, under ZeRO 2, would reduce after each micro-batch; elsewhere DeepSpeed
+    keeps gradients until the last one anyway.
     """
-    return plan.strategy.runtime.reduce == "once" and zero_stage(plan) == 2 and plan.batch.accumulation > 1
+    return plan.reduce == "once" and zero_stage(plan) == 2 and plan.batch.accumulation > 1
 
 
 def _zero(plan: Plan) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from planner.plan.fingerprint import plan_fingerprint
-from planner.problems import StrategyError
-from planner.rules.registry import find_broken_rules
 from planner.strategy.cluster import Cluster
+from planner.strategy.execution import Reduce
 from planner.strategy.schema import Strategy
 from planner.topology.host_blocks import host_slots
 from planner.topology.layout import Layout, layout_of
@@ -42,9 +41,11 @@ class Plan:
     """What follows from a legal strategy; ranks are global, stages in the order activations flow.
 
     Everything is derived from the strategy when it is first asked for, so that a search may make very many.
+    chosen_reduce: what runtime.reduce means where it is null (planner.build).
     """
 
     strategy: Strategy
+    chosen_reduce: Reduce = "once"
 
     @cached_property
     def layout(self) -> Layout:
@@ -73,6 +74,11 @@ class Plan:
             accumulation=training.global_batch // sequences,
         )
 
+    @property
+    def reduce(self) -> Reduce:
+        """When gradients are reduced, if there are several micro-batches."""
+        return self.strategy.runtime.reduce or self.chosen_reduce
+
     @cached_property
     def fingerprint(self) -> str:
         return plan_fingerprint(self.strategy)
@@ -97,18 +103,6 @@ class Plan:
     def _check(self, rank: int) -> None:
         if not 0 <= rank < self.world_size:
             raise ValueError(f"rank {rank} is not in the plan's world of {self.world_size}")
-
-
-def build_plan(strategy: Strategy) -> Plan:
-    """The plan of a strategy; pure and deterministic.
-
-    Raises:
-        StrategyError: with every rule that the strategy breaks.
-    """
-    problems = tuple(find_broken_rules(strategy))
-    if problems:
-        raise StrategyError(problems)
-    return Plan(strategy=strategy)
 
 
 def assign_hosts(strategy: Strategy) -> tuple[Host, ...]:

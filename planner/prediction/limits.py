@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from planner.build import build_plan
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device
 from planner.memory.fit import fits, fullest_rank
 from planner.plan.memory_limit import memory_limit
-from planner.plan.plan import Plan, build_plan
+from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
 from planner.prediction.sensitivity import with_links
 from planner.problems import StrategyError

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from planner.build import build_plan
 from planner.counts.rank_workload import ExpertImbalance
 from planner.hardware.catalog import Device, MeasuredCollective
 from planner.memory.fit import fits, fullest_rank
-from planner.plan.plan import Plan, build_plan
+from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.strategy.changes import change_keys
@@ -53,7 +54,7 @@ def _variations(plan: Plan, prediction: Prediction) -> Iterator[Variation]:
     else:
         yield _vary(name, other, device, imbalance)
     for key in ("overlap_reduce", "overlap_all_to_all"):
-        other = Plan(strategy=change_keys(plan.strategy, {f"runtime.{key}": True}))
+        other = replace(plan, strategy=change_keys(plan.strategy, {f"runtime.{key}": True}))
         one = _vary(key, other, device, imbalance)
         if one.tokens_per_s != prediction.tokens_per_s:
             yield one
@@ -76,7 +77,7 @@ def with_links(plan: Plan, times: float) -> Plan:
         "cluster.links.inter_host": links.inter_host * times,
         **({} if links.per_host is None else {"cluster.links.per_host": links.per_host * times}),
     }
-    return Plan(strategy=change_keys(plan.strategy, changes))
+    return replace(plan, strategy=change_keys(plan.strategy, changes))
 
 
 def _with_measured_links(device: Device, times: float) -> Device:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from planner.build import build_plan
 from planner.hardware.catalog import Device
-from planner.plan.plan import build_plan
 from planner.prediction.predict import predict
 from planner.problems import Problem
 from planner.report.search_report import SearchView
@@ -63,7 +63,7 @@ def search_notes(
         keys = sorted({key for row in found.rows for key in view.missing[id(row)]})
         which = f"rows from {num_trainable + 1} on" if num_trainable else "any of the rows"
         yield f"this version cannot train {which} yet: {', '.join(keys)}"
-    yield "a plan has the least recompute that makes it fit; spare hosts are used too"
+    yield "a plan that does not fit has the fastest recompute and reduce with which it does; spares are used"
 
 
 def _tie_notes(view: SearchView) -> Iterator[str]:

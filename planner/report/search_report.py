@@ -78,7 +78,7 @@ def _cells(view: SearchView, row: SearchRow, place: int, is_tied: bool | None) -
     cells |= {
         "micro": str(training.micro_batch),
         "accum": str(row.plan.batch.accumulation),
-        "recompute": str(row.strategy.runtime.recompute),
+        "recompute": _recompute(row),
         "step": format_seconds(row.step_s),
         "tokens/s": f"{row.tokens_per_s:,.0f}",
         "per GPU": f"{row.tokens_per_s / row.gpus:,.0f}",
@@ -95,6 +95,12 @@ def _cells(view: SearchView, row: SearchRow, place: int, is_tied: bool | None) -
     if view.is_mixed:
         cells["trainable"] = "not yet" if view.missing[id(row)] else "yes"
     return cells
+
+
+def _recompute(row: SearchRow) -> str:
+    """What makes the plan fit: recomputation, and gradients reduced after every micro-batch."""
+    recompute, often = str(row.strategy.runtime.recompute), row.strategy.runtime.reduce == "every_micro_batch"
+    return f"{recompute}, reduce every" if often else recompute
 
 
 def _alike(rows: Sequence[SearchRow]) -> tuple[str, str]:
@@ -131,6 +137,7 @@ def _row_dicts(view: SearchView, rows: Sequence[SearchRow]) -> list[dict[str, An
             "global_batch": row.strategy.training.global_batch,
             "micro_batch": row.strategy.training.micro_batch,
             "recompute": row.strategy.runtime.recompute.written(),
+            "reduce": row.plan.reduce,
             "gpus": row.gpus,
             "step_s": row.step_s,
             "tokens_per_s": row.tokens_per_s,

@@ -96,7 +96,21 @@ def branch_has_a_source(s: Strategy) -> Iterator[Problem]:
         )
 
 
+def frequent_reductions_need_zero_2(s: Strategy) -> Iterator[Problem]:
+    """bf16 under ZeRO 1 with several micro-batches is ZeRO 2 in DeepSpeed (plan.ds_config)."""
+    zero = s.parallel.zero_stage
+    if s.runtime.reduce == "every_micro_batch" and zero < 2 and s.training.precision == "fp32":
+        yield Problem(
+            code="SW247",
+            path="runtime.reduce",
+            found=f"every_micro_batch with ZeRO {zero} in fp32, where DeepSpeed reduces once a step",
+            expected="null or once; every_micro_batch with parallel.zero_stage 2",
+            fix="set runtime.reduce to null, or parallel.zero_stage to 2",
+        )
+
+
 RULES = (
+    frequent_reductions_need_zero_2,
     micro_batches_divide_batch,
     tokens_or_steps,
     steps_are_countable,

@@ -63,13 +63,6 @@ def _kernels(s: Strategy) -> Iterator[Problem]:
         yield _missing("SW288", "runtime.kernels", "fused", "a runtime of fused kernels", "eager")
 
 
-def _reduce(s: Strategy) -> Iterator[Problem]:
-    if s.runtime.reduce is not None:
-        yield _missing(
-            "SW289", "runtime.reduce", s.runtime.reduce, "a choice of when gradients are reduced", "null"
-        )
-
-
 def _overlap(s: Strategy) -> Iterator[Problem]:
     for key, feature in (
         ("overlap_reduce", "reducing gradients beside the backward pass"),
@@ -100,7 +93,6 @@ _RULES = (
     _init_from,
     _deterministic,
     _kernels,
-    _reduce,
     _overlap,
     _monitoring,
 )

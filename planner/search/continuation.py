@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from planner.plan.plan import Host, Plan, build_plan
+from planner.build import build_plan
+from planner.plan.plan import Host, Plan
 from planner.problems import StrategyError
 from planner.strategy.changes import change_keys
 from planner.strategy.hosts import Hosts

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planner.build import build_plan
 from planner.hardware.catalog import Device, device_of
 from planner.memory.fit import fits, fullest_rank
 from planner.memory.rank_memory import RankMemory
 from planner.plan.memory_limit import describe_memory_limit
-from planner.plan.plan import Plan, build_plan
+from planner.plan.plan import Plan
 from planner.prediction.predict import predict
 from planner.problems import Problem, StrategyError
 from planner.rules.legal_values import divisors

@@ -39,7 +39,7 @@ def _smallest(space: Space, *, more_than: int) -> Plan | None:
             continue
         for plan_with in plans_of(space, parallel):
             for recompute in (Recompute(), Recompute("layer")):
-                plan = plan_with(recompute)
+                plan = plan_with(recompute, space.reduces[-1])
                 if memory.peak_bytes(plan, limit) <= limit:
                     return plan
     return None

@@ -6,6 +6,7 @@ ranks, so that only colocated pipelines are cut in this way.
 
 from planner.plan.plan import Plan
 from planner.search.search_space import PlanWith
+from planner.strategy.execution import Reduce
 from planner.strategy.recompute import Recompute
 from planner.timing.time_model import TimeModel
 from planner.topology.placement import even_cut
@@ -14,7 +15,7 @@ from planner.topology.placement import even_cut
 def lighten_last_stage(plan_with: PlanWith, times: TimeModel) -> PlanWith | None:
     """An evenly cut colocated pipeline with a light last stage; None for other plans, and where that is the
     same cut."""
-    plan = plan_with(Recompute())
+    plan = plan_with(Recompute(), None)
     parallel, layers = plan.strategy.parallel, plan.strategy.model.num_hidden_layers
     if parallel.placement != "colocated" or parallel.pp == 1 or parallel.layers_per_stage is not None:
         return None
@@ -23,8 +24,8 @@ def lighten_last_stage(plan_with: PlanWith, times: TimeModel) -> PlanWith | None
         return None
     changed = parallel.model_copy(update={"layers_per_stage": cut})
 
-    def plan_with_cut(recompute: Recompute) -> Plan:
-        strategy = plan_with(recompute).strategy
+    def plan_with_cut(recompute: Recompute, reduce: Reduce | None) -> Plan:
+        strategy = plan_with(recompute, reduce).strategy
         return Plan(strategy=strategy.model_copy(update={"parallel": changed}))
 
     return plan_with_cut

@@ -1,10 +1,13 @@
-"""Choice of recomputation: the least that fits the memory, which is the fastest of the kinds that do."""
+"""Choice of recomputation, and of when gradients are reduced: the fastest that fits the memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from planner.memory.memory_model import MemoryModel
+from planner.plan.ds_config import sums_locally
 from planner.plan.plan import Plan
 from planner.search.search_space import PlanWith
+from planner.strategy.execution import Reduce
 from planner.strategy.recompute import Recompute
 from planner.timing.time_model import TimeModel
 
@@ -12,31 +15,42 @@ _NONE, _LAYER = Recompute(), Recompute("layer")
 
 
 def fitting_plan(
-    plan_with: PlanWith, memory: MemoryModel, times: TimeModel, limit: int
+    plan_with: PlanWith, reduces: Sequence[Reduce | None], memory: MemoryModel, times: TimeModel, limit: int
 ) -> tuple[Plan, int, float] | None:
     """The plan, the peak bytes of its fullest rank and the seconds of a step; None if none fits.
 
-    Without recompute where that fits. Where all layers recomputed do not fit, nothing less does.
+    Without recompute and with the first of `reduces` where that fits, else the fastest that does.
     """
-    plan = plan_with(_NONE)
+    plan = plan_with(_NONE, reduces[0])
     peak = memory.peak_bytes(plan, limit)
     if peak <= limit:
         return plan, peak, times.step(plan).expected_s
-    fitting = list(_fitting(plan_with, memory, limit))
-    timed = [(times.step(plan).expected_s, peak, plan) for plan, peak in fitting]
+    others = reduces if sums_locally(plan) else reduces[:1]  # else they are the same plan
+    timed = [
+        (times.step(plan).expected_s, peak, plan)
+        for reduce in others
+        for plan, peak in _fitting(partial(_with_reduce, plan_with, reduce), memory, limit)
+    ]
     if not timed:
         return None
     step_s, peak, plan = min(timed, key=lambda each: each[:2])
     return plan, peak, step_s
 
 
-def _fitting(plan_with: PlanWith, memory: MemoryModel, limit: int) -> Iterator[tuple[Plan, int]]:
+def _with_reduce(plan_with: PlanWith, reduce: Reduce | None, recompute: Recompute) -> Plan:
+    return plan_with(recompute, reduce)
+
+
+def _fitting(
+    plan_with: Callable[[Recompute], Plan], memory: MemoryModel, limit: int
+) -> Iterator[tuple[Plan, int]]:
+    """Where all layers recomputed do not fit, nothing less does."""
     whole = plan_with(_LAYER)
     peak = memory.peak_bytes(whole, limit)
     if peak > limit:
         return
     yield whole, peak
-    for recompute in (Recompute("attention"), Recompute("experts")):
+    for recompute in (_NONE, Recompute("attention"), Recompute("experts")):
         plan = plan_with(recompute)
         peak = memory.peak_bytes(plan, limit)
         if peak <= limit:

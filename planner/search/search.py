@@ -127,7 +127,7 @@ def _rows(space: Space, found: Sequence[Parallel], device: Device) -> Iterator[S
             for plan_with in (even, lighten_last_stage(even, times)):
                 if plan_with is None:
                     continue
-                fitting = fitting_plan(plan_with, memory, times, limit)
+                fitting = fitting_plan(plan_with, space.reduces, memory, times, limit)
                 if fitting is None:
                     yield None
                     continue

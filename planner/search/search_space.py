@@ -8,6 +8,7 @@ from planner.plan.plan import Plan
 from planner.rules.legal_values import divisors
 from planner.rules.registry import find_broken_rules
 from planner.strategy.changes import change_keys
+from planner.strategy.execution import Reduce
 from planner.strategy.field_types import Section
 from planner.strategy.recompute import Recompute
 from planner.strategy.schema import Parallel, Strategy
@@ -26,13 +27,21 @@ class Space:
     num_gpus: int
     num_hosts: int
     hosts: HostRuns
-    sections: dict[tuple[int, Recompute], dict[str, Section]] = field(
+    sections: dict[tuple[int, Recompute, Reduce | None], dict[str, Section]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
     @property
+    def reduces(self) -> tuple[Reduce | None, ...]:
+        """When gradients may be reduced, the preferred first; null is once, and build_plan finds that too."""
+        own = self.strategy.runtime.reduce
+        return (None, "every_micro_batch") if own is None else (own,)
+
+    @property
     def zero_stages(self) -> tuple[int, ...]:
-        return (0, 1, 2) if self.strategy.training.precision == "fp32" else (1, 2)
+        if self.strategy.training.precision != "fp32":
+            return (1, 2)
+        return (2,) if self.strategy.runtime.reduce == "every_micro_batch" else (0, 1, 2)
 
 
 def space_of(strategy: Strategy) -> Space:
@@ -129,7 +138,7 @@ def micro_batches(space: Space, parallel: Parallel) -> tuple[int, ...]:
     return divisors(space.strategy.training.global_batch // largest_data_parallel_size(parallel))
 
 
-PlanWith = Callable[[Recompute], Plan]
+PlanWith = Callable[[Recompute, Reduce | None], Plan]
 
 
 def plans_of(space: Space, parallel: Parallel) -> Iterator[PlanWith]:
@@ -147,12 +156,14 @@ def plans_of(space: Space, parallel: Parallel) -> Iterator[PlanWith]:
             yield partial(_plan, space, degrees, micro_batch)
 
 
-def _plan(space: Space, parallel: Parallel, micro_batch: int, recompute: Recompute) -> Plan:
-    """The plan of legal degrees, with what a search chooses."""
-    strategy, key = space.strategy, (micro_batch, recompute)
+def _plan(
+    space: Space, parallel: Parallel, micro_batch: int, recompute: Recompute, reduce: Reduce | None
+) -> Plan:
+    """The plan of legal degrees, with what a search chooses. reduce: null is once, which is to fit."""
+    strategy, key = space.strategy, (micro_batch, recompute, reduce)
     if key not in space.sections:
         space.sections[key] = {
             "training": strategy.training.model_copy(update={"micro_batch": micro_batch}),
-            "runtime": strategy.runtime.model_copy(update={"recompute": recompute}),
+            "runtime": strategy.runtime.model_copy(update={"recompute": recompute, "reduce": reduce}),
         }
     return Plan(strategy=strategy.model_copy(update={"parallel": parallel, **space.sections[key]}))

@@ -21,6 +21,8 @@ from planner.strategy.field_types import (
 )
 from planner.strategy.recompute import RECOMPUTE_SCHEMA, Recompute, parse_recompute
 
+Reduce = Literal["once", "every_micro_batch"]
+
 
 class Runtime(Section):
     """Execution of a step on a rank."""
@@ -29,9 +31,9 @@ class Runtime(Section):
         default="eager",
         description="fused: one kernel each for norms, RoPE, router, permutation, activation, cross-entropy",
     )
-    reduce: Literal["once", "every_micro_batch"] | None = Field(
+    reduce: Reduce | None = Field(
         default=None,
-        description="when gradients are reduced; null: every_micro_batch under ZeRO 2, else once",
+        description="when gradients are reduced; null: once where its fp32 sums fit the memory",
     )
     overlap_reduce: bool = Field(
         default=False, description="reduce gradients beside the backward pass that makes them"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from planner.hardware.catalog import Device
-from planner.plan.ds_config import BUCKET_ELEMENTS, zero_stage
+from planner.plan.ds_config import BUCKET_ELEMENTS
 from planner.plan.plan import Plan
 from planner.timing import collective_time, op_overhead
 from planner.timing.collective_time import Network, slowdown
@@ -40,11 +40,8 @@ class UpdateTime:
 
 
 def reductions_per_step(plan: Plan) -> int:
-    """As runtime.reduce says; null: DeepSpeed's ZeRO 2 reduces after every micro-batch, others once."""
-    chosen = plan.strategy.runtime.reduce
-    if chosen is None:
-        chosen = "every_micro_batch" if zero_stage(plan) == 2 else "once"
-    return plan.batch.accumulation if chosen == "every_micro_batch" else 1
+    """How often all gradients are reduced."""
+    return plan.batch.accumulation if plan.reduce == "every_micro_batch" else 1
 
 
 def update_time(

@@ -95,6 +95,7 @@ class TimeModel:
             zero,
             self._bucket(plan),
             recompute,
+            plan.reduce,
             batch.accumulation,
             plan.world_size,
             network.host_size,

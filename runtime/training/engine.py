@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from model.collectives import Clock
 from model.moe import MoELayer
 from planner import Plan
-from planner.plan.ds_config import ds_config
+from planner.plan.ds_config import ds_config, sums_locally
 from runtime.parallel.groups import RankGroups, check_deepspeed, give_to_deepspeed
 from runtime.training.grad_norm import clip_factor, global_norm, replicas
+from runtime.training.gradient_sums import GradientSums
 
 
 class EngineMoE(MoELayer, DeepSpeedMoE):  # type: ignore[misc]  # DeepSpeed has no types
@@ -62,6 +63,8 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: Clock)
     check_deepspeed(groups)
     _use_exact_norm(engine, groups, plan.strategy.training.gradient_clipping)
     _time_reductions(engine, clock)
+    if sums_locally(plan):
+        GradientSums(engine)
     return engine
 
 

@@ -63,8 +63,7 @@ def sum_of_squares(tensor: Tensor) -> Tensor:
         values = chunk.float()
         even = len(values) // _ROW * _ROW
         norms = torch.linalg.vector_norm(values[:even].view(-1, _ROW), dim=1).double()
-        rest = values[even:].double()
-        total += torch.dot(norms, norms) + torch.dot(rest, rest)
+        total += torch.dot(norms, norms) + torch.linalg.vector_norm(values[even:]).double().square()
     return total
 
 

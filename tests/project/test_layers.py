@@ -34,6 +34,7 @@ FLOORS = {
         ("plan",),
         ("counts",),
         ("memory",),
+        ("build",),
         ("timing",),
         ("prediction",),
         ("search",),

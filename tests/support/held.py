@@ -13,6 +13,7 @@ from model.collectives import NO_CLOCK
 from model.experts import Experts
 from planner import Plan
 from runtime.data.rows import Rows
+from runtime.training.gradient_sums import GradientSums
 from runtime.training.micro_batch import training_batches
 from runtime.training.train_step import train_step
 from tests.support.layout import start
@@ -52,9 +53,9 @@ def held_by_rank(plan: Plan) -> Held:
     for step in range(2):
         live.peaks.clear()  # the first step makes the optimizer's state
         live.enter("forward")
-        rows = Rows(tokens_BS1=tokens_of(plan.strategy, step))
-        batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
-        totals = rows.totals()
+        data = Rows(tokens_BS1=tokens_of(plan.strategy, step))
+        batches = training_batches(data.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+        totals = data.totals()
         with live:
             train_step(engine, groups, batches, totals, NO_CLOCK)
         del batches
@@ -141,6 +142,9 @@ class _Peak:
             lists = [*optimizer.averaged_gradients.values(), *optimizer.all_grad_tensors.values()]
             found += [t for held in lists if held is not None for t in held]
             found += [p.grad for p in optimizer.single_partition_of_fp32_groups if p.grad is not None]
+            sums = getattr(optimizer.process_gradients, "__self__", None)
+            if isinstance(sums, GradientSums):
+                found += sums._sums.values()
             if optimizer.grads_in_partition is not None:
                 found.append(optimizer.grads_in_partition)
             aside = [buffer for bucket in optimizer.ipg_buckets.values() for buffer in bucket.buffer]

@@ -95,8 +95,10 @@ def test_state_is_exact_and_each_phase_is_bounded(name: str, monkeypatch: pytest
         # No tensor is forgotten: Python knows of none beside these but a scalar, and the step's four sums in
         # fp64, which gloo's thread lets go of some time after the collective.
         assert 0 <= held.everything - memory.static_bytes <= 8 + 4 * 8, rank
-        gradients = max(phase.gradients for phase in memory.phases)
-        assert 0 <= gradients - held.gradients <= held.largest, rank
+        gradients = max(phase.gradients + phase.sums for phase in memory.phases)
+        # What leaves the sums in the last backward pass may all be in them still, when the first is reduced.
+        leaving = held.masters if any(phase.sums for phase in memory.phases) else 0
+        assert 0 <= gradients - held.gradients <= 2 * held.largest + leaving, rank
         bounds = {phase.phase: phase.total - phase.overhead for phase in memory.phases}
         for phase, found in held.peaks.items():
             # Between steps that scalar and those sums, which are in no phase's bound.

@@ -398,7 +398,8 @@ def test_a_missed_limit_says_what_would_keep_it() -> None:
     checks = {check.name: check for check in limit_checks(built, predict(built))}
     assert checks["memory_max"].holds
     assert checks["memory_max"].change == ""
-    strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.434")
+    own = ("parallel=EP64_TP2_PP1_DP1", "runtime.reduce=every_micro_batch")
+    strict = plan(*own, "limits.communication_share_max=0.434")
     missed = limit_checks(strict, predict(strict))[0]
     assert not missed.holds
     assert "runtime.fp8_payload: true" in missed.change
@@ -406,14 +407,15 @@ def test_a_missed_limit_says_what_would_keep_it() -> None:
 
 
 def test_the_bandwidth_that_is_named_keeps_the_limit_and_little_less_does_not() -> None:
-    strict = plan("parallel=EP64_TP2_PP1_DP1", "limits.communication_share_max=0.35")
+    own = ("parallel=EP64_TP2_PP1_DP1", "runtime.reduce=every_micro_batch")
+    strict = plan(*own, "limits.communication_share_max=0.35")
     said = limit_checks(strict, predict(strict))[0].change
     times = float(said.partition(" times as fast")[0].rpartition(" ")[2])
 
     def share(factor: float) -> float:
         rate = f"{100 * factor:.6f} Gbps"
         links = (f"cluster.links.intra_host={rate}", f"cluster.links.inter_host={rate}")
-        return predict(plan("parallel=EP64_TP2_PP1_DP1", *links)).communication_share
+        return predict(plan(*own, *links)).communication_share
 
     assert share(times * 1.02) <= 0.35 < share(times * 0.97)
 

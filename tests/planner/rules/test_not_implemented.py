@@ -20,7 +20,6 @@ def test_the_demo_runs() -> None:
         (("runtime.fp8_payload=true",), "SW282", "runtime.fp8_payload"),
         (("runtime.all_to_all=hierarchical",), "SW284", "runtime.all_to_all"),
         (("runtime.kernels=fused",), "SW288", "runtime.kernels"),
-        (("runtime.reduce=once",), "SW289", "runtime.reduce"),
         (("runtime.overlap_reduce=true",), "SW290", "runtime.overlap_reduce"),
         (("runtime.overlap_all_to_all=true",), "SW290", "runtime.overlap_all_to_all"),
         (("model.init_from=runs/x",), "SW285", "model.init_from"),

@@ -34,6 +34,13 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         ("8 ranks",),
         "intra_host, inter_host",
     ),
+    (
+        ("cluster.gpu=cpu", "training.precision=fp32", "runtime.reduce=every_micro_batch"),
+        "SW247",
+        "runtime.reduce",
+        ("ZeRO 1",),
+        "null or once",
+    ),
     (("training.steps=null",), "SW245", "training.steps", (), "training.tokens"),
     (("training.tokens=13107201",), "SW245", "training.steps", ("13.107201M", "100"), "exactly one"),
     (

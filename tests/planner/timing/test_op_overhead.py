@@ -6,6 +6,7 @@ import pytest
 
 from planner.counts.rank_workload import RankWorkload, rank_workload
 from planner.hardware.catalog import device_of
+from planner.problems import StrategyError
 from planner.timing.collective_time import all_gather_s, all_reduce_s, network_of
 from planner.timing.op_overhead import Traffic, part_traffic, summation
 from planner.timing.op_table import op_table
@@ -97,7 +98,13 @@ def test_what_was_not_counted_over_is_named_with_its_range() -> None:
 
 @pytest.mark.parametrize(
     ("zero", "reduce", "expected"),
-    [(1, "null", 4), (2, "null", 4), (2, "once", 1), (1, "once", 1)],
+    [
+        (1, "null", 1),
+        (2, "null", 1),
+        (2, "once", 1),
+        (1, "every_micro_batch", 4),
+        (2, "every_micro_batch", 4),
+    ],
 )
 def test_gradients_are_reduced_as_often_as_said(zero: int, reduce: str, expected: int) -> None:
     """bf16 under ZeRO 1 with accumulation is ZeRO 2 in DeepSpeed. 8 ranks: 4 micro-batches."""
@@ -109,14 +116,13 @@ def test_gradients_are_reduced_as_often_as_said(zero: int, reduce: str, expected
 
 
 def test_fp32_without_zero_reduces_once_unless_said_otherwise() -> None:
-    own = (
-        "cluster.gpu=cpu",
-        "training.precision=fp32",
-        "training.global_batch=32",
-        "parallel={ep: 8, zero_stage: 0}",
-    )
-    assert reductions_per_step(plan(*own)) == 1
-    assert reductions_per_step(plan(*own, "runtime.reduce=every_micro_batch")) == 4
+    own = ("cluster.gpu=cpu", "training.precision=fp32", "training.global_batch=32")
+    assert reductions_per_step(plan(*own, "parallel={ep: 8, zero_stage: 0}")) == 1
+    with pytest.raises(StrategyError) as raised:
+        plan(*own, "parallel={ep: 8, zero_stage: 1}", "runtime.reduce=every_micro_batch")
+    assert [problem.code for problem in raised.value.problems] == ["SW247"]
+    every = ("parallel={ep: 8, zero_stage: 2}", "runtime.reduce=every_micro_batch")
+    assert reductions_per_step(plan(*own, *every)) == 4
 
 
 def test_sums_of_our_own_read_a_gradient_and_add_to_fp32() -> None:
