@@ -73,6 +73,7 @@ UNITS: dict[Dimension, dict[str, Fraction]] = {
     "count": {"": Fraction(1)},
 }
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
+_ABOVE_0 = rf"(?=\+?[0.]*[1-9]){_NUMBER.replace('[-+]?', '[+]?', 1)}"  # the quantities of a strategy
 _QUANTITY = re.compile(rf"({_NUMBER})\s*(\S*)")
 # printed: decimal and binary prefixes of the first spelling of each dimension
 _PRINTED: dict[Dimension, tuple[str, ...]] = {
@@ -137,7 +138,8 @@ def legal_units(dimension: Dimension) -> str:
 def quantity_pattern(dimension: Dimension) -> str:
     """A regular expression (JSON schema dialect) for the quantities of a dimension."""
     units = "|".join(re.escape(unit).replace("\\ ", " ") for unit in UNITS[dimension] if unit)
-    return rf"^\s*{_NUMBER}\s*({units})\s*$"
+    optional = "?" if "" in UNITS[dimension] else ""
+    return rf"^\s*{_ABOVE_0}\s*({units}){optional}\s*$"
 
 
 def format_quantity(value: int | float, dimension: Dimension) -> str:

@@ -10,12 +10,12 @@ from planner.strategy.field_types import (
     Path,
     Positive,
     Scalar,
-    Seconds,
     Section,
     Share,
     Text,
     VariableName,
     VariableValue,
+    Wait,
     make_error,
     show,
 )
@@ -96,7 +96,9 @@ class Launch(Section):
     )
     ssh_config: Path | None = Field(default=None, description="OpenSSH configuration file; null: the user's")
     network_interface: Text | None = Field(default=None, description="network interface between hosts")
-    timeout: Seconds = Field(default=600.0, description="how long ranks wait for each other in a collective")
+    timeout: Wait = Field(
+        default=600.0, description="how long ranks wait for each other in a collective; at most 30 d"
+    )
     slurm: dict[str, Scalar] = Field(
         default_factory=dict, description="options of the Slurm job, by their Slurm names"
     )

@@ -73,11 +73,12 @@ def is_text(info: ValidationInfo | SerializationInfo) -> bool:
 
 
 def _whole(value: Any) -> Any:
-    """`1e5` is a float in YAML and an integer to people."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+    """`1e5` is a float in YAML and an integer to people; so is `1e18`, which is out of range everywhere."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _quantity(dimension: Dimension, whole: bool) -> list[Any]:
+def _quantity(dimension: Dimension, whole: bool, *, maximum: str | None = None) -> list[Any]:
+    most = 1e30 if maximum is None else parse_quantity(maximum, dimension)
     example = EXAMPLES[dimension]
 
     def parse(value: Any, info: ValidationInfo) -> Any:
@@ -91,9 +92,10 @@ def _quantity(dimension: Dimension, whole: bool) -> list[Any]:
             raise make_error("SW116", f"{show(value)} is not a quantity", expected)
         elif is_text(info) and dimension != "tokens":
             raise make_error("SW116", f"{value!r} has no unit", expected, f"write {value!r} with its unit")
-        if not 0 < value < 1e30:
+        if not 0 < value <= most:
+            bounds = "more than 0" if maximum is None else f"more than 0, at most {maximum}"
             raise make_error(
-                "SW114", f"{value!r} {dimension} is out of range", f"more than 0, for example {example}"
+                "SW114", f"{value!r} {dimension} is out of range", f"{bounds}, for example {example}"
             )
         if whole and value != int(value):
             raise make_error(
@@ -114,13 +116,16 @@ _bytes, _rate, _flops, _time = (
     _quantity("bytes", whole=True),
     _quantity("bytes/s", whole=False),
     _quantity("FLOP/s", whole=False),
-    _quantity("seconds", whole=False),
+    _quantity("seconds", whole=False, maximum="365000 d"),  # 1000 years, for the MTBF of a GPU
 )
 parse_bytes_per_s = _rate[0].func  # of a value and its ValidationInfo
 Bytes = Annotated[int, _bytes[0], _bytes[1], _bytes[2]]
 BytesPerSecond = Annotated[float, _rate[0], _rate[1], _rate[2]]
 FlopPerSecond = Annotated[float, _flops[0], _flops[1], _flops[2]]
 Seconds = Annotated[float, _time[0], _time[1], _time[2]]
+# How long a process waits. Clocks count nanoseconds in 64 bits: 292 years.
+_wait = _quantity("seconds", whole=False, maximum="30 d")
+Wait = Annotated[float, _wait[0], _wait[1], _wait[2]]
 _tokens, _cost = _quantity("tokens", whole=True), _quantity("$/GPU-hour", whole=False)
 Tokens = Annotated[int, _tokens[0], _tokens[1], _tokens[2]]
 DollarsPerGpuHour = Annotated[float, _cost[0], _cost[1], _cost[2]]
@@ -149,36 +154,57 @@ def _matches(pattern: str, expected: str) -> Callable[[str], str]:
     return check
 
 
+def _pattern(pattern: str) -> WithJsonSchema:
+    """The same for editors."""
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$"})
+
+
 # A folder under output.folder and a job's name: no separators, no leading dot or dash.
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_RUN_NAME = r"(?!.*\.\.)[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?"
 RunName = Annotated[
     str,
     AfterValidator(
         _matches(
-            rf"(?!.*\.\.){NAME_PATTERN}(?<!\.)",
+            _RUN_NAME,
             "1 to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
         )
     ),
+    _pattern(_RUN_NAME),
 ]
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
 
 
-def _expanded(value: Any) -> Any:
-    """A path with ~ expanded on this machine, so that files and other hosts get the same folder."""
-    if not isinstance(value, str) or not value.startswith("~"):
+def expand_path(value: Any) -> Any:
+    """A path with ~ and $NAME expanded on this machine, so that files and other hosts get the same folder.
+
+    Raises:
+        PydanticCustomError: for a user or a variable that this machine does not have.
+    """
+    if not isinstance(value, str):
+        return value
+    expected = "a path, which may start with ~/ or ~NAME/ and hold $NAME of variables that are set here"
+    for match in _VARIABLE.finditer(value):
+        name = match.group(1) or match.group(2)
+        if not os.environ.get(name):  # an empty one would make $DATA/x a folder of the root
+            found = f"the variable {shorten(name)!r} in {shorten(value)!r} is not set, or empty"
+            fix = f"write the path out, or set {shorten(name)} before the command"
+            raise make_error("SW117", found, expected, fix)
+    value = _VARIABLE.sub(lambda match: os.environ[match.group(1) or match.group(2)], value)
+    if not value.startswith("~"):
         return value
     path = os.path.expanduser(value)  # noqa: PTH111 (leaves an unknown ~NAME as it is)
     if path.startswith("~"):
         user = value[1:].partition("/")[0]
         found = f"no user {shorten(user)!r} on this machine" if user else "this user has no home folder"
-        raise make_error("SW117", found, "a path, which may start with ~/ or ~NAME/")
+        raise make_error("SW117", found, expected)
     return path
 
 
 # Paths reach shell scripts and manifests: quoted there, but a control character is never meant.
-check_path = _matches(
-    r"[^\x00-\x1f\x7f]{1,4096}", "a path: 1 to 4096 characters, none of them a control character"
-)
-Path = Annotated[str, BeforeValidator(_expanded), AfterValidator(check_path)]
+_PATH = r"[^\x00-\x1f\x7f]{1,4096}"
+check_path = _matches(_PATH, "a path: 1 to 4096 characters, none of them a control character")
+Path = Annotated[str, BeforeValidator(expand_path), AfterValidator(check_path), _pattern(_PATH)]
 VariableName = Annotated[
     str,
     AfterValidator(

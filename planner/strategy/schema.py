@@ -168,7 +168,8 @@ class Parallel(Section):
         return f"{self.short_name} {'+'.join(parts)}"
 
 
-SHORT_NAME_PATTERN = r"^(EP|TP|PP|DP)[1-9]\d*(_(EP|TP|PP|DP)[1-9]\d*)*$"
+_DEGREE = r"(EP|TP|PP|DP)[1-9]\d{0,8}"
+SHORT_NAME_PATTERN = rf"^(?!.*(EP|TP|PP|DP).*\1){_DEGREE}(_{_DEGREE})*$"
 
 
 def parse_short_name(text: str) -> dict[str, int]:
