@@ -9,7 +9,7 @@ from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides, StrategyFile
 from launch.cli.output import CommandOutput
-from planner import Plan, StrategyError, build_plan, load, locate_problems
+from planner import Plan, StrategyError, load, locate_problems
 from planner.exit_codes import ExitCode
 
 
@@ -20,11 +20,17 @@ def generate(
     """Write the files of a launch to the run folder; exit code 1 if the plan is not predicted to fit."""
     from launch.scripts.env_file import operator_environment
     from launch.scripts.hostfile import has_placeholder_hosts, is_local
-    from launch.scripts.launch_files import cannot_write, launch_files, launch_paths, write_together
+    from launch.scripts.launch_files import (
+        build_launch_plan,
+        cannot_write,
+        launch_files,
+        launch_paths,
+        write_together,
+    )
     from planner.memory.fit import memory_warning
     from planner.plan.notes import list_notes
 
-    plan = build_plan(load(strategy, only_overrides(overrides), hardware=hardware))
+    plan = build_launch_plan(load(strategy, only_overrides(overrides), hardware=hardware))
     paths = launch_paths(plan)
     try:
         files = launch_files(plan, paths, os.environ)

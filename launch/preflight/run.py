@@ -21,11 +21,11 @@ from launch.preflight.link_checks import exchange_timings, link_checks, link_tim
 from launch.preflight.probe_job import ProbeJobFailed, job_files, job_paths, run_job
 from launch.preflight.report import PreflightReport, print_report, report_dict
 from launch.scripts.hostfile import has_placeholder_hosts, is_local
-from launch.scripts.launch_files import cannot_write, launch_paths
+from launch.scripts.launch_files import build_launch_plan, cannot_write, launch_paths
 from launch.scripts.template import LaunchPaths
 from launch.ssh.client import Program, Ssh
 from launch.ssh.failures import HostFailure
-from planner import Plan, Problem, StrategyError, build_plan, load, locate_problems
+from planner import Plan, Problem, StrategyError, load, locate_problems
 from planner.exit_codes import ExitCode
 from planner.hardware.catalog import CALIBRATION_NAME, read_calibration
 from planner.prediction.link_calibration import write_links
@@ -50,7 +50,7 @@ def check_cluster(
     Raises:
         StrategyError: with what is wrong with the strategy, or prevents its plan from being launched.
     """
-    plan = build_plan(load(strategy, overrides))
+    plan = build_launch_plan(load(strategy, overrides))
     try:
         request = _request(plan, hardware, is_hosts_only=is_hosts_only)
     except StrategyError as error:
@@ -249,5 +249,5 @@ def _no_ssh_config(path: Path) -> Problem:
         path="launch.ssh_config",
         found=f"cannot read the ssh configuration {path}",
         expected="an OpenSSH configuration file, or null",
-        fix="correct the path; relative paths start at the project folder",
+        fix=f"correct the path; relative paths start at {Path.cwd()}",
     )

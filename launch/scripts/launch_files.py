@@ -19,17 +19,27 @@ from launch.scripts.launch_sh import launch_sh
 from launch.scripts.made_folders import missing, remove_empty
 from launch.scripts.sbatch import launch_sbatch, slurm_problems
 from launch.scripts.template import LaunchPaths
-from planner import Plan, Problem, StrategyError
+from planner import Plan, Problem, Strategy, StrategyError, build_plan
 from planner.files import fsync_folder, write_new
 from planner.paths import PROJECT
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
+from planner.strategy.anchored_paths import anchor_paths
 
 # DeepSpeed 0.19.8 passes paths to remote shells unquoted, and pdsh expands % in them.
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./=:,@+-]+")
 
 
+def build_launch_plan(strategy: Strategy) -> Plan:
+    """The plan of a launch, whose ranks run in the project folder.
+
+    Relative paths start at the folder in which this command runs: in another one they become absolute.
+    """
+    here = Path.cwd()
+    return build_plan(strategy if here == PROJECT else anchor_paths(strategy, here))
+
+
 def launch_paths(plan: Plan, project: Path = PROJECT, python: str = sys.executable) -> LaunchPaths:
-    """The paths of a launch; relative ones start at the project folder, where train.py runs."""
+    """The paths of a launch; those of the plan are absolute, or start at the project folder."""
     launch, output = plan.strategy.launch, plan.strategy.output
     named = launch.python
     if named is not None:

@@ -51,7 +51,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
             "SW822",
             f"{source} holds no checkpoint",
             "the folder of a run or of a checkpoint",
-            "check output.resume",
+            f"check output.resume (relative paths start at {Path.cwd()})",
         )
     _check(plan, found, prints, recipe=not output.branch)
     if found.step >= plan.strategy.training.steps:

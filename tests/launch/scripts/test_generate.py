@@ -14,6 +14,7 @@ from launch.__main__ import main
 from launch.scripts.launch_files import launch_files, write_together
 from launch.scripts.template import LaunchPaths
 from planner import Plan, StrategyError, build_plan, load
+from planner.paths import PROJECT
 from planner.plan.operator_env import read_environment
 from planner.strategy.hosts import read_hostfile
 from tests.support.examples import plan
@@ -223,6 +224,22 @@ def test_command_prints_problems_with_file_and_line(
     line = len(text.splitlines())
     assert f"s.yaml:{line}: SW410 launch.environment.RANK: " in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_paths_start_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """launch.sh runs train.py in the project folder, whatever folder it was generated in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hosts").write_text("node1 slots=2\nnode2 slots=2\n")
+    arguments = ["cluster.hosts={hostfile: hosts}", "data.path=text/*.txt", "output.folder=out"]
+    tiny = str(PROJECT / "ds_configs" / "tiny_cpu.yaml")
+    assert main(["generate", tiny, *arguments]) == 0
+    assert f"in {tmp_path}/out/tiny_cpu: " in capsys.readouterr().out
+    written = load(tmp_path / "out" / "tiny_cpu" / "strategy.yaml")
+    assert (written.data.path, written.output.folder) == (f"{tmp_path}/text/*.txt", f"{tmp_path}/out")
+    plan = json.loads((tmp_path / "out" / "tiny_cpu" / "plan.json").read_text())
+    assert build_plan(written).fingerprint == plan["fingerprint"]
 
 
 if __name__ == "__main__":
