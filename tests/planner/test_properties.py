@@ -45,6 +45,7 @@ CHANGES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "ep": DEGREES,
         "tp": DEGREES,
         "pp": st.sampled_from([1, 1, 2, 3]),
+        "layers_per_stage": st.sampled_from([None, None, None, (15, 1), (1, 1), (3, 2), (2, 10, 4)]),
         "dp": st.sampled_from([1, 1, 2, 3]),
         "zero_stage": st.sampled_from([0, 1, 1, 2]),
         "rank_order": st.sampled_from(["document", "document", "compact"]),

@@ -125,6 +125,12 @@ def test_what_follows_from_a_wrong_degree_is_not_blamed() -> None:
         ("steps: 100", "steps: 100\nep: 4", "ep", "parallel.ep"),
         ("steps: 100", "steps: 100\n  lr: 1e-3", "training.lr", "learning_rate"),
         ("num_experts: 64", "num_local_experts: 64", "model.num_local_experts", "num_experts"),
+        (
+            "steps: 100",
+            "steps: 100\nparallel: {decoder_last_pipeline_num_layers: 2}",
+            "parallel.decoder_last_pipeline_num_layers",
+            "layers_per_stage",
+        ),
         ("steps: 100", "steps: 100\n  zzz: 1", "training.zzz", ""),
     ],
 )
