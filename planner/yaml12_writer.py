@@ -1,6 +1,7 @@
 """YAML 1.2 writer: sections with one key per line, text quoted wherever YAML 1.2 would read a number."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import yaml
@@ -30,6 +31,24 @@ def _without_tuples(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_without_tuples(item) for item in value]
     return value
+
+
+def flow_yaml(value: Any) -> str:
+    """A value on one line, as it is written behind a key: numbers as people write them, 1e-08."""
+    match value:
+        case dict():
+            return (
+                "{" + ", ".join(f"{flow_yaml(key)}: {flow_yaml(item)}" for key, item in value.items()) + "}"
+            )
+        case list() | tuple():
+            return f"[{', '.join(map(flow_yaml, value))}]"
+        case float() if isfinite(value):
+            return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    # In brackets, so that text is quoted where a list needs it.
+    text = yaml.dump(
+        [value], Dumper=_Dumper, allow_unicode=True, width=10**6, default_flow_style=True, line_break="\n"
+    )
+    return text.strip()[1:-1]
 
 
 class _Block(dict[str, Any]):

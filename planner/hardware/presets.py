@@ -1,5 +1,7 @@
 """Link presets: bandwidths of links by name (NVLink4, NDR), from links.yaml and the user's files."""
 
+import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,6 +49,26 @@ def known_links(hardware: Path | None = None) -> dict[str, LinkPreset]:
 def find_link(text: str, known: Mapping[str, LinkPreset]) -> LinkPreset | None:
     """The preset of a name, whatever its case, dashes and spaces."""
     return {_plain(name): preset for name, preset in known.items()}.get(_plain(text))
+
+
+# kinds of networks whose links are named by their Gbit/s
+_NETWORK = re.compile(r"(?i)(ndr|hdr|edr|xdr|fdr|ib|infiniband|roce|eth|ethernet|gbe|efa|connectx|slingshot)")
+
+
+def suggest_link(text: str, known: Mapping[str, LinkPreset]) -> str | None:
+    """What an unknown name seems to mean: a known name in it, a near one, or its Gbps; None if unclear."""
+    words = {_plain(word) for word in re.split(r"[\s/,()]+", text)}
+    named = [name for name in known if _plain(name) in words]
+    if len(named) == 1:
+        return named[0]
+    numbers = re.findall(r"\d+", text)
+    same_numbers = [name for name in known if re.findall(r"\d+", name) == numbers]
+    close = difflib.get_close_matches(_plain(text), [_plain(name) for name in same_numbers], n=1, cutoff=0.75)
+    if close:
+        return next(name for name in same_numbers if _plain(name) == close[0])
+    if len(numbers) == 1 and int(numbers[0]) >= 10 and _NETWORK.search(text):
+        return f"{int(numbers[0])} Gbps"
+    return None
 
 
 def _plain(name: str) -> str:

@@ -33,10 +33,9 @@ def changed_strategy(
             problems += fault.problems
             if fault.found is not None and not fault.problems:
                 path = ".".join(str(key) for key in fault.path)
+                fix = fault.fix_in_file(is_dotted=True)
                 problems.append(
-                    Problem(
-                        code=fault.code, path=path, found=fault.found, expected=fault.expected, fix=fault.fix
-                    )
+                    Problem(code=fault.code, path=path, found=fault.found, expected=fault.expected, fix=fix)
                 )
         raise StrategyError(problems) from None
     if problems:

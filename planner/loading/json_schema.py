@@ -1,7 +1,7 @@
 """JSON schema of a strategy for editors; sections and dotted keys of the schema as data."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args
 
@@ -11,7 +11,7 @@ from planner.strategy.schema import SHORT_NAME_PATTERN, Strategy
 from planner.units import UNITS, format_quantity, quantity_pattern
 
 
-def find_section(path: tuple[str | int, ...]) -> type[Section] | None:
+def find_section(path: Sequence[str | int]) -> type[Section] | None:
     """The section at a path; None for a value or an unknown key."""
     section: type[Section] | None = Strategy
     for key in path:
@@ -22,6 +22,22 @@ def find_section(path: tuple[str | int, ...]) -> type[Section] | None:
         field = section.written_keys().get(key)
         section = _section_in(field.annotation) if field is not None else None
     return section
+
+
+def field_schema(path: Sequence[str | int]) -> Mapping[str, Any] | None:
+    """The JSON schema of a key's value; None for a section or an unknown key."""
+    names = tuple(key for key in path if isinstance(key, str))
+    owner = find_section(names[:-1])
+    if owner is None or not names or names[-1] not in owner.written_keys():
+        return None
+    found: Mapping[str, Any] = _properties(owner)[names[-1]]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _properties(section: type[Section]) -> Mapping[str, Any]:
+    properties: Mapping[str, Any] = section.model_json_schema()["properties"]
+    return properties
 
 
 def _section_in(annotation: Any) -> type[Section] | None:

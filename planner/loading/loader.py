@@ -17,13 +17,15 @@ from pydantic import ValidationError
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
 from planner.loading.changed_strategy import find_claim_faults
+from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
 from planner.loading.override_faults import find_broken_rules_of
 from planner.loading.overrides import apply_overrides
-from planner.loading.validation_messages import MAX_FAULTS, Fault, find_faults
+from planner.loading.validation_messages import MAX_FAULTS, find_faults
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import DERIVED, STAND_IN, PartialStrategy
 from planner.strategy.field_types import AS_TEXT
+from planner.strategy.host_names import MAX_SLOTS
 from planner.strategy.schema import Strategy
 from planner.strategy.sources import Sources
 from planner.yaml12 import MAX_BYTES, Document, Entry
@@ -94,13 +96,14 @@ def loads(
     assert isinstance(root.value, YamlMapping)
     if model_problems:
         raise StrategyError(sorted(problems, key=_order))  # a model that cannot be read has no keys to check
-    if "name" not in root.value.entries:
+    unwritten = frozenset({"name"}) - set(root.value.entries)
+    if unwritten:
         root.value.entries["name"] = Entry(value=name, line=1)
     sources = Sources(file=file, root=root, ignored_model_keys=ignored)
-    strategy, found = _check(sources, problems, known)
+    strategy, found = _check(sources, problems, known, unwritten)
     if found and texts:  # once more without overrides: which of them the file has alone
-        _, in_file = _check(replace(sources, root=alone), problems, known)
-        strategy, found = _check(sources, problems, known, texts, in_file)
+        _, in_file = _check(replace(sources, root=alone), problems, known, unwritten)
+        strategy, found = _check(sources, problems, known, unwritten, texts, in_file)
     problems += found
     if problems:
         raise StrategyError(sorted(problems, key=_order))
@@ -150,6 +153,7 @@ def _check(
     sources: Sources,
     earlier: Sequence[Problem],
     known: Mapping[str, Any],
+    unwritten: frozenset[str],
     overrides: Sequence[str] = (),
     in_file: Sequence[Problem] = (),
 ) -> tuple[Strategy | None, list[Problem]]:
@@ -157,6 +161,7 @@ def _check(
 
     Args:
         known: the devices and links that it may name.
+        unwritten: top-level keys that nobody wrote.
         overrides: those that may have broken a rule.
         in_file: the Problems of the file without them.
 
@@ -169,17 +174,18 @@ def _check(
     strategy = None
     for _ in range(_MAX_ROUNDS):
         try:
-            strategy = Strategy.model_validate(data, context={**AS_TEXT, **known})
+            strategy = Strategy.model_validate(data, context={**AS_TEXT, **known, **_usual_slots(data)})
             break
         except ValidationError as error:
             is_hopeless = error.error_count() > MAX_FAULTS
-            for fault in find_faults(error, data):
+            for fault in find_faults(error, data, unwritten):
                 if fault.is_derived:
                     continue  # follows once its sources have their stand-ins
                 problems += _problems_of(fault, sources)
                 faulty.add(_stand_in(data, fault.path))
-                if fault.meant is not None and not _is_written(sources.root, fault.meant):
-                    faulty.add(fault.meant)  # its default is not what was meant
+                meant = {_names(path) for path in fault.meant}
+                # The default of a key that seems to be meant is not what was meant.
+                faulty |= {path for path in meant if not _is_written(sources.root, path)}
             if is_hopeless:
                 break
     if strategy is not None:
@@ -194,15 +200,30 @@ def _check(
     return strategy, problems
 
 
+def _usual_slots(data: Mapping[str, Any]) -> dict[str, int]:
+    """gpus_per_host, for hosts of a hostfile that have no number."""
+    cluster = data.get("cluster")
+    number = cluster.get("gpus_per_host") if isinstance(cluster, dict) else None
+    return {"gpus_per_host": number} if isinstance(number, int) and 1 <= number <= MAX_SLOTS else {}
+
+
 def _problems_of(fault: Fault, sources: Sources) -> list[Problem]:
     if fault.problems:
         return list(fault.problems)
     if fault.found is None:
         return []
+    path = dotted(fault.path)
     problem = Problem(
-        code=fault.code, path=dotted(fault.path), found=fault.found, expected=fault.expected, fix=fault.fix
+        code=fault.code, path=path, found=fault.found, expected=fault.expected, fix=fault.fix_in_file()
     )
-    return [sources.locate(problem, fault.path)]
+    located = sources.locate(problem, fault.path)
+    if located.override is not None and located.override.startswith(f"{path}="):
+        located = replace(located, fix=fault.fix_of_override())
+    return [located]
+
+
+def _names(path: Sequence[str | int]) -> tuple[str, ...]:
+    return tuple(str(key) for key in path)
 
 
 def _stand_in(data: dict[str, Any], path: tuple[str | int, ...]) -> tuple[str, ...]:
@@ -237,14 +258,6 @@ def _is_written(root: Entry, path: Sequence[str]) -> bool:
             return False
         entry = entry.value.entries[key]
     return True
-
-
-def dotted(path: Sequence[str | int]) -> str:
-    """A path as it is printed: claims[3].value."""
-    text = ""
-    for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
-    return text
 
 
 def _order(problem: Problem) -> tuple[bool, int]:

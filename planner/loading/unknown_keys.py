@@ -1,134 +1,157 @@
-"""Unknown keys of a strategy that other programs use: refused on purpose, or named differently here."""
+"""Unknown keys of a strategy: refused, of another program, misspelt, or in the wrong section."""
 
-import re
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from planner.loading.fault import Fault, Path, dotted
+from planner.loading.foreign_names import find_foreign, find_meaning, own_tails
+from planner.loading.foreign_values import Meaning
+from planner.loading.json_schema import find_section
+from planner.loading.refused_keys import find_refusal, is_off
+from planner.loading.trial import is_legal
+from planner.loading.value_examples import example_of
+from planner.strategy.schema import parse_short_name
+from planner.yaml12_writer import flow_yaml
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A key that is refused on purpose: the code, why, and what to change."""
+def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
+    """The fault of a key that the schema does not have; its fix says what to write instead."""
+    key = str(path[-1])
+    meaning = find_meaning(path, value, data)
+    refused = find_refusal(key)
+    if refused is not None and (meaning is None or not meaning.writes):
+        remove = f"remove {key}: {flow_yaml(value)} is off, which it is here anyway"
+        fix = remove if is_off(key, value) else f"remove {key}; {refused.without}"
+        return _fault(path, refused.why, fix, code=refused.code)
+    if meaning is not None:
+        return _foreign(path, value, data, meaning)
+    guess = _guess(path, key)
+    if guess is None:
+        found = "unknown key"
+        fix = f"remove {key}: nothing here has this name or one like it (docs/strategy.md lists all keys)"
+        return _fault(path, found, fix)
+    here = dotted(guess)
+    section = f" in {dotted(path[:-1])}" if guess[-1] == key and len(path) > 1 else ""
+    found = f"unknown key{section}; did you mean {_name(guess, path)}?"
+    return _moved(path, found, data, Meaning(writes={here: value}), value)
 
-    code: str
-    why: str
-    fix: str
+
+def _foreign(path: Path, value: Any, data: Mapping[str, Any], meaning: Meaning) -> Fault:
+    key, entry = str(path[-1]), find_foreign(path)
+    of = "" if entry is None or entry.program == "other" else f" ({entry.program}'s name)"
+    keys = list(dict.fromkeys((*meaning.writes, *meaning.asks)))
+    code = "SW295" if entry is not None and entry.name in _ACCUMULATION else "SW111"
+    if keys:
+        found = f"unknown key{of}; here it is {', '.join(_name(tuple(k.split('.')), path) for k in keys)}"
+        return _moved(path, found, data, meaning, value, code=code)
+    if meaning.refused:
+        found = f"unknown key{of}: {meaning.refused}"
+        return _fault(path, found, f"leave {key} out; {meaning.refused}")
+    return _fault(
+        path, f"unknown key{of}", f"leave {key} out: it changes nothing here ({meaning.no_effect})", code
+    )
 
 
-_NOT_YET = "is not supported yet"
-
-# pattern of a key (anywhere in the strategy) -> why it is refused
-_REFUSED: tuple[tuple[str, Refusal], ...] = (
-    (
-        r".*(dropout|drop_path|jitter|noise|noisy).*|use_rts|top2_2nd_expert_sampling",
-        Refusal(
-            "SW291",
-            "no dropout and no routing noise: the only randomness is initialization and data order",
-            "remove the key",
-        ),
-    ),
-    (
-        r"sp|cp|(use_)?(sequence|context)_parallel(ism|_size|_degree)?|ulysses(_.*)?|ring_attention",
-        Refusal(
-            "SW292",
-            "sequence and context parallelism are not supported yet",
-            "remove the key; use tp, ep, pp and dp",
-        ),
-    ),
-    (
-        r"etp|expert_tp|(enable_)?expert_tensor_parallel(ism|_size|_degree)?",
-        Refusal(
-            "SW292",
-            f"expert tensor parallelism {_NOT_YET}; ep distributes the experts",
-            "remove the key; use ep",
-        ),
-    ),
-    (
-        r"mla|use_mla|q_lora_rank|kv_lora_rank|qk_nope_head_dim|qk_rope_head_dim|v_head_dim",
-        Refusal(
-            "SW293",
-            f"multi-head latent attention (MLA) {_NOT_YET}",
-            "remove the key; use num_key_value_heads",
-        ),
-    ),
-    (
-        r"(use_)?sliding_window",
-        Refusal("SW293", f"sliding-window attention {_NOT_YET}", "remove the key"),
-    ),
-    (
-        r"tie_word_embeddings|tied_embeddings",
-        Refusal("SW293", f"tying embedding and head {_NOT_YET}", "remove the key"),
-    ),
-    (
-        r"gradient_accumulation(_steps)?|accumulation(_steps)?",
-        Refusal(
-            "SW295",
-            "gradient accumulation follows from global_batch and micro_batch",
-            "remove the key; set training.micro_batch",
-        ),
-    ),
-    (
-        r"fp16|loss_scale",
-        Refusal("SW294", f"fp16 with loss scaling {_NOT_YET}", "use training.precision: bf16"),
-    ),
+_ACCUMULATION = (
+    *("gradient_accumulation_steps", "gradient_accumulation", "accumulation_steps", "accumulation"),
+    *("grad_accum_steps", "batch_accumulation_per_replica"),
 )
 
-# name in other programs -> path here
-_SYNONYMS = {
-    "num_layers": "model.num_hidden_layers",
-    "n_layers": "model.num_hidden_layers",
-    "layers": "model.num_hidden_layers",
-    "num_local_experts": "model.num_experts",
-    "n_routed_experts": "model.num_experts",
-    "experts": "model.num_experts",
-    "n_shared_experts": "model.num_shared_experts",
-    "first_k_dense_replace": "model.first_dense_layers",
-    "top_k": "model.num_experts_per_tok",
-    "topk": "model.num_experts_per_tok",
-    "num_heads": "model.num_attention_heads",
-    "num_kv_heads": "model.num_key_value_heads",
-    "ffn_hidden_size": "model.moe_intermediate_size",
-    "ep_degree": "parallel.ep",
-    "ep_size": "parallel.ep",
-    "expert_parallel": "parallel.ep",
-    "expert_parallel_size": "parallel.ep",
-    "expert_model_parallel_size": "parallel.ep",
-    "tp_degree": "parallel.tp",
-    "tp_size": "parallel.tp",
-    "tensor_parallel": "parallel.tp",
-    "tensor_parallel_size": "parallel.tp",
-    "tensor_model_parallel_size": "parallel.tp",
-    "pp_degree": "parallel.pp",
-    "pp_size": "parallel.pp",
-    "pipeline_parallel": "parallel.pp",
-    "pipeline_parallel_size": "parallel.pp",
-    "pipeline_model_parallel_size": "parallel.pp",
-    "pipeline_model_parallel_layout": "parallel.layers_per_stage",
-    "decoder_first_pipeline_num_layers": "parallel.layers_per_stage",
-    "decoder_last_pipeline_num_layers": "parallel.layers_per_stage",
-    "dp_degree": "parallel.dp",
-    "dp_size": "parallel.dp",
-    "data_parallel": "parallel.dp",
-    "data_parallel_size": "parallel.dp",
-    "zero": "parallel.zero_stage",
-    "zero_optimization": "parallel.zero_stage",
-    "stage": "parallel.zero_stage",
-    "batch_size": "training.global_batch",
-    "train_batch_size": "training.global_batch",
-    "micro_batch_size": "training.micro_batch",
-    "train_micro_batch_size_per_gpu": "training.micro_batch",
-    "lr": "training.learning_rate",
-    "seq_len": "training.seq_length",
-    "dtype": "training.precision",
-    "clip": "training.gradient_clipping",
-    "aux_loss_coef": "training.balance_loss",
-    "router_aux_loss_coef": "training.balance_loss",
-}
+
+def _moved(
+    path: Path, found: str, data: Mapping[str, Any], meaning: Meaning, value: Any, code: str = "SW111"
+) -> Fault:
+    """The key under its name here; a value that is not legal there is replaced by an example."""
+    writes: dict[str, Any] = {}
+    hints = [meaning.note] if meaning.note else []
+    taken: list[str] = []
+    for here, item in meaning.writes.items():
+        target = tuple(here.split("."))
+        written = _written(data, target)
+        if written is not None:
+            taken.append(_taken(path, target, item, written))
+        elif is_legal(target, item):
+            writes[here] = item
+        else:
+            writes[here] = example_of(target)
+            hints.append(f"or another legal value: {flow_yaml(item)} is not")
+    for here, why in meaning.asks.items():
+        target = tuple(here.split("."))
+        if _written(data, target) is not None:
+            taken.append(f"{here} is written already ({why})")
+        else:
+            writes[here] = example_of(target)
+            hints.append(f"or the value that is meant: {why}")
+    if meaning.lost:
+        hints.append(f"not supported, or without a name here: {', '.join(meaning.lost)}")
+    meant = tuple(tuple(here.split(".")) for here in (*meaning.writes, *meaning.asks))
+    if not writes:
+        return _fault(path, found, f"leave {path[-1]} out: {'; '.join([*taken, *hints])}", code, meant=meant)
+    hint = "".join(f" ({text})" for text in (*taken, *hints))
+    return _fault(path, found, "", code, value=value, writes=writes, hint=hint, meant=meant)
 
 
-def find_refusal(key: str) -> Refusal | None:
-    """Why a key is refused on purpose; None for a key that is merely unknown."""
-    return next((refusal for pattern, refusal in _REFUSED if re.fullmatch(pattern, key.lower())), None)
+def _taken(path: Path, target: Path, value: Any, written: Any) -> str:
+    """What is said of a key that is written under its own name too."""
+    name = _name(target, path) if len(target) > 1 else f"{target[0]}, at the top level,"
+    if value == written:
+        return f"{name} has that value already"
+    return f"{name} is {flow_yaml(written)}; write {flow_yaml(value)} there if that is meant"
 
 
-def find_synonym(key: str) -> str | None:
-    """The path of the key that other programs call `key`."""
-    return _SYNONYMS.get(key.lower())
+def _fault(
+    path: Path,
+    found: str,
+    fix: str,
+    code: str = "SW111",
+    *,
+    value: Any = None,
+    writes: Mapping[str, Any] | None = None,
+    hint: str = "",
+    meant: tuple[Path, ...] = (),
+) -> Fault:
+    section = find_section(path[:-1])
+    keys = ", ".join(section.written_keys()) if section is not None else ""
+    return Fault(
+        path=path,
+        code=code,
+        found=found,
+        expected=f"one of: {keys}",
+        fix=fix,
+        writes=writes or {},
+        replaces=True,
+        value=value,
+        hint=hint,
+        meant=meant,
+    )
+
+
+def _guess(path: Path, key: str) -> Path | None:
+    """The key that seems to be meant: near in its section, else the same or very near in another."""
+    section = find_section(path[:-1])
+    plain = key.lower().lstrip("-").replace("-", "_")
+    close = difflib.get_close_matches(plain, list(section.written_keys()) if section else [], n=1, cutoff=0.6)
+    if close:
+        return (*path[:-1], close[0])
+    tails = own_tails()
+    near = [plain] if plain in tails else difflib.get_close_matches(plain, list(tails), n=1, cutoff=0.8)
+    return tuple(tails[near[0]].split(".")) if near else None
+
+
+def _name(target: Path, path: Path) -> str:
+    """A key as it is named in the section of another: by its last part where it is the same section."""
+    return str(target[-1]) if target[:-1] == path[:-1] else dotted(target)
+
+
+def _written(data: Mapping[str, Any], path: Path) -> Any:
+    """The value of a key, also of a degree in a short name; None where it is not written."""
+    place: Any = data
+    for key in path:
+        if isinstance(place, str) and path[0] == "parallel":
+            try:
+                place = parse_short_name(place)
+            except ValueError:
+                return None  # reported where it is written
+        place = place.get(key) if isinstance(place, dict) else None
+    return place

@@ -1,43 +1,36 @@
 """Validation messages: pydantic's errors as found, expected, fix and "did you mean"."""
 
 import difflib
-from dataclasses import dataclass
+import re
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from planner.loading.json_schema import find_section, list_paths
-from planner.loading.unknown_keys import find_refusal, find_synonym
-from planner.problems import Problem
-from planner.strategy.field_types import show
+from planner.loading.fault import Fault, Path, dotted
+from planner.loading.foreign_names import find_value
+from planner.loading.json_schema import field_schema, find_section
+from planner.loading.trial import is_legal
+from planner.loading.unknown_keys import explain_unknown
+from planner.loading.value_examples import example_of
+from planner.loading.value_fixes import propose_value
+from planner.strategy.field_types import NAMES_VARIABLE, show
+from planner.yaml12_writer import flow_yaml
 
 MAX_FAULTS = 100  # a file with more is not a strategy
 _IS_MISSING = "is missing"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One thing wrong at a path; `found` is None when it only follows from another fault."""
-
-    path: tuple[str | int, ...]
-    found: str | None
-    code: str = ""
-    expected: str = ""
-    fix: str = ""
-    problems: tuple[Problem, ...] = ()  # of a file that the value names
-    is_derived: bool = False  # a default that could not be taken from other keys because there were faults
-    meant: tuple[str, ...] | None = None  # for an unknown key: the path of the key that seems to be meant
-
-
-def find_faults(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
-    """One Fault for each path that is wrong in `data`."""
-    faults: dict[tuple[str | int, ...], Fault] = {}
+def find_faults(
+    error: ValidationError, data: dict[str, Any], unwritten: frozenset[str] = frozenset()
+) -> list[Fault]:
+    """One Fault for each path that is wrong in `data`; `unwritten`: top-level keys that nobody wrote."""
+    faults: dict[Path, Fault] = {}
     for details in error.errors(include_url=False)[:MAX_FAULTS]:
-        fault = _fault(details, data)
+        fault = _fault(details, data, unwritten)
         faults.setdefault(fault.path, fault)  # a union reports each of its branches; the first one will do
-    meant = {fault.meant for fault in faults.values()}
+    meant = {path for fault in faults.values() for path in fault.meant}
     # A misspelt required key is one mistake, not two.
     return [
         Fault(path=path, found=None) if fault.found == _IS_MISSING and path in meant else fault
@@ -45,7 +38,7 @@ def find_faults(error: ValidationError, data: dict[str, Any]) -> list[Fault]:
     ]
 
 
-def _fault(details: ErrorDetails, data: dict[str, Any]) -> Fault:
+def _fault(details: ErrorDetails, data: dict[str, Any], unwritten: frozenset[str]) -> Fault:
     kind = details["type"]
     path = (
         details["loc"]
@@ -55,29 +48,71 @@ def _fault(details: ErrorDetails, data: dict[str, Any]) -> Fault:
     if kind == "default_factory_not_called":
         return Fault(path=path, found=None, is_derived=True)
     if kind == "missing":
-        return _missing(path) if not isinstance(path[-1], int) else _too_short(path[:-1], data)
+        return _missing(path, data) if not isinstance(path[-1], int) else _too_short(path[:-1], data)
+    value = _value_at(path, data)
     if kind == "extra_forbidden":
-        return _unknown_key(path)
+        written = {key: item for key, item in data.items() if key not in unwritten}
+        return explain_unknown(path, value, written)
     context: dict[str, Any] = details.get("ctx", {})
     if kind == "switchyard":
-        fix = context["fix"] or _example_fix(path)
-        return Fault(
-            path=path,
-            code=context["code"],
-            found=context["found"],
-            expected=context["expected"],
-            fix=fix,
-            problems=context.get("problems", ()),
-        )
-    value = _value_at(path, data)
+        return _own_error(path, value, data, details["loc"], context)
     if kind == "literal_error":
-        return _not_one_of(path, value, context["expected"])
+        return _not_one_of(path, value, data, context["expected"])
     found = f"{show(value)} is {_why(kind)}"
     code = "SW114" if kind.startswith(("greater_than", "less_than")) else "SW113"
-    return Fault(path=path, code=code, found=found, expected=_expected(kind, path), fix=_fix(path, value))
+    return _with_value(path, value, data, code, found, _expected(kind, path))
 
 
-def _existing(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
+def _own_error(path: Path, value: Any, data: dict[str, Any], loc: Path, context: dict[str, Any]) -> Fault:
+    """A fault that a validator of the schema describes; without a fix of its own, one from the value."""
+    code, found, expected = context["code"], context["found"], context["expected"]
+    if context["fix"] is not None or context.get("problems"):
+        return Fault(
+            path=path,
+            code=code,
+            found=found,
+            expected=expected,
+            fix=context["fix"] or "",
+            problems=context.get("problems", ()),
+        )
+    if context["meant"] is not None:
+        return _written(path, code, found, expected, context["meant"])
+    if loc[-1] == "[key]" and expected == NAMES_VARIABLE:
+        name = re.sub(r"[^A-Za-z0-9_]", "_", str(path[-1]))
+        name = name if re.match(r"[A-Za-z_]", name) else f"_{name}"
+        return Fault(
+            path=path, code=code, found=found, expected=expected, fix=f"write {name} instead of {path[-1]}"
+        )
+    return _with_value(path, value, data, code, found, expected)
+
+
+def _with_value(path: Path, value: Any, data: dict[str, Any], code: str, found: str, expected: str) -> Fault:
+    """A fault with a legal value: the one that seems to be meant, else an example."""
+    proposal = propose_value(path, value, data)
+    if proposal is not None:
+        return _written(path, code, found, expected, proposal.value, proposal.hint)
+    example = example_of(path, data)
+    field = _field(path)
+    is_default = field is not None and example == field.get_default(call_default_factory=False)
+    hint = ", the default, or another legal value" if is_default else ", or another legal value"
+    return _written(path, code, found, expected, example, hint)
+
+
+def _written(path: Path, code: str, found: str, expected: str, value: Any, hint: str = "") -> Fault:
+    if isinstance(path[-1], int) and isinstance(
+        value, (list, tuple)
+    ):  # the example of the list that it is in
+        writes = {dotted(path[:-1]): value}
+        return Fault(path=path, code=code, found=found, expected=expected, writes=writes, hint=hint)
+    if isinstance(path[-1], int):  # an item of a list has no key to write
+        fix = f"write {flow_yaml(value)} in its place{hint}"
+        return Fault(path=path, code=code, found=found, expected=expected, fix=fix)
+    return Fault(
+        path=path, code=code, found=found, expected=expected, writes={dotted(path): value}, hint=hint
+    )
+
+
+def _existing(loc: Path, data: Any) -> Path:
     """The part of a location that the data have; pydantic adds the names of union branches to it."""
     path: list[str | int] = []
     for key in loc:
@@ -89,92 +124,57 @@ def _existing(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
     return tuple(path)
 
 
-def _value_at(path: tuple[str | int, ...], data: Any) -> Any:
+def _value_at(path: Path, data: Any) -> Any:
     for key in path:
         data = data[key]
     return data
 
 
-def _field(path: tuple[str | int, ...]) -> FieldInfo | None:
+def _field(path: Path) -> FieldInfo | None:
     names = [key for key in path if isinstance(key, str)]
     section = find_section(tuple(names[:-1]))
     return section.written_keys().get(names[-1]) if section is not None and names else None
 
 
-def _missing(path: tuple[str | int, ...]) -> Fault:
-    key = path[-1]
+def _missing(path: Path, data: dict[str, Any]) -> Fault:
     section = find_section(path)
+    expected = _expected("", path)
     if section is not None:
         required = [name for name, field in section.written_keys().items() if field.is_required()]
-        expected = f"a section with {', '.join(required)}"
-        return Fault(
-            path=path, code="SW110", found=_IS_MISSING, expected=expected, fix=f"add the section {key}:"
-        )
-    field = _field(path)
-    example = field.examples[0] if field is not None and field.examples else "…"
-    fix = f"add {key}: {example}"
-    return Fault(path=path, code="SW110", found=_IS_MISSING, expected=_expected("", path), fix=fix)
+        expected = f"a section with {', '.join(required or section.written_keys())}"
+    return Fault(
+        path=path,
+        code="SW110",
+        found=_IS_MISSING,
+        expected=expected,
+        fix=f"add {path[-1]}: {flow_yaml(_example_with(path, data))}",
+    )
 
 
-def _too_short(path: tuple[str | int, ...], data: Any) -> Fault:
-    found = f"a list of {len(_value_at(path, data))}"
-    return Fault(path=path, code="SW113", found=found, expected=_expected("", path), fix=_example_fix(path))
+def _example_with(path: Path, data: dict[str, Any]) -> Any:
+    """An example of a key, with the values that the document has under other programs' names."""
+    example = example_of(path)
+    if isinstance(example, dict):
+        return {key: _example_with((*path, key), data) for key in example}
+    found = find_value(data, dotted(path))
+    return found if found is not None and is_legal(path, found) else example
 
 
-def _unknown_key(path: tuple[str | int, ...]) -> Fault:
-    key = str(path[-1])
-    refused = find_refusal(key)
-    if refused is not None:
-        return Fault(
-            path=path,
-            code=refused.code,
-            found=refused.why,
-            expected=_legal_keys(path[:-1]),
-            fix=refused.fix,
-        )
-    known = _legal(path[:-1])
-    prefix = "".join(f"{part}." for part in path[:-1] if isinstance(part, str))
-    guess = find_synonym(key)
-    if guess is None:
-        close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-        guess = prefix + close[0] if close else None
-    if guess is None:
-        guess = next((other for other in list_paths() if other.rpartition(".")[2] == key.lower()), None)
-    if guess is None:
-        tails = {other.rpartition(".")[2]: other for other in reversed(list_paths())}
-        close = difflib.get_close_matches(key.lower(), list(tails), n=1, cutoff=0.8)
-        guess = tails[close[0]] if close else None
-    if guess is None:
-        return Fault(
-            path=path,
-            code="SW111",
-            found="unknown key",
-            expected=_legal_keys(path[:-1]),
-            fix=f"remove {key}",
-        )
-    name = guess.rpartition(".")[2] if guess.rpartition(".")[0] + "." == prefix else guess
-    found = f"unknown key; did you mean {name}?"
-    fix = f"write {name} instead of {key}" if name != guess or "." not in guess else f"move it to {guess}"
-    meant = tuple(guess.split("."))
-    return Fault(path=path, code="SW111", found=found, expected=_legal_keys(path[:-1]), fix=fix, meant=meant)
+def _too_short(path: Path, data: dict[str, Any]) -> Fault:
+    value = _value_at(path, data)
+    return _with_value(path, value, data, "SW113", f"a list of {len(value)}", _expected("", path))
 
 
-def _legal(path: tuple[str | int, ...]) -> list[str]:
-    section = find_section(path)
-    return list(section.written_keys()) if section is not None else []
-
-
-def _legal_keys(path: tuple[str | int, ...]) -> str:
-    return f"one of: {', '.join(_legal(path))}"
-
-
-def _not_one_of(path: tuple[str | int, ...], value: Any, expected: str) -> Fault:
+def _not_one_of(path: Path, value: Any, data: dict[str, Any], expected: str) -> Fault:
     legal = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
+    listed = f"one of: {', '.join(legal)}"
+    found = f"{show(value)} is not allowed"
+    proposal = propose_value(path, value, data)
     close = difflib.get_close_matches(str(value).lower(), legal, n=1, cutoff=0.5)
-    found = f"{show(value)} is not allowed" + (f"; did you mean {close[0]}?" if close else "")
-    key = path[-1]
-    fix = f"set {key} to {close[0]}" if close else f"set {key} to one of these"
-    return Fault(path=path, code="SW115", found=found, expected=f"one of: {', '.join(legal)}", fix=fix)
+    meant = proposal.value if proposal is not None else close[0] if close else None
+    if meant is not None:
+        return _written(path, "SW115", f"{found}; did you mean {meant}?", listed, meant)
+    return _written(path, "SW115", found, listed, example_of(path, data), ", or another of these")
 
 
 _WHY = {
@@ -212,7 +212,7 @@ _KINDS = {
 }
 
 
-def _expected(kind: str, path: tuple[str | int, ...]) -> str:
+def _expected(kind: str, path: Path) -> str:
     """The legal values of a key in words, from its JSON schema, so that they are written once."""
     section = find_section(path)
     if section is not None and not isinstance(path[-1], int):
@@ -225,7 +225,7 @@ def _expected(kind: str, path: tuple[str | int, ...]) -> str:
         return (
             "text on one line" if names[:2] == ("launch", "environment") else "text, a number, true or false"
         )
-    schema = owner.model_json_schema()["properties"][names[-1]]
+    schema = field_schema(path) or {}
     too_much = kind.startswith("less_than")
     branches = (describe(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))
     words = ", or ".join(dict.fromkeys(branches))
@@ -260,35 +260,3 @@ def describe(schema: dict[str, Any], *, with_maximum: bool = False) -> str:
         if key in schema and not (key == "maximum" and schema[key] >= 10**9 and not with_maximum)
     ]
     return ", ".join([words, *bounds])
-
-
-def _fix(path: tuple[str | int, ...], value: Any) -> str:
-    key = path[-1]
-    field = _field(path)
-    is_switch = field is not None and field.annotation is bool
-    if is_switch and isinstance(value, str) and value.lower() in ("yes", "on", "no", "off"):
-        return (
-            f"write {'true' if value.lower() in ('yes', 'on') else 'false'}: YAML 1.2 reads {value} as text"
-        )
-    if value is None and not isinstance(key, int):
-        return f"remove {key}, or give it a value"
-    return _example_fix(path)
-
-
-def _example_fix(path: tuple[str | int, ...]) -> str:
-    field = _field(path)
-    key = path[-1] if path else "it"
-    if isinstance(key, int) or field is None:
-        return "correct the value"
-    if field.examples:
-        return f"write {key}: {field.examples[0]}"
-    owner = find_section(tuple(name for name in path[:-1] if isinstance(name, str)))
-    schema = {} if owner is None else owner.model_json_schema()["properties"][key]
-    if "pattern" in schema and "examples" in schema:  # a quantity, whose default has no unit
-        return f"write {key}: {schema['examples'][0]}, or another legal value"
-    default = field.get_default(call_default_factory=False)
-    if isinstance(default, bool):
-        return f"write {key}: {str(default).lower()}"
-    if isinstance(default, (int, float, str)):
-        return f"write {key}: {default}, the default, or another legal value"
-    return f"correct {key}, or remove it"

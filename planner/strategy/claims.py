@@ -52,7 +52,7 @@ class Claim(Section):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise make_error("SW116", f"{show(value)} is not a quantity", expected)
         if is_text(info) and dimension not in ("count", "share"):
-            raise make_error("SW116", f"{value!r} has no unit", expected, f"write {value!r} with its unit")
+            raise make_error("SW116", f"{value!r} has no unit", expected)
         return value
 
 

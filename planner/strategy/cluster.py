@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from planner.hardware.catalog import CPU, devices, find_name, known_devices
-from planner.hardware.presets import LinkPreset, find_link, known_links, shipped_links
+from planner.hardware.presets import LinkPreset, find_link, known_links, shipped_links, suggest_link
 from planner.hardware.scaling import bandwidth_of
 from planner.strategy.field_types import (
     AS_TEXT,
@@ -34,7 +34,8 @@ from planner.strategy.field_types import (
     parse_bytes_per_s,
     show,
 )
-from planner.strategy.hosts import MAX_HOSTS, MAX_SLOTS, Hosts, parse_hosts
+from planner.strategy.host_names import MAX_HOSTS, MAX_SLOTS
+from planner.strategy.hosts import Hosts, parse_hosts
 from planner.units import format_quantity, quantity_pattern, shorten
 
 
@@ -60,6 +61,17 @@ class Gpu(Section):
     )
     peak: Peak
 
+    @model_validator(mode="after")
+    def _has_a_rate(self) -> "Gpu":
+        if not self.peak.model_dump(exclude_none=True):
+            raise make_error(
+                "SW110",
+                "peak has no rate",
+                "a peak rate in at least one of fp32, bf16 and fp8",
+                "write peak: {bf16: 400 TFLOPS}, or the rate of the device",
+            )
+        return self
+
     @property
     def is_cpu(self) -> bool:
         return self.name == CPU
@@ -84,9 +96,16 @@ def _parse_gpu(value: Any, info: ValidationInfo) -> Any:
             return written  # a device of another machine's file, as `generate` writes it
         close = difflib.get_close_matches(text.lower(), [each.lower() for each in known], n=1, cutoff=0.5)
         guess = next((each for each in known if close and each.lower() == close[0]), None)
-        others = f"write one of these, or {_DESCRIBED}, or add it by --hardware FILE"
-        fix = f"write {guess}" if guess else others
-        raise make_error("SW136", f"unknown device {shorten(text)!r}", ", ".join(known), fix)
+        others = (
+            f"write gpu: {_DESCRIBED} with its figures, or one of these names, or add it by --hardware FILE"
+        )
+        raise make_error(
+            "SW136",
+            f"unknown device {shorten(text)!r}",
+            ", ".join(known),
+            None if guess else others,
+            meant=guess,
+        )
     return {"name": name, **_figures(known[name], written, is_text=is_text(info))}
 
 
@@ -163,7 +182,11 @@ def _parse_link(value: Any, info: ValidationInfo) -> LinkRate:
             return LinkRate.of(preset)
         if value[:1].isalpha():
             expected = f"a bandwidth, for example 100 Gbps, or one of: {', '.join(known)}"
-            raise make_error("SW138", f"unknown link {shorten(value)!r}", expected)
+            meant = suggest_link(value, known)
+            fix = (
+                None if meant else f"write {info.field_name}: 400 Gbps with the figure of the link, or a name"
+            )
+            raise make_error("SW138", f"unknown link {shorten(value)!r}", expected, fix, meant=meant)
     return LinkRate(parse_bytes_per_s(value, info))
 
 

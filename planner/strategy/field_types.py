@@ -45,11 +45,16 @@ class Section(BaseModel):
         return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
-def make_error(code: str, found: str, expected: str, fix: str | None = None) -> PydanticCustomError:
-    """What a validator raises; `load` makes a Problem of it. `fix`: None for the field's example."""
-    return PydanticCustomError(
-        "switchyard", "{found}", {"code": code, "found": found, "expected": expected, "fix": fix}
-    )
+def make_error(
+    code: str, found: str, expected: str, fix: str | None = None, *, meant: Any = None
+) -> PydanticCustomError:
+    """What a validator raises; `load` makes a Problem of it.
+
+    `meant`: the legal value that seems to be meant. With neither it nor a fix, `load` looks for one, or takes
+    the field's example.
+    """
+    context = {"code": code, "found": found, "expected": expected, "fix": fix, "meant": meant}
+    return PydanticCustomError("switchyard", "{found}", context)
 
 
 def show(value: object) -> str:
@@ -91,7 +96,7 @@ def _quantity(dimension: Dimension, whole: bool, *, maximum: str | None = None) 
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
             raise make_error("SW116", f"{show(value)} is not a quantity", expected)
         elif is_text(info) and dimension != "tokens":
-            raise make_error("SW116", f"{value!r} has no unit", expected, f"write {value!r} with its unit")
+            raise make_error("SW116", f"{value!r} has no unit", expected)
         if not 0 < value <= most:
             bounds = "more than 0" if maximum is None else f"more than 0, at most {maximum}"
             raise make_error(
@@ -206,12 +211,8 @@ _PATH = r"[^\x00-\x1f\x7f]{1,4096}"
 check_path = _matches(_PATH, "a path: 1 to 4096 characters, none of them a control character")
 PATH_MARK = _pattern(_PATH)  # by which a key is known to hold paths
 Path = Annotated[str, BeforeValidator(expand_path), AfterValidator(check_path), PATH_MARK]
-VariableName = Annotated[
-    str,
-    AfterValidator(
-        _matches(r"[A-Za-z_][A-Za-z0-9_]{0,254}", "a variable's name: letters, digits, underscores")
-    ),
-]
+NAMES_VARIABLE = "a variable's name: letters, digits, underscores"
+VariableName = Annotated[str, AfterValidator(_matches(r"[A-Za-z_][A-Za-z0-9_]{0,254}", NAMES_VARIABLE))]
 
 
 def _variable_value(value: Any) -> Any:

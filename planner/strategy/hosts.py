@@ -1,22 +1,24 @@
 """Host list of a strategy: names, a hostfile in DeepSpeed's syntax, or a number of hosts."""
 
-import ipaddress
-import re
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo
 
-from planner.problems import Problem
 from planner.strategy.field_types import make_error, show
+from planner.strategy.host_dialects import read_dialect
+from planner.strategy.host_names import (
+    EXPECTED_NAME,
+    LINE,
+    MAX_HOSTS,
+    MAX_SLOTS,
+    as_host_name,
+    is_host_name,
+    machine_of,
+)
+from planner.strategy.hostfile import read_hostfile
 from planner.units import shorten
 
-MAX_HOSTS = 65_536
-MAX_SLOTS = 1_024
-_NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_.-]*@)?[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
-_EXPECTED_NAME = "a host name or address in ASCII, or an alias of the ssh configuration"
-# DeepSpeed 0.19.8, launcher/runner.py:229, accepts anything after the digits; here only a comment may follow.
-_LINE = re.compile(r"(\S+)\s+slots=(\d{1,9})(?:\s+#.*)?")
 _EXPECTED = "a list of names, hostfile: FILE, or a number of hosts"
 
 
@@ -47,7 +49,7 @@ class Hosts(BaseModel):
         ]
 
 
-def parse_hosts(value: Any) -> Any:
+def parse_hosts(value: Any, info: ValidationInfo) -> Any:
     """The value of cluster.hosts as Hosts.
 
     Raises:
@@ -64,13 +66,38 @@ def parse_hosts(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return _listed(value)
     if isinstance(value, dict):
-        return _from_mapping(value)
-    raise make_error(
-        "SW131",
-        f"{show(value)} is not a list of hosts",
-        _EXPECTED,
-        "put the names in brackets: [node1, node2]",
-    )
+        return _from_mapping(value, info)
+    raise make_error("SW131", f"{show(value)} is not a list of hosts", _EXPECTED, meant=_meant_by(value))
+
+
+def _meant_by(value: object) -> Any:
+    """Hosts that a single text seems to mean: a number, a file, one name or several."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    text = value.strip()
+    if text.isdigit() and len(text) <= 5:
+        return int(text)
+    if "/" in text or text.endswith(".txt") or "hostfile" in text.lower():
+        return {"hostfile": text}
+    return _corrected([text])
+
+
+def _corrected(items: Iterable[object]) -> list[str] | None:
+    """A list of hosts as it seems to be meant, each host once; None if a name cannot be made out."""
+    found: dict[str, str] = {}
+    for item in items:
+        reading = read_dialect(str(item))
+        if reading is None:
+            return None
+        for name, slots in reading.hosts:
+            ascii_name = as_host_name(name)
+            if ascii_name is None or (slots is not None and slots > MAX_SLOTS):
+                return None
+            if slots != 0:  # a host without slots runs no rank
+                found.setdefault(
+                    machine_of(ascii_name), ascii_name if slots is None else f"{ascii_name} slots={slots}"
+                )
+    return list(found.values()) or None
 
 
 def _numbered(count: int) -> Hosts:
@@ -91,137 +118,53 @@ def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
     if not items or len(items) > MAX_HOSTS:
         raise make_error("SW133", f"a list of {len(items)} hosts", f"1 to {MAX_HOSTS} hosts")
     for item in items:
-        if not isinstance(item, str):
-            raise make_error(
-                "SW131", f"{show(item)} is not a host name", _EXPECTED_NAME, f'put it in quotes: "{item}"'
-            )
-        match = _LINE.fullmatch(item)
+        match = LINE.fullmatch(item) if isinstance(item, str) else None
         name, slot = (match.group(1), int(match.group(2))) if match else (item, None)
-        if not is_host_name(name):
-            raise make_error(
-                "SW131", f"{shorten(name)!r} is not a host name", _EXPECTED_NAME, _suggest_fix(name)
-            )
+        if not isinstance(name, str) or not is_host_name(name):
+            found = show(item) if not isinstance(item, str) else repr(shorten(item))
+            meant = _corrected(items)
+            fix = None if meant else f"remove {shorten(str(item))}, or write the name by which ssh reaches it"
+            raise make_error("SW131", f"{found} is not a host name", EXPECTED_NAME, fix, meant=meant)
         if slot is not None and not 1 <= slot <= MAX_SLOTS:
-            raise make_error(
-                "SW133",
-                f"{name} has slots={slot}",
-                f"1 to {MAX_SLOTS} slots",
-                "remove the host or correct its slots",
-            )
-        if _machine(name) in seen:
-            raise make_error(
-                "SW132", f"host {name!r} is listed twice", "each host once", f"remove one {name!r}"
-            )
-        seen.add(_machine(name))
+            meant = _corrected(items)
+            fix = None if meant else f"remove {name}, or correct its slots"
+            raise make_error("SW133", f"{name} has slots={slot}", f"1 to {MAX_SLOTS} slots", fix, meant=meant)
+        if machine_of(name) in seen:
+            found = f"host {name!r} is listed twice"
+            raise make_error("SW132", found, "each host once", meant=_corrected(items))
+        seen.add(machine_of(name))
         names.append(name)
         slots.append(slot)
     return Hosts(names=tuple(names), slots=tuple(slots))
 
 
-def _from_mapping(value: dict[str, Any]) -> Hosts:
+def _from_mapping(value: dict[str, Any], info: ValidationInfo) -> Hosts:
     path = value.get("hostfile")
     if set(value) != {"hostfile"} or not isinstance(path, str):
-        keys = ", ".join(sorted(set(value) - {"hostfile"})) or f"hostfile: {show(path)}"
-        raise make_error("SW131", f"{shorten(keys)} under hosts", _EXPECTED, "write hosts: {hostfile: FILE}")
-    hosts, problems = read_hostfile(path)
+        keys = ", ".join(sorted(map(str, set(value) - {"hostfile"}))) or f"hostfile: {show(path)}"
+        found = f"{shorten(keys)} under hosts"
+        raise make_error(
+            "SW131", found, _EXPECTED, meant=_meant_by_mapping(value) or {"hostfile": "hostfile"}
+        )
+    context = info.context if isinstance(info.context, dict) else {}
+    listed, problems = read_hostfile(path, context.get("gpus_per_host"))
     if problems:
         error = make_error(problems[0].code, problems[0].found, problems[0].expected, problems[0].fix)
         assert error.context is not None
         error.context["problems"] = problems
         raise error
-    assert hosts is not None
-    return hosts
+    return Hosts(names=tuple(name for name, _ in listed), slots=tuple(slots for _, slots in listed))
 
 
-def _machine(name: str) -> str:
-    """The host of a name, without the user."""
-    return name.rpartition("@")[2].lower()
-
-
-def is_host_name(name: str) -> bool:
-    """A DNS name, an ssh alias, an address, or one of them after `user@`."""
-    if len(name) <= 253 and _NAME.fullmatch(name):
-        return True
-    try:
-        return ipaddress.ip_address(name).version == 6
-    except ValueError:
-        return False
-
-
-def _suggest_fix(name: str) -> str:
-    if re.fullmatch(r"[^:\s]+:\d+", name):
-        return f"write {name.split(':')[0]}, and set the port in the ssh configuration"
-    return "correct the name"
-
-
-def read_hostfile(path: str) -> tuple[Hosts | None, tuple[Problem, ...]]:
-    """The hosts of a file in DeepSpeed's syntax (`name slots=N` a line), or every Problem in it."""
-    expected = "a file of lines `name slots=N`"
-
-    def problem(code: str, line: int | None, found: str, expected: str, fix: str) -> Problem:
-        return Problem(
-            code=code,
-            path="cluster.hosts",
-            line=line,
-            found=found,
-            expected=expected,
-            fix=fix,
-            file=path if line else None,
-        )
-
-    def unreadable(why: str, fix: str = "correct the path") -> tuple[None, tuple[Problem, ...]]:
-        return None, (problem("SW134", None, f"hostfile {path!r} {why}", expected, fix),)
-
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(16 * 2**20 + 1)
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        return unreadable(f"cannot be read: {(error.strerror or str(error)).lower()}")
-    except ValueError:
-        return unreadable("is not text")
-    names: dict[str, int] = {}
-    hosts: list[tuple[str, int]] = []
-    problems: list[Problem] = []
-    for number, raw in enumerate(text.splitlines()[: 2 * MAX_HOSTS], start=1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        name = match.group(1) if match else line.split()[0]
-        if match is None:
-            problems.append(
-                problem(
-                    "SW135",
-                    number,
-                    f"cannot parse {shorten(line)!r}",
-                    "name slots=N",
-                    f"write {name} slots=8",
-                )
-            )
-        elif not is_host_name(name):
-            problems.append(
-                problem(
-                    "SW131",
-                    number,
-                    f"{shorten(name)!r} is not a host name",
-                    _EXPECTED_NAME,
-                    _suggest_fix(name),
-                )
-            )
-        elif not 1 <= int(match.group(2)) <= MAX_SLOTS:
-            fix = f"remove {name}, or correct its slots"
-            problems.append(
-                problem("SW133", number, f"slots={match.group(2)}", f"1 to {MAX_SLOTS} slots", fix)
-            )
-        elif _machine(name) in names:
-            found = f"{name!r} is listed twice, here and in line {names[_machine(name)]}"
-            problems.append(problem("SW132", number, found, "each host once", f"remove one {name!r}"))
-        else:
-            names[_machine(name)] = number
-            hosts.append((name, int(match.group(2))))
-    if not hosts and not problems:
-        return unreadable("names no host", "add the hosts")
-    if problems:
-        return None, tuple(problems)
-    return Hosts(names=tuple(n for n, _ in hosts), slots=tuple(s for _, s in hosts)), ()
+def _meant_by_mapping(value: dict[str, Any]) -> Any:
+    """{file: hosts.txt}, {node1: 8, node2: 8}, {names: [node1, node2]}."""
+    if isinstance(value.get("hostfile"), str):
+        return {"hostfile": value["hostfile"]}
+    items = list(value.values())
+    if len(items) == 1 and isinstance(items[0], (tuple, list)):
+        return _corrected(items[0])
+    if len(items) == 1 and isinstance(items[0], str) and "hostfile" not in value:
+        return _meant_by(items[0])
+    if items and all(isinstance(item, int) and 1 <= item <= MAX_SLOTS for item in items):
+        return _corrected(f"{name} slots={item}" for name, item in value.items())
+    return None

@@ -72,7 +72,7 @@ def parse_recompute(value: Any) -> Any:
             "SW139",
             f"{show(layers)} layers",
             f"1 or more layers of each stage; {_EXPECTED}",
-            "write {layers: 4}",
+            meant={"layers": 4},
         )
     found = (
         f"unknown value {shorten(value)!r}" if isinstance(value, str) else f"{show(value)} is not a choice"

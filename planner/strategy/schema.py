@@ -285,7 +285,12 @@ def steps_for(tokens: int | None, tokens_per_step: int) -> int:
 
 def _parse_paths(value: Any) -> Any:
     items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    for item in items:
+    for place, item in enumerate(items, start=1):
+        if item == "" and isinstance(value, (list, tuple)):
+            kept = [path for path in items if path != ""]
+            raise make_error(
+                "SW117", f"item {place} of the list is empty", "paths, or null", meant=kept or ["texts"]
+            )
         if not isinstance(item, str) and value is not None:
             raise make_error("SW113", f"{show(item)} is not a path", "a path, a list of paths, or null")
         if isinstance(item, str):

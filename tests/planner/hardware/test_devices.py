@@ -73,7 +73,7 @@ def test_a_misspelt_name_has_a_guess() -> None:
     with pytest.raises(StrategyError) as caught:
         gpu_of("MI300")
     (problem,) = caught.value.problems
-    assert (problem.code, problem.path, problem.fix) == ("SW136", "cluster.gpu", "write MI300X")
+    assert (problem.code, problem.path, problem.fix) == ("SW136", "cluster.gpu", "write cluster.gpu=MI300X")
 
 
 def test_a_name_keeps_its_curves_where_memory_is_overridden() -> None:
@@ -120,7 +120,11 @@ def test_a_gpu_without_a_name_must_say_its_bandwidth() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["H200", "{name: H100, memory: 90 GB}", "{name: Mine, memory: 9 GB, memory_bandwidth: 1 TB/s, peak: {}}"],
+    [
+        "H200",
+        "{name: H100, memory: 90 GB}",
+        "{name: Mine, memory: 9 GB, memory_bandwidth: 1 TB/s, peak: {fp32: 1 TFLOPS}}",
+    ],
 )
 def test_a_device_is_written_as_it_is_read(text: str) -> None:
     given = strategy(f"cluster.gpu={text}")

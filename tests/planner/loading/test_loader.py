@@ -245,7 +245,7 @@ def test_wrong_value_is_one_problem(old: str, new: str, path: str, code: str, fa
 
 def test_switch_written_as_no_says_how_to_write_it() -> None:
     problem = only(TEXT, "runtime.deterministic=no")
-    assert problem.fix == "write false: YAML 1.2 reads no as text"
+    assert problem.fix == "write runtime.deterministic=false: YAML 1.2 reads no as text"
 
 
 @pytest.mark.parametrize(

@@ -78,4 +78,4 @@ def test_missing_hostfile_is_a_problem() -> None:
 def test_bare_text_is_not_taken_for_a_host() -> None:
     with pytest.raises(StrategyError) as error:
         loads(TEXT, ["cluster.hosts=node1"])
-    assert error.value.problems[0].fix == "put the names in brackets: [node1, node2]"
+    assert error.value.problems[0].fix == "write 'cluster.hosts=[node1]'"

@@ -1,0 +1,72 @@
+"""Fault: one thing wrong at a path of a document, before it is known where it was written."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from planner.problems import Problem
+from planner.yaml12_writer import flow_yaml
+
+Path = tuple[str | int, ...]
+_SHORT, _LONGEST = 30, 120  # characters of a value that a fix repeats, and that it writes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """`found` is None when it only follows from another fault.
+
+    writes: dotted keys and the values that mend it, from which the fix is made where there is no `fix`;
+    replaces: whether they take the place of a key of another name, whose `value` is shown. hint: the end of
+    the fix.
+    """
+
+    path: Path
+    found: str | None
+    code: str = ""
+    expected: str = ""
+    fix: str = ""
+    writes: Mapping[str, Any] = field(default_factory=dict)
+    replaces: bool = False
+    value: Any = None
+    hint: str = ""
+    problems: tuple[Problem, ...] = ()  # of a file that the value names
+    is_derived: bool = False  # a default that could not be taken from other keys because there were faults
+    meant: tuple[Path, ...] = ()  # for an unknown key: the paths of the keys that seem to be meant
+
+    def fix_in_file(self, *, is_dotted: bool = False) -> str:
+        """What to write in the file; keys of the same section by their last part, unless `is_dotted`."""
+        if not self.writes:
+            return self.fix + self.hint
+        key, value = str(self.path[-1]), flow_yaml(self.value)
+        instead = f"{key}: {value}" if len(value) <= _SHORT else key
+        section = "" if is_dotted else dotted(self.path[:-1])
+        texts = {_beside(here, section): flow_yaml(value) for here, value in self.writes.items()}
+        at_top = {here for here in self.writes if "." not in here and section}
+        if self.replaces and any(len(text) > _LONGEST for text in texts.values()):
+            return f"write {', '.join(texts)} instead of {instead}{self.hint}"
+        listed = ", ".join(
+            f"{here}: {text}{' at the top level' if here in at_top else ''}" for here, text in texts.items()
+        )
+        return f"write {listed}{f' instead of {instead}' if self.replaces else ''}{self.hint}"
+
+    def fix_of_override(self) -> str:
+        """What to write on the command line."""
+        if not self.writes:
+            return self.fix + self.hint
+        written = (shlex.quote(f"{here}={flow_yaml(value)}") for here, value in self.writes.items())
+        return f"write {' '.join(written)}{self.hint}"
+
+
+def _beside(key: str, section: str) -> str:
+    """A dotted key as it is written in a section."""
+    before, _, name = key.rpartition(".")
+    return name if before == section else key
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """A path as it is printed: claims[3].value."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text

@@ -1,0 +1,137 @@
+"""Fixes of wrong values, made from what was found: the number without its quotes, the unit that is meant."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from planner.loading.foreign_names import foreign_names
+from planner.loading.json_schema import field_schema
+from planner.loading.trial import is_legal_in
+from planner.loading.unit_spellings import suggest_quantity
+from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.units import UNITS, Dimension, quantity_pattern
+from planner.yaml12 import resolve_scalar
+
+_DIMENSIONS = {quantity_pattern(dimension): dimension for dimension in UNITS}
+_MULTIPLES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "ki": 2**10, "mi": 2**20}
+_SWITCHES = {
+    **dict.fromkeys(("yes", "on", "true", "1"), True),
+    **dict.fromkeys(("no", "off", "false", "0"), False),
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A legal value and what is said behind it."""
+
+    value: Any
+    hint: str = ""
+
+
+def propose_value(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) -> Proposal | None:
+    """The legal value that seems to be meant; None where nothing that was found says so."""
+    return next(
+        (found for found in _candidates(path, value, data) if is_legal_in(data, path, found.value)), None
+    )
+
+
+def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) -> Iterator[Proposal]:
+    dimension = _dimension(path, data)
+    if dimension is not None and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        suggested = suggest_quantity(value, dimension)
+        if suggested is not None:
+            yield Proposal(suggested.text, suggested.hint and f", {suggested.hint}")
+    if isinstance(value, str):
+        if tuple(path) == ("parallel",):
+            yield from _short_name(value)
+        if tuple(path) == ("name",):
+            yield Proposal(re.sub(r"[^A-Za-z0-9_-]+", "-", value).strip("-_")[:100])
+        yield from _of_text(path, value)
+    elif isinstance(value, bool):
+        yield from (Proposal(word) for word in _other_words(path, str(value).lower()))
+    elif isinstance(value, (int, float)):
+        yield from _of_number(path, value)
+    elif isinstance(value, (tuple, list)) and len(value) == 1:
+        yield Proposal(value[0])
+    if not isinstance(value, (tuple, list, dict)) and value is not None:
+        yield Proposal([value])
+
+
+def _short_name(text: str) -> Iterator[Proposal]:
+    """Degrees in another spelling: ep4_tp2, EP=4, TP=2, EP4xTP2."""
+    found: dict[str, str] = {}
+    rest = text
+    for match in re.finditer(r"(?i)(EP|TP|PP|DP)\s*[=:_-]?\s*0*([1-9]\d{0,8})", text):
+        if found.setdefault(match.group(1).upper(), match.group(2)) == match.group(2):
+            rest = rest.replace(match.group(0), " ", 1)
+    left = re.sub(r"(?<![A-Za-z])[xX](?![A-Za-z])|[\s,_*+;-]+", " ", rest).strip()
+    if found:
+        hint = f", without {left}, which is not a degree of its own" if left else ""
+        yield Proposal("_".join(f"{name}{degree}" for name, degree in found.items()), hint)
+
+
+def _of_text(path: Sequence[str | int], text: str) -> Iterator[Proposal]:
+    plain = text.strip().strip("'\"").replace(",", "").replace("_", "")
+    if plain.lower() in _SWITCHES and "boolean" in _types(path):
+        is_yaml11 = text.lower() in ("yes", "no", "on", "off")
+        yield Proposal(_SWITCHES[plain.lower()], f": YAML 1.2 reads {text} as text" if is_yaml11 else "")
+    for number in (plain, plain.removesuffix("%").strip()):
+        try:
+            read = resolve_scalar(number)
+        except ValueError:
+            continue
+        if isinstance(read, (int, float)) and not isinstance(read, bool):
+            yield Proposal(read / 100 if number != plain else read)
+    number, suffix = plain.rstrip("kKmMbBgGiI"), plain[len(plain.rstrip("kKmMbBgGiI")) :].lower()
+    if suffix in _MULTIPLES and number.replace(".", "", 1).isdigit():
+        count = float(number) * _MULTIPLES[suffix]
+        binary = int(float(number) * 1024)
+        yield Proposal(int(count), f", or {binary} where k is 1024" if suffix == "k" else "")
+    yield from (Proposal(word) for word in _other_words(path, text))
+    if "," in text or " " in text.strip():
+        yield Proposal([part for part in text.replace(",", " ").split() if part])
+
+
+def _of_number(path: Sequence[str | int], number: float) -> Iterator[Proposal]:
+    if number != number or abs(number) == float("inf"):
+        return
+    schema = field_schema(path) or {}
+    if 1 < number <= 100 and schema.get("maximum", schema.get("exclusiveMaximum")) == 1:
+        yield Proposal(float(f"{number / 100:.6g}"), ", a share of 1")
+    if isinstance(number, float):
+        yield Proposal(-number)
+        yield Proposal(round(number))
+    most = max((branch.get("maximum", 0) for branch in schema.get("anyOf", [schema])), default=0)
+    if most and number > most:
+        yield Proposal(most, ", the largest")
+    yield Proposal(str(number))
+
+
+def _other_words(path: Sequence[str | int], word: str) -> Iterator[Any]:
+    """The words here of those that other programs use for the key: bfloat16, full."""
+    dotted = ".".join(map(str, path))
+    for entry in foreign_names().values():
+        if entry.keys == (dotted,) and entry.note:
+            found = entry.convert(word, lambda _: None)
+            if dotted in found.writes:
+                yield found.writes[dotted]
+
+
+def _types(path: Sequence[str | int]) -> set[str]:
+    schema = field_schema(path) or {}
+    kinds = (branch.get("type") for branch in schema.get("anyOf", [schema]))
+    return {kind for kind in kinds if isinstance(kind, str)}
+
+
+def _dimension(path: Sequence[str | int], data: Mapping[str, Any]) -> Dimension | None:
+    """The dimension of a key that is a quantity."""
+    if [key for key in path if isinstance(key, str)] == ["claims", "value"]:
+        item: Any = data
+        for key in path[:-1]:
+            item = item[key]
+        found = CLAIM_QUANTITIES.get(str(item.get("quantity"))) if isinstance(item, dict) else None
+        return None if found in ("count", "share") else found
+    schema = field_schema(path) or {}
+    patterns = (branch.get("pattern", "") for branch in schema.get("anyOf", [schema]))
+    return next((_DIMENSIONS[pattern] for pattern in patterns if pattern in _DIMENSIONS), None)

@@ -1,0 +1,252 @@
+"""Names of other programs: the key and the value that each becomes here."""
+
+from typing import Any
+
+import pytest
+
+from planner import StrategyError, load, loads
+from planner.loading.foreign_names import foreign_names
+from planner.loading.json_schema import list_paths
+from tests.support.examples import TEXT
+from tests.support.fixes import Written, settle
+
+# name and value as people write them -> keys and values here, by the programs' own documentation.
+# The base: 16 layers, global_batch 128, seq_length 1024, 100 steps, learning rate 3e-4, one expert a token.
+CASES: list[tuple[str, Any, dict[str, Any]]] = [
+    # DeepSpeed
+    ("ep_size", 8, {"parallel.ep": 8}),
+    ("autotp_size", 2, {"parallel.tp": 2}),
+    ("zero_optimization", {"stage": 2}, {"parallel.zero_stage": 2}),
+    ("train_micro_batch_size_per_gpu", 4, {"training.micro_batch": 4}),
+    ("gradient_accumulation_steps", 32, {"training.micro_batch": 4}),  # 128 / 32 on one rank
+    ("bf16", {"enabled": True}, {"training.precision": "bf16"}),
+    ("bf16", False, {"training.precision": "fp32"}),
+    ("lr", 1e-4, {"training.learning_rate": 1e-4}),
+    ("warmup_num_steps", 7, {"training.warmup_steps": 7}),
+    ("cos_min_ratio", 0.05, {"training.min_learning_rate": 1.5e-5}),  # of 3e-4
+    ("eps", 1e-6, {"training.optimizer.eps": 1e-6}),
+    ("betas", [0.8, 0.9], {"training.optimizer.betas": (0.8, 0.9)}),
+    ("weight_decay", 0.05, {"training.optimizer.weight_decay": 0.05}),
+    ("moe_loss_coeff", 0.02, {"training.balance_loss": 0.02}),
+    ("num_gpus", 4, {"cluster.gpus_per_host": 4}),
+    ("drop_tokens", False, {"model.dispatch": "dropless"}),
+    # Megatron-LM
+    ("tensor_model_parallel_size", 2, {"parallel.tp": 2}),
+    ("pipeline-model-parallel-size", 2, {"parallel.pp": 2}),
+    ("expert_model_parallel_size", 4, {"parallel.ep": 4}),
+    ("data_parallel_size", 4, {"parallel.dp": 4}),
+    ("use_distributed_optimizer", True, {"parallel.zero_stage": 1}),
+    ("micro_batch_size", 2, {"training.micro_batch": 2}),
+    ("train_samples", 12800, {"training.tokens": 12800 * 1024}),
+    ("min_lr", 1e-5, {"training.min_learning_rate": 1e-5}),
+    ("lr_warmup_iters", 9, {"training.warmup_steps": 9}),
+    ("lr_warmup_fraction", 0.1, {"training.warmup_steps": 10}),  # of 100 steps
+    ("lr_decay_iters", 90, {"training.schedule_steps": 90}),
+    ("adam_beta1", 0.8, {"training.optimizer.betas": (0.8, 0.95)}),
+    ("adam_beta2", 0.99, {"training.optimizer.betas": (0.9, 0.99)}),
+    ("adam_eps", 1e-7, {"training.optimizer.eps": 1e-7}),
+    ("clip_grad", 0.5, {"training.gradient_clipping": 0.5}),
+    ("params_dtype", "torch.bfloat16", {"training.precision": "bf16"}),
+    ("moe_aux_loss_coeff", 0.001, {"training.balance_loss": 0.001}),
+    ("moe_z_loss_coeff", 0.0001, {"training.z_loss": 0.0001}),
+    ("moe_router_enable_expert_bias", True, {"training.balance": "bias"}),
+    ("moe_router_load_balancing_type", "none", {"training.balance_loss": 0}),
+    ("moe_router_bias_update_rate", 0.002, {"training.bias_update_speed": 0.002}),
+    ("moe_router_topk", 2, {"model.num_experts_per_tok": 2}),
+    ("num_query_groups", 4, {"model.num_key_value_heads": 4}),
+    ("kv_channels", 128, {"model.head_dim": 128}),
+    ("moe_shared_expert_intermediate_size", 4096, {"model.num_shared_experts": 2}),  # of 2048 each
+    ("swiglu", True, {"model.expert": "swiglu"}),
+    ("activation_func", "gelu", {"model.hidden_act": "gelu"}),
+    ("qk_layernorm", True, {"model.qk_norm": "head"}),
+    ("rotary_base", 1e6, {"model.rope_theta": 1e6}),
+    ("norm_epsilon", 1e-5, {"model.rms_norm_eps": 1e-5}),
+    ("init_method_std", 0.01, {"model.initializer_range": 0.01}),
+    ("moe_expert_capacity_factor", 1.25, {"model.dispatch": "capacity", "model.capacity_factor": 1.25}),
+    ("recompute_granularity", "full", {"runtime.recompute": "layer"}),
+    ("save_interval", 20, {"output.checkpoint_every": 20}),
+    ("eval_interval", 30, {"output.validate_every": 30}),
+    ("save", "/ckpt", {"output.folder": "/ckpt"}),
+    ("load", "runs/old", {"output.resume": "runs/old"}),
+    ("data_path", "my/text", {"data.path": "my/text"}),
+    ("tokenizer_model", "tok", {"data.tokenizer": "tok"}),
+    ("distributed_timeout_minutes", 30, {"launch.timeout": 1800.0}),
+    ("wandb_project", "moe", {"operate.wandb": "moe"}),
+    ("wandb_exp_name", "try2", {"name": "try2"}),
+    # Hugging Face
+    ("per_device_train_batch_size", 2, {"training.micro_batch": 2}),
+    ("warmup_ratio", 0.03, {"training.warmup_steps": 3}),
+    ("max_grad_norm", 2.0, {"training.gradient_clipping": 2.0}),
+    ("adam_epsilon", 1e-7, {"training.optimizer.eps": 1e-7}),
+    ("torch_dtype", "float32", {"training.precision": "fp32"}),
+    ("router_aux_loss_coef", 0.16, {"training.balance_loss": 0.01}),  # × 1 choice / 16 layers
+    ("router_z_loss_coef", 0.002, {"training.z_loss": 0.002}),
+    ("first_k_dense_replace", 0, {"model.first_dense_layers": 0}),
+    ("n_shared_experts", 1, {"model.num_shared_experts": 1}),
+    ("gradient_checkpointing", True, {"runtime.recompute": "layer"}),
+    ("save_steps", 11, {"output.checkpoint_every": 11}),
+    ("save_total_limit", 3, {"output.keep_last": 3}),
+    ("output_dir", "out", {"output.folder": "out"}),
+    ("run_name", "try3", {"name": "try3"}),
+    # torchtitan
+    ("expert_parallel_degree", 4, {"parallel.ep": 4}),
+    ("tensor_parallel_degree", 2, {"parallel.tp": 2}),
+    ("pipeline_parallel_degree", 4, {"parallel.pp": 4}),
+    ("data_parallel_shard_degree", 2, {"parallel.dp": 2}),
+    ("local_batch_size", 8, {"training.micro_batch": 8}),
+    ("max_norm", 0.3, {"training.gradient_clipping": 0.3}),
+    ("n_kv_heads", 8, {"model.num_key_value_heads": 8}),
+    ("norm_eps", 1e-5, {"model.rms_norm_eps": 1e-5}),
+    ("load_balance_coeff", 0.003, {"training.balance": "bias", "training.bias_update_speed": 0.003}),
+    ("keep_latest_k", 4, {"output.keep_last": 4}),
+    ("dump_folder", "dump", {"output.folder": "dump"}),
+    # nanotron
+    ("expert_parallel_size", 2, {"parallel.ep": 2}),
+    ("batch_accumulation_per_replica", 64, {"training.micro_batch": 2}),
+    ("min_decay_lr", 2e-5, {"training.min_learning_rate": 2e-5}),
+    ("lr_warmup_steps", 4, {"training.warmup_steps": 4}),
+    ("checkpoint_interval", 25, {"output.checkpoint_every": 25}),
+    ("tokenizer_name_or_path", "tok2", {"data.tokenizer": "tok2"}),
+    # sections of other programs
+    (
+        "parallelism",
+        {"tensor_parallel_degree": 2, "expert_parallel_degree": 4},
+        {"parallel.tp": 2, "parallel.ep": 4},
+    ),
+    (
+        "optimizer",
+        {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.98], "eps": 1e-7, "weight_decay": 0}},
+        {
+            "training.learning_rate": 1e-4,
+            "training.optimizer.betas": (0.9, 0.98),
+            "training.optimizer.eps": 1e-7,
+            "training.optimizer.weight_decay": 0,
+        },
+    ),
+    ("activation_checkpoint", {"mode": "full"}, {"runtime.recompute": "layer"}),
+]
+# written in place of a key that the base has: the key is left out of the base
+REPLACED = [
+    ("model", "num_layers", "num_hidden_layers", 12),
+    ("model", "n_embd", "hidden_size", 512),
+    ("model", "n_head", "num_attention_heads", 8),
+    ("model", "num_local_experts", "num_experts", 32),
+    ("model", "moe_ffn_hidden_size", "moe_intermediate_size", 1024),
+    ("model", "ffn_hidden_size", "moe_intermediate_size", 1024),
+    ("model", "padded_vocab_size", "vocab_size", 5000),
+    ("training", "train_iters", "steps", 77),
+    ("training", "max_steps", "steps", 78),
+    ("training", "seq_len", "seq_length", 256),
+    ("training", "train_batch_size", "global_batch", 64),
+    ("training", "global_batch_size", "global_batch", 32),
+    ("cluster", "gpus_per_node", "gpus_per_host", 4),
+    ("cluster", "nnodes", "hosts", 8),
+]
+
+
+def value_of(strategy: Any, path: str) -> Any:
+    for key in path.split("."):
+        strategy = getattr(strategy, key)
+    return str(strategy) if path == "runtime.recompute" else strategy
+
+
+def without(text: str, key: str) -> str:
+    lines = text.splitlines(keepends=True)
+    kept = [line for line in lines if not line.strip().startswith(f"{key}:")]
+    assert len(kept) == len(lines) - 1
+    return "".join(kept)
+
+
+@pytest.mark.parametrize("section", ["", "training", "parallel"])
+@pytest.mark.parametrize(("name", "value", "expected"), CASES, ids=lambda item: str(item)[:40])
+def test_a_foreign_name_becomes_the_key_here_with_its_value(
+    section: str, name: str, value: Any, expected: dict[str, Any]
+) -> None:
+    """Wherever it is written, its fix is followed to a strategy with that value and no other change."""
+    if section == "training" and name == "optimizer":
+        return  # a section here of that name: the next test
+    base = without(TEXT, "gpus_per_host") if name == "num_gpus" else TEXT
+    base = without(base, "steps") if name == "train_samples" else base
+    base = base.replace("name: small\n", "") if "name" in expected else base
+    written = Written.of(base)
+    place = written.data if not section else written.data.setdefault(section, {})
+    place[name] = value
+    settled = settle(written)
+    assert {path: value_of(settled, path) for path in expected} == expected
+    plain = Written.of(base, *(f"{p}={v}" for p, v in expected.items() if p == "cluster.gpus_per_host"))
+    if name == "train_samples":
+        plain.data["training"]["tokens"] = 12800 * 1024
+    usual = plain.load()
+    changed = {path for path in list_paths() if value_of(settled, path) != value_of(usual, path)}
+    follows = {"training.steps", "model.num_key_value_heads", "model.head_dim", "cluster.hosts"}
+    sections = {path.rpartition(".")[0] for path in expected} | {p.partition(".")[0] for p in expected}
+    assert changed - sections - follows <= set(expected)
+
+
+def test_the_optimizer_of_deepspeed_in_the_section_here_of_that_name() -> None:
+    params = {"lr": 1e-4, "betas": [0.9, 0.98], "eps": 1e-7}
+    written = Written.of(TEXT)
+    written.data["training"]["optimizer"] = {"type": "AdamW", "params": params}
+    training = settle(written).training
+    assert (training.learning_rate, training.optimizer.betas, training.optimizer.eps) == (
+        1e-4,
+        (0.9, 0.98),
+        1e-7,
+    )
+
+
+@pytest.mark.parametrize(("section", "name", "key", "value"), REPLACED)
+def test_a_foreign_name_of_a_required_key_is_one_problem(
+    section: str, name: str, key: str, value: int
+) -> None:
+    text = without(TEXT, key).replace(f"{section}:\n", f"{section}:\n  {name}: {value}\n", 1)
+    with pytest.raises(StrategyError) as caught:
+        loads(text)
+    (problem,) = caught.value.problems
+    assert problem.fix == f"write {key}: {value} instead of {name}: {value}"
+    found = value_of(settle(Written.of(text)), f"{section}.{key}")
+    assert (found.count if key == "hosts" else found) == value
+
+
+def test_the_table_is_large_and_names_only_keys_that_exist() -> None:
+    assert len(foreign_names()) >= 300
+    keys = {key for entry in foreign_names().values() for key in entry.keys}
+    assert keys <= set(list_paths())
+    assert {"DeepSpeed", "Megatron-LM", "Hugging Face", "torchtitan", "nanotron"} <= {
+        entry.program for entry in foreign_names().values()
+    }
+
+
+def test_no_known_name_is_removed_and_what_has_no_counterpart_says_why() -> None:
+    for name in foreign_names():
+        if "." in name:
+            continue
+        with pytest.raises(StrategyError) as caught:
+            loads(TEXT, [f"training.{name}=1"])
+        assert not any(
+            p.fix.startswith("remove") for p in caught.value.problems if p.path == f"training.{name}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attention_dropout", "0.0"),
+        ("sequence_parallel", "false"),
+        ("context_parallel_size", "1"),
+        ("fp16", "{enabled: false}"),
+        ("sliding_window", "null"),
+        ("tie_word_embeddings", "false"),
+    ],
+)
+def test_what_is_refused_but_off_is_said_to_change_nothing(name: str, value: str) -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, [f"training.{name}={value}"])
+    assert "is off, which it is here anyway" in caught.value.problems[0].fix
+
+
+def test_the_shipped_strategies_use_no_foreign_name() -> None:
+    load("ds_configs/tiny_cpu.yaml")
+    assert not {name for name in foreign_names() if "." not in name} & {
+        path.rpartition(".")[2] for path in list_paths()
+    } - {"bf16", "fp8", "fp32", "eps", "betas", "weight_decay", "dp"}
