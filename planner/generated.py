@@ -1,5 +1,5 @@
 """Writes the generated files: the json beside each strategy, the schema for editors,
-the strategy reference, the errors page.
+the strategy reference, the errors page, the page of foreign names.
 
 python -m planner.generated
 """
@@ -12,12 +12,14 @@ from planner.loading.json_schema import json_schema
 from planner.loading.loader import load
 from planner.plan.serialization import ds_config_json
 from planner.report.errors_page import errors_page
+from planner.report.foreign_names_page import foreign_names_page
 from planner.report.strategy_reference import strategy_reference
 
 FOLDER = Path("ds_configs")
 SCHEMA = FOLDER / "strategy.schema.json"
 REFERENCE = Path("docs/strategy.md")
 ERRORS = Path("docs/errors.md")
+FOREIGN_NAMES = Path("docs/foreign-names.md")
 
 
 def write_generated() -> None:
@@ -27,6 +29,7 @@ def write_generated() -> None:
     SCHEMA.write_text(json_schema(), encoding="utf-8")
     REFERENCE.write_text(strategy_reference(), encoding="utf-8")
     ERRORS.write_text(errors_page(), encoding="utf-8")
+    FOREIGN_NAMES.write_text(foreign_names_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,17 @@ from planner.yaml12 import Document
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignName:
-    """A key of another program. keys: those here that it becomes; note: how its value is converted."""
+    """A key of another program. keys: those here that it becomes; note: how its value is converted.
+
+    row: of the table; names with one meaning share it.
+    """
 
     name: str
     program: str
     keys: tuple[str, ...]
     convert: Convert
     note: str = ""
+    row: int
 
 
 @lru_cache(maxsize=1)
@@ -33,13 +37,18 @@ def foreign_names() -> Mapping[str, ForeignName]:
     root = Document(path.read_text(encoding="utf-8"), path.name).root
     assert root is not None
     found: dict[str, ForeignName] = {}
-    for row in root.plain():
+    for place, row in enumerate(root.plain()):
         keys = tuple(row["keys"])
         for program, names in row["names"].items():
             for name in names.split():
                 assert name not in found, f"{name} is in two rows"
                 found[name] = ForeignName(
-                    name=name, program=program, keys=keys, convert=_converter(row), note=row.get("note", "")
+                    name=name,
+                    program=program,
+                    keys=keys,
+                    convert=_converter(row),
+                    note=row.get("note", ""),
+                    row=place,
                 )
     return found
 

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from planner import StrategyError, load, loads
+from planner.generated import FOREIGN_NAMES
 from planner.loading.foreign_names import foreign_names
 from planner.loading.json_schema import list_paths
+from planner.report.foreign_names_page import foreign_names_page
 from tests.support.examples import TEXT
 from tests.support.fixes import Written, settle
 
@@ -215,6 +217,12 @@ def test_the_table_is_large_and_names_only_keys_that_exist() -> None:
     assert {"DeepSpeed", "Megatron-LM", "Hugging Face", "torchtitan", "nanotron"} <= {
         entry.program for entry in foreign_names().values()
     }
+
+
+def test_the_page_of_foreign_names_is_generated_and_has_every_name() -> None:
+    page = foreign_names_page()
+    assert FOREIGN_NAMES.read_text(encoding="utf-8") == page, "run: python -m planner.generated"
+    assert {name for name in foreign_names() if f"`{name}`" not in page} == set()
 
 
 def test_no_known_name_is_removed_and_what_has_no_counterpart_says_why() -> None:
