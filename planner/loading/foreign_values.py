@@ -200,6 +200,29 @@ def data_parallel(value: Any, find: Find) -> Meaning:
     return Meaning(writes={"parallel.dp": size * tp // wide})
 
 
+def first_stage(value: Any, find: Find) -> Meaning:
+    """Layers of the first stage; those of the others are equal, as in Megatron-LM."""
+    return _stages(value, find, is_first=True)
+
+
+def last_stage(value: Any, find: Find) -> Meaning:
+    return _stages(value, find, is_first=False)
+
+
+def stage_layout(value: Any, find: Find) -> Meaning:
+    """Megatron-LM's text of letters, one for each layer: embedding and loss are layers there."""
+    return Meaning(asks={"parallel.layers_per_stage": "a list of the layers of each stage, [10, 6]"})
+
+
+def _stages(value: Any, find: Find, *, is_first: bool) -> Meaning:
+    path, own = "parallel.layers_per_stage", count(value)
+    layers, pp = count(find("model.num_hidden_layers")), count(find("parallel.pp"))
+    if own is None or layers is None or pp is None or pp < 2 or own >= layers or (layers - own) % (pp - 1):
+        return Meaning(asks={path: "a list of the layers of each stage, [10, 6]"})
+    others = [(layers - own) // (pp - 1)] * (pp - 1)
+    return Meaning(writes={path: [own, *others] if is_first else [*others, own]})
+
+
 def accumulation(value: Any, find: Find) -> Meaning:
     """global_batch = micro_batch × accumulation × data-parallel size of the widest stage."""
     steps = count(value)
@@ -308,6 +331,9 @@ CONVERTERS: Mapping[str, Convert] = {
         capacity,
         data_parallel,
         expert_width,
+        first_stage,
+        last_stage,
+        stage_layout,
         first_beta,
         hostfile,
         hugging_face_balance,
