@@ -9,9 +9,8 @@ from launch.preflight.gpu_checks import gpu_checks
 from launch.remote.host_inspector import PACKAGES
 from launch.ssh.failures import HostFailure
 from planner import Plan
-from planner.counts.parameters import model_parameters
 from planner.plan.code_fingerprint import code_fingerprint
-from planner.prediction.run_forecast import STATE_BYTES
+from planner.prediction.run_forecast import checkpoint_bytes
 from planner.units import format_bytes
 
 MAX_SKEW_S = 1.0
@@ -121,7 +120,7 @@ def _shared(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[P
 
 
 def _disk(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
-    checkpoint = STATE_BYTES * model_parameters(plan.strategy.model).total
+    checkpoint = checkpoint_bytes(plan)
     kept = plan.strategy.output.keep_last + 1
     need = kept * checkpoint
     for host, answer in answers.items():

@@ -43,7 +43,8 @@ def weight_bytes(context: AuditContext) -> Iterator[Derivation]:
     stored = bytes_per_parameter(precision, zero, is_training=False).weight
     text = f"{precision} takes {stored} per parameter for inference"
     yield Derivation(of="weights to evaluate", value=stored, arithmetic=text)
-    each = bytes_per_parameter(precision, zero)
+    moments = context.strategy.training.optimizer.moments
+    each = bytes_per_parameter(precision, zero, moments=moments)
     names = ("weight", "gradient", "accumulation", "master", "moments")
     parts = " + ".join(f"{name} {getattr(each, name)}" for name in names if getattr(each, name))
     yield Derivation(

@@ -13,7 +13,7 @@ from itertools import accumulate
 from planner.counts.parameters import ParameterTensor, stage_parameters
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
-from planner.strategy.schema import ModelShape, Precision
+from planner.strategy.schema import ModelShape, MomentPrecision, Precision
 from planner.topology.placement import Stage
 
 FP32_BYTES = 4
@@ -46,23 +46,26 @@ class BytesPerParameter:
         return float(whole + cut / ranks)
 
 
-def bytes_per_parameter(precision: Precision, zero: int, *, is_training: bool = True) -> BytesPerParameter:
+def bytes_per_parameter(
+    precision: Precision, zero: int, *, moments: MomentPrecision = "fp32", is_training: bool = True
+) -> BytesPerParameter:
     """The one table of it. `zero` is the stage that DeepSpeed is given; gradients are those at their peak.
 
     fp8 trains bf16 weights with fp32 masters; only evaluation holds a byte a parameter. ZeRO 0 is for fp32.
     """
+    both = 8 if moments == "fp32" else 4
     weight = {"fp32": 4, "bf16": 2, "fp8": 2 if is_training else 1}[precision]
     if not is_training:
         return BytesPerParameter(weight=weight, gradient=0, accumulation=0, master=0, moments=0)
     if precision == "fp32" and zero == 0:
-        return BytesPerParameter(weight=4, gradient=4, accumulation=0, master=0, moments=8)
+        return BytesPerParameter(weight=4, gradient=4, accumulation=0, master=0, moments=both)
     cut = {"accumulation", "master", "moments"}
     if precision == "fp32":
         # ZeRO keeps a master partition of fp32 weights too.
         if zero == 2:
             cut.add("gradient")
         return BytesPerParameter(
-            weight=4, gradient=4, accumulation=4, master=4, moments=8, partitioned=frozenset(cut)
+            weight=4, gradient=4, accumulation=4, master=4, moments=both, partitioned=frozenset(cut)
         )
     # ZeRO 2 adds each bucket to the fp32 sum at once; bf16 gradients are never together.
     return BytesPerParameter(
@@ -70,7 +73,7 @@ def bytes_per_parameter(precision: Precision, zero: int, *, is_training: bool = 
         gradient=2 if zero == 1 else 0,
         accumulation=4,
         master=4,
-        moments=8,
+        moments=both,
         partitioned=frozenset(cut),
     )
 
@@ -167,7 +170,8 @@ def _groups(model: ModelShape, stage: Stage, tp_rank: int) -> tuple[FlatGroup, .
 def static_state(plan: Plan, stage: Stage, groups: Sequence[FlatGroup]) -> StaticState:
     """The state of each rank of a stage that holds some groups; all its data-parallel peers' too."""
     zero = zero_stage(plan)
-    each = bytes_per_parameter(plan.strategy.training.precision, zero)
+    training = plan.strategy.training
+    each = bytes_per_parameter(training.precision, zero, moments=training.optimizer.moments)
     buffers = _buffers(plan, stage)
     if zero == 0:
         elements = sum(group.num_elements for group in groups)

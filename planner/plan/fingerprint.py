@@ -38,6 +38,8 @@ def recipe_fingerprint(strategy: Strategy, data_hash: str) -> str:
     """
     model = strategy.model.model_dump(include=set(MODEL_EXCEPT))
     training = strategy.training.model_dump(exclude=set(RECIPE_EXCEPT))
+    if training["optimizer"]["moments"] == "fp32":
+        del training["optimizer"]["moments"]  # what every checkpoint from before the key has
     # The kind keeps its old name: with another one no older checkpoint would resume.
     return _digest("course", {"model": model, "training": training, "data": data_hash})
 

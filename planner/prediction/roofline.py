@@ -14,7 +14,8 @@ from planner.timing.time_model import TimeModel
 
 _AT_ONCE = 1e-15  # seconds: a start-up time that adds nothing
 _NO_BOUND = 1e9  # times as fast as the strategy's links
-_STATE_BYTES = 24  # AdamW reads and writes fp32 weights and two moments of each parameter it updates
+# AdamW reads and writes fp32 weights and two moments of each parameter it updates.
+_STATE_BYTES = {"fp32": 24, "bf16": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,11 @@ def _memory_s(plan: Plan, device: Device, imbalance: ExpertImbalance) -> float:
         owned = float(held.dense + held.experts)
         if zero:
             owned = held.dense / one.data.size + held.experts / one.edp.size
-        most = max(most, 2.0 * element * (held.dense + held.experts) + _STATE_BYTES * owned)
+        most = max(
+            most,
+            2.0 * element * (held.dense + held.experts)
+            + _STATE_BYTES[plan.strategy.training.optimizer.moments] * owned,
+        )
     return most / plan.strategy.cluster.gpu.memory_bandwidth
 
 

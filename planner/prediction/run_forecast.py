@@ -8,7 +8,7 @@ from planner.prediction.predict import Prediction
 from planner.prediction.training_time import CheckpointCosts
 
 _DAY_S, _HOUR_S = 86_400, 3_600
-STATE_BYTES = 12  # of a parameter in a checkpoint: fp32 weights and two moments
+_STATE_BYTES = {"fp32": 12, "bf16": 8}  # by dtype of the moments
 # Assumptions; printed wherever a number follows from them.
 WRITE_BYTES_PER_S = 1e9  # of one host to the shared file system, all hosts at once; reading takes as long
 RESTART_S = 300.0  # from a failure to ranks that have joined again, without reading the checkpoint
@@ -52,7 +52,7 @@ def forecast_run(plan: Plan, prediction: Prediction, data_tokens: int | None = N
     steps, price = plan.strategy.training.steps, plan.strategy.cluster.cost
     tokens, seconds = steps * prediction.tokens_per_step, steps * prediction.step_s
     gpu_hours = seconds / _HOUR_S * plan.world_size
-    num_bytes = STATE_BYTES * model_parameters(plan.strategy.model).total
+    num_bytes = checkpoint_bytes(plan)
     checkpoint_s = num_bytes / (WRITE_BYTES_PER_S * len(plan.hosts))
     return RunForecast(
         steps=steps,
@@ -65,6 +65,12 @@ def forecast_run(plan: Plan, prediction: Prediction, data_tokens: int | None = N
         checkpoint_s=checkpoint_s,
         failures=_failures(plan, prediction.step_s, checkpoint_s),
     )
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """Of one checkpoint: fp32 weights and both moments of every parameter."""
+    each = _STATE_BYTES[plan.strategy.training.optimizer.moments]
+    return each * model_parameters(plan.strategy.model).total
 
 
 def _failures(plan: Plan, step_s: float, checkpoint_s: float) -> FailureForecast | None:

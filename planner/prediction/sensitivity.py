@@ -27,8 +27,8 @@ class Variation:
 
 
 def sensitivity(plan: Plan, prediction: Prediction) -> tuple[Variation, ...]:
-    """Links half and twice as fast, twice the peak, balance 0.7 and 0.5, twice the micro-batch, and what
-    overlap of compute and communication would save."""
+    """Links half and twice as fast, twice the peak, balance 0.7 and 0.5, twice the micro-batch; moments in
+    bf16, and what overlap of compute and communication would save."""
     return tuple(_variations(plan, prediction))
 
 
@@ -53,6 +53,9 @@ def _variations(plan: Plan, prediction: Prediction) -> Iterator[Variation]:
         yield Variation(change=name, tokens_per_s=None, peak_bytes=None, why_not=why_not)
     else:
         yield _vary(name, other, device, imbalance)
+    if plan.strategy.training.optimizer.moments == "fp32":
+        other = Plan(strategy=change_keys(plan.strategy, {"training.optimizer.moments": "bf16"}))
+        yield _vary("moments in bf16", other, device, imbalance)
     for key in ("overlap_reduce", "overlap_all_to_all"):
         other = replace(plan, strategy=change_keys(plan.strategy, {f"runtime.{key}": True}))
         one = _vary(key, other, device, imbalance)

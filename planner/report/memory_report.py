@@ -60,7 +60,8 @@ def _rounded(count: int) -> str:
 def memory_lines(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> tuple[str, ...]:
     """Bytes per parameter, and whether the plan fits."""
     zero, precision = zero_stage(plan), plan.strategy.training.precision
-    each = bytes_per_parameter(precision, zero)
+    moments = plan.strategy.training.optimizer.moments
+    each = bytes_per_parameter(precision, zero, moments=moments)
     data = max(stage.dense.size("data") for stage in plan.stages)
     experts = max((stage.expert.size("edp") for stage in plan.stages if stage.expert is not None), default=1)
     fullest = fullest_rank(plan, imbalance)

@@ -72,6 +72,12 @@ def _overlap(s: Strategy) -> Iterator[Problem]:
             yield _missing("SW290", f"runtime.{key}", "true", feature, "false")
 
 
+def _moments(s: Strategy) -> Iterator[Problem]:
+    if s.training.optimizer.moments != "fp32":
+        path = "training.optimizer.moments"
+        yield _missing("SW296", path, s.training.optimizer.moments, "keeping moments in bf16", "fp32")
+
+
 def _monitoring(s: Strategy) -> Iterator[Problem]:
     """Monitoring beyond the run's own files and TensorBoard."""
     for key, feature in (
@@ -94,5 +100,6 @@ _RULES = (
     _deterministic,
     _kernels,
     _overlap,
+    _moments,
     _monitoring,
 )

@@ -40,6 +40,7 @@ from planner.strategy.sources import Sources
 from planner.units import shorten
 
 Precision = Literal["fp32", "bf16", "fp8"]
+MomentPrecision = Literal["fp32", "bf16"]
 
 
 class ModelShape(Section):
@@ -206,6 +207,7 @@ class Optimizer(Section):
     weight_decay: NotNegativeNumber = Field(
         default=0.1, description="weight decay of matrices, multiplied by the learning rate"
     )
+    moments: MomentPrecision = Field(default="fp32", description="dtype in which both moments are kept")
 
 
 class Training(Section):

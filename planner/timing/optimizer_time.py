@@ -54,6 +54,7 @@ def update_time(
     zero: int,
     element_bytes: int,
     bucket: int,
+    moment_bytes: int = 4,
 ) -> UpdateTime:
     """What follows backward on a rank, with the settings of plan.ds_config.
 
@@ -63,6 +64,7 @@ def update_time(
         data, edp: the groups that share dense parameters, and experts.
         element_bytes: of a weight.
         bucket: elements of the reduction bucket (plan.ds_config).
+        moment_bytes: of an element of one of AdamW's moments.
     """
     reduction = gather = last = 0.0
     for elements, placement in ((held.dense, data), (held.experts, edp)):
@@ -82,7 +84,9 @@ def update_time(
     alone = data.size == edp.size == 1  # copies inside one GPU are no communication
     copies_s = _traffic_s(copies, elements * element_bytes, device, network)
     sums = op_overhead.summation(held.num_tensors, elements, is_bf16=element_bytes == 2)
-    adam = op_overhead.update(zero, held.num_tensors, groups, is_fused=not device.is_cpu)
+    adam = op_overhead.update(
+        zero, held.num_tensors, groups, is_fused=not device.is_cpu, moment_bytes=moment_bytes
+    )
     return UpdateTime(
         reduction_s=0.0 if alone else reduction + copies_s,
         copies_s=copies_s if alone else 0.0,

@@ -194,6 +194,7 @@ class TimeModel:
                 zero=zero,
                 element_bytes=plan.strategy.training.element_bytes,
                 bucket=bucket,
+                moment_bytes=4 if plan.strategy.training.optimizer.moments == "fp32" else 2,
             )
         return found
 

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner import build_plan, load
+from planner import build_plan, load, predict
 from planner.counts.rank_workload import ExpertImbalance
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.memory.phases import CAUSES, PhaseMemory
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, RankMemory, fullest_ranks, rank_memory
+from planner.prediction.run_forecast import forecast_run
 from planner.report.memory_report import memory_dict, memory_lines, memory_table
 from tests.support.examples import plan
 
@@ -40,6 +41,23 @@ def test_bytes_per_parameter(precision: str, zero: int, is_training: bool, total
     each = bytes_per_parameter(precision, zero, is_training=is_training)  # type: ignore[arg-type]
     assert each.total() == total
     assert each.total(ranks=8) == cut
+
+
+@pytest.mark.parametrize(("precision", "zero", "total"), [("fp32", 0, 12), ("fp32", 2, 20), ("bf16", 2, 14)])
+def test_moments_in_bf16_take_half(precision: str, zero: int, total: int) -> None:
+    each = bytes_per_parameter(precision, zero, moments="bf16")  # type: ignore[arg-type]
+    assert (each.moments, each.total()) == (4, total)
+
+
+def test_moments_in_bf16_are_costed() -> None:
+    built, half = plan(), plan("training.optimizer.moments=bf16")
+    full, less = rank_memory(built, 0).fullest, rank_memory(half, 0).fullest
+    counts = full.moments - 2 * full.masters  # of steps, for each group
+    assert less.moments == less.masters + counts
+    assert predict(half).phases_s["optimizer"] < predict(built).phases_s["optimizer"]
+    assert 3 * forecast_run(half, predict(half)).checkpoint_bytes == (
+        2 * forecast_run(built, predict(built)).checkpoint_bytes
+    )
 
 
 def test_state_of_the_reference_by_hand() -> None:

@@ -94,6 +94,7 @@ def test_sensitivity_is_the_prediction_of_the_changed_strategy() -> None:
         "balance 0.7": predict(built, imbalance=ExpertImbalance(factor=1 / 0.7)),
         "balance 0.5": predict(built, imbalance=ExpertImbalance(factor=2.0)),
         "micro_batch 2": predict(plan(LAYOUT, "training.micro_batch=2")),
+        "moments in bf16": predict(plan(LAYOUT, "training.optimizer.moments=bf16")),
         "overlap_all_to_all": predict(plan(LAYOUT, "runtime.overlap_all_to_all=true")),
     }
     for change, prediction in expected.items():

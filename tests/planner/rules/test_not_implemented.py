@@ -22,6 +22,7 @@ def test_the_demo_runs() -> None:
         (("runtime.kernels=fused",), "SW288", "runtime.kernels"),
         (("runtime.overlap_reduce=true",), "SW290", "runtime.overlap_reduce"),
         (("runtime.overlap_all_to_all=true",), "SW290", "runtime.overlap_all_to_all"),
+        (("training.optimizer.moments=bf16",), "SW296", "training.optimizer.moments"),
         (("model.init_from=runs/x",), "SW285", "model.init_from"),
         (("runtime.deterministic=true",), "SW286", "runtime.deterministic"),
         (("operate.wandb=project",), "SW287", "operate.wandb"),
