@@ -84,6 +84,9 @@ def test_loss_is_the_shifted_cross_entropy_alone():
     assert relative(out.loss, expected) < 1e-6
     summed = model(ids, labels=labels, num_items_in_batch=5).loss
     assert relative(summed, expected * (labels[:, 1:] != -100).sum() / 5) < 1e-6
+    kept = model(ids, labels=labels, logits_to_keep=2)
+    assert torch.equal(kept.loss, out.loss)
+    assert torch.equal(kept.logits, out.logits[:, -2:])
     out.loss.backward()
     assert all(p.grad is not None for p in model.parameters())
     assert isinstance(model(ids, labels=labels, return_dict=False), tuple)
