@@ -9,6 +9,8 @@ from pathlib import Path
 from planner.loading.hf_families import FAMILIES, HARMLESS
 from planner.loading.hf_unsupported import find_unsupported
 from planner.problems import Problem, StrategyError
+from planner.rules.partial import STAND_IN
+from planner.units import shorten
 from planner.yaml12 import MAX_BYTES, Document, Entry, Mapping
 
 # Keys of our model section that no other config has. Where both have one, the strategy's own counts.
@@ -30,10 +32,10 @@ class ConvertedModel:
 
 
 def read_config(folder: str) -> ConvertedModel:
-    """The config.json of a folder (or that file itself).
+    """The config.json of a folder (or that file itself); `problems` says which keys are not supported.
 
     Raises:
-        StrategyError: if it is missing, not a config, or the model is not supported.
+        StrategyError: if it is missing, or not a config.
     """
     path = Path(folder)
     file = path if path.name.endswith(".json") else path / "config.json"
@@ -46,10 +48,7 @@ def read_config(folder: str) -> ConvertedModel:
         raise StrategyError(problems)
     assert root is not None
     assert isinstance(root.value, Mapping)
-    taken = convert_config(root.value, str(file), "", source=f"--from {folder}")
-    if taken.problems:
-        raise StrategyError(taken.problems)
-    return taken
+    return convert_config(root.value, str(file), "", source=f"--from {folder}")
 
 
 def convert_config(
@@ -65,7 +64,7 @@ def convert_config(
     kind = entries["model_type"].value if "model_type" in entries else None
     if not isinstance(kind, str) or kind not in FAMILIES:
         line = entries["model_type"].line if "model_type" in entries else None
-        found = "is missing" if kind is None else f"{kind} is not supported"
+        found = "is missing" if kind is None else f"{shorten(str(kind))} is not supported"
         problem = Problem(
             code="SW152",
             path=f"{prefix}model_type",
@@ -112,33 +111,31 @@ def convert_config(
     )
 
 
-def with_model(
-    root: Entry, file: str | None, folder: str | None
-) -> tuple[Entry, tuple[str, ...], tuple[Problem, ...]]:
+def with_model(root: Entry, file: str | None, folder: str | None) -> tuple[Entry, ConvertedModel | None]:
     """The strategy with the model of a folder, or of a config that is pasted under `model:`.
 
     Keys that only our own configs have (dispatch, capacity_factor, embedding_std, init_from) stay as written,
-    as does training.balance, which a config with router_bias otherwise makes bias. Also returns the keys of
-    the config that have no effect, and its problems.
+    as does training.balance, which a config with router_bias otherwise makes bias. Also returns what was
+    taken, None where there is no config. Keys with a problem are left out; a model of which nothing is known
+    has a stand-in, and its section is empty.
     """
     assert isinstance(root.value, Mapping)
     written = root.value.entries.get("model")
     pasted = written.value if written is not None and isinstance(written.value, Mapping) else None
     if folder is not None:
-        taken = read_config(folder)
+        taken = _try_to_read(folder)
         kept = {key: entry for key, entry in (pasted or Mapping()).entries.items() if key in _OURS_ALONE}
     elif pasted is not None and "model_type" in pasted.entries:
         kept = {key: entry for key, entry in pasted.entries.items() if key in _OURS_ALONE}
         theirs = {key: entry for key, entry in pasted.entries.items() if key not in kept}
         taken = convert_config(Mapping(entries=theirs), file, "model.")
     else:
-        return root, (), ()
-    if taken.problems:
-        return root, (), taken.problems
-    model = Entry(
-        value=Mapping(entries={**taken.section.entries, **kept}),
-        line=written.line if written is not None else None,
-    )
+        return root, None
+    line = written.line if written is not None else None
+    section = taken.section.entries
+    if not section:
+        section = {key: Entry(value=value, line=line) for key, value in STAND_IN["model"].items()}
+    model = Entry(value=Mapping(entries={**section, **kept}), line=line)
     sections = {**root.value.entries, "model": model}
     training = sections.get("training")
     if taken.balance is not None and training is not None and isinstance(training.value, Mapping):
@@ -146,7 +143,14 @@ def with_model(
         balance = {"balance": Entry(value=taken.balance, line=model.line, override=source)}
         value = Mapping(entries={**balance, **training.value.entries})
         sections["training"] = Entry(value=value, line=training.line)
-    return Entry(value=Mapping(entries=sections), line=root.line), taken.ignored, ()
+    return Entry(value=Mapping(entries=sections), line=root.line), taken
+
+
+def _try_to_read(folder: str) -> ConvertedModel:
+    try:
+        return read_config(folder)
+    except StrategyError as error:
+        return ConvertedModel(model_type="", section=Mapping(), problems=error.problems)
 
 
 def _convert_rope(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:
@@ -160,7 +164,8 @@ def _convert_rope(entries: dict[str, Entry], section: Mapping, source: str | Non
 def _convert_dense_layers(entries: dict[str, Entry], section: Mapping, source: str | None) -> None:
     """Qwen3-MoE lists its dense layers; here they lead. Without any, intermediate_size has no meaning."""
     dense = entries.get("mlp_only_layers")
-    count = len(dense.value) if dense is not None and isinstance(dense.value, tuple) else 0
+    layers = () if dense is None else dense.plain()
+    count = len(layers) if isinstance(layers, tuple) and layers == tuple(range(len(layers))) else 0
     if count:
         assert dense is not None
         section.entries["first_dense_layers"] = Entry(value=count, line=dense.line, override=source)
@@ -172,10 +177,13 @@ def _read(file: Path) -> str:
     try:
         with file.open("rb") as opened:
             # JSON may be indented with tabs, YAML may not; no JSON string contains a bare tab.
-            return opened.read(MAX_BYTES).decode("utf-8-sig").replace("\t", " ")
+            text = opened.read(MAX_BYTES + 1).decode("utf-8-sig").replace("\t", " ")
+        if len(text) <= MAX_BYTES:
+            return text
+        found = f"the file is larger than {MAX_BYTES:,} bytes"
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise StrategyError([_unreadable(file, f"the file cannot be read: {str(why).lower()}")]) from None
+        found = f"the file cannot be read: {(getattr(error, 'strerror', None) or str(error)).lower()}"
+    raise StrategyError([_unreadable(file, found)])
 
 
 def _unreadable(file: Path, found: str) -> Problem:

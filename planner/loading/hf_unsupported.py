@@ -4,6 +4,8 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from planner.strategy.field_types import show
+from planner.units import shorten
 from planner.yaml12 import Mapping
 
 _FIX = "choose another model: no strategy can express this one yet"
@@ -49,7 +51,9 @@ def find_unsupported(kind: str, config: Mapping, known: Container[str]) -> Itera
             neutral, means = _NEUTRAL[key]
             if not any(_same(value, legal) for legal in neutral):
                 legal = " or ".join(dict.fromkeys(_json(legal) for legal in neutral))
-                yield Unsupported(key=key, found=f"{_json(value)} is not supported: {means}", expected=legal)
+                yield Unsupported(
+                    key=key, found=f"{shorten(_json(value))} is not supported: {means}", expected=legal
+                )
         elif key == "mlp_only_layers":
             yield from _dense_layers(value)
         elif key == "rope_parameters":
@@ -83,11 +87,12 @@ def _window(kind: str, config: Mapping) -> Iterator[Unsupported]:
     if plain.get("sliding_window") is not None and is_on:
         yield Unsupported(
             key="sliding_window",
-            found=f"{plain['sliding_window']} is not supported: every token attends to all earlier ones",
+            found=f"{shorten(str(plain['sliding_window']))} is not supported: every token attends to all "
+            "earlier ones",
             expected="null, or use_sliding_window: false",
         )
     types = plain.get("layer_types") or ()
-    if any(kind != "full_attention" for kind in types):
+    if not isinstance(types, tuple) or any(kind != "full_attention" for kind in types):
         yield Unsupported(
             key="layer_types", found="not every layer has full attention", expected="full_attention"
         )
@@ -98,15 +103,18 @@ def _rope(value: Any) -> Iterator[Unsupported]:
     if value is not None and not (is_plain and set(value) <= {"rope_type", "rope_theta"}):
         yield Unsupported(
             key="rope_parameters",
-            found=f"{value} is not supported: rotary embeddings are not scaled",
+            found=f"{shorten(str(value))} is not supported: rotary embeddings are not scaled",
             expected="{rope_type: default, rope_theta: a number}",
         )
 
 
 def _dense_layers(value: Any) -> Iterator[Unsupported]:
-    if value is not None and tuple(value) != tuple(range(len(value))):
+    if value is None:
+        return
+    if not isinstance(value, tuple) or value != tuple(range(len(value))):
+        shown = shorten(str(list(value))) if isinstance(value, tuple) else show(value)
         yield Unsupported(
             key="mlp_only_layers",
-            found=f"{list(value)} are not the leading layers",
+            found=f"{shown} are not the leading layers",
             expected="[] or the first layers: [0], [0, 1] …",
         )

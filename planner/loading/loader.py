@@ -7,8 +7,9 @@ mistakes of a file in one go. The strategy that is returned is the one that vali
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -88,22 +89,22 @@ def loads(
         raise StrategyError([*problems, not_a_mapping])
     if root is None:
         raise StrategyError(problems)
-    root, ignored, model_problems = with_model(root, file, model_from)
+    root, taken = with_model(root, file, model_from)
     texts = tuple(overrides)
     alone = root
     root, override_problems = apply_overrides(root, texts)
-    problems += (*model_problems, *override_problems)
+    problems += (*(taken.problems if taken is not None else ()), *override_problems)
     assert isinstance(root.value, YamlMapping)
-    if model_problems:
-        raise StrategyError(sorted(problems, key=_order))  # a model that cannot be read has no keys to check
+    unknown = {("model",)} if taken is not None and not taken.section.entries else set()
     unwritten = frozenset({"name"}) - set(root.value.entries)
     if unwritten:
         root.value.entries["name"] = Entry(value=name, line=1)
-    sources = Sources(file=file, root=root, ignored_model_keys=ignored)
-    strategy, found = _check(sources, problems, known, unwritten)
+    sources = Sources(file=file, root=root, ignored_model_keys=() if taken is None else taken.ignored)
+    check = partial(_check, earlier=problems, known=known, unwritten=unwritten, unknown=unknown)
+    strategy, found = check(sources)
     if found and texts:  # once more without overrides: which of them the file has alone
-        _, in_file = _check(replace(sources, root=alone), problems, known, unwritten)
-        strategy, found = _check(sources, problems, known, unwritten, texts, in_file)
+        _, in_file = check(replace(sources, root=alone))
+        strategy, found = check(sources, overrides=texts, in_file=in_file)
     problems += found
     if problems:
         raise StrategyError(sorted(problems, key=_order))
@@ -151,9 +152,11 @@ def _read(file: str) -> str:
 
 def _check(
     sources: Sources,
+    *,
     earlier: Sequence[Problem],
     known: Mapping[str, Any],
     unwritten: frozenset[str],
+    unknown: Collection[tuple[str, ...]],
     overrides: Sequence[str] = (),
     in_file: Sequence[Problem] = (),
 ) -> tuple[Strategy | None, list[Problem]]:
@@ -162,6 +165,7 @@ def _check(
     Args:
         known: the devices and links that it may name.
         unwritten: top-level keys that nobody wrote.
+        unknown: keys (or sections) of which nothing is known, beside those of the earlier Problems.
         overrides: those that may have broken a rule.
         in_file: the Problems of the file without them.
 
@@ -171,6 +175,7 @@ def _check(
     data = sources.root.plain()
     problems: list[Problem] = []
     faulty = {tuple(problem.path.split(".")) for problem in earlier if problem.path}
+    faulty |= set(unknown)
     strategy = None
     for _ in range(_MAX_ROUNDS):
         try:

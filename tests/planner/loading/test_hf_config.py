@@ -304,8 +304,55 @@ def test_no_config_is_a_problem(tmp_path: Path, text: str | None, code: str) -> 
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(StrategyError) as caught:
-        read_config(str(tmp_path))
-    assert caught.value.problems[0].code == code
+        loads(TEXT, model_from=str(tmp_path))
+    assert [problem.code for problem in caught.value.problems] == [code]
+
+
+def test_all_mistakes_of_a_config_and_of_its_strategy_are_told_at_once(tmp_path: Path) -> None:
+    """Two keys that cannot be converted, two values of the wrong kind, a rule, and the strategy's own."""
+    wrong = {
+        "attention_bias": True,
+        "mlp_only_layers": 5,
+        "hidden_size": "wide",
+        "num_hidden_layers": -1,
+        "num_experts_per_tok": 999,
+        "vocab_size": 32000,
+    }
+    folder = folder_of(tmp_path, {**QWEN3_30B_A3B, **wrong})
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, ["training.seed=-1", "output.keep_last=x"], model_from=folder)
+    assert sorted((problem.code, problem.path) for problem in caught.value.problems) == [
+        ("SW113", "model.hidden_size"),
+        ("SW113", "output.keep_last"),
+        ("SW114", "model.num_hidden_layers"),
+        ("SW114", "training.seed"),
+        ("SW153", "attention_bias"),
+        ("SW153", "mlp_only_layers"),
+        ("SW221", "model.num_experts_per_tok"),
+    ]
+
+
+def test_unknown_model_leaves_the_rest_of_a_strategy_checked(tmp_path: Path) -> None:
+    for text, code in (('{"model_type": "gpt2"}', "SW152"), ("3", "SW151"), ('{"a": 1, "a": 2}', "SW106")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(StrategyError) as caught:
+            loads(TEXT, ["training.seed=-1"], model_from=str(tmp_path))
+        assert [problem.code for problem in caught.value.problems] == [code, "SW114"]
+
+
+@pytest.mark.parametrize("value", [5, "x", {"a": 1}, [3], True])
+@pytest.mark.parametrize("key", ["mlp_only_layers", "layer_types", "rope_parameters", "sliding_window"])
+def test_key_of_the_wrong_kind_is_a_problem(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, model_from=folder_of(tmp_path, {**MIXTRAL_8X7B, key: value}))
+    assert [(problem.code, problem.path) for problem in caught.value.problems] == [("SW153", key)]
+
+
+def test_config_that_is_too_large_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**MIXTRAL_8X7B, "_": "x" * 2**20}))
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, model_from=str(tmp_path))
+    assert "larger than" in caught.value.problems[0].found
 
 
 def test_neither_strategy_nor_model_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
