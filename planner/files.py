@@ -1,5 +1,6 @@
 """Atomic file writes and file hashes: a file is complete or not there, whatever kills the writer."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -38,6 +39,20 @@ def replace(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.rename(path)
     fsync_folder(path.parent)
+
+
+def read_limited(path: Path, max_bytes: int) -> str:
+    """The text of a file in UTF-8, which /dev/zero in its place does not make endless.
+
+    Raises:
+        OSError: if it cannot be read, or is larger.
+        UnicodeDecodeError: if it is not UTF-8 text.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")
+    return content.decode("utf-8")
 
 
 def sha256_of(path: Path) -> str:

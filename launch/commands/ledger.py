@@ -27,9 +27,11 @@ def ledger(
     folder: Annotated[str, typer.Option("--folder", help="folder of the runs")] = "runs",
 ) -> ExitCode:
     """Compare predicted with measured steps of finished runs; exit code 1 if there are none."""
-    from planner.report.ledger import ledger_tables, read_ledger
+    from planner.report.ledger import ledger_tables, misplaced_telemetry, read_ledger
 
     _refuse_unknown_runs(Path(folder), runs or ())
+    for path in misplaced_telemetry(Path(folder)):
+        print(f"warning: {path} is not a file: this run is left out; move it aside", file=sys.stderr)
     entries = read_ledger(Path(folder), runs or ())
     code = ExitCode.OK if entries else ExitCode.NEGATIVE
     if output.is_json:

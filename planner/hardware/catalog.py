@@ -11,11 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from planner.files import read_limited
 from planner.hardware.device import CPU, Curve, Device, EntryError, MeasuredCollective, make_device, peaks_of
 from planner.hardware.scaling import bandwidth_of, scaled_entry
 from planner.problems import Problem, StrategyError
 from planner.units import parse_quantity
-from planner.yaml12 import Document
+from planner.yaml12 import MAX_BYTES, Document
 from planner.yaml12 import Mapping as DocumentMapping
 
 __all__ = ["CPU", "Curve", "Device", "MeasuredCollective"]
@@ -162,7 +163,7 @@ def read_hardware(path: Path) -> dict[str, dict[str, Any]]:
     lines: dict[tuple[str, ...], int | None] = {}
     at: tuple[str, ...] = ()
     try:
-        written = _entries(path.read_text(encoding="utf-8"), str(path), lines)
+        written = _entries(read_limited(path, MAX_BYTES), str(path), lines)
         shipped = devices()
         found = {LINKS: written.pop(LINKS)} if LINKS in written else {}
         for name, entry in written.items():
@@ -171,7 +172,7 @@ def read_hardware(path: Path) -> dict[str, dict[str, Any]]:
             make_device(name, found[name], str(path))
             if "memory" not in entry:
                 raise EntryError("memory", "memory is missing")
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         key = error.key if isinstance(error, EntryError) else ""
         problem = Problem(
             code="SW141",

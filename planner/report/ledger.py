@@ -8,13 +8,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from planner.files import read_limited
 from planner.plan.serialization import full_strategy
 from planner.prediction.breakdown import PHASES
 from planner.report.tables import Table
 from planner.strategy.schema import Strategy
 from planner.units import milliseconds, plural
+from planner.yaml12 import MAX_BYTES
 
 WARMUP_STEPS = 5  # of each attempt: caches fill, memory is first touched
+_MAX_PLAN_BYTES = 1 << 28  # of a plan for 65,536 ranks, with room
 _GPU = re.compile(r"^ +gpu: (.+(?:\n {4,}.+)*)", re.MULTILINE)
 
 
@@ -50,8 +53,13 @@ class ErrorBar:
 
 def read_ledger(folder: Path, runs: Sequence[str] = ()) -> tuple[LedgerEntry, ...]:
     """The runs of a folder that have steps with a prediction, by name; `runs`: only these."""
-    found = (_entry(path) for path in sorted(folder.glob("*/telemetry.jsonl")))
+    found = (_entry(path) for path in sorted(folder.glob("*/telemetry.jsonl")) if path.is_file())
     return tuple(entry for entry in found if entry is not None and (not runs or entry.run in runs))
+
+
+def misplaced_telemetry(folder: Path) -> tuple[Path, ...]:
+    """What has the name of a run's telemetry and is not a file: a folder, a link to nothing, a device."""
+    return tuple(path for path in sorted(folder.glob("*/telemetry.jsonl")) if not path.is_file())
 
 
 def error_bar(entries: Sequence[LedgerEntry], strategy: Strategy) -> ErrorBar | None:
@@ -149,7 +157,7 @@ def _line(text: bytes) -> dict[str, Any] | None:
             if whole
             else None
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -166,14 +174,14 @@ def _prediction(predicted: Any) -> dict[str, float]:
 def _described(run: Path) -> tuple[str, str]:
     """The layout and the device of a run, as its own files name them; "?" where they are gone."""
     try:
-        plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+        plan = json.loads(read_limited(run / "plan.json", _MAX_PLAN_BYTES))
         layout = f"{plan['degrees']} {plan['placement']}, {plan['world_size']} ranks"
         if plan.get("layers_per_stage"):
             layout += f", layers {'+'.join(str(count) for count in plan['layers_per_stage'])}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         layout = "?"
     try:
-        return layout, _gpu_of((run / "strategy.yaml").read_text(encoding="utf-8"))
+        return layout, _gpu_of(read_limited(run / "strategy.yaml", MAX_BYTES))
     except (OSError, ValueError):
         return layout, "?"
 

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from launch.__main__ import main
 from planner import load
 from planner.plan.serialization import full_strategy
 from planner.prediction.breakdown import PHASES
 from planner.report.ledger import error_bar, read_ledger
+from tests.support.fuzz import QUICK_AND_SLOW, cases, changed_json, damaged
 
 TINY = "ds_configs/tiny_cpu.yaml"
 
@@ -133,3 +136,51 @@ def test_plan_prints_its_bar_and_ledger_its_tables(
     assert json.loads(capsys.readouterr().out)["runs"][0]["error"]["step_s"] == pytest.approx(0.25)
     assert main(["ledger", "nothing", "--folder", str(tmp_path)]) == 2
     assert f"SW490 no telemetry.jsonl in {tmp_path / 'nothing'}" in capsys.readouterr().err
+
+
+def test_files_of_the_wrong_kind_are_one_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        write_run(tmp_path, name, 2.0, 2.2)
+    (tmp_path / "a" / "telemetry.jsonl").unlink()
+    (tmp_path / "a" / "telemetry.jsonl").symlink_to("/dev/zero")
+    for name in ("plan.json", "strategy.yaml"):
+        (tmp_path / "b" / name).unlink()
+        (tmp_path / "b" / name).symlink_to("/dev/zero")
+    assert main(["ledger", "--folder", str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [(run["run"], run["layout"] == "?") for run in json.loads(captured.out)["runs"]] == [
+        ("b", True),
+        ("c", False),
+    ]
+    assert captured.err == (
+        f"warning: {tmp_path}/a/telemetry.jsonl is not a file: this run is left out; move it aside\n"
+    )
+
+
+LINE = {
+    "step": 9,
+    "attempt": 1,
+    "step_s": 1.5,
+    "phases_s": {"compute": 1.0},
+    "predicted": {"compute": 1.0, "step_s": 1.2},
+}
+
+
+@pytest.mark.parametrize("number", QUICK_AND_SLOW)
+def test_any_line_of_telemetry_is_read_or_left_out(tmp_path: Path, number: int) -> None:
+    write_run(tmp_path, "a", 2.0, 2.2)
+    before = (tmp_path / "a" / "telemetry.jsonl").read_bytes() + b"\n"
+
+    @cases(number)
+    @given(line=st.one_of(damaged(json.dumps(LINE).encode()), changed_json(LINE).map(json.dumps)))
+    @example(line='{"step": 9, "step_s": 1' + "0" * 400 + ', "phases_s": {}}')
+    @example(line="[" * 10_000)
+    def holds(line: bytes | str) -> None:
+        more = line if isinstance(line, bytes) else line.encode()
+        (tmp_path / "a" / "telemetry.jsonl").write_bytes(before + more)
+        (entry,) = read_ledger(tmp_path)
+        assert entry.num_steps >= 1
+
+    holds()

@@ -1,11 +1,19 @@
 """What is in the way of a run in its folder is told before training, and nothing is lost."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from runtime.files.json_lines import LineFile, read_steps
+from runtime.startup.claims import claim
+from runtime.startup.outcome_files import write_done, write_failed
 from runtime.startup.run_folder import find_folder_problems
+from tests.support.fuzz import QUICK_AND_SLOW, cases, within
 
 
 def dangling(path: Path) -> None:
@@ -105,3 +113,43 @@ def test_output_folder_itself_may_be_in_the_way(tmp_path: Path, make: Callable[[
     make(tmp_path / "runs")
     assert [p.code for p in find_folder_problems(tmp_path / "runs" / "tiny")] == ["SW643"]
     assert [p.code for p in find_folder_problems(tmp_path / "runs")] == ["SW643"]
+
+
+NAMES = [
+    *("checkpoints", "attempts", "ranks", "tensorboard", "telemetry.jsonl", "done.json", "failed.json"),
+    *("strategy.yaml", "plan.json", "loss.png", "attempts/0001.json", "attempts/x.json"),
+    *(f"attempts/{'9' * 300}.json"[:200], "ranks/rank-0000.jsonl", "ranks/rank-x.jsonl", "journal.jsonl"),
+]
+MAKERS = {"dangling": dangling, "loop": loop, "file": file, "folder": folder, "refused": refused}
+
+
+@pytest.mark.parametrize("number", QUICK_AND_SLOW)
+def test_any_folder_is_told_of_or_can_be_used(tmp_path: Path, number: int) -> None:
+    """Every fix that is printed is followed; then a run writes its files there."""
+
+    @cases(number)
+    @given(what=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(sorted(MAKERS)), max_size=5))
+    def holds(what: dict[str, str]) -> None:
+        run = tmp_path / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        for name, kind in sorted(what.items()):
+            path = run / name
+            if not os.path.lexists(path.parent):
+                path.parent.mkdir(parents=True)
+            if path.parent.is_dir() and not path.parent.is_symlink():
+                MAKERS[kind](path)
+        with within(5):
+            for problem in find_folder_problems(run):
+                assert problem.code in ("SW643", "SW644")
+                place = problem.found.partition(" ")[0]
+                Path(place).rename(f"{place}.aside")
+            assert find_folder_problems(run) == ()
+            attempt = claim(run, {})
+            lines = LineFile(run / "ranks" / "rank-0000.jsonl")
+            lines.append({"step": 1})
+            lines.close()
+            assert list(read_steps(run / "ranks" / "rank-0000.jsonl")) == [1]
+            write_failed(run, code=3, problems=(), checkpoint=None, attempt=attempt)
+            write_done(run, {"attempt": attempt, "step": 1})
+
+    holds()
