@@ -102,8 +102,8 @@ def test_state_is_exact_and_each_phase_is_bounded(name: str, monkeypatch: pytest
         bounds = {phase.phase: phase.total - phase.overhead for phase in memory.phases}
         buckets = {phase.phase: phase.buckets for phase in memory.phases}
         for phase, found in held.peaks.items():
-            # Between steps that scalar and those sums, which are in no phase's bound; on a busy machine gloo's
-            # thread may still hold the bucket that was reduced before.
+            # Between steps that scalar and those sums, which are in no phase's bound; a thread of gloo may
+            # hold the bucket that was reduced before.
             late = buckets[phase] if phase == "reduction" else 0
             assert found <= bounds[phase] + late + 8 + 4 * 8, (rank, phase, found, bounds[phase])
         # Sums of peaks that never met were at 0.72 to 0.98 here, staged ranks at 0.46 to 0.82.
