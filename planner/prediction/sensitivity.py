@@ -54,7 +54,7 @@ def _variations(plan: Plan, prediction: Prediction) -> Iterator[Variation]:
     else:
         yield _vary(name, other, device, imbalance)
     if plan.strategy.training.optimizer.moments == "fp32":
-        other = Plan(strategy=change_keys(plan.strategy, {"training.optimizer.moments": "bf16"}))
+        other = build_plan(change_keys(plan.strategy, {"training.optimizer.moments": "bf16"}))
         yield _vary("moments in bf16", other, device, imbalance)
     for key in ("overlap_reduce", "overlap_all_to_all"):
         other = replace(plan, strategy=change_keys(plan.strategy, {f"runtime.{key}": True}))
