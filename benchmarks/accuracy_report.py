@@ -17,7 +17,7 @@ from planner.hardware.catalog import calibration_path, device_of
 from planner.prediction.breakdown import PHASES
 from planner.prediction.predict import predict
 from planner.report.tables import Table, print_tables
-from planner.strategy.schema import Parallel
+from planner.strategy.parallel import Parallel
 
 
 @dataclass

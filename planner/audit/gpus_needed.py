@@ -7,7 +7,8 @@ from planner.audit.verdicts import Derivation
 from planner.problems import Problem
 from planner.rules.registry import find_broken_rules
 from planner.strategy.changes import change_keys
-from planner.strategy.schema import Parallel, Strategy
+from planner.strategy.parallel import Parallel
+from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
 
 _PLACES = ("parallel", "parallel.placement")

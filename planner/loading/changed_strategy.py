@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from planner.loading.validation_messages import find_faults
 from planner.problems import Problem, StrategyError
 from planner.strategy.field_types import AS_TEXT, show
-from planner.strategy.schema import Strategy, parse_short_name
+from planner.strategy.parallel import parse_short_name
+from planner.strategy.schema import Strategy
 
 
 def changed_strategy(

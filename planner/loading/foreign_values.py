@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil, isfinite
 from typing import Any
 
-from planner.strategy.schema import Training
+from planner.strategy.training import Training
 
 AUTO = "auto"  # the Hugging Face Trainer replaces it in a DeepSpeed configuration
 

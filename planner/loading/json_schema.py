@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from planner.hardware.catalog import devices
 from planner.strategy.field_types import Section
-from planner.strategy.schema import SHORT_NAME_PATTERN, Strategy
+from planner.strategy.parallel import SHORT_NAME_PATTERN
+from planner.strategy.schema import Strategy
 from planner.units import UNITS, format_quantity, quantity_pattern
 
 

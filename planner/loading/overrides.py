@@ -6,7 +6,7 @@ from yaml.reader import Reader
 
 from planner.problems import Problem
 from planner.strategy.field_types import show
-from planner.strategy.schema import parse_short_name
+from planner.strategy.parallel import parse_short_name
 from planner.units import shorten
 from planner.yaml12 import MAX_DIGITS, Document, Entry, Mapping, resolve_scalar
 

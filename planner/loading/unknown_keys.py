@@ -11,7 +11,7 @@ from planner.loading.json_schema import find_section
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.trial import is_legal
 from planner.loading.value_examples import example_of
-from planner.strategy.schema import parse_short_name
+from planner.strategy.parallel import parse_short_name
 from planner.yaml12_writer import flow_yaml
 
 

@@ -13,7 +13,8 @@ from itertools import accumulate
 from planner.counts.parameters import ParameterTensor, stage_parameters
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
-from planner.strategy.schema import ModelShape, MomentPrecision, Precision
+from planner.strategy.schema import ModelShape
+from planner.strategy.training import MomentPrecision, Precision
 from planner.topology.placement import Stage
 
 FP32_BYTES = 4

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from planner.problems import Problem
 from planner.rules.layout import find_widest_size
 from planner.strategy.field_types import LARGEST
-from planner.strategy.schema import Strategy, steps_for
+from planner.strategy.schema import Strategy
+from planner.strategy.training import steps_for
 from planner.units import format_quantity
 
 

@@ -18,7 +18,8 @@ from planner.search.search_space import layouts, space_of
 from planner.search.trainable import missing_of, trainable_first, untrainable_keys
 from planner.strategy.changes import change_keys, change_parallel
 from planner.strategy.hosts import Hosts
-from planner.strategy.schema import Parallel, Strategy
+from planner.strategy.parallel import Parallel
+from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
 from planner.units import format_bytes, plural
 

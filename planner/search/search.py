@@ -17,7 +17,8 @@ from planner.search.layer_cuts import lighten_last_stage
 from planner.search.recompute_choice import fitting_plan
 from planner.search.search_space import Space, layouts, pipeline_degrees, plans_of, space_of
 from planner.strategy.changes import change_keys
-from planner.strategy.schema import Parallel, Strategy
+from planner.strategy.parallel import Parallel
+from planner.strategy.schema import Strategy
 from planner.timing.time_model import TimeModel
 from planner.topology.placement import world_size
 from planner.units import milliseconds

@@ -10,8 +10,9 @@ from planner.rules.registry import find_broken_rules
 from planner.strategy.changes import change_keys
 from planner.strategy.execution import Reduce
 from planner.strategy.field_types import Section
+from planner.strategy.parallel import Parallel
 from planner.strategy.recompute import Recompute
-from planner.strategy.schema import Parallel, Strategy
+from planner.strategy.schema import Strategy
 from planner.topology.host_blocks import HostRuns, find_split_tp_group, host_runs
 from planner.topology.placement import even_cut, largest_data_parallel_size, world_size
 

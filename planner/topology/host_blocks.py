@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from planner.strategy.cluster import Cluster
-from planner.strategy.schema import Parallel
+from planner.strategy.parallel import Parallel
 
 HostRuns = tuple[tuple[int, int], ...]  # ranks of a host, number of such hosts; the fullest first
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from planner.strategy.schema import ModelShape, Parallel
+from planner.strategy.parallel import Parallel
+from planner.strategy.schema import ModelShape
 from planner.topology.group_placement import GroupPlacement, placement_of
 from planner.topology.placement import Stage, place
 

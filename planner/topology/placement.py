@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from planner.strategy.schema import Parallel
+from planner.strategy.parallel import Parallel
 from planner.topology.grid import Grid
 
 

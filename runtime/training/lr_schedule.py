@@ -2,7 +2,7 @@
 
 import math
 
-from planner.strategy.schema import Training
+from planner.strategy.training import Training
 
 
 def learning_rate(step: int, training: Training, horizon: int) -> float:

@@ -12,7 +12,7 @@ from model.decoder import StageContents, sum_routings
 from model.lm_head import CrossEntropy
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan, Stage, Strategy
-from planner.strategy.schema import Training
+from planner.strategy.training import Training
 from planner.topology.stage_boundary import Interval
 from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups

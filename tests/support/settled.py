@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from planner import Strategy
-from planner.strategy.schema import Training
+from planner.strategy.training import Training
 from runtime.data.rows import Rows
 from tests.support.equality import CLEAR, TOLERANCE, assert_equal, differences
 from tests.support.layout import run_layout

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from planner.strategy.schema import Parallel
+from planner.strategy.parallel import Parallel
 from planner.topology.placement import StageContents, place, stage_layers, world_size
 from tests.support.examples import plan
 
