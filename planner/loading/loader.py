@@ -214,7 +214,7 @@ def _usual_slots(data: Mapping[str, Any]) -> dict[str, int]:
 
 def _problems_of(fault: Fault, sources: Sources) -> list[Problem]:
     if fault.problems:
-        return list(fault.problems)
+        return [sources.locate(problem, fault.path) for problem in fault.problems]
     if fault.found is None:
         return []
     path = dotted(fault.path)

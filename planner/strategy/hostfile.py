@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from planner.files import read_limited
 from planner.problems import Problem
 from planner.strategy.host_dialects import read_dialect
 from planner.strategy.host_names import (
@@ -16,6 +17,7 @@ from planner.strategy.host_names import (
 )
 from planner.units import shorten
 
+_MAX_BYTES = 16 * 2**20
 _SHOWN = 8  # lines that a fix writes out
 _MOST_PROBLEMS = 100
 
@@ -72,21 +74,22 @@ def read_hostfile(
 
 def _read(path: str) -> tuple[str, Problem | None]:
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(16 * 2**20 + 1)
-        return data.decode("utf-8-sig"), None
+        text = read_limited(Path(path), _MAX_BYTES).removeprefix("\ufeff")
     except OSError as error:
         why = f"cannot be read: {(error.strerror or str(error)).lower()}"
-        return "", _unreadable(path, why, "correct the path")
+        return "", _unreadable(path, why, f"correct the path (relative paths start at {Path.cwd()})")
     except ValueError:
-        return "", _unreadable(path, "is not text", "correct the path")
+        return "", _unreadable(path, "is not text", "give a text file")
+    if "\0" in text:
+        return "", _unreadable(path, "is not text", "give a text file")
+    return text, None
 
 
 def _unreadable(path: str, why: str, fix: str) -> Problem:
     return Problem(
         code="SW134",
         path="cluster.hosts",
-        found=f"hostfile {path!r} {why}",
+        found=f"hostfile {shorten(path, 200)!r} {why}",
         expected="a file of lines `name slots=N`",
         fix=fix,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo
 
-from planner.strategy.field_types import make_error, show
+from planner.strategy.field_types import expand_path, make_error, show
 from planner.strategy.host_dialects import read_dialect
 from planner.strategy.host_names import (
     EXPECTED_NAME,
@@ -147,7 +147,7 @@ def _from_mapping(value: dict[str, Any], info: ValidationInfo) -> Hosts:
             "SW131", found, _EXPECTED, meant=_meant_by_mapping(value) or {"hostfile": "hostfile"}
         )
     context = info.context if isinstance(info.context, dict) else {}
-    listed, problems = read_hostfile(path, context.get("gpus_per_host"))
+    listed, problems = read_hostfile(expand_path(path), context.get("gpus_per_host"))
     if problems:
         error = make_error(problems[0].code, problems[0].found, problems[0].expected, problems[0].fix)
         assert error.context is not None

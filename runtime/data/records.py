@@ -17,7 +17,6 @@ from runtime.data.json_values import JsonDamaged, read_json_values
 
 NUM_ROWS = 256
 READ_CHARACTERS = 1 << 20
-# pyarrow's errors are ValueErrors or OSErrors.
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, csv.Error, ValueError)
 
 
@@ -140,7 +139,7 @@ def _read_csv(source: Source, form: Form, keys: Collection[str] | None) -> Itera
 def _read_parquet(source: Source, keys: Collection[str] | None) -> Iterator[Record | MalformedRecord]:
     import pyarrow.parquet  # an optional dependency, and slow to import
 
-    with pyarrow.parquet.ParquetFile(source.file) as table:
+    with _arrow_damage(), pyarrow.parquet.ParquetFile(source.file) as table:
         columns = _columns(table.schema_arrow.names, keys)
         number = 0
         for batch in table.iter_batches(batch_size=NUM_ROWS, columns=columns):
@@ -155,14 +154,26 @@ def _read_arrow(
     """Arrow's stream format, which the package datasets writes, and its file format."""
     import pyarrow.ipc
 
-    with pyarrow.memory_map(str(source.file)) as file:
+    with _arrow_damage(), pyarrow.memory_map(str(source.file)) as file:
         number = 0
         for batch in _batches(pyarrow.ipc, file, form):
+            batch.validate(full=True)  # or damaged offsets would read memory that is not the file's
             columns = _columns(batch.schema.names, keys)
             for start in range(0, batch.num_rows, NUM_ROWS):
                 for row in batch.select(columns).slice(start, NUM_ROWS).to_pylist():
                     number += 1
                     yield Record(number, row)
+
+
+@contextmanager
+def _arrow_damage() -> Iterator[None]:
+    """Makes a ValueError of pyarrow's errors, which may also be a MemoryError, a KeyError or a TypeError."""
+    import pyarrow
+
+    try:
+        yield
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def _batches(ipc: Any, file: Any, form: Form) -> Iterator[Any]:

@@ -71,7 +71,7 @@ def test_hostfile_without_hosts_is_a_problem(tmp_path: Path, content: bytes | st
 
 
 def test_missing_hostfile_is_a_problem() -> None:
-    with pytest.raises(StrategyError, match=r"SW134 cluster\.hosts: .*no such file"):
+    with pytest.raises(StrategyError, match=r"hostfile: .*: SW134 .*no such file"):
         loads(TEXT, ["cluster.hosts={hostfile: /nowhere/hostfile}"])
 
 
@@ -79,3 +79,34 @@ def test_bare_text_is_not_taken_for_a_host() -> None:
     with pytest.raises(StrategyError) as error:
         loads(TEXT, ["cluster.hosts=node1"])
     assert error.value.problems[0].fix == "write 'cluster.hosts=[node1]'"
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "none", "/", "x" * 5000])
+def test_what_is_no_hostfile_is_one_short_problem_of_its_override(path: str) -> None:
+    override = f"cluster.hosts={{hostfile: {path}}}"
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, [override])
+    (problem,) = error.value.problems
+    assert problem.code == "SW134"
+    assert (problem.override or "")[:20] == override[:20]
+    assert len(str(problem)) < 700
+    assert f"(relative paths start at {Path.cwd()})" in problem.fix
+
+
+def test_hostfile_below_home_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hosts").write_text("n1 slots=8\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/hosts", "$HOME/hosts", "${HOME}/hosts"):
+        assert loads(TEXT, [f'cluster.hosts={{hostfile: "{path}"}}']).cluster.hosts.names == ("n1",)
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, ["cluster.hosts={hostfile: $NOT_SET/hosts}"])
+    assert [problem.code for problem in error.value.problems] == ["SW117"]
+
+
+def test_binary_hostfile_is_one_problem(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_bytes(b"n1 slots=8\n\0\0\n" * 1000)
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, [f"cluster.hosts={{hostfile: {tmp_path / 'hosts'}}}"])
+    assert [(problem.code, "is not text" in problem.found) for problem in error.value.problems] == [
+        ("SW134", True)
+    ]
