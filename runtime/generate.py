@@ -94,7 +94,8 @@ def default_prompt(run_folder: Path) -> str:
     Raises:
         CannotGenerate, StrategyError: as `continuation`.
     """
-    return DEFAULT_PROMPT if _strategy(run_folder).data.path is None else ""
+    data = _strategy(run_folder).data
+    return DEFAULT_PROMPT if data.path is None and data.mix is None else ""
 
 
 def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalLM:

@@ -19,7 +19,7 @@ def find_section(path: Sequence[str | int]) -> type[Section] | None:
         if section is None:
             return None
         if isinstance(key, int):
-            continue  # an item of claims, which stays the section of its items
+            continue  # an item of a list, which stays the section of its items
         field = section.written_keys().get(key)
         section = _section_in(field.annotation) if field is not None else None
     return section
@@ -41,6 +41,11 @@ def _properties(section: type[Section]) -> Mapping[str, Any]:
     return properties
 
 
+def is_list(path: tuple[str | int, ...]) -> bool:
+    """Whether the value at this path is a list of sections."""
+    return path in (("claims",), ("data", "mix"))
+
+
 def _section_in(annotation: Any) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
@@ -51,14 +56,14 @@ def _section_in(annotation: Any) -> type[Section] | None:
 def list_paths() -> tuple[str, ...]:
     """Every dotted key of a strategy, without the items of lists."""
 
-    def walk(section: type[Section], prefix: str) -> Iterator[str]:
+    def walk(section: type[Section], path: tuple[str, ...]) -> Iterator[str]:
         for name, field in section.written_keys().items():
-            yield prefix + name
+            yield ".".join((*path, name))
             inner = _section_in(field.annotation)
-            if inner is not None and name != "claims":
-                yield from walk(inner, f"{prefix}{name}.")
+            if inner is not None and not is_list((*path, name)):
+                yield from walk(inner, (*path, name))
 
-    return tuple(walk(Strategy, ""))
+    return tuple(walk(Strategy, ()))
 
 
 def json_schema() -> str:

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from planner.loading.fault import Fault, Path, dotted
 from planner.loading.foreign_names import find_value
-from planner.loading.json_schema import field_schema, find_section
+from planner.loading.json_schema import field_schema, find_section, is_list
 from planner.loading.trial import is_legal
 from planner.loading.unknown_keys import explain_unknown
 from planner.loading.value_examples import example_of
@@ -215,6 +215,8 @@ _KINDS = {
 def _expected(kind: str, path: Path) -> str:
     """The legal values of a key in words, from its JSON schema, so that they are written once."""
     section = find_section(path)
+    if section is not None and is_list(path):
+        return f"a list of mappings with {', '.join(section.written_keys())}"
     if section is not None and not isinstance(path[-1], int):
         return f"a mapping with some of: {', '.join(section.written_keys())}"
     names = tuple(key for key in path if isinstance(key, str))

@@ -14,6 +14,7 @@ _SECTIONS: Mapping[tuple[str, ...], Any] = {
     ("cluster", "links"): {"intra_host": "NVLink4", "inter_host": "NDR"},
     ("parallel",): {"ep": 1, "tp": 1, "pp": 1, "dp": 1},
     ("claims",): [{"quantity": "forward_latency", "value": "12.5 ms", "where": "Latency Analysis"}],
+    ("data", "mix"): [{"path": "texts/prose", "weight": 0.7}, {"path": "texts/code", "weight": 0.3}],
 }
 _KEYS: Mapping[tuple[str, ...], Any] = {
     ("cluster", "mtbf"): "50000 h",

@@ -86,6 +86,8 @@ def _legal(path: tuple[str, ...], schema: dict[str, Any]) -> str:
             return "none, layer, attention, experts, or {layers: N}"
         case ("claims",):
             return "a list of [claims](#claims)"
+        case ("data", "mix"):
+            return "a list of [corpora](#datamix), or null"
         case ("claims", "quantity"):
             return "one of [these](#quantities-of-claims)"
         case ("claims", "value"):
@@ -116,7 +118,7 @@ def _default(path: tuple[str, ...], field: FieldInfo, schema: dict[str, Any]) ->
         return "required"
     if path in (("model", "num_key_value_heads"), ("model", "head_dim")):
         return "derived"
-    if find_section(path) is not None:
+    if find_section(path) is not None and path != ("data", "mix"):
         return "none" if path == ("claims",) else "its keys' defaults"
     return f"`{_yaml(schema.get('default', {}))}`"
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from planner.problems import Problem
-from planner.rules import batch, deepspeed_dispatch, hosts, layout, model, stages
+from planner.rules import batch, data, deepspeed_dispatch, hosts, layout, model, stages
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 
@@ -16,6 +16,7 @@ RULES: tuple[Rule, ...] = (
     *model.RULES,
     *deepspeed_dispatch.RULES,
     *batch.RULES,
+    *data.RULES,
 )
 
 

@@ -12,6 +12,7 @@ from pydantic import (
 
 from planner.strategy.claims import Claim, write_claims
 from planner.strategy.cluster import Cluster
+from planner.strategy.corpora import MixPart, Paths
 from planner.strategy.execution import Launch, Limits, Operate, Output, Runtime
 from planner.strategy.field_types import (
     NotNegative,
@@ -22,9 +23,6 @@ from planner.strategy.field_types import (
     Section,
     Text,
     VocabSize,
-    check_path,
-    make_error,
-    show,
 )
 from planner.strategy.parallel import Parallel, parse_parallel
 from planner.strategy.sources import Sources
@@ -113,27 +111,16 @@ class ModelShape(Section):
         return self.num_hidden_layers - self.first_dense_layers
 
 
-def _parse_paths(value: Any) -> Any:
-    items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    for place, item in enumerate(items, start=1):
-        if item == "" and isinstance(value, (list, tuple)):
-            kept = [path for path in items if path != ""]
-            raise make_error(
-                "SW117", f"item {place} of the list is empty", "paths, or null", meant=kept or ["texts"]
-            )
-        if not isinstance(item, str) and value is not None:
-            raise make_error("SW113", f"{show(item)} is not a path", "a path, a list of paths, or null")
-        if isinstance(item, str):
-            check_path(item)
-    return items if isinstance(value, list) else value
-
-
 class Data(Section):
     """The text to train on."""
 
-    path: Annotated[Path | tuple[Path, ...] | None, BeforeValidator(_parse_paths)] = Field(
+    path: Paths = Field(
         default=None,
         description="file, folder or glob, or a list of them; null: sources of Python's standard library",
+    )
+    mix: tuple[MixPart, ...] | None = Field(
+        default=None,
+        description="corpora with weights, in place of path",
     )
     text_field: Text = Field(
         default="text",

@@ -47,6 +47,8 @@ SETTLED_S = 60.0
 class DataManifest:
     """Contents of a cache entry. Token ids are below `num_ids`; `warnings` are repeated at every use.
 
+    part_tokens, part_documents: of each part of data.mix, one after the other; of all data without a mix.
+
     num_targets, targets_sha256: None where the loss asks for every token.
     """
 
@@ -63,6 +65,8 @@ class DataManifest:
     num_ids: int
     num_documents: int
     num_bytes: int
+    part_tokens: tuple[int, ...]
+    part_documents: tuple[int, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -94,7 +98,8 @@ def read_entry(folder: Path) -> DataManifest:
         raise DamagedEntry(f"{folder}: {type(error).__name__}: {error}") from error
     if _digest(body) != expected:
         raise DamagedEntry(f"{folder / MANIFEST_NAME} was altered")
-    manifest = DataManifest(**body | {"warnings": tuple(body["warnings"])})
+    lists = {name: tuple(value) for name, value in body.items() if isinstance(value, list)}
+    manifest = DataManifest(**body | lists)
     if tokenizer_sha256 != manifest.tokenizer_sha256:
         raise DamagedEntry(f"{folder / TOKENIZER_NAME} was altered")
     if num_bytes != manifest.num_tokens * manifest.token_bytes:

@@ -1,4 +1,4 @@
-"""The files of the corpus, their order, and the corpus hash.
+"""The files of the corpus, and their order.
 
 `data.path` is empty (the Python standard library's sources), a file, a folder, a glob, a Hugging Face
 dataset, or a list of these, read in the order given. Files of a folder or glob are read in the order of their
@@ -6,17 +6,14 @@ sorted relative paths, so that it is the same on every host.
 """
 
 import glob
-import hashlib
 import os
 import re
 import stat
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from planner.files import sha256_of
 from planner.problems import Problem
 from runtime.data.form import Form
 from runtime.data.saved_dataset import SPLITS, STATE, find_saved_files
@@ -38,19 +35,29 @@ MAX_PROBLEMS = 20  # a corpus may hold millions of the same kind
 class Source:
     """One file of the corpus. `is_named`: data.path names this file itself, so it must not be skipped.
 
-    `form` is None until the file was opened.
+    `form` is None until the file was opened. `part`: the number of its part of data.mix; None without a mix.
     """
 
     file: Path
     is_named: bool
     form: Form | None = None
+    part: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the strategy that names it."""
+        return key_of_part(self.part)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The files to read, in order, the Problems of the others, and warnings (code and text)."""
+    """The files to read, in order, the Problems of the others, and warnings (code and text).
+
+    `num_parts`: the parts of data.mix; 1 without a mix.
+    """
 
     sources: tuple[Source, ...]
+    num_parts: int = 1
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -78,13 +85,38 @@ def data_problem(
     return Problem(code=code, path=path, line=line, found=found, expected=expected, fix=fix, file=where)
 
 
+def unreadable(file: Path, error: OSError, key: str = "data.path") -> Problem:
+    """The Problem of a file or folder that the system does not let this user read."""
+    found = f"cannot be read: {error.strerror or error}"
+    expected, fix = "a file that this user may read", "correct its permissions, or leave it out"
+    return data_problem("SW705", found, expected, fix, file, path=key)
+
+
+def key_of_part(part: int | None) -> str:
+    """The key that names a part's files; `part` None: there is no mix."""
+    return "data.path" if part is None else f"data.mix[{part}].path"
+
+
+def find_mix(paths: Sequence[str | Sequence[str] | None]) -> Corpus:
+    """The files that the parts of `data.mix` name, part by part; a file of two parts is read in the first."""
+    corpora = []
+    for number, path in enumerate(paths):
+        found = find_corpus(path)
+        sources = tuple(replace(source, part=number) for source in found.sources)
+        problems = tuple(replace(problem, path=key_of_part(number)) for problem in found.problems)
+        corpora.append(replace(found, sources=sources, problems=problems))
+    return replace(_merge(corpora), num_parts=len(paths))
+
+
 def find_corpus(path: str | Sequence[str] | None) -> Corpus:
     """The files that `data.path` names. A file that is reached twice is read once, with a warning."""
     if path is None:
-        parts = [_standard_library()]
-    else:
-        entries = (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
-        parts = [_find(str(entry)) for entry in entries]
+        return _merge([_standard_library()])
+    entries = (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
+    return _merge([_find(str(entry)) for entry in entries])
+
+
+def _merge(parts: Sequence[Corpus]) -> Corpus:
     sources: dict[tuple[int, int] | str, Source] = {}
     num_repeated = 0
     for source in (source for part in parts for source in part.sources):
@@ -100,67 +132,6 @@ def find_corpus(path: str | Sequence[str] | None) -> Corpus:
             f"SW718 files reached more than once by data.path ({num_repeated}): each is read once"
         )
     return Corpus(sources=tuple(sources.values()), problems=tuple(problems), warnings=tuple(warnings))
-
-
-def stat_sources(sources: Iterable[Source]) -> dict[str, tuple[int, ...]]:
-    """Size, mtime_ns, ctime_ns and inode of each file, by its path, after how it was named.
-
-    Equal results mean equal bytes: a write changes ctime, which no program can set back. The device number is
-    left out, because it differs between hosts that share a path.
-
-    Raises:
-        CorpusUnreadable: if a file is gone.
-    """
-    rows: dict[str, tuple[int, ...]] = {}
-    problems = []
-    for source in sources:
-        try:
-            status = source.file.stat()
-        except OSError as error:
-            problems.append(_unreadable(source.file, error))
-            continue
-        rows[f"{_reach(source)}:{source.file}"] = (
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            status.st_ino,
-        )
-    if problems:
-        raise CorpusUnreadable(problems[:MAX_PROBLEMS])
-    return rows
-
-
-def hash_corpus(sources: Sequence[Source]) -> str:
-    """SHA-256 over every file's bytes, in order, and whether data.path names it; its name does not count.
-
-    A file that was skipped because a folder brought it in is a Problem when it is named.
-
-    Raises:
-        CorpusUnreadable: with one Problem for each file that cannot be read.
-    """
-
-    def hash_source(source: Source) -> bytes | OSError:
-        try:
-            return bytes.fromhex(sha256_of(source.file))
-        except OSError as error:
-            return error
-
-    total = hashlib.sha256()
-    problems = []
-    # Threads, because a shared file system answers slowly and sha256 releases the GIL.
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        for source, digest in zip(sources, pool.map(hash_source, sources), strict=True):
-            if isinstance(digest, OSError):
-                problems.append(_unreadable(source.file, digest))
-            else:
-                total.update(_reach(source).encode() + b"\0" + digest)
-    if problems:
-        raise CorpusUnreadable(problems[:MAX_PROBLEMS])
-    return total.hexdigest()
-
-
-def _reach(source: Source) -> str:
-    return "named" if source.is_named else "found"
 
 
 def _standard_library() -> Corpus:
@@ -182,7 +153,7 @@ def _find(entry: str) -> Corpus:
     except OSError as error:
         # A file may have a star in its name; only if there is none is it a glob.
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return Corpus(sources=(), problems=(_unreadable(path, error),))
+            return Corpus(sources=(), problems=(unreadable(path, error),))
         if glob.has_magic(entry):
             return _find_glob(entry)
         return _find_dataset(entry)
@@ -256,7 +227,7 @@ def _walk(
         with os.scandir(folder) as entries:
             children = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        problems.append(_unreadable(folder, error))
+        problems.append(unreadable(folder, error))
         return
     if {STATE, SPLITS} & {child.name for child in children}:
         saved = find_saved_files(folder)
@@ -287,10 +258,3 @@ def _identity(file: Path) -> tuple[int, int] | str:
 
 def _no_file(found: str, fix: str) -> Problem:
     return data_problem("SW701", found, "a file, folder, glob or Hugging Face dataset that holds text", fix)
-
-
-def _unreadable(file: Path, error: OSError) -> Problem:
-    found = f"cannot be read: {error.strerror or error}"
-    return data_problem(
-        "SW705", found, "a file that this user may read", "correct its permissions, or leave it out", file
-    )

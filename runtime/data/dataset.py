@@ -15,11 +15,11 @@ from tokenizers import Tokenizer
 from planner.problems import Problem, StrategyError
 from planner.strategy.schema import Strategy
 from runtime.data.cache import TOKENIZER_NAME, TOKENS_NAME, DamagedEntry, read_entry
+from runtime.data.mixed_split import MixedSplit, make_split
 from runtime.data.packed_file import map_targets, open_packed
 from runtime.data.packing import PackedSequences
-from runtime.data.prepare import default_cache_folder, resolve_inputs, split_packed, split_tokens
+from runtime.data.prepare import default_cache_folder, resolve_inputs
 from runtime.data.rows import Rows, Totals
-from runtime.data.sampling import DocumentSplit, Split, read_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class TokenData:
     tokens: np.ndarray
     is_target: np.ndarray | None = None
     packed: PackedSequences | None = None
-    split: Split | DocumentSplit
+    split: MixedSplit
     seq_length: int
     seed: int
     global_batch: int
@@ -61,8 +61,8 @@ class TokenData:
         return Tokenizer.from_file(str(self.tokenizer_file))
 
     def epochs(self, steps: int) -> float:
-        """How many times `steps` steps read each training sequence."""
-        return steps * self.global_batch / self.num_train_sequences
+        """How many times `steps` steps read each training sequence; of a mixture, of the part read most."""
+        return max(self.split.epochs(steps * self.global_batch))
 
     def describe(self) -> str | None:
         """A line on how many positions have a target, or are padding; None where all have one."""
@@ -86,7 +86,7 @@ class TokenData:
         """The training sequences in these rows of global batch `batch_index` (from 0); int64 [n]."""
         assert batch_index >= 0, batch_index
         positions = np.asarray(_select(rows, self.global_batch), np.int64) + batch_index * self.global_batch
-        return read_order(positions, self.num_train_sequences, self.seed)
+        return self.split.train_order(positions, self.seed)
 
     def train_rows(self, batch_index: int, rows: slice | range = slice(None)) -> Rows:
         """Rows of global batch `batch_index` (from 0)."""
@@ -106,16 +106,12 @@ class TokenData:
 
     def _train_places(self, batch_index: int, rows: slice | range) -> np.ndarray:
         """What `_read` takes: a sequence's first token, or with documents its number."""
-        indices = self.train_indices(batch_index, rows)
-        if isinstance(self.split, DocumentSplit):
-            return self.split.train_sequences(indices)
-        return self.split.train_starts(indices)
+        return self.split.train_places(self.train_indices(batch_index, rows))
 
     def _validation_places(self, rows: slice | range) -> np.ndarray:
-        indices = np.asarray(_select(rows, self.num_validation_sequences), np.int64)
-        if isinstance(self.split, DocumentSplit):
-            return self.split.validation_sequences(indices)
-        return self.split.validation_starts(indices)
+        return self.split.validation_places(
+            np.asarray(_select(rows, self.num_validation_sequences), np.int64)
+        )
 
     def _totals(self, places: np.ndarray) -> Totals:
         if self.packed is not None:
@@ -185,6 +181,9 @@ def open_data(
             fix="put output.folder on a file system that all hosts share, and start again",
         )
         raise StrategyError((problem,)) from error
+    split = make_split(strategy, manifest, packed)
+    if strategy.data.mix is not None:
+        identity += ["mix", split.mixture.counts, manifest.part_tokens]
     if manifest.targets_sha256 is not None:
         identity += ["targets", manifest.targets_sha256]
     return TokenData(
@@ -192,9 +191,7 @@ def open_data(
         tokens=np.memmap(entry / TOKENS_NAME, np.dtype(f"<u{manifest.token_bytes}"), mode="r"),
         is_target=map_targets(entry, manifest),
         packed=packed,
-        split=split_tokens(strategy, manifest)
-        if packed is None
-        else split_packed(strategy, manifest, packed),
+        split=split,
         seq_length=seq_length,
         seed=strategy.training.seed,
         global_batch=strategy.training.global_batch,

@@ -54,10 +54,14 @@ def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
                 yield from _cut((text,))
     except ImportError:
         found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
-        yield data_problem("SW703", found, expected, "pip install -e '.[parquet]'", source.file)
+        yield data_problem(
+            "SW703", found, expected, "pip install -e '.[parquet]'", source.file, path=source.key
+        )
     except DAMAGE as error:
         found, expected = f"damaged file: {error}", "a complete file of the form that its beginning shows"
-        yield data_problem("SW709", found, expected, "replace it, or leave it out", source.file)
+        yield data_problem(
+            "SW709", found, expected, "replace it, or leave it out", source.file, path=source.key
+        )
 
 
 def _cut(parts: Iterable[str]) -> Iterator[TextChunk]:

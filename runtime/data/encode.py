@@ -4,7 +4,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.problems import Problem, StrategyError
 from runtime.data.cache import TOKENIZER_NAME, DataManifest
-from runtime.data.corpus import Source, data_problem
+from runtime.data.corpus import Corpus, Source, data_problem
 from runtime.data.documents import TextChunk, read_chunks
 from runtime.data.lost_text import SAMPLE_BYTES, measure_lost_text
 from runtime.data.survey import Survey, survey_corpus
@@ -27,7 +27,7 @@ PROGRESS_S = 5.0
 
 
 def encode_corpus(
-    folder: Path, key: str, sources: Sequence[Source], field: str, coder: TextCoder | None, vocab_size: int
+    folder: Path, key: str, corpus: Corpus, field: str, coder: TextCoder | None, vocab_size: int
 ) -> DataManifest:
     """Writes the token file and the tokenizer into `folder`; `coder` None trains one of `vocab_size` entries.
 
@@ -38,8 +38,8 @@ def encode_corpus(
         StrategyError: with every mistake in the corpus, or because it holds no text.
     """
     started = time.perf_counter()
-    logger.info("data: reading %s files", f"{len(sources):,}")
-    survey = survey_corpus(sources, field)
+    logger.info("data: reading %s files", f"{len(corpus.sources):,}")
+    survey = survey_corpus(corpus.sources, field)
     if survey.problems:
         raise StrategyError(survey.problems)
     if survey.num_documents == 0:
@@ -58,7 +58,11 @@ def encode_corpus(
     token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
     dtype = np.dtype(f"<u{token_bytes}")
     with TokenWriter(folder, coder.end_of_text, dtype, has_targets=False) as writer:
-        _write_tokens(writer, survey, field, coder)
+        progress = Progress(survey.num_bytes)
+        for part in range(corpus.num_parts):
+            sources = [source for source in survey.sources if (source.part or 0) == part]
+            _write_tokens(writer, sources, field, coder, progress)
+            writer.end_part()
         written = writer.finish()
     num_tokens = written.num_tokens
     logger.info(
@@ -83,6 +87,8 @@ def encode_corpus(
         num_ids=coder.num_ids,
         num_documents=survey.num_documents,
         num_bytes=survey.num_bytes,
+        part_tokens=written.part_tokens,
+        part_documents=written.part_documents,
         warnings=tuple(warnings),
     )
 
@@ -145,25 +151,33 @@ def _sample(sources: Iterable[Source], field: str, share: float) -> Iterator[str
             yield chunk.text
 
 
-def _write_tokens(writer: TokenWriter, survey: Survey, field: str, coder: TextCoder) -> None:
-    """Writes every document."""
-    num_bytes = 0
-    reported = time.monotonic()
-    for batch in _batches(_chunks(survey.sources, field)):
+class Progress:
+    """Lines of the log on how much is encoded, every few seconds."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes, self.num_done = num_bytes, 0
+        self.reported = time.monotonic()
+
+    def add(self, num_bytes: int) -> None:
+        self.num_done += num_bytes
+        if time.monotonic() - self.reported > PROGRESS_S:
+            share = 100 * self.num_done / self.num_bytes
+            done, total = self.num_done / 1e6, self.num_bytes / 1e6
+            logger.info("data: encoded %.1f of %.1f MB (%.0f %%)", done, total, share)
+            self.reported = time.monotonic()
+
+
+def _write_tokens(
+    writer: TokenWriter, sources: Iterable[Source], field: str, coder: TextCoder, progress: Progress
+) -> None:
+    """Writes every document of these files."""
+    for batch in _batches(_chunks(sources, field)):
         texts = [chunk.text for chunk in batch]
         with _encoding_problems():
             encoded = coder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         for chunk, encoding in zip(batch, encoded, strict=True):
             writer.add(encoding.ids, ends_document=chunk.ends_document)
-        num_bytes += sum(len(chunk.text.encode()) for chunk in batch)
-        if time.monotonic() - reported > PROGRESS_S:
-            logger.info(
-                "data: encoded %.1f of %.1f MB (%.0f %%)",
-                num_bytes / 1e6,
-                survey.num_bytes / 1e6,
-                100 * num_bytes / survey.num_bytes,
-            )
-            reported = time.monotonic()
+        progress.add(sum(len(chunk.text.encode()) for chunk in batch))
 
 
 def _batches(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from planner.files import fsync_folder, sha256_of
 from runtime.data.cache import DOCUMENTS_NAME, TARGETS_NAME, DamagedEntry, DataManifest
-from runtime.data.packing import PackedSequences, pack_documents
+from runtime.data.packing import PackedSequences, join_packed, pack_documents
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +41,23 @@ def prepare_packed(folder: Path, manifest: DataManifest, seq_length: int) -> Pac
     except (FileNotFoundError, DamagedEntry):
         logger.info("data: packing documents into sequences of %s tokens", f"{seq_length:,}")
     started = time.perf_counter()
-    lengths = np.fromfile(folder / DOCUMENTS_NAME, "<i8")
-    packed = pack_documents(lengths, seq_length, map_targets(folder, manifest))
+    packed = _pack_parts(folder, manifest, seq_length)
     _write(folder, packed, seq_length)
     logger.info("data: packed in %.1f s", time.perf_counter() - started)
     return packed
+
+
+def _pack_parts(folder: Path, manifest: DataManifest, seq_length: int) -> PackedSequences:
+    """Each part of data.mix in sequences of its own, part by part."""
+    lengths = np.fromfile(folder / DOCUMENTS_NAME, "<i8")
+    is_target = map_targets(folder, manifest)
+    packed = []
+    document = token = 0
+    for num_documents, num_tokens in zip(manifest.part_documents, manifest.part_tokens, strict=True):
+        here = None if is_target is None else is_target[token : token + num_tokens]
+        packed.append(pack_documents(lengths[document : document + num_documents], seq_length, here))
+        document, token = document + num_documents, token + num_tokens
+    return join_packed(packed, np.cumsum([0, *manifest.part_tokens[:-1]]).tolist())
 
 
 def open_packed(folder: Path, seq_length: int) -> tuple[PackedSequences, str]:

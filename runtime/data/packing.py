@@ -7,6 +7,7 @@ longer than a sequence is cut. What stays empty at a sequence's end is padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,6 +37,15 @@ class PackedSequences:
     @property
     def num_sequences(self) -> int:
         return len(self.num_targets)
+
+    def num_sequences_between(self, first_tokens: Sequence[int]) -> list[int]:
+        """The sequences of each part of the token file; a part begins at each of these tokens."""
+        if len(first_tokens) == 1:
+            return [self.num_sequences]
+        starts = self.starts[self.first_pieces[:-1]]
+        parts = np.searchsorted(np.asarray(first_tokens), starts, side="right") - 1
+        sizes: list[int] = np.bincount(parts, minlength=len(first_tokens)).tolist()
+        return sizes
 
     def totals(self, sequences: np.ndarray) -> Totals:
         """The counts of a global batch of these sequences."""
@@ -118,6 +128,20 @@ def pack_documents(
         num_pairs=sums[3] - is_full * lengths[first_pieces[1:] - 1],
         starts=starts,
         lengths=lengths,
+    )
+
+
+def join_packed(parts: Sequence[PackedSequences], first_tokens: Sequence[int]) -> PackedSequences:
+    """The sequences of all parts, one part after the other; each part begins at its token of the file."""
+    num_before = np.cumsum([0, *(len(part.starts) for part in parts)])
+    first_pieces = [part.first_pieces[:-1] + num for part, num in zip(parts, num_before, strict=False)]
+    return PackedSequences(
+        first_pieces=np.concatenate([*first_pieces, num_before[-1:]]),
+        num_targets=np.concatenate([part.num_targets for part in parts]),
+        num_tokens=np.concatenate([part.num_tokens for part in parts]),
+        num_pairs=np.concatenate([part.num_pairs for part in parts]),
+        starts=np.concatenate([part.starts + first for part, first in zip(parts, first_tokens, strict=True)]),
+        lengths=np.concatenate([part.lengths for part in parts]),
     )
 
 

@@ -20,11 +20,19 @@ from runtime.data.cache import (
     verify_files,
     write_entry,
 )
-from runtime.data.corpus import Corpus, CorpusUnreadable, data_problem, find_corpus, hash_corpus, stat_sources
+from runtime.data.corpus import (
+    Corpus,
+    CorpusUnreadable,
+    data_problem,
+    find_corpus,
+    find_mix,
+    key_of_part,
+)
+from runtime.data.corpus_hash import hash_corpus, stat_sources
 from runtime.data.encode import encode_corpus
+from runtime.data.mixed_split import MixedSplit, find_shortages, make_split
+from runtime.data.mixture import PERIOD
 from runtime.data.packed_file import prepare_packed
-from runtime.data.packing import PackedSequences
-from runtime.data.sampling import DocumentSplit, Split
 from runtime.data.survey import survey_corpus
 from runtime.data.tokenizer import (
     END_OF_TEXT,
@@ -39,7 +47,7 @@ from runtime.data.tokenizer import (
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: increase it when the same documents would give other tokens or another file.
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +90,18 @@ def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
     except OSError as error:
         raise StrategyError((_cannot_write(cache, error),)) from error
     _warn(manifest.warnings)
-    split = split_tokens(strategy, manifest) if packed is None else split_packed(strategy, manifest, packed)
-    num_asked = strategy.training.steps * strategy.training.global_batch
-    if num_asked > split.num_train:
-        logger.warning(
-            "SW717 the run reads %s sequences and the data have %s for training: "
-            "they are read %.2f times, reshuffled each time",
-            f"{num_asked:,}",
-            f"{split.num_train:,}",
-            num_asked / split.num_train,
-        )
+    split = make_split(strategy, manifest, packed)
+    shortages = find_shortages(strategy, manifest, split)
+    if shortages:
+        raise StrategyError(shortages)
+    _report_epochs(strategy, split)
     return folder
 
 
 def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
     """Finds corpus and tokenizer, and derives the cache key from them; collects every Problem on the way."""
-    corpus = find_corpus(strategy.data.path)
+    mix = strategy.data.mix
+    corpus = find_corpus(strategy.data.path) if mix is None else find_mix([part.path for part in mix])
     problems = list(corpus.problems)
     vocab_size = strategy.model.vocab_size
     coder = None
@@ -130,52 +134,32 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
     return DataInputs(corpus=corpus, coder=coder, files=files, key=key, problems=tuple(problems))
 
 
-def split_tokens(strategy: Strategy, manifest: DataManifest) -> Split:
-    """The split of the token stream into sequences.
-
-    Raises:
-        StrategyError: if there are too few for validation and one global batch.
-    """
-    split = Split(
-        num_tokens=manifest.num_tokens,
-        seq_length=strategy.training.seq_length,
-        num_validation=strategy.data.validation_sequences,
-    )
-    _check_enough(strategy, manifest, split)
-    return split
-
-
-def split_packed(strategy: Strategy, manifest: DataManifest, packed: PackedSequences) -> DocumentSplit:
-    """The split of the packed sequences.
-
-    Raises:
-        StrategyError: if there are too few for validation and one global batch.
-    """
-    split = DocumentSplit(
-        num_sequences=packed.num_sequences, num_validation=strategy.data.validation_sequences
-    )
-    _check_enough(strategy, manifest, split)
-    return split
-
-
-def _check_enough(strategy: Strategy, manifest: DataManifest, split: Split | DocumentSplit) -> None:
-    training, num_validation = strategy.training, strategy.data.validation_sequences
-    if split.num_train >= training.global_batch:
-        return
-    needed = num_validation + training.global_batch
-    raise StrategyError(
-        (
-            data_problem(
-                "SW713",
-                f"only {split.num_sequences:,} sequences of {training.seq_length:,} tokens in the data "
-                f"({manifest.num_tokens:,} tokens)",
-                f"at least {needed:,}: {num_validation:,} for validation (data.validation_sequences) "
-                f"and {training.global_batch:,} for one global batch",
-                "give more text, or lower training.seq_length, training.global_batch "
-                "or data.validation_sequences",
-            ),
-        )
-    )
+def _report_epochs(strategy: Strategy, split: MixedSplit) -> None:
+    """Logs how often the run reads each part; more than once is a warning."""
+    num_asked = strategy.training.steps * strategy.training.global_batch
+    read = split.mixture.num_before(num_asked)
+    for number, (part, num) in enumerate(zip(split.parts, read, strict=True)):
+        where = "the data"
+        if strategy.data.mix is not None:
+            where = key_of_part(number)
+            share = split.mixture.counts[number] / PERIOD
+            logger.info(
+                "data: %s is %.2f %% of the sequences: %s of %s",
+                where,
+                100 * share,
+                f"{num:,}",
+                f"{num_asked:,}",
+            )
+        if num > part.split.num_train:
+            logger.warning(
+                "SW717 the run reads %s sequences and %s %s %s for training: "
+                "they are read %.2f times, reshuffled each time",
+                f"{num:,}",
+                where,
+                "have" if strategy.data.mix is None else "has",
+                f"{part.split.num_train:,}",
+                num / part.split.num_train,
+            )
 
 
 def _problems_inside(inputs: DataInputs, field: str) -> tuple[Problem, ...]:
@@ -189,7 +173,7 @@ def _encode(folder: Path, strategy: Strategy, inputs: DataInputs) -> DataManifes
     assert inputs.key is not None
     sources = inputs.corpus.sources
     manifest = encode_corpus(
-        folder, inputs.key, sources, strategy.data.text_field, inputs.coder, strategy.model.vocab_size
+        folder, inputs.key, inputs.corpus, strategy.data.text_field, inputs.coder, strategy.model.vocab_size
     )
     # The key was computed before: what was encoded since must be the same bytes.
     try:

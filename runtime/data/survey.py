@@ -94,7 +94,8 @@ def _with_form(source: Source, field: str) -> Source:
 def _not_text(source: Source, reason: str) -> Problem:
     expected = "text in UTF-8 or with a byte order mark, JSON, CSV, Parquet or Arrow, also compressed"
     fix = "leave it out, or convert it to UTF-8 (iconv -f latin1 -t utf-8)"
-    return data_problem("SW706", f"not a text file ({reason})", expected, fix, source.file)
+    found = f"not a text file ({reason})"
+    return data_problem("SW706", found, expected, fix, source.file, path=source.key)
 
 
 def _mostly_skipped(kept: Sequence[Source], skipped: Sequence[tuple[Source, str]]) -> list[Problem]:

@@ -96,7 +96,7 @@ class RecordFaults:
         if kind == "malformed":
             expected = f"records of {self.form}, each with its text under {self.name!r}"
             fix = "correct or remove the line"
-            return data_problem("SW707", found, expected, fix, self.source.file, place)
+            return data_problem("SW707", found, expected, fix, self.source.file, place, path=self.source.key)
         expected = f"text under {self.name!r} in every record (data.text_field)"
         fix = "correct or remove the record"
         if self.counts[kind] == total:

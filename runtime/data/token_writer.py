@@ -17,13 +17,18 @@ from runtime.data.cache import DOCUMENTS_NAME, TARGETS_NAME, TOKENS_NAME
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenTokens:
-    """Counts and hashes of what was written; the targets' are None where every token is one."""
+    """Counts and hashes of what was written; the targets' are None where every token is one.
+
+    part_tokens, part_documents: of each part of the data.
+    """
 
     num_tokens: int
     num_targets: int | None
     tokens_sha256: str
     documents_sha256: str
     targets_sha256: str | None
+    part_tokens: tuple[int, ...]
+    part_documents: tuple[int, ...]
 
 
 class TokenWriter:
@@ -38,6 +43,7 @@ class TokenWriter:
         self._folder, self._end_of_text, self._dtype = folder, end_of_text, dtype
         self._has_targets = has_targets
         self._lengths = array("q")
+        self._part_ends: list[tuple[int, int]] = []
         self._length = self._num_targets = 0
         self._hashes = {name: hashlib.sha256() for name in (TOKENS_NAME, TARGETS_NAME)}
         self._context = ExitStack()
@@ -79,16 +85,25 @@ class TokenWriter:
         self.num_tokens += len(ids)
         self._num_targets += sum(is_target)
 
+    def end_part(self) -> None:
+        """Ends a part of the data, of which there is at least one, between two documents."""
+        assert self._length == 0, "inside a document"
+        self._part_ends.append((self.num_tokens, len(self._lengths)))
+
     def finish(self) -> WrittenTokens:
         """Writes the documents' lengths. To be called inside the context, at its end."""
         lengths = np.asarray(self._lengths, "<i8").tobytes()
         (self._folder / DOCUMENTS_NAME).write_bytes(lengths)
+        assert self._part_ends[-1:] == [(self.num_tokens, len(self._lengths))], "a part has not ended"
+        part_tokens, part_documents = np.diff(np.array([(0, 0), *self._part_ends]), axis=0).T.tolist()
         return WrittenTokens(
             num_tokens=self.num_tokens,
             num_targets=self._num_targets if self._has_targets else None,
             tokens_sha256=self._hashes[TOKENS_NAME].hexdigest(),
             documents_sha256=hashlib.sha256(lengths).hexdigest(),
             targets_sha256=self._hashes[TARGETS_NAME].hexdigest() if self._has_targets else None,
+            part_tokens=tuple(part_tokens),
+            part_documents=tuple(part_documents),
         )
 
     def _write(self, name: str, values: np.ndarray) -> None:

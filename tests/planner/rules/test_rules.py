@@ -50,6 +50,21 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         ("1000T", "7,629,394,532 steps"),
         "131,072,000,000,000 tokens",
     ),
+    (
+        ("data.path=a", "data.mix=[{path: b, weight: 1}]"),
+        "SW251",
+        "data.mix",
+        ("data.path", "data.mix"),
+        "one of the two",
+    ),
+    (("data.mix=[]",), "SW252", "data.mix", ("empty",), "at least one"),
+    (
+        ("data.mix=[{path: a, weight: 9999.5}, {path: b, weight: 0.5}]",),
+        "SW253",
+        "data.mix[1].weight",
+        ("0.5", "5e-05", "10000"),
+        "0.0001",
+    ),
     (("parallel.ep=6",), "SW201", "parallel.ep", ("6", "model.num_experts", "64"), "1, 2, 4, 8, 16, 32, 64"),
     (
         (

@@ -1,0 +1,51 @@
+"""Rules on the corpora: one way to name them, and shares that a mixture can hold."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from planner.problems import Problem
+from planner.strategy.schema import Strategy
+
+# Shares are held over 10,000 sequences (runtime/data/mixture.py).
+SMALLEST_SHARE = Fraction(1, 10_000)
+
+
+def path_or_mix(s: Strategy) -> Iterator[Problem]:
+    if s.data.mix is not None and s.data.path is not None:
+        yield Problem(
+            code="SW251",
+            path="data.mix",
+            found="both data.path and data.mix are written",
+            expected="one of the two",
+            fix="set data.path to null and give its files a weight in data.mix, or set data.mix to null",
+        )
+
+
+def mix_has_parts(s: Strategy) -> Iterator[Problem]:
+    if s.data.mix == ():
+        yield Problem(
+            code="SW252",
+            path="data.mix",
+            found="an empty list",
+            expected="at least one corpus with its weight, or null",
+            fix="write data.mix: [{path: texts/prose, weight: 0.7}, {path: texts/code, weight: 0.3}]",
+        )
+
+
+def weights_are_large_enough(s: Strategy) -> Iterator[Problem]:
+    parts = s.data.mix or ()
+    total = sum(Fraction(part.weight) for part in parts)
+    for number, part in enumerate(parts):
+        if Fraction(part.weight) < total * SMALLEST_SHARE:
+            smallest = float((total - Fraction(part.weight)) * SMALLEST_SHARE / (1 - SMALLEST_SHARE))
+            yield Problem(
+                code="SW253",
+                path=f"data.mix[{number}].weight",
+                found=f"{part.weight:g} is {float(part.weight / total):.2g} of the sum of the weights "
+                f"({float(total):g})",
+                expected="at least 0.0001 of the sum: shares are held over 10,000 sequences",
+                fix=f"set it to {smallest * 1.01:.3g} or more, or leave the corpus out",
+            )
+
+
+RULES = (path_or_mix, mix_has_parts, weights_are_large_enough)
