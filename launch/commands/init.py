@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.command import command
+from launch.cli.options import HardwareFile
 from launch.cli.output import CommandOutput
 from launch.commands.new_machine import Machine, describe_machine, option_problem
 from launch.commands.prediction import device_for
@@ -67,6 +68,7 @@ def init(
         str | None,
         typer.Option("--output", metavar="FILE", help="write the strategy to a new file", show_default=False),
     ] = None,
+    hardware: HardwareFile = None,
 ) -> ExitCode:
     """Write a strategy for a model and a machine, with the fastest plan that fits and trains."""
     if file is not None and Path(file).exists():
@@ -74,10 +76,10 @@ def init(
             "SW488", f"--output: {file} exists", "a new file", "choose another name, or remove it"
         )
     machine = describe_machine(gpu, gpus_per_host, hosts, links)
-    smallest = _smallest(model, machine, tokens, seq_length, global_batch)
-    row, num_rows = _best(smallest)
+    smallest = _smallest(model, machine, tokens, seq_length, global_batch, hardware)
+    row, num_rows = _best(smallest, hardware)
     if row is None:
-        why_not = _why_nothing(smallest)
+        why_not = _why_nothing(smallest, hardware)
         print(why_not, file=sys.stderr)
         if output.is_json:
             output.print_json(ExitCode.NEGATIVE, {"strategy": None, "why_not": why_not})
@@ -100,7 +102,12 @@ def init(
 
 
 def _smallest(
-    model: str, machine: Machine, tokens: str | None, seq_length: int | None, global_batch: int | None
+    model: str,
+    machine: Machine,
+    tokens: str | None,
+    seq_length: int | None,
+    global_batch: int | None,
+    hardware: str | None,
 ) -> Strategy:
     """The strategy with the smallest layout, from which a search starts.
 
@@ -124,7 +131,7 @@ def _smallest(
             **({"steps": 1000} if tokens is None else {"tokens": tokens}),
         },
     }
-    return loads(readable_json(sections), model_from=model)
+    return loads(readable_json(sections), model_from=model, hardware=hardware)
 
 
 def _run_name(model: str) -> str:
@@ -133,16 +140,16 @@ def _run_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:100] or "run"
 
 
-def _best(smallest: Strategy) -> "tuple[SearchRow | None, int]":
+def _best(smallest: Strategy, hardware: str | None) -> "tuple[SearchRow | None, int]":
     """The fastest row that this version trains, and how many there are."""
     from planner.search.search import search
 
-    rows = search(smallest, device_for(smallest, None)).rows
+    rows = search(smallest, device_for(smallest, hardware)).rows
     trainable = [row for row in rows if not find_unimplemented(row.strategy)]
     return (trainable[0] if trainable else None), len(trainable)
 
 
-def _why_nothing(smallest: Strategy) -> str:
+def _why_nothing(smallest: Strategy, hardware: str | None) -> str:
     """What does not fit, and with how many hosts it would."""
     hosts = smallest.cluster.hosts.count
     found = (
@@ -153,7 +160,7 @@ def _why_nothing(smallest: Strategy) -> str:
         sections = smallest.model_dump(context={"text": True})
         sections["cluster"]["hosts"] = hosts * times
         sections["training"]["global_batch"] *= times
-        if _best(loads(readable_json(sections)))[0] is not None:
+        if _best(loads(readable_json(sections)), hardware)[0] is not None:
             return f"{found}; it does with --hosts {hosts * times}"
     return f"{found}, nor with {_MORE_HOSTS[-1]} times as many hosts"
 

@@ -24,7 +24,8 @@ def preflight(
         typer.Option(
             "--hardware",
             metavar="FILE",
-            help="where to write measured links [default: hardware.yaml in output.folder]",
+            help="devices and links of one's own, and where to write measured links "
+            "[default: hardware.yaml in output.folder]",
             show_default=False,
         ),
     ] = None,

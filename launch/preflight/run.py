@@ -45,12 +45,14 @@ def check_cluster(
     """Runs a preflight and prints its report; NEGATIVE if a check fails.
 
     Args:
-        hardware: where measured links are written; None: hardware.yaml in output.folder.
+        hardware: where measured links are written, and whose devices and links the strategy may name; None:
+            hardware.yaml in output.folder.
 
     Raises:
         StrategyError: with what is wrong with the strategy, or prevents its plan from being launched.
     """
-    plan = build_launch_plan(load(strategy, overrides))
+    known = hardware if hardware is not None and Path(hardware).exists() else None
+    plan = build_launch_plan(load(strategy, overrides, hardware=known))
     try:
         request = _request(plan, hardware, is_hosts_only=is_hosts_only)
     except StrategyError as error:

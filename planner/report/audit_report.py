@@ -10,7 +10,7 @@ from planner.plan.plan import Plan
 from planner.prediction.load_balance import Balance
 from planner.report.tables import Table, print_tables
 from planner.strategy.claims import Claim
-from planner.units import format_bytes
+from planner.units import format_bytes, plural
 
 
 def print_audit(plan: Plan, audit: Audit, out: TextIO, *, is_plain: bool) -> None:
@@ -51,7 +51,7 @@ def _heading(plan: Plan, audit: Audit) -> Iterator[str]:
         yield "the strategy makes no claims (claims: is empty); load balance and checks are below"
         return
     counts = ", ".join(f"{count} {_verb(verdict, count)}" for verdict, count in audit.counts.items())
-    yield f"{len(audit.findings)} claims: {counts}"
+    yield f"{plural(len(audit.findings), 'claim')}: {counts}"
     yield "lines in (…) are for comparison and do not decide a claim"
 
 

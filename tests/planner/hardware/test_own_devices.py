@@ -21,6 +21,17 @@ Gaudi9:
 links:
   Rope: {bandwidth: 7 GB/s, source: my own measurement}
 """
+MODEL = {
+    "model_type": "mixtral",
+    "num_hidden_layers": 2,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "vocab_size": 4096,
+}
 NAMED = ("cluster.gpu=gaudi9", "cluster.links={intra_host: rope, inter_host: HDR}")
 
 
@@ -100,3 +111,19 @@ def test_the_commands_take_the_file(tmp_path: Path, capsys: pytest.CaptureFixtur
             said = answer["prediction"]["assumptions"]
             assert "intra_host Rope: 7 GB/s of a GPU, one way (my own measurement)" in said
             assert any(line.startswith("Gaudi9: a brochure") for line in said)
+
+
+def test_preflight_and_init_take_the_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(own_file(tmp_path))
+    named = ("ds_configs/ep64_tp2.yaml", *NAMED, "training.precision=bf16", "--hosts-only")
+    assert main(["preflight", *named]) == 2
+    assert "SW136" in capsys.readouterr().err
+    assert main(["preflight", *named, "--hardware", path]) == 2  # the hosts are made up
+    assert "SW136" not in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps(MODEL), encoding="utf-8")
+    model = ("--model", str(tmp_path), "--gpu", "gaudi9", "--seq-length", "128", "--json")
+    assert main(["init", *model]) == 2
+    capsys.readouterr()
+    assert main(["init", *model, "--hardware", path]) == 0
+    written = loads(json.loads(capsys.readouterr().out)["strategy"])
+    assert (written.cluster.gpu.name, written.cluster.gpu.memory) == ("Gaudi9", 10**11)
