@@ -1,11 +1,14 @@
-"""Atomic file writes and file hashes: a file is complete or not there, whatever kills the writer."""
+"""Files: atomic writes, complete or not there whatever kills the writer; bounded reads; hashes."""
 
 import errno
 import hashlib
 import os
+import select
+import stat
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
+PIPE_WAIT_S = 30.0  # for the next byte: a pipe may be the output of a slow program
 
 
 def fsync_folder(folder: Path) -> None:
@@ -41,18 +44,31 @@ def replace(path: Path, content: bytes) -> None:
     fsync_folder(path.parent)
 
 
-def read_limited(path: Path, max_bytes: int) -> str:
-    """The text of a file in UTF-8, which /dev/zero in its place does not make endless.
+def read_limited(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """The content of a file that a user names: neither /dev/zero nor a pipe without a writer is endless.
 
     Raises:
-        OSError: if it cannot be read, or is larger.
-        UnicodeDecodeError: if it is not UTF-8 text.
+        OSError: if it cannot be read, is larger, or is a pipe to which nobody writes for PIPE_WAIT_S.
+        ValueError: if the path has a zero character.
     """
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")
-    return content.decode("utf-8")
+    content = bytearray()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+        arrival = select.poll()
+        arrival.register(file, select.POLLIN)
+        while len(content) <= max_bytes:
+            # A pipe that no writer has opened yet reads as if it were at its end.
+            if is_pipe and not arrival.poll(PIPE_WAIT_S * 1000):
+                raise OSError(errno.ETIMEDOUT, f"nothing was written to this pipe for {PIPE_WAIT_S:g} s")
+            block = file.read(max_bytes + 1 - len(content))
+            if block is None:  # a terminal on which nothing was typed yet
+                if not arrival.poll(PIPE_WAIT_S * 1000):
+                    raise OSError(errno.ETIMEDOUT, f"nothing was written to it for {PIPE_WAIT_S:g} s")
+                continue
+            if not block:
+                return bytes(content)
+            content += block
+    raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")
 
 
 def sha256_of(path: Path) -> str:

@@ -163,7 +163,7 @@ def read_hardware(path: Path) -> dict[str, dict[str, Any]]:
     lines: dict[tuple[str, ...], int | None] = {}
     at: tuple[str, ...] = ()
     try:
-        written = _entries(read_limited(path, MAX_BYTES), str(path), lines)
+        written = _entries(read_limited(path, MAX_BYTES).decode(), str(path), lines)
         shipped = devices()
         found = {LINKS: written.pop(LINKS)} if LINKS in written else {}
         for name, entry in written.items():

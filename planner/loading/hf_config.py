@@ -6,6 +6,7 @@ A key in none of the tables is a Problem: it may change the mathematics.
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from planner.files import read_limited
 from planner.loading.hf_families import FAMILIES, HARMLESS
 from planner.loading.hf_unsupported import find_unsupported
 from planner.problems import Problem, StrategyError
@@ -175,12 +176,8 @@ def _convert_dense_layers(entries: dict[str, Entry], section: Mapping, source: s
 
 def _read(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
-            # JSON may be indented with tabs, YAML may not; no JSON string contains a bare tab.
-            text = opened.read(MAX_BYTES + 1).decode("utf-8-sig").replace("\t", " ")
-        if len(text) <= MAX_BYTES:
-            return text
-        found = f"the file is larger than {MAX_BYTES:,} bytes"
+        # JSON may be indented with tabs, YAML may not; no JSON string contains a bare tab.
+        return read_limited(file, MAX_BYTES).decode("utf-8-sig").replace("\t", " ")
     except (OSError, ValueError) as error:
         found = f"the file cannot be read: {(getattr(error, 'strerror', None) or str(error)).lower()}"
     raise StrategyError([_unreadable(file, found)])

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from planner.files import read_limited
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
 from planner.loading.changed_strategy import find_claim_faults
@@ -131,12 +132,7 @@ def locate_problems(problems: Iterable[Problem], strategy: Strategy) -> tuple[Pr
 def _read(file: str) -> str:
     """The text of a file, or the one Problem that keeps it from being read."""
     try:
-        with FilePath(file).open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            found, fix = f"the file is larger than {MAX_BYTES:,} bytes", "give the file of a strategy"
-        else:
-            return data.decode("utf-8-sig")
+        return read_limited(file, MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         found, fix = "no such file", f"correct the path (relative paths start at {FilePath.cwd()})"
     except IsADirectoryError:
@@ -145,7 +141,9 @@ def _read(file: str) -> str:
         found, fix = f"byte {error.start} is not UTF-8 text", "give a text file in UTF-8"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        found, fix = f"the file cannot be read: {reason.lower()}", "correct the path or its permissions"
+        found, fix = f"the file cannot be read: {reason.lower()}", "give the file of a strategy"
+        if isinstance(error, PermissionError):
+            fix = "correct its permissions"
     expected = "a strategy in YAML, for example ds_configs/tiny_cpu.yaml"
     raise StrategyError([Problem(code="SW101", found=found, expected=expected, fix=fix, file=file)])
 

@@ -181,7 +181,7 @@ def _described(run: Path) -> tuple[str, str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         layout = "?"
     try:
-        return layout, _gpu_of(read_limited(run / "strategy.yaml", MAX_BYTES))
+        return layout, _gpu_of(read_limited(run / "strategy.yaml", MAX_BYTES).decode())
     except (OSError, ValueError):
         return layout, "?"
 

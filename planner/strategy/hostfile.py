@@ -74,7 +74,7 @@ def read_hostfile(
 
 def _read(path: str) -> tuple[str, Problem | None]:
     try:
-        text = read_limited(Path(path), _MAX_BYTES).removeprefix("\ufeff")
+        text = read_limited(path, _MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
         why = f"cannot be read: {(error.strerror or str(error)).lower()}"
         return "", _unreadable(path, why, f"correct the path (relative paths start at {Path.cwd()})")
