@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
-from benchmarks import collectives, primitives
+from benchmarks import collectives, contention, primitives
 from benchmarks.primitives import Rates
 from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, devices, read_hardware
 from planner.hardware.scaling import bandwidth_of
@@ -39,6 +39,11 @@ def main(argv: list[str]) -> int:
     print(f"GEMMs and operations, {cores if options.name == CPU else 1} at once …", flush=True)
     rates: Rates = _run(cores if options.name == CPU else 1, _primitives, options.name)
     measured: list[dict[str, Any]] = []
+    crowded: list[dict[str, Any]] = []
+    for ranks in sorted({1, cores, *options.ranks}) if options.name == CPU else []:
+        print(f"{ranks} ranks beside each other …", flush=True)
+        wall_s, busy_s, waits = _run(ranks, _contention, "")
+        crowded.append({"ranks_on_host": ranks, "wall_s": wall_s, "busy_s": busy_s, "waits": waits})
     for ranks in options.ranks if options.name == CPU else []:
         for group in (size for size in (2, 4, 8, 16) if size <= ranks and ranks % size == 0):
             print(f"collectives of {group} on a host with {ranks} ranks …", flush=True)
@@ -48,7 +53,7 @@ def main(argv: list[str]) -> int:
     path = Path(options.out)
     known = _known(path)
     links = known.pop(options.name, {})
-    text = entry(options.name, rates, measured, cores=cores, load=load, before=links)
+    text = entry(options.name, rates, measured, crowded, cores=cores, load=load, before=links)
     text += "".join(section_yaml(name, other) for name, other in known.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -70,6 +75,7 @@ def entry(
     name: str,
     rates: Rates,
     measured: list[dict[str, Any]],
+    crowded: list[dict[str, Any]],
     *,
     cores: int,
     load: float,
@@ -120,6 +126,8 @@ def entry(
             + "]}"
             for m in measured
         ),
+        *(["  contention:"] if crowded else []),
+        *_contention_lines(crowded, cores),
         "  sources:",
         "    gemm: measured, a product and the two of its backward pass"
         + ("; as many at once as there are cores" if is_cpu else ", without issuing them"),
@@ -131,6 +139,17 @@ def entry(
         "",
     ]
     return "\n".join(lines)
+
+
+def _contention_lines(crowded: list[dict[str, Any]], cores: int) -> Iterator[str]:
+    """The clock's time for work over a core's time for it as primitives are measured, a rank on every core;
+    what cores are shared by is left out."""
+    usual_s = next((each["busy_s"] for each in crowded if each["ranks_on_host"] == cores), 1.0)
+    for each in crowded:
+        ranks = each["ranks_on_host"]
+        compute = each["wall_s"] / (usual_s * max(1.0, ranks / cores))
+        waits = ", ".join(f"[{work * 1e3:.4g} ms, {wait * 1e6:.4g} us]" for work, wait in each["waits"])
+        yield f"    - {{ranks_on_host: {ranks}, compute: {compute:.4g}, waits: [{waits}]}}"
 
 
 def _network(name: str, measured: list[dict[str, Any]], before: Mapping[str, Any]) -> list[str]:
@@ -203,6 +222,10 @@ def _rank(rank: int, ranks: int, store: str, work: Any, argument: str, sender: C
 
 def _primitives(rank: int, ranks: int, name: str) -> Rates:
     return primitives.measure(torch.device("cpu" if name == CPU else "cuda"))
+
+
+def _contention(rank: int, ranks: int, nothing: str) -> tuple[float, float, list[tuple[float, float]]]:
+    return contention.measure()
 
 
 def _collectives(rank: int, ranks: int, group: str) -> dict[str, list[tuple[float, float]]]:

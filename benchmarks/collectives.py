@@ -32,11 +32,11 @@ def measure(rank: int, world: int, group_size: int) -> dict[str, list[tuple[floa
         for first in range(0, world, group_size)
     ]
     group = groups[rank // group_size]
-    work = _work_of(world)
+    work = work_of(_WORK_S)
     found: dict[str, list[tuple[float, float]]] = {}
     for kind in KINDS if group_size == 2 else KINDS[:-1]:
         points = [
-            (float(size), _added_s(_collective(kind, size, rank, group_size, group), work)) for size in SIZES
+            (float(size), added_s(_collective(kind, size, rank, group_size, group), work)) for size in SIZES
         ]
         found[kind] = never_slower_when_smaller(points)
     return found
@@ -69,8 +69,8 @@ def _collective(kind: str, size: int, rank: int, group_size: int, group: dist.Pr
     return lambda: dist.recv(whole, src=rank - 1, group=group)
 
 
-def _work_of(world: int) -> TimedCall:
-    """GEMMs and elementwise operations that take about _WORK_S of a core's time on every rank."""
+def work_of(seconds: float) -> TimedCall:
+    """GEMMs and elementwise operations that take so much of a core's time on every rank. Collective."""
     tensors = [torch.rand(_WORK_ROWS, _WORK_WIDTH) for _ in range(_WORK_TENSORS)]
     weight = torch.rand(_WORK_WIDTH, _WORK_WIDTH) / _WORK_WIDTH
 
@@ -84,11 +84,11 @@ def _work_of(world: int) -> TimedCall:
     some(4 * _WORK_TENSORS)
     each = torch.tensor([(time.process_time() - began) / (4 * _WORK_TENSORS)], dtype=torch.float64)
     dist.all_reduce(each)  # every rank works equally much
-    repeats = max(1, round(_WORK_S / (float(each) / world)))
+    repeats = max(1, round(seconds / (float(each) / dist.get_world_size())))
     return lambda: some(repeats)
 
 
-def _added_s(collective: TimedCall, work: TimedCall) -> float:
+def added_s(collective: TimedCall, work: TimedCall) -> float:
     """The time that a collective adds to work: minimum over batches of the mean, minus that of work alone.
 
     Work alone is timed again with every collective, because disturbances of the machine come and go.

@@ -136,7 +136,7 @@ def _overridden(gpu: Any, name: str, entry: dict[str, Any]) -> dict[str, Any]:
         return entry
     scaled = _entry_of_figures(gpu, entry, name)
     links: dict[str, Any] = {
-        key: entry[key] for key in ("links", "fresh", "cores", "collectives") if key in entry
+        key: entry[key] for key in ("links", "fresh", "cores", "collectives", "contention") if key in entry
     }
     return {
         **scaled,

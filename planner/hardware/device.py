@@ -47,6 +47,27 @@ class MeasuredCollective:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredContention:
+    """What ranks cost each other on a host that carries `ranks_on_host`.
+
+    compute: the clock's time for work over what primitives take, beyond cores that are shared. waits: (a
+    core's seconds of work between two collectives, seconds that ranks then wait for the last of them).
+    """
+
+    ranks_on_host: int
+    compute: float
+    waits: tuple[tuple[float, float], ...]
+
+    def wait_s(self, work_s: float) -> float:
+        """Linear between the points, constant beyond them."""
+        points = self.waits
+        index = min(max(bisect_left(points, (work_s,)), 1), len(points) - 1)
+        (x0, y0), (x1, y1) = points[index - 1], points[index]
+        share = min(1.0, max(0.0, (work_s - x0) / (x1 - x0)))
+        return y0 + (y1 - y0) * share
+
+
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """Rates of a device; devices.yaml explains each number.
 
@@ -73,10 +94,15 @@ class Device:
     link_share: float
     cores: int | None
     collectives: tuple[MeasuredCollective, ...]
+    contention: tuple[MeasuredContention, ...] = ()
     sources: tuple[str, ...]
     # Measured bytes/s of a rank, one way; they replace the strategy's links.
     intra_bytes_per_s: float | None = None
     inter_bytes_per_s: float | None = None
+
+    def contention_of(self, ranks_at_work: float) -> MeasuredContention | None:
+        """Of the measured numbers of ranks the nearest; None if nothing was measured."""
+        return min(self.contention, key=lambda each: abs(each.ranks_on_host - ranks_at_work), default=None)
 
 
 class EntryError(ValueError):
@@ -115,6 +141,7 @@ def make_device(name: str, entry: Mapping[str, Any], calibration: str | None) ->
         link_share=read_key(entry, "link_share", float),
         cores=entry.get("cores"),
         collectives=read_key(entry, "collectives", lambda items: tuple(map(_collective, items or ())), ()),
+        contention=read_key(entry, "contention", lambda items: tuple(map(_contention, items or ())), ()),
         sources=(f"{name}: {read_key(entry, 'source', str)}", *sources)
         + ((f"from {calibration}",) if calibration else ()),
         intra_bytes_per_s=read_key(links, "intra_host", lambda value: number(value, "bytes/s"), None),
@@ -167,6 +194,14 @@ def _collective(item: Mapping[str, Any]) -> MeasuredCollective:
         ranks_on_host=item["ranks_on_host"],
         group=item["group"],
         points=curve(item["points"], "bytes", "seconds").points,
+    )
+
+
+def _contention(item: Mapping[str, Any]) -> MeasuredContention:
+    return MeasuredContention(
+        ranks_on_host=int(number(item["ranks_on_host"], "count")),
+        compute=number(item["compute"], "count"),
+        waits=curve(item["waits"], "seconds", "seconds").points,
     )
 
 

@@ -69,8 +69,24 @@ def network_of(plan: Plan, device: Device) -> Network:
 
 
 def slowdown(device: Device, network: Network) -> float:
-    """How much longer a rank computes because its host has fewer cores than ranks at work."""
-    return max(1.0, network.ranks_at_work / device.cores) if device.cores else 1.0
+    """How much longer a rank computes because of the others on its host: fewer cores than ranks at work, and
+    what was measured of caches and memory that they share."""
+    shared = max(1.0, network.ranks_at_work / device.cores) if device.cores else 1.0
+    measured = device.contention_of(network.ranks_at_work)
+    return shared * (1.0 if measured is None else measured.compute)
+
+
+# A core's work before each collective of benchmarks/collectives.py, whose times include the wait after it.
+MEASURED_WORK_S = 2e-3
+
+
+def further_wait_s(work_s: float, network: Network) -> float:
+    """What ranks of a host wait for each other before a collective, beyond what its measured time includes.
+
+    work_s: a core's time since the collective before. Below 0 after little work; 0 if nothing was measured.
+    """
+    measured = network.device.contention_of(network.ranks_at_work) if network.device.collectives else None
+    return 0.0 if measured is None else measured.wait_s(work_s) - measured.wait_s(MEASURED_WORK_S)
 
 
 def world_placement(plan: Plan, network: Network) -> GroupPlacement:

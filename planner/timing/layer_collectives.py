@@ -74,6 +74,15 @@ def layer_sums_s(cost: StageCost) -> tuple[float, float]:
     return forward, backward
 
 
+def num_meetings(cost: StageCost) -> tuple[int, int]:
+    """How often a pass through layers waits for the peers of an all-to-all, and of TP, after computing. The
+    counts of rows and the rows themselves are one wait."""
+    p, (dense, moe) = cost.workload, cost.num_layers
+    experts = 2 * moe if p.ep > 1 and cost.stage.expert is not None else 0
+    sums = 2 * dense + moe * (3 if p.model.num_shared_experts else 2)
+    return experts, sums if p.tp > 1 else 0
+
+
 def recomputed_collectives_s(cost: StageCost) -> tuple[float, float]:
     """All-to-alls and TP collectives that backward repeats. `experts` repeats none."""
     if cost.recompute == "layer":

@@ -11,10 +11,12 @@ from planner.counts.module_flops import ModuleCost, is_recomputed
 from planner.counts.parameters import stage_parameters
 from planner.strategy.recompute import RecomputeKind
 from planner.timing import collective_time
+from planner.timing.collective_time import further_wait_s
 from planner.timing.gemm_time import backward_s, forward_s
 from planner.timing.layer_collectives import (
     all_to_all_s,
     dispatched_bytes,
+    num_meetings,
     recomputed_collectives_s,
     tensor_parallel_s,
 )
@@ -135,13 +137,17 @@ def _passes(cost: StageCost) -> tuple[PassTime, PassTime]:
 
 
 def _pass(cost: StageCost, all_to_all: float, tensor_parallel: float, *, is_backward: bool) -> PassTime:
-    causes = tuple(
-        (name, seconds * cost.slowdown) for name, seconds in _compute(cost, is_backward=is_backward)
-    )
+    alone = _compute(cost, is_backward=is_backward)
+    causes = tuple((name, seconds * cost.slowdown) for name, seconds in alone)
+    for_experts, for_tp = num_meetings(cost)
+    further = 0.0
+    if for_experts + for_tp and not cost.placement("ep" if for_experts else "tp").remote_peers:
+        work = sum(seconds for _, seconds in alone) / (for_experts + for_tp)
+        further = further_wait_s(work, cost.network)
     return PassTime(
         compute_s=sum(seconds for _, seconds in causes),
-        all_to_all_s=all_to_all,
-        tensor_parallel_s=tensor_parallel,
+        all_to_all_s=max(0.0, all_to_all + for_experts * further),
+        tensor_parallel_s=max(0.0, tensor_parallel + for_tp * further),
         own_causes=causes,
     )
 

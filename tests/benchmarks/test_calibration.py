@@ -24,10 +24,18 @@ MEASURED = [
     {"kind": "all_reduce", "ranks_on_host": 4, "group": 2, "points": [(64.0, 4e-4), (4_194_304.0, 4e-3)]}
 ]
 
+# A unit of work takes a core 2 ms where both work. By the clock it takes one rank alone 1.9 ms, four on two
+# cores 4.6 ms, which is 1.15 times the 4 ms of sharing.
+CROWDED = [
+    {"ranks_on_host": 1, "wall_s": 1.9e-3, "busy_s": 1.8e-3, "waits": [(5e-4, 1e-5), (2e-3, 1e-5)]},
+    {"ranks_on_host": 2, "wall_s": 2.1e-3, "busy_s": 2e-3, "waits": [(5e-4, 1e-4), (2e-3, 2e-4)]},
+    {"ranks_on_host": 4, "wall_s": 4.6e-3, "busy_s": 2.1e-3, "waits": [(2e-3, 1e-3), (8e-3, 4e-3)]},
+]
+
 
 def test_an_entry_is_read_back_as_it_was_measured(tmp_path: Path) -> None:
     path = tmp_path / "hardware.yaml"
-    path.write_text(entry("cpu", RATES, MEASURED, cores=2, load=0.5), encoding="utf-8")
+    path.write_text(entry("cpu", RATES, MEASURED, CROWDED, cores=2, load=0.5), encoding="utf-8")
     device = device_of(load("ds_configs/tiny_cpu.yaml").cluster.gpu, path)
     assert device.is_calibrated
     assert device.peak == {"fp32": 80e9, "bf16": 5e9}
@@ -41,6 +49,13 @@ def test_an_entry_is_read_back_as_it_was_measured(tmp_path: Path) -> None:
     assert (collective.kind, collective.ranks_on_host, collective.group) == ("all_reduce", 4, 2)
     assert collective.seconds(64) == pytest.approx(4e-4)
     assert device.intra_latency_s == pytest.approx(4e-4)
+    assert [each.compute for each in device.contention] == pytest.approx([0.95, 1.05, 1.15])
+    four = device.contention_of(3.4)
+    assert four is not None
+    assert four.ranks_on_host == 4
+    assert [four.wait_s(work) for work in (1e-3, 2e-3, 5e-3, 8e-3, 1.0)] == pytest.approx(
+        [1e-3, 1e-3, 2.5e-3, 4e-3, 4e-3]
+    )
 
 
 def test_a_smaller_message_is_never_slower_than_a_larger_one() -> None:
@@ -56,7 +71,7 @@ def test_a_smaller_message_is_never_slower_than_a_larger_one() -> None:
 
 def test_without_collectives_the_shipped_network_stays(tmp_path: Path) -> None:
     path = tmp_path / "hardware.yaml"
-    path.write_text(entry("H100", RATES, [], cores=8, load=0.5), encoding="utf-8")
+    path.write_text(entry("H100", RATES, [], [], cores=8, load=0.5), encoding="utf-8")
     gpu = load("ds_configs/tiny_cpu.yaml", ["cluster.gpu=H100", "cluster.gpus_per_host=4"]).cluster.gpu
     device = device_of(gpu, path)
     # A GPU's peak is its data sheet's; fp8 was not measured.
@@ -81,7 +96,7 @@ def test_links_that_preflight_measured_and_other_devices_stay(tmp_path: Path) ->
     write_links(path, load("ds_configs/tiny_cpu.yaml", ["cluster.gpu=H100"]), measured)
     write_links(path, strategy, measured)
     known = calibrate._known(path)
-    text = entry("cpu", RATES, MEASURED, cores=2, load=0.5, before=known.pop("cpu"))
+    text = entry("cpu", RATES, MEASURED, [], cores=2, load=0.5, before=known.pop("cpu"))
     assert list(known) == ["H100"]
     path.write_text(text, encoding="utf-8")
     device = device_of(strategy.cluster.gpu, path)
