@@ -1,0 +1,241 @@
+"""Conversations of a corpus: records of messages, or of a prompt and its completion, as text."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from planner.problems import Problem
+from planner.units import shorten
+from runtime.data.chat_template import CannotRender, ChatTemplate, Message, Rendered, Span
+from runtime.data.corpus import Source, data_problem
+from runtime.data.form import NotText, judge_form
+from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
+
+MAX_NAMED = 12  # keys named in a message
+PROMPT, COMPLETION = "prompt", "completion"
+# ShareGPT's names of roles.
+ROLES = {"human": "user", "gpt": "assistant"}
+
+
+class ConversationText(NamedTuple):
+    """A rendered conversation; the first three fields are those of a `TextChunk` that is a document."""
+
+    text: str
+    ends_document: bool
+    num_mended: int
+    spans: tuple[Span, ...]
+
+    @property
+    def rendered(self) -> Rendered:
+        return Rendered(text=self.text, spans=self.spans)
+
+
+class Conversation(NamedTuple):
+    """Messages, of which the assistant's are answers from number `first_answer` on."""
+
+    messages: list[Message]
+    first_answer: int
+    tools: list[Any] | None
+
+
+class NoConversation(Exception):
+    """The record is no conversation; says what it has instead. `is_absent`: it lacks the keys."""
+
+    def __init__(self, found: str, *, is_absent: bool = False) -> None:
+        self.is_absent = is_absent
+        super().__init__(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationReader:
+    """Reads `data.format: chat` and `prompt`. `field`: the key of the messages, or of the prompt."""
+
+    format: Literal["chat", "prompt"]
+    field: str
+    template: ChatTemplate
+
+    def read(self, source: Source) -> Iterator[ConversationText | Problem]:
+        """The conversations of one file, in order; its records' mistakes give Problems at its end.
+
+        One without an answer is an empty document.
+
+        Raises:
+            NotText: if a file that a folder brought in has no records.
+        """
+        faults = _Faults(self, source)
+        try:
+            form = source.form or judge_form(source.file, self.field)
+            if form.kind == "text" or (form.is_single and not source.is_named):
+                if not source.is_named:
+                    raise NotText(f"no records with {self._keys}")
+                yield faults.problem("absent", 1, f"text, not records with {self._keys}", 1)
+                return
+            for record in read_records(source, form):
+                if isinstance(record, MalformedRecord):
+                    faults.add("malformed", record.place, record.why)
+                    continue
+                try:
+                    rendered = self._render(record.value)
+                except NoConversation as error:
+                    faults.add("absent" if error.is_absent else str(error), record.place, str(error))
+                except CannotRender as error:
+                    faults.add(f"template {error}", record.place, str(error))
+                else:
+                    faults.num_conversations += 1
+                    yield rendered
+        except KeysMissing as error:
+            yield faults.problem("absent", 1, f"no {self._keys}; columns: {_listed(error.names)}", 1)
+        except ImportError:
+            found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
+            yield data_problem("SW703", found, expected, "pip install -e '.[parquet]'", source.file)
+        except DAMAGE as error:
+            found, expected = f"damaged file: {error}", "a complete file of the form that its beginning shows"
+            yield data_problem("SW709", found, expected, "replace it, or leave it out", source.file)
+        yield from faults.problems()
+
+    @property
+    def _keys(self) -> str:
+        return f"{self.field!r}" if self.format == "chat" else f"{PROMPT!r} and {COMPLETION!r}"
+
+    def _render(self, value: dict[str, Any] | str) -> ConversationText:
+        conversation = extract_conversation(value, self.format, self.field)
+        rendered = self.template.render(conversation.messages, conversation.first_answer, conversation.tools)
+        # Half of a surrogate pair cannot be encoded; JSON can write it.
+        text = rendered.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        if text != rendered.text:
+            raise NoConversation("half of a UTF-16 surrogate pair in a message")
+        answers = [span for span in rendered.spans if span[1] > span[0]]
+        return ConversationText(text if answers else "", True, 0, tuple(answers))
+
+
+def extract_conversation(
+    value: dict[str, Any] | str, format: Literal["chat", "prompt"], field: str
+) -> Conversation:
+    """The conversation of a record.
+
+    Raises:
+        NoConversation: if it lacks the keys, or has something else there.
+    """
+    if isinstance(value, str):
+        raise NoConversation("a text, not an object", is_absent=True)
+    tools = value.get("tools") or None
+    if isinstance(tools, str):
+        tools = _parse(tools, "tools")
+    if format == "chat":
+        if field not in value:
+            raise NoConversation(f"no key {field!r}; keys: {_listed(value)}", is_absent=True)
+        return Conversation(_messages(value[field], field), 0, tools)
+    missing = [key for key in (PROMPT, COMPLETION) if key not in value]
+    if missing:
+        raise NoConversation(
+            f"no key {' or '.join(map(repr, missing))}; keys: {_listed(value)}", is_absent=True
+        )
+    prompt = _side(value[PROMPT], PROMPT, "user")
+    return Conversation([*prompt, *_side(value[COMPLETION], COMPLETION, "assistant")], len(prompt), tools)
+
+
+def _side(value: Any, key: str, role: str) -> list[Message]:
+    """A text is one message; messages are themselves."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return _messages(value, key)
+
+
+def _messages(value: Any, key: str) -> list[Message]:
+    if isinstance(value, str):  # of a CSV
+        value = _parse(value, key)
+    if not isinstance(value, list) or not value:
+        raise NoConversation(f"{key!r} is {_kind(value)}, not a list of messages")
+    found: list[Message] = []
+    for number, message in enumerate(value, start=1):
+        if not isinstance(message, dict):
+            raise NoConversation(f"{key!r} has {_kind(message)} as message {number}")
+        # A table has null in the place of a key that a message lacks.
+        given = {name: part for name, part in message.items() if part is not None or name == "content"}
+        if "role" not in given and {"from", "value"} <= given.keys():
+            given = {"role": ROLES.get(given["from"], given["from"]), "content": given["value"]}
+        if not isinstance(given.get("role"), str):
+            raise NoConversation(f"message {number} of {key!r} has no role; keys: {_listed(given)}")
+        if "content" not in given and "tool_calls" not in given:
+            raise NoConversation(f"message {number} of {key!r} has no content; keys: {_listed(given)}")
+        found.append(given)
+    return found
+
+
+def _parse(text: str, key: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise NoConversation(f"{key!r} is a text that is not JSON, not a list of messages") from None
+
+
+class _Faults:
+    """The mistakes in one file's records: one Problem for each kind, however many records have it."""
+
+    def __init__(self, reader: ConversationReader, source: Source) -> None:
+        self.reader, self.source = reader, source
+        self.num_conversations = 0
+        self.first: dict[str, tuple[int, str]] = {}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, kind: str, place: int, found: str) -> None:
+        self.first.setdefault(kind, (place, found))
+        self.counts[kind] += 1
+
+    def problems(self) -> list[Problem]:
+        """In the order of their first places."""
+        total = self.num_conversations + self.counts.total()
+        return [
+            self.problem(
+                kind,
+                place,
+                found + (f" ({self.counts[kind]:,} of {total:,} records)" if self.counts[kind] > 1 else ""),
+                total,
+            )
+            for kind, (place, found) in self.first.items()
+        ]
+
+    def problem(self, kind: str, place: int, found: str, total: int) -> Problem:
+        reader, file = self.reader, self.source.file
+        if kind.startswith("template"):
+            expected = "a conversation that the tokenizer's chat template renders, and whose answers it shows"
+            fix = (
+                "correct or remove the record, or mark the answers in the template with "
+                "{% generation %} … {% endgeneration %}"
+            )
+            return data_problem("SW742", found, expected, fix, file, place)
+        if reader.format == "chat":
+            expected = f"a list of messages under {reader.field!r}, each with its role and content"
+        else:
+            expected = f"a text or messages under {reader._keys}"
+        fix = "correct or remove the record"
+        if kind == "absent" and self.counts[kind] in (0, total):
+            fix = _other_format(reader)
+        return data_problem("SW724", found, expected, fix, file, place, path="data.format")
+
+
+def _other_format(reader: ConversationReader) -> str:
+    if reader.format == "chat":
+        return (
+            "name the key of the messages in data.text_field, write data.format=prompt for prompt and "
+            "completion or data.format=text for text, or leave the file out of data.path"
+        )
+    return (
+        "write data.format=chat for messages or data.format=text for text, or leave the file out of data.path"
+    )
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return "an empty list" if value == [] else f"of type {type(value).__name__}"
+
+
+def _listed(names: Any) -> str:
+    listed = [shorten(str(name), 40) for name in names]
+    more = f", … ({len(listed):,})" if len(listed) > MAX_NAMED else ""
+    return (", ".join(listed[:MAX_NAMED]) or "none") + more
