@@ -41,13 +41,18 @@ def projections(p: RankWorkload) -> int:
 
 
 def attention(p: RankWorkload) -> int:
-    """Turned queries and keys, values, the result, one logsumexp a head: what fused attention keeps."""
-    return p.tokens * (p.element_bytes * (2 * p.q + 2 * p.kv) + _WIDE * p.heads)
+    """Turned queries and keys, values, the result, one logsumexp a head: what fused attention keeps.
+
+    Results of single documents are kept beside the result that they are joined to.
+    """
+    results = 2 if p.joins_documents else 1
+    return p.tokens * (p.element_bytes * ((1 + results) * p.q + 2 * p.kv) + _WIDE * p.heads)
 
 
 def rotation(p: RankWorkload) -> int:
-    """Cosine and sine, which all layers of a stage share."""
-    return 2 * p.element_bytes * p.seq_length * p.model.head_dim
+    """Cosine and sine, which all layers of a stage share; and all sequences, unless they pack documents."""
+    num_positions = p.tokens if p.packs_documents else p.seq_length
+    return 2 * p.element_bytes * num_positions * p.model.head_dim
 
 
 def router(p: RankWorkload) -> int:

@@ -38,7 +38,8 @@ class RankWorkload:
 
     tokens: whole sequences, the same on all partners. share_tokens: those that this partner dispatches.
     sent: rows that it sends to experts, in one layer. received: rows that reach its experts; the fullest
-    rank's under the stated load. computed: with the padding of stock dispatch.
+    rank's under the stated load. computed: with the padding of stock dispatch. packs_documents: positions
+    differ from sequence to sequence; joins_documents: their results are joined.
     """
 
     model: ModelShape
@@ -52,6 +53,8 @@ class RankWorkload:
     computed: int
     head_chunk_bytes: int = HEAD_CHUNK_BYTES
     is_fused: bool = False  # runtime.kernels fused
+    packs_documents: bool = False
+    joins_documents: bool = False
 
     @property
     def tokens(self) -> int:
@@ -98,6 +101,7 @@ def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCE
     # A rank that holds all experts computes its own tokens; no rank gets more than its group sends.
     factor = min(imbalance.factor, float(ep))
     sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, factor)
+    packs_documents = plan.strategy.data.packing == "documents"
     is_fused = plan.strategy.runtime.kernels == "fused"
     has_large_chunks = is_fused and not plan.strategy.cluster.gpu.is_cpu
     return RankWorkload(
@@ -112,6 +116,9 @@ def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCE
         computed=computed,
         head_chunk_bytes=FUSED_HEAD_CHUNK_BYTES if has_large_chunks else HEAD_CHUNK_BYTES,
         is_fused=is_fused,
+        packs_documents=packs_documents,
+        # model/document_attention.py has one kernel for all of them on GPUs.
+        joins_documents=packs_documents and plan.strategy.cluster.gpu.is_cpu,
     )
 
 

@@ -15,6 +15,8 @@ def list_notes(plan: Plan) -> tuple[str, ...]:
         *_rank_order_cost(plan),
         *_warmup_only(plan),
         *_host_order(plan),
+        *_joined_conversations(plan),
+        *_unknown_documents(plan),
     )
 
 
@@ -73,3 +75,20 @@ def _host_order(plan: Plan) -> Iterator[str]:
     used = [host.name for host in plan.hosts]
     if used != [name for name in given if name in set(used)]:
         yield f"hosts with fewer slots come last: {', '.join(used[-3:])}"
+
+
+def _joined_conversations(plan: Plan) -> Iterator[str]:
+    data = plan.strategy.data
+    if data.format != "text" and data.packing == "stream":
+        yield (
+            f"data.format {data.format} with data.packing stream: a conversation attends to those before it "
+            "and is cut where a sequence ends; data.packing: documents keeps it together"
+        )
+
+
+def _unknown_documents(plan: Plan) -> Iterator[str]:
+    if plan.strategy.data.packing == "documents":
+        yield (
+            "data.packing documents: attention is counted as for one document a sequence, an upper bound of "
+            "FLOPs and time"
+        )

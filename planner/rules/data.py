@@ -1,10 +1,10 @@
-"""Rules on the corpora: one way to name them, and shares that a mixture can hold."""
+"""Rules on the data: one way to name them, shares that a mixture can hold, what conversations need."""
 
 from collections.abc import Iterator
 from fractions import Fraction
 
 from planner.problems import Problem
-from planner.strategy.schema import Strategy
+from planner.strategy.schema import TEXT_FIELD, Strategy
 
 # Shares are held over 10,000 sequences (runtime/data/mixture.py).
 SMALLEST_SHARE = Fraction(1, 10_000)
@@ -48,4 +48,44 @@ def weights_are_large_enough(s: Strategy) -> Iterator[Problem]:
             )
 
 
-RULES = (path_or_mix, mix_has_parts, weights_are_large_enough)
+def conversations_need_a_chat_template(s: Strategy) -> Iterator[Problem]:
+    if s.data.format != "text" and s.data.tokenizer is None:
+        yield Problem(
+            code="SW254",
+            path="data.tokenizer",
+            found=f"null with data.format {s.data.format}: a tokenizer that is trained has no chat template",
+            expected="the folder of a tokenizer with a chat template",
+            fix="set data.tokenizer to the folder of a chat model's tokenizer, or data.format to text",
+        )
+
+
+def conversations_are_in_files(s: Strategy) -> Iterator[Problem]:
+    if s.data.format != "text" and s.data.path is None and s.data.mix is None:
+        yield Problem(
+            code="SW255",
+            path="data.path",
+            found=f"null with data.format {s.data.format}: Python's standard library holds no conversations",
+            expected="files of records",
+            fix="set data.path to your conversations, or data.format to text",
+        )
+
+
+def prompts_have_keys_of_their_own(s: Strategy) -> Iterator[Problem]:
+    if s.data.format == "prompt" and s.data.text_field != TEXT_FIELD:
+        yield Problem(
+            code="SW256",
+            path="data.text_field",
+            found=f"{s.data.text_field} with data.format prompt, whose keys are prompt and completion",
+            expected=f"{TEXT_FIELD} with data.format prompt",
+            fix="remove data.text_field and name the keys prompt and completion in the data",
+        )
+
+
+RULES = (
+    path_or_mix,
+    mix_has_parts,
+    weights_are_large_enough,
+    conversations_need_a_chat_template,
+    conversations_are_in_files,
+    prompts_have_keys_of_their_own,
+)

@@ -111,6 +111,9 @@ class ModelShape(Section):
         return self.num_hidden_layers - self.first_dense_layers
 
 
+TEXT_FIELD = "text"
+
+
 class Data(Section):
     """The text to train on."""
 
@@ -123,11 +126,17 @@ class Data(Section):
         description="corpora with weights, in place of path",
     )
     text_field: Text = Field(
-        default="text",
-        description="key or column of JSON, CSV, Parquet and Arrow that holds the text; a.b: b inside a",
+        default=TEXT_FIELD,
+        description="key or column of JSON, CSV, Parquet and Arrow that holds the text; a.b: b inside a; "
+        "with format chat the key of the messages, where it is not messages",
     )
     tokenizer: Path | None = Field(
         default=None, description="Hugging Face tokenizer; null: train one on the data"
+    )
+    format: Literal["text", "chat", "prompt"] = Field(
+        default="text",
+        description="chat: records of messages, prompt: of a prompt and its completion, both through the "
+        "tokenizer's chat template, with a loss on the answers only",
     )
     packing: Literal["stream", "documents"] = Field(
         default="stream",

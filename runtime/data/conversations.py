@@ -6,32 +6,22 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from planner.problems import Problem
+from planner.strategy.schema import TEXT_FIELD, Data
 from planner.units import shorten
-from runtime.data.chat_template import CannotRender, ChatTemplate, Message, Rendered, Span
+from runtime.data.chat_template import CannotRender, ChatTemplate, Message, load_chat_template
 from runtime.data.corpus import Source, data_problem
+from runtime.data.documents import DocumentReader, TextChunk, TextReader
 from runtime.data.form import NotText, judge_form
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
 
 MAX_NAMED = 12  # keys named in a message
-PROMPT, COMPLETION = "prompt", "completion"
+MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
 # ShareGPT's names of roles.
 ROLES = {"human": "user", "gpt": "assistant"}
-
-
-class ConversationText(NamedTuple):
-    """A rendered conversation; the first three fields are those of a `TextChunk` that is a document."""
-
-    text: str
-    ends_document: bool
-    num_mended: int
-    spans: tuple[Span, ...]
-
-    @property
-    def rendered(self) -> Rendered:
-        return Rendered(text=self.text, spans=self.spans)
 
 
 class Conversation(NamedTuple):
@@ -52,16 +42,18 @@ class NoConversation(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationReader:
-    """Reads `data.format: chat` and `prompt`. `field`: the key of the messages, or of the prompt."""
+    """Reads `data.format: chat` and `prompt`. `field`: the key of the messages, or of the prompt.
+
+    A conversation is a document of one chunk; one without an answer is an empty document.
+    """
 
     format: Literal["chat", "prompt"]
     field: str
     template: ChatTemplate
+    has_answers: Literal[True] = True
 
-    def read(self, source: Source) -> Iterator[ConversationText | Problem]:
+    def read(self, source: Source) -> Iterator[TextChunk | Problem]:
         """The conversations of one file, in order; its records' mistakes give Problems at its end.
-
-        One without an answer is an empty document.
 
         Raises:
             NotText: if a file that a folder brought in has no records.
@@ -101,7 +93,7 @@ class ConversationReader:
     def _keys(self) -> str:
         return f"{self.field!r}" if self.format == "chat" else f"{PROMPT!r} and {COMPLETION!r}"
 
-    def _render(self, value: dict[str, Any] | str) -> ConversationText:
+    def _render(self, value: dict[str, Any] | str) -> TextChunk:
         conversation = extract_conversation(value, self.format, self.field)
         rendered = self.template.render(conversation.messages, conversation.first_answer, conversation.tools)
         # Half of a surrogate pair cannot be encoded; JSON can write it.
@@ -109,7 +101,23 @@ class ConversationReader:
         if text != rendered.text:
             raise NoConversation("half of a UTF-16 surrogate pair in a message")
         answers = [span for span in rendered.spans if span[1] > span[0]]
-        return ConversationText(text if answers else "", True, 0, tuple(answers))
+        return TextChunk(text if answers else "", True, 0, tuple(answers))
+
+
+def make_reader(data: Data) -> DocumentReader:
+    """The reader of `data.format`.
+
+    Raises:
+        TokenizerUnusable: if a chat template is needed and there is none.
+    """
+    if data.format == "text":
+        return TextReader(field=data.text_field)
+    assert data.tokenizer is not None, "a rule asks for one"
+    template = load_chat_template(Path(data.tokenizer))
+    if data.format == "prompt":
+        return ConversationReader(format="prompt", field=PROMPT, template=template)
+    field = MESSAGES if data.text_field == TEXT_FIELD else data.text_field
+    return ConversationReader(format="chat", field=field, template=template)
 
 
 def extract_conversation(

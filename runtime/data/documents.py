@@ -7,7 +7,8 @@ record is held in memory as one string.
 import codecs
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 from planner.problems import Problem
 from runtime.data.compression import READ_BYTES, open_content
@@ -26,11 +27,47 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TextChunk(NamedTuple):
-    """A part of one document. `num_mended`: lone surrogates replaced by U+FFFD."""
+    """A part of one document. `num_mended`: lone surrogates replaced by U+FFFD.
+
+    `answers`: of a conversation, the characters of each answer, from start to stop.
+    """
 
     text: str
     ends_document: bool
     num_mended: int = 0
+    answers: tuple[tuple[int, int], ...] = ()
+
+
+class DocumentReader(Protocol):
+    """Reads documents as `data.format` says.
+
+    field: a table whose header has it is one. has_answers: only these are targets.
+    """
+
+    @property
+    def field(self) -> str: ...
+
+    @property
+    def has_answers(self) -> bool: ...
+
+    def read(self, source: Source) -> Iterator[TextChunk | Problem]:
+        """The documents of one file, in order; its records' mistakes give Problems at its end.
+
+        Raises:
+            NotText: if it cannot be read as such, possibly after some of its documents.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReader:
+    """Reads `data.format: text`. `field`: the key or column of a record's text (data.text_field)."""
+
+    field: str
+    has_answers: Literal[False] = False
+
+    def read(self, source: Source) -> Iterator[TextChunk | Problem]:
+        return read_chunks(source, self.field)
 
 
 def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from planner.problems import Problem, StrategyError
 from runtime.data.cache import TOKENIZER_NAME, DataManifest
+from runtime.data.chat_template import Rendered, conversation_tokenizer, encode_rendered
 from runtime.data.corpus import Corpus, Source, data_problem
-from runtime.data.documents import TextChunk, read_chunks
+from runtime.data.documents import DocumentReader, TextChunk
 from runtime.data.lost_text import SAMPLE_BYTES, measure_lost_text
 from runtime.data.survey import Survey, survey_corpus
 from runtime.data.token_writer import TokenWriter
@@ -27,41 +28,40 @@ PROGRESS_S = 5.0
 
 
 def encode_corpus(
-    folder: Path, key: str, corpus: Corpus, field: str, coder: TextCoder | None, vocab_size: int
+    folder: Path, key: str, corpus: Corpus, reader: DocumentReader, coder: TextCoder | None, vocab_size: int
 ) -> DataManifest:
     """Writes the token file and the tokenizer into `folder`; `coder` None trains one of `vocab_size` entries.
-
-    Args:
-        field: the key or column that holds the text of a record (data.text_field).
 
     Raises:
         StrategyError: with every mistake in the corpus, or because it holds no text.
     """
     started = time.perf_counter()
     logger.info("data: reading %s files", f"{len(corpus.sources):,}")
-    survey = survey_corpus(corpus.sources, field)
+    survey = survey_corpus(corpus.sources, reader)
     if survey.problems:
         raise StrategyError(survey.problems)
+    warnings = _warnings(survey)
+    if reader.has_answers:
+        warnings += _check_answers(survey)
     if survey.num_documents == 0:
         raise StrategyError((_nothing_to_read(survey),))
-    warnings = _warnings(survey)
     if coder is None:
-        coder = _train(survey, field, vocab_size)
+        coder = _train(survey, reader, vocab_size)
         if coder.num_ids < vocab_size:
             warnings.append(
                 f"SW721 the data support a vocabulary of only {coder.num_ids:,} entries; "
                 f"the other ids of model.vocab_size ({vocab_size:,}) are never used"
             )
     else:
-        warnings += _check_lost_text(coder, survey, field)
+        warnings += _check_lost_text(coder, survey, reader)
     (folder / TOKENIZER_NAME).write_text(coder.tokenizer.to_str(), encoding="utf-8")
     token_bytes = 2 if coder.num_ids <= 1 << 16 else 4
     dtype = np.dtype(f"<u{token_bytes}")
-    with TokenWriter(folder, coder.end_of_text, dtype, has_targets=False) as writer:
+    with TokenWriter(folder, coder.end_of_text, dtype, has_targets=reader.has_answers) as writer:
         progress = Progress(survey.num_bytes)
         for part in range(corpus.num_parts):
             sources = [source for source in survey.sources if (source.part or 0) == part]
-            _write_tokens(writer, sources, field, coder, progress)
+            _write_tokens(writer, sources, reader, coder, progress)
             writer.end_part()
         written = writer.finish()
     num_tokens = written.num_tokens
@@ -93,7 +93,7 @@ def encode_corpus(
     )
 
 
-def _train(survey: Survey, field: str, vocab_size: int) -> TextCoder:
+def _train(survey: Survey, reader: DocumentReader, vocab_size: int) -> TextCoder:
     share = min(1.0, sample_bytes(vocab_size) / survey.num_bytes)
     logger.info(
         "data: training a tokenizer of %s entries on %.1f of %.1f MB",
@@ -101,10 +101,10 @@ def _train(survey: Survey, field: str, vocab_size: int) -> TextCoder:
         share * survey.num_bytes / 1e6,
         survey.num_bytes / 1e6,
     )
-    return train_tokenizer(_sample(survey.sources, field, share), vocab_size)
+    return train_tokenizer(_sample(survey.sources, reader, share), vocab_size)
 
 
-def _check_lost_text(coder: TextCoder, survey: Survey, field: str) -> list[str]:
+def _check_lost_text(coder: TextCoder, survey: Survey, reader: DocumentReader) -> list[str]:
     """A warning if the tokenizer loses a part of the text.
 
     Raises:
@@ -112,7 +112,7 @@ def _check_lost_text(coder: TextCoder, survey: Survey, field: str) -> list[str]:
     """
     share = min(1.0, SAMPLE_BYTES / survey.num_bytes)
     with _encoding_problems():
-        lost = measure_lost_text(coder.tokenizer, _sample(survey.sources, field, share))
+        lost = measure_lost_text(coder.tokenizer, _sample(survey.sources, reader, share))
     if lost.num_lost == 0:
         return []
     found = (
@@ -140,13 +140,13 @@ def _encoding_problems() -> Iterator[None]:
         raise StrategyError((problem,)) from error
 
 
-def _sample(sources: Iterable[Source], field: str, share: float) -> Iterator[str]:
+def _sample(sources: Iterable[Source], reader: DocumentReader, share: float) -> Iterator[str]:
     """A random sample of about this share of the corpus's chunks, the same ones every time.
 
     Every n-th chunk would not do: in a repetitive corpus that may be the same text each time.
     """
     generator = random.Random(0)  # Python promises the same random() in every release
-    for number, chunk in enumerate(_chunks(sources, field)):
+    for number, chunk in enumerate(_chunks(sources, reader)):
         if generator.random() < share or number == 0:
             yield chunk.text
 
@@ -168,15 +168,35 @@ class Progress:
 
 
 def _write_tokens(
-    writer: TokenWriter, sources: Iterable[Source], field: str, coder: TextCoder, progress: Progress
+    writer: TokenWriter,
+    sources: Iterable[Source],
+    reader: DocumentReader,
+    coder: TextCoder,
+    progress: Progress,
 ) -> None:
     """Writes every document of these files."""
-    for batch in _batches(_chunks(sources, field)):
+    if reader.has_answers:
+        _write_conversations(writer, _chunks(sources, reader), coder, progress)
+        return
+    for batch in _batches(_chunks(sources, reader)):
         texts = [chunk.text for chunk in batch]
         with _encoding_problems():
             encoded = coder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         for chunk, encoding in zip(batch, encoded, strict=True):
             writer.add(encoding.ids, ends_document=chunk.ends_document)
+        progress.add(sum(len(chunk.text.encode()) for chunk in batch))
+
+
+def _write_conversations(
+    writer: TokenWriter, conversations: Iterable[TextChunk], coder: TextCoder, progress: Progress
+) -> None:
+    """Writes conversations, of which the answers are targets."""
+    tokenizer = conversation_tokenizer(coder)
+    for batch in _batches(conversations):
+        with _encoding_problems():
+            encoded = encode_rendered(tokenizer, [Rendered(text=c.text, spans=c.answers) for c in batch])
+        for ids, is_answer in encoded:
+            writer.add_with_targets(ids, is_answer)
         progress.add(sum(len(chunk.text.encode()) for chunk in batch))
 
 
@@ -193,10 +213,10 @@ def _batches(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
         yield batch
 
 
-def _chunks(sources: Iterable[Source], field: str) -> Iterator[TextChunk]:
+def _chunks(sources: Iterable[Source], reader: DocumentReader) -> Iterator[TextChunk]:
     """The chunks of files that the survey accepted."""
     for source in sources:
-        for item in read_chunks(source, field):
+        for item in reader.read(source):
             if isinstance(item, Problem):
                 raise StrategyError((item,))  # modified since the survey
             yield item
@@ -213,6 +233,23 @@ def _warnings(survey: Survey) -> list[str]:
     if survey.num_mended:
         warnings.append(f"SW720 unpaired UTF-16 surrogates were replaced by U+FFFD ({survey.num_mended:,})")
     return warnings
+
+
+def _check_answers(survey: Survey) -> list[str]:
+    """A warning if some conversations have no answer.
+
+    Raises:
+        StrategyError: if more than half have none.
+    """
+    if not survey.num_empty:
+        return []
+    total = survey.num_empty + survey.num_documents
+    found = f"conversations without an answer ({survey.num_empty:,} of {total:,})"
+    if survey.num_empty > survey.num_documents:
+        expected = "a message of the role assistant, or a completion, in more than half of the conversations"
+        fix = "correct the roles, or leave these files out of data.path"
+        raise StrategyError((data_problem("SW726", found, expected, fix, path="data.format"),))
+    return [f"SW725 {found} were left out"]
 
 
 def _nothing_to_read(survey: Survey) -> Problem:

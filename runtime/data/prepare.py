@@ -20,6 +20,7 @@ from runtime.data.cache import (
     verify_files,
     write_entry,
 )
+from runtime.data.conversations import ConversationReader, make_reader
 from runtime.data.corpus import (
     Corpus,
     CorpusUnreadable,
@@ -29,6 +30,7 @@ from runtime.data.corpus import (
     key_of_part,
 )
 from runtime.data.corpus_hash import hash_corpus, stat_sources
+from runtime.data.documents import DocumentReader
 from runtime.data.encode import encode_corpus
 from runtime.data.mixed_split import MixedSplit, find_shortages, make_split
 from runtime.data.mixture import PERIOD
@@ -52,10 +54,14 @@ CACHE_FORMAT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class DataInputs:
-    """What prepared data are made from. `key` names their cache entry; None if there are problems."""
+    """What prepared data are made from. `key` names their cache entry; None if there are problems.
+
+    `reader`: None if data.format needs a tokenizer that cannot be used.
+    """
 
     corpus: Corpus
     coder: TextCoder | None
+    reader: DocumentReader | None
     files: dict[str, tuple[int, ...]]
     key: str | None
     problems: tuple[Problem, ...]
@@ -75,7 +81,7 @@ def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
     cache = cache_folder or default_cache_folder(strategy)
     inputs = resolve_inputs(strategy, cache)
     if inputs.key is None:
-        raise StrategyError(inputs.problems + _problems_inside(inputs, strategy.data.text_field))
+        raise StrategyError(inputs.problems + _problems_inside(inputs))
     _warn(inputs.corpus.warnings)
     folder = cache / inputs.key
     try:
@@ -104,7 +110,7 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
     corpus = find_corpus(strategy.data.path) if mix is None else find_mix([part.path for part in mix])
     problems = list(corpus.problems)
     vocab_size = strategy.model.vocab_size
-    coder = None
+    coder = reader = None
     settings: dict[str, object] = {}
     try:
         if strategy.data.tokenizer is None:
@@ -114,6 +120,12 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
             coder = load_tokenizer(Path(strategy.data.tokenizer))
             check_ids(coder, vocab_size)
             settings = {"tokenizer": coder.hash}
+    except TokenizerUnusable as error:
+        problems.append(error.problem)
+    try:
+        reader = make_reader(strategy.data)
+        if isinstance(reader, ConversationReader):
+            settings |= {"format": reader.format, "template": reader.template.hash}
     except TokenizerUnusable as error:
         problems.append(error.problem)
     files: dict[str, tuple[int, ...]] = {}
@@ -131,7 +143,9 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
     if not problems:
         identity = json.dumps([CACHE_FORMAT, corpus_hash, strategy.data.text_field, settings], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()
-    return DataInputs(corpus=corpus, coder=coder, files=files, key=key, problems=tuple(problems))
+    return DataInputs(
+        corpus=corpus, coder=coder, reader=reader, files=files, key=key, problems=tuple(problems)
+    )
 
 
 def _report_epochs(strategy: Strategy, split: MixedSplit) -> None:
@@ -162,18 +176,21 @@ def _report_epochs(strategy: Strategy, split: MixedSplit) -> None:
             )
 
 
-def _problems_inside(inputs: DataInputs, field: str) -> tuple[Problem, ...]:
+def _problems_inside(inputs: DataInputs) -> tuple[Problem, ...]:
     """Mistakes inside the files that can be read: reported together with the others."""
+    if inputs.reader is None:
+        return ()
     unreadable = {problem.file for problem in inputs.problems}
     readable = [source for source in inputs.corpus.sources if str(source.file) not in unreadable]
-    return survey_corpus(readable, field).problems
+    return survey_corpus(readable, inputs.reader).problems
 
 
 def _encode(folder: Path, strategy: Strategy, inputs: DataInputs) -> DataManifest:
     assert inputs.key is not None
+    assert inputs.reader is not None, "there are no problems"
     sources = inputs.corpus.sources
     manifest = encode_corpus(
-        folder, inputs.key, inputs.corpus, strategy.data.text_field, inputs.coder, strategy.model.vocab_size
+        folder, inputs.key, inputs.corpus, inputs.reader, inputs.coder, strategy.model.vocab_size
     )
     # The key was computed before: what was encoded since must be the same bytes.
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from planner.problems import Problem
 from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
-from runtime.data.documents import read_chunks
+from runtime.data.documents import DocumentReader
 from runtime.data.form import NotText, judge_form
 from runtime.data.records import DAMAGE
 
@@ -31,21 +31,17 @@ class Survey:
     num_mended: int
 
 
-def survey_corpus(sources: Sequence[Source], field: str) -> Survey:
-    """Reads everything once, so that every mistake is reported before the long work begins.
-
-    Args:
-        field: the key or column that holds the text of a record (data.text_field).
-    """
+def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
+    """Reads everything once, so that every mistake is reported before the long work begins."""
     kept: list[Source] = []
     problems: list[Problem] = []
     skipped: list[tuple[Source, str]] = []
     num_documents = num_empty = num_bytes = num_mended = 0
-    for source in (_with_form(source, field) for source in sources):
+    for source in (_with_form(source, reader) for source in sources):
         lengths = [0]  # bytes of each document of this file; the last one is still open
         num_mended_here = 0
         try:
-            for item in read_chunks(source, field):
+            for item in reader.read(source):
                 if isinstance(item, Problem):
                     problems.append(item)
                     continue
@@ -84,9 +80,9 @@ def survey_corpus(sources: Sequence[Source], field: str) -> Survey:
     )
 
 
-def _with_form(source: Source, field: str) -> Source:
+def _with_form(source: Source, reader: DocumentReader) -> Source:
     try:
-        return replace(source, form=judge_form(source.file, field))
+        return replace(source, form=judge_form(source.file, reader.field))
     except (NotText, ImportError, *DAMAGE):
         return source  # reading it says what is wrong
 

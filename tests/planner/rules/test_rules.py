@@ -336,6 +336,27 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         ("6",),
         "a multiple of micro_batch × data-parallel size: 4",
     ),
+    (
+        ("data.format=chat", "data.path=talk.jsonl"),
+        "SW254",
+        "data.tokenizer",
+        ("null", "chat"),
+        "the folder of a tokenizer with a chat template",
+    ),
+    (
+        ("data.format=chat", "data.tokenizer=tok"),
+        "SW255",
+        "data.path",
+        ("null", "chat"),
+        "files of records",
+    ),
+    (
+        ("data.format=prompt", "data.tokenizer=tok", "data.path=talk.jsonl", "data.text_field=body"),
+        "SW256",
+        "data.text_field",
+        ("body",),
+        "text with data.format prompt",
+    ),
     ((*STOCK, "data.packing=documents"), "SW234", "data.packing", ("documents",), "stream"),
     (
         (

@@ -8,7 +8,7 @@ import pytest
 
 from planner import Problem
 from runtime.data.corpus import find_corpus
-from runtime.data.documents import CHUNK_CHARACTERS, read_chunks
+from runtime.data.documents import CHUNK_CHARACTERS, TextReader, read_chunks
 from runtime.data.survey import Survey, survey_corpus
 from runtime.data.tokenizer import train_tokenizer
 from tests.support.data_strategies import words
@@ -28,7 +28,7 @@ def read(*files: Path) -> list[str]:
 
 
 def survey(*paths: Path) -> Survey:
-    return survey_corpus(find_corpus(tuple(map(str, paths))).sources, "text")
+    return survey_corpus(find_corpus(tuple(map(str, paths))).sources, TextReader(field="text"))
 
 
 def write(file: Path, content: bytes | str) -> Path:

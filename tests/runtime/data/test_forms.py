@@ -13,7 +13,7 @@ import pytest
 
 from planner import Problem
 from runtime.data.corpus import find_corpus
-from runtime.data.documents import read_chunks
+from runtime.data.documents import TextReader, read_chunks
 from runtime.data.form import Form, NotText, judge_form
 from runtime.data.survey import survey_corpus
 
@@ -34,7 +34,7 @@ def read(path: Path, field: str = "text") -> list[str]:
 
 
 def problems(path: Path, field: str = "text") -> tuple[Problem, ...]:
-    return survey_corpus(find_corpus(str(path)).sources, field).problems
+    return survey_corpus(find_corpus(str(path)).sources, TextReader(field=field)).problems
 
 
 def only_problem(path: Path, field: str = "text") -> Problem:
@@ -191,7 +191,7 @@ def test_null_means_an_empty_document_in_every_form(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "parquet")
     for name in ("array", "lines", "csv", "quoted", "parquet"):
         assert read(tmp_path / name) == ["one", "", "three"], name
-        survey = survey_corpus(find_corpus(str(tmp_path / name)).sources, "text")
+        survey = survey_corpus(find_corpus(str(tmp_path / name)).sources, TextReader(field="text"))
         assert (survey.num_documents, survey.num_empty, survey.problems) == (2, 1, ()), name
 
 
@@ -333,7 +333,7 @@ def test_compressed_parquet_is_told_to_be_decompressed(tmp_path: Path) -> None:
 def test_file_of_settings_in_a_folder_is_skipped_but_named_it_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "words " * 20)
     settings = write(tmp_path / "package.json", '{\n "name": "x",\n "version": "1"\n}\n')
-    survey = survey_corpus(find_corpus(str(tmp_path)).sources, "text")
+    survey = survey_corpus(find_corpus(str(tmp_path)).sources, TextReader(field="text"))
     assert [source.file.name for source in survey.sources] == ["a.txt"]
     assert survey.skipped[0].startswith(str(settings))
     assert only_problem(settings).code == "SW708"
@@ -356,7 +356,7 @@ def test_skipping_the_larger_part_is_an_error_whose_fix_works(
 
 
 def read_glob(pattern: str) -> int:
-    survey = survey_corpus(find_corpus(pattern).sources, "text")
+    survey = survey_corpus(find_corpus(pattern).sources, TextReader(field="text"))
     assert not survey.problems
     return survey.num_documents
 
