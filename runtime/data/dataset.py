@@ -73,8 +73,9 @@ class TokenData:
                 1 - self.packed.num_tokens.sum() / num_positions,
             )
             return (
-                f"data: {len(self.packed.starts):,} documents in {self.packed.num_sequences:,} sequences; "
-                f"{targets / num_positions:.1%} of the positions have a target ({targets:,}), "
+                f"data: {len(self.packed.starts):,} documents or parts of one in "
+                f"{self.packed.num_sequences:,} sequences; {targets / num_positions:.1%} of the positions "
+                f"have a target ({targets:,}), "
                 f"{padding:.1%} are padding"
             )
         if self.is_target is not None:

@@ -197,7 +197,8 @@ def test_start_says_how_many_positions_have_a_target(tmp_path: Path) -> None:
     overrides = ("model.vocab_size=257", "training.seq_length=12", "data.validation_sequences=1")
     data = opened(tmp_path, *overrides, "training.global_batch=1")
     assert data.describe() == (
-        "data: 8 documents in 8 sequences; 83.3% of the positions have a target (80), 8.3% are padding"
+        "data: 8 documents or parts of one in 8 sequences; "
+        "83.3% of the positions have a target (80), 8.3% are padding"
     )
     strategy = make_strategy(tmp_path, tmp_path / "corpus.jsonl", *overrides, "training.global_batch=1")
     assert open_data(strategy, entry=prepare_data(strategy)).describe() is None
