@@ -2,7 +2,8 @@
 
 Rendering is transformers' (Jinja in a sandbox). A template that marks answers with {% generation %} is
 believed. Of any other the beginnings of the conversation are rendered: an answer is what follows the messages
-before it and the generation prompt, to the end of its own message.
+before it and the generation prompt, to the end of its own message. Where that is not the beginning of the
+complete conversation, or there is no generation prompt, an answer is its content and what closes a message.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -83,25 +85,35 @@ class ChatTemplate:
         return Rendered(text=text, spans=tuple(span for span in marked if span[0] >= first))
 
     def _span(self, text: str, messages: Sequence[Message], number: int, tools: list[Any] | None) -> Span:
-        """Where answer `number` is in the conversation's text."""
+        """Where message `number` is in the conversation's text.
+
+        Raises:
+            CannotRender: if its content is not there as it was written.
+        """
         until, _ = self._render(messages[: number + 1], tools)
-        if not text.startswith(until):
-            raise CannotRender(
-                f"message {number + 1} and those before it, rendered alone, are not the beginning of the "
-                "conversation"
-            )
-        before, prompt = "", ""
-        if number:
-            before, _ = self._render(messages[:number], tools)
-            prompt, _ = self._render(messages[:number], tools, add_generation_prompt=True)
-        if len(prompt) > len(before) and until.startswith(prompt):
-            return len(prompt), len(until)
-        # No generation prompt: the answer begins where another content in its place does.
-        probe, _ = self._render([*messages[:number], {**messages[number], "content": PROBE}], tools)
-        place = probe.find(PROBE)
-        if place < 0 or until[:place] != probe[:place]:
-            raise CannotRender(f"no generation prompt, and no sign of where message {number + 1} begins")
-        return place, len(until)
+        if text.startswith(until):
+            before, prompt = "", ""
+            if number:
+                before, _ = self._render(messages[:number], tools)
+                prompt, _ = self._render(messages[:number], tools, add_generation_prompt=True)
+            if len(prompt) > len(before) and until.startswith(prompt):
+                return len(prompt), len(until)
+        # No generation prompt, or a message that looks otherwise when others follow (thoughts that are left
+        # out of older turns). Another content in its place shows where it begins and ends.
+        probed = [*messages[:number], {**messages[number], "content": PROBE}]
+        closing = self._render(probed, tools)[0].rpartition(PROBE)[2]
+        start, after = self._place_of_probe(text, [*probed, *messages[number + 1 :]], number, tools)
+        # Characters are meant, not path components.
+        return start, len(text) - len(after) + len(commonprefix([closing, after]))  # noqa: RUF071
+
+    def _place_of_probe(
+        self, text: str, probed: Sequence[Message], number: int, tools: list[Any] | None
+    ) -> tuple[int, str]:
+        """Where the content of message `number` begins, and what follows it."""
+        before, found, after = self._render(probed, tools)[0].partition(PROBE)
+        if not found or not text.startswith(before) or not text.endswith(after):
+            raise CannotRender(f"no sign of where message {number + 1} begins and ends")
+        return len(before), after
 
     def _render(
         self, messages: Sequence[Message], tools: list[Any] | None, *, add_generation_prompt: bool = False

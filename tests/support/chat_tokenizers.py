@@ -21,6 +21,13 @@ CHATML_MARKED = CHATML.replace(
     "{% if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{{ '\n' }}"
     "{% endgeneration %}{% else %}{{ message.content + '<|im_end|>' }}{{ '\n' }}{% endif %}",
 )
+# As in Qwen3: an empty thought in the last answer, and none in those before it.
+THOUGHTS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ message.content.strip() + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 # Without a generation prompt; the answer ends with the end of text.
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}"

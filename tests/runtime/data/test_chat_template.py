@@ -15,7 +15,7 @@ from runtime.data.chat_template import (
     load_chat_template,
 )
 from runtime.data.tokenizer import TokenizerUnusable, load_tokenizer
-from tests.support.chat_tokenizers import CHATML, CHATML_MARKED, PLAIN, save_chat_tokenizer
+from tests.support.chat_tokenizers import CHATML, CHATML_MARKED, PLAIN, THOUGHTS, save_chat_tokenizer
 
 TALK = [
     {"role": "user", "content": "abc dé"},
@@ -67,13 +67,28 @@ def test_answer_without_a_generation_prompt_begins_with_its_content() -> None:
     assert answers(PLAIN, same) == ["a<|endoftext|> "]  # not the a of "assistant"
 
 
+def test_answer_that_looks_otherwise_when_others_follow_is_found_in_the_conversation() -> None:
+    assert template_of(THOUGHTS).render(TALK).text == (
+        "<|im_start|>user\nabc dé<|im_end|>\n<|im_start|>assistant\nfgh  ij<|im_end|>\n"
+        "<|im_start|>user\ncab<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\njig <b><|im_end|>\n"
+    )
+    # The last answer begins after the generation prompt, with its thought.
+    last = "<think>\n\n</think>\n\njig <b><|im_end|>\n"
+    assert answers(THOUGHTS, TALK) == ["fgh  ij<|im_end|>\n", last]
+    numbered = "{% for m in messages %}{{ messages | length }}. {{ m.content }}{% endfor %}"
+    assert answers(numbered, TALK) == ["fgh  ij\n\n", "jig <b>"]
+    at_the_end = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '</s>' if loop.last else '|' }}{% endfor %}"
+    )
+    assert answers(at_the_end, TALK) == ["fgh  ij\n\n", "jig <b></s>"]
+
+
 @pytest.mark.parametrize(
     ("source", "why"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[0].content.nothing.at_all }}", "UndefinedError"),
-        # Each message knows how many there are: its beginning is not the conversation's.
-        ("{% for m in messages %}{{ messages | length }} {{ m.content }}{% endfor %}", "not the beginning"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "no sign of where message 2 begins"),
         ("{% for m in messages %}{{ m.role }} {% endfor %}", "no sign of where"),
     ],
 )
