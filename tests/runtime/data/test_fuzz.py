@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from planner.problems import Problem
 from runtime.data.corpus import find_corpus
-from runtime.data.documents import read_chunks
+from runtime.data.documents import TextReader, read_chunks
 from runtime.data.survey import survey_corpus
 from tests.support.fuzz import QUICK_AND_SLOW, cases, damaged, within
 
@@ -76,7 +76,7 @@ def survey(folder: Path, field: str) -> tuple[tuple[Problem, ...], int]:
     corpus = find_corpus(str(folder))
     if corpus.problems:
         return corpus.problems, 0
-    found = survey_corpus(corpus.sources, field)
+    found = survey_corpus(corpus.sources, TextReader(field=field))
     if found.problems:
         return found.problems, 0
     chunks = [chunk for source in found.sources for chunk in read_chunks(source, field)]
