@@ -25,7 +25,8 @@ from planner.exit_codes import ExitCode
 from planner.standard_streams import end_output, find_output_failure, open_standard_streams
 
 COMMANDS = (init, plan, search, audit, fallback, generate, preflight, ledger, explain)
-_NO_COMMAND_NEEDED = {"-h", "--help", "--version"}
+_HELP = {"-h", "--help"}
+_NO_COMMAND_NEEDED = {*_HELP, "--version"}
 
 app = typer.Typer(
     add_completion=False,
@@ -86,8 +87,8 @@ def _answer(output: CommandOutput, arguments: list[str]) -> ExitCode:
 def _parse(arguments: list[str], command: str | None) -> Work | None:
     """The work of a command, or None when help or version were printed."""
     known = sorted(function.__name__ for function in COMMANDS)
-    if command not in known and not _NO_COMMAND_NEEDED & set(arguments):
-        raise StrategyError([_unknown_command(command, known)])
+    if command not in known and (command is not None or not _NO_COMMAND_NEEDED & set(arguments)):
+        raise StrategyError([_unknown_command(command, known, asks_for_help=bool(_HELP & set(arguments)))])
     try:
         work = app(arguments, prog_name="python -m launch", standalone_mode=False)
     except Exception as error:
@@ -105,12 +106,14 @@ def _parse(arguments: list[str], command: str | None) -> Work | None:
     return work if callable(work) else None
 
 
-def _unknown_command(command: str | None, known: list[str]) -> Problem:
+def _unknown_command(command: str | None, known: list[str], *, asks_for_help: bool) -> Problem:
     close = difflib.get_close_matches(command or "", known, n=1)
     found = "no command" if command is None else f"unknown command {command!r}"
     if close:
         found += f"; did you mean {close[0]}?"
-    fix = f"python -m launch {close[0] if close else 'plan'} STRATEGY"
+    fix = f"python -m launch {close[0] if close else 'plan'} {'--help' if asks_for_help else 'STRATEGY'}"
+    if command is not None and not close:
+        fix = "python -m launch --help"
     return Problem(code="SW481", found=found, expected=f"one of: {', '.join(known)}", fix=fix)
 
 

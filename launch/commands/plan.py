@@ -10,12 +10,14 @@ from launch.cli.command import command
 from launch.cli.options import HardwareFile, Overrides
 from launch.cli.output import CommandOutput
 from launch.commands.compare import compare
+from launch.commands.ds_config import answer_ds_config
 from launch.commands.hf_model import answer_model
 from launch.commands.picture import one_plan_only, write_picture
 from launch.commands.prediction import figure_lines, forecast, forecast_dict, print_forecast
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.counts.rank_workload import ExpertImbalance
 from planner.exit_codes import ExitCode
+from planner.loading.source_file import read_source
 
 
 @command
@@ -44,8 +46,8 @@ def plan(
         str | None,
         typer.Option(
             "--from",
-            metavar="FOLDER",
-            help="take the model from the config.json of a Hugging Face model",
+            metavar="PATH",
+            help="take the model from a Hugging Face folder or config.json, or keys from a DeepSpeed config",
             show_default=False,
         ),
     ] = None,
@@ -64,6 +66,9 @@ def plan(
     if strategy is None:
         if model_from is None:
             raise _no_strategy()
+        source = read_source(model_from)
+        if source.kind == "deepspeed":
+            return answer_ds_config(output, source)
         return answer_model(output, model_from)
     imbalance = ExpertImbalance(factor=1 / balance)
     if others:
@@ -119,13 +124,15 @@ def _print_ignored(built: Plan) -> None:
     ignored = built.strategy.sources.ignored_model_keys
     if ignored:
         print(f"note: ignored keys of the model's config: {', '.join(ignored)}")
+    for left in built.strategy.sources.left_out:
+        print(f"note: not taken from the DeepSpeed configuration: {left}")
 
 
 def _no_strategy() -> StrategyError:
     problem = Problem(
         code="SW482",
         found="no strategy",
-        expected="python -m launch plan STRATEGY [key=value …], or --from FOLDER",
+        expected="python -m launch plan STRATEGY [key=value …], or --from PATH",
         fix="add --help to see the options",
     )
     return StrategyError([problem])

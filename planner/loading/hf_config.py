@@ -4,15 +4,14 @@ A key in none of the tables is a Problem: it may change the mathematics.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from planner.files import read_limited
 from planner.loading.hf_families import FAMILIES, HARMLESS
 from planner.loading.hf_unsupported import find_unsupported
+from planner.loading.source_file import read_source
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import STAND_IN
 from planner.units import shorten
-from planner.yaml12 import MAX_BYTES, Document, Entry, Mapping
+from planner.yaml12 import Entry, Mapping
 
 # Keys of our model section that no other config has. Where both have one, the strategy's own counts.
 _OURS_ALONE = frozenset({"dispatch", "capacity_factor", "embedding_std", "init_from"})
@@ -38,18 +37,17 @@ def read_config(folder: str) -> ConvertedModel:
     Raises:
         StrategyError: if it is missing, or not a config.
     """
-    path = Path(folder)
-    file = path if path.name.endswith(".json") else path / "config.json"
-    document = Document(_read(file), str(file))
-    problems = list(document.problems)
-    root = document.root
-    if not problems and (root is None or not isinstance(root.value, Mapping)):
-        problems.append(_unreadable(file, "not a config: the top level is not an object"))
-    if problems:
-        raise StrategyError(problems)
-    assert root is not None
-    assert isinstance(root.value, Mapping)
-    return convert_config(root.value, str(file), "", source=f"--from {folder}")
+    source = read_source(folder)
+    if source.kind != "model":
+        problem = Problem(
+            code="SW155",
+            found="this is a DeepSpeed configuration, which has no model",
+            expected="a model's folder, or its config.json",
+            fix="give the folder of the model",
+            file=str(source.file),
+        )
+        raise StrategyError([problem])
+    return convert_config(source.root, str(source.file), "", source=f"--from {folder}")
 
 
 def convert_config(
@@ -172,22 +170,3 @@ def _convert_dense_layers(entries: dict[str, Entry], section: Mapping, source: s
         section.entries["first_dense_layers"] = Entry(value=count, line=dense.line, override=source)
     else:
         section.entries.pop("intermediate_size", None)
-
-
-def _read(file: Path) -> str:
-    try:
-        # JSON may be indented with tabs, YAML may not; no JSON string contains a bare tab.
-        return read_limited(file, MAX_BYTES).decode("utf-8-sig").replace("\t", " ")
-    except (OSError, ValueError) as error:
-        found = f"the file cannot be read: {(getattr(error, 'strerror', None) or str(error)).lower()}"
-    raise StrategyError([_unreadable(file, found)])
-
-
-def _unreadable(file: Path, found: str) -> Problem:
-    return Problem(
-        code="SW151",
-        found=found,
-        expected="the config.json of a Hugging Face model",
-        fix="give the folder that holds it",
-        file=str(file),
-    )

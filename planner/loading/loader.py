@@ -19,10 +19,12 @@ from planner.files import read_limited
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
 from planner.loading.changed_strategy import find_claim_faults
+from planner.loading.ds_config_file import with_ds_config
 from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
 from planner.loading.override_faults import find_broken_rules_of
 from planner.loading.overrides import apply_overrides
+from planner.loading.source_file import find_ds_config, find_other_config
 from planner.loading.validation_messages import MAX_FAULTS, find_faults
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import DERIVED, STAND_IN, PartialStrategy
@@ -45,8 +47,8 @@ def load(
 ) -> Strategy:
     """The strategy of a file, with `key=value` overrides applied before anything is checked.
 
-    `model_from` names a folder with a Hugging Face config.json, whose model takes the place of the file's;
-    `hardware` a file whose devices and links the strategy may name too.
+    `model_from` names a folder with a Hugging Face config.json, whose model takes the place of the file's, or
+    a DeepSpeed configuration, whose keys do; `hardware` a file whose devices and links may be named too.
 
     Raises:
         StrategyError: with every malformed key and every broken rule that reads no malformed key.
@@ -90,7 +92,18 @@ def loads(
         raise StrategyError([*problems, not_a_mapping])
     if root is None:
         raise StrategyError(problems)
-    root, taken = with_model(root, file, model_from)
+    assert isinstance(root.value, YamlMapping)
+    other = None if file is None else find_other_config(root.value, file)
+    if other is not None and "model_type" in root.value.entries:
+        raise StrategyError([other])  # no key of a model's config has a place in a strategy's top level
+    problems += [] if other is None else [other]
+    source = None if model_from is None else find_ds_config(model_from)
+    left_out: tuple[str, ...] = ()
+    if source is not None and "model" in root.value.entries:
+        root, left_out = with_ds_config(root, source)
+        root, taken = with_model(root, file, None)
+    else:
+        root, taken = with_model(root, file, model_from)
     texts = tuple(overrides)
     alone = root
     root, override_problems = apply_overrides(root, texts)
@@ -100,7 +113,8 @@ def loads(
     unwritten = frozenset({"name"}) - set(root.value.entries)
     if unwritten:
         root.value.entries["name"] = Entry(value=name, line=1)
-    sources = Sources(file=file, root=root, ignored_model_keys=() if taken is None else taken.ignored)
+    ignored = () if taken is None else taken.ignored
+    sources = Sources(file=file, root=root, ignored_model_keys=ignored, left_out=left_out)
     check = partial(_check, earlier=problems, known=known, unwritten=unwritten, unknown=unknown)
     strategy, found = check(sources)
     if found and texts:  # once more without overrides: which of them the file has alone

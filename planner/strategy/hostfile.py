@@ -36,6 +36,7 @@ def read_hostfile(
     # PBS lists a host once for each of its slots.
     repeated = Counter(line for line in lines if is_host_name(line))
     first_lines = {line: number for number, line in reversed(list(enumerate(lines, start=1)))}
+    complete = {machine_of(match.group(1)) for line in lines if (match := LINE.fullmatch(line))}
     seen: dict[str, tuple[int, int]] = {}  # machine -> line and slots
     hosts: list[tuple[str, int]] = []
     problems: list[Problem] = []
@@ -47,7 +48,7 @@ def read_hostfile(
         match = LINE.fullmatch(line)
         name, slots = (match.group(1), int(match.group(2))) if match else (line, 0)
         if match is None or not is_host_name(name):
-            is_first = first_lines[line] == number
+            is_first = first_lines[line] == number and machine_of(line) not in complete
             count = repeated[line] if repeated[line] > 1 else gpus_per_host
             reading = read_dialect(line)
             is_misnamed = reading is None or (match is not None and len(reading.hosts) == 1)

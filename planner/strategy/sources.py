@@ -15,12 +15,14 @@ class Sources:
     """What `load` read; empty for a strategy made in code.
 
     Two Sources are always equal, so that equal strategies are equal whatever files they come from.
-    `ignored_model_keys`: keys of a Hugging Face config that have no effect on the model.
+    `ignored_model_keys`: keys of a Hugging Face config that have no effect on the model. `left_out`: keys of
+    a DeepSpeed configuration that were not taken over, with the reason.
     """
 
     file: str | None = field(default=None, compare=False)
     root: Entry | None = field(default=None, compare=False, repr=False)
     ignored_model_keys: tuple[str, ...] = field(default=(), compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def locate(self, problem: Problem, keys: Sequence[str | int] | None = None) -> Problem:
         """The problem with the place of its key, or of the deepest section on the way to it.

@@ -66,7 +66,8 @@ def settle(written: Written, most: int = 40) -> Strategy:
         problems = written.problems()
         if not problems:
             return written.load()
-        problem = problems[0]
+        # A command to run instead is no edit.
+        problem = next(p for p in problems if not p.fix.startswith("python -m launch"))
         written, keys = apply_fix(written, problem)
         after = written.problems()
         places = {problem.path, *keys}

@@ -1,0 +1,125 @@
+"""Source file of `--from`: a Hugging Face model or a DeepSpeed configuration, judged by its content."""
+
+import shlex
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from planner.files import read_limited
+from planner.problems import Problem, StrategyError
+from planner.yaml12 import MAX_BYTES, Document, Mapping
+
+_EXPECTED = "a model's folder, its config.json, or a DeepSpeed configuration"
+# Keys by which a DeepSpeed configuration is recognized: a strategy and a model's config have none of them.
+_DEEPSPEED = frozenset(
+    {
+        *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+        *("zero_optimization", "bf16", "fp16", "zero_allow_untested_optimizer", "wall_clock_breakdown"),
+        *("steps_per_print", "scheduler", "gradient_clipping"),
+    }
+)
+_MODEL = frozenset({"model_type", "architectures", "hidden_size", "num_hidden_layers"})
+_STRATEGY = frozenset({"cluster", "model", "training", "parallel"})
+_NAMES = ("ds_config.json", "deepspeed_config.json", "deepspeed.json", "ds_config.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """What `--from` names. argument: as it was written, for the place of later Problems."""
+
+    kind: Literal["model", "deepspeed"]
+    file: Path
+    root: Mapping
+    argument: str
+
+
+def read_source(argument: str) -> SourceFile:
+    """The file, or the file in a folder, by its content.
+
+    Raises:
+        StrategyError: with one Problem if it is anything else, or with every mistake of its JSON.
+    """
+    file = _find(Path(argument))
+    text = _read(file)
+    document = Document(text, str(file))
+    root = document.root.value if document.root is not None else None
+    looks_like_json = text.lstrip()[:1] == "{"
+    if document.problems and looks_like_json:
+        raise StrategyError(document.problems)
+    if document.problems or not isinstance(root, Mapping):
+        raise StrategyError([_unreadable(file, "not a config: the top level is not an object")])
+    keys = set(root.entries)
+    if keys & _MODEL or not keys:
+        return SourceFile(kind="model", file=file, root=root, argument=argument)
+    if len(keys & _STRATEGY) > 1:
+        raise StrategyError([_other(file, "a strategy", f"python -m launch plan {file}")])
+    if keys & _DEEPSPEED:
+        return SourceFile(kind="deepspeed", file=file, root=root, argument=argument)
+    raise StrategyError([_other(file, _guess(keys), "give one of these")])
+
+
+def find_ds_config(argument: str) -> SourceFile | None:
+    """The DeepSpeed configuration that `--from` names; None if it names anything else."""
+    try:
+        source = read_source(argument)
+    except StrategyError:
+        return None  # reported where the model is read
+    return source if source.kind == "deepspeed" else None
+
+
+def find_other_config(root: Mapping, file: str) -> Problem | None:
+    """The Problem of a strategy that is another program's file, which `--from` reads."""
+    keys = set(root.entries)
+    if keys & _STRATEGY or not keys & (_DEEPSPEED | {"model_type"}):
+        return None
+    what = "the config of a model" if "model_type" in keys else "a DeepSpeed configuration"
+    return Problem(
+        code="SW109",
+        found=f"this is {what}, not a strategy",
+        expected="sections such as cluster: and model:",
+        fix=f"python -m launch plan --from {shlex.quote(file)}",
+        file=file,
+    )
+
+
+def _find(path: Path) -> Path:
+    """The file that is meant: of a folder its config.json, else its DeepSpeed configuration."""
+    if not path.is_dir():
+        return path
+    if (path / "config.json").exists():
+        return path / "config.json"
+    if (path / "strategy.yaml").is_file():  # of a run or a launch; its ds_config.json is made from it
+        strategy = path / "strategy.yaml"
+        raise StrategyError([_other(path, "the folder of a run", f"python -m launch plan {strategy}")])
+    return next((path / name for name in _NAMES if (path / name).is_file()), path / "config.json")
+
+
+def _read(file: Path) -> str:
+    try:
+        # JSON may be indented with tabs, YAML may not; no JSON string contains a bare tab.
+        return read_limited(file, MAX_BYTES).decode("utf-8-sig").replace("\t", " ")
+    except UnicodeDecodeError:
+        found = "the file cannot be read: it is not text"
+    except (OSError, ValueError) as error:
+        found = f"the file cannot be read: {(getattr(error, 'strerror', None) or str(error)).lower()}"
+    raise StrategyError([_unreadable(file, found)])
+
+
+def _guess(keys: Collection[str]) -> str:
+    if "added_tokens" in keys:
+        return "a tokenizer"
+    if "weight_map" in keys:
+        return "the index of a model's weights"
+    shown = ", ".join(sorted(map(str, keys))[:5])
+    return f"a file with the keys {shown}" if keys else "an empty file"
+
+
+def _unreadable(file: Path, found: str) -> Problem:
+    return Problem(
+        code="SW151", found=found, expected=_EXPECTED, fix="give the folder that holds it", file=str(file)
+    )
+
+
+def _other(file: Path, what: str, fix: str) -> Problem:
+    return Problem(code="SW155", found=f"this is {what}", expected=_EXPECTED, fix=fix, file=str(file))
