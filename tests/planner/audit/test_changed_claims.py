@@ -84,6 +84,13 @@ def test_a_change_beyond_the_cluster_cannot_be_met() -> None:
     assert "needs more GPUs" in latency.reason
 
 
+def test_a_change_may_use_spare_hosts() -> None:
+    """16 ranks on two hosts, of which one is a spare of the strategy as it is."""
+    given = strategy(*GIVEN, "cluster.hosts=2", "cluster.spare_hosts=1")
+    (one,) = found(given, claim("experts_per_gpu", 4, {"parallel.ep": 16}))
+    assert one.verdict == HOLDS
+
+
 def test_the_relation_that_is_written_replaces_the_quantitys_own() -> None:
     def verdict(value: int, relation: str | None) -> str:
         return found(strategy(*GIVEN), claim("experts_per_gpu", value, relation=relation))[0].verdict

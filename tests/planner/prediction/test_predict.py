@@ -191,6 +191,13 @@ def test_all_to_alls_beside_compute_are_those_of_the_later_micro_batches() -> No
     assert plain.step_s - found.step_s == pytest.approx(plain.phases_s["all_to_all"] * 3 / 4)
 
 
+def test_compute_hides_no_more_than_it_takes_itself() -> None:
+    own = ("parallel=EP8", "training.global_batch=32", "cluster.links.intra_host=1 Gbps")
+    plain, found = predict(plan(*own)), predict(plan(*own, "runtime.overlap_all_to_all=true"))
+    assert plain.phases_s["all_to_all"] > 2 * plain.phases_s["compute"]
+    assert plain.step_s - found.step_s == pytest.approx(plain.phases_s["compute"] * 3 / 4)
+
+
 def test_a_pipeline_fills_and_drains() -> None:
     # 4 stages of 3 s, 8 micro-batches: (8 + 4 - 1)·3
     assert step_bracket([stage(1.0, 2.0)] * 4, [Boundary(transfer_s=0.0)] * 3, 8).expected_s == 33.0
