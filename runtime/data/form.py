@@ -45,6 +45,9 @@ TAR_MARK = slice(257, 262)
 OBJECT = re.compile(r'\s*\{\s*("|\})')
 OBJECTS = re.compile(r'\s*\[\s*\{\s*("|\})')
 MIN_SHARE = 0.5  # of the lines that are JSON objects: the others are mistakes
+# A line of a JSON object that is spread over lines: a key with its value, or brackets.
+MEMBER = re.compile(r'\s*("(\\.|[^"\\])*"\s*:.*|[][{}, ]+)\s*')
+MIN_SHARE_OF_MEMBERS = 0.8
 
 
 class NotText(Exception):
@@ -120,9 +123,9 @@ def _judge_text(head: str, is_complete: bool, field: str, plain: Form) -> Form:
 
     if _share_of_json_lines(head, is_complete) >= MIN_SHARE:
         return form("json lines")
-    if head.lstrip()[:1] == "[" and _is_array(head, is_complete):
+    if head.lstrip()[:1] == "[" and (_is_array(head, is_complete) or _is_damaged_json(head)):
         return form("json")
-    if OBJECT.match(head):
+    if OBJECT.match(head) or (head.lstrip()[:1] == "{" and _is_damaged_json(head)):
         return form("json", is_single=_is_single(head, is_complete))
     table = judge_csv(head, is_complete, field)
     return plain if table is None else form("csv", table)
@@ -160,6 +163,13 @@ def _is_array(head: str, is_complete: bool) -> bool:
     except JsonDamaged:
         return num_values > 0 and not is_complete
     return True
+
+
+def _is_damaged_json(head: str) -> bool:
+    """Whether most lines are members of JSON objects, although the beginning is not JSON."""
+    lines = [line for line in head.split("\n")[:-1] if line.strip()]
+    num_members = sum(MEMBER.fullmatch(line) is not None for line in lines)
+    return len(lines) >= 3 and ":" in head and num_members >= MIN_SHARE_OF_MEMBERS * len(lines)
 
 
 def _is_single(head: str, is_complete: bool) -> bool:

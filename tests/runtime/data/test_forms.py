@@ -262,6 +262,8 @@ def test_prose_and_code_are_text(tmp_path: Path, prose: str) -> None:
         ("id,text\n1,a\n2,b,c\n3,d\n", 3, "3 fields in a table of 2 columns"),
         ('id,text\n1,"a\nb"\n2,"c" d\n', 4, "not CSV"),
         ('[{"text": ' + "[" * 100_000, 1, "nested too deeply"),
+        ('[\n {null\n  "text": "a",\n  "id": 1\n },\n {\n  "text": "b"\n }\n]\n', 2, "not JSON"),
+        ('{{\n  "text": "a",\n  "id": 1\n}\n', 1, "not JSON"),
     ],
 )
 def test_torn_file_is_a_problem_with_its_line(tmp_path: Path, content: str, line: int, found: str) -> None:
