@@ -4,6 +4,7 @@ from pathlib import Path
 
 from planner import Plan, Problem, StrategyError, load
 from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT
+from planner.yaml12_writer import flow_yaml
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.compatibility import Fingerprints, meta_faults
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
@@ -162,7 +163,7 @@ def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: froze
         return "which keys differ is unknown, because its strategy.yaml is missing"
     ours = plan.strategy.model_dump()
     return "; ".join(
-        f"{section}.{key} was {theirs[section].get(key)}, now {value}"
+        f"{section}.{key} was {flow_yaml(theirs[section].get(key))}, now {flow_yaml(value)}"
         for section in sections
         for key, value in ours[section].items()
         if key not in except_for and theirs[section].get(key) != value

@@ -147,6 +147,8 @@ def test_a_refusal_names_the_keys_that_differ(tmp_path: Path) -> None:
     assert ": training.learning_rate was 0.0003, now 0.001;" in refusal(changed, tmp_path, other)
     assert ": the files of the data changed;" in refusal(plan("training.steps=30"), tmp_path, other)
     moved = plan("data.text_field=content")
+    mixed = plan("data.mix=[{path: a, weight: 7}]")
+    assert ": data.mix was null, now [{path: a, weight: 7}];" in refusal(mixed, tmp_path, other)
     assert ": data.text_field was text, now content;" in refusal(moved, tmp_path, other)
     other = Fingerprints(model="x", recipe="x")
     smaller = plan("model.num_experts=2")
@@ -170,4 +172,4 @@ def test_another_tokenizer_file_is_named(tmp_path: Path) -> None:
     save(tmp_path, 5)
     (tmp_path / "strategy.yaml").write_text(STRATEGY)
     text = refusal(plan("data.tokenizer=tok"), tmp_path, Fingerprints(model="x", recipe="x"))
-    assert "the tokenizer tok has other tokens: data.tokenizer was None, now tok" in text
+    assert "the tokenizer tok has other tokens: data.tokenizer was null, now tok" in text
