@@ -117,3 +117,20 @@ def test_kernel_for_all_documents_is_called_as_torch_documents_it(monkeypatch):
     monkeypatch.setattr(document_attention, "has_varlen_kernel", lambda x: True)
     assert relative(attend_within(q, k, v, documents, is_grouped=True), expected) < 1e-6
     assert len(called) == 1
+
+
+def test_batches_of_transformers_flattening_collator_are_packed_documents():
+    """Its labels are -100 where a document begins, its positions begin again."""
+    from transformers import DataCollatorWithFlattening
+
+    model = make_model(config_of(), torch.float64)
+    ids, _ = tokens(2, 9)
+    documents = [ids[0, :4].tolist(), ids[0, 4:].tolist(), ids[1, :6].tolist()]
+    batch = DataCollatorWithFlattening(return_tensors="pt")([{"input_ids": d} for d in documents])
+    sums = []
+    for document in documents:
+        given = torch.tensor([document])
+        logits = model(given, use_cache=False).logits[0, :-1]
+        sums.append(cross_entropy(logits, given[0, 1:], reduction="sum"))
+    expected = torch.stack(sums).sum() / sum(len(document) - 1 for document in documents)
+    assert relative(model(**batch).loss, expected) < 1e-12
