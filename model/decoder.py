@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from .embedding import make_embedding
 from .mlp import MLP
 from .moe import MoELayer
 from .norm import RMSNorm
+from .recompute import RecomputeKind, RoutingReplay, checkpointed, recomputed
 from .router import Routing
 
 # B sequences, S tokens of each, D hidden, E experts
@@ -39,8 +42,12 @@ class RoutingSums:
 class DecoderLayer(GradientCheckpointingLayer):
     """x + attention(norm(x)), then x + mlp(norm(x)); `layer` is its global number.
 
-    Of transformers' class, so that gradient_checkpointing_enable() finds it.
+    Of transformers' class, by which a complete layer is recomputed and gradient_checkpointing_enable() finds
+    it.
     """
+
+    recomputes_attention = False
+    _gradient_checkpointing_func: Callable[..., Any]
 
     def __init__(self, config: SwitchyardConfig, layer: int, groups: ModelGroups) -> None:
         super().__init__()
@@ -55,20 +62,37 @@ class DecoderLayer(GradientCheckpointingLayer):
         else:
             self.mlp = MoELayer(config, groups)
 
+    @property
+    def attends_twice(self) -> bool:
+        """Whether training computes its attention a second time."""
+        return self.recomputes_attention or self.gradient_checkpointing
+
     def forward(
         self,
         x_BSD: Tensor,
         rotation: tuple[Tensor, Tensor],
         mask: tuple[Tensor | None, bool] | Documents,
         mask_BS: Tensor | None,
-        cache: Cache | None = None,
+        cache: Cache | None,
+        replay: RoutingReplay,
     ) -> tuple[Tensor, Routing | None]:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotation, mask, cache)
+        """`replay`: a new one for every batch of tokens."""
+        attend = recomputed(self._attend) if self.recomputes_attention and self.training else self._attend
+        x_BSD = x_BSD + attend(x_BSD, rotation, mask, cache)
         normed_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoELayer):
-            y_BSD, routing = self.mlp(normed_BSD, mask_BS)
+            y_BSD, routing = self.mlp(normed_BSD, mask_BS, replay)
             return x_BSD + y_BSD, routing
         return x_BSD + self.mlp(normed_BSD), None
+
+    def _attend(
+        self,
+        x_BSD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: tuple[Tensor | None, bool] | Documents,
+        cache: Cache | None,
+    ) -> Tensor:
+        return self.self_attn(self.input_layernorm(x_BSD), rotation, mask, cache)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +119,23 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleDict(layers)
         if contents.norm:
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def set_recompute(self, kind: RecomputeKind, num_layers: int | None = None) -> None:
+        """What training computes a second time of these layers; `num_layers`: of so many first ones only.
+
+        Raises:
+            ValueError: for layers whose routes are DeepSpeed's, which would be decided a second time.
+        """
+        for index, layer in enumerate(self.layers.values()):
+            assert isinstance(layer, DecoderLayer)
+            what = kind if num_layers is None or index < num_layers else "none"
+            layer.gradient_checkpointing = what == "layer"
+            layer._gradient_checkpointing_func = checkpointed
+            layer.recomputes_attention = what == "attention"
+            if isinstance(layer.mlp, MoELayer):
+                layer.mlp.recomputes_experts = what == "experts"
+                if what == "layer":
+                    layer.mlp.check_replay()
 
 
 def sum_routings(routings: list[Routing], num_experts: int, device: torch.device) -> RoutingSums:

@@ -5,6 +5,7 @@ DeepSpeed's modules are held outside the module tree: they add no parameters, na
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .collectives import Group, ModelGroups, all_gather, share_of
 from .experts import Experts
+from .recompute import recomputed
 from .router import Router, Routing
 
 # B sequences, S tokens of each, D hidden, P ranks of the ep group, L experts of this rank, C rows an expert
@@ -27,6 +29,7 @@ class StockDispatch:
 
     def __init__(self, groups: ModelGroups) -> None:
         self.groups = groups
+        self.recomputes_experts = False
         self.layer: Any = None
 
     def __call__(
@@ -55,7 +58,8 @@ class StockDispatch:
             self.layer = self._build(router, experts)
         # The same tensors, not copies; set at every call, because an engine may replace parameters.
         self.layer.gate.wg.weight = router.weight
-        self.layer.experts.experts = experts
+        blocks = experts.blocks
+        self.layer.experts.run = recomputed(blocks) if self.recomputes_experts else blocks
         y_BSD = self.layer(x_BSD, None)
         with torch.no_grad():
             x_TD = x_BSD.flatten(0, 1)
@@ -90,14 +94,14 @@ class StockDispatch:
 
 
 class _Blocks:
-    """Adapter of `Experts` to MOELayer's interface: [P, L, C, D] in, [P, L, C, D] out."""
+    """Adapter of `Experts.blocks` to MOELayer's interface: [P, L, C, D] in, [P, L, C, D] out."""
 
-    experts: Experts
+    run: Callable[[Tensor], Tensor]
 
     def __call__(self, x_PLCD: Tensor) -> Tensor:
         num_ranks, num_local, capacity, hidden = x_PLCD.shape
         x_LRD = x_PLCD.transpose(0, 1).reshape(num_local, num_ranks * capacity, hidden)
-        y_LPCD = self.experts.blocks(x_LRD).view(num_local, num_ranks, capacity, hidden)
+        y_LPCD = self.run(x_LRD).view(num_local, num_ranks, capacity, hidden)
         return y_LPCD.transpose(0, 1)
 
 

@@ -6,15 +6,17 @@ and a token's does not depend on its neighbors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .collectives import ModelGroups, all_to_all_rows, exchange_counts
+from .collectives import Group, ModelGroups, all_to_all_rows, exchange_counts
 from .experts import Experts
 from .norm import at_least_fp32
+from .recompute import RoutingReplay, recomputed
 from .router import Routing
 
 # U tokens of this rank's share, K top-k, R rows to send (kept routes), M rows received, D hidden,
@@ -31,13 +33,42 @@ class RowOrder:
     counts_E: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowExchange:
+    """How many rows go to each rank of the ep group and come from it; those that come by expert here."""
+
+    send_rows: list[int]
+    receive_rows: list[int]
+    received_PL: Tensor  # int64
+
+
 # Not compiled: sizes depend on the data, and torch 2.13's compiler refuses grouped_mm in fp32.
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no types
-def dispatch(x_UD: Tensor, routing: Routing, experts: Experts, groups: ModelGroups) -> Tensor:
-    """Sum over each token's kept routes of gate · expert(x), [U, D] in the dtype of `x_UD`."""
-    rows = rows_by_expert(routing.experts_UK, routing.kept_UK, experts.num_experts)
+def dispatch(
+    x_UD: Tensor,
+    routing: Routing,
+    experts: Experts,
+    groups: ModelGroups,
+    replay: RoutingReplay,
+    *,
+    recomputes_experts: bool = False,
+) -> Tensor:
+    """Sum over each token's kept routes of gate · expert(x), [U, D] in the dtype of `x_UD`.
+
+    Rows and their exchange are of the layer's first pass, where `replay` has them. `recomputes_experts`:
+    backward computes the experts again, from the rows that arrived.
+    """
+    rows = replay.once(
+        "rows", lambda: rows_by_expert(routing.experts_UK, routing.kept_UK, experts.num_experts)
+    )
     x_RD = _GatherRows.apply(x_UD, rows)
-    y_RD = _exchange(x_RD, rows.counts_E, experts, groups)
+    run_experts = recomputed(experts) if recomputes_experts else experts
+    if groups.ep is None:
+        y_RD = run_experts(x_RD, rows.counts_E)
+    else:
+        ep = groups.ep
+        exchange = replay.once("exchange", lambda: _agree_on_rows(rows.counts_E, ep))
+        y_RD = _run_elsewhere(x_RD, exchange, ep, run_experts)
     return _Combine.apply(y_RD, routing.gates_UK, rows).to(x_UD.dtype)
 
 
@@ -60,26 +91,33 @@ def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int)
     )
 
 
-def _exchange(x_RD: Tensor, counts_E: Tensor, experts: Experts, groups: ModelGroups) -> Tensor:
-    """Every row through its expert, on whatever rank; the order of the rows is kept."""
-    if groups.ep is None:
-        return experts(x_RD, counts_E)
-    sent_PL = counts_E.view(groups.ep.size, -1)
-    received_PL = exchange_counts(sent_PL, groups.ep)
+def _agree_on_rows(counts_E: Tensor, ep: Group) -> RowExchange:
+    """Waits for the device."""
+    sent_PL = counts_E.view(ep.size, -1)
+    received_PL = exchange_counts(sent_PL, ep)
     send_rows, receive_rows = torch.stack([sent_PL.sum(1), received_PL.sum(1)]).tolist()
-    x_MD = all_to_all_rows(x_RD, send_rows, receive_rows, groups.ep)
-    if experts.num_local == 1:
-        y_MD = experts(x_MD, received_PL.sum(0))
+    return RowExchange(send_rows=send_rows, receive_rows=receive_rows, received_PL=received_PL)
+
+
+def _run_elsewhere(
+    x_RD: Tensor, exchange: RowExchange, ep: Group, run_experts: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Every row through its expert, on whatever rank; the order of the rows is kept."""
+    received_PL, num_rows = exchange.received_PL, sum(exchange.receive_rows)
+    x_MD = all_to_all_rows(x_RD, exchange.send_rows, exchange.receive_rows, ep)
+    num_local = received_PL.shape[1]
+    if num_local == 1:
+        y_MD = run_experts(x_MD, received_PL.sum(0))
     else:
         # Rows arrive ordered by rank, then expert; the grouped GEMM needs them by expert, then rank.
-        expert_PL = torch.arange(experts.num_local, device=x_MD.device).repeat(groups.ep.size)
-        expert_M = expert_PL.repeat_interleave(received_PL.reshape(-1), output_size=sum(receive_rows))
+        expert_PL = torch.arange(num_local, device=x_MD.device).repeat(ep.size)
+        expert_M = expert_PL.repeat_interleave(received_PL.reshape(-1), output_size=num_rows)
         order_M = expert_M.argsort(stable=True)
         back_M = torch.empty_like(order_M)
         back_M.scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
-        y_MD = experts(_Permute.apply(x_MD, order_M, back_M), received_PL.sum(0))
+        y_MD = run_experts(_Permute.apply(x_MD, order_M, back_M), received_PL.sum(0))
         y_MD = _Permute.apply(y_MD, back_M, order_M)
-    return all_to_all_rows(y_MD, receive_rows, send_rows, groups.ep)
+    return all_to_all_rows(y_MD, exchange.receive_rows, exchange.send_rows, ep)
 
 
 class _Permute(torch.autograd.Function):

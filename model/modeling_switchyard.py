@@ -29,6 +29,7 @@ from .lm_head import (
     next_token_loss,
 )
 from .pretrained import SwitchyardPreTrainedModel
+from .recompute import RoutingReplay
 from .router import Routing
 
 # B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, E experts
@@ -182,7 +183,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
             use_cache = self.config.use_cache and not self.training and documents is None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        is_checkpointing = any(layer.gradient_checkpointing for layer in self.model.layers.values())
+        is_checkpointing = any(layer.attends_twice for layer in self.model.layers.values())
         if past_key_values is not None and self.training and is_checkpointing:
             raise ValueError(
                 "gradient checkpointing would extend the cache twice; legal in training: use_cache=False"
@@ -254,7 +255,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         routings = []
         for layer in self.model.layers.values():
             hidden_states.append(x_BSD)
-            x_BSD, routing = layer(x_BSD, rotation, mask, mask_BS, cache)
+            x_BSD, routing = layer(x_BSD, rotation, mask, mask_BS, cache, RoutingReplay())
             if routing is not None:
                 routings.append(routing)
         return x_BSD, routings

@@ -10,6 +10,7 @@ from .deepspeed_dispatch import StockDispatch
 from .dispatch import dispatch
 from .experts import Experts
 from .mlp import MLP
+from .recompute import RoutingReplay
 from .router import Router, Routing
 
 # B sequences, S tokens of each, T = B·S tokens, U this rank's share of them, D hidden
@@ -41,22 +42,36 @@ class MoELayer(nn.Module):
             self.shared_experts = MLP(config.expert, config.hidden_act, config.hidden_size, width, groups)
         self.capacity_factor = config.capacity_factor if config.dispatch == "capacity" else None
         self.stock = StockDispatch(groups) if config.dispatch == "deepspeed" else None
+        self.recomputes_experts = False
 
-    def forward(self, x_BSD: Tensor, mask_BS: Tensor | None = None) -> tuple[Tensor, Routing]:
-        """Masked tokens get zeros from the routed experts.
+    def check_replay(self) -> None:
+        """
+        Raises:
+            ValueError: where a second pass would decide the routes again.
+        """
+        if self.stock is not None:
+            raise ValueError(
+                "dispatch deepspeed routes inside DeepSpeed: recomputing a layer would route twice; "
+                "legal: dropless, capacity, or recomputing attention or experts"
+            )
+
+    def forward(self, x_BSD: Tensor, mask_BS: Tensor | None, replay: RoutingReplay) -> tuple[Tensor, Routing]:
+        """Masked tokens get zeros from the routed experts. `replay`: of these tokens' first pass.
 
         Raises:
             ValueError: for a mask with dispatch deepspeed in training, which does not support one.
         """
         tp = self.groups.tp
         if self.training and self.stock is not None:
+            self.stock.recomputes_experts = self.recomputes_experts
             y_BSD, routing = self.stock(x_BSD, mask_BS, self.router, self.experts)
         else:
             x_TD = x_BSD.flatten(0, 1)
             x_UD = split_to_tp(x_TD, tp)
             capacity_factor = self.capacity_factor if self.training else None
-            routing = self.router(x_BSD, x_UD, mask_BS, capacity_factor)
-            y_UD = dispatch(x_UD, routing, self.experts, self.groups)
+            routing = self.router(x_BSD, x_UD, mask_BS, capacity_factor, replay)
+            recomputes = self.recomputes_experts and self.training
+            y_UD = dispatch(x_UD, routing, self.experts, self.groups, replay, recomputes_experts=recomputes)
             y_BSD = gather_from_tp(y_UD, len(x_TD), tp).view_as(x_BSD)
         if self.shared_experts is not None:
             y_BSD = y_BSD + self.shared_experts(x_BSD)

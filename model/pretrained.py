@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, initializatio
 
 from .collectives import ModelGroups
 from .configuration_switchyard import SwitchyardConfig
+from .moe import MoELayer
 
 # Arguments of save_pretrained that say where on the Hub the files go, the tokenizer's as the weights'.
 _HUB = ("push_to_hub", "repo_id", "token", "private", "revision", "create_pr", "commit_message", "tags")
@@ -56,6 +57,9 @@ class SwitchyardPreTrainedModel(PreTrainedModel):
                 "gradient checkpointing with use_reentrant=True would give the router logits no gradient; "
                 "legal: gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
+        for module in self.modules() if enable else ():
+            if isinstance(module, MoELayer):
+                module.check_replay()
         # transformers 5.17 checkpoints every layer and does not know every_n_layers.
         more = {"every_n_layers": every_n_layers} if every_n_layers != 1 else {}
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **more)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from .collectives import ModelGroups, share_of, sum_gradients
 from .configuration_switchyard import SwitchyardConfig
 from .norm import at_least_fp32
+from .recompute import RoutingReplay
 
 # B sequences, S tokens of each, T = B·S tokens, U this rank's share of them, D hidden, E experts, K top-k
 
@@ -33,6 +34,21 @@ class Routing:
     expert_tokens_E: Tensor  # int64: this share's routes to each expert before any drop
     dropped: Tensor  # int64: this share's dropped routes
     logits_TE: Tensor  # fp32, all tokens, without gradient under tp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a router decides about its tokens, without gradient.
+
+    Counts are of this rank's share. Masked tokens have no routes.
+    """
+
+    experts_TK: Tensor  # int64
+    is_route_TK: Tensor | None  # bool; None: every token is valid
+    kept_TK: Tensor | None  # bool, routes within capacity; None: every route is kept
+    tokens_B: Tensor  # int64: valid tokens of each sequence
+    expert_tokens_E: Tensor  # int64: routes to each expert before any drop
+    dropped: Tensor  # int64
 
 
 class Router(nn.Module):
@@ -59,77 +75,102 @@ class Router(nn.Module):
         return self
 
     def forward(
-        self, x_BSD: Tensor, x_UD: Tensor, mask_BS: Tensor | None, capacity_factor: float | None
+        self,
+        x_BSD: Tensor,
+        x_UD: Tensor,
+        mask_BS: Tensor | None,
+        capacity_factor: float | None,
+        replay: RoutingReplay | None = None,
     ) -> Routing:
         """`x_UD` is this rank's share of the rows of `x_BSD`; only it gets a gradient.
 
-        `capacity_factor` None: nothing is dropped. Masked tokens have no routes and count nowhere.
+        `capacity_factor` None: nothing is dropped. Masked tokens have no routes and count nowhere. `replay`:
+        of the layer's first pass, whose choice is taken if it has one.
         """
         num_sequences, num_tokens = x_BSD.shape[:2]
         tp = self.groups.tp
         start, length = share_of(num_sequences * num_tokens, tp)
+        mine = slice(start, start + length)
         weight = sum_gradients(at_least_fp32(self.weight), tp)
         logits_UE = functional.linear(at_least_fp32(x_UD), weight)
-        if tp is None:
-            logits_TE = logits_UE
-        else:
-            with torch.no_grad():
-                logits_TE = functional.linear(at_least_fp32(x_BSD.detach().flatten(0, 1)), weight)
         scores_UE = logits_UE.softmax(-1)
-        scores_TE = scores_UE.detach() if tp is None else logits_TE.softmax(-1)
+        logits_TE = logits_UE
 
-        ranking_TE = scores_TE if self.bias is None else scores_TE + self.bias.to(scores_TE.dtype)
-        experts_TK = ranking_TE.topk(self.top_k, -1).indices
-        valid_T = None if mask_BS is None else mask_BS.reshape(-1).bool()
-        tokens_B = _tokens_of_sequences(mask_BS, num_sequences, num_tokens, x_BSD.device)
-        kept_TK = valid_T if valid_T is None else valid_T[:, None].expand_as(experts_TK)
-        num_routes = kept_TK
-        if capacity_factor is not None:
-            capacity_B = (capacity_factor * self.top_k * tokens_B.double() / self.num_experts).ceil().long()
-            fits_TK = self._within_capacity(scores_TE, experts_TK, valid_T, capacity_B)
-            kept_TK = fits_TK if kept_TK is None else fits_TK & kept_TK
+        def choose() -> Choice:
+            nonlocal logits_TE
+            scores_TE = scores_UE.detach()
+            if tp is not None:
+                with torch.no_grad():
+                    logits_TE = functional.linear(at_least_fp32(x_BSD.detach().flatten(0, 1)), weight)
+                    scores_TE = logits_TE.softmax(-1)
+            return self._choose(scores_TE, (num_sequences, num_tokens), mine, mask_BS, capacity_factor)
 
-        mine = slice(start, start + length)
-        experts_UK = experts_TK[mine]
+        choice = choose() if replay is None else replay.once("choice", choose)
+        experts_UK = choice.experts_TK[mine]
         gates_UK = scores_UE.gather(1, experts_UK)
         if self.normalizes_gates:
             gates_UK = gates_UK / gates_UK.sum(-1, keepdim=True)
-        kept_UK = None if kept_TK is None else kept_TK[mine]
+        kept_UK = None if choice.kept_TK is None else choice.kept_TK[mine]
         if kept_UK is not None:
             gates_UK = gates_UK.masked_fill(~kept_UK, 0.0)
-        routes_UK = _ones_of(num_routes, experts_TK)[mine]
-        expert_tokens_E = experts_UK.new_zeros(self.num_experts)
-        expert_tokens_E.scatter_add_(0, experts_UK.reshape(-1), routes_UK.reshape(-1))
-        dropped = expert_tokens_E.new_zeros(()) if kept_UK is None else routes_UK.sum() - kept_UK.sum()
-        weights_TE = self._aux_loss_weights(experts_TK, num_routes, tokens_B, num_tokens, scores_UE.dtype)
+        weights_TE = self._aux_loss_weights(choice, num_tokens, scores_UE.dtype)
         squares_U = logits_UE.logsumexp(-1).square()
-        if valid_T is not None:
-            squares_U = squares_U.masked_fill(~valid_T[mine], 0.0)
+        if choice.is_route_TK is not None:
+            squares_U = squares_U.masked_fill(~choice.is_route_TK[mine, 0], 0.0)
         return Routing(
             experts_UK=experts_UK,
             gates_UK=gates_UK,
             kept_UK=kept_UK,
             aux_loss=(scores_UE * weights_TE[mine]).sum(),
             z_loss=squares_U.sum(),
-            expert_tokens_E=expert_tokens_E,
-            dropped=dropped,
+            expert_tokens_E=choice.expert_tokens_E,
+            dropped=choice.dropped,
             logits_TE=logits_TE,
         )
 
-    def _aux_loss_weights(
+    def _choose(
         self,
-        experts_TK: Tensor,
-        is_route_TK: Tensor | None,
-        tokens_B: Tensor,
-        num_tokens: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+        scores_TE: Tensor,
+        shape_BS: tuple[int, int],
+        mine: slice,
+        mask_BS: Tensor | None,
+        capacity_factor: float | None,
+    ) -> Choice:
+        """The k experts of the highest scores, of equal scores as torch's topk takes them."""
+        num_sequences, num_tokens = shape_BS
+        ranking_TE = scores_TE if self.bias is None else scores_TE + self.bias.to(scores_TE.dtype)
+        experts_TK = ranking_TE.topk(self.top_k, -1).indices
+        valid_T = None if mask_BS is None else mask_BS.reshape(-1).bool()
+        tokens_B = _tokens_of_sequences(mask_BS, num_sequences, num_tokens, scores_TE.device)
+        is_route_TK = valid_T if valid_T is None else valid_T[:, None].expand_as(experts_TK)
+        kept_TK = is_route_TK
+        if capacity_factor is not None:
+            capacity_B = (capacity_factor * self.top_k * tokens_B.double() / self.num_experts).ceil().long()
+            fits_TK = self._within_capacity(scores_TE, experts_TK, valid_T, capacity_B)
+            kept_TK = fits_TK if kept_TK is None else fits_TK & kept_TK
+        routes_UK = _ones_of(is_route_TK, experts_TK)[mine]
+        expert_tokens_E = experts_TK.new_zeros(self.num_experts)
+        expert_tokens_E.scatter_add_(0, experts_TK[mine].reshape(-1), routes_UK.reshape(-1))
+        dropped = expert_tokens_E.new_zeros(())
+        if kept_TK is not None:
+            dropped = routes_UK.sum() - kept_TK[mine].sum()
+        return Choice(
+            experts_TK=experts_TK,
+            is_route_TK=is_route_TK,
+            kept_TK=kept_TK,
+            tokens_B=tokens_B,
+            expert_tokens_E=expert_tokens_E,
+            dropped=dropped,
+        )
+
+    def _aux_loss_weights(self, choice: Choice, num_tokens: int, dtype: torch.dtype) -> Tensor:
         """[T, E]: d(Σ_sequences Σ_i f_i·P_i)/d(score), which is f_i / S of the token's sequence.
 
         The aux loss is linear in the scores, because f has no gradient: scores times these weights, summed
         over any share of the tokens, is that share's part of it. f_i = E/(k·S) · the sequence's routes to
         expert i.
         """
+        experts_TK, is_route_TK, tokens_B = choice.experts_TK, choice.is_route_TK, choice.tokens_B
         routes_TK = _ones_of(is_route_TK, experts_TK)
         counts_BE = experts_TK.new_zeros(len(tokens_B), self.num_experts)
         by_sequence = (len(tokens_B), num_tokens * self.top_k)

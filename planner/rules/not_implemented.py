@@ -32,9 +32,17 @@ def _fp8_payload(s: Strategy) -> Iterator[Problem]:
 
 
 def _recompute(s: Strategy) -> Iterator[Problem]:
+    """DeepSpeed's gate keeps no routes: a layer that is recomputed would route its tokens a second time."""
     recompute = s.runtime.recompute
-    if recompute.kind != "none":
-        yield _missing("SW283", "runtime.recompute", recompute, "activation recomputation", "none")
+    if recompute.kind == "layer" and s.model.dispatch == "deepspeed":
+        yield Problem(
+            code="SW283",
+            path="runtime.recompute",
+            found=f"{recompute} can be planned, but with model.dispatch deepspeed, which routes inside "
+            "DeepSpeed, every token would be routed twice",
+            expected="none, attention or experts with model.dispatch deepspeed",
+            fix="set runtime.recompute to experts, or model.dispatch to dropless",
+        )
 
 
 def _all_to_all(s: Strategy) -> Iterator[Problem]:

@@ -135,6 +135,8 @@ def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> Trainin
             groups=groups.model,
             contents=StageContents(**vars(stage.contents)),
         )
+    recompute = strategy.runtime.recompute
+    model.model.set_recompute(recompute.kind, recompute.layers)
     channels = make_channels(plan, groups, device)
     return TrainingModel(model, strategy.training, stage, channels).to(device)
 

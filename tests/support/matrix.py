@@ -83,6 +83,7 @@ class Case:
     z_loss: float = 0.0
     clipping: float = 0.5
     precision: str = "fp32"
+    recompute: str = "none"  # or how many first layers of each stage
 
     @property
     def strategy(self) -> Strategy:
@@ -112,12 +113,17 @@ class Case:
             training__gradient_clipping=self.clipping,
             training__precision=self.precision,
             data__validation_sequences=global_batch,
+            runtime__recompute={"layers": int(self.recompute)}
+            if self.recompute.isdigit()
+            else self.recompute,
         )
 
     @property
     def reference(self) -> Strategy:
-        """What one process runs: stock dispatch drops nothing, so our dropless layer is its reference."""
-        return replace(self, dispatch="dropless").strategy if self.dispatch == "deepspeed" else self.strategy
+        """What one process runs, which recomputes nothing: stock dispatch drops nothing, so our dropless
+        layer is its reference."""
+        dispatch = "dropless" if self.dispatch == "deepspeed" else self.dispatch
+        return replace(self, dispatch=dispatch, recompute="none").strategy
 
     @property
     def is_legal(self) -> bool:
@@ -147,6 +153,7 @@ _SHORT = {
     "z_loss": "Z",
     "clipping": "noclip",
     "precision": "{}",
+    "recompute": "recompute{}",
 }
 
 # Those of which the whole product is `everything`, then those that are paired with them.
@@ -169,7 +176,7 @@ AXES = PRODUCT_AXES | {
     "z_loss": (0.0, 0.05),
     "clipping": (0.5, 0.0),
 }
-assert set(AXES) | {"precision"} == {field.name for field in fields(Case)}
+assert set(AXES) | {"precision", "recompute"} == {field.name for field in fields(Case)}
 
 Setting = tuple[str, object]
 Pair = tuple[Setting, Setting]
@@ -226,6 +233,22 @@ def in_cuts() -> tuple[Case, ...]:
             z_loss=0.05,
         )
         for layout, zero_stage, accumulation in itertools.product(CUTS, (0, 1, 2), (1, 2, 4))
+    )
+
+
+def recomputed() -> tuple[Case, ...]:
+    """Every kind of recomputation, each in another layout, with what it has to replay or leave alone."""
+    losses = {"top_k": 2, "balance_loss": 0.5, "z_loss": 0.05}
+    ep4, ep4_tp2 = Layout(ep=4, tp=1, dp=1), Layout(ep=4, tp=2, dp=1)
+    layer = {"recompute": "layer", **losses}
+    return (
+        Case(layout=ep4_tp2, dispatch="capacity", is_padded=True, accumulation=2, zero_stage=2, **layer),
+        Case(layout=ep4, expert="swiglu", shared_experts=1, tokens="odd", precision="bf16", **layer),
+        Case(layout=CUTS[3], accumulation=4, qk_norm="head", **layer | {"recompute": "1"}),
+        Case(layout=CUTS[1], dense_layers=1, qk_norm="projection", **losses, recompute="attention"),
+        Case(layout=ep4_tp2, expert="swiglu", accumulation=2, **losses, recompute="experts"),
+        Case(layout=ep4_tp2, dispatch="deepspeed", recompute="experts"),
+        Case(layout=ep4, dispatch="deepspeed", recompute="attention"),
     )
 
 

@@ -84,12 +84,15 @@ def test_a_layout_that_is_not_legal_is_searched_for_a_better_one(overrides: tupl
 
 
 def test_search_ranks_plans_that_can_be_trained_first(capsys: pytest.CaptureFixture[str]) -> None:
-    # 460 MB do not hold every layout without recompute, which this version cannot run.
-    call = ["search", "ds_configs/tiny_cpu.yaml", "limits.memory_max=600 MB", "--rows", "100000"]
+    # Some layouts fit only with complete layers recomputed, which does not run with DeepSpeed's dispatch.
+    stock = ["model.dispatch=deepspeed", "training.balance_loss=0", "training.z_loss=0"]
+    stock.append("data.validation_sequences=72")
+    changes = ["limits.memory_max=600 MB", *stock]
+    call = ["search", "ds_configs/tiny_cpu.yaml", *changes, "--rows", "100000"]
     assert main([*call, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     trainable = [row["trainable"] for row in rows]
-    assert trainable == [row["recompute"] == "none" for row in rows]
+    assert trainable == [row["recompute"] in ("none", "attention", "experts") for row in rows]
     assert trainable == sorted(trainable, reverse=True)
     assert len(set(trainable)) == 2
     for kind in (True, False):

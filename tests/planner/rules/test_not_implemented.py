@@ -6,6 +6,9 @@ from planner import load
 from planner.rules.not_implemented import find_unimplemented
 from tests.support.examples import strategy
 
+# DeepSpeed's dispatch, which has neither loss.
+STOCK = ("model.dispatch=deepspeed", "training.balance_loss=0", "training.z_loss=0")
+
 
 def test_the_demo_runs() -> None:
     assert find_unimplemented(load("ds_configs/tiny_cpu.yaml")) == ()
@@ -15,8 +18,8 @@ def test_the_demo_runs() -> None:
     ("overrides", "code", "path"),
     [
         (("training.precision=fp8",), "SW281", "training.precision"),
-        (("runtime.recompute=layer",), "SW283", "runtime.recompute"),
-        (("runtime.recompute={layers: 2}",), "SW283", "runtime.recompute"),
+        (("runtime.recompute=layer", *STOCK), "SW283", "runtime.recompute"),
+        (("runtime.recompute={layers: 2}", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.fp8_payload=true",), "SW282", "runtime.fp8_payload"),
         (("runtime.all_to_all=hierarchical",), "SW284", "runtime.all_to_all"),
         (("runtime.kernels=fused",), "SW288", "runtime.kernels"),
@@ -37,6 +40,13 @@ def test_what_is_not_implemented_is_one_problem(overrides: tuple[str, ...], code
 
 def test_tensor_parallelism_and_loss_free_balancing_run() -> None:
     assert find_unimplemented(strategy("parallel=EP64_TP2", "training.balance=bias")) == ()
+
+
+@pytest.mark.parametrize("recompute", ["none", "layer", "attention", "experts", "{layers: 2}"])
+def test_recomputation_runs(recompute: str) -> None:
+    assert find_unimplemented(strategy(f"runtime.recompute={recompute}")) == ()
+    stock = find_unimplemented(strategy(f"runtime.recompute={recompute}", *STOCK))
+    assert bool(stock) == (recompute in ("layer", "{layers: 2}"))
 
 
 def test_stages_run() -> None:
