@@ -10,44 +10,55 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from planner.exit_codes import ExitCode
 
 
 class _ClosedStream(io.TextIOBase):
-    """stdout of a process that was started without one: what is written to it cannot be printed."""
+    """A stream of a process that was started without it: what is written to it cannot be printed."""
 
     failure: OSError | None = None
+    is_needed = True
 
     def write(self, text: str, /) -> int:
-        self.failure = OSError(errno.EBADF, "stdout is closed")
-        raise self.failure
+        _note_failure(self, OSError(errno.EBADF, "it is closed"))
+        return len(text)
 
 
-class _Stdout(io.TextIOWrapper):
-    """stdout that remembers what kept it from writing: a second flush succeeds, without the text."""
+class _Stream(io.TextIOWrapper):
+    """A stream that remembers what kept it from writing: a second flush succeeds, without the text."""
 
     failure: OSError | None = None
+    is_needed = True
 
     def write(self, text: str, /) -> int:
         try:
             return super().write(text)
         except OSError as error:
-            self.failure = error
-            raise
+            _note_failure(self, error)
+            return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            self.failure = error
-            raise
+            _note_failure(self, error)
+
+
+def _note_failure(stream: _ClosedStream | _Stream, error: OSError) -> None:
+    """Raises the error if the text is needed; else warns of the first one."""
+    is_first = stream.failure is None
+    stream.failure = error
+    if stream.is_needed:
+        raise error
+    if is_first and stream is sys.stdout:
+        reason = (error.strerror or str(error)).lower()
+        print(f"SW964 stdout takes no text ({reason}): the run continues without it", file=sys.stderr)
 
 
 def open_standard_streams() -> None:
-    """Gives a process streams where it was started without them, and lets stdout remember a failure.
+    """Gives a process streams where it was started without them, and lets them remember a failure.
 
     A file that is opened later would get the number of a closed stream, and what is printed. What a stream
     cannot show (a name in Chinese on an ASCII terminal) is escaped.
@@ -57,23 +68,27 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
-    out, err = sys.__stdout__, sys.__stderr__  # None where the process was started without
-    if out is None:
-        sys.stdout = _ClosedStream()
-    elif type(sys.stdout) is io.TextIOWrapper:
-        sys.stdout = sys.__stdout__ = _Stdout(  # type: ignore[misc]  # Final; its buffer is detached
-            sys.stdout.detach(),
-            encoding=out.encoding,
-            errors="backslashreplace",
-            line_buffering=sys.stdout.line_buffering,
-            write_through=sys.stdout.write_through,
-        )
-    elif isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    if err is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (until the end)
-    elif isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if getattr(sys, f"__{name}__") is None:  # the process was started without it
+            if stream is None:
+                setattr(sys, name, _ClosedStream())
+        elif type(stream) is io.TextIOWrapper:
+            stream.flush()  # it stays open for whoever holds on to it
+            options = {key: getattr(stream, key) for key in ("encoding", "line_buffering", "write_through")}
+            raw = io.FileIO(stream.fileno(), "wb", closefd=False)
+            setattr(sys, name, _Stream(io.BufferedWriter(raw), errors="backslashreplace", **options))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, (_Stream, _ClosedStream)):
+        sys.stderr.is_needed = False  # there is nowhere to say that it failed
+
+
+def open_streams_of_run() -> None:
+    """The same for a training run, whose results are files: a full disk of its log does not end it."""
+    open_standard_streams()
+    if isinstance(sys.stdout, (_Stream, _ClosedStream)):
+        sys.stdout.is_needed = False
 
 
 def end_output(code: ExitCode, *, is_json: bool) -> ExitCode:
@@ -93,10 +108,8 @@ def end_output(code: ExitCode, *, is_json: bool) -> ExitCode:
         else:
             code = ExitCode.INTERNAL_ERROR
             reason = (failure.strerror or str(failure)).lower()
-            with contextlib.suppress(OSError):
-                print(f"SW497 the answer could not be printed: {reason}", file=sys.stderr)
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
+            print(f"SW497 the answer could not be printed: stdout: {reason}", file=sys.stderr)
+    sys.stderr.flush()
     return code
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from planner import Plan, Problem, Strategy, StrategyError, build_plan, load, locate_problems
 from planner.exit_codes import ExitCode
 from planner.plan.mismatch import find_launch_problems
+from planner.standard_streams import open_streams_of_run
 from runtime.process.identity import Identity, identify
 
 
@@ -53,6 +54,7 @@ def start_rank(
         how: how the program is started, for who started it otherwise.
         check: what keeps a strategy from running in this program, beside the rules.
     """
+    open_streams_of_run()
     try:
         identity = identify(how=how)
     except StrategyError as error:

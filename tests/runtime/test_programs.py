@@ -22,5 +22,5 @@ def test_answer_that_cannot_be_printed_is_one_line_and_3(program: str) -> None:
     done = run_in_shell(["-m", program, "--help"], ">/dev/full")
     assert (done.returncode, done.stderr) == (
         3,
-        "SW497 the answer could not be printed: no space left on device\n",
+        "SW497 the answer could not be printed: stdout: no space left on device\n",
     )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 PLAN = ["-m", "launch", "plan", "ds_configs/tiny_cpu.yaml"]
 
 
-@pytest.mark.parametrize(("redirection", "why"), [(">&-", "stdout is closed"), (">/dev/full", "no space")])
+@pytest.mark.parametrize(("redirection", "why"), [(">&-", "it is closed"), (">/dev/full", "no space")])
 @pytest.mark.parametrize(
     ("arguments", "num_before"),
     [
@@ -31,7 +31,7 @@ def test_answer_that_cannot_be_printed_is_one_line_and_3(
     done = run_in_shell(arguments, redirection)
     *before, last = done.stderr.splitlines()
     assert (done.returncode, len(before)) == (3, num_before)
-    assert last.startswith(f"SW497 the answer could not be printed: {why}")
+    assert last.startswith(f"SW497 the answer could not be printed: stdout: {why}")
 
 
 def without_reader(arguments: list[str]) -> tuple[int, str]:
@@ -52,7 +52,7 @@ def test_reader_that_has_enough_of_a_text_is_no_error(arguments: list[str]) -> N
 def test_half_an_object_is_3() -> None:
     assert without_reader([*PLAN, "--json"]) == (
         3,
-        "SW497 the answer could not be printed: broken pipe\n",
+        "SW497 the answer could not be printed: stdout: broken pipe\n",
     )
 
 
