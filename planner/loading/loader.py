@@ -22,7 +22,7 @@ from planner.loading.changed_strategy import find_claim_faults
 from planner.loading.ds_config_file import with_ds_config
 from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
-from planner.loading.override_faults import find_broken_rules_of
+from planner.loading.override_faults import find_broken_rules_of, name_overrides
 from planner.loading.overrides import apply_overrides
 from planner.loading.source_file import find_ds_config, find_other_config
 from planner.loading.validation_messages import MAX_FAULTS, find_faults
@@ -120,6 +120,7 @@ def loads(
     if found and texts:  # once more without overrides: which of them the file has alone
         _, in_file = check(replace(sources, root=alone))
         strategy, found = check(sources, overrides=texts, in_file=in_file)
+        found = list(name_overrides(found, texts, in_file))
     problems += found
     if problems:
         raise StrategyError(sorted(problems, key=_order))

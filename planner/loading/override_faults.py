@@ -1,6 +1,6 @@
 """Attribution of a broken rule to the overrides that broke it: the file's own line is not at fault then."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from planner.problems import Problem
@@ -10,6 +10,20 @@ from planner.strategy.sources import Sources
 from planner.units import shorten
 
 Key = tuple[str, ...]
+
+
+def name_overrides(
+    problems: Iterable[Problem], overrides: Sequence[str], in_file: Collection[Problem]
+) -> Iterator[Problem]:
+    """Problems of a section that the file alone has right, each with the overrides of its keys."""
+    known = {(problem.code, problem.path) for problem in in_file}
+    for problem in problems:
+        section = f"{problem.path}."
+        culprits = [text for text in overrides if text.startswith(section)]
+        if problem.override is None and culprits and (problem.code, problem.path) not in known:
+            yield _blame(problem, culprits)
+        else:
+            yield problem
 
 
 def find_broken_rules_of(
@@ -31,8 +45,12 @@ def find_broken_rules_of(
             if placed.override is None and (problem.code, problem.path) not in known:
                 culprits = [text for text in overrides if _touches(_key(text), strategy.reads)]
                 if culprits:
-                    placed = replace(placed, file=None, line=None, override=shorten(" ".join(culprits), 200))
+                    placed = _blame(placed, culprits)
             yield placed
+
+
+def _blame(problem: Problem, overrides: Sequence[str]) -> Problem:
+    return replace(problem, file=None, line=None, override=shorten(" ".join(overrides), 200))
 
 
 def _key(override: str) -> Key:

@@ -83,7 +83,7 @@ def _whole(value: Any) -> Any:
 
 
 def _quantity(dimension: Dimension, whole: bool, *, maximum: str | None = None) -> list[Any]:
-    most = 1e30 if maximum is None else parse_quantity(maximum, dimension)
+    most = 1e29 if maximum is None else parse_quantity(maximum, dimension)
     example = EXAMPLES[dimension]
 
     def parse(value: Any, info: ValidationInfo) -> Any:

@@ -229,6 +229,9 @@ def manifest_faults(manifest: CheckpointManifest) -> tuple[str, ...]:
 def _fault_of_cut(tensor: StoredTensor) -> str | None:
     everything = full_slice(tensor.shape)
     for piece in tensor.pieces:
+        if not len(piece.offsets) == len(piece.shape) == len(tensor.shape):
+            found = f"offsets {list(piece.offsets)} and shape {list(piece.shape)}"
+            return f"a piece in {piece.file} has {found}, and the tensor has shape {list(tensor.shape)}"
         if not is_within(piece.tensor_slice, everything) or min((1, *piece.shape)) < 1:
             return f"{_located(piece)} is outside the shape {list(tensor.shape)}"
         start, stop = piece.flat or (0, prod(piece.shape))

@@ -27,7 +27,11 @@ def cases(number: int) -> Callable[[_Test], _Test]:
 
 
 # The same test at two sizes.
-QUICK_AND_SLOW = [pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.slow)]
+def quick_and_slow(few: int = FEW, many: int = MANY) -> list[Any]:
+    return [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.slow)]
+
+
+QUICK_AND_SLOW = quick_and_slow()
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     st.one_of(

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from planner import StrategyError, loads
+from planner.loading.json_schema import list_paths
 from tests.support.examples import TEXT, strategy
 
 
@@ -85,3 +86,17 @@ def test_rule_that_the_file_breaks_by_itself_keeps_its_line() -> None:
             f"parallel: EP7\n{TEXT}", ["model.num_experts=62"], file="f.yaml"
         )  # 7 divides neither 64 nor 62
     assert [(p.path, p.line, p.override) for p in error.value.problems] == [("parallel.ep", 1, None)]
+
+
+@pytest.mark.parametrize(
+    "value", ["{a: 1}", "[]", "[1]", "-1", "x y", "null", "1e30", "''", "{hostfile: /none}"]
+)
+def test_every_fault_of_an_override_names_it(value: str) -> None:
+    """The file is right, so that whatever is wrong comes from the override."""
+    for text in (TEXT, f"{TEXT}parallel: EP8\n"):
+        for path in list_paths():
+            try:
+                loads(text, [f"{path}={value}"], file="f.yaml")
+            except StrategyError as error:
+                for problem in error.problems:
+                    assert problem.override == f"{path}={value}", problem

@@ -79,6 +79,10 @@ def drop_a_piece(fields: dict[str, Any]) -> None:
     fields["tensors"]["model.layers.0.mlp.experts.up"]["exp_avg"]["pieces"].pop()
 
 
+def offsets_of_other_dims(fields: dict[str, Any]) -> None:
+    fields["tensors"]["model.norm.weight"]["weight"]["pieces"][0]["offsets"] = [0, 0]
+
+
 def another_dtype(fields: dict[str, Any]) -> None:
     fields["tensors"]["model.norm.weight"]["weight"]["dtype"] = "F31"
 
@@ -135,6 +139,10 @@ DAMAGES = {
     "manifest that links to itself": (
         lambda step: replace_by_link(step / "manifest.json", "manifest.json"),
         "SW801 .*a link to itself",
+    ),
+    "piece of other dims": (
+        lambda step: rewrite_manifest(step, offsets_of_other_dims),
+        r"SW802 .*model.norm.weight \(weight\): a piece in rank-0000.safetensors has offsets \[0, 0\]",
     ),
     "hole": (
         lambda step: rewrite_manifest(step, drop_a_piece),

@@ -13,7 +13,7 @@ from runtime.files.json_lines import LineFile, read_steps
 from runtime.startup.claims import claim
 from runtime.startup.outcome_files import write_done, write_failed
 from runtime.startup.run_folder import find_folder_problems
-from tests.support.fuzz import QUICK_AND_SLOW, cases, within
+from tests.support.fuzz import cases, quick_and_slow, within
 
 
 def dangling(path: Path) -> None:
@@ -123,7 +123,7 @@ NAMES = [
 MAKERS = {"dangling": dangling, "loop": loop, "file": file, "folder": folder, "refused": refused}
 
 
-@pytest.mark.parametrize("number", QUICK_AND_SLOW)
+@pytest.mark.parametrize("number", quick_and_slow(50, 1000))  # a case is a dozen fsyncs
 def test_any_folder_is_told_of_or_can_be_used(tmp_path: Path, number: int) -> None:
     """Every fix that is printed is followed; then a run writes its files there."""
 
