@@ -34,7 +34,13 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Give `path` new content: a reader, or a kill at any moment, sees the old or the new, not a mix."""
+    """Give `path` new content: a reader, or a kill at any moment, sees the old or the new, not a mix.
+
+    Raises:
+        OSError: if it cannot be written, or is a device or a pipe, which a rename would remove.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir() or path.is_symlink()):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)

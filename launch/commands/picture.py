@@ -1,5 +1,6 @@
 """Pictures as files: of a plan with `plan --svg FILE`, of a search with `search --plot FILE`."""
 
+import errno
 from pathlib import Path
 
 from planner import Plan, Problem, StrategyError
@@ -24,7 +25,10 @@ def save_picture(svg: str, file: str, option: str) -> None:
         StrategyError: when the file cannot be written.
     """
     try:
-        replace(Path(file), svg.encode())
+        target = Path(file).resolve()
+        if target.exists() and not target.is_file():  # replacing /dev/null would take it from everybody
+            raise OSError(errno.EINVAL, "it is not a file")
+        replace(target, svg.encode())
     except OSError as error:
         problem = Problem(
             code="SW380",

@@ -116,6 +116,10 @@ def load_tokenizer(path: Path) -> TextCoder:
     try:
         if path.is_dir() and not file.is_file():
             return _load_with_transformers(path)
+        if file.exists() and not file.is_file():  # a device has no end
+            raise TokenizerUnusable(
+                "SW732", f"{file} is not a file", expected, "choose another file or folder"
+            )
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
         return _coder(tokenizer, _end_of_text(file.parent, tokenizer))
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ import pytest
 
 from launch.__main__ import main
 from planner import files
-from planner.files import read_limited
+from planner.files import read_limited, replace
 
 TINY = "ds_configs/tiny_cpu.yaml"
 
@@ -66,3 +66,28 @@ def test_what_has_no_end_is_one_problem(
     assert printed.count("SW") == 1, "one Problem"
     assert f"{code} " in printed
     assert ("nothing was written to this pipe" if is_pipe else "larger than") in printed
+
+
+@pytest.mark.parametrize("arguments", [["plan", TINY, "--svg"], ["search", TINY, "--plot"]])
+def test_picture_does_not_take_the_place_of_what_is_no_file(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rename over /dev/null would take it from everybody; a pipe stands in for it here."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link"):
+        assert main([*arguments, str(path)]) == 2
+        assert f"SW380 {path} cannot be written: it is not a file" in capsys.readouterr().err
+        assert pipe.is_fifo()
+    with pytest.raises(OSError, match="not a file"):
+        replace(pipe, b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_picture_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real.svg").write_text("old")
+    (tmp_path / "link.svg").symlink_to("real.svg")
+    assert main(["plan", TINY, "--svg", str(tmp_path / "link.svg")]) == 0
+    assert (tmp_path / "real.svg").read_text().startswith("<svg")
+    assert (tmp_path / "link.svg").is_symlink()

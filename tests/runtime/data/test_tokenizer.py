@@ -160,3 +160,11 @@ def test_folder_without_a_vocabulary_is_a_problem(tmp_path: Path, tokenizer_clas
     problem = problem_of(load_tokenizer, tmp_path)
     assert (problem.code, problem.path) == ("SW738", "data.tokenizer")
     assert "tokenizer.json" in problem.fix
+
+
+def test_a_tokenizer_without_end_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "tokenizer.json").symlink_to("/dev/zero")
+    for path in (Path("/dev/zero"), tmp_path / "folder" / "tokenizer.json"):
+        problem = problem_of(load_tokenizer, path)
+        assert (problem.code, problem.found) == ("SW732", f"{path} is not a file")
