@@ -215,7 +215,7 @@ class _Faults:
                 "correct or remove the record, or mark the answers in the template with "
                 "{% generation %} … {% endgeneration %}"
             )
-            return data_problem("SW742", found, expected, fix, file, place)
+            return data_problem("SW742", found, expected, fix, file, place, path=self.source.key)
         if reader.format == "chat":
             expected = f"a list of messages under {reader.field!r}, each with its role and content"
         else:

@@ -1,5 +1,6 @@
 """The text of a record, and what a file's records have in place of it."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -8,6 +9,7 @@ from typing import Any
 
 from planner.problems import Problem
 from planner.units import shorten
+from planner.yaml12_writer import flow_yaml
 from runtime.data.corpus import Source, data_problem
 from runtime.data.form import Form
 from runtime.data.records import DAMAGE, MalformedRecord, Record, read_records
@@ -122,17 +124,40 @@ def keys_missing(source: Source, form: Form, name: str, names: Iterable[str]) ->
 
 
 def suggest_field(source: Source, form: Form, name: str) -> str:
-    """The fix that names the field with the most text in the first records."""
+    """The fix that names the field with the most text in the first records, or their conversations."""
     lengths: Counter[str] = Counter()
     with suppress(*DAMAGE):
         for record in islice(read_records(source, form), NUM_SAMPLED):
             if isinstance(record, Record) and isinstance(record.value, dict):
+                for key, value in record.value.items():
+                    if _is_conversation(value):
+                        return (
+                            f"write {_override('data.text_field', key)} data.format=chat and "
+                            "a data.tokenizer with a chat template, or leave the file out of data.path"
+                        )
                 for key, text in _texts(record.value):
                     lengths[key] += len(text)
     del lengths[name]
     if not lengths:
         return "leave the file out of data.path: it has no text under any key"
-    return f"write data.text_field={lengths.most_common(1)[0][0]}, or leave the file out of data.path"
+    found = _override("data.text_field", lengths.most_common(1)[0][0])
+    return f"write {found}, or leave the file out of data.path"
+
+
+def _override(key: str, value: str) -> str:
+    """The override as a shell takes it."""
+    return shlex.quote(f"{key}={flow_yaml(value)}")
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether these are messages, each with who says what."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(
+        isinstance(message, dict)
+        and ({"role", "content"} <= message.keys() or {"from", "value"} <= message.keys())
+        for message in value
+    )
 
 
 def _texts(record: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from planner import Problem
+from runtime.data.conversations import extract_conversation
 from runtime.data.corpus import find_corpus
 from runtime.data.documents import TextReader, read_chunks
 from runtime.data.form import Form, NotText, judge_form
@@ -205,6 +206,27 @@ def test_more_nulls_than_texts_is_a_problem_whose_fix_works(tmp_path: Path) -> N
         assert (problem.code, problem.path) == ("SW722", "data.text_field")
         assert "4 of 4 records" in problem.found
         assert problem.fix.startswith("write data.text_field=output,")
+
+
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+def test_conversations_are_pointed_to_the_chat_format(tmp_path: Path, keys: tuple[str, str]) -> None:
+    who, what = keys
+    rows = [
+        {"id": "long enough to be text", "turns": [{who: "user", what: "hi"}, {who: "gpt", what: "yes"}]}
+    ] * 3
+    problem = only_problem(write(tmp_path / "a", "\n".join(map(json.dumps, rows))))
+    assert problem.code == "SW708"
+    assert problem.fix.startswith("write data.text_field=turns data.format=chat and a data.tokenizer")
+    conversation = extract_conversation(rows[0], "chat", "turns")
+    assert [message["role"] for message in conversation.messages] == [
+        "user",
+        "assistant" if what == "value" else "gpt",
+    ]
+
+
+def test_fix_quotes_a_key_for_the_shell(tmp_path: Path) -> None:
+    problem = only_problem(write(tmp_path / "a", '{"Review Text": "long"}\n{"Review Text": "longer"}\n'))
+    assert problem.fix.startswith("write 'data.text_field=Review Text',")
 
 
 def test_saved_dataset_is_its_data_files_in_their_order(tmp_path: Path) -> None:
