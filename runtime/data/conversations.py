@@ -165,7 +165,9 @@ def _messages(value: Any, key: str) -> list[Message]:
         # A table has null in the place of a key that a message lacks.
         given = {name: part for name, part in message.items() if part is not None or name == "content"}
         if "role" not in given and {"from", "value"} <= given.keys():
-            given = {"role": ROLES.get(given["from"], given["from"]), "content": given["value"]}
+            speaker = given["from"]
+            role = ROLES.get(speaker, speaker) if isinstance(speaker, str) else None
+            given = {"role": role, "content": given["value"]}
         if not isinstance(given.get("role"), str):
             raise NoConversation(f"message {number} of {key!r} has no role; keys: {_listed(given)}")
         if "content" not in given and "tool_calls" not in given:

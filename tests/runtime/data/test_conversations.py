@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner import Problem, StrategyError
 from runtime.data import TokenData, open_data, prepare_data
+from runtime.data.chat_template import CannotRender, ChatTemplate
 from runtime.data.conversations import NoConversation, extract_conversation
 from tests.support.chat_tokenizers import CHATML, CHATML_MARKED, save_chat_tokenizer
 from tests.support.data_strategies import make_strategy, words
@@ -258,3 +261,35 @@ def test_tools_reach_the_template() -> None:
     assert extract_conversation(value, "chat", "messages").tools == [{"name": "f"}]
     with pytest.raises(NoConversation, match="'tools' is a text that is not JSON"):
         extract_conversation({**value, "tools": "f"}, "chat", "messages")
+
+
+KEYS = ("messages", "role", "content", "from", "value", "tools", "tool_calls", "prompt", "completion")
+TEXTS = st.sampled_from(["", "user", "assistant", "a b", "[", "[1]"])
+
+
+def records(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(KEYS), values, max_size=4)
+
+
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | records(inner),
+    max_leaves=6,
+)
+MESSAGE = records(NESTED) | st.fixed_dictionaries({"from": NESTED, "value": NESTED})
+MESSAGE |= st.fixed_dictionaries({"role": NESTED, "content": NESTED})
+TALK = st.lists(MESSAGE, max_size=3)
+ANY_RECORD = records(NESTED | TALK) | st.fixed_dictionaries(
+    {"messages": TALK, "prompt": TALK | NESTED, "completion": TALK | NESTED}
+)
+
+
+@given(value=ANY_RECORD, format=st.sampled_from(["chat", "prompt"]))
+def test_any_record_is_a_conversation_or_says_why_not(value: dict[str, Any], format: Any) -> None:
+    template = ChatTemplate(source=CHATML, special_tokens={})
+    try:
+        conversation = extract_conversation(value, format, "messages")
+        rendered = template.render(conversation.messages, conversation.first_answer, conversation.tools)
+    except (NoConversation, CannotRender):
+        return
+    assert all(0 <= start <= stop <= len(rendered.text) for start, stop in rendered.spans)
