@@ -3,7 +3,7 @@
 A key in none of the tables is a Problem: it may change the mathematics.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.loading.hf_families import FAMILIES, HARMLESS
 from planner.loading.hf_unsupported import find_unsupported
@@ -47,7 +47,8 @@ def read_config(folder: str) -> ConvertedModel:
             file=str(source.file),
         )
         raise StrategyError([problem])
-    return convert_config(source.root, str(source.file), "", source=f"--from {folder}")
+    taken = convert_config(source.root, str(source.file), "", source=f"--from {folder}")
+    return replace(taken, problems=(*source.problems, *taken.problems))
 
 
 def convert_config(

@@ -26,32 +26,40 @@ _NAMES = ("ds_config.json", "deepspeed_config.json", "deepspeed.json", "ds_confi
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """What `--from` names. argument: as it was written, for the place of later Problems."""
+    """What `--from` names.
+
+    argument: as it was written, for the place of later Problems. problems: of the form of a model's JSON; the
+    keys without one are there to be checked.
+    """
 
     kind: Literal["model", "deepspeed"]
     file: Path
     root: Mapping
     argument: str
+    problems: tuple[Problem, ...] = ()
 
 
 def read_source(argument: str) -> SourceFile:
     """The file, or the file in a folder, by its content.
 
     Raises:
-        StrategyError: with one Problem if it is anything else, or with every mistake of its JSON.
+        StrategyError: with one Problem if it is anything else, or with every mistake of JSON without keys.
     """
     file = _find(Path(argument))
     text = _read(file)
     document = Document(text, str(file))
     root = document.root.value if document.root is not None else None
     looks_like_json = text.lstrip()[:1] == "{"
-    if document.problems and looks_like_json:
+    is_model = isinstance(root, Mapping) and bool(set(root.entries) & _MODEL)
+    if document.problems and looks_like_json and not is_model:
         raise StrategyError(document.problems)
-    if document.problems or not isinstance(root, Mapping):
+    if not isinstance(root, Mapping) or (document.problems and not looks_like_json):
         raise StrategyError([_unreadable(file, "not a config: the top level is not an object")])
     keys = set(root.entries)
     if keys & _MODEL or not keys:
-        return SourceFile(kind="model", file=file, root=root, argument=argument)
+        return SourceFile(
+            kind="model", file=file, root=root, argument=argument, problems=tuple(document.problems)
+        )
     if len(keys & _STRATEGY) > 1:
         raise StrategyError([_other(file, "a strategy", f"python -m launch plan {file}")])
     if keys & _DEEPSPEED:

@@ -332,6 +332,18 @@ def test_all_mistakes_of_a_config_and_of_its_strategy_are_told_at_once(tmp_path:
     ]
 
 
+def test_key_written_twice_does_not_hide_the_other_mistakes(tmp_path: Path) -> None:
+    text = json.dumps({**QWEN3_30B_A3B, "hidden_size": "wide", "attention_bias": True})
+    (tmp_path / "config.json").write_text(text[:-1] + ', "vocab_size": 7}')
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, model_from=str(tmp_path))
+    assert sorted((problem.code, problem.path) for problem in caught.value.problems) == [
+        ("SW106", "vocab_size"),
+        ("SW113", "model.hidden_size"),
+        ("SW153", "attention_bias"),
+    ]
+
+
 def test_unknown_model_leaves_the_rest_of_a_strategy_checked(tmp_path: Path) -> None:
     for text, code in (('{"model_type": "gpt2"}', "SW152"), ("3", "SW151"), ('{"a": 1, "a": 2}', "SW106")):
         (tmp_path / "config.json").write_text(text)

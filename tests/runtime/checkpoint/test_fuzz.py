@@ -22,7 +22,7 @@ from runtime.checkpoint.reader import read_weights
 from runtime.checkpoint.store import newest, open_checkpoint
 from runtime.startup.resume import find_start
 from tests.runtime.startup.test_resume import STRATEGY
-from tests.support.fuzz import QUICK_AND_SLOW, cases, changed_json, damaged, within
+from tests.support.fuzz import cases, changed_json, damaged, quick_and_slow, within
 from tests.support.states import META, full_state, save, sliced
 
 PLAN = build_plan(loads(STRATEGY))
@@ -89,7 +89,7 @@ def change(draw: st.DrawFn, run: Path, manifest: Any) -> None:
         KINDS[draw(st.sampled_from(sorted(KINDS)))](path)
 
 
-@pytest.mark.parametrize("number", QUICK_AND_SLOW)
+@pytest.mark.parametrize("number", quick_and_slow(100))
 def test_any_checkpoint_is_read_or_a_reason_is_given(whole: Path, tmp_path: Path, number: int) -> None:
     manifest = json.loads((whole / MANIFEST).read_text())
 
@@ -119,7 +119,7 @@ def test_any_checkpoint_is_read_or_a_reason_is_given(whole: Path, tmp_path: Path
 def test_the_command_line_has_no_traceback(whole: Path, tmp_path: Path, command: str) -> None:
     manifest = json.loads((whole / MANIFEST).read_text())
 
-    @cases(50)
+    @cases(25)
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
         run = tmp_path / "run"
