@@ -12,15 +12,17 @@ from planner.timing.time_model import TimeModel
 from planner.topology.placement import even_cut
 
 
-def lighten_last_stage(plan_with: PlanWith, times: TimeModel) -> PlanWith | None:
+def lighten_last_stage(
+    plan_with: PlanWith, times: TimeModel, written: tuple[int, ...] | None
+) -> PlanWith | None:
     """An evenly cut colocated pipeline with a light last stage; None for other plans, and where that is the
-    same cut."""
+    same cut or the one that the strategy has written, which is searched anyway."""
     plan = plan_with(Recompute(), None)
     parallel, layers = plan.strategy.parallel, plan.strategy.model.num_hidden_layers
     if parallel.placement != "colocated" or parallel.pp == 1 or parallel.layers_per_stage is not None:
         return None
     cut = light_last_cut(layers, parallel.pp, _output_in_layers(plan, times))
-    if cut == even_cut(layers, parallel.pp):
+    if cut in (even_cut(layers, parallel.pp), written):
         return None
     changed = parallel.model_copy(update={"layers_per_stage": cut})
 

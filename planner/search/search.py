@@ -121,11 +121,12 @@ def _rows(space: Space, found: Sequence[Parallel], device: Device) -> Iterator[S
     """A row for each ZeRO stage and micro_batch of each layout, with the least recompute that fits the
     memory; None where nothing does. Of a pipeline also one with a light last stage."""
     times, memory, limit = TimeModel(device), MemoryModel(), memory_limit(space.strategy)
-    training = space.strategy.training
+    training, given = space.strategy.training, space.strategy.parallel
+    written = given.layers_per_stage if given.placement == "colocated" else None
     tokens = training.global_batch * training.seq_length
     for parallel in found:
         for even in plans_of(space, parallel):
-            for plan_with in (even, lighten_last_stage(even, times)):
+            for plan_with in (even, lighten_last_stage(even, times, written)):
                 if plan_with is None:
                     continue
                 fitting = fitting_plan(plan_with, space.reduces, memory, times, limit)

@@ -82,6 +82,24 @@ def test_a_layer_count_that_pp_does_not_divide_is_cut_in_two_ways() -> None:
     assert best.strategy.parallel.layers_per_stage == (3, 3, 3, 1)
 
 
+def test_a_strategy_that_has_the_light_last_stage_written_finds_each_plan_once() -> None:
+    """The cut that search prefers, written into the strategy as --write and init do."""
+    shape = (
+        "model.num_hidden_layers=10",
+        "model.vocab_size=65536",
+        "model.aggregation=none",
+        "cluster.hosts=4",
+    )
+    degrees = "parallel={{placement: colocated, ep: 8, pp: 4, layers_per_stage: {}}}"
+    rows = search(load(REFERENCE, [*shape, degrees.format("null")])).rows
+    cuts = {row.strategy.parallel.layers_per_stage for row in rows if row.strategy.parallel.pp == 4}
+    light = next(cut for cut in cuts if cut is not None)
+    found = search(load(REFERENCE, [*shape, degrees.format(list(light))]))
+    ways = {(row.strategy.parallel, row.strategy.training.micro_batch) for row in found.rows}
+    assert any(row.strategy.parallel.layers_per_stage == light for row in found.rows)
+    assert len(ways) == len(found.rows)
+
+
 def test_every_row_is_legal_where_hosts_split_tp_groups() -> None:
     """Hosts of 6 and of 5 GPUs: a plan and a search have the same rule of where TP groups lie."""
     changes = ["cluster.hosts=[a slots=6, b slots=5, c slots=6]", "model.num_hidden_layers=2"]
