@@ -76,7 +76,7 @@ def _own_error(path: Path, value: Any, data: dict[str, Any], loc: Path, context:
             problems=context.get("problems", ()),
         )
     if context["meant"] is not None:
-        return _written(path, code, found, expected, context["meant"])
+        return _written(path, code, found, expected, context["meant"], context["hint"])
     if loc[-1] == "[key]" and expected == NAMES_VARIABLE:
         name = re.sub(r"[^A-Za-z0-9_]", "_", str(path[-1]))
         name = name if re.match(r"[A-Za-z_]", name) else f"_{name}"

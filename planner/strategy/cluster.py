@@ -94,7 +94,7 @@ def _parse_gpu(value: Any, info: ValidationInfo) -> Any:
     if name is None:
         if all(written.get(key) is not None for key in _FIGURES):
             return written  # a device of another machine's file, as `generate` writes it
-        close = difflib.get_close_matches(text.lower(), [each.lower() for each in known], n=1, cutoff=0.5)
+        close = difflib.get_close_matches(text.lower(), [each.lower() for each in known], n=1, cutoff=0.6)
         guess = next((each for each in known if close and each.lower() == close[0]), None)
         others = (
             f"write gpu: {_DESCRIBED} with its figures, or one of these names, or add it by --hardware FILE"
@@ -105,6 +105,7 @@ def _parse_gpu(value: Any, info: ValidationInfo) -> Any:
             ", ".join(known),
             None if guess else others,
             meant=guess,
+            hint=f" if that is meant, else {_DESCRIBED} with the device's own figures",
         )
     return {"name": name, **_figures(known[name], written, is_text=is_text(info))}
 

@@ -46,14 +46,14 @@ class Section(BaseModel):
 
 
 def make_error(
-    code: str, found: str, expected: str, fix: str | None = None, *, meant: Any = None
+    code: str, found: str, expected: str, fix: str | None = None, *, meant: Any = None, hint: str = ""
 ) -> PydanticCustomError:
     """What a validator raises; `load` makes a Problem of it.
 
     `meant`: the legal value that seems to be meant. With neither it nor a fix, `load` looks for one, or takes
-    the field's example.
+    the field's example. hint: what follows a fix with `meant`.
     """
-    context = {"code": code, "found": found, "expected": expected, "fix": fix, "meant": meant}
+    context = {"code": code, "found": found, "expected": expected, "fix": fix, "meant": meant, "hint": hint}
     return PydanticCustomError("switchyard", "{found}", context)
 
 

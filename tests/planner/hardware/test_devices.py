@@ -73,7 +73,18 @@ def test_a_misspelt_name_has_a_guess() -> None:
     with pytest.raises(StrategyError) as caught:
         gpu_of("MI300")
     (problem,) = caught.value.problems
-    assert (problem.code, problem.path, problem.fix) == ("SW136", "cluster.gpu", "write cluster.gpu=MI300X")
+    assert (problem.code, problem.path) == ("SW136", "cluster.gpu")
+    assert problem.fix.startswith("write cluster.gpu=MI300X if that is meant, else {memory: ")
+
+
+def test_another_gpu_is_not_taken_for_one_of_the_table() -> None:
+    """A V100 is spelt nearly as an H100, and nothing of a user's own as a cpu."""
+    for name, guess in (("V100", "H100"), ("MyGPU", None)):
+        with pytest.raises(StrategyError) as caught:
+            gpu_of(name)
+        (problem,) = caught.value.problems
+        assert "memory_bandwidth: " in problem.fix
+        assert problem.fix.startswith(f"write cluster.gpu={guess} if" if guess else "write gpu: {memory")
 
 
 def test_a_name_keeps_its_curves_where_memory_is_overridden() -> None:
