@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from planner.files import read_limited
-from planner.hardware.device import CPU, Curve, Device, EntryError, MeasuredCollective, make_device, peaks_of
+from planner.hardware.device import (
+    CPU,
+    Curve,
+    Device,
+    EntryError,
+    MeasuredCollective,
+    check_keys,
+    make_device,
+    peaks_of,
+)
 from planner.hardware.scaling import bandwidth_of, scaled_entry
 from planner.problems import Problem, StrategyError
 from planner.units import parse_quantity
@@ -168,6 +177,8 @@ def read_hardware(path: Path) -> dict[str, dict[str, Any]]:
         found = {LINKS: written.pop(LINKS)} if LINKS in written else {}
         for name, entry in written.items():
             at = (name,)
+            if isinstance(entry, dict):
+                check_keys(entry)
             found[name] = _resolved({name: entry}, shipped | found)[name]
             make_device(name, found[name], str(path))
             if "memory" not in entry:

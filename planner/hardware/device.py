@@ -1,5 +1,6 @@
 """Device: rates of a GPU or a CPU as the prediction reads them, made from an entry of devices.yaml."""
 
+import difflib
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,6 +106,13 @@ class Device:
         return min(self.contention, key=lambda each: abs(each.ranks_on_host - ranks_at_work), default=None)
 
 
+KEYS = {
+    *("aliases", "like", "memory", "memory_bandwidth", "peak", "source", "sources"),
+    *("gemm", "grouped", "tile_rows", "attention", "elementwise", "fresh", "operation"),
+    *("latency", "message", "links", "link_share", "cores", "contention", "collectives"),
+}
+
+
 class EntryError(ValueError):
     """What is wrong with an entry, at which of its keys."""
 
@@ -147,6 +155,19 @@ def make_device(name: str, entry: Mapping[str, Any], calibration: str | None) ->
         intra_bytes_per_s=read_key(links, "intra_host", lambda value: number(value, "bytes/s"), None),
         inter_bytes_per_s=read_key(links, "inter_host", lambda value: number(value, "bytes/s"), None),
     )
+
+
+def check_keys(entry: Mapping[str, Any]) -> None:
+    """Every key of an entry is one of KEYS; a misspelt one would be a rate that nothing uses.
+
+    Raises:
+        EntryError: at the first that is not.
+    """
+    for key in entry:
+        if key not in KEYS:
+            close = difflib.get_close_matches(str(key), KEYS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(KEYS))}"
+            raise EntryError(key, f"unknown key {key!r}{hint}")
 
 
 def peaks_of(entry: Mapping[str, Any]) -> dict[str, float]:

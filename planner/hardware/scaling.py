@@ -10,7 +10,7 @@ zzc0721/torch-performance-test-data), 0.629 is the H100's curve scaled.
 from collections.abc import Mapping
 from typing import Any
 
-from planner.hardware.device import Curve, curve, curves_of, number, peaks_of, read_key
+from planner.hardware.device import Curve, EntryError, curve, curves_of, number, peaks_of, read_key
 
 _INHERITED = ("tile_rows", "operation", "latency", "message", "link_share")
 
@@ -57,5 +57,7 @@ def bandwidth_of(entry: Mapping[str, Any]) -> float:
     if "memory_bandwidth" in entry:
         found: float = read_key(entry, "memory_bandwidth", lambda value: number(value, "bytes/s"))
         return found
+    if "elementwise" not in entry:
+        raise EntryError("memory_bandwidth", "memory_bandwidth is missing")
     points: Curve = read_key(entry, "elementwise", lambda value: curve(value, "bytes", "bytes/s"))
     return max(rate for _, rate in points.points)

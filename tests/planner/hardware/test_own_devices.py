@@ -84,6 +84,9 @@ def test_the_file_of_the_users_configuration_is_found(
         (("  like: h100\n", ""), 1, "missing"),
         (("989 TFLOPS", "989 GB"), 5, "989 GB"),
         (("  memory: 100 GB\n", ""), 1, "memory is missing"),
+        (("  memory_bandwidth: 6.7 TB/s\n", ""), 1, "memory_bandwidth is missing"),
+        (("memory_bandwidth", "memory_bandwith"), 4, "'memory_bandwith'; did you mean memory_bandwidth?"),
+        (("  source", "  price: 3\n  source"), 6, "unknown key 'price'; known: aliases, attention"),
     ],
 )
 def test_a_wrong_file_is_a_problem_with_its_line(
