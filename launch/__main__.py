@@ -25,6 +25,7 @@ from planner.exit_codes import ExitCode
 from planner.standard_streams import end_output, find_output_failure, open_standard_streams
 
 COMMANDS = (init, plan, search, audit, fallback, generate, preflight, ledger, explain)
+_OPERANDS = {"init": "--model FOLDER --gpu NAME", "ledger": "[RUN …]", "explain": "SWnnn"}
 _HELP = {"-h", "--help"}
 _NO_COMMAND_NEEDED = {*_HELP, "--version"}
 
@@ -99,11 +100,15 @@ def _parse(arguments: list[str], command: str | None) -> Work | None:
         problem = Problem(
             code="SW482",
             found=str(format_message()).rstrip("."),
-            expected=f"python -m launch {command or 'COMMAND'} STRATEGY [key=value …]",
+            expected=f"python -m launch {_usage(command or 'COMMAND', 'STRATEGY [key=value …]')}",
             fix="add --help to see the options",
         )
         raise StrategyError([problem]) from None
     return work if callable(work) else None
+
+
+def _usage(command: str, usual: str) -> str:
+    return f"{command} {_OPERANDS.get(command, usual)}"
 
 
 def _unknown_command(command: str | None, known: list[str], *, asks_for_help: bool) -> Problem:
@@ -111,7 +116,8 @@ def _unknown_command(command: str | None, known: list[str], *, asks_for_help: bo
     found = "no command" if command is None else f"unknown command {command!r}"
     if close:
         found += f"; did you mean {close[0]}?"
-    fix = f"python -m launch {close[0] if close else 'plan'} {'--help' if asks_for_help else 'STRATEGY'}"
+    meant = close[0] if close else "plan"
+    fix = f"python -m launch {f'{meant} --help' if asks_for_help else _usage(meant, 'STRATEGY')}"
     if command is not None and not close:
         fix = "python -m launch --help"
     return Problem(code="SW481", found=found, expected=f"one of: {', '.join(known)}", fix=fix)

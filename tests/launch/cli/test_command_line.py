@@ -213,6 +213,22 @@ def test_wrong_call_is_2_with_what_is_legal(
         assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (("init", "--gpu", "H100", "model"), "expected: python -m launch init --model FOLDER --gpu NAME\n"),
+        (("explain",), "expected: python -m launch explain SWnnn\n"),
+        (("ledger", "--colour"), "expected: python -m launch ledger [RUN …]\n"),
+        (("inti",), "fix:      python -m launch init --model FOLDER --gpu NAME\n"),
+    ],
+)
+def test_a_command_without_a_strategy_is_not_asked_for_one(
+    arguments: tuple[str, ...], usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments]) == 2
+    assert usage in capsys.readouterr().err + "\n"
+
+
 def test_what_breaks_inside_is_one_line_and_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
