@@ -25,6 +25,9 @@ def describe_memory_limit(strategy: Strategy) -> str:
     limit = memory_limit(strategy)
     if written is not None and written <= memory:
         return f"{format_bytes(limit)} (limits.memory_max)"
+    if written is not None:
+        less = f"limits.memory_max, {format_bytes(written)}, is more"
+        return f"{format_bytes(limit)} (cluster.gpu.memory; {less})"
     if limit == memory:
         return f"{format_bytes(limit)} (cluster.gpu.memory)"
     kept = "1 GiB" if memory - limit == RESERVE_BYTES else format_bytes(memory - limit)

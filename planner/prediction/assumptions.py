@@ -8,6 +8,7 @@ from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
 from planner.plan.ds_config import sums_locally
 from planner.plan.plan import Plan
 from planner.timing.fused_ops import FUSED_KERNELS
+from planner.timing.gemm_time import known_precision, rate
 from planner.timing.op_table import op_table
 from planner.timing.optimizer_time import reductions_per_step
 from planner.units import format_bytes, format_rate
@@ -76,7 +77,13 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
     yield from _kernels(plan, imbalance)
     if sums_locally(plan):
         yield "fp32 sums of gradients: read and written once a micro-batch, derived and not measured"
-    if strategy.training.precision == "fp8":
+    precision = strategy.training.precision
+    known = known_precision(device, precision)
+    if known != precision:
+        times = rate(device, precision)[0] / device.peak[known]
+        share = "" if times == 1 else f"{times:g} of "
+        yield f"{device.name} has no {precision} peak: GEMMs and MFU by {share}its {known} peak"
+    elif precision == "fp8":
         yield "weight GEMMs at the FP8 rate; attention, P2P transfers and gradients in bf16"
     if strategy.runtime.fp8_payload:
         yield "all-to-all payload: FP8 in the forward pass, bf16 in backward"

@@ -27,7 +27,9 @@ class FailureForecast:
 
 @dataclass(frozen=True, kw_only=True)
 class RunForecast:
-    """The run from its first step to its last, at the expected rate and without failures.
+    """The run from its first step to its last, at the expected rate, without checkpoints and failures.
+
+    checkpoint_share: of the time in which a run without failures trains and writes checkpoints.
 
     None: epochs, if the data are not known; cost, without cluster.cost; failures, without cluster.mtbf.
     """
@@ -40,6 +42,7 @@ class RunForecast:
     cost: float | None
     checkpoint_bytes: int
     checkpoint_s: float
+    checkpoint_share: float
     failures: FailureForecast | None
 
     @property
@@ -54,6 +57,7 @@ def forecast_run(plan: Plan, prediction: Prediction, data_tokens: int | None = N
     gpu_hours = seconds / _HOUR_S * plan.world_size
     num_bytes = checkpoint_bytes(plan)
     checkpoint_s = num_bytes / (WRITE_BYTES_PER_S * len(plan.hosts))
+    interval_s = min(plan.strategy.output.checkpoint_every, steps) * prediction.step_s
     return RunForecast(
         steps=steps,
         tokens=tokens,
@@ -63,7 +67,8 @@ def forecast_run(plan: Plan, prediction: Prediction, data_tokens: int | None = N
         cost=None if price is None else price * gpu_hours,
         checkpoint_bytes=num_bytes,
         checkpoint_s=checkpoint_s,
-        failures=_failures(plan, prediction.step_s, checkpoint_s),
+        checkpoint_share=checkpoint_s / (checkpoint_s + interval_s),
+        failures=_failures(plan, prediction.step_s, interval_s, checkpoint_s),
     )
 
 
@@ -73,7 +78,7 @@ def checkpoint_bytes(plan: Plan) -> int:
     return each * model_parameters(plan.strategy.model).total
 
 
-def _failures(plan: Plan, step_s: float, checkpoint_s: float) -> FailureForecast | None:
+def _failures(plan: Plan, step_s: float, interval_s: float, checkpoint_s: float) -> FailureForecast | None:
     """train.py waits until a checkpoint is complete, so stall and write are the same seconds."""
     mtbf_s = plan.strategy.cluster.mtbf
     if mtbf_s is None:
@@ -84,7 +89,6 @@ def _failures(plan: Plan, step_s: float, checkpoint_s: float) -> FailureForecast
         recovery_s=RESTART_S + checkpoint_s,
         mtbf_s=mtbf_s / plan.world_size,
     )
-    interval_s = plan.strategy.output.checkpoint_every * step_s
     steps = max(1, round(costs.best_interval_s / step_s))
     return FailureForecast(
         costs=costs,

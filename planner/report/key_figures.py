@@ -93,7 +93,8 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
     yield (
         "checkpoint",
         f"{format_bytes(run.checkpoint_bytes)}, about {format_seconds(run.checkpoint_s, 2)} to write "
-        f"(assumed rate), every {plural(plan.strategy.output.checkpoint_every, 'step')}",
+        f"(assumed rate), every {plural(plan.strategy.output.checkpoint_every, 'step')}: "
+        f"{run.checkpoint_share:.1%} of the time",
     )
     if run.failures is not None:
         yield "with failures", _failure_text(run, run.failures)

@@ -9,6 +9,7 @@ from planner.rules.legal_values import divisors, find_nearest, join_numbers
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
+from planner.units import plural
 
 # More than any cluster has; rank tables are held in memory.
 MAX_WORLD = 131_072
@@ -242,8 +243,8 @@ def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
             yield Problem(
                 code="SW214",
                 path="parallel",
-                found=f"{degrees} {s.parallel.placement} needs {world} ranks, but {_room(s, usable, room)}",
-                expected=f"at most {room} ranks",
+                found=f"{degrees} {s.parallel.placement} needs {world:,} ranks, but {_room(s, usable, room)}",
+                expected=f"at most {plural(room, 'rank')}",
                 fix=fix,
             )
 
@@ -252,7 +253,7 @@ def _room(s: Strategy, usable: int, room: int) -> str:
     spare = (
         f" ({s.cluster.spare_hosts} of {s.cluster.hosts.count} are spare)" if s.cluster.spare_hosts else ""
     )
-    return f"{usable} host{'s' if usable > 1 else ''}{spare} {'have' if usable > 1 else 'has'} {room} slots"
+    return f"{plural(usable, 'host')}{spare} {'have' if usable > 1 else 'has'} {plural(room, 'slot')}"
 
 
 def find_widest_size(s: Strategy) -> int:

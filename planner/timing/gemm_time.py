@@ -75,8 +75,13 @@ def rate(device: Device, precision: str) -> tuple[float, Callable[[float], float
 
     FP8 on a device without FP8 units computes in bf16.
     """
-    known = next(name for name in (precision, "bf16", "fp32", "fp8") if name in device.peak)
+    known = known_precision(device, precision)
     peak = device.peak[known]
     if precision == "fp32" and known != "fp32":
         peak *= _FP32_OF_BF16
     return peak, (device.gemm.get(known) or next(iter(device.gemm.values()))).at
+
+
+def known_precision(device: Device, precision: str) -> str:
+    """The precision whose peak is used for one: its own where the device has it."""
+    return next(name for name in (precision, "bf16", "fp32", "fp8") if name in device.peak)

@@ -16,6 +16,7 @@ from tests.support.examples import plan, strategy
 
 STAGED, COLOCATED, TINY = (f"ds_configs/{name}.yaml" for name in ("ep64_tp2_staged", "ep64_tp2", "tiny_cpu"))
 FITS = ("parallel={ep: 64}", "limits={}")
+MORE = "limits.memory_max, 80 GB, is more"
 SMALL = ("parallel={ep: 1}", "cluster.gpu.memory=8 GB")
 
 
@@ -25,7 +26,7 @@ SMALL = ("parallel={ep: 1}", "cluster.gpu.memory=8 GB")
         ((), 64 * 10**9 - 2**30, "62.9 GB (cluster.gpu.memory, 64 GB, less 1 GiB kept free)"),
         (("limits.memory_max=48 GB",), 48 * 10**9, "48 GB (limits.memory_max)"),
         (("limits.memory_max=64 GB",), 64 * 10**9, "64 GB (limits.memory_max)"),
-        (("limits.memory_max=80 GB",), 64 * 10**9, "64 GB (cluster.gpu.memory)"),
+        (("limits.memory_max=80 GB",), 64 * 10**9, f"64 GB (cluster.gpu.memory; {MORE})"),
         (("cluster.gpu=cpu",), 2 * 10**9, "2 GB (cluster.gpu.memory)"),
     ],
 )

@@ -288,6 +288,25 @@ def test_the_bracket_holds_phases_sum_and_no_step_beats_the_peak(overrides: tupl
     assert prediction.assumptions
 
 
+@pytest.mark.parametrize(
+    ("peak", "precision", "said"),
+    [
+        ("{bf16: 400 TFLOPS}", "bf16", None),
+        ("{bf16: 400 TFLOPS}", "fp8", "unnamed has no fp8 peak: GEMMs and MFU by its bf16 peak"),
+        ("{fp8: 400 TFLOPS}", "bf16", "unnamed has no bf16 peak: GEMMs and MFU by its fp8 peak"),
+        # _FP32_OF_BF16
+        ("{bf16: 400 TFLOPS}", "fp32", "unnamed has no fp32 peak: GEMMs and MFU by 0.125 of its bf16 peak"),
+    ],
+)
+def test_a_peak_that_is_not_known_is_said(peak: str, precision: str, said: str | None) -> None:
+    gpu = f"cluster.gpu={{memory: 64 GB, memory_bandwidth: 2.1 TB/s, peak: {peak}}}"
+    lines = predict(plan("parallel=EP8", gpu, f"training.precision={precision}")).assumptions
+    assert [line for line in lines if "no fp8 peak" in line or "no bf16" in line or "no fp32" in line] == (
+        [] if said is None else [said]
+    )
+    assert not any("at the FP8 rate" in line for line in lines)
+
+
 def test_faster_links_never_slow_a_step() -> None:
     steps = [
         predict(plan("parallel=EP64_TP2_PP1_DP1", f"cluster.links.inter_host={rate} Gbps")).step_s

@@ -9,7 +9,7 @@ from planner.prediction.predict import predict
 from planner.prediction.run_forecast import forecast_run
 from planner.prediction.sensitivity import sensitivity
 from planner.prediction.training_time import CheckpointCosts
-from planner.report.key_figures import key_figures
+from planner.report.key_figures import key_figure_lines, key_figures
 from tests.support.examples import plan
 
 LAYOUT = "parallel=EP64_TP2_PP1_DP1"
@@ -47,6 +47,22 @@ def test_a_run_costs_its_gpu_hours() -> None:
     run = forecast_run(built, predict(built))
     assert run.cost == pytest.approx(2.5 * run.gpu_hours)
     assert forecast_run(plan(LAYOUT), predict(built)).cost is None
+
+
+def test_the_share_of_checkpoints_in_a_runs_time() -> None:
+    """The last step is saved too: a run of fewer steps than the interval is written once."""
+    each_s = 52_458_565_632 / 8e9
+    for steps, every, between in ((100, 10, 10), (100, 1000, 100)):
+        built = plan(LAYOUT, f"training.steps={steps}", f"output.checkpoint_every={every}")
+        prediction = predict(built)
+        share = forecast_run(built, prediction).checkpoint_share
+        assert share == pytest.approx(each_s / (each_s + between * prediction.step_s))
+        line = next(
+            line
+            for line in key_figure_lines(built, prediction, forecast_run(built, prediction))
+            if "write" in line
+        )
+        assert f"{share:.1%} of the time" in line
 
 
 def test_failures_of_a_run() -> None:
