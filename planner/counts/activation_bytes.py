@@ -88,6 +88,14 @@ def dispatch(p: RankWorkload) -> int:
     return kept
 
 
+def routing_replay(p: RankWorkload) -> int:
+    """What a second pass over a layer replays, beside `row_order`: the chosen experts of all tokens; with a
+    capacity which of them are kept; under ep the rows that come from each rank for each expert here."""
+    routes = p.tokens * p.model.num_experts_per_tok
+    kept = (_INDEX + (p.model.dispatch == "capacity")) * routes
+    return kept + (_INDEX * p.model.num_experts if p.ep > 1 else 0)
+
+
 def row_order(p: RankWorkload) -> int:
     """Of `dispatch`, the row of each route and the route of each row, which the functions that move rows hold
     until their graph is gone."""

@@ -80,7 +80,7 @@ def layer_modules(
 ) -> tuple[ModuleCost, ...]:
     """The modules of some layers of a stage."""
     return tuple(
-        replace(m, flops_recompute=m.flops_recompute + m.flops_forward) if is_recomputed(m, recompute) else m
+        replace(m, flops_recompute=m.flops_recompute + _flops_again(m, recompute))
         for m in _layers(p, num_dense, num_moe)
     )
 
@@ -93,6 +93,31 @@ def is_recomputed(module: ModuleCost, recompute: RecomputeKind) -> bool:
     if recompute == "experts":
         return module.name == "experts"
     return recompute == "layer" and module.is_in_layer
+
+
+def gemms_again(module: ModuleCost, recompute: RecomputeKind) -> tuple[Gemm, ...]:
+    """The products of a module that backward makes a second time.
+
+    The second pass stops at the last tensor that backward needs (torch's checkpoint, early_stop): the last
+    product of what is recomputed is left out, for it keeps its input only. Of a layer that is the MLP's or
+    the shared experts'; routed experts' results are what combining keeps.
+    """
+    if not is_recomputed(module, recompute):
+        return ()
+    is_last = {
+        "attention": module.name == "projections",
+        "experts": module.name == "experts",
+        "layer": module.name in ("dense MLP", "shared experts"),
+    }
+    return module.gemms[:-1] if is_last[recompute] else module.gemms
+
+
+def _flops_again(module: ModuleCost, recompute: RecomputeKind) -> int:
+    if not module.gemms:  # fused attention
+        return module.flops_forward if is_recomputed(module, recompute) else 0
+    # In proportion: rows of experts are rounded up in their products only.
+    again = sum(gemm.flops for gemm in gemms_again(module, recompute))
+    return module.flops_forward * again // sum(gemm.flops for gemm in module.gemms)
 
 
 @lru_cache(maxsize=4096)

@@ -26,7 +26,8 @@ class Part:
     """Bytes of one part of a stage for one micro-batch.
 
     kept: from its forward pass to the end of its backward pass. again: recomputed before its backward pass.
-    forward, backward: of its operations, beside. elements: of its parameters.
+    forward, backward: of its operations, beside; in forward also what it makes and does not keep.
+    elements: of its parameters.
     """
 
     kept: int
@@ -212,28 +213,37 @@ def _layer_parts(p: RankWorkload, is_dense: bool, recompute: RecomputeKind) -> t
     attends_back = transient_bytes.attention(p, is_backward=True)
     elements = list(_elements(p, is_dense))
     if recompute == "layer":
-        work = max(forward, attends)
+        work = max(forward, attends) + hidden  # beside the gradient of the layer's result
+        replay = 0 if is_dense else activation_bytes.routing_replay(p)
         return (
             Part(
                 kept=0,
                 again=mlp + attention,
-                forward=forward,
+                forward=forward + mlp,
                 backward=max(backward, work),
                 elements=elements[0],
             ),
-            Part(kept=hidden, again=attention, forward=attends, backward=attends_back, elements=elements[1]),
+            Part(
+                kept=hidden + replay,
+                again=attention,
+                forward=attends + attention,
+                backward=attends_back,
+                elements=elements[1],
+            ),
         )
     again = rows = 0
     if recompute == "experts" and not is_dense:
         rows = activation_bytes.expert_rows(p)
         again = activation_bytes.experts(p) - rows
-    first = Part(kept=mlp - again, again=again, forward=forward, backward=backward, elements=elements[0])
+    first = Part(
+        kept=mlp - again, again=again, forward=forward + again, backward=backward, elements=elements[0]
+    )
     if recompute == "attention":
         return first, Part(
             kept=hidden,
             again=attention,
-            forward=attends,
-            backward=max(attends, attends_back),
+            forward=attends + attention,
+            backward=max(attends + hidden, attends_back),
             elements=elements[1],
         )
     return first, Part(kept=attention, forward=attends, backward=attends_back, elements=elements[1])

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from planner.counts.module_flops import Gemm, ModuleCost
+from planner.counts.module_flops import Gemm, ModuleCost, gemms_again, is_recomputed
 from planner.counts.rank_workload import RankWorkload
 from planner.hardware.catalog import Device
+from planner.strategy.recompute import RecomputeKind
 
 # Where a device's rate for fp32 is not known: tensor cores do it at 1/8 of their bf16 rate or less.
 _FP32_OF_BF16 = 1 / 8
@@ -18,10 +19,8 @@ def forward_s(work: ModuleCost, p: RankWorkload, device: Device, precision: str)
     return seconds
 
 
-def backward_s(
-    work: ModuleCost, p: RankWorkload, device: Device, precision: str, *, recomputes: bool
-) -> float:
-    """Seconds of the products in one backward pass, those that are made a second time included.
+def backward_s(work: ModuleCost, p: RankWorkload, device: Device, precision: str) -> float:
+    """Seconds of the products in one backward pass, without those that runtime.recompute asks for.
 
     Each product has two in backward, of the same size but for which side is long.
     """
@@ -30,9 +29,18 @@ def backward_s(
         return 0.0
     ratio = work.flops_backward / work.flops_forward
     if work.name == "attention":
-        # The scores again, inside the fused kernel; flops_recompute holds the forward pass too, if it is.
-        ratio += 0.5
-    return forward * (ratio + (1.0 if recomputes else 0.0))
+        ratio += 0.5  # the scores again, inside the fused kernel
+    return forward * ratio
+
+
+def recomputed_s(
+    work: ModuleCost, p: RankWorkload, device: Device, precision: str, recompute: RecomputeKind
+) -> float:
+    """Seconds of the products that backward makes a second time."""
+    seconds = sum(gemm_s(gemm, device, precision) for gemm in gemms_again(work, recompute))
+    if work.name == "attention" and is_recomputed(work, recompute):
+        seconds += attention_s(work.flops_forward, p, device, precision)
+    return seconds
 
 
 def gemm_s(gemm: Gemm, device: Device, precision: str) -> float:

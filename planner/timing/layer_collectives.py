@@ -14,8 +14,9 @@ def dispatched_bytes(plan: Plan, p: RankWorkload, *, is_backward: bool = False) 
     return float(p.sent * hidden * p.element_bytes)
 
 
-def all_to_all_s(cost: StageCost, *, is_backward: bool) -> float:
-    """Rows there and back in each MoE layer; in the forward pass their counts too."""
+def all_to_all_s(cost: StageCost, *, is_backward: bool, is_again: bool = False) -> float:
+    """Rows there and back in each MoE layer; in the forward pass their counts too, but not a second time
+    (`is_again`)."""
     p = cost.workload
     if p.ep == 1 or cost.stage.expert is None:
         return 0.0
@@ -26,7 +27,7 @@ def all_to_all_s(cost: StageCost, *, is_backward: bool) -> float:
         1.0, p.received / max(1, p.sent)
     )
     seconds = 2 * collective_time.all_to_all_s(num_bytes, placement, network, hierarchical=hierarchical)
-    if not is_backward:
+    if not is_backward and not is_again:
         seconds += collective_time.all_to_all_s(
             8 * p.model.num_experts, placement, network, hierarchical=hierarchical
         )
@@ -84,22 +85,34 @@ def num_meetings(cost: StageCost) -> tuple[int, int]:
 
 
 def recomputed_collectives_s(cost: StageCost) -> tuple[float, float]:
-    """All-to-alls and TP collectives that backward repeats. `experts` repeats none."""
+    """All-to-alls and TP collectives that backward repeats. `experts` repeats none.
+
+    The second pass stops at the last tensor that backward needs, which is before the last sum or gather of
+    what is recomputed.
+    """
     if cost.recompute == "layer":
-        return all_to_all_s(cost, is_backward=False), layer_sums_s(cost)[0]
+        return all_to_all_s(cost, is_backward=False, is_again=True), _sums_again_s(cost)
     if cost.recompute == "attention":
-        return 0.0, _attention_sums_s(cost)
+        return 0.0, _square_sums_s(cost)
     return 0.0, 0.0
 
 
-def _attention_sums_s(cost: StageCost) -> float:
-    """Forward TP collectives of attention blocks: the sum behind the output projection, and of the squares
-    that a norm over split projections needs."""
+def _sums_again_s(cost: StageCost) -> float:
+    """Of `layer`: attention's sums, and the gather of routed results where shared experts come after it."""
     p, network = cost.workload, cost.network
     if p.tp == 1 or not cost.stage.layers:
         return 0.0
-    placement, layers = cost.placement("tp"), sum(cost.num_layers)
-    seconds = layers * collective_time.all_reduce_s(cost.hidden_bytes, placement, network)
-    if p.model.qk_norm == "projection":
-        seconds += 2 * layers * collective_time.all_reduce_s(4 * p.tokens, placement, network)
-    return seconds
+    (dense, moe), placement = cost.num_layers, cost.placement("tp")
+    seconds = (dense + moe) * collective_time.all_reduce_s(cost.hidden_bytes, placement, network)
+    if p.model.num_shared_experts:
+        seconds += moe * collective_time.all_gather_s(cost.hidden_bytes, placement, network)
+    return seconds + _square_sums_s(cost)
+
+
+def _square_sums_s(cost: StageCost) -> float:
+    """The squares that a norm over split projections needs, of queries and of keys."""
+    p, network = cost.workload, cost.network
+    if p.tp == 1 or not cost.stage.layers or p.model.qk_norm != "projection":
+        return 0.0
+    once = collective_time.all_reduce_s(4 * p.tokens, cost.placement("tp"), network)
+    return 2 * sum(cost.num_layers) * once

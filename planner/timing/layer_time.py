@@ -7,12 +7,12 @@ A stage is a sum of parts, and few parts differ between the plans of a search, s
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from planner.counts.module_flops import ModuleCost, is_recomputed
+from planner.counts.module_flops import ModuleCost
 from planner.counts.parameters import stage_parameters
 from planner.strategy.recompute import RecomputeKind
 from planner.timing import collective_time
 from planner.timing.collective_time import further_wait_s
-from planner.timing.gemm_time import backward_s, forward_s
+from planner.timing.gemm_time import backward_s, forward_s, recomputed_s
 from planner.timing.layer_collectives import (
     all_to_all_s,
     dispatched_bytes,
@@ -157,14 +157,12 @@ def _compute(cost: StageCost, *, is_backward: bool) -> list[tuple[str, float]]:
     causes: list[tuple[str, float]] = []
     for module in cost.modules:
         if is_backward:
-            again = is_recomputed(module, cost.recompute)
-            seconds = backward_s(module, p, device, precision, recomputes=again)
+            seconds = backward_s(module, p, device, precision)
+            seconds += recomputed_s(module, p, device, precision, cost.recompute)
         else:
             seconds = forward_s(module, p, device, precision)
         if module.name == "head":  # its gradients are made in the forward pass (model/lm_head.py)
-            seconds = (
-                0.0 if is_backward else seconds + backward_s(module, p, device, precision, recomputes=False)
-            )
+            seconds = 0.0 if is_backward else seconds + backward_s(module, p, device, precision)
         if seconds:
             causes.append((f"matmul: {module.name}", seconds))
     operations = 0.0

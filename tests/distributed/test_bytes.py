@@ -36,6 +36,22 @@ def _count(plan: Plan) -> dict[str, Any]:
     return {"sent": sent, "routes": sums.expert_tokens.sum(1).tolist()}
 
 
+@pytest.mark.parametrize(("recompute", "times"), [("layer", 6), ("experts", 4), ("attention", 4)])
+def test_a_layer_that_is_recomputed_sends_its_rows_once_more_each_way(recompute: str, times: int) -> None:
+    strategy = tiny(
+        parallel={"ep": 2, "zero_stage": 0},
+        training__micro_batch=8,
+        model__num_experts_per_tok=2,
+        runtime__recompute=recompute,
+    )
+    ranks = run_ranks(2, _count, build_plan(strategy))
+    model, routes = strategy.model, strategy.training.global_batch * strategy.training.seq_length * 2
+    for layer in range(model.num_hidden_layers):
+        assert sum(rank["routes"][layer] for rank in ranks) == routes, "counted once"
+    total_bytes = sum(num_bytes for rank in ranks for _, num_bytes in rank["sent"])
+    assert total_bytes == times * model.num_hidden_layers * routes * model.hidden_size * 4
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize(("ep", "tp"), [(4, 1), (4, 2), (4, 4), (2, 4)])
 def test_each_route_is_sent_once(ep: int, tp: int, top_k: int) -> None:

@@ -113,12 +113,39 @@ def test_executed_flops_of_a_layout_add_the_routes_of_tp_partners() -> None:
     assert executed_flops(two).backward == executed_flops(one).backward
 
 
-def test_recompute_adds_the_forward_pass_of_layers() -> None:
-    whole = plan(*SMALL, "training.micro_batch=3")
-    again = plan(*SMALL, "training.micro_batch=3", "runtime.recompute=layer")
-    head = works_of(whole)["head"].flops_forward
-    extra = executed_flops(again).recompute - executed_flops(whole).recompute
-    assert extra == executed_flops(whole).forward - head
+def flops_of_grouped(a_shape: list[int], b_shape: list[int], *_: object, **__: object) -> int:
+    """torch's counter does not know grouped_mm: rows times weights or, for a gradient, times rows."""
+    return 2 * a_shape[0] * a_shape[1] * b_shape[-1]
+
+
+@pytest.mark.parametrize("recompute", ["layer", "attention", "experts", "{layers: 1}"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "packed documents"])
+def test_what_is_recomputed_equals_torchs_counter(name: str, recompute: str) -> None:
+    counted = {torch.ops.aten.addmm_: flops_of_addmm, torch.ops.aten._grouped_mm: flops_of_grouped}
+    backward, recomputed = [], []
+    for kind in ("none", recompute):
+        built = plan(
+            *SMALL,
+            *MODELS[name],
+            "training.micro_batch=3",
+            "training.precision=fp32",
+            f"runtime.recompute={kind}",
+        )
+        chosen = built.strategy.runtime.recompute
+        model = model_of(built).train()
+        model.model.set_recompute(chosen.kind, chosen.layers)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=counted) as counter:
+            loss = run(model, built)
+            forward = counter.get_total_flops()
+            loss.backward()
+            backward.append(counter.get_total_flops() - forward)
+        recomputed.append(executed_flops(built).recompute)
+    seq_length, num_layers = built.strategy.training.seq_length, built.strategy.model.num_hidden_layers
+    # The counter's scores are of the full square.
+    causal = works_of(plan(*SMALL, *MODELS[name], "training.micro_batch=3"))["attention"].flops_forward
+    times = {"experts": 0, "{layers: 1}": 1}.get(recompute, num_layers)
+    above = causal * (seq_length - 1) // (seq_length + 1) * times // num_layers
+    assert recomputed[1] - recomputed[0] == backward[1] - backward[0] - above
 
 
 def saved_bytes(model: SwitchyardForCausalLM, built: Plan) -> int:
