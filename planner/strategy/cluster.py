@@ -105,7 +105,7 @@ def _parse_gpu(value: Any, info: ValidationInfo) -> Any:
             ", ".join(known),
             None if guess else others,
             meant=guess,
-            hint=f" if that is meant, else {_DESCRIBED} with the device's own figures",
+            hint=f" if that is meant, else {_DESCRIBED} with its figures, or add it by --hardware FILE",
         )
     return {"name": name, **_figures(known[name], written, is_text=is_text(info))}
 

@@ -272,6 +272,8 @@ def test_a_wrong_cut_of_the_layers_says_what_a_list_holds(written: str, path: st
     assert (problem.path, problem.code) == (path, code)
     assert problem.expected == "a list (each an integer, at least 1), or null"
     assert "remove 1" not in problem.fix
+    if written in ("[13, null]", "[16, 0]"):  # null is the default of the list, not legal as an item of it
+        assert problem.fix.startswith("write parallel.layers_per_stage: null")
 
 
 def test_missing_section_and_key_are_named() -> None:
