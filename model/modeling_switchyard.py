@@ -70,12 +70,18 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         return self.model.embed_tokens(input_ids_BS)
 
     def run_layers(
-        self, x_BSD: Tensor, mask_BS: Tensor | None = None, positions_BS: Tensor | None = None
+        self,
+        x_BSD: Tensor,
+        mask_BS: Tensor | None = None,
+        positions_BS: Tensor | None = None,
+        forced_BSK: Tensor | None = None,
     ) -> tuple[Tensor, RoutingSums]:
         """This stage's layers, in order. `mask_BS` is true for real tokens; None: all are.
 
         `positions_BS` that restart pack several documents into a sequence (see `find_documents`); padding
         must then be in a document of its own. None: every sequence is one document.
+
+        `forced_BSK`, int64: each token's experts in every MoE layer; None: those that its router prefers.
         """
         num_tokens, documents = x_BSD.shape[1], None
         if positions_BS is None:
@@ -83,7 +89,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         else:
             documents = find_documents(positions_BS)
         mask = documents or causal_mask(mask_BS, num_tokens, 0, num_tokens, x_BSD.device)
-        x_BSD, routings = self._run_layers(x_BSD, positions_BS, mask, mask_BS, None, [])
+        x_BSD, routings = self._run_layers(x_BSD, positions_BS, mask, mask_BS, None, [], forced_BSK)
         return x_BSD, sum_routings(routings, self.config.num_experts, x_BSD.device)
 
     def cross_entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None = None) -> CrossEntropy:
@@ -248,6 +254,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         mask_BS: Tensor | None,
         cache: Cache | None,
         hidden_states: list[Tensor],
+        forced_BSK: Tensor | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         head_dim = self.config.head_dim
         assert head_dim is not None, "SwitchyardConfig fills it in"
@@ -255,7 +262,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         routings = []
         for layer in self.model.layers.values():
             hidden_states.append(x_BSD)
-            x_BSD, routing = layer(x_BSD, rotation, mask, mask_BS, cache, RoutingReplay())
+            replay = RoutingReplay(forced_BSK)
+            x_BSD, routing = layer(x_BSD, rotation, mask, mask_BS, cache, replay)
             if routing is not None:
                 routings.append(routing)
         return x_BSD, routings

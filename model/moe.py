@@ -59,10 +59,13 @@ class MoELayer(nn.Module):
         """Masked tokens get zeros from the routed experts. `replay`: of these tokens' first pass.
 
         Raises:
-            ValueError: for a mask with dispatch deepspeed in training, which does not support one.
+            ValueError: for a mask, or forced experts, with dispatch deepspeed in training, which supports
+                neither.
         """
         tp = self.groups.tp
         if self.training and self.stock is not None:
+            if replay.forced_BSK is not None:
+                raise ValueError("dispatch deepspeed chooses experts by itself; legal: dropless, capacity")
             self.stock.recomputes_experts = self.recomputes_experts
             y_BSD, routing = self.stock(x_BSD, mask_BS, self.router, self.experts)
         else:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 RecomputeKind = Literal["none", "layer", "attention", "experts"]
@@ -29,10 +30,11 @@ class RoutingReplay:
     """Decisions of a layer's first pass over some tokens: routes, capacity, counts, rows and who sends them.
 
     Made outside of what is recomputed and passed in, so that the second pass finds what the first decided.
-    Without gradient.
+    Without gradient. `forced_BSK`: experts that were set before any pass (see `run_layers`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forced_BSK: Tensor | None = None) -> None:
+        self.forced_BSK = forced_BSK
         self._decisions: dict[str, Any] = {}
 
     def once(self, name: str, decide: Callable[[], _Decision]) -> _Decision:

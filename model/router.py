@@ -85,7 +85,8 @@ class Router(nn.Module):
         """`x_UD` is this rank's share of the rows of `x_BSD`; only it gets a gradient.
 
         `capacity_factor` None: nothing is dropped. Masked tokens have no routes and count nowhere. `replay`:
-        of the layer's first pass, whose choice is taken if it has one.
+        of the layer's first pass, whose choice is taken if it has one. Where experts are forced, their scores
+        are the gates.
         """
         num_sequences, num_tokens = x_BSD.shape[:2]
         tp = self.groups.tp
@@ -103,7 +104,9 @@ class Router(nn.Module):
                 with torch.no_grad():
                     logits_TE = functional.linear(at_least_fp32(x_BSD.detach().flatten(0, 1)), weight)
                     scores_TE = logits_TE.softmax(-1)
-            return self._choose(scores_TE, (num_sequences, num_tokens), mine, mask_BS, capacity_factor)
+            forced_BSK = None if replay is None else replay.forced_BSK
+            shape_BS = (num_sequences, num_tokens)
+            return self._choose(scores_TE, shape_BS, mine, mask_BS, capacity_factor, forced_BSK)
 
         choice = choose() if replay is None else replay.once("choice", choose)
         experts_UK = choice.experts_TK[mine]
@@ -135,11 +138,15 @@ class Router(nn.Module):
         mine: slice,
         mask_BS: Tensor | None,
         capacity_factor: float | None,
+        forced_BSK: Tensor | None,
     ) -> Choice:
-        """The k experts of the highest scores, of equal scores as torch's topk takes them."""
+        """The k experts of the highest scores, of equal scores as torch's topk takes them, or the forced ones."""
         num_sequences, num_tokens = shape_BS
-        ranking_TE = scores_TE if self.bias is None else scores_TE + self.bias.to(scores_TE.dtype)
-        experts_TK = ranking_TE.topk(self.top_k, -1).indices
+        if forced_BSK is None:
+            ranking_TE = scores_TE if self.bias is None else scores_TE + self.bias.to(scores_TE.dtype)
+            experts_TK = ranking_TE.topk(self.top_k, -1).indices
+        else:
+            experts_TK = forced_BSK.flatten(0, 1)
         valid_T = None if mask_BS is None else mask_BS.reshape(-1).bool()
         tokens_B = _tokens_of_sequences(mask_BS, num_sequences, num_tokens, scores_TE.device)
         is_route_TK = valid_T if valid_T is None else valid_T[:, None].expand_as(experts_TK)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.cli.output import CommandOutput
-from planner import Plan
-from planner.counts.rank_workload import ExpertImbalance
+from planner import Plan, Problem, StrategyError
+from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.hardware.catalog import Device, calibration_path, device_of
 from planner.strategy.schema import Strategy
 
@@ -40,7 +40,7 @@ def forecast(plan: Plan, hardware: str | None, imbalance: ExpertImbalance) -> Fo
     """Predicts a plan.
 
     Raises:
-        StrategyError: if the hardware file is wrong.
+        StrategyError: if the hardware file is wrong, or runtime.force_routing contradicts the imbalance.
     """
     from planner.prediction.limits import limit_checks
     from planner.prediction.predict import predict
@@ -48,6 +48,8 @@ def forecast(plan: Plan, hardware: str | None, imbalance: ExpertImbalance) -> Fo
     from planner.prediction.sensitivity import sensitivity
     from planner.report.ledger import error_bar, read_ledger
 
+    if plan.strategy.runtime.force_routing is not None and imbalance != BALANCED:
+        raise StrategyError([_two_loads(plan.strategy, imbalance)])
     prediction = predict(plan, device_for(plan.strategy, hardware), imbalance=imbalance)
     return Forecast(
         prediction=prediction,
@@ -98,4 +100,15 @@ def print_forecast(output: CommandOutput, plan: Plan, found: Forecast) -> None:
             sensitivity_table(plan, found.prediction, found.variations),
         ),
         (*limit_notes(found.limits), *(f"assumed: {line}" for line in assumed)),
+    )
+
+
+def _two_loads(strategy: Strategy, imbalance: ExpertImbalance) -> Problem:
+    return Problem(
+        code="SW495",
+        path="runtime.force_routing",
+        found=f"{strategy.runtime.force_routing} with --balance {imbalance.balance:g}: the load is counted from "
+        "the first",
+        expected="one of the two",
+        fix="leave --balance out, or set runtime.force_routing to none",
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import ceil
 
+from planner.counts.forced_load import forced_load
 from planner.plan.plan import Plan
 from planner.strategy.schema import ModelShape
 from planner.topology.grid import share
@@ -92,13 +93,21 @@ class RankWorkload:
         return self.computed * self.tp // self.model.num_experts
 
 
-def rank_workload(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> RankWorkload:
-    """What a rank of a stage sees of one micro-batch."""
+def rank_workload(
+    plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED, at_peak: bool = False
+) -> RankWorkload:
+    """What a rank of a stage sees of one micro-batch; with `at_peak` of the fullest one of a step.
+
+    Where runtime.force_routing is set, the load that it implies takes the place of `imbalance`.
+    """
     model, training = plan.strategy.model, plan.strategy.training
     tp = stage.dense.size("tp")
     num_sequences = plan.batch.micro_batch_of(stage)
     ep = 1 if stage.expert is None else stage.expert.size("ep")
     # A rank that holds all experts computes its own tokens; no rank gets more than its group sends.
+    forced = forced_load(plan, stage)
+    if forced is not None:
+        imbalance = ExpertImbalance(factor=forced.peak_factor if at_peak else forced.factor)
     factor = min(imbalance.factor, float(ep))
     sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, factor)
     packs_documents = plan.strategy.data.packing == "documents"
@@ -127,6 +136,7 @@ def _rows(
 ) -> tuple[int, int, int]:
     """Rows sent, received and computed by one rank in one layer. A balanced rank receives what it sends."""
     k, num_experts, tokens = model.num_experts_per_tok, model.num_experts, num_sequences * seq_length
+    imbalance -= imbalance * 1e-12  # so that a quotient of counts gives the count back, not one more
     routes = ceil(tokens / tp) * k
     if model.dispatch == "capacity":
         assert model.capacity_factor is not None

@@ -88,7 +88,7 @@ def stage_activations(
     plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED, num_chunks: int = 1
 ) -> StageActivations:
     """Of a stage's fullest rank. `num_chunks`: in how many parts an output without layers takes its input."""
-    p = rank_workload(plan, stage, imbalance)
+    p = rank_workload(plan, stage, imbalance, at_peak=True)
     model = p.model
     recompute = plan.strategy.runtime.recompute
     runs: list[tuple[int, tuple[Part, ...]]] = []

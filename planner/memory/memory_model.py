@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 
+from planner.counts.forced_load import forced_load
 from planner.memory.activations import StageActivations
 from planner.memory.phases import HeldState, most_bytes
 from planner.memory.rank_memory import (
@@ -39,7 +40,8 @@ class MemoryModel:
             chunks = num_boundary_chunks(plan) if one.stage.contents.output else 1
             flying = in_flight(plan, place)
             held_key = (one.sharding, zero, accumulation > 1, sums, bucket)
-            work_key = (one.shape, sequences // one.data.size, recompute, chunks)
+            forced = forced_load(plan, one.stage)
+            work_key = (one.shape, sequences // one.data.size, recompute, chunks, forced)
             key = (held_key, work_key, flying, widths, accumulation)
             peak = self._peaks.get(key)
             if peak is None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from planner.strategy.force_routing import RANK_KINDS
 from planner.strategy.schema import Strategy
 
 # Keys of `model` that change neither what a weight means nor its shape: how tokens travel, how weights begin.
@@ -31,7 +32,8 @@ def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:
 
 
 def recipe_fingerprint(strategy: Strategy, data_hash: str) -> str:
-    """What a resumed run must share with its checkpoint: data, dispatch, initialization, and `training`.
+    """What a resumed run must share with its checkpoint: data, dispatch, initialization, forced routing, and
+    `training`.
 
     Steps and micro_batch are left out. With schedule_steps null the horizon is that of the first attempt,
     which the checkpoint keeps, so null stays null here.
@@ -40,8 +42,21 @@ def recipe_fingerprint(strategy: Strategy, data_hash: str) -> str:
     training = strategy.training.model_dump(exclude=set(RECIPE_EXCEPT))
     if training["optimizer"]["moments"] == "fp32":
         del training["optimizer"]["moments"]  # what every checkpoint from before the key has
+    content: dict[str, Any] = {"model": model, "training": training, "data": data_hash}
+    forced = forced_recipe(strategy)
+    if forced is not None:  # absent where it is not set, as in every checkpoint from before the key
+        content["force_routing"] = forced
     # The kind keeps its old name: with another one no older checkpoint would resume.
-    return _digest("course", {"model": model, "training": training, "data": data_hash})
+    return _digest("course", content)
+
+
+def forced_recipe(strategy: Strategy) -> dict[str, Any] | None:
+    """runtime.force_routing with the ranks that its kind names, wherever their number is written; or None."""
+    forced = strategy.runtime.force_routing
+    if forced is None:
+        return None
+    ep = (forced.ep or strategy.parallel.ep) if forced.kind in RANK_KINDS else None
+    return {**forced.model_dump(), "ep": ep}
 
 
 def _digest(kind: str, content: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
 from planner.rules.not_implemented import find_unimplemented
+from planner.strategy.schema import Strategy
 
 
 def list_notes(plan: Plan) -> tuple[str, ...]:
@@ -17,6 +18,18 @@ def list_notes(plan: Plan) -> tuple[str, ...]:
         *_host_order(plan),
         *_joined_conversations(plan),
         *_unknown_documents(plan),
+        *([forced] if (forced := forced_routing_warning(plan.strategy)) else []),
+    )
+
+
+def forced_routing_warning(strategy: Strategy) -> str | None:
+    """One line where runtime.force_routing is set; None where the routers choose."""
+    forced = strategy.runtime.force_routing
+    if forced is None:
+        return None
+    return (
+        f"SW306 runtime.force_routing {forced}: experts are chosen by this rule and not by the routers, for "
+        "benchmarks and rehearsals; the model that this trains is of no other use"
     )
 
 

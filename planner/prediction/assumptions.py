@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from planner.counts.forced_load import plan_load
 from planner.counts.rank_workload import ExpertImbalance, rank_workload
 from planner.hardware.catalog import Device
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
@@ -51,7 +52,14 @@ def assumptions(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: 
 
 def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float) -> Iterator[str]:
     strategy = plan.strategy
-    if imbalance.factor == 1:
+    forced = plan_load(plan)
+    if forced is not None:
+        yield (
+            f"runtime.force_routing {strategy.runtime.force_routing}: the fullest rank receives "
+            f"{forced.factor:.3g} times the mean number of expert tokens (counted), in the fullest micro-batch "
+            f"{forced.peak_factor:.3g} times, for which memory is"
+        )
+    elif imbalance.factor == 1:
         yield "tokens are balanced over experts (balance 1.0; set another with `--balance`)"
     else:
         yield (

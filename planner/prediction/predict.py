@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planner.counts.flops import executed_flops, model_flops
+from planner.counts.forced_load import plan_load
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.hardware.catalog import Device, device_of
 from planner.plan.plan import Plan
@@ -96,6 +97,7 @@ def predict(
     """What a plan costs on `device`; None: what devices.yaml knows of the strategy's own.
 
     `model`, which has a device and an imbalance, saves time where many plans of one strategy are predicted.
+    runtime.force_routing, where it is set, takes the place of the imbalance.
     """
     model = model or TimeModel(device or device_of(plan.strategy.cluster.gpu), imbalance)
     device, step = model.device, model.step(plan)
@@ -113,9 +115,9 @@ def predict(
         for stage, time, phase, transfer in zip(plan.stages, step.stages, phases, transfers, strict=True)
     )
     training = plan.strategy.training
-    imbalance = ExpertImbalance(
-        factor=min(model.imbalance.factor, float(plan.strategy.parallel.ep))
-    )  # as workloads have it
+    forced = plan_load(plan)
+    factor = model.imbalance.factor if forced is None else forced.factor
+    imbalance = ExpertImbalance(factor=min(factor, float(plan.strategy.parallel.ep)))  # as workloads have it
     peak = plan.world_size * rate(device, training.precision)[0] * bracket.expected_s
     return Prediction(
         bracket=bracket,

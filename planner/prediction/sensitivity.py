@@ -40,7 +40,7 @@ def _variations(plan: Plan, prediction: Prediction) -> Iterator[Variation]:
             yield _vary(name, other, _with_measured_links(device, times), imbalance)
     faster = replace(device, peak={key: 2 * value for key, value in device.peak.items()})
     yield _vary("peak 2 × as high", plan, faster, imbalance)
-    if plan.strategy.parallel.ep > 1:
+    if plan.strategy.parallel.ep > 1 and plan.strategy.runtime.force_routing is None:
         for balance in (0.7, 0.5):
             if balance < prediction.balance:
                 yield _vary(f"balance {balance}", plan, device, ExpertImbalance(factor=1 / balance))

@@ -10,7 +10,7 @@ from planner.hardware.catalog import devices
 from planner.hardware.presets import shipped_links
 from planner.loading.json_schema import find_section, json_schema
 from planner.loading.validation_messages import describe
-from planner.rules import batch, deepspeed_dispatch, hosts, layout, model, stages
+from planner.rules import batch, deepspeed_dispatch, forced_routing, hosts, layout, model, stages
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES, OLD_QUANTITIES
 from planner.strategy.field_types import Section
 from planner.strategy.schema import Strategy
@@ -191,6 +191,7 @@ def _rules() -> Iterator[str]:
         ("TP groups on hosts", hosts),
         ("Model", model),
         ("`dispatch: deepspeed`", deepspeed_dispatch),
+        ("`force_routing`", forced_routing),
         ("Batch, schedule, resume", batch),
     ):
         file = f"{module.__name__.replace('.', '/')}.py"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from planner.problems import Problem
-from planner.rules import batch, data, deepspeed_dispatch, hosts, layout, model, stages
+from planner.rules import batch, data, deepspeed_dispatch, forced_routing, hosts, layout, model, stages
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 
@@ -15,6 +15,7 @@ RULES: tuple[Rule, ...] = (
     *hosts.RULES,
     *model.RULES,
     *deepspeed_dispatch.RULES,
+    *forced_routing.RULES,
     *batch.RULES,
     *data.RULES,
 )

@@ -19,6 +19,7 @@ from planner.strategy.field_types import (
     make_error,
     show,
 )
+from planner.strategy.force_routing import ForceRouting, parse_force_routing, write_force_routing
 from planner.strategy.recompute import RECOMPUTE_SCHEMA, Recompute, parse_recompute
 
 Reduce = Literal["once", "every_micro_batch"]
@@ -51,6 +52,13 @@ class Runtime(Section):
         json_schema_extra={"default": "none"},
         description="activations that backward computes again: of layers, of attention blocks, or of "
         "experts between dispatch and combine; {layers: N}: of the first N layers of each stage",
+    )
+    force_routing: Annotated[
+        ForceRouting | None, BeforeValidator(parse_force_routing), PlainSerializer(write_force_routing)
+    ] = Field(
+        default=None,
+        json_schema_extra={"default": "none"},
+        description="experts chosen by a rule instead of by the router, for benchmarks and rehearsals",
     )
     all_to_all: Literal["flat", "hierarchical"] = Field(
         default="flat", description="hierarchical: within hosts first, then between hosts"

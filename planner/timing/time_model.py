@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from planner.counts.forced_load import forced_load
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.hardware.catalog import Device
 from planner.plan.ds_config import bucket_elements, sums_locally, zero_stage
@@ -104,7 +105,7 @@ class TimeModel:
         key: Hashable
         stages = []
         for one in layout.order:
-            key = (one, own)
+            key = (one, own, forced_load(plan, one.stage))
             time = self._stages.get(key)
             if time is None:
                 time = self._stages[key] = self._stage(plan, one, network, zero)
@@ -141,7 +142,7 @@ class TimeModel:
     def _micro_batch(self, plan: Plan, one: StageClass, network: Network) -> MicroBatchTime:
         sequences = plan.batch.global_batch // (plan.batch.accumulation * one.data.size)
         recompute = plan.strategy.runtime.recompute
-        key = (one.work, sequences, recompute, network.at_work)
+        key = (one.work, sequences, recompute, network.at_work, forced_load(plan, one.stage))
         found = self._micro_batches.get(key)
         if found is None:
             costs = [
@@ -164,7 +165,8 @@ class TimeModel:
         self, plan: Plan, one: StageClass, part: str, work: tuple[int, RecomputeKind], network: Network
     ) -> LayerCost:
         ep = one.ep if part in ("dense", "moe") else None  # what is in no layer has no experts
-        key = (part, one.tp, ep, work, network.host_size, network.at_work)
+        forced = forced_load(plan, one.stage)
+        key = (part, one.tp, ep, work, network.host_size, network.at_work, forced)
         found = self._layers.get(key)
         if found is None:
             cost = StageCost(

@@ -9,6 +9,7 @@ from planner import Plan, StrategyError
 from planner.exit_codes import ExitCode
 from planner.files import replace
 from planner.memory.fit import memory_warning
+from planner.plan.notes import forced_routing_warning
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 from runtime.checkpoint.compatibility import fingerprints
@@ -37,7 +38,8 @@ def open_run(context: RunContext) -> StartDecision:
     strategy = plan.strategy
     operator = read_environment(plan, os.environ)
     too_large = memory_warning(plan, operator.memory_limit_bytes)
-    for warning in (*operator.warnings, *([too_large] if too_large else [])):
+    forced = forced_routing_warning(strategy)
+    for warning in (*operator.warnings, *(line for line in (too_large, forced) if line)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     if problems := find_folder_problems(folder):  # before the data, which may take hours
         raise StrategyError(problems)

@@ -1,9 +1,10 @@
 """Resume: the checkpoint to start from, decided by rank 0 from `output.resume`."""
 
 from pathlib import Path
+from typing import Any
 
 from planner import Plan, Problem, StrategyError, load
-from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT
+from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT, forced_recipe
 from planner.yaml12_writer import flow_yaml
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.compatibility import Fingerprints, meta_faults
@@ -125,11 +126,12 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
         )
     if recipe and info.meta.recipe_fingerprint != prints.recipe:
         # The model is the same, so what differs in its section is what belongs to the recipe.
-        changed = _changed(plan, info, "training", "model", "data", except_for=RECIPE_EXCEPT) or DATA_CHANGED
+        changed = _changed(plan, info, "training", "model", "data", except_for=RECIPE_EXCEPT)
+        changed = "; ".join(part for part in (changed, _changed_routing(plan, info)) if part) or DATA_CHANGED
         raise _refuse(
             "SW825",
             f"{info.folder} was trained with another training recipe: {changed}",
-            "the same data and the same training section (but steps and micro_batch)",
+            "the same data, the same training section (but steps and micro_batch) and runtime.force_routing",
             "restore those keys, choose another name, or branch: "
             f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",
         )
@@ -168,6 +170,23 @@ def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: froze
         for key, value in ours[section].items()
         if key not in except_for and theirs[section].get(key) != value
     )
+
+
+def _changed_routing(plan: Plan, info: CheckpointInfo) -> str:
+    """runtime.force_routing of the checkpoint's run and of the plan, where they differ."""
+    try:
+        theirs = forced_recipe(load(info.folder.parent.parent / "strategy.yaml"))
+    except StrategyError:
+        return ""  # which `_changed` says
+    ours = forced_recipe(plan.strategy)
+    if theirs == ours:
+        return ""
+    was, now = ("none" if routing is None else _written(routing) for routing in (theirs, ours))
+    return f"runtime.force_routing was {was}, now {now}"
+
+
+def _written(routing: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in routing.items() if value is not None) + "}"
 
 
 def _has_telemetry(run_folder: Path) -> bool:

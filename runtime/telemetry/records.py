@@ -30,7 +30,7 @@ class StepLine:
     tokens: of this step's global batch, without padding; targets: of them, those with a token to predict.
     model_flops: what the step asks of any machine, as MFU counts it; peak_flops: of all ranks together, a
     second. phases_s: rank 0's, from its clock. predicted: the planner's seconds for the same phases, and its
-    step_s.
+    step_s. force_routing: as the strategy has it; None: the routers choose.
     """
 
     step: int
@@ -45,6 +45,7 @@ class StepLine:
     phases_s: Mapping[str, float]
     dropped_tokens: int
     predicted: Mapping[str, float] = field(default_factory=dict)
+    force_routing: Mapping[str, Any] | None = None
 
     @property
     def step_s(self) -> float:
@@ -121,6 +122,7 @@ class Telemetry:
                 "phases_s": line.phases_s,
                 "predicted": line.predicted,
                 "dropped_tokens": line.dropped_tokens,
+                "force_routing": line.force_routing,
                 "time": time.time(),
                 "attempt": self._attempt,
             }

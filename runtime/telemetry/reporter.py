@@ -36,6 +36,8 @@ class RunReporter:
         self._telemetry = Telemetry(
             run_folder, rank, attempt=attempt, first_step=first_step, tensorboard=tensorboard
         )
+        forced = plan.strategy.runtime.force_routing
+        self._force_routing = None if forced is None else forced.model_dump(exclude_none=True)
         last_step = plan.strategy.training.steps
         self._predicted = _predicted(plan) if rank == 0 else {}
         self._peak_flops = _peak_flops(plan) if rank == 0 else 0.0
@@ -88,6 +90,7 @@ class RunReporter:
             phases_s=report.phases_s,
             dropped_tokens=result.dropped_tokens,
             predicted=self._predicted,
+            force_routing=self._force_routing,
         )
         self._telemetry.append_step(line)
         self._progress.show_step(
@@ -108,6 +111,7 @@ class RunReporter:
             "first_step": self._first.step,
             "first_loss": _plain(self._first.result.loss),
             "seconds": round(time.monotonic() - self._began, 1),
+            "force_routing": self._force_routing,
         }
 
     def stage_wait_share(self) -> float:

@@ -10,6 +10,7 @@ from runtime.data.dataset import TokenData
 from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
 from runtime.profiling.phase_clock import PhaseClock, TimeSpan
+from runtime.training.forced_experts import forced_experts
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.micro_batch import training_batches, validation_batches
 from runtime.training.replica_check import check_replicas
@@ -70,6 +71,7 @@ class Trainer:
                 self.groups.stage,
                 self.groups.data.rank,
                 self.engine.device,
+                forced_experts(self.plan.strategy, step),
             )
             totals = self.data.train_totals(step - 1)
         result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)

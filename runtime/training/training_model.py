@@ -64,7 +64,7 @@ class TrainingModel(nn.Module):
             part = batch.part(start, stop)
             x = self._enter(part.tokens_BS1[:, :-1], micro_batch, chunk)
             if self.stage.layers:
-                x, routing = self.model.run_layers(x, part.mask_BS, part.positions_BS)
+                x, routing = self.model.run_layers(x, part.mask_BS, part.positions_BS, part.forced_BSK)
             if self.stage.contents.output:
                 entropies.append(self._cross_entropy(x, part.targets, part.mask_BS).sum)
             else:

@@ -38,7 +38,15 @@ def dense(config, p: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:
     return activation(config.hidden_act, x @ up.T) @ down.T
 
 
-def moe(config, p: dict[str, Tensor], prefix: str, x: Tensor, mask: Tensor | None, drops: bool = True):
+def moe(
+    config,
+    p: dict[str, Tensor],
+    prefix: str,
+    x: Tensor,
+    mask: Tensor | None,
+    drops: bool = True,
+    forced: Tensor | None = None,
+):
     """(y, balance, z, expert_tokens, dropped) of one layer, token by token, as the definitions say."""
     num_sequences, num_tokens, _ = x.shape
     num_experts, k = config.num_experts, config.num_experts_per_tok
@@ -58,7 +66,7 @@ def moe(config, p: dict[str, Tensor], prefix: str, x: Tensor, mask: Tensor | Non
             scores[t] = exp / exp.sum()
             z = z + (torch.log(exp.sum()) + logits.max().detach()) ** 2
             ranked = sorted(range(num_experts), key=lambda e: -float(scores[t][e].detach()))
-            chosen[t] = ranked[:k]
+            chosen[t] = ranked[:k] if forced is None else forced[b, t].tolist()
         for e in range(num_experts):
             count = sum(e in chosen[t] for t in valid)
             expert_tokens[e] += count
@@ -121,7 +129,14 @@ def turned(x: Tensor, theta: float) -> Tensor:
     return torch.cat([pairs.real, pairs.imag], -1).to(x.dtype)
 
 
-def run(config, p: dict[str, Tensor], ids: Tensor, mask: Tensor | None = None, drops: bool = True):
+def run(
+    config,
+    p: dict[str, Tensor],
+    ids: Tensor,
+    mask: Tensor | None = None,
+    drops: bool = True,
+    forced: Tensor | None = None,
+):
     """(logits, balance, z, expert_tokens per MoE layer, dropped) of the whole model."""
     x = p["model.embed_tokens.weight"][ids]
     balance, z, expert_tokens, dropped = x.new_zeros(()), x.new_zeros(()), [], 0
@@ -133,7 +148,7 @@ def run(config, p: dict[str, Tensor], ids: Tensor, mask: Tensor | None = None, d
         if layer < config.first_dense_layers:
             x = x + dense(config, p, f"{name}.mlp", normed)
             continue
-        y, b, zz, counts, drop = moe(config, p, f"{name}.mlp", normed, mask, drops)
+        y, b, zz, counts, drop = moe(config, p, f"{name}.mlp", normed, mask, drops, forced)
         x, balance, z, dropped = x + y, balance + b, z + zz, dropped + drop
         expert_tokens.append(counts)
     x = rms_norm(x, p["model.norm.weight"], config.rms_norm_eps)
