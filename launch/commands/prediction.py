@@ -107,8 +107,8 @@ def _two_loads(strategy: Strategy, imbalance: ExpertImbalance) -> Problem:
     return Problem(
         code="SW495",
         path="runtime.force_routing",
-        found=f"{strategy.runtime.force_routing} with --balance {imbalance.balance:g}: the load is counted from "
-        "the first",
+        found=f"{strategy.runtime.force_routing} with --balance {imbalance.balance:g}: the load is counted "
+        "from the first",
         expected="one of the two",
         fix="leave --balance out, or set runtime.force_routing to none",
     )

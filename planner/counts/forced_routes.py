@@ -19,11 +19,11 @@ _SHIFT_MODULUS = 10**9  # keeps token numbers times SHARE_PARTS within 64 bits
 
 @dataclass(frozen=True, kw_only=True)
 class ForcedRoutes:
-    """The routes of one step. The first pool is `pool_size` experts from `pool_first` on, the second all others.
+    """The routes of one step. First pool: `pool_size` experts from `pool_first` on; second: all others.
 
-    shift: added to a token's index, so that steps and seeds differ. num_favored: routes of a favored token to
-    the first pool. share_parts: favored tokens of SHARE_PARTS. is_burst: they are consecutive. stride: the ranks
-    over which consecutive routes are spread; 1: not spread.
+    shift: added to a token's index, so that steps and seeds differ. num_favored: routes of a favored token
+    to the first pool. share_parts: favored tokens of SHARE_PARTS. is_burst: they are consecutive. stride: the
+    ranks over which consecutive routes are spread; 1: not spread.
     """
 
     num_experts: int

@@ -56,8 +56,8 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
     if forced is not None:
         yield (
             f"runtime.force_routing {strategy.runtime.force_routing}: the fullest rank receives "
-            f"{forced.factor:.3g} times the mean number of expert tokens (counted), in the fullest micro-batch "
-            f"{forced.peak_factor:.3g} times, for which memory is"
+            f"{forced.factor:.3g} times the mean number of expert tokens, as counted; memory is for the "
+            f"fullest micro-batch, with {forced.peak_factor:.3g} times"
         )
     elif imbalance.factor == 1:
         yield "tokens are balanced over experts (balance 1.0; set another with `--balance`)"

@@ -69,7 +69,7 @@ def _checks(plan: Plan, prediction: Prediction) -> Iterator[LimitCheck]:
         yield LimitCheck(
             name="balance_min",
             limit=f"{limits.balance_min:.2f}",
-            expected=f"{prediction.balance:.2f} (assumed)",
+            expected=f"{prediction.balance:.2f} ({prediction.balance_is})",
             holds=holds,
             change="" if holds else "a larger training.balance_loss, or training.balance: bias",
         )

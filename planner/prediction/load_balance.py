@@ -173,7 +173,7 @@ def _checks(plan: Plan, prediction: Prediction, load: LoadBalance) -> Iterator[C
         name="load balancing",
         passes=wanted is None or score >= wanted,
         detail=f"compute {load.compute.score:.1%} (mean / maximum over ranks), expert tokens "
-        f"{load.tokens:.1%} (assumed), memory {load.memory.score:.1%}; "
+        f"{load.tokens:.1%} ({prediction.balance_is}), memory {load.memory.score:.1%}; "
         f"{_asked('at least', wanted, 'balance_min', ' for compute and tokens')}",
     )
     share = max(stage.communication_share for stage in prediction.stages)

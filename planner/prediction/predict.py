@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from planner.counts.flops import executed_flops, model_flops
 from planner.counts.forced_load import plan_load
@@ -36,6 +37,7 @@ class Prediction:
     bottleneck: str
     device: Device
     assumptions: tuple[str, ...]
+    balance_is: Literal["assumed", "counted"] = "assumed"  # counted: from runtime.force_routing
 
     @property
     def step_s(self) -> float:
@@ -131,6 +133,7 @@ def predict(
         bottleneck=bottleneck(plan, stages, bracket.expected_s),
         device=device,
         assumptions=assumptions(plan, device, imbalance, slowdown(device, step.network)),
+        balance_is="assumed" if forced is None else "counted",
     )
 
 

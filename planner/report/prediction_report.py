@@ -38,7 +38,7 @@ def _lines(plan: Plan, p: Prediction, bar: ErrorBar | None) -> Iterator[str]:
     yield f"bottleneck: {p.bottleneck}"
     yield (
         f"utilization {p.utilization:.1%}, communication {p.communication_share:.1%}, balance "
-        f"{p.balance:.2f} (assumed); HFU counts recomputation, MFU does not"
+        f"{p.balance:.2f} ({p.balance_is}); HFU counts recomputation, MFU does not"
     )
     if len(plan.stages) > 1:
         micro = plan.batch.accumulation

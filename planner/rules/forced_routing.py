@@ -35,43 +35,57 @@ def forced_routing_has_a_share(s: Strategy) -> Iterator[Problem]:
 
 def forced_ranks_divide_experts(s: Strategy) -> Iterator[Problem]:
     forced = s.runtime.force_routing
-    if forced is None:
+    if forced is None or forced.ep is None:
         return
     num_experts = s.model.num_experts
+    legal = _rank_counts(num_experts)
     if forced.kind not in RANK_KINDS:
-        if forced.ep is not None:
-            yield Problem(
-                code="SW262",
-                path=f"{_PATH}.ep",
-                found=f"{forced.ep} has no effect with kind {forced.kind}, which names no ranks",
-                expected=f"null unless kind is one of {', '.join(sorted(RANK_KINDS))}",
-                fix=f"set {_PATH}.ep to null",
-            )
+        yield Problem(
+            code="SW262",
+            path=f"{_PATH}.ep",
+            found=f"{forced.ep} has no effect with kind {forced.kind}, which names no ranks",
+            expected=f"null unless kind is one of {', '.join(sorted(RANK_KINDS))}",
+            fix=f"set {_PATH}.ep to null",
+        )
+    elif forced.ep not in legal and legal:
+        divides = num_experts % forced.ep == 0
+        yield Problem(
+            code="SW262",
+            path=f"{_PATH}.ep",
+            found=f"{forced.ep} is one rank, of which kind {forced.kind} needs several"
+            if divides
+            else f"{forced.ep} does not divide model.num_experts ({num_experts})",
+            expected=f"a divisor of {num_experts} above 1: {join_numbers(legal)}",
+            fix=f"set {_PATH}.ep to {find_nearest(legal, forced.ep)}",
+        )
+
+
+def forced_ranks_are_several(s: Strategy) -> Iterator[Problem]:
+    forced = s.runtime.force_routing
+    if forced is None or forced.kind not in RANK_KINDS:
         return
-    ep = forced.ep or s.parallel.ep
-    legal = tuple(degree for degree in divisors(num_experts) if degree > 1)
-    if ep in legal or num_experts % s.parallel.ep:
-        return  # the second is a Problem of parallel.ep
+    legal = _rank_counts(s.model.num_experts)
     if not legal:
         yield Problem(
             code="SW262",
             path=f"{_PATH}.kind",
-            found=f"{forced.kind} names ranks, but one expert is on one rank",
-            expected="balanced, hot_expert or none with a single expert",
+            found=f"{forced.kind} needs several ranks, but there is one expert",
+            expected="none with a single expert",
             fix=f"set {_PATH} to none",
         )
-        return
-    where = "ep" if forced.ep is not None else "kind"
-    found = f"{ep} does not divide model.num_experts ({num_experts})" if num_experts % ep else "1 rank"
-    if forced.ep is None:
-        found = f"{forced.kind} favors some of several ranks, but parallel.ep is {ep}"
-    yield Problem(
-        code="SW262",
-        path=f"{_PATH}.{where}",
-        found=found,
-        expected=f"{_PATH}.ep, or else parallel.ep, one of {join_numbers(legal)}",
-        fix=f"set {_PATH}.ep to {find_nearest(legal, ep)}",
-    )
+    elif forced.ep is None and s.parallel.ep == 1:
+        yield Problem(
+            code="SW262",
+            path=f"{_PATH}.kind",
+            found=f"{forced.kind} needs several ranks, but parallel.ep is 1",
+            expected=f"{_PATH}.ep, or else parallel.ep, one of {join_numbers(legal)}",
+            fix=f"set {_PATH}.ep to {legal[0]}",
+        )
+
+
+def _rank_counts(num_experts: int) -> tuple[int, ...]:
+    """In how many ranks, more than one, so many experts can be divided."""
+    return tuple(degree for degree in divisors(num_experts) if degree > 1)
 
 
 def forced_routes_have_experts(s: Strategy) -> Iterator[Problem]:
@@ -84,7 +98,7 @@ def forced_routes_have_experts(s: Strategy) -> Iterator[Problem]:
     if forced.kind in RANK_KINDS:
         ep = forced.ep or s.parallel.ep
         if ep < 2 or num_experts % ep:
-            return  # which forced_ranks_divide_experts reports
+            return  # which has a Problem of its own
         apart = num_experts // ep
     if k > num_experts - apart and k <= num_experts:
         yield Problem(
@@ -92,8 +106,7 @@ def forced_routes_have_experts(s: Strategy) -> Iterator[Problem]:
             path=f"{_PATH}.kind",
             found=f"{forced.kind} leaves {num_experts - apart} of {num_experts} experts for the other "
             f"tokens, which need {k} each",
-            expected=f"model.num_experts_per_tok of at most {num_experts - apart} with this kind, "
-            "or kind balanced or ragged",
+            expected=f"more than {apart + k - 1} experts with this kind, or kind balanced or ragged",
             fix=f"set {_PATH} to {{kind: ragged}}",
         )
 
@@ -105,8 +118,8 @@ def forced_routing_has_a_router(s: Strategy) -> Iterator[Problem]:
         yield Problem(
             code="SW264",
             path=_PATH,
-            found=f"{s.runtime.force_routing.written} with model.dispatch deepspeed: DeepSpeed's gate chooses "
-            "the experts",
+            found=f"{s.runtime.force_routing.written} with model.dispatch deepspeed: DeepSpeed's gate "
+            "chooses the experts",
             expected="none with model.dispatch deepspeed",
             fix=f"set {_PATH} to none, or model.dispatch to dropless",
         )
@@ -123,6 +136,7 @@ def forced_routing_has_a_router(s: Strategy) -> Iterator[Problem]:
 RULES = (
     forced_routing_has_a_share,
     forced_ranks_divide_experts,
+    forced_ranks_are_several,
     forced_routes_have_experts,
     forced_routing_has_a_router,
 )

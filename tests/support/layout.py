@@ -17,6 +17,7 @@ from runtime.checkpoint.save_restore import Saver, restore
 from runtime.data.rows import Rows
 from runtime.parallel.groups import make_groups
 from runtime.training.engine import make_engine
+from runtime.training.forced_experts import forced_experts
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.micro_batch import training_batches
 from runtime.training.train_step import train_step
@@ -152,7 +153,14 @@ def _train(
         rows = Rows(tokens_BS1=tokens, mask_BS=None if masks is None else masks[step])
         if batches is not None:
             rows = batches[step]
-        micro_batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
+        micro_batches = training_batches(
+            rows.part,
+            plan.batch,
+            groups.stage,
+            groups.data.rank,
+            engine.device,
+            forced_experts(plan.strategy, step + 1),
+        )
         totals = rows.totals()
         caught.clear()
         outcome = train_step(engine, groups, micro_batches, totals, NO_CLOCK)

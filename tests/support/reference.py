@@ -21,6 +21,7 @@ from runtime.data.rows import Rows
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.training_model import model_config
 from tests.support.document_reference import count_rows, one_by_one
+from tests.support.forced_oracle import experts_of
 
 STEPS = 5
 
@@ -159,7 +160,9 @@ def run_reference(
         else:
             tokens = torch.from_numpy(tokens_of(strategy, step))
             mask = None if masks is None else torch.from_numpy(masks[step])
-            x, routing = model.run_layers(model.embed(tokens[:, :-1]), mask)
+            forced = experts_of(strategy, step + 1)
+            forced_BSK = None if forced is None else torch.tensor(forced).unflatten(0, tokens[:, 1:].shape)
+            x, routing = model.run_layers(model.embed(tokens[:, :-1]), mask, forced_BSK=forced_BSK)
             entropy_sum = model.cross_entropy(x, tokens[:, 1:], mask).sum
             num_targets = num_tokens = tokens[:, 1:].numel() if mask is None else int(mask.sum())
             num_sequences = len(tokens) if mask is None else int(mask.any(1).sum())
@@ -241,10 +244,10 @@ def _gap(routing: Routing, bias: Tensor | None, mask_BS: Tensor | None, strategy
     valid_T = torch.ones(len(scores_TE), dtype=torch.bool) if mask_BS is None else mask_BS.reshape(-1)
     ranked = (scores_TE if bias is None else scores_TE + bias).sort(-1, descending=True)
     gaps = [torch.ones(1)]
-    if top_k < num_experts:
+    if top_k < num_experts and strategy.runtime.force_routing is None:
         gaps.append((ranked.values[:, top_k - 1] - ranked.values[:, top_k])[valid_T])
     if shape.dispatch == "capacity":
-        chosen_TE = torch.zeros_like(scores_TE).scatter_(1, ranked.indices[:, :top_k], 1.0) * scores_TE
+        chosen_TE = torch.zeros_like(scores_TE).scatter_(1, routing.experts_UK, 1.0) * scores_TE
         # [sequence, position, expert], the highest first: what an expert takes before and after its limit.
         queue_BSE = (chosen_TE * valid_T[:, None]).view(-1, seq_length, num_experts)
         queue_BSE = queue_BSE.sort(1, descending=True).values

@@ -148,7 +148,7 @@ REPLACED = [
 
 def value_of(strategy: Any, path: str) -> Any:
     for key in path.split("."):
-        strategy = getattr(strategy, key)
+        strategy = getattr(strategy, key, None)  # runtime.force_routing, whose keys are listed, is null
     return str(strategy) if path == "runtime.recompute" else strategy
 
 

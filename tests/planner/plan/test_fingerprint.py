@@ -68,6 +68,7 @@ def test_recipe_fingerprint_stays(overrides: tuple[str, ...]) -> None:
         CAPACITY,
         ("model.embedding_std=0.1",),
         ("model.init_from=runs/x",),
+        ("runtime.force_routing={kind: balanced}",),
     ],
 )
 def test_recipe_fingerprint_changes(overrides: tuple[str, ...]) -> None:
@@ -130,3 +131,15 @@ def test_tokens_are_the_steps_that_follow_from_them() -> None:
     assert strategy("training.steps=null", "training.tokens=13107201").training.steps == 101
     assert plan_fingerprint(by_tokens) == plan_fingerprint(strategy())
     assert recipe_fingerprint(by_tokens, "d") == recipe_fingerprint(strategy("training.steps=7"), "d")
+
+
+def test_recipe_fingerprint_holds_the_ranks_that_a_forced_routing_names() -> None:
+    """Written or of the layout; of a kind that names none, the layout is no part of the recipe."""
+
+    def recipe(routing: str, ep: int) -> str:
+        return recipe_fingerprint(strategy(f"runtime.force_routing={routing}", f"parallel.ep={ep}"), "d")
+
+    hot, written = "{kind: hot_rank, share: 0.5}", "{kind: hot_rank, share: 0.5, ep: 4}"
+    assert recipe(hot, 4) == recipe(written, 4) == recipe(written, 2)
+    assert recipe(hot, 4) != recipe(hot, 2)
+    assert recipe("{kind: ragged}", 4) == recipe("{kind: ragged}", 2)
