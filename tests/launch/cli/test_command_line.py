@@ -83,6 +83,14 @@ def test_a_layout_that_is_not_legal_is_searched_for_a_better_one(overrides: tupl
     assert answer["rows"][0]["gpus"] <= answer["gpus"]
 
 
+def test_a_balance_beside_a_forced_routing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    forced = ["runtime.force_routing.kind=hot_expert", "runtime.force_routing.share=0.3"]
+    assert main(["plan", REFERENCE, *forced, "--balance", "0.5"]) == 2
+    assert "SW495 runtime.force_routing" in capsys.readouterr().err
+    main(["plan", REFERENCE, *forced, "--plain"])
+    assert "(counted)" in capsys.readouterr().out
+
+
 def test_search_ranks_plans_that_can_be_trained_first(capsys: pytest.CaptureFixture[str]) -> None:
     # Some layouts fit only with complete layers recomputed, which does not run with DeepSpeed's dispatch.
     stock = ["model.dispatch=deepspeed", "training.balance_loss=0", "training.z_loss=0"]

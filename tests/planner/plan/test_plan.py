@@ -3,6 +3,7 @@
 import pytest
 
 from planner import StrategyError, build_plan
+from planner.plan.notes import forced_routing_warning, list_notes
 from tests.support.examples import plan, strategy
 
 STAGED = ("parallel.placement=staged", "parallel.ep=64", "parallel.tp=2")
@@ -82,3 +83,12 @@ def test_build_plan_checks_strategies_made_in_code() -> None:
     with pytest.raises(StrategyError) as error:
         build_plan(broken)
     assert [problem.path for problem in error.value.problems] == ["parallel.ep"]
+
+
+def test_a_forced_routing_is_a_warning() -> None:
+    assert forced_routing_warning(strategy()) is None
+    built = plan("runtime.force_routing={kind: hot_expert, share: 0.3}")
+    said = forced_routing_warning(built.strategy)
+    assert said is not None
+    assert said.startswith("SW306 runtime.force_routing {kind: hot_expert, share: 0.3}: ")
+    assert said in list_notes(built)

@@ -155,6 +155,18 @@ def test_a_refusal_names_the_keys_that_differ(tmp_path: Path) -> None:
     assert ": model.num_experts was 4, now 2;" in refusal(smaller, tmp_path, other)
 
 
+def test_another_forced_routing_is_named_with_the_ranks_it_means(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    assert "runtime:" not in STRATEGY
+    (tmp_path / "strategy.yaml").write_text(
+        f"{STRATEGY}\nruntime: {{force_routing: {{kind: hot_rank, share: 0.5, ep: 2}}}}\n"
+    )
+    other = Fingerprints(model=PRINTS.model, recipe="x")
+    assert "force_routing was {kind: hot_rank, share: 0.5, ep: 2}, now none" in refusal(
+        plan(), tmp_path, other
+    )
+
+
 def test_data_that_grew_under_a_trained_tokenizer_name_the_cause_and_the_branch(tmp_path: Path) -> None:
     save(tmp_path / "old", 5)
     (tmp_path / "old" / "strategy.yaml").write_text(STRATEGY)

@@ -37,7 +37,10 @@ def rank_line(step: int) -> RankLine:
 def test_a_step_has_every_key_of_the_interface(tmp_path):
     telemetry = Telemetry(tmp_path, 0, attempt=2)
     before = time.time()
-    telemetry.append_step(step_line(1, validation_loss=6.75, predicted={"compute": 1.0}))
+    forced = {"kind": "hot_expert", "share": 0.3}
+    telemetry.append_step(
+        step_line(1, validation_loss=6.75, predicted={"compute": 1.0}, force_routing=forced)
+    )
     telemetry.close()
     line = json.loads((tmp_path / "telemetry.jsonl").read_text())
     assert before <= line.pop("time") <= time.time()
@@ -55,6 +58,7 @@ def test_a_step_has_every_key_of_the_interface(tmp_path):
         "phases_s": PHASES_S,
         "predicted": {"compute": 1.0},
         "dropped_tokens": 0,
+        "force_routing": {"kind": "hot_expert", "share": 0.3},
         "attempt": 2,
     }
 

@@ -42,7 +42,7 @@ NAN = float("nan")
 def test_the_summary_has_the_losses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], last: StepResult, validation: float, words: str
 ) -> None:
-    plan = build_plan(loads(STRATEGY))
+    plan = build_plan(loads(STRATEGY, ["runtime.force_routing={kind: ragged}"]))
     reporter = RunReporter(plan, tmp_path, 0, attempt=1, first_step=1, device_type="cpu")
     with reporter:
         for step, result in enumerate((FINE, last), start=1):
@@ -57,5 +57,6 @@ def test_the_summary_has_the_losses(
                 )
             )
     assert reporter.draw_pictures().exists()
+    assert reporter.result()["force_routing"] == {"kind": "ragged"}  # never silently
     reporter.print_summary(reporter.result() | {"peak_memory_bytes": 3 * 2**30})
     assert f"{tmp_path}: step 2, {words}" in capsys.readouterr().out.replace("\n", " ")
