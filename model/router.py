@@ -140,7 +140,7 @@ class Router(nn.Module):
         capacity_factor: float | None,
         forced_BSK: Tensor | None,
     ) -> Choice:
-        """The k experts of the highest scores, of equal scores as torch's topk takes them, or the forced ones."""
+        """The k experts of the highest scores, of equal scores as topk takes them; or those forced."""
         num_sequences, num_tokens = shape_BS
         if forced_BSK is None:
             ranking_TE = scores_TE if self.bias is None else scores_TE + self.bias.to(scores_TE.dtype)
