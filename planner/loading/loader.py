@@ -235,7 +235,8 @@ def _problems_of(fault: Fault, sources: Sources) -> list[Problem]:
         code=fault.code, path=path, found=fault.found, expected=fault.expected, fix=fault.fix_in_file()
     )
     located = sources.locate(problem, fault.path)
-    if located.override is not None and located.override.startswith(f"{path}="):
+    text = located.override or ""
+    if text.startswith(f"{path}=") or (fault.replaces and text.startswith(f"{path}.")):
         located = replace(located, fix=fault.fix_of_override())
     return [located]
 

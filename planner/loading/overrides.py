@@ -1,14 +1,18 @@
 """Command-line overrides (`parallel.ep=2`), put into the document before it is checked."""
 
 import re
+import shlex
 
 from yaml.reader import Reader
 
+from planner.loading.json_schema import list_paths
+from planner.loading.value_examples import example_of
 from planner.problems import Problem
 from planner.strategy.field_types import show
 from planner.strategy.parallel import parse_short_name
 from planner.units import shorten
 from planner.yaml12 import MAX_DIGITS, Document, Entry, Mapping, resolve_scalar
+from planner.yaml12_writer import flow_yaml
 
 _KEY = re.compile(r"[^.\s=]+(?:\.[^.\s=]+)*")
 
@@ -29,7 +33,7 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
                     None,
                     "not an override",
                     "key=value, for example parallel.ep=2",
-                    "write key=value",
+                    _meant_by(text),
                 )
             )
             continue
@@ -50,7 +54,7 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
         if rival is not None:
             found = f"overrides the earlier {given[rival]!r}"
             problems.append(
-                _problem("SW123", text, key, found, "each key overridden once", "remove one of the two")
+                _problem("SW123", text, key, found, "each key overridden once", "leave this override out")
             )
             continue
         given[key] = text
@@ -86,6 +90,18 @@ def _read_value(value: str, text: str, key: str) -> tuple[Entry | None, list[Pro
         return None, [problem]
 
 
+def _meant_by(text: str) -> str:
+    """`--parallel.ep 2`, `parallel.ep:2` and `parallel.ep` as the override that seems to be meant."""
+    match = re.match(r"-*([A-Za-z_][\w.-]*)\s*[:=\s]\s*(.+)", text.strip(), re.DOTALL)
+    key = match.group(1) if match else text.strip().lstrip("-")
+    if match and _KEY.fullmatch(key):
+        return f"write {shlex.quote(f'{key}={match.group(2)}')}"
+    if key not in list_paths():
+        return f"write {key}=VALUE" if _KEY.fullmatch(key) else "write key=value, for example parallel.ep=2"
+    example = shlex.quote(f"{key}={flow_yaml(example_of(key.split('.')))}")
+    return f"write {example}, or another legal value"
+
+
 def _put(
     place: Entry, keys: tuple[str, ...], value: Entry, text: str, path: str
 ) -> tuple[Entry, Problem | None]:
@@ -106,7 +122,12 @@ def _put(
         what = show(inside)
         found = f"{parent} is {what}, so it has no key {keys[0]!r}"
         return place, _problem(
-            "SW124", text, path, found, f"a value for {parent} itself", f"write {parent}=…"
+            "SW124",
+            text,
+            path,
+            found,
+            f"a value for {parent} itself",
+            f"leave {path} out, or write {parent}=VALUE",
         )
     entries = dict(inside.entries)
     inner = entries.get(keys[0], Entry(value=None, line=place.line, override=text))

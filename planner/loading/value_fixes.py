@@ -97,7 +97,8 @@ def _of_number(path: Sequence[str | int], number: float) -> Iterator[Proposal]:
     if number != number or abs(number) == float("inf"):
         return
     schema = field_schema(path) or {}
-    if 1 < number <= 100 and schema.get("maximum", schema.get("exclusiveMaximum")) == 1:
+    branches = (schema, *schema.get("anyOf", ()))
+    if 1 < number <= 100 and any(b.get("maximum", b.get("exclusiveMaximum")) == 1 for b in branches):
         yield Proposal(float(f"{number / 100:.6g}"), ", a share of 1")
     if isinstance(number, float):
         yield Proposal(-number)

@@ -16,7 +16,9 @@ def micro_batches_divide_batch(s: Strategy) -> Iterator[Problem]:
     sequences = micro_batch * widest
     if global_batch % sequences:
         below = global_batch // sequences * sequences
-        near = f"{below} or {below + sequences}" if below else str(sequences)
+        above = below + sequences
+        is_below = below and global_batch - below < above - global_batch
+        near = f"{below}, or to {above}" if is_below else f"{above}, or to {below}" if below else str(above)
         yield Problem(
             code="SW241",
             path="training.global_batch",
@@ -45,7 +47,7 @@ def tokens_or_steps(s: Strategy) -> Iterator[Problem]:
             path="training.steps",
             found=f"both are written: tokens {format_quantity(tokens, 'tokens')} and steps {steps:,}",
             expected="exactly one of training.steps and training.tokens",
-            fix=f"training.steps=null ({follows:,} follow from the tokens), or training.tokens=null",
+            fix=f"set training.steps to null ({follows:,} follow from tokens), or training.tokens to null",
         )
 
 
@@ -58,7 +60,7 @@ def steps_are_countable(s: Strategy) -> Iterator[Problem]:
             path="training.tokens",
             found=f"{format_quantity(tokens or 0, 'tokens')} is {steps:,} steps",
             expected=f"at most {most:,} tokens, which is {LARGEST:,} steps of this batch",
-            fix="fewer tokens, or a larger training.global_batch",
+            fix=f"set training.tokens to {most}, or use a larger training.global_batch",
         )
 
 
@@ -93,7 +95,7 @@ def branch_has_a_source(s: Strategy) -> Iterator[Problem]:
             path="output.resume",
             found=f"{s.output.resume}, but output.branch starts from another run's checkpoint",
             expected="the folder of a run",
-            fix="set output.resume to that folder, or output.branch to false",
+            fix="set output.branch to false, or output.resume to that folder",
         )
 
 

@@ -44,7 +44,7 @@ def weights_are_large_enough(s: Strategy) -> Iterator[Problem]:
                 found=f"{part.weight:g} is {float(part.weight / total):.2g} of the sum of the weights "
                 f"({float(total):g})",
                 expected="at least 0.0001 of the sum: shares are held over 10,000 sequences",
-                fix=f"set it to {smallest * 1.01:.3g} or more, or leave the corpus out",
+                fix=f"write weight: {smallest * 1.01:.3g}, or more, or leave the corpus out",
             )
 
 

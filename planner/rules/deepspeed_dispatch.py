@@ -54,7 +54,7 @@ def deepspeed_dispatch_splits_tokens_over_tp(s: Strategy) -> Iterator[Problem]:
             found=f"{tp} does not divide the {tokens} tokens of a micro-batch",
             expected="with model.dispatch deepspeed a divisor of micro_batch × seq_length: "
             f"{join_numbers(small_divisors)}",
-            fix="change training.seq_length or parallel.tp, or set model.dispatch to dropless",
+            fix="set model.dispatch to dropless, or change training.seq_length or parallel.tp",
         )
 
 

@@ -5,7 +5,8 @@ from itertools import accumulate
 from math import gcd
 
 from planner.problems import Problem
-from planner.rules.legal_values import divisors, find_nearest, join_numbers
+from planner.rules.legal_degrees import nearest_ep, nearest_tp
+from planner.rules.legal_values import divisors, join_numbers
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 from planner.topology.placement import largest_data_parallel_size, world_size
@@ -24,7 +25,7 @@ def tp_and_ep_nest(s: Strategy) -> Iterator[Problem]:
             path="parallel.tp",
             found=f"{tp} neither divides parallel.ep ({ep}) nor is divisible by it",
             expected=f"a divisor or a multiple of {ep}: {join_numbers(legal)}, …",
-            fix=f"set parallel.tp to {find_nearest(legal, tp)}",
+            fix=f"set parallel.tp to {nearest_tp(s, tp)}",
         )
 
 
@@ -37,7 +38,7 @@ def ep_divides_experts(s: Strategy) -> Iterator[Problem]:
             path="parallel.ep",
             found=f"{ep} does not divide model.num_experts ({num_experts})",
             expected=f"a divisor of {num_experts}: {join_numbers(legal)}",
-            fix=f"set parallel.ep to {find_nearest(legal, ep)}",
+            fix=f"set parallel.ep to {nearest_ep(s, ep)}",
         )
 
 
@@ -74,7 +75,7 @@ def heads_split_over_tp(s: Strategy) -> Iterator[Problem]:
             path="parallel.tp",
             found=f"{tp} does not divide model.{name} ({count})",
             expected=f"a divisor of {heads} heads and {kv_heads} key/value heads: {join_numbers(legal)}",
-            fix=f"set parallel.tp to {find_nearest(legal, tp)}, or change model.{name}",
+            fix=f"set parallel.tp to {nearest_tp(s, tp)}, or change model.{name}",
         )
 
 
@@ -86,7 +87,7 @@ def aggregation_splits_over_tp(s: Strategy) -> Iterator[Problem]:
             path="parallel.tp",
             found=f"{tp} does not divide model.hidden_size ({hidden}): tp splits the rows of the aggregation",
             expected=f"a divisor of {hidden}: {join_numbers(divisors(hidden))}",
-            fix=f"set parallel.tp to {find_nearest(divisors(hidden), tp)}, or model.aggregation to none",
+            fix=f"set parallel.tp to {nearest_tp(s, tp)}, or model.aggregation to none",
         )
 
 
@@ -103,7 +104,7 @@ def no_tp_shard_is_empty(s: Strategy) -> Iterator[Problem]:
                 path="parallel.tp",
                 found=f"{tp} exceeds model.{name} ({size}): some TP ranks would hold an empty shard",
                 expected=f"at most {size}",
-                fix=f"lower parallel.tp, or raise model.{name}",
+                fix=f"set parallel.tp to {nearest_tp(s, tp)}, or raise model.{name}",
             )
 
 
@@ -124,7 +125,7 @@ def dense_widths_split_over_tp(s: Strategy) -> Iterator[Problem]:
                 path="parallel.tp",
                 found=f"{tp} does not divide {name} ({width}): tp splits its columns",
                 expected=f"a divisor of {width}: {join_numbers(divisors(width))}",
-                fix=f"set parallel.tp to {find_nearest(divisors(width), tp)}, or change the width",
+                fix=f"set parallel.tp to {nearest_tp(s, tp)}, or change the width",
             )
 
 
@@ -136,7 +137,7 @@ def zero_stage_is_supported(s: Strategy) -> Iterator[Problem]:
             path="parallel.zero_stage",
             found="ZeRO 3 is not supported with experts (DeepSpeed 0.19.8 rejects its MoE layer there)",
             expected="0, 1 or 2",
-            fix="set parallel.zero_stage to 2",
+            fix="set parallel.zero_stage to 2, or to 1",
         )
     elif stage > 3:
         yield Problem(
@@ -156,7 +157,7 @@ def zero_0_is_fp32(s: Strategy) -> Iterator[Problem]:
             found=f"0 with training.precision {s.training.precision}: DeepSpeed does not sum gradients "
             "in fp32 there, and its gradient norm leaves out the experts",
             expected="1 or 2 with bf16 and fp8; 0 with fp32 only",
-            fix="set parallel.zero_stage to 1 or 2",
+            fix="set parallel.zero_stage to 1, or to 2",
         )
 
 
@@ -167,7 +168,7 @@ def compact_is_staged(s: Strategy) -> Iterator[Problem]:
             path="parallel.rank_order",
             found="compact applies to parallel.placement: staged only",
             expected="document",
-            fix="remove parallel.rank_order, or set parallel.placement to staged",
+            fix="set parallel.rank_order to document, or parallel.placement to staged",
         )
 
 
@@ -182,7 +183,7 @@ def spare_hosts_leave_one(s: Strategy) -> Iterator[Problem]:
             path="cluster.spare_hosts",
             found=f"{spare} of {hosts} hosts are spare: no host is left",
             expected=f"0 to {hosts - 1}",
-            fix="lower cluster.spare_hosts",
+            fix=f"set cluster.spare_hosts to {hosts - 1}, or less",
         )
 
 
@@ -199,7 +200,7 @@ def slots_within_host(s: Strategy) -> Iterator[Problem]:
             path="cluster.hosts",
             found=f"more slots than gpus_per_host ({s.cluster.gpus_per_host}): {', '.join(over[:4])}{more}",
             expected=f"at most {s.cluster.gpus_per_host} slots per host",
-            fix="correct the slots, or cluster.gpus_per_host",
+            fix=f"set cluster.gpus_per_host to {max(s.cluster.slots)}, or correct the slots",
         )
 
 
@@ -227,7 +228,7 @@ def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
             path="parallel",
             found=f"{degrees} needs {world:,} ranks",
             expected=f"at most {MAX_WORLD:,} ranks",
-            fix="lower parallel.dp, pp, ep or tp",
+            fix=_fewer_replicas(s, world, MAX_WORLD) or "set parallel.pp to 1, and lower dp, ep or tp",
         )
     elif is_ep_legal(s) and not cluster.gpu.is_cpu and cluster.spare_hosts < cluster.hosts.count:
         slots = cluster.slots
@@ -236,7 +237,7 @@ def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
         if world > room:
             enough = next((n for n, room_n in enumerate(accumulate(slots), start=1) if room_n >= world), None)
             fix = (
-                "lower parallel.dp, pp, ep or tp, or add hosts"
+                _fewer_replicas(s, world, room) or _more_hosts(s, world)
                 if enough is None
                 else f"set cluster.spare_hosts to {len(slots) - enough}, or lower parallel.dp, pp, ep or tp"
             )
@@ -247,6 +248,22 @@ def world_fits_hosts(s: Strategy) -> Iterator[Problem]:
                 expected=f"at most {plural(room, 'rank')}",
                 fix=fix,
             )
+
+
+def _fewer_replicas(s: Strategy, world: int, room: int) -> str | None:
+    """The fix that lowers dp to a divisor of itself, which divides the batch as well; None if dp is 1."""
+    dp = s.parallel.dp
+    legal = [fewer for fewer in divisors(dp) if world // dp * fewer <= room]
+    return f"set parallel.dp to {legal[-1]}, or lower pp, ep or tp, or add hosts" if legal else None
+
+
+def _more_hosts(s: Strategy, world: int) -> str:
+    cluster = s.cluster
+    needed = -(-world // cluster.gpus_per_host) + cluster.spare_hosts
+    if cluster.hosts.are_made_up or cluster.hosts.count == 1:
+        return f"set cluster.hosts to {needed}, or lower parallel.pp, ep or tp"
+    more = needed - cluster.hosts.count
+    return f"add {max(1, more)} hosts to cluster.hosts, or lower parallel.pp, ep or tp"
 
 
 def _room(s: Strategy, usable: int, room: int) -> str:

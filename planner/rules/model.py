@@ -15,7 +15,7 @@ def top_k_within_experts(s: Strategy) -> Iterator[Problem]:
             path="model.num_experts_per_tok",
             found=f"{k} experts per token, but model.num_experts is {num_experts}",
             expected=f"1 to {num_experts}",
-            fix=f"set model.num_experts_per_tok to {num_experts} or less",
+            fix=f"set model.num_experts_per_tok to {num_experts}, or less",
         )
 
 
@@ -34,14 +34,15 @@ def kv_heads_divide_heads(s: Strategy) -> Iterator[Problem]:
 def head_dim_is_derivable(s: Strategy) -> Iterator[Problem]:
     hidden, heads = s.model.hidden_size, s.model.num_attention_heads
     if "head_dim" not in s.model.model_fields_set and hidden % heads:
+        even = tuple(d for d in divisors(hidden) if hidden // d % 2 == 0)  # head_dim has to be even
         yield Problem(
             code="SW223",
             path="model.head_dim",
             found=f"cannot be derived: model.hidden_size ({hidden}) is not divisible by "
             f"num_attention_heads ({heads})",
             expected="an explicit head_dim, or num_attention_heads that divides hidden_size",
-            fix="write model.head_dim, or set num_attention_heads to "
-            f"{find_nearest(divisors(hidden), heads)}",
+            fix=f"set model.num_attention_heads to {find_nearest(even or divisors(hidden), heads)}, or write "
+            "model.head_dim",
         )
 
 
@@ -84,7 +85,7 @@ def dense_layers_within_model(s: Strategy) -> Iterator[Problem]:
             path="model.first_dense_layers",
             found=f"{dense} dense layers, but model.num_hidden_layers is {layers}",
             expected=f"0 to {layers}",
-            fix=f"set model.first_dense_layers to {layers} or less",
+            fix=f"set model.first_dense_layers to {layers}, or less",
         )
 
 
@@ -95,7 +96,7 @@ def dense_layers_have_a_width(s: Strategy) -> Iterator[Problem]:
             path="model.intermediate_size",
             found=f"is missing, but model.first_dense_layers is {s.model.first_dense_layers}",
             expected="the inner width of the dense layers",
-            fix=f"write model.intermediate_size, for example {4 * s.model.hidden_size}",
+            fix=f"set model.intermediate_size to {4 * s.model.hidden_size}, or to the width that is meant",
         )
 
 
@@ -107,7 +108,7 @@ def capacity_has_a_factor(s: Strategy) -> Iterator[Problem]:
             path="model.capacity_factor",
             found="is missing, but model.dispatch is capacity",
             expected="a number above 0; 1.0 is enough for perfectly balanced routing",
-            fix="write model.capacity_factor: 1.25",
+            fix="set model.capacity_factor to 1.25, or to another factor",
         )
     elif dispatch != "capacity" and factor is not None:
         yield Problem(
@@ -115,7 +116,7 @@ def capacity_has_a_factor(s: Strategy) -> Iterator[Problem]:
             path="model.capacity_factor",
             found=f"{factor:g} has no effect with model.dispatch {dispatch}",
             expected="null unless model.dispatch is capacity",
-            fix="remove model.capacity_factor, or set model.dispatch to capacity",
+            fix="set model.capacity_factor to null, or model.dispatch to capacity",
         )
 
 

@@ -16,7 +16,7 @@ def pp_within_layers(s: Strategy) -> Iterator[Problem]:
             path="parallel.pp",
             found=f"{pp} stages for {layers} layers (model.num_hidden_layers)",
             expected=f"at most {layers}: every stage holds a layer",
-            fix=f"set parallel.pp to {layers} or less",
+            fix=f"set parallel.pp to {layers}, or less",
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from planner.files import read_limited
 from planner.problems import Problem
-from planner.strategy.host_dialects import read_dialect
+from planner.strategy.host_dialects import Reading, read_dialect
 from planner.strategy.host_names import (
     EXPECTED_NAME,
     LINE,
@@ -35,8 +35,7 @@ def read_hostfile(
     lines = [line.strip() for line in text.splitlines()[: 2 * MAX_HOSTS]]
     # PBS lists a host once for each of its slots.
     repeated = Counter(line for line in lines if is_host_name(line))
-    first_lines = {line: number for number, line in reversed(list(enumerate(lines, start=1)))}
-    complete = {machine_of(match.group(1)) for line in lines if (match := LINE.fullmatch(line))}
+    listed = {machine_of(name) for line in lines if (name := _complete_name(line)) is not None}
     seen: dict[str, tuple[int, int]] = {}  # machine -> line and slots
     hosts: list[tuple[str, int]] = []
     problems: list[Problem] = []
@@ -48,12 +47,8 @@ def read_hostfile(
         match = LINE.fullmatch(line)
         name, slots = (match.group(1), int(match.group(2))) if match else (line, 0)
         if match is None or not is_host_name(name):
-            is_first = first_lines[line] == number and machine_of(line) not in complete
             count = repeated[line] if repeated[line] > 1 else gpus_per_host
-            reading = read_dialect(line)
-            is_misnamed = reading is None or (match is not None and len(reading.hosts) == 1)
-            code = "SW131" if is_misnamed else "SW135"
-            problems.append(_wrong_line(path, number, line, code, count, is_first=is_first))
+            problems.append(_wrong_line(path, number, line, count, listed))
         elif not 1 <= slots <= MAX_SLOTS:
             fix = "remove this line: a host without slots runs no rank"
             if slots:
@@ -102,26 +97,39 @@ def _at(path: str, line: int, code: str, found: str, expected: str, fix: str) ->
     )
 
 
-def _wrong_line(
-    path: str, number: int, line: str, code: str, slots: int | None, *, is_first: bool
-) -> Problem:
-    """A line of another dialect with the lines that it means; the numbers that it has are kept."""
-    found = f"cannot parse {shorten(line)!r}" if code == "SW135" else f"{shorten(line)!r} is not a host name"
-    expected = "name slots=N" if code == "SW135" else EXPECTED_NAME
-    return _at(path, number, code, found, expected, _replacement(line, slots, is_first=is_first))
+def _complete_name(line: str) -> str | None:
+    """The host of a line that is read as it is."""
+    match = LINE.fullmatch(line)
+    is_read = match is not None and is_host_name(match.group(1)) and 1 <= int(match.group(2)) <= MAX_SLOTS
+    return match.group(1) if match is not None and is_read else None
 
 
-def _replacement(line: str, slots: int | None, *, is_first: bool) -> str:
-    if not is_first:
-        return "remove this line: the host is listed already"
+def _wrong_line(path: str, number: int, line: str, slots: int | None, listed: set[str]) -> Problem:
+    """A line of another dialect with the lines that it means; the numbers that it has are kept.
+
+    `listed`: machines that other lines have, to which this one's are added.
+    """
     reading = read_dialect(line)
+    is_misnamed = reading is None or (LINE.fullmatch(line) is not None and len(reading.hosts) == 1)
+    fix = _replacement(reading, slots, listed)
+    if is_misnamed:
+        return _at(path, number, "SW131", f"{shorten(line)!r} is not a host name", EXPECTED_NAME, fix)
+    return _at(path, number, "SW135", f"cannot parse {shorten(line)!r}", "name slots=N", fix)
+
+
+def _replacement(reading: Reading | None, slots: int | None, listed: set[str]) -> str:
     names = [] if reading is None else [(as_host_name(name), count) for name, count in reading.hosts]
     if reading is None or any(name is None for name, _ in names):
         return "remove this line, or write `name slots=N` with the name by which ssh reaches the host"
     if all(count == 0 for _, count in names):
         return "remove this line: a host without slots runs no rank"
-    usual = slots or 8
-    written = [f"{name} slots={usual if count is None else min(count, MAX_SLOTS)}" for name, count in names]
+    written = []
+    for name, count in names:
+        if name is not None and machine_of(name) not in listed and count != 0:
+            listed.add(machine_of(name))
+            written.append(f"{name} slots={min((slots or 8) if count is None else count, MAX_SLOTS)}")
+    if not written:
+        return "remove this line: its host is in another line"
     has_no_number = any(count is None for _, count in names)
     guess = ", or with its number of GPUs" if has_no_number and slots is None else ""
     if len(written) == 1:

@@ -106,6 +106,12 @@ def _mend_override(written: Written, problem: Problem) -> tuple[Written, tuple[s
             other for other in others if other.partition("=")[0] not in {t.partition("=")[0] for t in texts}
         )
         return replace(written, overrides=(*kept, *texts)), tuple(t.partition("=")[0] for t in texts)
+    if match := re.match(r"set ([a-z_]+(?:\.[a-z_]+)+) to (.+)", problem.fix):
+        target, found = match.group(1), flow_yaml(_plain(_split_commas(match.group(2))[0]))
+        kept = tuple(text for text in written.overrides if text.partition("=")[0] != target)
+        return replace(written, overrides=(*kept, f"{target}={found}")), (target,)
+    if re.match(rf"leave ({re.escape(key)}|this override) out", problem.fix):
+        return replace(written, overrides=others), ()
     if re.match(rf"(leave|remove) {re.escape(key.rpartition('.')[2])}\b", problem.fix):
         return replace(written, overrides=others), ()
     root = Document(value, None).root
