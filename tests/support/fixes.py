@@ -102,14 +102,12 @@ def _mend_override(written: Written, problem: Problem) -> tuple[Written, tuple[s
         except ValueError:
             pass  # an apostrophe in the hint
         assert texts, problem.fix
-        kept = tuple(
-            other for other in others if other.partition("=")[0] not in {t.partition("=")[0] for t in texts}
-        )
-        return replace(written, overrides=(*kept, *texts)), tuple(t.partition("=")[0] for t in texts)
+        return _override(written, place, texts), tuple(t.partition("=")[0] for t in texts)
     if match := re.match(r"set ([a-z_]+(?:\.[a-z_]+)+) to (.+)", problem.fix):
         target, found = match.group(1), flow_yaml(_plain(_split_commas(match.group(2))[0]))
-        kept = tuple(text for text in written.overrides if text.partition("=")[0] != target)
-        return replace(written, overrides=(*kept, f"{target}={found}")), (target,)
+        same = [i for i, text in enumerate(written.overrides) if text.partition("=")[0] == target]
+        at = same[0] if same else len(written.overrides)
+        return _override(written, at, [f"{target}={found}"]), (target,)
     if re.match(rf"leave ({re.escape(key)}|this override) out", problem.fix):
         return replace(written, overrides=others), ()
     if re.match(rf"(leave|remove) {re.escape(key.rpartition('.')[2])}\b", problem.fix):
@@ -124,7 +122,17 @@ def _mend_override(written: Written, problem: Problem) -> tuple[Written, tuple[s
     keys = _mend(held, _split(problem.path or ""), problem.fix, tuple(key.split(".")))
     for name in key.split("."):
         held = held[name]
-    return replace(written, overrides=(*others, f"{key}={flow_yaml(held)}")), keys
+    return _override(written, place, [f"{key}={flow_yaml(held)}"]), keys
+
+
+def _override(written: Written, place: int, texts: list[str]) -> Written:
+    """The override at a place replaced by others; of the rest, those of the same keys are left out."""
+    keys = {text.partition("=")[0] for text in texts}
+    before, after = (
+        tuple(text for text in part if text.partition("=")[0] not in keys)
+        for part in (written.overrides[:place], written.overrides[place + 1 :])
+    )
+    return replace(written, overrides=(*before, *texts, *after))
 
 
 def _mend(
