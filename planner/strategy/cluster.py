@@ -68,7 +68,7 @@ class Gpu(Section):
                 "SW110",
                 "peak has no rate",
                 "a peak rate in at least one of fp32, bf16 and fp8",
-                "write peak: {bf16: 400 TFLOPS}, or the rate of the device",
+                "write cluster.gpu.peak: {bf16: 400 TFLOPS}, or the rate of the device",
             )
         return self
 
@@ -105,7 +105,7 @@ def _parse_gpu(value: Any, info: ValidationInfo) -> Any:
             ", ".join(known),
             None if guess else others,
             meant=guess,
-            hint=f" if that is meant, else {_DESCRIBED} with its figures, or add it by --hardware FILE",
+            hint=f", if that is meant, else {_DESCRIBED} with its figures, or add it by --hardware FILE",
         )
     return {"name": name, **_figures(known[name], written, is_text=is_text(info))}
 

@@ -110,7 +110,8 @@ def _mend_override(written: Written, problem: Problem) -> tuple[Written, tuple[s
         return _override(written, at, [f"{target}={found}"]), (target,)
     if re.match(rf"leave ({re.escape(key)}|this override) out", problem.fix):
         return replace(written, overrides=others), ()
-    if re.match(rf"(leave|remove) {re.escape(key.rpartition('.')[2])}\b", problem.fix):
+    left = re.match(r"(?:leave|remove) (\w+)", problem.fix)
+    if left is not None and left.group(1) in key.split("."):
         return replace(written, overrides=others), ()
     root = Document(value, None).root
     held: dict[str, Any] = {}

@@ -74,7 +74,7 @@ def test_a_misspelt_name_has_a_guess() -> None:
         gpu_of("MI300")
     (problem,) = caught.value.problems
     assert (problem.code, problem.path) == ("SW136", "cluster.gpu")
-    assert problem.fix.startswith("write cluster.gpu=MI300X if that is meant, else {memory: ")
+    assert problem.fix.startswith("write cluster.gpu=MI300X, if that is meant, else {memory: ")
 
 
 def test_another_gpu_is_not_taken_for_one_of_the_table() -> None:

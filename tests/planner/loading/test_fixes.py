@@ -138,7 +138,10 @@ def test_a_fix_in_the_file_means_what_was_written(found: str) -> None:
 @pytest.mark.parametrize(
     ("override", "fix"),
     [
-        ("cluster.gpu={memory: 24 GB, memory_bandwidth: 1 TB/s, peak: {}}", "write peak: {bf16: 400 TFLOPS}"),
+        (
+            "cluster.gpu={memory: 24 GB, memory_bandwidth: 1 TB/s, peak: {}}",
+            "write cluster.gpu.peak: {bf16: 400 TFLOPS}",
+        ),
         ("cluster.links.inter_host=fast", "write inter_host: 400 Gbps with the figure of the link"),
         (
             "cluster.name=x",
