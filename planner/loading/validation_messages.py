@@ -99,9 +99,8 @@ def _with_value(path: Path, value: Any, data: dict[str, Any], code: str, found: 
 
 
 def _written(path: Path, code: str, found: str, expected: str, value: Any, hint: str = "") -> Fault:
-    if isinstance(path[-1], int) and (
-        value is None or isinstance(value, (list, tuple))
-    ):  # the example of the list that it is in, or its default: none is legal as an item
+    if isinstance(path[-1], int) and (value is None or isinstance(value, (list, tuple))):
+        # The example is of the list that the item is in.
         writes = {dotted(path[:-1]): value}
         return Fault(path=path, code=code, found=found, expected=expected, writes=writes, hint=hint)
     if isinstance(path[-1], int):  # an item of a list has no key to write

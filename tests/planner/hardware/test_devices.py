@@ -84,7 +84,7 @@ def test_another_gpu_is_not_taken_for_one_of_the_table() -> None:
             gpu_of(name)
         (problem,) = caught.value.problems
         assert "memory_bandwidth: " in problem.fix
-        assert problem.fix.startswith(f"write cluster.gpu={guess} if" if guess else "write gpu: {memory")
+        assert problem.fix.startswith(f"write cluster.gpu={guess}, if" if guess else "write gpu: {memory")
 
 
 def test_a_name_keeps_its_curves_where_memory_is_overridden() -> None:

@@ -264,7 +264,12 @@ def check_strategy(faults: list[tuple[str, Any]], *, in_file: bool) -> None:
         after = answer(mended)
         # A value of the right form that a rule then refuses was a second mistake, with a fix of its own.
         places = {problem.path, *keys}
-        same = [a for a in after if a.path in places and a.code[:3] == problem.code[:3]]
+        # One override below another that is wrong (SW12x) waits for that one's fix.
+        same = [
+            a
+            for a in after
+            if a.path in places and a.code[:3] == problem.code[:3] and not a.code.startswith("SW12")
+        ]
         assert not same, f"{problem}\nthen\n{same[0]}"
 
 
@@ -296,8 +301,8 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
     assert all(problem.fix and problem.expected for problem in problems)
 
 
-QUICK = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=3500, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=120, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=3500, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @QUICK
