@@ -36,7 +36,11 @@ def test_whole_strategy_loads_back_equal(overrides: tuple[str, ...]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.text(max_size=30).filter(lambda text: text.isprintable() and text != "" and text[0] != "~"))
+@given(
+    st.text(max_size=30).filter(
+        lambda text: text.isprintable() and text != "" and text[0] != "~" and "$" not in text
+    )
+)
 def test_any_text_survives_the_whole_strategy(text: str) -> None:
     """But for ~, which a loaded strategy has expanded already."""
     base = strategy()
