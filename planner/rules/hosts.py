@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from planner.problems import Problem
 from planner.rules.layout import MAX_WORLD, is_ep_legal
+from planner.rules.legal_degrees import nearest_tp
 from planner.rules.legal_values import divisors
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
@@ -39,6 +40,7 @@ def _write_smaller_tp(s: Strategy) -> str:
         for tp in reversed(divisors(s.parallel.tp))
         if (parallel := s.parallel.model_copy(update={"tp": tp}))
         and not (parallel.ep % tp and tp % parallel.ep)
+        and nearest_tp(s, tp) == tp
         and find_split_tp_group(parallel, host_runs(host_slots(s.cluster, world_size(parallel)))) is None
     ]
     try:
