@@ -95,6 +95,7 @@ class ConversationReader:
 
     def _render(self, value: dict[str, Any] | str) -> TextChunk:
         conversation = extract_conversation(value, self.format, self.field)
+        self._check_tools(conversation)
         rendered = self.template.render(conversation.messages, conversation.first_answer, conversation.tools)
         # Half of a surrogate pair cannot be encoded; JSON can write it.
         text = rendered.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
@@ -102,6 +103,12 @@ class ConversationReader:
             raise NoConversation("half of a UTF-16 surrogate pair in a message")
         answers = [span for span in rendered.spans if span[1] > span[0]]
         return TextChunk(text if answers else "", True, 0, tuple(answers))
+
+    def _check_tools(self, conversation: Conversation) -> None:
+        """A template that does not know calls would leave them out, or write None in their place."""
+        calls = [i for i, each in enumerate(conversation.messages, start=1) if each.get("tool_calls")]
+        if calls and "tool_calls" not in self.template.source:
+            raise NoConversation(f"message {calls[0]} calls tools, which the chat template does not write")
 
 
 def make_reader(data: Data) -> DocumentReader:
@@ -170,10 +177,28 @@ def _messages(value: Any, key: str) -> list[Message]:
             given = {"role": role, "content": given["value"]}
         if not isinstance(given.get("role"), str):
             raise NoConversation(f"message {number} of {key!r} has no role; keys: {_listed(given)}")
-        if "content" not in given and "tool_calls" not in given:
+        if given.get("content") is None and "tool_calls" not in given:
             raise NoConversation(f"message {number} of {key!r} has no content; keys: {_listed(given)}")
+        if "content" in given:
+            given["content"] = _text_of(given["content"], f"message {number} of {key!r}")
         found.append(given)
     return found
+
+
+def _text_of(content: Any, where: str) -> str | None:
+    """A message's content; of parts of text the text of all."""
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise NoConversation(f"the content of {where} is {_kind(content)}, not text")
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, dict) else _kind(part)
+            raise NoConversation(f"the content of {where} has a part that is not text: {kind}")
+        texts.append(text)
+    return "".join(texts)
 
 
 def _parse(text: str, key: str) -> Any:

@@ -25,11 +25,13 @@ MIN_ROWS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class CsvForm:
-    """How fields are separated, and whether quotes enclose them. `has_header`: the first row holds names."""
+    """How fields are separated, and whether quotes enclose them. `has_header`: the first row holds names.
+    `skips_spaces`: those after a delimiter are none of a field's."""
 
     delimiter: str
     has_quotes: bool
     has_header: bool
+    skips_spaces: bool = False
 
 
 def judge_csv(head: str, is_complete: bool, field: str) -> CsvForm | None:
@@ -48,6 +50,8 @@ def judge_csv(head: str, is_complete: bool, field: str) -> CsvForm | None:
                 rows = unquoted
             else:
                 is_quoted = True  # the reader names the row where a quote is wrong
+        if rows and _has_spaced_header(rows[0], field):
+            return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
         has_header = _has_header(rows, field)
         if has_header or _is_table_without_header(rows):
             return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header)
@@ -62,7 +66,13 @@ def open_csv(lines: Iterable[str], form: CsvForm) -> "_csv.Reader":
     """csv's reader of the rows; raises csv.Error where a quote is wrong. Lines keep their ends."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if form.has_quotes else csv.QUOTE_NONE
     # strict: a quote that does not close is an error, not a field as long as the file.
-    return csv.reader(lines, delimiter=form.delimiter, quoting=quoting, strict=form.has_quotes)
+    return csv.reader(
+        lines,
+        delimiter=form.delimiter,
+        quoting=quoting,
+        strict=form.has_quotes,
+        skipinitialspace=form.skips_spaces,
+    )
 
 
 def _read_rows(
@@ -97,6 +107,14 @@ def _has_header(rows: list[list[str]], field: str) -> bool:
     if all(map(NAME.fullmatch, names)):
         return field in names or share >= MIN_SHARE
     return all(map(PHRASE.fullmatch, names)) and share == 1 and (field in names or len(body) >= MIN_ROWS)
+
+
+def _has_spaced_header(header: list[str], field: str) -> bool:
+    """`id, text`: only where it names the wanted column, since prose has a space after each comma."""
+    if len(header) < 2 or not all(name.startswith(" ") for name in header[1:]):
+        return False
+    names = [name.strip() for name in header]
+    return field in names and all(map(NAME.fullmatch, names))
 
 
 def _is_table_without_header(rows: list[list[str]]) -> bool:

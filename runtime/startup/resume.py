@@ -1,5 +1,8 @@
 """Resume: the checkpoint to start from, decided by rank 0 from `output.resume`."""
 
+import json
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,10 @@ from runtime.checkpoint.compatibility import Fingerprints, meta_faults
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.store import newest
 from runtime.data.cache import TOKENIZER_NAME
+
+logger = logging.getLogger(__name__)
+
+_END_BYTES = 2**16  # of telemetry.jsonl, in which its last line is looked for
 
 DATA_CHANGED = "the files of the data changed"
 
@@ -38,6 +45,7 @@ def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> Checkpoint
         _refuse_going_back(output.resume, run_folder, own)
         return own
     if output.resume == "auto":
+        _warn_of_lost_checkpoints(plan, run_folder)
         return None
     if output.resume == "require":
         raise _refuse(
@@ -187,6 +195,36 @@ def _changed_routing(plan: Plan, info: CheckpointInfo) -> str:
 
 def _written(routing: dict[str, Any]) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in routing.items() if value is not None) + "}"
+
+
+def _warn_of_lost_checkpoints(plan: Plan, run_folder: Path) -> None:
+    """Before a run that has trained past a checkpoint, or to its end, starts again at step 1.
+
+    Not before one that was ended earlier: it has no checkpoint to lose.
+    """
+    every, is_done = plan.strategy.output.checkpoint_every, (run_folder / "done.json").exists()
+    step = _last_trained_step(run_folder)
+    if is_done or (every is not None and step > every):
+        logger.warning(
+            "SW829 %s holds no checkpoint, but a run that trained to %s: training starts again at step "
+            "1; to continue instead, stop, restore a checkpoint into %s, and start again",
+            run_folder,
+            f"step {step:,}" if step else "its end",
+            run_folder / CHECKPOINTS_NAME,
+        )
+
+
+def _last_trained_step(run_folder: Path) -> int:
+    """The last step in the end of telemetry.jsonl; 0 if there is none, or nothing that can be read."""
+    path = run_folder / "telemetry.jsonl"
+    if not path.is_file():
+        return 0
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _END_BYTES))
+        for line in reversed(file.read().split(b"\n")):
+            with suppress(ValueError, TypeError, KeyError):  # torn, or of another kind
+                return int(json.loads(line)["step"])
+    return 0
 
 
 def _has_telemetry(run_folder: Path) -> bool:

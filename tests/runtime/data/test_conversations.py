@@ -220,7 +220,7 @@ def test_every_kind_of_mistake_is_reported_once(tmp_path: Path) -> None:
         ("SW724", 4),
         ("SW724", 5),
         ("SW724", 6),
-        ("SW742", 7),
+        ("SW724", 7),
         ("SW724", 8),
     ]
     assert found[1].found == "'messages' is an empty list, not a list of messages (2 of 9 records)"
@@ -293,3 +293,45 @@ def test_any_record_is_a_conversation_or_says_why_not(value: dict[str, Any], for
     except (NoConversation, CannotRender):
         return
     assert all(0 <= start <= stop <= len(rendered.text) for start, stop in rendered.spans)
+
+
+def test_parts_of_text_are_their_text(tmp_path: Path) -> None:
+    """As transformers' templates of text models take them."""
+
+    def in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = []
+        for message in messages:
+            half = len(message["content"]) // 2
+            halves = message["content"][:half], message["content"][half:]
+            found.append({**message, "content": [{"type": "text", "text": text} for text in halves]})
+        return found
+
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "parts").mkdir()
+    plain = write_lines(tmp_path / "plain.jsonl", [{"messages": talk} for talk in TALKS])
+    parts = write_lines(tmp_path / "parts.jsonl", [{"messages": in_parts(talk)} for talk in TALKS])
+    one, other = opened(tmp_path / "plain", plain), opened(tmp_path / "parts", parts)
+    assert one.num_train_sequences == other.num_train_sequences > 0
+    for i in range(one.num_train_sequences // 2):
+        assert np.array_equal(one.train_rows(i).tokens_BS1, other.train_rows(i).tokens_BS1)
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        ({"role": "assistant", "content": [{"type": "image", "url": "x"}]}, "a part that is not text: image"),
+        ({"role": "assistant", "content": 3}, "the content of message 2 of 'messages' is"),
+        ({"role": "assistant", "content": None}, "message 2 of 'messages' has no content"),
+        (CALL, "message 2 calls tools, which the chat template does not write"),
+    ],
+)
+def test_what_a_template_would_write_as_python_is_a_problem(
+    message: dict[str, Any], found: str, tmp_path: Path
+) -> None:
+    record = {"messages": [{"role": "user", "content": "add"}, message]}
+    file = write_lines(tmp_path / "chat.jsonl", [record])
+    (problem,) = problems(tmp_path, file)
+    assert found in problem.found

@@ -196,6 +196,14 @@ def test_null_means_an_empty_document_in_every_form(tmp_path: Path) -> None:
         assert (survey.num_documents, survey.num_empty, survey.problems) == (2, 1, ()), name
 
 
+def test_spaces_after_commas_are_none_of_a_tables_fields(tmp_path: Path) -> None:
+    table = 'id, text\n1, one\n2, "two, too"\n3, three\n'
+    assert read(write(tmp_path / "table", table)) == ["one", "two, too", "three"]
+    # Prose has such commas too; only a header that names the column makes a table of it.
+    prose = "Alas, poor\nYorick, friend\nOf, jest\n"
+    assert read(write(tmp_path / "prose", prose)) == [prose]
+
+
 def test_more_nulls_than_texts_is_a_problem_whose_fix_works(tmp_path: Path) -> None:
     rows = [{"input": "", "output": text} for text in TEXTS]
     for name, content in {

@@ -76,6 +76,28 @@ def test_auto_starts_afresh_where_there_is_nothing(tmp_path: Path) -> None:
     assert find_start(plan(), tmp_path / "none", PRINTS) is None
 
 
+@pytest.mark.parametrize(
+    ("written", "is_done", "said"),
+    [
+        ('{"step": 100}\n{"step": 101}\n', False, "trained to step 101"),
+        ('{"step": 101}\n{"ste', False, "trained to step 101"),
+        ('{"step": 2}\n', True, "trained to step 2"),
+        ("", True, "trained to its end"),
+        ('{"step": 100}\n', False, ""),  # it may have been ended while it saved its first checkpoint
+        ("", False, ""),
+    ],
+)
+def test_a_start_from_step_1_after_checkpoints_were_lost_is_told(
+    written: str, is_done: bool, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "telemetry.jsonl").write_text(written)
+    if is_done:
+        (tmp_path / "done.json").write_text("{}")
+    assert find_start(plan("output.checkpoint_every=100"), tmp_path, PRINTS) is None
+    assert ("SW829" in caplog.text) == bool(said)
+    assert said in caplog.text
+
+
 def test_another_model_or_recipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 5)
     assert "SW824" in refusal(plan(), tmp_path, Fingerprints(model="x", recipe=PRINTS.recipe))
