@@ -23,6 +23,7 @@ _OTHER_DEFAULTS = (
 
 
 _ACCUMULATION = "gradient_accumulation_steps"
+_LAST = {"scheduler": 1, _ACCUMULATION: 2}
 _FORMULA = "training.micro_batch follows: global_batch / (accumulation × data-parallel size)"
 
 
@@ -43,8 +44,10 @@ def convert_ds_config(root: YamlMapping, strategy: Mapping[str, Any]) -> DsConfi
     config = {key: entry.plain() for key, entry in root.entries.items()}
     writes: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    # Accumulation follows from the batches, whatever their order in the file.
-    for key, value in sorted(config.items(), key=lambda item: item[0] == _ACCUMULATION):
+    said: dict[str, str] = {}  # by which key there a key here was last written
+    # Accumulation follows from the batches, and DeepSpeed's schedulers replace the optimizer's rate, whatever
+    # their order in the file.
+    for key, value in sorted(config.items(), key=lambda item: _LAST.get(item[0], 0)):
         refusal = find_refusal(key)
         if is_off(key, value) and (refusal is not None or isinstance(value, dict)) and key != "bf16":
             continue
@@ -62,7 +65,9 @@ def convert_ds_config(root: YamlMapping, strategy: Mapping[str, Any]) -> DsConfi
                 continue
             for here, converted in meaning.writes.items():
                 if is_legal(here.split("."), converted):
-                    writes[here] = converted
+                    if writes.get(here, converted) != converted:
+                        left_out[said[here]] = f"{flow_yaml(writes[here])}: {name} sets {here}"
+                    writes[here], said[here] = converted, name
                 else:
                     left_out[name] = f"{flow_yaml(converted)} is not legal for {here}"
             for here, why in meaning.asks.items():

@@ -8,6 +8,7 @@ import pytest
 
 from launch.__main__ import main
 from planner import StrategyError, load, loads
+from planner.loading.ds_config_file import convert_ds_config
 from planner.loading.source_file import read_source
 from tests.support.examples import TEXT
 from tests.support.fixes import Written, settle
@@ -233,3 +234,20 @@ def test_an_unknown_command_is_never_told_to_run_itself(
     printed = capsys.readouterr().err
     assert "SW481" in printed
     assert printed.strip().endswith(fix)
+
+
+@pytest.mark.parametrize("order", [("optimizer", "scheduler"), ("scheduler", "optimizer")])
+def test_a_schedulers_rate_replaces_the_optimizers_and_is_said(
+    order: tuple[str, str], tmp_path: Path
+) -> None:
+    """DeepSpeed 0.19.8 sets the rate of every group from warmup_max_lr (lr_schedules.py:738)."""
+    sections = {
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.999], "weight_decay": 0.1}},
+        "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_max_lr": 3e-4, "warmup_num_steps": 10}},
+    }
+    file = file_of(tmp_path, {key: sections[key] for key in order})
+    found = convert_ds_config(read_source(file).root, {})
+    assert found.writes["training.learning_rate"] == 3e-4
+    assert found.left_out["optimizer.params.lr"] == (
+        "0.0001: scheduler.params.warmup_max_lr sets training.learning_rate"
+    )
