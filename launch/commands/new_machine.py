@@ -19,6 +19,9 @@ _INSIDE = {
     "": ("32 GB/s", "PCIe 4 x16"),
 }
 _BETWEEN = ("50 GB/s", "NDR InfiniBand, 400 Gbps a GPU: assumed, set --links")
+# A host of GB200 is a tray of four; a rack's trays are one NVLink domain.
+_RACK_GPUS = 72
+_IN_RACK = ("900 GB/s", "NVLink 5 among a rack's 72 GPUs: assumed to be one rack, else set --links")
 _CPU_LINKS = ("2 GB/s", "memory of the host, an assumption; python -m benchmarks.calibrate measures it")
 
 
@@ -53,7 +56,8 @@ def describe_machine(gpu: str | None, gpus_per_host: int | None, hosts: int, lin
     written = {"intra_host": _CPU_LINKS, "inter_host": _CPU_LINKS}
     if gpu != CPU:
         inside = next(value for start, value in _INSIDE.items() if gpu.upper().startswith(start))
-        written = {"intra_host": inside, "inter_host": _BETWEEN}
+        is_rack = gpu.upper().startswith("GB") and hosts * (gpus_per_host or here) <= _RACK_GPUS
+        written = {"intra_host": inside, "inter_host": _IN_RACK if is_rack else _BETWEEN}
     if links is not None:
         given = [part.strip() for part in links.split(",")]
         keys = ("inter_host",) if len(given) == 1 else ("intra_host", "inter_host")

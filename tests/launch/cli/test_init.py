@@ -8,6 +8,7 @@ import pytest
 
 from launch.__main__ import main
 from launch.commands import new_machine
+from launch.commands.new_machine import describe_machine
 from planner import build_plan, load, loads, predict
 from planner.memory.rank_memory import fullest_ranks
 from planner.plan.memory_limit import memory_limit
@@ -90,6 +91,18 @@ def test_a_cpu_and_a_config_alone(model: Path, capsys: pytest.CaptureFixture[str
     assert (strategy.training.seq_length, strategy.training.global_batch) == (128, 24)
     assert (strategy.training.steps, strategy.training.tokens) == (1000, None)
     assert build_plan(strategy).world_size <= 4
+
+
+def test_trays_of_a_rack_share_nvlink_and_several_racks_do_not() -> None:
+    """GB200 NVL72: 18 trays of 4 GPUs are one NVLink domain of 900 GB/s."""
+    one, two = (describe_machine("GB200", None, hosts, None) for hosts in (18, 19))
+    assert (one.gpus_per_host, one.links["inter_host"][0], one.links["intra_host"][0]) == (
+        4,
+        "900 GB/s",
+        "900 GB/s",
+    )
+    assert two.links["inter_host"][0] == "50 GB/s"
+    assert describe_machine("GB200", None, 18, "NDR").links["inter_host"] == ("NDR", "as given")
 
 
 def test_links_are_written_as_given(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
