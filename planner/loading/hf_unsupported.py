@@ -38,7 +38,15 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "pruned_heads": ((None,), "no head is pruned"),
     "q_lora_rank": ((None,), "attention is not multi-head latent attention (MLA)"),
     "kv_lora_rank": ((None,), "attention is not multi-head latent attention (MLA)"),
+    "qkv_bias": ((False,), "attention has no bias"),
+    "shared_expert_intermediate_size": ((0, None), "there is no shared expert of a size of its own"),
     "add_cross_attention": ((False,), "there is no encoder"),
+}
+
+# The same of one family's configs.
+_NEUTRAL_OF: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
+    ("qwen3_moe", "use_qk_norm"): ((True, None), "queries and keys are normed per head"),
+    ("mixtral", "use_qk_norm"): ((False, None), "queries and keys are not normed"),
 }
 
 
@@ -47,8 +55,8 @@ def find_unsupported(kind: str, config: Mapping, known: Container[str]) -> Itera
     entries = config.entries
     for key, entry in entries.items():
         value = entry.plain()
-        if key in _NEUTRAL:
-            neutral, means = _NEUTRAL[key]
+        if (usual := _NEUTRAL_OF.get((kind, key), _NEUTRAL.get(key))) is not None and key not in known:
+            neutral, means = usual
             if not any(_same(value, legal) for legal in neutral):
                 legal = " or ".join(dict.fromkeys(_json(legal) for legal in neutral))
                 yield Unsupported(

@@ -174,6 +174,10 @@ def test_harmless_keys_are_listed(tmp_path: Path) -> None:
         (QWEN3_30B_A3B, {"mlp_only_layers": [3]}, "mlp_only_layers"),
         (QWEN3_30B_A3B, {"decoder_sparse_step": 2}, "decoder_sparse_step: 2"),
         (QWEN3_30B_A3B, {"kv_lora_rank": 512}, "kv_lora_rank: 512"),
+        (QWEN3_30B_A3B, {"qkv_bias": True}, "qkv_bias: true"),
+        (QWEN3_30B_A3B, {"use_qk_norm": False}, "use_qk_norm: false"),
+        (MIXTRAL_8X7B, {"use_qk_norm": True}, "use_qk_norm: true"),
+        (QWEN3_30B_A3B, {"shared_expert_intermediate_size": 768}, "shared_expert_intermediate_size: 768"),
         (OLMOE_1B_7B, {"clip_qkv": 8.0}, "clip_qkv: 8.0"),
         (OLMOE_1B_7B, {"attention_dropout": 0.1}, "attention_dropout: 0.1"),
         (OLMOE_1B_7B, {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
@@ -191,6 +195,12 @@ def test_other_mathematics_is_a_problem(
     assert problem.code in ("SW152", "SW153", "SW154")
     assert f"{tmp_path}/config.json:" in str(problem)
     assert problem.line is not None
+
+
+def test_keys_that_say_what_the_family_is_anyway_change_nothing(tmp_path: Path) -> None:
+    """As published with Qwen3-Coder-30B-A3B."""
+    said = {"qkv_bias": False, "shared_expert_intermediate_size": 0, "use_qk_norm": True}
+    assert model_of(tmp_path, {**QWEN3_30B_A3B, **said}) == model_of(tmp_path, QWEN3_30B_A3B)
 
 
 def test_a_window_that_is_switched_off_is_none(tmp_path: Path) -> None:
