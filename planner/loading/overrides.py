@@ -16,6 +16,15 @@ from planner.yaml12_writer import flow_yaml
 
 _KEY = re.compile(r"[^.\s=]+(?:\.[^.\s=]+)*")
 
+# Keys of what is written as a mapping or, shorter, as one value.
+_ALSO_MAPPINGS = {
+    "cluster.hosts.hostfile",
+    "cluster.gpu.memory",
+    "cluster.gpu.memory_bandwidth",
+    "cluster.gpu.peak",
+    "runtime.recompute.layers",
+}
+
 
 def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, list[Problem]]:
     """The document with the overrides in it, and what is wrong with the overrides themselves."""
@@ -121,14 +130,12 @@ def _put(
         parent = path.removesuffix("." + ".".join(keys))
         what = show(inside)
         found = f"{parent} is {what}, so it has no key {keys[0]!r}"
-        return place, _problem(
-            "SW124",
-            text,
-            path,
-            found,
-            f"a value for {parent} itself",
-            f"leave {path} out, or write {parent}=VALUE",
-        )
+        fix = f"leave {path} out, or write {parent}=VALUE"
+        if path in _ALSO_MAPPINGS:
+            written = {"name": inside} if parent == "cluster.gpu" else {}
+            mapping = flow_yaml({**written, keys[0]: value.plain()})
+            fix = f"write {shlex.quote(f'{parent}={mapping}')}"
+        return place, _problem("SW124", text, path, found, f"a value for {parent} itself", fix)
     entries = dict(inside.entries)
     inner = entries.get(keys[0], Entry(value=None, line=place.line, override=text))
     entries[keys[0]], problem = _put(inner, keys[1:], value, text, path)

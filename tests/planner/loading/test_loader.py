@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -452,6 +453,29 @@ def test_problem_of_an_override_points_at_its_text() -> None:
 def test_wrong_override_is_one_problem(override: str, code: str) -> None:
     problem = only(TEXT, override)
     assert (problem.code, problem.override) == (code, override)
+
+
+@pytest.mark.parametrize(
+    ("written", "override", "fix"),
+    [
+        (TEXT, "cluster.hosts.hostfile=my hosts", "write 'cluster.hosts={hostfile: my hosts}'"),
+        (
+            re.sub("gpu: {.*}", "gpu: H100", TEXT),
+            "cluster.gpu.memory=90 GB",
+            "write 'cluster.gpu={name: H100, memory: 90 GB}'",
+        ),
+        (
+            TEXT.replace("name: small", "name: small\nruntime: {recompute: layer}"),
+            "runtime.recompute.layers=2",
+            "write 'runtime.recompute={layers: 2}'",
+        ),
+    ],
+)
+def test_a_key_inside_one_value_is_told_as_the_mapping_it_needs(
+    written: str, override: str, fix: str
+) -> None:
+    problem = only(written, override)
+    assert (problem.code, problem.fix) == ("SW124", fix)
 
 
 def test_key_overridden_twice_is_a_problem() -> None:
