@@ -1,7 +1,6 @@
 """Choice of recomputation, and of when gradients are reduced: the fastest that fits the memory."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 from planner.memory.memory_model import MemoryModel
 from planner.plan.ds_config import sums_locally
@@ -31,7 +30,7 @@ def fitting_plan(
     timed = [
         (times.step(plan).expected_s, peak, plan)
         for reduce in others
-        for plan, peak in _fitting(partial(_with_reduce, plan_with, reduce), memory, limit)
+        for plan, peak in _fitting(plan_with, reduce, memory, limit)
     ]
     if not timed:
         return None
@@ -39,21 +38,17 @@ def fitting_plan(
     return plan, peak, step_s
 
 
-def _with_reduce(plan_with: PlanWith, reduce: Reduce | None, recompute: Recompute) -> Plan:
-    return plan_with(recompute, reduce)
-
-
 def _fitting(
-    plan_with: Callable[[Recompute], Plan], memory: MemoryModel, limit: int
+    plan_with: PlanWith, reduce: Reduce | None, memory: MemoryModel, limit: int
 ) -> Iterator[tuple[Plan, int]]:
     """Where all layers recomputed do not fit, nothing less does."""
-    whole = plan_with(_LAYER)
+    whole = plan_with(_LAYER, reduce)
     peak = memory.peak_bytes(whole, limit)
     if peak > limit:
         return
     yield whole, peak
     for recompute in (_NONE, Recompute("attention"), Recompute("experts")):
-        plan = plan_with(recompute)
+        plan = plan_with(recompute, reduce)
         peak = memory.peak_bytes(plan, limit)
         if peak <= limit:
             yield plan, peak
@@ -62,8 +57,8 @@ def _fitting(
     few, enough = 0, deepest
     while enough - few > 1:
         middle = (few + enough) // 2
-        fits = memory.peak_bytes(plan_with(Recompute("layer", middle)), limit) <= limit
+        fits = memory.peak_bytes(plan_with(Recompute("layer", middle), reduce), limit) <= limit
         few, enough = (few, middle) if fits else (middle, enough)
     if enough < deepest:
-        plan = plan_with(Recompute("layer", enough))
+        plan = plan_with(Recompute("layer", enough), reduce)
         yield plan, memory.peak_bytes(plan, limit)

@@ -1,6 +1,5 @@
 """Resume: the checkpoint to start from, decided by rank 0 from `output.resume`."""
 
-import json
 import logging
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +13,11 @@ from runtime.checkpoint.compatibility import Fingerprints, meta_faults
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.store import newest
 from runtime.data.cache import TOKENIZER_NAME
+from runtime.files.json_lines import read_steps
+from runtime.startup.outcome_files import is_done
+from runtime.telemetry.records import STEPS_NAME
 
 logger = logging.getLogger(__name__)
-
-_END_BYTES = 2**16  # of telemetry.jsonl, in which its last line is looked for
 
 DATA_CHANGED = "the files of the data changed"
 
@@ -202,9 +202,9 @@ def _warn_of_lost_checkpoints(plan: Plan, run_folder: Path) -> None:
 
     Not before one that was ended earlier: it has no checkpoint to lose.
     """
-    every, is_done = plan.strategy.output.checkpoint_every, (run_folder / "done.json").exists()
+    every, has_ended = plan.strategy.output.checkpoint_every, is_done(run_folder)
     step = _last_trained_step(run_folder)
-    if is_done or (every is not None and step > every):
+    if has_ended or (every is not None and step > every):
         logger.warning(
             "SW829 %s holds no checkpoint, but a run that trained to %s: training starts again at step "
             "1; to continue instead, stop, restore a checkpoint into %s, and start again",
@@ -215,20 +215,14 @@ def _warn_of_lost_checkpoints(plan: Plan, run_folder: Path) -> None:
 
 
 def _last_trained_step(run_folder: Path) -> int:
-    """The last step in the end of telemetry.jsonl; 0 if there is none, or nothing that can be read."""
-    path = run_folder / "telemetry.jsonl"
-    if not path.is_file():
-        return 0
-    with suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _END_BYTES))
-        for line in reversed(file.read().split(b"\n")):
-            with suppress(ValueError, TypeError, KeyError):  # torn, or of another kind
-                return int(json.loads(line)["step"])
+    """The last step of the run's telemetry; 0 if there is none, or nothing that can be read."""
+    with suppress(OSError):
+        return max(read_steps(run_folder / STEPS_NAME), default=0)
     return 0
 
 
 def _has_telemetry(run_folder: Path) -> bool:
-    return (run_folder / "telemetry.jsonl").exists()
+    return (run_folder / STEPS_NAME).exists()
 
 
 def _refuse(code: str, found: str, expected: str, fix: str) -> StrategyError:
