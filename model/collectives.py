@@ -160,6 +160,14 @@ def all_gather(x: Tensor, group: Group) -> Tensor:
     return gathered.unflatten(0, (group.size, x.shape[0]))
 
 
+def max_over_tp(x: Tensor, group: Group) -> Tensor:
+    """The element-wise maximum over the group's ranks. No gradient; gloo loses a nan."""
+    largest = x.clone(memory_format=torch.contiguous_format)
+    with group.clock.phase("tensor_parallel"):
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group.process_group)
+    return largest
+
+
 def _all_reduce(x: Tensor, group: Group) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     with group.clock.phase("tensor_parallel"):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .collectives import ModelGroups, Shard
 from .configuration_switchyard import SwitchyardConfig
+from .float8 import Float8Module, float8_product
 from .mlp import ACTIVATIONS
+from .products import ExpertRows, product
 
 # R rows in order of their expert, D hidden, F inner size, E all experts, L experts of this rank
 
 
-class Experts(nn.Module):
+class Experts(Float8Module):
     """Experts [first, first + L) of a layer. `mlp`: up_proj [L, F, D]; `swiglu`: gate_up_proj [L, 2F, D],
     the gate's rows first; both: down_proj [L, D, F].
 
@@ -44,16 +45,20 @@ class Experts(nn.Module):
 
     def forward(self, x_RD: Tensor, counts_L: Tensor) -> Tensor:
         """`x_RD`: first all rows of the first local expert, and so on; `counts_L` sums to R."""
-        ends_L = counts_L.cumsum(0).to(torch.int32)
+        rows, times = ExpertRows.of(counts_L), float8_product if self.is_float8 else product
         if self.is_gated:
-            gate, up = self._product(x_RD, self.gate_up_proj, ends_L, counts_L).chunk(2, -1)
+            gate, up = times(x_RD, self.gate_up_proj, rows).chunk(2, -1)
             h_RF = self.activation(gate) * up
         else:
-            h_RF = self.activation(self._product(x_RD, self.up_proj, ends_L, counts_L))
-        return self._product(h_RF, self.down_proj, ends_L, counts_L)
+            h_RF = self.activation(times(x_RD, self.up_proj, rows))
+        return times(h_RF, self.down_proj, rows)
 
     def blocks(self, x_LCD: Tensor) -> Tensor:
         """The same for C rows of every local expert, as padded dispatch passes them."""
+        if self.is_float8:
+            num_local, capacity, _ = x_LCD.shape
+            counts_L = torch.full((num_local,), capacity, dtype=torch.int64, device=x_LCD.device)
+            return self(x_LCD.flatten(0, 1), counts_L).view_as(x_LCD)
         if self.is_gated:
             gate, up = torch.bmm(x_LCD, self.gate_up_proj.transpose(1, 2)).chunk(2, -1)
             h_LCF = self.activation(gate) * up
@@ -66,22 +71,3 @@ class Experts(nn.Module):
             name: Shard((self.num_experts, *parameter.shape[1:]), (self.first, 0, 0))
             for name, parameter in self.named_parameters()
         }
-
-    @staticmethod
-    def _product(x_RI: Tensor, weight_LOI: Tensor, ends_L: Tensor, counts_L: Tensor) -> Tensor:
-        if can_group(weight_LOI):
-            return functional.grouped_mm(x_RI.contiguous(), weight_LOI.transpose(1, 2), offs=ends_L)
-        parts = x_RI.split(counts_L.tolist())
-        products = [
-            functional.linear(part, weight) for part, weight in zip(parts, weight_LOI.unbind(0), strict=True)
-        ]
-        return torch.cat(products)
-
-
-def can_group(weight_LOI: Tensor) -> bool:
-    """Whether `grouped_mm` supports this weight; if not, experts are computed one after the other.
-
-    It refuses fp64 and strides that are not multiples of 16 bytes (torch 2.13, aten/native/GroupedMMUtils.h).
-    """
-    aligned = all(size * weight_LOI.element_size() % 16 == 0 for size in weight_LOI.shape[1:])
-    return aligned and weight_LOI.dtype in (torch.float32, torch.bfloat16, torch.float16)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .collectives import ModelGroups, Shard, padded_share_of, reduce_from_tp, share_of
+from .float8 import Float8Module, float8_product
 
 
 def make_column_linear(in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> nn.Module:
@@ -35,7 +36,24 @@ def make_linear(in_features: int, out_features: int) -> nn.Linear:
     return linear.to_empty(device=torch.get_default_device())
 
 
-class ColumnLinear(nn.Module):
+def use_float8(model: nn.Module) -> None:
+    """From now on every linear layer and every expert of the model multiplies in FP8 (model/float8.py), in
+    training and in evaluation. Parameters and their names stay."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Float8Linear
+        elif isinstance(module, Float8Module):
+            module.is_float8 = True
+
+
+class Float8Linear(nn.Linear):
+    """`nn.Linear` without bias whose product is in FP8."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return float8_product(x, self.weight)
+
+
+class ColumnLinear(Float8Module):
     """y = W x with the outputs split over tp; `x` must have come through `copy_to_tp`.
 
     The outputs are split in units of `unit` (a head). A shorter share is padded with zeros to the longest, so
@@ -46,6 +64,7 @@ class ColumnLinear(nn.Module):
         super().__init__()
         assert out_features % unit == 0, f"{out_features} outputs are not divisible by the unit {unit}"
         start, length, missing = padded_share_of(out_features // unit, groups.tp)
+        self.groups = groups
         self.shard = Shard((out_features, in_features), (start * unit, 0), missing * unit)
         self.weight = nn.Parameter(torch.empty((length + missing) * unit, in_features))
         mark_tp_sharded(self.weight, groups)
@@ -56,13 +75,15 @@ class ColumnLinear(nn.Module):
         return self.shard.real(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_float8:
+            return float8_product(x, self.real_weight, outputs_over=self.groups.tp)
         return functional.linear(x, self.real_weight)
 
     def shards(self) -> dict[str, Shard]:
         return {"weight": self.shard}
 
 
-class RowLinear(nn.Module):
+class RowLinear(Float8Module):
     """y = W x with the inputs split over tp; `x` is this rank's inputs, y is complete on every rank."""
 
     def __init__(self, in_features: int, out_features: int, groups: ModelGroups, unit: int = 1) -> None:
@@ -75,7 +96,11 @@ class RowLinear(nn.Module):
         mark_tp_sharded(self.weight, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return reduce_from_tp(functional.linear(x, self.weight), self.groups.tp)
+        if self.is_float8:
+            part = float8_product(x, self.weight, inputs_over=self.groups.tp)
+        else:
+            part = functional.linear(x, self.weight)
+        return reduce_from_tp(part, self.groups.tp)
 
     def shards(self) -> dict[str, Shard]:
         return {"weight": self.shard}

@@ -17,7 +17,8 @@ from .collectives import (
     gather_from_tp,
     split_to_tp,
 )
-from .linear import ColumnLinear, RowLinear, make_linear
+from .float8 import Float8Weight
+from .linear import ColumnLinear, Float8Linear, RowLinear, make_linear
 
 # T tokens, C tokens of a chunk, V vocabulary (this rank's rows of it under tp), D hidden
 
@@ -89,18 +90,20 @@ def chunked_cross_entropy(
     """
     if isinstance(head, LMHead):
         weight_VD, first, tp = head.real_weight, head.shard.offsets[0], head.groups.tp
+        is_float8 = head.is_float8
     else:
-        assert type(head) is nn.Linear, (
+        assert type(head) in (nn.Linear, Float8Linear), (
             f"the head is {type(head).__name__}: only its forward gives the logits"
         )
         weight_VD, first, tp = head.weight, 0, None
+        is_float8 = type(head) is Float8Linear
     valid_T = targets_T != IGNORED
     if mask_T is not None:
         valid_T = valid_T & mask_T.bool()
     if chunk_tokens is None:
         chunk_tokens = max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * head.weight.shape[0]))
     total = _ChunkedCrossEntropy.apply(
-        copy_to_tp(x_TD, tp), weight_VD, targets_T - first, valid_T, tp, chunk_tokens
+        copy_to_tp(x_TD, tp), weight_VD, targets_T - first, valid_T, tp, chunk_tokens, is_float8
     )
     return CrossEntropy(sum=total, num_tokens=valid_T.sum())
 
@@ -132,19 +135,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         valid_T: Tensor,
         group: Group | None,
         chunk_tokens: int,
+        is_float8: bool,
     ) -> Tensor:
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         grad_x_TD = torch.empty_like(x_TD) if needs_x else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if needs_weight else None
         sums = [x_TD.new_zeros((), dtype=wide)]
+        in_float8 = Float8Weight(weight_VD, group) if is_float8 else None
         for start in range(0, x_TD.shape[0], chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             x_CD, valid_C = x_TD[chunk], valid_T[chunk]
             target_C = local_targets_T[chunk]
             is_here_C = (target_C >= 0) & (target_C < weight_VD.shape[0])
             target_C1 = target_C.masked_fill(~is_here_C, 0)[:, None]
-            logits_CV = functional.linear(x_CD, weight_VD).to(wide)
+            logits_CV = functional.linear(x_CD, weight_VD) if in_float8 is None else in_float8.product(x_CD)
+            logits_CV = logits_CV.to(wide)
             target_logit_C = logits_CV.gather(1, target_C1)[:, 0].masked_fill(~is_here_C, 0.0)
             highest_C = logits_CV.amax(1)
             exp_CV = logits_CV.sub_(highest_C[:, None]).exp_()
@@ -156,7 +162,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_CV = exp_CV.mul_(scale_C[:, None])
             grad_CV.scatter_add_(1, target_C1, -(is_here_C & valid_C).to(wide)[:, None])
             grad_CV = grad_CV.to(x_TD.dtype)
-            if grad_x_TD is not None:
+            if grad_x_TD is not None and in_float8 is not None:
+                grad_x_TD[chunk] = in_float8.input_gradient(grad_CV)
+            elif grad_x_TD is not None:
                 torch.mm(grad_CV, weight_VD, out=grad_x_TD[chunk])
             if grad_weight_VD is not None:
                 if wide == x_TD.dtype:
@@ -174,7 +182,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_x_TD = grad_x_TD * grad.to(grad_x_TD.dtype)
         if grad_weight_VD is not None:
             grad_weight_VD = (grad_weight_VD * grad).to(ctx.weight_dtype)
-        return grad_x_TD, grad_weight_VD, None, None, None, None
+        return grad_x_TD, grad_weight_VD, None, None, None, None, None
 
 
 def _whole_vocabulary(

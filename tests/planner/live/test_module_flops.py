@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import experts
+from model import products
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan
 from planner.counts.flops import executed_flops, model_flops
@@ -79,7 +79,7 @@ def flops_of_addmm(_: object, a_shape: list[int], b_shape: list[int], **__: obje
 def test_flops_equal_torchs_counter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch counts attention as the full square: with it (S + 1) / 2S of that, the one stated correction."""
     # Experts one after the other: the counter does not know grouped_mm on a CPU.
-    monkeypatch.setattr(experts, "can_group", lambda weight: False)
+    monkeypatch.setattr(products, "can_group", lambda weight: False)
     built = plan(*SMALL, *MODELS[name], "training.micro_batch=3", "training.precision=fp32")
     model = model_of(built)
     seq_length = built.strategy.training.seq_length

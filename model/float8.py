@@ -1,0 +1,221 @@
+"""FP8 products: e4m3 codes with one scale a row, forward and for the input's gradient.
+
+A row is what the product sums over: x Wᵀ quantizes the rows of x and those of W, the input's gradient the
+rows of the output's gradient and the columns of W. The weight's gradient is computed from the unquantized
+tensors. Where TP splits what is summed over, the largest magnitude of a row is that of all partners' parts:
+the same input has the same codes in every layout.
+
+Scales are powers of two. Codes times scale is then exact in bf16, so that a device without FP8 units computes
+with the very values that FP8 units multiply, and a row that was quantized for the network is not rounded a
+second time for its product. It costs no accuracy: e4m3 is a floating-point format (docs/how-to/fp8.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .collectives import Group, max_over_tp
+from .products import ExpertRows, product, weight_gradient
+
+# R rows, K contracted, N outputs, L experts of this rank
+
+E4M3 = torch.float8_e4m3fn
+# E4M3's largest number is 448 = 1.75 · 2^8. Added to the bits of a float, this carries into the exponent
+# exactly if the mantissa is above 1.75.
+_ABOVE_175 = 0x1FFFFF
+_EXPONENT_OF_448 = 8
+# FP8 tensor cores take sizes that are multiples of this (torch 2.13, _scaled_mm and _scaled_grouped_mm).
+KERNEL_MULTIPLE = 16
+
+
+class Float8Module(nn.Module):
+    """A module whose products are in FP8 once `is_float8` is set (`use_float8`, model/linear.py)."""
+
+    is_float8 = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A matrix, or one for each expert, as codes (e4m3) times scales (fp32, of size 1 along the dim that is
+    summed over)."""
+
+    codes: Tensor
+    scales: Tensor
+    dtype: torch.dtype  # of what was quantized
+
+    @property
+    def transposed(self) -> Quantized:
+        return Quantized(codes=self.codes.mT, scales=self.scales.mT, dtype=self.dtype)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Codes times scales in the dtype of what was quantized, exact."""
+        return _decode(self.codes, self.dtype) * self.scales.to(self.dtype)
+
+
+def quantize(x: Tensor, dim: int = -1, largest: Tensor | None = None) -> Quantized:
+    """`largest`: `largest_of(x, dim)`, or that of all parts of a split tensor."""
+    scales = scales_of(largest_of(x, dim) if largest is None else largest)
+    # In fp32: a power of two changes no bit of the mantissa, and torch converts fp32 fastest.
+    codes = (x.float() * scales.reciprocal()).to(E4M3)
+    return Quantized(codes=codes, scales=scales, dtype=x.dtype)
+
+
+def largest_of(x: Tensor, dim: int = -1) -> Tensor:
+    """The largest magnitude along `dim`, fp32, of size 1 there; infinite where a value is not finite."""
+    # A nan would not survive a MAX all-reduce on gloo.
+    return x.abs().amax(dim, keepdim=True).float().nan_to_num_(nan=torch.inf, posinf=torch.inf)
+
+
+def scales_of(largest: Tensor) -> Tensor:
+    """The smallest power of two that brings `largest` to 448 or below; never 0, nor below 2^-126.
+
+    Infinite where `largest` is: the whole row then decodes to nan, and the step is skipped as in bf16.
+    """
+    exponents = ((largest.view(torch.int32) + _ABOVE_175) >> 23) - _EXPONENT_OF_448
+    scales = (exponents.clamp_(min=1) << 23).view(torch.float32)
+    return scales.masked_fill_(largest.isinf(), torch.inf)
+
+
+def quantize_both(
+    a_RK: Tensor, b: Tensor, b_dim: int, group: Group | None = None
+) -> tuple[Quantized, Quantized]:
+    """Both factors of a product over `b_dim` of `b`; `group`: of TP partners, each with a part of the sum."""
+    largest_a, largest_b = largest_of(a_RK), largest_of(b, b_dim)
+    if group is not None:
+        together = max_over_tp(torch.cat([largest_a.flatten(), largest_b.flatten()]), group)
+        parts = together.split([largest_a.numel(), largest_b.numel()])
+        largest_a, largest_b = parts[0].view_as(largest_a), parts[1].view_as(largest_b)
+    return quantize(a_RK, -1, largest_a), quantize(b, b_dim, largest_b)
+
+
+def float8_product(
+    x: Tensor,
+    weight: Tensor,
+    rows: ExpertRows | None = None,
+    *,
+    inputs_over: Group | None = None,
+    outputs_over: Group | None = None,
+) -> Tensor:
+    """x Wᵀ in FP8, [..., N] in the dtype of x: for the weight of a linear layer, [N, K], or those of experts,
+    [L, N, K] with `rows`.
+
+    `inputs_over`, `outputs_over`: the TP group that K or N is split over.
+    """
+    y_RN = _Float8Product.apply(x.reshape(-1, x.shape[-1]), weight, rows, inputs_over, outputs_over)
+    return y_RN.view(*x.shape[:-1], y_RN.shape[-1])
+
+
+class Float8Weight:
+    """The weight [N, K] of a layer that gets its rows in chunks: quantized once for all of them.
+
+    `outputs_over`: the TP group that N is split over. Without gradient.
+    """
+
+    def __init__(self, weight_NK: Tensor, outputs_over: Group | None) -> None:
+        self._rows = quantize(weight_NK).transposed
+        self._weight_NK, self._group = weight_NK, outputs_over
+
+    def product(self, x_RK: Tensor) -> Tensor:
+        return multiply(quantize(x_RK), self._rows)
+
+    def input_gradient(self, grad_RN: Tensor) -> Tensor:
+        largest = largest_of(grad_RN)
+        if self._group is not None:
+            largest = max_over_tp(largest, self._group)
+        return multiply(quantize(grad_RN, -1, largest), self._columns)
+
+    @cached_property
+    def _columns(self) -> Quantized:
+        largest = largest_of(self._weight_NK, -2)
+        if self._group is not None:
+            largest = max_over_tp(largest, self._group)
+        return quantize(self._weight_NK, -2, largest)
+
+
+def multiply(a_RK: Quantized, b_KN: Quantized, rows: ExpertRows | None = None) -> Tensor:
+    """The product of quantized matrices, [R, N] in their dtype. With `rows` b is [L, K, N]."""
+    if not has_kernel(a_RK.codes, b_KN.codes, a_RK.dtype):
+        return product(a_RK.values, b_KN.values.mT, rows)
+    b_codes = b_KN.codes.mT.contiguous().mT  # FP8 tensor cores read the second factor by column
+    if rows is None:
+        return torch._scaled_mm(
+            a_RK.codes, b_codes, a_RK.scales, b_KN.scales, out_dtype=a_RK.dtype, use_fast_accum=True
+        )
+    return torch._scaled_grouped_mm(
+        a_RK.codes,
+        b_codes,
+        a_RK.scales.flatten(),
+        b_KN.scales.squeeze(1),
+        offs=rows.ends_L,
+        out_dtype=a_RK.dtype,
+        use_fast_accum=True,
+    )
+
+
+def has_kernel(a_codes: Tensor, b_codes: Tensor, dtype: torch.dtype) -> bool:
+    """Whether FP8 units multiply these; if not, bf16 (or fp32) multiplies the decoded values."""
+    sizes = b_codes.shape[-2:]
+    if not a_codes.is_cuda or not len(a_codes) or dtype != torch.bfloat16:
+        return False
+    return not any(size % KERNEL_MULTIPLE for size in sizes) and device_has_kernel(
+        a_codes.device, grouped=b_codes.dim() == 3
+    )
+
+
+@lru_cache
+def device_has_kernel(device: torch.device, *, grouped: bool) -> bool:
+    """Row-wise `_scaled_mm` runs on sm_89 and newer, `_scaled_grouped_mm` on sm_90 only (torch 2.13)."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    capability = torch.cuda.get_device_capability(device)
+    return capability == (9, 0) if grouped else capability >= (8, 9)
+
+
+class _Float8Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_RK: Tensor,
+        weight: Tensor,
+        rows: ExpertRows | None,
+        inputs_over: Group | None,
+        outputs_over: Group | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x_RK, weight)
+        ctx.rows, ctx.outputs_over = rows, outputs_over
+        a, b = quantize_both(x_RK, weight, -1, inputs_over)
+        return multiply(a, b.transposed, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad_RN: Tensor) -> tuple[Tensor | None, ...]:
+        x_RK, weight = ctx.saved_tensors
+        grad_RN = grad_RN.contiguous()
+        grad_x_RK = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            a, b = quantize_both(grad_RN, weight, -2, ctx.outputs_over)
+            grad_x_RK = multiply(a, b, ctx.rows)
+        if ctx.needs_input_grad[1]:
+            grad_weight = weight_gradient(grad_RN, x_RK, ctx.rows)
+        return grad_x_RK, grad_weight, None, None, None
+
+
+def _decode(codes: Tensor, dtype: torch.dtype) -> Tensor:
+    if codes.is_cuda:
+        return codes.to(dtype)
+    # torch 2.13's CPU conversion from e4m3 takes six times as long as looking the codes up (3.1 ms and 0.5 ms
+    # for 2^20 of them, 2026-11-30).
+    table = _table(dtype)
+    in_memory = codes if codes.is_contiguous() else codes.mT  # transposed at most: read as it lies
+    found = table.index_select(0, in_memory.reshape(-1).view(torch.uint8).int()).view(in_memory.shape)
+    return found if codes.is_contiguous() else found.mT
+
+
+@lru_cache
+def _table(dtype: torch.dtype) -> Tensor:
+    return torch.arange(256, dtype=torch.uint8).view(E4M3).to(dtype)
