@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from planner.yaml12 import resolve_scalar
+from planner.yaml12_scalars import resolve_scalar
 
 
 def section_yaml(name: str, section: Mapping[str, Any]) -> str:

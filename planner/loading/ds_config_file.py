@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from planner.loading.foreign_meaning import Meaning
 from planner.loading.foreign_names import find_foreign, find_meaning, own_tails
-from planner.loading.foreign_values import Meaning
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.source_file import SourceFile
 from planner.loading.trial import is_legal

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from planner.loading.foreign_values import CONVERTERS, Convert, Meaning, always, same, words
+from planner.loading.foreign_meaning import Convert, Meaning, always, same, words
+from planner.loading.foreign_values import CONVERTERS
 from planner.loading.json_schema import list_paths
 from planner.yaml12 import Document
 

@@ -11,7 +11,8 @@ from planner.problems import Problem
 from planner.strategy.field_types import show
 from planner.strategy.parallel import parse_short_name
 from planner.units import shorten
-from planner.yaml12 import MAX_DIGITS, Document, Entry, Mapping, resolve_scalar
+from planner.yaml12 import Document, Entry, Mapping
+from planner.yaml12_scalars import MAX_DIGITS, resolve_scalar
 from planner.yaml12_writer import flow_yaml
 
 _KEY = re.compile(r"[^.\s=]+(?:\.[^.\s=]+)*")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.loading.fault import Fault, Path, dotted
+from planner.loading.foreign_meaning import Meaning
 from planner.loading.foreign_names import find_foreign, find_meaning, own_tails
-from planner.loading.foreign_values import Meaning
 from planner.loading.json_schema import find_section
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.trial import is_legal

@@ -11,7 +11,7 @@ from planner.loading.trial import is_legal_in
 from planner.loading.unit_spellings import suggest_quantity
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
 from planner.units import UNITS, Dimension, quantity_pattern
-from planner.yaml12 import resolve_scalar
+from planner.yaml12_scalars import resolve_scalar
 
 _DIMENSIONS = {quantity_pattern(dimension): dimension for dimension in UNITS}
 _MULTIPLES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "ki": 2**10, "mi": 2**20}

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from planner import yaml12
-from planner.yaml12 import Document, resolve_scalar
+from planner.yaml12 import Document
+from planner.yaml12_scalars import resolve_scalar
 
 
 def read(text: str) -> object:

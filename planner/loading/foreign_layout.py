@@ -1,0 +1,96 @@
+"""Layout and batch as other programs write them: ZeRO, degrees, stages, accumulation."""
+
+from dataclasses import replace
+from typing import Any
+
+from planner.loading.foreign_meaning import Find, Meaning, count, write
+
+
+def zero_stage(value: Any, find: Find) -> Meaning:
+    """DeepSpeed's section, or the stage alone; the nearest stage where the one that is written is refused.
+
+    The stage decides what is partitioned, not what is computed.
+    """
+    path, lost = "parallel.zero_stage", ()
+    if isinstance(value, dict):
+        lost = tuple(key for key, item in value.items() if key != "stage" and not _is_off(item))
+        value = value.get("stage", 0)  # DeepSpeed 0.19.8, runtime/zero/config.py
+    if value == 3:
+        return Meaning(writes={path: 2}, note="ZeRO 3 is not supported with experts", lost=lost)
+    if value == 0 and find("training.precision") != "fp32":
+        return Meaning(writes={path: 1}, note="ZeRO 0 is for fp32 only", lost=lost)
+    return replace(write(path, value), lost=lost)
+
+
+def data_parallel(value: Any, find: Find) -> Meaning:
+    """Data-parallel ranks of the dense layers: here dp counts replicas of all experts too.
+
+    data-parallel size = dp × max(ep, tp) / tp of a colocated stage (planner/topology/placement.py).
+    """
+    size, ep, tp = count(value), count(find("parallel.ep")) or 1, count(find("parallel.tp")) or 1
+    if size is None:
+        return Meaning(asks={"parallel.dp": "the number of replicas of all experts"})
+    wide = max(ep, tp)
+    if size * tp % wide:
+        return Meaning(
+            asks={"parallel.dp": f"data-parallel size × tp / max(ep, tp), here {size * tp}/{wide}"}
+        )
+    return Meaning(writes={"parallel.dp": size * tp // wide})
+
+
+def first_stage(value: Any, find: Find) -> Meaning:
+    """Layers of the first stage; those of the others are equal, as in Megatron-LM."""
+    return _stages(value, find, is_first=True)
+
+
+def last_stage(value: Any, find: Find) -> Meaning:
+    return _stages(value, find, is_first=False)
+
+
+def stage_layout(value: Any, find: Find) -> Meaning:
+    """Megatron-LM's text of letters, one for each layer: embedding and loss are layers there."""
+    return Meaning(asks={"parallel.layers_per_stage": "a list of the layers of each stage, [10, 6]"})
+
+
+def _stages(value: Any, find: Find, *, is_first: bool) -> Meaning:
+    path, own = "parallel.layers_per_stage", count(value)
+    layers, pp = count(find("model.num_hidden_layers")), count(find("parallel.pp"))
+    if own is None or layers is None or pp is None or pp < 2 or own >= layers or (layers - own) % (pp - 1):
+        return Meaning(asks={path: "a list of the layers of each stage, [10, 6]"})
+    others = [(layers - own) // (pp - 1)] * (pp - 1)
+    return Meaning(writes={path: [own, *others] if is_first else [*others, own]})
+
+
+def accumulation(value: Any, find: Find) -> Meaning:
+    """global_batch = micro_batch × accumulation × data-parallel size of the widest stage."""
+    steps = count(value)
+    batch, micro = (count(find(f"training.{key}")) for key in ("global_batch", "micro_batch"))
+    dp, ep, tp = (count(find(f"parallel.{key}")) for key in ("dp", "ep", "tp"))
+    ep, tp = ep or 1, tp or 1
+    is_staged = find("parallel.placement") == "staged"
+    each = ep if is_staged else max(ep, tp) // tp  # data-parallel size of dp 1
+    asks = Meaning(asks={"training.micro_batch": "global_batch / (accumulation × data-parallel size)"})
+    if steps is None:
+        return asks
+    if batch is None:
+        return (
+            asks
+            if micro is None
+            else Meaning(writes={"training.global_batch": micro * steps * each * (dp or 1)})
+        )
+    if micro is None:
+        size = each * (dp or 1)
+        return (
+            asks
+            if batch % (steps * size)
+            else Meaning(writes={"training.micro_batch": batch // (steps * size)})
+        )
+    if batch == micro * steps * each * (dp or 1):
+        return Meaning(no_effect=f"{steps} follows: global_batch / (micro_batch × data-parallel size)")
+    if dp is None and batch % (micro * steps * each) == 0:
+        return Meaning(writes={"parallel.dp": batch // (micro * steps * each)})
+    return asks
+
+
+def _is_off(value: Any) -> bool:
+    return value in (False, None) or (isinstance(value, dict) and value.get("device") == "none")
