@@ -24,6 +24,7 @@ FLOORS = {
     "planner": (
         ("problems", "units", "errors", "exit_codes", "files", "paths"),
         ("standard_streams",),
+        ("yaml12_scalars",),
         ("yaml12",),
         ("yaml12_writer",),
         ("hardware",),
