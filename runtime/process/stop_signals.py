@@ -6,16 +6,20 @@ kind, or 20 s without a boundary after TERM or INT, ends the rank at once, witho
 """
 
 import signal
-import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from runtime.process.launcher_watch import LauncherWatch, was_asked_to_stop
+from runtime.process.service_thread import start_service
 
 STOP_GRACE_S = 20.0
 # A terminal or a batch system signals the entire process group, and the launcher passes the signal on:
 # what arrives this soon after the first is the same request.
 ECHO_S = 3.0
+POLL_S = 1.0
+# A poll that took this much longer means that the process was paused: by Ctrl-Z, Slurm or a debugger.
+PAUSE_S = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -41,14 +45,15 @@ class StopRequest:
             self._asked = signal.SIGTERM.name
             self._deadline = time.monotonic() + STOP_GRACE_S
 
-    def listen(self, exit_now: Callable[[str], None]) -> None:
+    def listen(self, exit_now: Callable[[str], NoReturn], fail_now: Callable[[str], NoReturn]) -> None:
         """Starts the thread that takes the signals.
 
         Args:
-            exit_now: called from the thread with the reason when the rank must end at once; must not return.
+            exit_now: called from the thread with the reason when the rank must end at once.
+            fail_now: called from the thread with the reason if the thread itself fails.
         """
         self._exit_now = exit_now
-        threading.Thread(target=self._listen, name="stop-signals", daemon=True).start()
+        start_service("stop-signals", self._listen, fail_now)
 
     @property
     def asked(self) -> str | None:
@@ -67,10 +72,15 @@ class StopRequest:
             self._deadline = float("inf")
         return agreed
 
-    def _listen(self) -> None:
+    def _listen(self) -> NoReturn:
         while True:
-            received = signal.sigtimedwait(STOP_SIGNALS, 1.0)
-            if received is not None:
+            began = time.monotonic()
+            received = signal.sigtimedwait(STOP_SIGNALS, POLL_S)
+            paused_s = time.monotonic() - began - POLL_S
+            if paused_s > PAUSE_S:
+                self._deadline += paused_s  # no step could end in the meantime
+            # After SIGSTOP and SIGCONT, the wait has returned with numbers that are no signal.
+            if received is not None and received.si_signo in STOP_SIGNALS:
                 self._receive(received.si_signo)
             if time.monotonic() > self._deadline:
                 self._exit_now(f"by {self._asked}: no step ended within {STOP_GRACE_S:.0f} s")

@@ -86,6 +86,16 @@ class ExitReporter:
         finally:
             os._exit(ExitCode.STOPPED)
 
+    def fail_now(self, reason: str) -> NoReturn:
+        """From a thread that the rank cannot run without, when it ends: says why and ends the process."""
+        try:
+            own = f"[{self.context.identity}] {reason}"
+            print(own, file=sys.stderr, flush=True)
+            self._first_reason(own, is_echo=False)
+            self._write_failed(ExitCode.INTERNAL_ERROR, [{"found": own}])
+        finally:
+            os._exit(ExitCode.INTERNAL_ERROR)
+
     def failed(self, error: BaseException) -> ExitCode:
         """An error: of this rank, or of a peer, which this rank notices as a broken collective."""
         if isinstance(error, StrategyError):
@@ -147,11 +157,11 @@ class ExitReporter:
                 while time.monotonic() < deadline and not store.check(["failure"]):
                     time.sleep(0.05)
                 answer.append(store.compare_set("failure", "", own).decode())
-            except RuntimeError:
+            except Exception:  # whatever is wrong with the store, this rank still has to say something
                 answer.append(fallback)
 
         # On a host that is cut off, a question to the store has no answer and no end.
-        asking = threading.Thread(target=ask, daemon=True)
+        asking = threading.Thread(target=ask, name="first-reason", daemon=True)
         asking.start()
         asking.join(STORE_WAIT_S)
         return answer[0] if answer else fallback

@@ -28,7 +28,7 @@ def run_rank(
     block_signals()
     context = RunContext(start=start, folder=folder)
     reporter = ExitReporter(context=context)
-    context.stop.listen(reporter.stop_now)
+    context.stop.listen(reporter.stop_now, reporter.fail_now)
     try:
         decision = agree_on_start(context, reporter, decide)
         if decision.exit_code is None:

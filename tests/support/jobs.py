@@ -44,7 +44,7 @@ def end(reason):
     (run / "light" / f"{rank}.end").write_text(reason)
     os._exit(130)
 stop = StopRequest()
-stop.listen(end)
+stop.listen(end, end)
 seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "hosts": hosts_given()}
 (run / "light").mkdir(exist_ok=True)
 temporary = run / "light" / f"{rank}.new"

@@ -6,9 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
+from runtime.process import stop_signals
+from runtime.process.stop_signals import StopRequest
 from tests.support.launching import ROOT
 
 # Waits to be asked, and leaves what it was asked by; ends itself where StopRequest would end it.
@@ -23,7 +27,7 @@ def end(reason):
     os._exit(130)
 block_signals()
 stop = StopRequest()
-stop.listen(end)
+stop.listen(end, end)
 answer.with_suffix(".pid").write_text(str(os.getpid()))
 for _ in range(600):
     if stop.asked:
@@ -108,6 +112,84 @@ def test_a_signal_asks(tree, number: signal.Signals) -> None:
     os.kill(int(answer.with_suffix(".pid").read_text()), number)
     _until(answer.exists)
     assert answer.read_text() == number.name
+
+
+@pytest.mark.parametrize("paused_s", [0.1, 1.5, 4.0])
+def test_a_rank_that_was_paused_still_hears_term(tree, paused_s: float) -> None:
+    """SIGSTOP and SIGCONT, as Ctrl-Z and fg, Slurm's suspend and a debugger send them."""
+    _, answer = tree("deepspeed")
+    rank = int(answer.with_suffix(".pid").read_text())
+    for _ in range(2):
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(paused_s)
+        os.kill(rank, signal.SIGCONT)
+        time.sleep(0.3)
+    assert not answer.exists(), "a pause was taken for a request to stop"
+    os.kill(rank, signal.SIGTERM)
+    _until(answer.exists)
+    assert answer.read_text() == "SIGTERM"
+
+
+def test_a_rank_that_was_paused_still_notices_that_its_launcher_ended(tree) -> None:
+    runner, answer = tree("deepspeed")
+    rank = int(answer.with_suffix(".pid").read_text())
+    os.kill(rank, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(rank, signal.SIGCONT)
+    time.sleep(0.3)
+    runner.kill()
+    runner.wait()
+    _until(answer.exists)
+    assert answer.read_text() == "SIGTERM"
+
+
+def test_a_pause_is_not_counted_as_time_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TERM, then a pause longer than the grace: the rank still has the grace to reach a step's end."""
+    stop = StopRequest()
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    waits = iter([(signal.SIGTERM, 0.5), (None, 300.0), *[(None, 1.0)] * 40])
+    ended: list[tuple[float, str]] = []
+
+    def wait(signals: object, timeout: float) -> SimpleNamespace | None:
+        number, seconds = next(waits)
+        clock[0] += seconds
+        return None if number is None else SimpleNamespace(si_signo=number)
+
+    def end(reason: str) -> NoReturn:
+        ended.append((clock[0], reason))
+        raise SystemExit
+
+    monkeypatch.setattr(signal, "sigtimedwait", wait)
+    monkeypatch.setattr(stop_signals, "start_service", lambda name, serve, fail_now: serve())
+    with pytest.raises(SystemExit):
+        stop.listen(end, end)
+    # TERM at 100.5; a wait of 1 s that took 300 s; then the rest of the 20 s, by waits of 1 s.
+    assert [moment for moment, _ in ended] == [420.5]
+
+
+@pytest.mark.parametrize(
+    ("serve", "how"),
+    [
+        ("raise ValueError('-2143245984 is not a valid signal')", "ValueError: -2143245984 is not a valid"),
+        ("return", "it returned"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+    ],
+)
+def test_a_service_thread_that_ends_takes_the_process_with_it(serve: str, how: str) -> None:
+    program = (
+        "import os, time\n"
+        "from runtime.process.service_thread import start_service\n"
+        f"def serve():\n    {serve}\n"
+        "def end(reason):\n    print(reason, flush=True)\n    os._exit(3)\n"
+        "start_service('stop-signals', serve, end)\n"
+        "time.sleep(20)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=15, check=False
+    )
+    assert ended.returncode == 3
+    assert f"SW953 the thread stop-signals ended ({how}" in ended.stdout
 
 
 def _until(is_there, timeout: float = 20.0) -> None:
