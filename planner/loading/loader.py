@@ -120,7 +120,7 @@ def loads(
     if found and texts:  # once more without overrides: which of them the file has alone
         _, in_file = check(replace(sources, root=alone))
         strategy, found = check(sources, overrides=texts, in_file=in_file)
-        found = list(name_overrides(found, texts, in_file))
+        found = list(name_overrides(found, texts, in_file, file))
     problems += found
     if problems:
         raise StrategyError(sorted(problems, key=_order))

@@ -13,14 +13,18 @@ Key = tuple[str, ...]
 
 
 def name_overrides(
-    problems: Iterable[Problem], overrides: Sequence[str], in_file: Collection[Problem]
+    problems: Iterable[Problem], overrides: Sequence[str], in_file: Collection[Problem], file: str | None
 ) -> Iterator[Problem]:
-    """Problems of a section that the file alone has right, each with the overrides of its keys."""
+    """Problems of a section that the file alone has right, each with the overrides of its keys.
+
+    A line of another file than the strategy's, a hostfile's, stays the place of its Problem.
+    """
     known = {(problem.code, problem.path) for problem in in_file}
     for problem in problems:
         section = f"{problem.path}."
         culprits = [text for text in overrides if text.startswith(section)]
-        if problem.override is None and culprits and (problem.code, problem.path) not in known:
+        is_of_strategy = problem.override is None and problem.file == file
+        if is_of_strategy and culprits and (problem.code, problem.path) not in known:
             yield _blame(problem, culprits)
         else:
             yield problem

@@ -1,125 +1,210 @@
-"""Dialects of host lists: Open MPI, MPICH, Slurm, PBS and Ansible lines, as hosts with their slots.
+"""Lines of other host lists (Open MPI, MPICH, Slurm, LSF, SGE, PBS, Ansible, /etc/hosts) as hosts with slots.
 
 Only for fixes: what is read is DeepSpeed's `name slots=N`. Here its neighbours are understood, so that a fix
-keeps the names and numbers that were found.
+keeps the names and numbers that were found. A line that may mean two things is unclear, and no fix guesses.
 """
 
+import ipaddress
+import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-# ssh's port, or a number that no host has GPUs
-_SSH_PORT = 22
-_COUNT = r"(?:slots?|max[-_]slots|gpus?|ngpus|np|n|nproc|nproc_per_node|cpus?|ppn|processes|count)"
-_SETTING = re.compile(rf"(?i)\b{_COUNT}\s*[=:]?\s*(\d[\d,-]*)")
-_MAX_SLOTS = re.compile(r"(?i)\bmax[-_]slots\s*[=:]?\s*\d+")
-_RANGE = re.compile(r"\[([\d,-]+)\]|\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
-_ONE_NAME = r"(?:[^\s,\[{]|\[[^\]]*\]|\{[^}]*\})+"
-_LISTED = re.compile(rf"{_ONE_NAME}(?:\s*,\s*{_ONE_NAME})*")
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
-_LONGEST = 1000  # characters of a line
-_MOST = 65_536  # hosts of one expression
+from planner.strategy.host_entry import Entry, UnclearError, is_setting, normalize, read_entry
+from planner.strategy.host_expressions import split_outside_brackets
+from planner.strategy.host_names import machine_of
+from planner.units import shorten
+
+_LONGEST = 16_384  # characters of a line
+_VARIABLE = re.compile(
+    r"(?:export\s+)?(?:SLURM_(?:JOB_)?NODELIST|LSB_(?:MCPU_)?HOSTS|HOSTS|HOSTLIST|NODES|NODELIST)=(.*)"
+)
+_HEADING = re.compile(r"(?i)hosts?|host_?names?|names?|nodes?|machines?|slots?|n?gpus?|num_gpus|cpus?|count")
+_HEADING_ALONE = re.compile(r"(?i)(?:hosts|hostnames?|nodes|workers|machines):?|[\w-]+:")
+_SSH_OPTION = re.compile(
+    r"(?i)(?:HostName|User|Port|IdentityFile|IdentitiesOnly|ProxyJump|ProxyCommand|ForwardAgent|Match"
+    r"|StrictHostKeyChecking|UserKnownHostsFile|LogLevel|ServerAlive\w+|Control\w+)[\s=]+\S.*"
+)
+_LOCAL_NAME = re.compile(r"(?i)localhost(?:\d|\..*)?|ip6-.*|broadcasthost")
+_RANK = re.compile(r"rank\s+(\d{1,9})\s*=\s*(\S+)\s+slots?\s*=\s*\S+")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Hosts with their slots, None where the line has no number; hint: what the fix has to add."""
+    """What a line means: hosts with their slots (None: no number), or why it cannot be said.
 
-    hosts: tuple[tuple[str, int | None], ...]
+    hint: what a fix has to add. braces: the names as bash expands them. unclear: why no line can be written
+    in its place. no_host: what the line is, if it names none.
+    """
+
+    hosts: tuple[tuple[str, int | None], ...] = ()
     hint: str = ""
+    braces: str = ""
+    unclear: str = ""
+    no_host: str = ""
 
 
-def read_dialect(line: str) -> Reading | None:
-    """What a line seems to mean; None where no host can be made out."""
+def read_dialect(line: str) -> Reading:
+    """What a line alone means."""
     if len(line) > _LONGEST:
-        return None
-    text = re.sub(r"\s+#.*$", "", line.strip()).strip().lstrip("-").strip().rstrip(",;").strip()
-    text = re.sub(r"^[a-z]+://", "", text)
-    text = re.sub(rf"(?i)\s*,\s*(?={_COUNT}\s*[=:])", " ", text)
-    if not text or re.fullmatch(r"\[[A-Za-z_][\w:-]*\]", text):
-        return None
-    names, rest = _split(text)
-    words = rest.split()
-    if words and all(_WORD.fullmatch(word) for word in words) and not re.match(rf"(?i){_COUNT}\b", words[0]):
-        names, rest = [*names, *words], ""  # several hosts in one line
-    slots, hint = _slots(rest)
-    found: list[tuple[str, int | None]] = []
-    for name in names:
-        plain, count, more = _count_in_name(name)
-        hint = hint or more
-        expanded = list(expand(plain))
-        if not expanded or len(expanded) > _MOST:
-            return None
-        found += ((each.rstrip("./"), slots if slots is not None else count) for each in expanded)
-    return Reading(tuple(found), hint) if found else None
+        return Reading(unclear=f"it has {len(line):,} characters")
+    text = re.sub(r"#.*$|\s//.*$", "", line.strip()).strip()
+    text = re.sub(r"^-\s+", "", text).rstrip(",;\\ ")
+    no_host = _what_it_is(text)
+    if no_host:
+        return Reading(no_host=no_host)
+    try:
+        found = _read_json(text) or _read(text)
+    except UnclearError as error:
+        return Reading(unclear=str(error))
+    names = Counter(machine_of(name) for name, _ in found.hosts)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        return Reading(unclear=f"{shorten(twice[0], 60)} is in it twice")
+    return Reading(found.hosts, found.hint, found.braces)
 
 
-def _split(text: str) -> tuple[list[str], str]:
-    """Names and what follows them; commas outside of brackets separate names."""
-    first = _LISTED.match(text)
-    if first is None:
-        return [], text
-    return re.findall(_ONE_NAME, first.group(0)), text[first.end() :]
+def read_rankfile(lines: Sequence[str]) -> Mapping[int, Reading]:
+    """The lines `rank 0=node1 slot=0` of an Open MPI rankfile, by their number from 1.
 
-
-def _slots(rest: str) -> tuple[int | None, str]:
-    """The count of a line: `slots=4`, `slots=0,1,2,3`, `slots=4-7`, `gpus: 4`, or the only number."""
-    without_maximum = _MAX_SLOTS.sub("", rest)
-    match = _SETTING.search(without_maximum) or _SETTING.search(rest)
-    number = match.group(1) if match else None
-    if number is None:
-        numbers = re.findall(r"\d+", rest)
-        return (int(numbers[0]), "") if len(numbers) == 1 and len(numbers[0]) < 10 else (None, "")
-    if number.isdigit():
-        return (int(number), "") if len(number) < 10 else (None, "")
-    devices = sorted(set(map(int, _numbers(number))))
-    if not devices:
-        return None, ""
-    if devices != list(range(len(devices))):
-        return len(devices), f" (its ranks use devices 0 to {len(devices) - 1}, not {number})"
-    return len(devices), ""
-
-
-def _count_in_name(name: str) -> tuple[str, int | None, str]:
-    """`n0:4`, `n0*4`, `n0(x4)` and `4*n0` are counts; `n0:22` is a port."""
-    match = re.fullmatch(r"([^:*()]+)(?::|\*|\(x?)(\d{1,5})\)?", name)
-    if match is None:
-        times = re.fullmatch(r"(\d{1,4})\*(.+)", name)
-        return (times.group(2), int(times.group(1)), "") if times else (name, None, "")
-    plain, number = match.group(1), int(match.group(2))
-    if ":" in name and (number == _SSH_PORT or number > 1024):
-        return plain, None, " and set the port in the ssh configuration"
-    return plain, number, ""
-
-
-def expand(name: str) -> Iterator[str]:
-    """The names of Slurm's `node[01-04,07]` and a shell's `node{1..4}` and `node{1,2}`; at most 65,537."""
-    match = _RANGE.search(name)
-    if match is None:
-        yield name
-        return
-    numbers, first, last, words = match.groups()
-    if numbers is not None:
-        items = list(_numbers(numbers))
-    elif first is not None:
-        items = list(_numbers(f"{first}-{last}"))
-    else:
-        items = words.split(",")
-    count = 0
-    for item in items:
-        for each in expand(name[: match.start()] + item + name[match.end() :]):
-            count += 1
-            yield each
-            if count > _MOST:
-                return
-
-
-def _numbers(text: str) -> Iterator[str]:
-    """`01-04,07` as 01, 02, 03, 04, 07."""
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
-        if match is None:
+    The first line of a host has its number of ranks.
+    """
+    found = {n: m for n, line in enumerate(lines, 1) if (m := _RANK.match(line)) is not None}
+    places = {int(match[1]): match[2] for match in found.values()}
+    if len(places) < len(found) or any(name.startswith("+") for name in places.values()):
+        why = "a rank is in it twice" if len(places) < len(found) else "+n0 is a host of a scheduler's list"
+        return dict.fromkeys(found, Reading(unclear=why))
+    count = Counter(map(machine_of, places.values()))
+    firsts: dict[str, int] = {}
+    in_order = [machine_of(places[rank]) for rank in sorted(places)]
+    in_file = list(dict.fromkeys(machine_of(match[2]) for match in found.values()))
+    is_grouped = in_order == [name for name in in_file for _ in range(count[name])]
+    hint = "" if is_grouped else " (ranks are numbered host by host then, not as here)"
+    readings = {}
+    for number, match in found.items():
+        host = machine_of(match[2])
+        first = firsts.setdefault(host, number)
+        if first != number:
+            readings[number] = Reading(no_host=f"rank {match[1]} is counted in line {first}")
             continue
-        first, last = match.group(1), match.group(2) or match.group(1)
-        for number in range(int(first), min(int(last), int(first) + _MOST) + 1):
-            yield f"{number:0{len(first)}d}"
+        one = read_dialect(match[2])
+        is_one = len(one.hosts) == 1 and one.hosts[0][1] is None
+        readings[number] = (
+            replace(one, hosts=((one.hosts[0][0], count[host]),), hint=one.hint + hint)
+            if is_one
+            else Reading(unclear=one.unclear or f"{shorten(match[2], 60)!r} is not a host name")
+        )
+    return readings
+
+
+def _what_it_is(text: str) -> str:
+    """What a line is that names no host."""
+    if not text:
+        return "it names no host"
+    if re.fullmatch(r"\[[A-Za-z_][\w:.-]*\]", text):
+        return "a heading"
+    words = re.split(r"[\s,;]+", text)
+    if _HEADING_ALONE.fullmatch(text) or (len(words) > 1 and all(map(_HEADING.fullmatch, words))):
+        return "a heading"
+    if len(words) > 1 and _is_address(words[0]) and all(map(_LOCAL_NAME.fullmatch, words[1:])):
+        return "it names this machine, or a group"
+    if _SSH_OPTION.fullmatch(text):
+        return "it belongs in the ssh configuration"
+    return "a setting of Ansible" if re.match(r"ansible_\w+\s*[=:]", text) else ""
+
+
+def _read(text: str) -> Entry:
+    """A line that is not JSON."""
+    text = normalize(text)
+    variable = _VARIABLE.fullmatch(text)
+    if variable is not None:
+        text = variable.group(1).strip().strip("'\"")
+    text = re.sub(r"^[a-z]+://", "", text)
+    words = text.split()
+    if len(words) == 4 and words[1].isdigit() and re.fullmatch(r"\S+@\S+|UNDEFINED|<NULL>", words[2]):
+        return read_entry(f"{words[0]} {words[1]}")  # SGE: name, slots, queue, processors
+    if len(words) > 1 and words[0].lower() == "host" and not is_setting(words[1]):
+        return _joined([read_entry(word) for word in words[1:]])  # of an ssh configuration
+    if len(words) > 1 and _is_address(words[0]) and not any(map(_is_no_name, words[1:])):
+        return _of_etc_hosts(words)
+    parts = split_outside_brackets(text, ";")
+    if len(parts) > 1:
+        return _joined([_read(part) for part in parts])
+    parts = split_outside_brackets(text, ",")
+    if len(parts) > 1 and sum("=" in part for part in parts) == len(parts):
+        with_names = [part for part in parts if not is_setting(part.split()[0]) or " " in part]
+        if len(with_names) == len(parts):
+            return _joined([read_entry(part) for part in parts])
+    return _read_words(re.sub(r"\s*,\s*", ",", text))
+
+
+def _read_words(text: str) -> Entry:
+    """Words separated by spaces: an entry, several names, or names each with its number (LSF)."""
+    groups: list[list[str]] = []
+    for word in re.sub(r",(?=[a-z-_]+=)", " ", text, flags=re.IGNORECASE).split():
+        if groups and (is_setting(word) or word in ("=", ":")):
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    if len(groups) <= 1:
+        return read_entry(text if not groups else " ".join(groups[0]))
+    if all(len(group) == 1 for group in groups):
+        names = [group[0] for group in groups]
+        times = Counter(names)
+        if max(times.values()) > 1:  # LSF's LSB_HOSTS has a host once for each of its slots
+            return _joined([read_entry(f"{name} {count}") for name, count in times.items()])
+        entries = [read_entry(name) for name in names]
+        if not all(re.search(r"[\d.-]", name) for entry in entries for name, _ in entry.hosts):
+            raise UnclearError("its words may be something else than names of hosts")
+        return _joined(entries)
+    return _joined([read_entry(" ".join(group)) for group in groups])
+
+
+def _joined(entries: Sequence[Entry]) -> Entry:
+    hosts = tuple(host for entry in entries for host in entry.hosts)
+    if len({count is None for _, count in hosts}) > 1:
+        raise UnclearError("not every host in it has a number")
+    hints = dict.fromkeys(entry.hint for entry in entries if entry.hint)
+    if len(entries) > 1 and hints:
+        raise UnclearError("write each host in a line of its own")
+    return Entry(hosts, " ".join(entry.braces for entry in entries), "".join(hints))
+
+
+def _of_etc_hosts(words: Sequence[str]) -> Entry:
+    """`10.0.0.1 node01 node01.local`: one host, by its first name."""
+    return read_entry(next(word for word in words[1:] if not _LOCAL_NAME.fullmatch(word)))
+
+
+def _read_json(text: str) -> Entry | None:
+    """["n0", "n1"] and {"n0": 8, "n1": 8}; None if it is neither."""
+    if text[:1] not in '["{' or '"' not in text:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return _joined([read_entry(item) for item in _json_entries(value)])
+
+
+def _json_entries(value: object) -> Iterator[str]:
+    items = list(value.items()) if isinstance(value, dict) else value
+    for item in items if isinstance(items, list) else [items]:
+        if isinstance(item, tuple):
+            if not isinstance(item[1], int):
+                raise UnclearError("it is not a mapping of hosts to numbers")
+            item = f"{item[0]} slots={item[1]}"
+        if not isinstance(item, str) or not item.strip():
+            raise UnclearError("it is not a list of names")
+        yield normalize(item.strip())
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+def _is_no_name(word: str) -> bool:
+    return _is_address(word) or is_setting(word)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from planner.files import read_limited
 from planner.problems import Problem
-from planner.strategy.host_dialects import Reading, read_dialect
+from planner.strategy.host_dialects import Reading, read_dialect, read_rankfile
 from planner.strategy.host_names import (
     EXPECTED_NAME,
     LINE,
     MAX_HOSTS,
     MAX_SLOTS,
-    as_host_name,
     is_host_name,
     machine_of,
 )
@@ -20,6 +19,10 @@ from planner.units import shorten
 _MAX_BYTES = 16 * 2**20
 _SHOWN = 8  # lines that a fix writes out
 _MOST_PROBLEMS = 100
+BY_HAND = (
+    "write a line `name slots=N` for each host, with the name by which ssh reaches it and its number of "
+    "GPUs, or remove this line"
+)
 
 
 def read_hostfile(
@@ -36,6 +39,7 @@ def read_hostfile(
     # PBS lists a host once for each of its slots.
     repeated = Counter(line for line in lines if is_host_name(line))
     listed = {machine_of(name) for line in lines if (name := _complete_name(line)) is not None}
+    ranks = read_rankfile(lines)
     seen: dict[str, tuple[int, int]] = {}  # machine -> line and slots
     hosts: list[tuple[str, int]] = []
     problems: list[Problem] = []
@@ -48,11 +52,12 @@ def read_hostfile(
         name, slots = (match.group(1), int(match.group(2))) if match else (line, 0)
         if match is None or not is_host_name(name):
             count = repeated[line] if repeated[line] > 1 else gpus_per_host
-            problems.append(_wrong_line(path, number, line, count, listed))
+            reading = ranks[number] if number in ranks else read_dialect(line)
+            problems.append(_wrong_line(path, number, line, reading, count, listed))
         elif not 1 <= slots <= MAX_SLOTS:
             fix = "remove this line: a host without slots runs no rank"
             if slots:
-                fix = f"write {name} slots={min(gpus_per_host or 8, MAX_SLOTS)}, or its number of GPUs"
+                fix = f"write `{name} slots=N` with its number of GPUs, or remove this line"
             problems.append(_at(path, number, "SW133", f"slots={slots}", f"1 to {MAX_SLOTS} slots", fix))
         elif machine_of(name) in seen:
             first, earlier = seen[machine_of(name)]
@@ -104,35 +109,49 @@ def _complete_name(line: str) -> str | None:
     return match.group(1) if match is not None and is_read else None
 
 
-def _wrong_line(path: str, number: int, line: str, slots: int | None, listed: set[str]) -> Problem:
+def _wrong_line(
+    path: str, number: int, line: str, reading: Reading, slots: int | None, listed: set[str]
+) -> Problem:
     """A line of another dialect with the lines that it means; the numbers that it has are kept.
 
     `listed`: machines that other lines have, to which this one's are added.
     """
-    reading = read_dialect(line)
-    is_misnamed = reading is None or (LINE.fullmatch(line) is not None and len(reading.hosts) == 1)
+    match = LINE.fullmatch(line)
+    is_misnamed = match is not None and (bool(reading.unclear) or len(reading.hosts) == 1)
     fix = _replacement(reading, slots, listed)
+    why = f": {reading.unclear}" if reading.unclear else ""
     if is_misnamed:
-        return _at(path, number, "SW131", f"{shorten(line)!r} is not a host name", EXPECTED_NAME, fix)
-    return _at(path, number, "SW135", f"cannot parse {shorten(line)!r}", "name slots=N", fix)
+        return _at(path, number, "SW131", f"{shorten(line)!r} is not a host name{why}", EXPECTED_NAME, fix)
+    return _at(path, number, "SW135", f"cannot parse {shorten(line)!r}{why}", "name slots=N", fix)
 
 
-def _replacement(reading: Reading | None, slots: int | None, listed: set[str]) -> str:
-    names = [] if reading is None else [(as_host_name(name), count) for name, count in reading.hosts]
-    if reading is None or any(name is None for name, _ in names):
-        return "remove this line, or write `name slots=N` with the name by which ssh reaches the host"
-    if all(count == 0 for _, count in names):
+def _replacement(reading: Reading, slots: int | None, listed: set[str]) -> str:
+    if reading.no_host:
+        return f"remove this line: {reading.no_host}"
+    if reading.unclear:
+        return BY_HAND
+    if all(count == 0 for _, count in reading.hosts):
         return "remove this line: a host without slots runs no rank"
-    written = []
-    for name, count in names:
-        if name is not None and machine_of(name) not in listed and count != 0:
+    written: list[tuple[str, int]] = []
+    for name, count in reading.hosts:
+        if machine_of(name) not in listed and count != 0:
             listed.add(machine_of(name))
-            written.append(f"{name} slots={min((slots or 8) if count is None else count, MAX_SLOTS)}")
+            written.append((name, (slots or 8) if count is None else count))
     if not written:
         return "remove this line: its host is in another line"
-    has_no_number = any(count is None for _, count in names)
+    has_no_number = any(count is None for _, count in reading.hosts)
     guess = ", or with its number of GPUs" if has_no_number and slots is None else ""
     if len(written) == 1:
-        return f"write {written[0]}{reading.hint}{guess}"
-    shown = "; ".join(written) if len(written) <= _SHOWN else f"{written[0]} … {written[-1]}"
-    return f"write {len(written)} lines: {shown}{reading.hint}{guess}"
+        name, count = written[0]
+        return f"write {name} slots={count}{reading.hint}{guess}"
+    return f"write {len(written)} lines: {_lines(reading, written)}{reading.hint}{guess}"
+
+
+def _lines(reading: Reading, written: list[tuple[str, int]]) -> str:
+    """The lines themselves, or a command that prints them."""
+    counts = {count for _, count in written}
+    if len(written) <= _SHOWN or len(counts) > 1:
+        return "; ".join(f"{name} slots={count}" for name, count in written)
+    is_whole = len(written) == len(reading.hosts)
+    names = reading.braces if is_whole else " ".join(name for name, _ in written)
+    return f"those that this prints: printf '%s slots={counts.pop()}\\n' {names}"

@@ -12,7 +12,6 @@ from planner.strategy.host_names import (
     LINE,
     MAX_HOSTS,
     MAX_SLOTS,
-    as_host_name,
     is_host_name,
     machine_of,
 )
@@ -67,37 +66,38 @@ def parse_hosts(value: Any, info: ValidationInfo) -> Any:
         return _listed(value)
     if isinstance(value, dict):
         return _from_mapping(value, info)
-    raise make_error("SW131", f"{show(value)} is not a list of hosts", _EXPECTED, meant=_meant_by(value))
+    meant, hint = _meant_by(value)
+    raise make_error("SW131", f"{show(value)} is not a list of hosts", _EXPECTED, meant=meant, hint=hint)
 
 
-def _meant_by(value: object) -> Any:
+_Meant = tuple[Any, str]  # the value, or None, and what a fix adds to it
+
+
+def _meant_by(value: object) -> _Meant:
     """Hosts that a single text seems to mean: a number, a file, one name or several."""
     if not isinstance(value, str) or not value.strip():
-        return None
+        return None, ""
     text = value.strip()
     if text.isdigit() and len(text) <= 5:
-        return int(text)
+        return int(text), ""
     if "/" in text or text.endswith(".txt") or "hostfile" in text.lower():
-        return {"hostfile": text}
+        return {"hostfile": text}, ""
     return _corrected([text])
 
 
-def _corrected(items: Iterable[object]) -> list[str] | None:
-    """A list of hosts as it seems to be meant, each host once; None if a name cannot be made out."""
+def _corrected(items: Iterable[object]) -> _Meant:
+    """A list of hosts as it seems to be meant, each host once; None if an item is unclear."""
     found: dict[str, str] = {}
+    hints: dict[str, None] = {}
     for item in items:
         reading = read_dialect(str(item))
-        if reading is None:
-            return None
+        if reading.unclear:
+            return None, ""
+        hints |= {reading.hint: None}
         for name, slots in reading.hosts:
-            ascii_name = as_host_name(name)
-            if ascii_name is None or (slots is not None and slots > MAX_SLOTS):
-                return None
             if slots != 0:  # a host without slots runs no rank
-                found.setdefault(
-                    machine_of(ascii_name), ascii_name if slots is None else f"{ascii_name} slots={slots}"
-                )
-    return list(found.values()) or None
+                found.setdefault(machine_of(name), name if slots is None else f"{name} slots={slots}")
+    return list(found.values()) or None, "".join(hints)
 
 
 def _numbered(count: int) -> Hosts:
@@ -122,16 +122,20 @@ def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
         name, slot = (match.group(1), int(match.group(2))) if match else (item, None)
         if not isinstance(name, str) or not is_host_name(name):
             found = show(item) if not isinstance(item, str) else repr(shorten(item))
-            meant = _corrected(items)
+            meant, hint = _corrected(items)
             fix = None if meant else f"remove {shorten(str(item))}, or write the name by which ssh reaches it"
-            raise make_error("SW131", f"{found} is not a host name", EXPECTED_NAME, fix, meant=meant)
+            raise make_error(
+                "SW131", f"{found} is not a host name", EXPECTED_NAME, fix, meant=meant, hint=hint
+            )
         if slot is not None and not 1 <= slot <= MAX_SLOTS:
-            meant = _corrected(items)
+            meant, hint = _corrected(items)
             fix = None if meant else f"remove {name}, or correct its slots"
-            raise make_error("SW133", f"{name} has slots={slot}", f"1 to {MAX_SLOTS} slots", fix, meant=meant)
+            expected = f"1 to {MAX_SLOTS} slots"
+            raise make_error("SW133", f"{name} has slots={slot}", expected, fix, meant=meant, hint=hint)
         if machine_of(name) in seen:
             found = f"host {name!r} is listed twice"
-            raise make_error("SW132", found, "each host once", meant=_corrected(items))
+            meant, hint = _corrected(items)
+            raise make_error("SW132", found, "each host once", meant=meant, hint=hint)
         seen.add(machine_of(name))
         names.append(name)
         slots.append(slot)
@@ -143,9 +147,8 @@ def _from_mapping(value: dict[str, Any], info: ValidationInfo) -> Hosts:
     if set(value) != {"hostfile"} or not isinstance(path, str):
         keys = ", ".join(sorted(map(str, set(value) - {"hostfile"}))) or f"hostfile: {show(path)}"
         found = f"{shorten(keys)} under hosts"
-        raise make_error(
-            "SW131", found, _EXPECTED, meant=_meant_by_mapping(value) or {"hostfile": "hostfile"}
-        )
+        meant, hint = _meant_by_mapping(value)
+        raise make_error("SW131", found, _EXPECTED, meant=meant or {"hostfile": "hostfile"}, hint=hint)
     context = info.context if isinstance(info.context, dict) else {}
     listed, problems = read_hostfile(expand_path(path), context.get("gpus_per_host"))
     if problems:
@@ -156,10 +159,10 @@ def _from_mapping(value: dict[str, Any], info: ValidationInfo) -> Hosts:
     return Hosts(names=tuple(name for name, _ in listed), slots=tuple(slots for _, slots in listed))
 
 
-def _meant_by_mapping(value: dict[str, Any]) -> Any:
+def _meant_by_mapping(value: dict[str, Any]) -> _Meant:
     """{file: hosts.txt}, {node1: 8, node2: 8}, {names: [node1, node2]}."""
     if isinstance(value.get("hostfile"), str):
-        return {"hostfile": value["hostfile"]}
+        return {"hostfile": value["hostfile"]}, ""
     items = list(value.values())
     if len(items) == 1 and isinstance(items[0], (tuple, list)):
         return _corrected(items[0])
@@ -167,4 +170,4 @@ def _meant_by_mapping(value: dict[str, Any]) -> Any:
         return _meant_by(items[0])
     if items and all(isinstance(item, int) and 1 <= item <= MAX_SLOTS for item in items):
         return _corrected(f"{name} slots={item}" for name, item in value.items())
-    return None
+    return None, ""

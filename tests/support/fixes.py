@@ -2,12 +2,12 @@
 
 import re
 import shlex
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from planner import Problem, Strategy, StrategyError, loads
-from planner.strategy.host_dialects import expand
 from planner.yaml12 import Document
 from planner.yaml12_writer import flow_yaml
 
@@ -264,14 +264,12 @@ def _mend_line(hostfile: Path, problem: Problem) -> None:
     if problem.fix.startswith("remove this line"):
         lines[at] = ""
     elif match := re.match(r"write (\d+) lines: (.*)", problem.fix):
-        shown = re.split(r"; ", match.group(2).partition(" (")[0])
-        if len(shown) != int(match.group(1)):
-            expression = re.match(r"\S+", lines[at])
-            assert expression is not None
-            shown = [
-                f"{name} {shown[0].partition(' ')[2].partition(' ')[0]}"
-                for name in expand(expression.group(0))
-            ]
+        if command := re.match(r"those that this prints: (printf '[^']*'(?: [\w.@:{},-]+)+)", match.group(2)):
+            printed = subprocess.run(["bash", "-c", command.group(1)], capture_output=True, check=True)
+            shown = printed.stdout.decode().splitlines()
+        else:
+            shown = re.split(r"; ", match.group(2).partition(" (")[0])
+        assert len(shown) == int(match.group(1)), problem.fix
         lines[at] = ""
         lines += shown
     elif match := re.match(r"write (\S+ slots=\d+)", problem.fix):
