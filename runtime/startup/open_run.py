@@ -41,7 +41,9 @@ def open_run(context: RunContext) -> StartDecision:
     forced = forced_routing_warning(strategy)
     for warning in (*operator.warnings, *(line for line in (too_large, forced) if line)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    if problems := find_folder_problems(folder):  # before the data, which may take hours
+    if problems := find_folder_problems(
+        folder, strategy.output.resume
+    ):  # before the data, which may take hours
         raise StrategyError(problems)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)

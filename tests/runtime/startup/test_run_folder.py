@@ -1,7 +1,9 @@
 """What is in the way of a run in its folder is told before training, and nothing is lost."""
 
 import os
+import pickle
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner import Problem
 from runtime.files.json_lines import LineFile, read_steps
 from runtime.startup.claims import claim
 from runtime.startup.outcome_files import write_done, write_failed
 from runtime.startup.run_folder import find_folder_problems
 from tests.support.fuzz import cases, quick_and_slow, within
+
+NOBODY = 65534
 
 
 def dangling(path: Path) -> None:
@@ -30,6 +35,18 @@ def file(path: Path) -> None:
 
 def folder(path: Path) -> None:
     (path / "kept").mkdir(parents=True)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def listening(path: Path) -> None:
+    """A socket, in a folder of a short name: the kernel takes 107 characters."""
+    here = os.open(path.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{here}/{path.name}")
+    os.close(here)
 
 
 def refused(path: Path) -> None:
@@ -72,6 +89,12 @@ def test_checkpoints_on_another_disk_are_in_nobodys_way(run: Path) -> None:
         ("ranks", file, "a file, not a folder"),
         ("ranks/rank-0003.jsonl", folder, "a folder, not a file"),
         ("tensorboard", dangling, "a dangling link"),
+        ("checkpoints/latest", pipe, "neither a file nor a folder"),
+        ("checkpoints/latest", listening, "neither a file nor a folder"),
+        ("checkpoints/latest.tmp", pipe, "neither a file nor a folder"),
+        ("done.json.tmp", pipe, "neither a file nor a folder"),
+        ("telemetry.jsonl", pipe, "neither a file nor a folder"),
+        ("ranks/rank-0000.jsonl", listening, "neither a file nor a folder"),
         ("telemetry.jsonl", folder, "a folder, not a file"),
         ("done.json", folder, "a folder, not a file"),
         ("failed.json", loop, "a link to itself"),
@@ -93,6 +116,67 @@ def test_wrong_kind_is_one_problem_that_says_what_to_move(
     assert f"mv {path} {path}.aside" in problem.fix
     path.rename(f"{path}.aside")
     assert find_folder_problems(run) == (), "the fix is one"
+
+
+@pytest.mark.parametrize(
+    ("resume", "name", "start"),
+    [
+        ("auto", "done.json", "resumes from the newest checkpoint, step 1,200"),
+        ("runs/other", "done.json", "resumes from the newest checkpoint, step 1,200"),
+        ("auto", "checkpoints", "starts at step 1, because no checkpoint is seen"),
+        ("require", "checkpoints", "is refused, because output.resume is require and no checkpoint is seen"),
+        ("runs/other", "checkpoints", "starts from output.resume (runs/other)"),
+        ("auto", "", "starts at step 1, because no checkpoint is seen"),
+    ],
+)
+def test_fix_says_from_where_training_starts(run: Path, resume: str, name: str, start: str) -> None:
+    for step in (100, 1200):
+        (run / "checkpoints" / f"step-{step:08d}").mkdir()
+    path = run / name if name else run
+    path.rename(run.parent / "moved")
+    loop(path)
+    (problem,) = find_folder_problems(run, resume)
+    assert problem.fix == (f"restore it, or move it aside: mv {path} {path}.aside; training then {start}")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "code"),
+    [
+        ("checkpoints", 0o300, "SW644"),
+        ("ranks", 0o500, "SW644"),
+        ("checkpoints", 0o600, "SW644"),
+        ("telemetry.jsonl", 0o200, "SW643"),
+        ("ranks/rank-0000.jsonl", 0o400, "SW643"),
+        ("tokenizer.json", 0o400, "SW643"),
+    ],
+)
+def test_what_this_user_may_not_read_and_write_is_told_of(run: Path, name: str, mode: int, code: str) -> None:
+    (run / "tokenizer.json").touch()
+    for path in (run, *run.rglob("*")):
+        os.chown(path, NOBODY if os.getuid() == 0 else -1, -1)
+    (run / name).chmod(mode)
+    assert [p.code for p in as_nobody(run)] == [code]
+    (run / name).chmod(0o700)
+    assert as_nobody(run) == ()
+
+
+def as_nobody(run: Path) -> tuple[Problem, ...]:
+    """What another user than root finds, whom permissions hold."""
+    if os.getuid() != 0:
+        return find_folder_problems(run)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.chdir(run)  # pytest's folders above are root's own
+        os.setgroups([])
+        os.setuid(NOBODY)
+        os.write(writer, pickle.dumps(find_folder_problems(Path())))
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        found: tuple[Problem, ...] = pickle.load(file)
+    os.waitpid(child, 0)
+    return found
 
 
 def test_folder_that_takes_no_files_is_told_of(run: Path) -> None:
@@ -117,10 +201,26 @@ def test_output_folder_itself_may_be_in_the_way(tmp_path: Path, make: Callable[[
 
 NAMES = [
     *("checkpoints", "attempts", "ranks", "tensorboard", "telemetry.jsonl", "done.json", "failed.json"),
-    *("strategy.yaml", "plan.json", "loss.png", "attempts/0001.json", "attempts/x.json"),
+    *(
+        "checkpoints/latest",
+        "checkpoints/latest.tmp",
+        "failed.json.tmp",
+        "strategy.yaml",
+        "plan.json",
+        "loss.png",
+        "attempts/0001.json",
+        "attempts/x.json",
+    ),
     *(f"attempts/{'9' * 300}.json"[:200], "ranks/rank-0000.jsonl", "ranks/rank-x.jsonl", "journal.jsonl"),
 ]
-MAKERS = {"dangling": dangling, "loop": loop, "file": file, "folder": folder, "refused": refused}
+MAKERS = {
+    "dangling": dangling,
+    "loop": loop,
+    "file": file,
+    "folder": folder,
+    "refused": refused,
+    "pipe": pipe,
+}
 
 
 @pytest.mark.parametrize("number", quick_and_slow(50, 1000))  # a case is a dozen fsyncs
