@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from planner.exit_codes import ExitCode
 from planner.rules.not_implemented import find_unimplemented
 from runtime.process.start import start_rank
-from runtime.process.stop_signals import block_signals
+from runtime.startup.run_rank import run_rank
 
 if TYPE_CHECKING:
     from runtime.startup.consensus import StartDecision
@@ -37,12 +37,14 @@ def main(argv: Sequence[str]) -> None:
     """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
     path, overrides = parse_arguments(argv)
     start = start_rank(path, overrides, how=HOW, check=find_unimplemented)
-    block_signals()  # also while torch loads, which takes seconds
+    run_rank(start, start.run_folder, decide, train)
 
+
+def decide(context: "RunContext") -> "StartDecision":
+    """On rank 0: prepares the data, claims the run and chooses the checkpoint that all ranks resume from."""
     from runtime.startup.open_run import open_run
-    from runtime.startup.run_rank import run_rank
 
-    run_rank(start, start.run_folder, open_run, train)
+    return open_run(context)
 
 
 def train(context: "RunContext", decision: "StartDecision", exit_reporter: "ExitReporter") -> ExitCode:

@@ -44,7 +44,6 @@ def main(argv: Sequence[str]) -> None:
     options = _options(argv)
     start = start_rank(options.strategy, options.overrides, how=HOW)
 
-    # Until torch is imported, which takes seconds, a signal just ends the process: there is nothing to save.
     from runtime.startup.run_rank import run_rank
 
     run_rank(start, Path(options.out), _claim, _probe)
@@ -62,6 +61,7 @@ def _claim(context: "RunContext") -> "StartDecision":
 def _probe(context: "RunContext", decision: "StartDecision", exit_reporter: "ExitReporter") -> ExitCode:
     from runtime.parallel.device import join_world, take_device
     from runtime.parallel.groups import make_groups
+    from runtime.startup.consensus import should_stop
 
     launch = context.plan.strategy.launch
     patient = launch.model_copy(update={"timeout": min(launch.timeout, MAX_TIMEOUT_S)})
@@ -79,7 +79,8 @@ def _probe(context: "RunContext", decision: "StartDecision", exit_reporter: "Exi
             with (folder / PROGRESS_NAME).open("a", encoding="utf-8") as file:
                 file.write(f"{what}\n")
 
-    measured = measure(plan, groups, device, show, lambda: context.should_stop(device))
+    context.stop.begin_steps()
+    measured = measure(plan, groups, device, show, lambda: should_stop(context, device))
     if measured is None:
         return exit_reporter.stopped("on request")
     # Through the store: every backend has one.

@@ -5,7 +5,23 @@ ranges, which is what ZeRO leaves on a rank; safetensors' own writer needs all t
 second pass over the bytes for the hash. safetensors reads the files.
 """
 
-from runtime.checkpoint.reader import Reader
-from runtime.checkpoint.store import newest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.checkpoint.reader import Reader
+    from runtime.checkpoint.store import newest
 
 __all__ = ["Reader", "newest"]
+
+
+def __getattr__(name: str) -> object:
+    """Loads them when they are asked for: a rank that is stopped while torch loads names its checkpoint."""
+    if name == "Reader":
+        from runtime.checkpoint.reader import Reader
+
+        return Reader
+    if name == "newest":
+        from runtime.checkpoint.store import newest
+
+        return newest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

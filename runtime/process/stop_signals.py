@@ -2,7 +2,8 @@
 
 A thread of its own takes the signals, since the main thread may be in a collective, where no Python handler
 runs. A first signal sets a flag; all ranks agree on it at the next step boundary. A second one of the same
-kind, or 20 s without a boundary after TERM or INT, ends the rank at once, without a checkpoint.
+kind, or 20 s without a boundary after TERM or INT, ends the rank at once, without a checkpoint; so does the
+first TERM or INT before there are steps, when there is nothing to save.
 """
 
 import signal
@@ -38,6 +39,7 @@ class StopRequest:
         """
         self._launcher = LauncherWatch(parent)
         self._is_abandoned = False
+        self._is_starting = True
         self._asked: str | None = None
         self._deadline = float("inf")
         self._first_at: dict[int, float] = {}
@@ -54,6 +56,10 @@ class StopRequest:
         """
         self._exit_now = exit_now
         start_service("stop-signals", self._listen, fail_now)
+
+    def begin_steps(self) -> None:
+        """From now on a first TERM or INT waits for the end of a step."""
+        self._is_starting = False
 
     @property
     def asked(self) -> str | None:
@@ -82,6 +88,8 @@ class StopRequest:
             # After SIGSTOP and SIGCONT, the wait has returned with numbers that are no signal.
             if received is not None and received.si_signo in STOP_SIGNALS:
                 self._receive(received.si_signo)
+            if self._is_starting and self._deadline < float("inf"):  # by TERM or INT
+                self._exit_now(f"by {self._asked} while the ranks were starting")
             if time.monotonic() > self._deadline:
                 self._exit_now(f"by {self._asked}: no step ended within {STOP_GRACE_S:.0f} s")
             if self._launcher.is_gone():

@@ -1,16 +1,18 @@
 """Run context of one rank: what it was started with, and what it has joined, claimed and saved since."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from torch.distributed import Store
+from typing import TYPE_CHECKING
 
 from planner import Plan
-from runtime.parallel.device import sum_over_world
 from runtime.process.identity import Identity
 from runtime.process.start import Start
 from runtime.process.stop_signals import StopRequest
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,3 @@ class RunContext:
         """Of a strategy without Problems: no rank gets further than the agreement without one."""
         assert self.start.plan is not None, "the strategy has Problems"
         return self.start.plan
-
-    def should_stop(self, device: torch.device) -> bool:
-        """Whether any rank was asked to stop. Collective over the world."""
-        return self.stop.agree(lambda asked: sum_over_world(int(asked), device) > 0)

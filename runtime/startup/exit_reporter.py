@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch.distributed as dist
-
 from planner import Problem, StrategyError
 from planner.exit_codes import ExitCode
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
@@ -70,12 +68,23 @@ class ExitReporter:
         self._write_failed(ExitCode.WRONG_INPUT, [problem.as_json() for problem in located])
         return ExitCode.WRONG_INPUT
 
-    def stopped(self, how: str) -> ExitCode:
-        """The run was asked to stop; `how` completes "stopped …"."""
+    def stopped(self, how: str, *, after_step: int | None = None) -> ExitCode:
+        """The run was asked to stop.
+
+        Args:
+            how: completes "stopped …".
+            after_step: the last step that was trained; None: it may have been cut off within a step.
+        """
         if self.context.rank == 0:
             step = self._newest_checkpoint()
-            saved = "no checkpoint was written" if step is None else f"the last checkpoint is step {step}"
-            print(f"stopped {how}; {saved}", file=sys.stderr, flush=True)
+            if step is None:
+                saved = "; no checkpoint was written"
+            elif step == after_step:
+                saved = f", saved at step {step}"
+            else:
+                trained = "" if after_step is None else f" after step {after_step}"
+                saved = f"{trained}; the last checkpoint is step {step}"
+            print(f"stopped {how}{saved}", file=sys.stderr, flush=True)
         self._write_failed(ExitCode.STOPPED, [])
         return ExitCode.STOPPED
 
@@ -101,6 +110,8 @@ class ExitReporter:
         if isinstance(error, StrategyError):
             return self.invalid_input(error.problems)
         is_echo = _is_peer_loss(error)
+        if is_echo and self.context.stop.asked is not None:
+            return self.stopped(f"by {self.context.stop.asked}")  # as the peer was, which heard it first
         text = _PEER_GONE_TEXT if is_echo and not _wants_traceback() else _describe(error)
         own = f"[{self.context.identity}] {text}"
         reason = self._first_reason(own, is_echo=is_echo)
@@ -181,6 +192,8 @@ def _wants_traceback() -> bool:
 
 def _is_peer_loss(error: BaseException) -> bool:
     """Whether the error says no more than that another rank is gone."""
+    import torch.distributed as dist  # loaded by now, unless its import is what failed
+
     if isinstance(error, (dist.DistNetworkError, ConnectionError)):
         return True
     text = str(error)

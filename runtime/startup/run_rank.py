@@ -1,15 +1,19 @@
-"""Run of a rank once torch is loaded: agreement with all ranks, the work, the exit."""
+"""Run of a rank: agreement with all ranks, the work, the exit. Requests to stop are heard from the start."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from planner.exit_codes import ExitCode
 from runtime.process.start import Start
 from runtime.process.stop_signals import block_signals
-from runtime.startup.consensus import StartDecision, agree_on_start
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
+
+if TYPE_CHECKING:
+    from runtime.startup.consensus import StartDecision
 
 
 def run_rank(
@@ -30,6 +34,8 @@ def run_rank(
     reporter = ExitReporter(context=context)
     context.stop.listen(reporter.stop_now, reporter.fail_now)
     try:
+        from runtime.startup.consensus import agree_on_start  # and torch with it, which takes seconds
+
         decision = agree_on_start(context, reporter, decide)
         if decision.exit_code is None:
             context.attempt = decision.attempt

@@ -23,7 +23,7 @@ from runtime.parallel.device import (
 )
 from runtime.parallel.groups import RankGroups
 from runtime.startup.claims import holds, is_gone
-from runtime.startup.consensus import StartDecision, agree_on_groups
+from runtime.startup.consensus import StartDecision, agree_on_groups, should_stop
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
 from runtime.telemetry.reporter import RunReporter
@@ -100,6 +100,7 @@ class TrainingRun:
         return self._timeline.step
 
     def __enter__(self) -> "TrainingRun":
+        self._context.stop.begin_steps()
         self._files = contextlib.ExitStack()
         self._files.enter_context(self._reporter)
         return self
@@ -117,7 +118,7 @@ class TrainingRun:
 
     def should_stop(self) -> bool:
         """Whether any rank was asked to stop. Collective over the world."""
-        return self._context.should_stop(self._device)
+        return should_stop(self._context, self._device)
 
     def is_due(self, report: StepReport) -> bool:
         """Whether a checkpoint is due: every `output.checkpoint_every` steps and after the last.
@@ -138,7 +139,7 @@ class TrainingRun:
         result = self._reporter.result()
         if result["step"] < self.last_step:
             asked = self._context.stop.asked or "a signal to another rank"
-            return self._exit_reporter.stopped(f"by {asked} after step {result['step']}")
+            return self._exit_reporter.stopped(f"by {asked}", after_step=result["step"])
         result |= {
             "peak_memory_bytes": sum_over_world(peak_memory_bytes(self._device), self._device),
             "stage_wait_share": mean_over_world(self._reporter.stage_wait_share(), self._device),

@@ -1,6 +1,7 @@
 """`deepspeed train.py` for real: it trains, survives a kill, stops when asked, says once what is wrong."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,18 @@ def test_term_saves_at_a_step_boundary_and_the_run_resumes(
     code, output = launch.train()
     assert code == 0, output
     assert launch.losses() == unbroken[0].losses()
+
+
+def test_a_stop_while_the_ranks_start_is_heard_at_once(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    launch.start()
+    launch.wait_for_listening_ranks(2)  # torch is still being loaded
+    asked = time.monotonic()
+    launch.signal_ranks(signal.SIGTERM)
+    _, output = launch.finish()
+    assert time.monotonic() - asked < 12  # about 2 s on a quiet machine; loading torch and more takes longer
+    assert output.count("stopped by SIGTERM while the ranks were starting; no checkpoint was written") == 1
+    assert "Traceback" not in output
 
 
 def test_problems_are_printed_once_and_nothing_starts(tmp_path: Path) -> None:

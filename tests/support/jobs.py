@@ -45,6 +45,7 @@ def end(reason):
     os._exit(130)
 stop = StopRequest()
 stop.listen(end, end)
+stop.begin_steps()
 seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "hosts": hosts_given()}
 (run / "light").mkdir(exist_ok=True)
 temporary = run / "light" / f"{rank}.new"

@@ -96,6 +96,14 @@ class Launch:
                     found[place] = child
         return [found[place] for place in sorted(found)]
 
+    def wait_for_listening_ranks(self, number: int, timeout: float = 60) -> None:
+        """Waits until so many ranks have blocked TERM, so that they take it in a thread of their own."""
+        deadline = time.monotonic() + timeout
+        bit = 1 << (signal.SIGTERM - 1)
+        while sum(1 for rank in self.ranks() if _blocked_signals(rank) & bit) < number:
+            assert time.monotonic() < deadline, f"{number} ranks did not start in {timeout} s"
+            time.sleep(0.05)
+
     def wait_for_step(self, step: int, timeout: float = 90) -> None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -127,3 +135,12 @@ class Launch:
     def signal_ranks(self, number: signal.Signals) -> None:
         for rank in self.ranks():
             rank.send_signal(number)
+
+
+def _blocked_signals(process: psutil.Process) -> int:
+    """The mask of signals that a process' main thread leaves to others; 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return 0
+    return int(status.partition("SigBlk:")[2].split()[0], 16)

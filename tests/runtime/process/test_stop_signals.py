@@ -28,6 +28,8 @@ def end(reason):
 block_signals()
 stop = StopRequest()
 stop.listen(end, end)
+if not {starting}:
+    stop.begin_steps()
 answer.with_suffix(".pid").write_text(str(os.getpid()))
 for _ in range(600):
     if stop.asked:
@@ -42,11 +44,11 @@ PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, *sys.argv[1]
 def tree(tmp_path: Path):
     """Starts a rank under a launcher under a runner; gives both pids and where the rank answers."""
     answer = tmp_path / "answer"
-    (tmp_path / "rank.py").write_text(RANK.format(root=str(ROOT), answer=str(answer)))
     (tmp_path / "launch.py").write_text(PARENT)
     started = []
 
-    def start(runner_name: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def start(runner_name: str, *, starting: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
+        (tmp_path / "rank.py").write_text(RANK.format(root=str(ROOT), answer=str(answer), starting=starting))
         runner = tmp_path / runner_name
         runner.write_text(f"#!{sys.executable}\n{PARENT}")
         runner.chmod(0o755)
@@ -114,6 +116,21 @@ def test_a_signal_asks(tree, number: signal.Signals) -> None:
     assert answer.read_text() == number.name
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_there_are_steps_ends_the_rank_at_once(tree, number: signal.Signals) -> None:
+    _, answer = tree("deepspeed", starting=True)
+    os.kill(int(answer.with_suffix(".pid").read_text()), number)
+    _until(answer.exists, timeout=3)
+    assert answer.read_text() == f"ended: by {number.name} while the ranks were starting"
+
+
+def test_usr1_before_there_are_steps_waits_for_one_to_save(tree) -> None:
+    _, answer = tree("deepspeed", starting=True)
+    os.kill(int(answer.with_suffix(".pid").read_text()), signal.SIGUSR1)
+    _until(answer.exists)
+    assert answer.read_text() == "SIGUSR1"
+
+
 @pytest.mark.parametrize("paused_s", [0.1, 1.5, 4.0])
 def test_a_rank_that_was_paused_still_hears_term(tree, paused_s: float) -> None:
     """SIGSTOP and SIGCONT, as Ctrl-Z and fg, Slurm's suspend and a debugger send them."""
@@ -146,6 +163,7 @@ def test_a_rank_that_was_paused_still_notices_that_its_launcher_ended(tree) -> N
 def test_a_pause_is_not_counted_as_time_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """TERM, then a pause longer than the grace: the rank still has the grace to reach a step's end."""
     stop = StopRequest()
+    stop.begin_steps()
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     waits = iter([(signal.SIGTERM, 0.5), (None, 300.0), *[(None, 1.0)] * 40])

@@ -56,6 +56,44 @@ def test_a_start_that_came_to_nothing_leaves_a_run_that_may_be_alive(tmp_path: P
     assert not (tmp_path / "failed.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("saved", "after_step", "words"),
+    [
+        (None, None, "stopped by SIGTERM; no checkpoint was written"),
+        (14, 14, "stopped by SIGTERM, saved at step 14"),
+        (10, 14, "stopped by SIGTERM after step 14; the last checkpoint is step 10"),
+        (10, None, "stopped by SIGTERM; the last checkpoint is step 10"),
+    ],
+)
+def test_a_stop_says_what_was_saved(
+    tmp_path: Path, saved: int | None, after_step: int | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = reporter(tmp_path)
+    told.context.checkpoint = saved
+    assert told.stopped("by SIGTERM", after_step=after_step) == 130
+    assert capsys.readouterr().err == f"{words}\n"
+
+
+def test_a_lost_peer_of_a_rank_that_was_asked_to_stop_is_a_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer heard the signal first and has ended already."""
+    told = reporter(tmp_path)
+    monkeypatch.setattr(told.context.stop, "_asked", "SIGTERM")
+    assert told.failed(RuntimeError("gloo/transport/tcp/pair.cc: Connection closed by peer")) == 130
+    assert capsys.readouterr().err == "stopped by SIGTERM; no checkpoint was written\n"
+
+
+def test_a_service_thread_that_ended_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os._exit", codes.append)
+        reporter(tmp_path).fail_now("SW953 the thread stop-signals ended (it returned)")
+    assert codes == [3]
+    assert "SW953 the thread stop-signals ended" in capsys.readouterr().err
+    assert failed(tmp_path)["code"] == 3
+
+
 def test_the_checkpoint_of_older_attempts_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoints" / step_name(7)).mkdir(parents=True)
     reporter(tmp_path).stopped("by SIGTERM")

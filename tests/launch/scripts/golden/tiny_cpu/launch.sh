@@ -107,5 +107,9 @@ fi
 [[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
 [[ $outcome != 0 ]] || exit 0
+if [[ -n $stopping && $outcome == 130 ]]; then
+  echo "launch.sh: stopped on request; started again, the run resumes from its last checkpoint" >&2
+  exit 130
+fi
 echo "launch.sh: SW434 run not done (launcher exit code $code); see failed.json in $run and what the ranks said above" >&2
 exit "${outcome:-3}"
