@@ -10,16 +10,18 @@ Dimension = Literal[
     "bytes",
     "bytes/s",
     "FLOP/s",
+    "FLOP",
     "seconds",
     "share",
     "tokens",
+    "parameters",
     "tokens/s",
     "batches/s",
     "$/GPU-hour",
     "count",
 ]
 
-_DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15}
+_DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50}
 
 
@@ -30,6 +32,15 @@ def _with_prefixes(unit: str, scale: Fraction, prefixes: tuple[str, ...]) -> dic
         table[prefix + unit] = scale * factor
     return table
 
+
+_NAMED_COUNTS = {
+    "": Fraction(1),
+    "k": Fraction(10**3),
+    "M": Fraction(10**6),
+    "B": Fraction(10**9),
+    "G": Fraction(10**9),
+    "T": Fraction(10**12),
+}
 
 # unit -> how many base units it is; the first of equal size is the one that is printed
 UNITS: dict[Dimension, dict[str, Fraction]] = {
@@ -48,6 +59,10 @@ UNITS: dict[Dimension, dict[str, Fraction]] = {
         **_with_prefixes("FLOPS", Fraction(1), ("", "M", "G", "T", "P")),
         **_with_prefixes("FLOP/s", Fraction(1), ("", "M", "G", "T", "P")),
     },
+    "FLOP": {
+        **_with_prefixes("FLOP", Fraction(1), ("", "M", "G", "T", "P", "E")),
+        **_with_prefixes("FLOPs", Fraction(1), ("", "M", "G", "T", "P", "E")),
+    },
     "seconds": {
         "s": Fraction(1),
         "ms": Fraction(1, 1000),
@@ -59,14 +74,8 @@ UNITS: dict[Dimension, dict[str, Fraction]] = {
         "d": Fraction(86400),
     },
     "share": {"": Fraction(1), "%": Fraction(1, 100)},
-    "tokens": {
-        "": Fraction(1),
-        "k": Fraction(10**3),
-        "M": Fraction(10**6),
-        "B": Fraction(10**9),
-        "G": Fraction(10**9),
-        "T": Fraction(10**12),
-    },
+    "tokens": _NAMED_COUNTS,
+    "parameters": _NAMED_COUNTS,
     "tokens/s": {"tokens/s": Fraction(1)},
     "batches/s": {"batches/s": Fraction(1)},
     "$/GPU-hour": {"$/GPU-hour": Fraction(1), "$/GPU-h": Fraction(1), "USD/GPU-hour": Fraction(1)},
@@ -80,9 +89,11 @@ _PRINTED: dict[Dimension, tuple[str, ...]] = {
     "bytes": ("PB", "TB", "GB", "MB", "kB", "PiB", "TiB", "GiB", "MiB", "KiB", "B"),
     "bytes/s": ("Tbps", "Gbps", "TB/s", "GB/s", "Mbps", "MB/s", "kbps", "kB/s", "bps", "B/s"),
     "FLOP/s": ("PFLOPS", "TFLOPS", "GFLOPS", "MFLOPS", "FLOPS"),
+    "FLOP": ("EFLOP", "PFLOP", "TFLOP", "GFLOP", "MFLOP", "FLOP"),
     "seconds": ("d", "h", "min", "s", "ms", "us", "ns"),
     "share": ("%", ""),
     "tokens": ("T", "B", "M", "k", ""),
+    "parameters": ("T", "B", "M", "k", ""),
     "tokens/s": ("tokens/s",),
     "batches/s": ("batches/s",),
     "$/GPU-hour": ("$/GPU-hour",),
@@ -92,9 +103,11 @@ EXAMPLES: dict[Dimension, str] = {
     "bytes": "64 GB",
     "bytes/s": "100 Gbps",
     "FLOP/s": "400 TFLOPS",
+    "FLOP": "3 GFLOP",
     "seconds": "10 min",
     "share": "95 %",
     "tokens": "1T",
+    "parameters": "7B",
     "tokens/s": "10240 tokens/s",
     "batches/s": "80 batches/s",
     "$/GPU-hour": "2.5 $/GPU-hour",
@@ -150,7 +163,7 @@ def format_quantity(value: int | float, dimension: Dimension) -> str:
     for order, unit in enumerate(_PRINTED[dimension]):
         scaled = Fraction(repr(value)) / UNITS[dimension][unit]  # the decimal that repr shows, not the binary
         number = str(int(scaled)) if scaled.denominator == 1 else repr(float(scaled))
-        text = f"{number}{unit}" if dimension == "tokens" else f"{number} {unit}".strip()
+        text = f"{number}{unit}" if dimension in ("tokens", "parameters") else f"{number} {unit}".strip()
         read = parse_quantity(text, dimension)
         if (float(read) if isinstance(value, float) else read) == value:
             # A unit, a number of 1 to 9999, the fewest characters, the larger unit: in this order.

@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from planner.audit import layout_claims, memory_claims, performance_claims, search_claims, time_claims
+from planner.audit import (
+    layout_claims,
+    memory_claims,
+    model_claims,
+    performance_claims,
+    search_claims,
+    time_claims,
+)
 from planner.audit.gpus_needed import gpus_needed, too_many_gpus
 from planner.audit.old_quantities import as_written_now
 from planner.audit.verdicts import (
@@ -38,6 +45,11 @@ DERIVATIONS: Mapping[str, Derive] = {
     "link_bandwidth": layout_claims.link_bandwidth,
     "bytes_per_parameter": layout_claims.weight_bytes,
     "tokens_per_batch": layout_claims.tokens_per_batch,
+    "parameters": model_claims.parameters,
+    "active_parameters": model_claims.active_parameters,
+    "forward_flops_per_token": model_claims.forward_flops_per_token,
+    "training_flops_per_token": model_claims.training_flops_per_token,
+    "flops_per_step": model_claims.flops_per_step,
     "gpus_spare": layout_claims.gpus_spare,
     "gpus_used_share": layout_claims.gpus_used_share,
     "gpus_per_host_used": layout_claims.gpus_per_host_used,
@@ -60,6 +72,7 @@ DERIVATIONS: Mapping[str, Derive] = {
     "compute_variance": performance_claims.compute_variance,
     "compute_headroom": performance_claims.compute_headroom,
     "utilization": performance_claims.utilization,
+    "mfu": performance_claims.mfu,
     "embedding_all_reduce_bandwidth": performance_claims.embedding_all_reduce,
     "all_to_all_bandwidth": performance_claims.all_to_all,
     "aggregation_all_reduce_bandwidth": performance_claims.aggregation_all_reduce,
@@ -71,6 +84,7 @@ DERIVATIONS: Mapping[str, Derive] = {
     "expert_latency": time_claims.expert_latency,
     "aggregation_latency": time_claims.aggregation_latency,
     "communication_latency": time_claims.communication_latency,
+    "step_time": time_claims.step_time,
     "tokens_per_second": time_claims.tokens_per_second,
     "batches_per_second": time_claims.batches_per_second,
     "place_by_throughput": search_claims.place_by_throughput,

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from planner.audit.lower_bounds import all_reduce_bytes, all_to_all_bytes, batch_bytes, link_bytes_per_s
 from planner.audit.verdicts import AuditContext, Derivation, show_seconds
+from planner.counts.flops import model_flops
 from planner.counts.parameters import stage_parameters
 from planner.prediction.load_balance import compute_balance, rank_flops
 from planner.topology.placement import Stage
-from planner.units import plural
+from planner.units import format_flops, plural
 
 # Compute
 
@@ -81,6 +82,25 @@ def utilization(context: AuditContext) -> Iterator[Derivation]:
         of="the least busy stage",
         value=worst.utilization,
         arithmetic=f"the {worst.num_ranks} {worst.name} GPUs",
+        relation="at least",
+        decides=False,
+    )
+
+
+def mfu(context: AuditContext) -> Iterator[Derivation]:
+    prediction = context.prediction
+    flops = model_flops(context.plan).total / prediction.step_s
+    yield Derivation(
+        value=prediction.mfu,
+        arithmetic=f"{format_flops(flops, 'FLOPS')} of the model / peak of {context.plan.world_size:,} GPUs",
+        relation="at least",
+        bound=1.0,
+        why="no GPU computes faster than its peak",
+    )
+    yield Derivation(
+        of="HFU",
+        value=prediction.hfu,
+        arithmetic="with what is recomputed or padding",
         relation="at least",
         decides=False,
     )

@@ -86,6 +86,19 @@ def communication_latency(context: AuditContext) -> Iterator[Derivation]:
     yield _time(seconds, text, LowerBound(seconds=seconds, why=reason), of="all-to-all alone", decides=False)
 
 
+def step_time(context: AuditContext) -> Iterator[Derivation]:
+    step = context.prediction.step_s
+    tokens = context.prediction.tokens_per_step
+    text = f"forward, backward, communication and optimizer of {tokens:,} tokens"
+    yield _time(step, text, forward_bound(context))
+    rate = context.stated("tokens_per_second")
+    if rate:
+        text = f"{tokens:,} tokens / {rate:,.0f} tokens/s"
+        yield Derivation(
+            of="by its own figures", value=tokens / rate, arithmetic=text, relation="at most", decides=False
+        )
+
+
 def tokens_per_second(context: AuditContext) -> Iterator[Derivation]:
     rate, batch = context.stated("batches_per_second"), context.stated("tokens_per_batch")
     if rate is not None and batch is not None:

@@ -10,7 +10,15 @@ from planner.prediction.predict import Prediction
 from planner.strategy.claims import Claim
 from planner.strategy.schema import Strategy
 from planner.topology.placement import Stage
-from planner.units import UNITS, Dimension, format_bytes, format_quantity, format_seconds
+from planner.units import (
+    UNITS,
+    Dimension,
+    format_bytes,
+    format_count,
+    format_flops,
+    format_quantity,
+    format_seconds,
+)
 
 Verdict = Literal["holds", "does not hold", "cannot be met on this cluster"]
 # What a stated value says of the derived one. `below` is strict: 8 % is not below 8 %.
@@ -119,7 +127,9 @@ def _meant(stated: float, dimension: Dimension) -> list[tuple[float, float]]:
     """
     if dimension == "count":
         return [(stated, 0.0)]
-    number, _, unit = format_quantity(stated, dimension).partition(" ")
+    text = format_quantity(stated, dimension).replace(" ", "")
+    number = text.rstrip("".join(UNITS[dimension]))  # 16MB, 7B
+    unit = text.removeprefix(number)
     exponent = Decimal(number).as_tuple().exponent
     assert isinstance(exponent, int), stated
     half = Decimal(5).scaleb(exponent - 1)
@@ -144,6 +154,10 @@ def show(value: float | None, dimension: Dimension) -> str:
             return f"{value / 1e12:.4g} TFLOPS"
         case "seconds":
             return show_seconds(value)
+        case "FLOP":
+            return format_flops(value, "FLOP")
+        case "parameters":
+            return format_count(value)
         case "share":
             return f"{100 * value:.4g} %"
         case "tokens/s" | "batches/s":

@@ -30,12 +30,20 @@ _SPELLINGS: dict[Dimension, tuple[tuple[str, str], ...]] = {
         (r"(b|bn|billion|g)\s*(tokens?)?", "B"),
         (r"(t|tn|trillion)\s*(tokens?)?", "T"),
     ),
+    "parameters": (
+        (r"(k|thousand)?\s*(params?|parameters?)?", "k"),
+        (r"(m|mn|mio|million)\s*(params?|parameters?)?", "M"),
+        (r"(b|bn|billion|g)\s*(params?|parameters?)?", "B"),
+        (r"(t|tn|trillion)\s*(params?|parameters?)?", "T"),
+    ),
+    "FLOP": ((rf"{_PREFIX}f?(lops?|LOPS?|LOPs)", "{0}FLOP"),),
     "$/GPU-hour": ((r"(\$|usd)?\s*(/|per)?\s*(gpu)?[-\s]*(/|per)?\s*(h|hrs?|hours?)?", "$/GPU-hour"),),
 }
 
 
 # what a number without a unit most often means
 _USUAL: dict[Dimension, str] = {"bytes": "GB", "bytes/s": "Gbps", "FLOP/s": "TFLOPS", "seconds": "s"}
+_NAMED: tuple[Dimension, ...] = ("tokens", "parameters")  # counts, written 7B
 _WORDS = (("kilo", "k"), ("mega", "M"), ("giga", "G"), ("tera", "T"), ("peta", "P"))
 
 
@@ -69,8 +77,9 @@ def suggest_quantity(value: str | int | float, dimension: Dimension) -> Suggesti
         found = next((u for u in (_unit(unit, *row) for row in _SPELLINGS.get(dimension, ())) if u), None)
         if found is None:
             return None
-        unit = "" if dimension == "tokens" and re.fullmatch(r"(?i)(tokens?)?", unit) else found
-    written = f"{number}{unit}" if dimension == "tokens" else f"{number} {unit}".strip()
+        is_noun = re.fullmatch(r"(?i)(tokens?|params?|parameters?)?", unit) is not None
+        unit = "" if dimension in _NAMED and is_noun else found
+    written = f"{number}{unit}" if dimension in _NAMED else f"{number} {unit}".strip()
     try:
         parse_quantity(written, dimension)
     except QuantityError:

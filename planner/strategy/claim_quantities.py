@@ -11,6 +11,12 @@ CLAIM_QUANTITIES: dict[str, Dimension] = {
     "link_bandwidth": "bytes/s",
     "bytes_per_parameter": "bytes",
     "tokens_per_batch": "count",
+    # the model
+    "parameters": "parameters",
+    "active_parameters": "parameters",
+    "forward_flops_per_token": "FLOP",
+    "training_flops_per_token": "FLOP",
+    "flops_per_step": "FLOP",
     # the layout
     "gpus": "count",
     "gpus_spare": "count",
@@ -37,6 +43,7 @@ CLAIM_QUANTITIES: dict[str, Dimension] = {
     "compute_variance": "share",
     "compute_headroom": "share",
     "utilization": "share",
+    "mfu": "share",
     # communication
     "embedding_all_reduce_bandwidth": "bytes/s",
     "all_to_all_bandwidth": "bytes/s",
@@ -50,6 +57,7 @@ CLAIM_QUANTITIES: dict[str, Dimension] = {
     "expert_latency": "seconds",
     "aggregation_latency": "seconds",
     "communication_latency": "seconds",
+    "step_time": "seconds",
     "tokens_per_second": "tokens/s",
     "batches_per_second": "batches/s",
     # among all legal plans

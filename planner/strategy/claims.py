@@ -51,7 +51,7 @@ class Claim(Section):
                 raise make_error("SW116", str(error), expected) from None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise make_error("SW116", f"{show(value)} is not a quantity", expected)
-        if is_text(info) and dimension not in ("count", "share"):
+        if is_text(info) and dimension not in ("count", "share", "parameters"):
             raise make_error("SW116", f"{value!r} has no unit", expected)
         return value
 

@@ -58,10 +58,17 @@ def test_every_quantity_has_a_derivation() -> None:
     assert {*DERIVATIONS, "gpus"} == set(CLAIM_QUANTITIES)
 
 
-def test_the_reference_states_every_quantity_and_change() -> None:
+# What the reference document does not state.
+OF_OTHER_DOCUMENTS = {
+    *("parameters", "active_parameters", "forward_flops_per_token", "training_flops_per_token"),
+    *("flops_per_step", "mfu", "step_time"),
+}
+
+
+def test_the_reference_states_every_other_quantity_and_change() -> None:
     claims = [found.claim for found in reference().findings]
     assert len(claims) == 51
-    assert {claim.quantity for claim in claims} == set(CLAIM_QUANTITIES)
+    assert {claim.quantity for claim in claims} == set(CLAIM_QUANTITIES) - OF_OTHER_DOCUMENTS
     assert [claim.changes for claim in claims if claim.changes] == list(CHANGES.values())
 
 
