@@ -14,6 +14,13 @@ FIRST_BYTES: dict[bytes, Compression] = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
 }
+# The command that writes the content of the file after it.
+DECOMPRESSORS: dict[Compression, str] = {
+    "gzip": "gzip -dc",
+    "zstd": "zstd -dc",
+    "bzip2": "bzip2 -dc",
+    "xz": "xz -dc",
+}
 READ_BYTES = 1 << 20
 
 

@@ -14,7 +14,7 @@ from planner.strategy.schema import TEXT_FIELD, Data
 from planner.units import shorten
 from runtime.data.chat_template import CannotRender, ChatTemplate, Message, load_chat_template
 from runtime.data.corpus import Source, data_problem
-from runtime.data.documents import DocumentReader, TextChunk, TextReader
+from runtime.data.documents import DocumentReader, TextChunk, TextReader, wrong_encoding
 from runtime.data.form import NotText, judge_form
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
 
@@ -60,7 +60,7 @@ class ConversationReader:
         """
         faults = _Faults(self, source)
         try:
-            form = source.form or judge_form(source.file, self.field)
+            form = source.form or judge_form(source.file, self.field, source.key)
             if form.kind == "text" or (form.is_single and not source.is_named):
                 if not source.is_named:
                     raise NotText(f"no records with {self._keys}")
@@ -84,6 +84,8 @@ class ConversationReader:
         except ImportError:
             found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
             yield data_problem("SW703", found, expected, "pip install -e '.[parquet]'", source.file)
+        except UnicodeDecodeError:
+            yield wrong_encoding(source)
         except DAMAGE as error:
             found, expected = f"damaged file: {error}", "a complete file of the form that its beginning shows"
             yield data_problem("SW709", found, expected, "replace it, or leave it out", source.file)

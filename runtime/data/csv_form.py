@@ -5,7 +5,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 # csv's default limit is 128 KiB for a field; a document may be longer.
 csv.field_size_limit(sys.maxsize)
 
-DELIMITERS = (",", "\t", ";", "|")
+# The last two are of programs that need a character that no text has (Hive, ASCII's unit separator).
+DELIMITERS = (",", "\t", ";", "|", "\x01", "\x1f")
+COLON = ":"  # too common in logs and settings: only below a header that leaves no doubt
+EXCEL = re.compile(r"sep=([^\r\n])\r?\n")  # the first line by which Excel is told the delimiter
+COMMENT = "# \t"  # what a header may have before it
+COMMENTS = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)+")
 NAME = re.compile(r"[A-Za-z_][\w.:/-]{0,63}")
 # "First Name", "Review (text)": names that people write, told from prose by complete agreement of the rows.
 PHRASE = re.compile(r"[^\W\d][\w .:/()#%?-]{0,39}")
+# A name that a program would give to a column, told from a text of one word.
+COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 MIN_SHARE = 0.5  # of the rows that have the header's number of fields, where the header is one of names
 MIN_ROWS = 3
@@ -26,12 +33,14 @@ MIN_ROWS = 3
 @dataclass(frozen=True, kw_only=True)
 class CsvForm:
     """How fields are separated, and whether quotes enclose them. `has_header`: the first row holds names.
-    `skips_spaces`: those after a delimiter are none of a field's."""
+    `skips_spaces`: those after a delimiter are none of a field's. `num_skipped`: lines before the first row,
+    of comments or Excel's `sep=;`."""
 
     delimiter: str
     has_quotes: bool
     has_header: bool
     skips_spaces: bool = False
+    num_skipped: int = 0
 
 
 def judge_csv(head: str, is_complete: bool, field: str) -> CsvForm | None:
@@ -41,25 +50,89 @@ def judge_csv(head: str, is_complete: bool, field: str) -> CsvForm | None:
         is_complete: whether `head` is all of the text; otherwise its last row is not judged.
         field: the column that should hold the documents: a header that names it is one.
     """
+    excel = EXCEL.match(head)
+    if excel:
+        form = _judge_delimiter(head[excel.end() :], is_complete, excel[1], field)
+        form = form or CsvForm(delimiter=excel[1], has_quotes=True, has_header=True)
+        return replace(form, num_skipped=1)
+    comments = COMMENTS.match(head)
+    if comments and "#" in comments[0]:
+        num_lines = comments[0].count("\n")
+        form = _judge_rows(head[comments.end() :], is_complete, field, is_doubtful=True)
+        if form is not None:
+            return replace(form, num_skipped=num_lines)
+        # Or the comment is the header.
+        start = head.rstrip("\n").rfind("\n", 0, comments.end() - 1) + 1
+        form = _judge_rows(head[start:].lstrip(COMMENT), is_complete, field, is_doubtful=True)
+        return form and replace(form, num_skipped=num_lines - 1)
+    return _judge_rows(head, is_complete, field)
+
+
+def _judge_rows(head: str, is_complete: bool, field: str, *, is_doubtful: bool = False) -> CsvForm | None:
+    """`is_doubtful`: a comment comes first, as in source code and Markdown; every row has to agree."""
     first = head.lstrip("\r\n").partition("\n")[0].strip()
     for delimiter in (delimiter for delimiter in DELIMITERS if delimiter in first):
-        rows, is_quoted = _read_rows(head, is_complete, delimiter, has_quotes=True)
-        if not is_quoted:
-            unquoted, _ = _read_rows(head, is_complete, delimiter, has_quotes=False)
-            if delimiter != "," and _has_no_quoting(unquoted):
-                rows = unquoted
-            else:
-                is_quoted = True  # the reader names the row where a quote is wrong
-        if rows and _has_spaced_header(rows[0], field):
-            return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
-        has_header = _has_header(rows, field)
-        if has_header or _is_table_without_header(rows):
-            return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header)
-    if first.strip('"') == field:
-        rows, is_quoted = _read_rows(head, is_complete, ",", has_quotes=True)
-        if is_quoted and len(rows) > 1 and all(len(row) == 1 for row in rows):
-            return CsvForm(delimiter=",", has_quotes=True, has_header=True)
+        form = _judge_delimiter(head, is_complete, delimiter, field)
+        if form is None or (
+            is_doubtful and not (form.has_header and _agrees(head, is_complete, form, field))
+        ):
+            continue
+        return form
+    if COLON in first:
+        form = _judge_delimiter(head, is_complete, COLON, field)
+        if form is not None and form.has_header and _agrees(head, is_complete, form, field, num_columns=3):
+            return form
+    return judge_one_column(head, is_complete, field)
+
+
+def _judge_delimiter(head: str, is_complete: bool, delimiter: str, field: str) -> CsvForm | None:
+    rows, is_quoted = _read_rows(head, is_complete, delimiter, has_quotes=True)
+    if not is_quoted:
+        unquoted, _ = _read_rows(head, is_complete, delimiter, has_quotes=False)
+        if delimiter != "," and _has_no_quoting(unquoted):
+            rows = unquoted
+        else:
+            is_quoted = True  # the reader names the row where a quote is wrong
+    if rows and _has_spaced_header(rows[0], field):
+        return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
+    has_header = _has_header(rows, field)
+    if has_header or _is_table_without_header(rows):
+        return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header)
     return None
+
+
+def _agrees(head: str, is_complete: bool, form: CsvForm, field: str, num_columns: int = 2) -> bool:
+    """Whether the first row names the column, or all of several rows have its number of fields."""
+    rows, _ = _read_rows(head, is_complete, form.delimiter, has_quotes=form.has_quotes)
+    names = [name.strip() for name in rows[0]]
+    if form.has_header and field in names:
+        return True
+    # A space after each delimiter is prose's, or that of settings.
+    has_spaces = any(cell.startswith(" ") for row in rows for cell in row)
+    return (
+        not has_spaces
+        and len(names) >= num_columns
+        and len(rows) > MIN_ROWS
+        and {len(row) for row in rows} == {len(names)}
+    )
+
+
+def judge_one_column(head: str, is_complete: bool, field: str) -> CsvForm | None:
+    """The form if the first line is a name, of the wanted column or in quotes of another, above rows of one
+    field. Lines of JSON texts look the same, but the first of them is a text like the others."""
+    first = head.lstrip("\r\n").partition("\n")[0].strip()
+    name = first.strip('"')
+    is_another = first == f'"{name}"' and COLUMN.fullmatch(name)
+    if name != field and not is_another:
+        return None
+    rows, is_quoted = _read_rows(head, is_complete, ",", has_quotes=True)
+    if not is_quoted or any(len(row) != 1 for row in rows):
+        return None
+    if name == field:
+        is_table = len(rows) > 1
+    else:
+        is_table = len(rows) > MIN_ROWS and not any(COLUMN.fullmatch(row[0]) for row in rows[1:])
+    return CsvForm(delimiter=",", has_quotes=True, has_header=True) if is_table else None
 
 
 def open_csv(lines: Iterable[str], form: CsvForm) -> "_csv.Reader":
@@ -120,9 +193,11 @@ def _has_spaced_header(header: list[str], field: str) -> bool:
 def _is_table_without_header(rows: list[list[str]]) -> bool:
     """Whether rows have the same number of fields, and either a column of numbers or none that begins with a
     space, as prose after a comma does."""
-    if len(rows) < MIN_ROWS or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
+    if len(rows) < MIN_ROWS or len({len(row) for row in rows}) > 1:
         return False
     columns = list(zip(*rows, strict=True))
+    if sum(any(column) for column in columns) < 2:  # statements that end with a semicolon
+        return False
     if any(all(NUMBER.fullmatch(field.strip()) for field in column) for column in columns):
         return True
     return any(rows[0]) and not any(field.startswith(" ") for row in rows for field in row)

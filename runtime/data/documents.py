@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 from planner.problems import Problem
 from runtime.data.compression import READ_BYTES, open_content
 from runtime.data.corpus import Source, data_problem
-from runtime.data.form import Form, NotText, judge_form
+from runtime.data.form import EXPECTED, Form, NotText, judge_form, not_utf8
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
 from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, top_keys
 
@@ -80,7 +80,7 @@ def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
         NotText: if it turns out to be binary, possibly after some of its chunks.
     """
     try:
-        form = source.form or judge_form(source.file, field)
+        form = source.form or judge_form(source.file, field, source.key)
         if form.kind == "text":
             yield from _cut(_read_text(source, form))
             return
@@ -94,11 +94,20 @@ def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
         yield data_problem(
             "SW703", found, expected, "pip install -e '.[parquet]'", source.file, path=source.key
         )
+    except UnicodeDecodeError:
+        yield wrong_encoding(source)
     except DAMAGE as error:
         found, expected = f"damaged file: {error}", "a complete file of the form that its beginning shows"
         yield data_problem(
             "SW709", found, expected, "replace it, or leave it out", source.file, path=source.key
         )
+
+
+def wrong_encoding(source: Source) -> Problem:
+    """The Problem of a file of records in another encoding than UTF-8."""
+    compression = None if source.form is None else source.form.compression
+    fault = not_utf8(source.file, compression, source.key)
+    return data_problem(fault.code, str(fault), EXPECTED, fault.fix, source.file, path=source.key)
 
 
 def _cut(parts: Iterable[str]) -> Iterator[TextChunk]:
@@ -167,11 +176,14 @@ def _read_text(source: Source, form: Form) -> Iterator[str]:
         while True:
             block = stream.read(READ_BYTES)
             if form.encoding == "utf-8-sig" and b"\0" in block:
-                raise NotText(f"binary: zero byte at offset {num_read + block.index(0)}")
+                zero = num_read + block.index(0)
+                raise not_utf8(source.file, form.compression, source.key, zero, block)
             try:
                 yield decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                name = form.encoding.removesuffix("-sig").upper()
+                if form.encoding == "utf-8-sig":
+                    raise not_utf8(source.file, form.compression, source.key) from error
+                name = form.encoding.upper()
                 raise NotText(f"not {name} near byte {num_read + error.start}: {error.reason}") from error
             if not block:
                 return

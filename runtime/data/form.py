@@ -7,12 +7,16 @@ suffix at all.
 import codecs
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime.data.compression import Compression, find_compression, open_content
-from runtime.data.csv_form import CsvForm, judge_csv
+from runtime.data.binary import LEAVE_OUT, find_binary
+from runtime.data.compression import DECOMPRESSORS, Compression, find_compression, open_content
+from runtime.data.csv_form import CsvForm, judge_csv, judge_one_column
+from runtime.data.encoding import find_encoding_fault, guess_encoding
+from runtime.data.foreign_records import Foreign, conversion, find_foreign_records
 from runtime.data.json_values import JsonDamaged, read_json_values
 
 Kind = Literal["text", "json lines", "json", "csv", "parquet", "arrow file", "arrow stream"]
@@ -28,19 +32,6 @@ TABLES: dict[bytes, Kind] = {
     b"ARROW1\0\0": "arrow file",
     b"\xff\xff\xff\xff": "arrow stream",
 }
-NOT_TEXT = {
-    b"PK\x03\x04": "a ZIP archive or an Office document",
-    b"%PDF-": "a PDF document",
-    b"{\\rtf": "an RTF document",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
-    b"\x7fELF": "a program",
-    b"SQLite format 3": "an SQLite database",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-    b"Rar!": "a RAR archive",
-}
-TAR_MARK = slice(257, 262)
 # The beginning of an object, and of an array of objects.
 OBJECT = re.compile(r'\s*\{\s*("|\})')
 OBJECTS = re.compile(r'\s*\[\s*\{\s*("|\})')
@@ -50,8 +41,15 @@ MEMBER = re.compile(r'\s*("(\\.|[^"\\])*"\s*:.*|[][{}, ]+)\s*')
 MIN_SHARE_OF_MEMBERS = 0.8
 
 
+EXPECTED = "text in UTF-8 or with a byte order mark, JSON, CSV, Parquet or Arrow, also compressed"
+
+
 class NotText(Exception):
-    """The file is not text in any form that can be read; says why."""
+    """The file is not text in any form that can be read; says why, and what to do with it."""
+
+    def __init__(self, why: str, fix: str = LEAVE_OUT, code: str = "SW706") -> None:
+        self.fix, self.code = fix, code
+        super().__init__(why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +78,15 @@ KIND_NAMES: dict[Kind, str] = {
 }
 
 
-def judge_form(file: Path, field: str) -> Form:
+def judge_form(file: Path, field: str, key: str = "data.path") -> Form:
     """The form of the file's content.
 
     Args:
         field: the key or column that should hold the documents; a table whose header names it is one.
+        key: the key of the strategy that names the file, for the fixes.
 
     Raises:
-        NotText: if it is binary in a form that is not read here.
+        NotText: if it is binary, or holds records in a form that is not read here.
         OSError, EOFError, zlib.error, lzma.LZMAError: if it cannot be read or decompressed.
         ImportError: for zstd without pyarrow.
     """
@@ -99,34 +98,64 @@ def judge_form(file: Path, field: str) -> Form:
     for first, kind in TABLES.items():
         if head.startswith(first):
             if compression is not None:
-                raise NotText(f"{KIND_NAMES[kind]} compressed as a file: decompress it first")
+                what = f"{KIND_NAMES[kind]} compressed as a file"
+                raise NotText(what, _decompression(file, compression, key, ".parquet"))
             return Form(kind=kind)
-    for first, what in NOT_TEXT.items():
-        if head.startswith(first):
-            raise NotText(what)
-    if head[TAR_MARK] == b"ustar":
-        raise NotText("a tar archive: unpack it first")
+    inner = find_compression(head)
+    if inner is not None and compression is not None:
+        what = f"compressed twice: {inner} in {compression}"
+        raise NotText(what, _decompression(file, compression, key, ".inner"))
+    binary = find_binary(file, head)
+    if binary is not None:
+        fix = binary.fix.replace("data.path=", f"{key}=")
+        raise NotText(binary.what, fix)
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in head:
-        raise NotText(f"binary: zero byte at offset {head.index(0)}")
+        raise not_utf8(file, compression, key, head.index(0), head)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head, final=is_complete)
-    return _judge_text(
+    form = _judge_text(
         text, is_complete, field, Form(kind="text", compression=compression, encoding=encoding)
     )
+    if isinstance(form, Foreign):
+        fix = conversion(form, file, compression, encoding, key)
+        raise NotText(f"it looks like {form.name}", fix, "SW727")
+    return form
 
 
-def _judge_text(head: str, is_complete: bool, field: str, plain: Form) -> Form:
+def not_utf8(
+    file: Path, compression: Compression | None, key: str, zero: int | None = None, head: bytes = b""
+) -> NotText:
+    """What a text is that is not UTF-8, or that has a zero byte at offset `zero`."""
+    if zero is not None and guess_encoding(head) is None:
+        return NotText(f"binary: zero byte at offset {zero}")
+    fault = find_encoding_fault(file, compression, key)
+    return NotText(fault.found, fault.fix, "SW728")
+
+
+def _decompression(file: Path, compression: Compression, key: str, suffix: str) -> str:
+    new = file.with_suffix("") if file.suffix else file.with_name(f"{file.name}{suffix}")
+    command = f"{DECOMPRESSORS[compression]} {shlex.quote(str(file))} > {shlex.quote(str(new))}"
+    return f"decompress it: {command}, then write {key}={shlex.quote(str(new))}"
+
+
+def _judge_text(head: str, is_complete: bool, field: str, plain: Form) -> Form | Foreign:
     def form(kind: Kind, csv: CsvForm | None = None, is_single: bool = False) -> Form:
         return Form(
             kind=kind, compression=plain.compression, encoding=plain.encoding, csv=csv, is_single=is_single
         )
 
+    column = judge_one_column(head, is_complete, field)
+    if column is not None:
+        return form("csv", column)
     if _share_of_json_lines(head, is_complete) >= MIN_SHARE:
         return form("json lines")
     if head.lstrip()[:1] == "[" and (_is_array(head, is_complete) or _is_damaged_json(head)):
         return form("json")
     if OBJECT.match(head) or (head.lstrip()[:1] == "{" and _is_damaged_json(head)):
         return form("json", is_single=_is_single(head, is_complete))
+    foreign = find_foreign_records(head, is_complete, field)
+    if foreign is not None:
+        return foreign
     table = judge_csv(head, is_complete, field)
     return plain if table is None else form("csv", table)
 

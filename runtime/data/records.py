@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from runtime.data.compression import open_content
 from runtime.data.corpus import Source
-from runtime.data.csv_form import open_csv
+from runtime.data.csv_form import COMMENT, open_csv
+from runtime.data.encoding import find_encoding_fault
 from runtime.data.form import Form
 from runtime.data.json_values import JsonDamaged, read_json_values
 
@@ -74,6 +75,7 @@ def open_text(source: Source, form: Form, newline: str) -> io.TextIOWrapper:
 
 
 def _read_json_lines(source: Source, form: Form) -> Iterator[Record | MalformedRecord]:
+    is_utf8 = False  # known to be, in spite of a line that is not
     with _open_lines(source, form) as lines:
         for number, line in enumerate(lines, start=1):
             if line.isspace():
@@ -82,6 +84,10 @@ def _read_json_lines(source: Source, form: Form) -> Iterator[Record | MalformedR
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield _json_record(number, json.loads(text))
             except (ValueError, RecursionError) as error:
+                if isinstance(error, UnicodeDecodeError) and not is_utf8:
+                    if find_encoding_fault(source.file, form.compression, source.key).is_another:
+                        raise
+                    is_utf8 = True
                 yield MalformedRecord(number, f"not JSON: {error}")
 
 
@@ -116,13 +122,17 @@ def _read_json(source: Source, form: Form) -> Iterator[Record | MalformedRecord]
 def _read_csv(source: Source, form: Form, keys: Collection[str] | None) -> Iterator[Record | MalformedRecord]:
     assert form.csv is not None
     with open_text(source, form, "") as stream:
+        for _ in range(form.csv.num_skipped):
+            next(stream)
         rows = open_csv(stream, form.csv)
-        begin = 1
+        begin = first = 1 + form.csv.num_skipped
         try:
             header: list[str] = next((row for row in rows if row), []) if form.csv.has_header else []
+            if header and header[0].startswith("#"):
+                header[0] = header[0].lstrip(COMMENT)
             if keys is not None and not set(keys) & set(header):
                 raise KeysMissing(header)
-            begin = rows.line_num + 1
+            begin = first + rows.line_num
             for row in rows:
                 if len(row) == len(header):
                     # An empty field is what null is elsewhere.
@@ -131,7 +141,7 @@ def _read_csv(source: Source, form: Form, keys: Collection[str] | None) -> Itera
                     )
                 elif row:
                     yield MalformedRecord(begin, f"{len(row)} fields in a table of {len(header)} columns")
-                begin = rows.line_num + 1
+                begin = first + rows.line_num
         except csv.Error as error:
             yield MalformedRecord(begin, f"not {form} from here on: {error}")
 

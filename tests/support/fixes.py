@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,17 @@ def _mend_line(hostfile: Path, problem: Problem) -> None:
     else:
         raise NotMechanicalError(problem.fix)
     hostfile.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def run_fix(fix: str) -> Path:
+    """Runs the command that the fix of a data file prints, and returns the file or folder that it names.
+
+    What it would install is installed here, and `python` is this one.
+    """
+    given, separator, named = fix.partition(", then write data.path=")
+    assert separator, fix
+    command = re.sub(r"^[^:]*: ", "", given, count=1)
+    command = re.sub(r"pip install [\w-]+ && ", "", command)
+    command = re.sub(r"\bpython -", f"{shlex.quote(sys.executable)} -", command)
+    subprocess.run(["bash", "-c", command], check=True, timeout=60)
+    return Path(shlex.split(named)[0])

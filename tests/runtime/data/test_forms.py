@@ -17,6 +17,7 @@ from runtime.data.corpus import find_corpus
 from runtime.data.documents import TextReader, read_chunks
 from runtime.data.form import Form, NotText, judge_form
 from runtime.data.survey import survey_corpus
+from tests.support.fixes import run_fix
 
 # A quote, a delimiter, a line break and two alphabets: what forms differ in.
 TEXTS = ['he said "no", then;\tleft', "two\nlines", "日本語 é", "plain words and more of them"]
@@ -345,8 +346,9 @@ def test_field_longer_than_the_first_block_is_one_document(tmp_path: Path) -> No
         (b"%PDF-1.7\n", "a PDF document"),
         (b"PK\x03\x04", "a ZIP archive"),
         (b"a\0b", "zero byte at offset 1"),
-        ("Grüße".encode("latin-1"), "not UTF-8 near byte 2"),
-        ("Grüße".encode("utf-16-le"), "zero byte at offset 1"),
+        (b"\x80\x04\x95\0", "a pickle of Python"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "a WAV recording"),
+        (b"SQLite format 3\0", "an SQLite database"),
         (gzip.compress(b"\0binary"), "zero byte at offset 0"),
         (b"\xff\xfea", "not UTF-16"),
     ],
@@ -358,8 +360,10 @@ def test_what_is_not_text_is_told_by_its_kind(tmp_path: Path, content: bytes, re
 
 
 def test_compressed_parquet_is_told_to_be_decompressed(tmp_path: Path) -> None:
-    with pytest.raises(NotText, match="decompress"):
-        judge_form(write(tmp_path / "a", gzip.compress(parquet())), "text")
+    packed = write(tmp_path / "a.parquet.gz", gzip.compress(parquet()))
+    with pytest.raises(NotText, match="Parquet compressed as a file") as told:
+        judge_form(packed, "text")
+    assert read(run_fix(told.value.fix)) == TEXTS
 
 
 def test_file_of_settings_in_a_folder_is_skipped_but_named_it_is_a_problem(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""Records in forms that are not read, and the command that writes each as JSON lines.
+
+Python's literals, JSON5 and YAML: as raw text they would be trained with their brackets and keys.
+"""
+
+import ast
+import re
+import shlex
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from runtime.data.compression import DECOMPRESSORS, Compression
+
+MIN_SHARE = 0.5  # of the lines that are records
+MIN_SHARE_OF_MEMBERS = 0.8
+MIN_LINES = 3
+MAX_LINES = 100  # that are parsed
+YAML_CHARACTERS = 1 << 15
+KEY = r"""(?:[A-Za-z_$][\w$]*|'[^'\n]*'|"[^"\n]*")"""
+JSON5_LINE = re.compile(rf"\s*\{{\s*{KEY}\s*:.*\}}\s*,?\s*")
+# A line of a JSON5 object that is spread over lines: a key with its value, brackets, or a comment.
+JSON5_MEMBER = re.compile(rf"\s*(?:{KEY}\s*:.*[,{{\[]|{KEY}\s*:[^;]*|[]\[{{}}, ]+|//.*)\s*")
+JSON5_COMMENTS = re.compile(r"(?:\s*//[^\n]*\n|\s*/\*.*?\*/)*\s*", re.DOTALL)
+PYTHON_LIST = re.compile(r"\s*\[\s*\{\s*'")
+PYTHON_LINE = re.compile(r"\s*\{\s*'")
+YAML_RECORD = re.compile(
+    r"(?:\s*#[^\n]*\n|\s*\n|%YAML[^\n]*\n)*(?:---[^\n]*\n+(?!---)[\w\"'-]|- +[\w\"' -]+:(?: |\n))"
+)
+
+
+class Foreign(NamedTuple):
+    """What the records are, and the Python program that writes them as JSON lines from stdin to stdout."""
+
+    name: str
+    program: str
+    package: str | None = None
+
+
+PYTHON_LINES = Foreign(
+    "Python literals, one on each line",
+    "import ast, json, sys; "
+    "[print(json.dumps(ast.literal_eval(line.strip()))) for line in sys.stdin if line.strip()]",
+)
+PYTHON_ARRAY = Foreign(
+    "a list of Python literals",
+    "import ast, json, sys; "
+    "[print(json.dumps(record)) for record in ast.literal_eval(sys.stdin.read().strip())]",
+)
+JSON5_LINES = Foreign(
+    "JSON5, an object on each line",
+    'import json, json5, sys; [print(json.dumps(json5.loads(line.strip().rstrip(",")))) '
+    'for line in sys.stdin if line.strip(" [],\\n")]',
+    "json5",
+)
+JSON5_FILE = Foreign(
+    "JSON5",
+    "import json, json5, sys; read = json5.load(sys.stdin); "
+    "[print(json.dumps(record)) for record in (read if isinstance(read, list) else [read])]",
+    "json5",
+)
+YAML = Foreign(
+    "YAML records",
+    "import json, sys, yaml; [print(json.dumps(record, default=str)) "
+    "for read in yaml.safe_load_all(sys.stdin) "
+    "for record in (read if isinstance(read, list) else [read]) if record]",
+)
+
+
+def find_foreign_records(head: str, is_complete: bool, field: str) -> Foreign | None:
+    """The form of the records that `head` begins with; None for text.
+
+    Args:
+        is_complete: whether `head` is all of the text.
+        field: the key that should hold the documents.
+    """
+    lines = [line for line in _lines(head, is_complete) if line.strip()][:MAX_LINES]
+    if not lines:
+        return None
+    if PYTHON_LINE.match(head) and sum(map(_is_python, lines)) >= MIN_SHARE * len(lines):
+        return PYTHON_LINES
+    if PYTHON_LIST.match(head) and (not is_complete or isinstance(_literal(head), list)):
+        return PYTHON_ARRAY
+    start = JSON5_COMMENTS.match(head)
+    if start and head[start.end() : start.end() + 1] in ("[", "{"):
+        body = [line for line in _lines(head[start.end() :], is_complete) if line.strip()]
+        if body[0].strip() not in ("[", "{") and _share(JSON5_LINE, body) >= MIN_SHARE:
+            return JSON5_LINES
+        has_key = re.search(rf"[{{,]\s*{KEY}\s*:", head)
+        if has_key and len(body) >= MIN_LINES and _share(JSON5_MEMBER, body) >= MIN_SHARE_OF_MEMBERS:
+            return JSON5_FILE
+    if YAML_RECORD.match(head) and _are_records(_yaml(head, is_complete), field):
+        return YAML
+    return None
+
+
+def conversion(foreign: Foreign, file: Path, compression: Compression | None, encoding: str, key: str) -> str:
+    """The fix: the command that converts the file, and the override that names the result."""
+    new = file.with_name(f"{file.name}.jsonl")
+    program = foreign.program.replace("import ", "import io, ", 1).replace(
+        "sys.stdin", f'io.TextIOWrapper(sys.stdin.buffer, "{encoding}")'
+    )
+    source = "" if compression is None else f"{DECOMPRESSORS[compression]} {shlex.quote(str(file))} | "
+    given = f" < {shlex.quote(str(file))}" if compression is None else ""
+    install = f"pip install {foreign.package} && " if foreign.package else ""
+    name = shlex.quote(str(new))
+    return (
+        f"convert it to JSON lines: {install}{source}python -c {shlex.quote(program)}{given} > {name}, "
+        f"then write {key}={name}"
+    )
+
+
+def _lines(head: str, is_complete: bool) -> list[str]:
+    lines = head.split("\n")
+    return lines if is_complete else lines[:-1]
+
+
+def _share(pattern: re.Pattern[str], lines: list[str]) -> float:
+    return sum(pattern.fullmatch(line) is not None for line in lines) / max(1, len(lines))
+
+
+def _is_python(line: str) -> bool:
+    return isinstance(_literal(line), dict)
+
+
+def _literal(text: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python does not know
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _yaml(head: str, is_complete: bool) -> list[Any]:
+    """The records of the first documents: list elements, or the documents themselves; [] if it is no YAML."""
+    part = head[:YAML_CHARACTERS]
+    if not is_complete or len(part) < len(head):
+        part = part[: max(part.rfind("\n- "), part.rfind("\n---")) + 1]
+    try:
+        documents = [each for each in yaml.safe_load_all(part) if each is not None]
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return []
+    if len(documents) == 1 and isinstance(documents[0], list):
+        return documents[0]
+    return documents if len(documents) > 1 else []
+
+
+def _are_records(records: Iterable[Any], field: str) -> bool:
+    """Whether all are objects that have the field, or several with the same keys and single values."""
+    found = list(records)
+    if not found or not all(isinstance(record, dict) for record in found):
+        return False
+    if all(record.get(field) is not None for record in found):
+        return True
+    keys = {frozenset(record) for record in found}
+    is_flat = all(not isinstance(value, (dict, list)) for record in found for value in record.values())
+    return len(found) >= MIN_LINES and len(keys) == 1 and len(found[0]) > 1 and is_flat
