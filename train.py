@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from planner.exit_codes import ExitCode
-from planner.rules.not_implemented import find_unimplemented
-from runtime.process.start import start_rank
-from runtime.startup.run_rank import run_rank
+from runtime.process.gpu_presence import has_gpu
+from runtime.process.launchers import is_other_rank_here
+from runtime.process.rank_0_wait import leave_to_rank_0
 
 if TYPE_CHECKING:
+    from planner.exit_codes import ExitCode
     from runtime.startup.consensus import StartDecision
     from runtime.startup.context import RunContext
     from runtime.startup.exit_reporter import ExitReporter
@@ -30,13 +30,23 @@ DOCUMENT_FLAGS = {
     "batch_size": "training.global_batch",
     "seq_length": "training.seq_length",
 }
-HOW = "start it with deepspeed or torchrun, or with plain python for a plan of one rank"
+WRONG_INPUT = 2  # planner.exit_codes; nothing of the planner is loaded before the first check
+HOW = "start it with deepspeed, torchrun, srun or mpirun, or with plain python for a plan of one rank"
 
 
 def main(argv: Sequence[str]) -> None:
     """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
     path, overrides = parse_arguments(argv)
+    if needs_gpus(path, overrides) and is_other_rank_here() and not has_gpu():
+        leave_to_rank_0(WRONG_INPUT)  # 68 of them, on a laptop: only one of them reads the strategy
+
+    from planner.rules.not_implemented import find_unimplemented
+    from runtime.process.start import start_rank
+    from runtime.startup.early_refusal import refuse_early
+    from runtime.startup.run_rank import run_rank
+
     start = start_rank(path, overrides, how=HOW, check=find_unimplemented)
+    refuse_early(start, start.run_folder, (path, *overrides))
     run_rank(start, start.run_folder, decide, train)
 
 
@@ -47,7 +57,7 @@ def decide(context: "RunContext") -> "StartDecision":
     return open_run(context)
 
 
-def train(context: "RunContext", decision: "StartDecision", exit_reporter: "ExitReporter") -> ExitCode:
+def train(context: "RunContext", decision: "StartDecision", exit_reporter: "ExitReporter") -> "ExitCode":
     """World, groups, model, engine, checkpoint, steps."""
     from runtime.data import open_data
     from runtime.parallel.groups import make_groups
@@ -90,6 +100,11 @@ def train_steps(run: "TrainingRun", trainer: "Trainer", first_step: int) -> None
             run.save(step)
         if should_stop:
             break
+
+
+def needs_gpus(path: str, overrides: Sequence[str]) -> bool:
+    """Whether the strategy is known to, unread: it is the document's own, on its own cluster."""
+    return path == DOCUMENT_STRATEGY and not any(text.startswith("cluster") for text in overrides)
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -10,12 +10,17 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from planner import Plan, Problem, Strategy, StrategyError, build_plan, load, locate_problems
 from planner.exit_codes import ExitCode
 from planner.plan.mismatch import find_launch_problems
 from planner.standard_streams import open_streams_of_run
-from runtime.process.identity import Identity, identify
+from planner.units import plural
+from runtime.process.identity import Identity, LauncherError, identify
+from runtime.process.launchers import TORCH_VARIABLES, Launcher
+from runtime.process.rank_0_wait import leave_to_rank_0
+from runtime.process.start_command import start_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +62,27 @@ def start_rank(
     open_streams_of_run()
     try:
         identity = identify(how=how)
-    except StrategyError as error:
+    except LauncherError as error:
+        if not error.is_first:
+            leave_to_rank_0(ExitCode.WRONG_INPUT)
         print(error, file=sys.stderr, flush=True)
         sys.exit(ExitCode.WRONG_INPUT)
     plan, problems = make_plan(path, overrides, identity, check)
     if plan is not None and identity.rank >= plan.world_size:
-        sys.exit(ExitCode.OK)
+        _end_beyond_world(plan, identity)
     if identity.rank == 0 and problems:
         print("\n".join(map(str, problems)), file=sys.stderr, flush=True)
     _set_environment(plan, identity)
     return Start(identity=identity, plan=plan, problems=problems)
+
+
+def _end_beyond_world(plan: Plan, identity: Identity) -> NoReturn:
+    """Ends a rank that the plan has no work for; the first of them says so for all."""
+    first, last = plan.world_size, identity.world_size - 1
+    if identity.rank == first:
+        who = f"rank {first} has" if first == last else f"ranks {first}-{last} have"
+        print(f"the plan has {plural(first, 'rank')}: {who} nothing to do and ended", flush=True)
+    sys.exit(ExitCode.OK)
 
 
 def make_plan(
@@ -92,7 +108,7 @@ def _too_few_processes(plan: Plan, identity: Identity, path: str) -> tuple[Probl
             file=path,
             found=f"{plan.strategy.parallel.layout_name} has {plan.world_size} ranks; {started}",
             expected=f"{plan.world_size} processes, one per rank",
-            fix=f"start it with deepspeed --num_gpus {plan.world_size} train.py …, or change the degrees",
+            fix=f"start it with {start_command(plan, identity.launcher)}, or change the degrees",
         ),
     )
 
@@ -107,5 +123,17 @@ def _set_environment(plan: Plan | None, identity: Identity) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # DeepSpeed 0.19.8 requires it (engine.py:1972), and under a plain `python train.py` nobody sets it.
     os.environ.setdefault("LOCAL_RANK", str(identity.local_rank))
+    if identity.is_launched:
+        # What torch, DeepSpeed and the ranks' own store read; srun and mpirun have other names for it.
+        for name, value in zip(
+            TORCH_VARIABLES, (identity.rank, identity.world_size, identity.local_rank), strict=True
+        ):
+            os.environ.setdefault(name, str(value))
+        os.environ.setdefault("MASTER_ADDR", identity.master_addr)
+        os.environ.setdefault("MASTER_PORT", str(identity.master_port))
+    if identity.launcher is not Launcher.TORCHRUN:
+        os.environ.pop(
+            "TORCHELASTIC_USE_AGENT_STORE", None
+        )  # an outer torchrun's store is not of these ranks
     if plan is not None and plan.strategy.cluster.gpu.is_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"

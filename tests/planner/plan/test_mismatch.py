@@ -9,6 +9,7 @@ from planner.plan.mismatch import compare_keys, describe_mismatch, find_launch_p
 from planner.plan.serialization import strategy_yaml
 from planner.rules.not_implemented import find_unimplemented
 from runtime.process.identity import Identity
+from runtime.process.launchers import Launcher
 from runtime.process.start import make_plan
 from tests.support.examples import TEXT, plan, strategy
 
@@ -52,7 +53,7 @@ def test_a_rank_compares_with_the_strategy_in_its_run(
     generated = build_plan(strategy(folder, "cluster.gpu=cpu", "cluster.hosts=1"))
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "strategy.yaml").write_text(strategy_yaml(generated))
-    alone = Identity(rank=0, local_rank=0, world_size=1, host="h", is_launched=False)
+    alone = Identity(rank=0, local_rank=0, world_size=1, host="h", launcher=Launcher.NONE)
     monkeypatch.setenv("SWITCHYARD_PLAN", generated.fingerprint)
     path = str(tmp_path / "small.yaml")
     same = (folder, "cluster.gpu=cpu", "cluster.hosts=1")

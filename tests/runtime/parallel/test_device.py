@@ -8,10 +8,11 @@ import torch
 from planner import build_plan, load
 from runtime.parallel.device import take_device
 from runtime.process.identity import Identity
+from runtime.process.launchers import Launcher
 
 # 64 GB by the strategy, and limits.memory_max 64 GB.
 STRATEGY = "ds_configs/ep64_tp2_staged.yaml"
-IDENTITY = Identity(rank=5, local_rank=5, world_size=68, host="here", is_launched=True)
+IDENTITY = Identity(rank=5, local_rank=5, world_size=68, host="here", launcher=Launcher.TORCHRUN)
 
 
 @pytest.mark.parametrize(

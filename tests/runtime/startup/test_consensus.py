@@ -14,6 +14,7 @@ import torch.distributed as dist
 from planner import Problem, StrategyError, build_plan, loads
 from runtime.parallel.groups import GroupMismatch
 from runtime.process.identity import Identity
+from runtime.process.launchers import Launcher
 from runtime.process.start import Start
 from runtime.process.stop_signals import StopRequest
 from runtime.startup import consensus
@@ -31,7 +32,7 @@ class AskedToStop(StopRequest):
 
 
 def context_of(rank: int, problems: tuple[Problem, ...] = (), **given: Any) -> RunContext:
-    identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
+    identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", launcher=Launcher.TORCHRUN)
     start = Start(identity=identity, plan=PLAN, problems=problems)
     return RunContext(**{"start": start, "folder": None, **given})
 

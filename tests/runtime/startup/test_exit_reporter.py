@@ -13,6 +13,7 @@ import torch.distributed as dist
 from planner import Problem, build_plan, load
 from runtime.checkpoint.commit import step_name
 from runtime.process.identity import Identity
+from runtime.process.launchers import Launcher
 from runtime.process.start import Start
 from runtime.startup.claims import claim
 from runtime.startup.context import RunContext
@@ -26,7 +27,7 @@ PROBLEM = Problem(
 
 
 def reporter(folder: Path, rank: int = 0, store: Any = None, **start: Any) -> ExitReporter:
-    identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", is_launched=True)
+    identity = Identity(rank=rank, local_rank=rank, world_size=2, host="here", launcher=Launcher.TORCHRUN)
     started = Start(**{"identity": identity, "plan": None, "problems": (), **start})
     return ExitReporter(context=RunContext(start=started, folder=folder, store=store))
 
