@@ -110,12 +110,18 @@ def needs_gpus(path: str, overrides: Sequence[str]) -> bool:
 def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str]]:
     """The strategy's path and its overrides. Exits with code 2 on a wrong command line."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train a strategy.", allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--strategy", metavar="FILE", help="the strategy to train")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     for flag, key in DOCUMENT_FLAGS.items():
         parser.add_argument(f"--{flag}", metavar="N", help=f"the same as {key}=N")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.version:
+        from planner import __version__
+
+        print(f"switchyard {__version__}")
+        sys.exit(0)
     given = {key: getattr(arguments, flag) for flag, key in DOCUMENT_FLAGS.items()}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     if arguments.strategy is None and not overrides:

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import shlex
 import sys
 import traceback
 from typing import Annotated
@@ -101,10 +102,23 @@ def _parse(arguments: list[str], command: str | None) -> Work | None:
             code="SW482",
             found=str(format_message()).rstrip("."),
             expected=f"python -m launch {_usage(command or 'COMMAND', 'STRATEGY [key=value …]')}",
-            fix="add --help to see the options",
+            fix=_without_dashes(arguments) or "add --help to see the options",
         )
         raise StrategyError([problem]) from None
     return work if callable(work) else None
+
+
+def _without_dashes(arguments: list[str]) -> str | None:
+    """What to write in place of `--parallel.ep=2` and `--parallel.ep 2`; None where no key has dashes."""
+    from planner.loading.json_schema import list_paths
+
+    for place, argument in enumerate(arguments):
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and key in list_paths():
+            after = arguments[place + 1] if len(arguments) > place + 1 else "VALUE"
+            text = f"{key}={value if equals else 'VALUE' if after.startswith('--') else after}"
+            return f"write {shlex.quote(text)}, without dashes"
+    return None
 
 
 def _usage(command: str, usual: str) -> str:

@@ -33,7 +33,6 @@ def write_generated() -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        prog="python -m planner.generated", description=write_generated.__doc__
-    ).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m planner.generated", description=write_generated.__doc__)
+    parser.parse_args()
     write_generated()

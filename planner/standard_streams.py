@@ -123,12 +123,15 @@ def find_output_failure() -> OSError | None:
     return failure
 
 
-def run_program(run: Callable[[], object]) -> NoReturn:
-    """Runs a typer program and ends the process with its exit code, or with that of `end_output`."""
+def run_program(run: Callable[[], object], version: str) -> NoReturn:
+    """Runs a typer program, or prints its version; ends with its exit code, or with that of `end_output`."""
     open_standard_streams()
     code = ExitCode.OK
     try:
-        run()
+        if sys.argv[1:] == ["--version"]:
+            print(f"switchyard {version}")
+        else:
+            run()
     except SystemExit as end:
         code = ExitCode(end.code if isinstance(end.code, int) else ExitCode.OK)
     except OSError:

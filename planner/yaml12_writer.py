@@ -67,7 +67,9 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
         is_text = isinstance(resolve_scalar(text), str)
     except ValueError:
         is_text = False
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else '"')
+    is_one_line = text.isprintable()  # YAML would write a line break as one, which splits a fix
+    style = None if is_text and is_one_line else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _represent_block(dumper: yaml.SafeDumper, section: _Block) -> yaml.MappingNode:

@@ -18,7 +18,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from model.modeling_switchyard import SwitchyardForCausalLM
-from planner import Problem, Strategy, StrategyError, load
+from planner import Problem, Strategy, StrategyError, __version__, load
 from planner.exit_codes import ExitCode
 from planner.standard_streams import run_program
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
@@ -193,4 +193,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_program(app)
+    run_program(app, __version__)

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner import Plan
+from planner import Plan, __version__
 from planner.exit_codes import ExitCode
 from planner.timing.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
 from runtime.process.start import start_rank
@@ -194,6 +194,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="runtime.probe", description="The ranks of `python -m launch preflight`.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.add_argument("--strategy", metavar="FILE", required=True, help="the strategy")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where rank 0 writes its result")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")

@@ -9,6 +9,10 @@ from planner.units import shorten
 from planner.yaml12 import Mapping
 
 _FIX = "choose another model: no strategy can express this one yet"
+_UNQUANTIZED = (
+    "remove quantization_config: the shape of the model stays the same; weights to start from "
+    "(model.init_from) then have to be those of its bf16 release"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,10 @@ def find_unsupported(kind: str, config: Mapping, known: Container[str]) -> Itera
             if not any(_same(value, legal) for legal in neutral):
                 legal = " or ".join(dict.fromkeys(_json(legal) for legal in neutral))
                 yield Unsupported(
-                    key=key, found=f"{shorten(_json(value))} is not supported: {means}", expected=legal
+                    key=key,
+                    found=f"{_shown(key, value)} is not supported: {means}",
+                    expected=legal,
+                    fix=_UNQUANTIZED if key == "quantization_config" else _without(key, neutral[0]),
                 )
         elif key == "mlp_only_layers":
             yield from _dense_layers(value)
@@ -81,6 +88,19 @@ def find_unsupported(kind: str, config: Mapping, known: Container[str]) -> Itera
 
 def _same(value: Any, legal: Any) -> bool:
     return bool(value == legal) and isinstance(value, bool) == isinstance(legal, bool)
+
+
+def _without(key: str, neutral: Any) -> str:
+    if "dropout" in key or "jitter" in key:
+        return f"write {key}: {_json(neutral)}: published weights are the same, and training has none"
+    return f"choose another model, or write {key}: {_json(neutral)}, which is another model than this one"
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value; of a quantization, which lists hundreds of modules, its method."""
+    if key == "quantization_config" and isinstance(value, dict) and "quant_method" in value:
+        return f"quant_method {shorten(str(value['quant_method']))}"
+    return shorten(_json(value))
 
 
 def _json(value: Any) -> str:

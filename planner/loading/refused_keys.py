@@ -84,4 +84,4 @@ def is_off(key: str, value: Any) -> bool:
     if isinstance(value, dict):
         return value.get("enabled", None) is False
     is_degree = re.search(r"parallel|^(sp|cp|etp|expert_tp)$|_(size|degree)$", key.lower()) is not None
-    return value is None or value is False or value == 0 or (is_degree and value == 1)
+    return value is None or value is False or value == 0 or (is_degree and value is not True and value == 1)

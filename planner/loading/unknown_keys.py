@@ -21,7 +21,7 @@ def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
     meaning = find_meaning(path, value, data)
     refused = find_refusal(key)
     if refused is not None and (meaning is None or not meaning.writes):
-        remove = f"remove {key}: {flow_yaml(value)} is off, which it is here anyway"
+        remove = f"remove {key}: {flow_yaml(value)} means off, and it is off here anyway"
         fix = remove if is_off(key, value) else f"remove {key}; {refused.without}"
         return _fault(path, refused.why, fix, code=refused.code)
     if meaning is not None:

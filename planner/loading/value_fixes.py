@@ -7,6 +7,7 @@ from typing import Any
 
 from planner.loading.foreign_names import foreign_names
 from planner.loading.json_schema import field_schema
+from planner.loading.shares import share_of_another
 from planner.loading.trial import is_legal_in
 from planner.loading.unit_spellings import suggest_quantity
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
@@ -42,6 +43,8 @@ def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) 
         suggested = suggest_quantity(value, dimension)
         if suggested is not None:
             yield Proposal(suggested.text, suggested.hint and f", {suggested.hint}")
+    if (shared := share_of_another(path, value, data)) is not None:
+        yield Proposal(*shared)
     if isinstance(value, str):
         if tuple(path) == ("parallel",):
             yield from _short_name(value)
@@ -99,7 +102,7 @@ def _of_number(path: Sequence[str | int], number: float) -> Iterator[Proposal]:
     schema = field_schema(path) or {}
     branches = (schema, *schema.get("anyOf", ()))
     if 1 < number <= 100 and any(b.get("maximum", b.get("exclusiveMaximum")) == 1 for b in branches):
-        yield Proposal(float(f"{number / 100:.6g}"), ", a share of 1")
+        yield Proposal(float(f"{number / 100:.6g}"), f", which is {number:g} %")
     if isinstance(number, float):
         yield Proposal(-number)
         yield Proposal(round(number))

@@ -52,4 +52,20 @@ def _write_even_cut(s: Strategy) -> str:
     return f"set parallel.layers_per_stage to [{even}], or to null, which means the same"
 
 
-RULES = (pp_within_layers, every_stage_has_a_count, counts_add_up_to_all_layers)
+def recomputed_layers_exist(s: Strategy) -> Iterator[Problem]:
+    recompute = s.runtime.recompute
+    if recompute.layers is None or s.parallel.pp > s.model.num_hidden_layers:
+        return
+    cut = s.parallel.layers_per_stage or even_cut(s.model.num_hidden_layers, s.parallel.pp)
+    most = max(cut)
+    if recompute.layers > most:
+        yield Problem(
+            code="SW219",
+            path="runtime.recompute",
+            found=f"{recompute.layers} layers, but a stage has at most {most}",
+            expected=f"layer, which is all of them, or at most {most} layers",
+            fix="set runtime.recompute to layer, or name fewer layers",
+        )
+
+
+RULES = (pp_within_layers, every_stage_has_a_count, counts_add_up_to_all_layers, recomputed_layers_exist)

@@ -180,6 +180,9 @@ RunName = Annotated[
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
 
 
+_WINDOWS_VARIABLE = re.compile(r"%([A-Z][A-Z0-9_]{2,})%")
+
+
 def expand_path(value: Any) -> Any:
     """A path with ~ and $NAME expanded on this machine, so that files and other hosts get the same folder.
 
@@ -189,6 +192,10 @@ def expand_path(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     expected = "a path, which may start with ~/ or ~NAME/ and hold $NAME of variables that are set here"
+    if windows := _WINDOWS_VARIABLE.search(value):
+        name = "HOME" if windows.group(1) == "USERPROFILE" else windows.group(1)
+        found = f"{windows.group(0)} in {shorten(value)!r} is a variable as Windows writes it"
+        raise make_error("SW117", found, expected, f"write ${name}, or write the path out")
     for match in _VARIABLE.finditer(value):
         name = match.group(1) or match.group(2)
         if not os.environ.get(name):  # an empty one would make $DATA/x a folder of the root

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 import runtime.attempts
 import runtime.checkpoint.__main__
 import runtime.generate
+from planner import __version__
 from tests.support.shell import run_in_shell
 
 
@@ -16,6 +17,14 @@ def test_help_is_0(app: typer.Typer, option: str) -> None:
     result = CliRunner().invoke(app, [option])
     assert (result.exit_code, result.stderr) == (0, "")
     assert "Usage:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "program", [["-m", "runtime.attempts"], ["-m", "runtime.generate"], ["train.py"]], ids=lambda p: p[-1]
+)
+def test_version_is_0(program: list[str]) -> None:
+    done = run_in_shell([*program, "--version"], "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"switchyard {__version__}\n", "")
 
 
 def test_answer_that_cannot_be_printed_is_one_line_and_3() -> None:

@@ -304,3 +304,11 @@ def test_name_that_a_terminal_cannot_show_is_no_crash() -> None:
     done = launch("plan", REFERENCE, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 1
     assert "\\xd7" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--parallel.ep=2"], ["--parallel.ep", "2"]])
+def test_an_override_with_dashes_is_told_without_them(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "ds_configs/tiny_cpu.yaml", *arguments]) == 2
+    assert "fix:      write parallel.ep=2, without dashes" in capsys.readouterr().err

@@ -32,6 +32,7 @@ PROVOKING = {
     "SW208": ["model.num_shared_experts=1", "model.moe_intermediate_size=2050", "parallel.tp=4"],
     "SW214": ["parallel.placement=staged", "parallel.ep=64", "parallel.dp=4"],
     "SW221": ["model.num_experts_per_tok=65"],
+    "SW219": ["runtime.recompute={layers: 17}"],
     "SW223": ["model.num_attention_heads=15"],
     "SW231": ["model.dispatch=deepspeed"],
     "SW241": ["training.global_batch=127", "parallel.dp=2"],
@@ -79,6 +80,15 @@ RESPELLED = {
     "runtime.recompute=full": "runtime.recompute=layer",
     "runtime.recompute=true": "runtime.recompute=layer",
     "limits.utilization_min=95": "limits.utilization_min=0.95",
+    "limits.communication_share_max=8": "limits.communication_share_max=0.08",
+    "limits.balance_min=100": "limits.balance_min=1",
+    "training.warmup_steps=10%": "training.warmup_steps=10",  # of 100 steps
+    "training.warmup_steps=0.1": "training.warmup_steps=10",
+    "training.warmup_steps=0.001": "training.warmup_steps=1",
+    "output.checkpoint_every=25 %": "output.checkpoint_every=25",
+    "training.min_learning_rate=10%": "training.min_learning_rate=3e-5",  # of 3e-4
+    "runtime.recompute={layers: 99}": "runtime.recompute=layer",
+    "launch.environment={a: null}": 'launch.environment={a: "1"}',
     "limits.utilization_min=95 %": "limits.utilization_min=0.95",
     "limits.memory_max=-1 GB": "limits.memory_max=1 GB",
     "limits.memory_max=64G": "limits.memory_max=64 GB",
@@ -143,6 +153,13 @@ def test_a_fix_in_the_file_means_what_was_written(found: str) -> None:
             "cluster.gpu={memory: 24 GB, memory_bandwidth: 1 TB/s, peak: {}}",
             "write cluster.gpu.peak: {bf16: 400 TFLOPS}",
         ),
+        (
+            "training.warmup_steps=0.1",
+            "write training.warmup_steps=10, 10 % of 100 steps, or a number of steps where 0.1 is",
+        ),
+        ("data.path=%USERPROFILE%/x", "write $HOME, or write the path out"),
+        ("data.path=%SCRATCH%/x", "write $SCRATCH, or write the path out"),
+        ("name='a\\nb'", "write name=a-nb"),
         ("cluster.links.inter_host=fast", "write inter_host: 400 Gbps with the figure of the link"),
         (
             "cluster.name=x",

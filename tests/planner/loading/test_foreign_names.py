@@ -250,7 +250,22 @@ def test_no_known_name_is_removed_and_what_has_no_counterpart_says_why() -> None
 def test_what_is_refused_but_off_is_said_to_change_nothing(name: str, value: str) -> None:
     with pytest.raises(StrategyError) as caught:
         loads(TEXT, [f"training.{name}={value}"])
-    assert "is off, which it is here anyway" in caught.value.problems[0].fix
+    assert "means off, and it is off here anyway" in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sequence_parallel", "true"),
+        ("context_parallel", "true"),
+        ("sequence_parallel", "2"),
+        ("dropout", "1"),
+    ],
+)
+def test_what_is_refused_and_on_is_never_called_off(name: str, value: str) -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, [f"training.{name}={value}"])
+    assert "off" not in caught.value.problems[0].fix
 
 
 def test_the_shipped_strategies_use_no_foreign_name() -> None:

@@ -197,6 +197,22 @@ def test_other_mathematics_is_a_problem(
     assert problem.line is not None
 
 
+def test_a_quantized_model_names_the_key_to_remove(tmp_path: Path) -> None:
+    """Its own config, with hundreds of modules in it; without the key it is the same shape."""
+    config = {
+        **QWEN3_30B_A3B,
+        "quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["lm_head"] * 200},
+    }
+    with pytest.raises(StrategyError) as caught:
+        model_of(tmp_path, config)
+    (problem,) = caught.value.problems
+    assert problem.path == "quantization_config"
+    assert problem.found.startswith("quant_method fp8 is not supported")
+    assert problem.fix.startswith("remove quantization_config:")
+    del config["quantization_config"]
+    assert model_of(tmp_path, config).num_experts == 128
+
+
 def test_keys_that_say_what_the_family_is_anyway_change_nothing(tmp_path: Path) -> None:
     """As published with Qwen3-Coder-30B-A3B."""
     said = {"qkv_bias": False, "shared_expert_intermediate_size": 0, "use_qk_norm": True}

@@ -278,6 +278,13 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "add up to 16",
     ),
     (
+        ("parallel.pp=2", "runtime.recompute={layers: 9}"),
+        "SW219",
+        "runtime.recompute",
+        ("9 layers", "at most 8"),
+        "layer, which is all of them",
+    ),
+    (
         ("parallel.tp=16",),
         "SW218",
         "parallel.tp",
