@@ -1,5 +1,6 @@
 """The `plan` command: stages, ranks, hosts, groups, batch, memory and time of one strategy or of two."""
 
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -42,12 +43,13 @@ def plan(
             show_default=True,
         ),
     ] = 1.0,
-    model_from: Annotated[
-        str | None,
+    sources: Annotated[
+        list[str] | None,
         typer.Option(
             "--from",
             metavar="PATH",
-            help="take the model from a Hugging Face folder or config.json, or keys from a DeepSpeed config",
+            help="take the model from a Hugging Face folder or config.json, or keys from a config of "
+            "DeepSpeed, Megatron-LM and others",
             show_default=False,
         ),
     ] = None,
@@ -60,6 +62,7 @@ def plan(
 
     Exit code 1 if one plan does not fit its memory or misses a limit that is written.
     """
+    model_from = _only_one(sources or [])
     others, changes = split_strategies(overrides or ())
     if svg is not None and (strategy is None or others):
         raise one_plan_only()
@@ -67,7 +70,7 @@ def plan(
         if model_from is None:
             raise _no_strategy()
         source = read_source(model_from)
-        if source.kind == "deepspeed":
+        if source.kind != "model":
             return answer_ds_config(output, source)
         return answer_model(output, model_from)
     imbalance = ExpertImbalance(factor=1 / balance)
@@ -125,7 +128,19 @@ def _print_ignored(built: Plan) -> None:
     if ignored:
         print(f"note: ignored keys of the model's config: {', '.join(ignored)}")
     for left in built.strategy.sources.left_out:
-        print(f"note: not taken from the DeepSpeed configuration: {left}")
+        print(f"note: not taken from the file of --from: {left}")
+
+
+def _only_one(sources: list[str]) -> str | None:
+    if len(sources) > 1:
+        problem = Problem(
+            code="SW482",
+            found=f"--from is given {len(sources)} times",
+            expected="one file or folder",
+            fix=f"keep --from {shlex.quote(sources[0])} or another one of them",
+        )
+        raise StrategyError([problem])
+    return sources[0] if sources else None
 
 
 def _no_strategy() -> StrategyError:

@@ -1,15 +1,18 @@
-"""DeepSpeed configuration of another program as keys of a strategy, with what is left out and why."""
+"""Configuration of another program as keys of a strategy, with what is left out and why."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from planner.loading.foreign_meaning import Meaning
-from planner.loading.foreign_names import find_foreign, find_meaning, own_tails
+from planner.loading.foreign_names import find_foreign, find_meaning, is_section, own_tails
+from planner.loading.programs import MEGATRON, TRAINER
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.source_file import SourceFile
 from planner.loading.trial import is_legal
+from planner.loading.validation_messages import legal_values
 from planner.loading.value_examples import example_of
+from planner.problems import Problem
 from planner.yaml12 import Entry
 from planner.yaml12 import Mapping as YamlMapping
 from planner.yaml12_writer import flow_yaml
@@ -29,19 +32,23 @@ _FORMULA = "training.micro_batch follows: global_batch / (accumulation × data-p
 
 @dataclass(frozen=True, kw_only=True)
 class DsConfig:
-    """writes: dotted keys of a strategy and their values; left_out: dotted keys there, and why."""
+    """writes: dotted keys of a strategy and their values; left_out: dotted keys there, and why; problems: of
+    values that are not legal."""
 
     writes: Mapping[str, Any]
     left_out: Mapping[str, str]
+    problems: tuple[Problem, ...] = ()
 
 
-def convert_ds_config(root: YamlMapping, strategy: Mapping[str, Any]) -> DsConfig:
-    """What a DeepSpeed configuration says of a strategy.
+def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConfig:
+    """What the configuration of DeepSpeed or another program says of a strategy.
 
     `strategy`: the strategy that takes it over, as plain data, whose degrees relate accumulation to
     micro_batch; empty without one.
     """
+    root = source.root
     config = {key: entry.plain() for key, entry in root.entries.items()}
+    problems: list[Problem] = []
     writes: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     said: dict[str, str] = {}  # by which key there a key here was last written
@@ -54,11 +61,17 @@ def convert_ds_config(root: YamlMapping, strategy: Mapping[str, Any]) -> DsConfi
         if refusal is not None:
             left_out[key] = f"{flow_yaml(value)}: {refusal.why}"
             continue
-        data = {**_merged(strategy, sections_of(writes)), **config}
+        data = _merged(_merged(strategy, sections_of(writes)), config)
         for path, item, meaning in _meanings((key,), value, data):
             name = ".".join(path)
             if meaning is None:
-                left_out[name] = f"{flow_yaml(item)}: has no key in a strategy"
+                refusal = find_refusal(path[-1])
+                if refusal is None or not is_off(path[-1], item):
+                    why = "has no key in a strategy" if refusal is None else refusal.why
+                    left_out[name] = f"{flow_yaml(item)}: {why}"
+                continue
+            if meaning.wrong:
+                problems.append(_problem(source, path, item, meaning.wrong))
                 continue
             if key == _ACCUMULATION and not strategy and "parallel.dp" not in meaning.writes:
                 left_out[name] = f"{flow_yaml(item)}: {_FORMULA}"
@@ -68,23 +81,24 @@ def convert_ds_config(root: YamlMapping, strategy: Mapping[str, Any]) -> DsConfi
                     if writes.get(here, converted) != converted:
                         left_out[said[here]] = f"{flow_yaml(writes[here])}: {name} sets {here}"
                     writes[here], said[here] = converted, name
-                else:
+                elif find_foreign(path) is None:
                     left_out[name] = f"{flow_yaml(converted)} is not legal for {here}"
+                else:
+                    problems.append(_problem(source, path, item, legal_values(tuple(here.split(".")))))
             for here, why in meaning.asks.items():
                 left_out[name] = f"{flow_yaml(item)}: {here} is not known ({why})"
             if meaning.refused or meaning.no_effect or meaning.note:
                 left_out[name] = f"{flow_yaml(item)}: {meaning.refused or meaning.no_effect or meaning.note}"
-    left_out.update(_unwritten(config))
-    return DsConfig(writes=writes, left_out=left_out)
+    left_out.update(_unwritten(config) if source.kind == "deepspeed" else _defaults(source.title, config))
+    return DsConfig(writes=writes, left_out=left_out, problems=tuple(problems))
 
 
-def with_ds_config(root: Entry, source: SourceFile) -> tuple[Entry, tuple[str, ...]]:
-    """The strategy with the keys of a DeepSpeed configuration in place of its own, and what is left out."""
-    found = convert_ds_config(source.root, root.plain())
+def with_ds_config(root: Entry, source: SourceFile, found: DsConfig) -> Entry:
+    """The strategy with the keys of another program's configuration in place of its own."""
     origin = f"--from {source.argument}"
     for here, value in found.writes.items():
         root = _put(root, here.split("."), _entry(value, origin))
-    return root, tuple(f"{key}: {why}" for key, why in found.left_out.items())
+    return root
 
 
 def sections_of(writes: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +128,7 @@ def _meanings(
 ) -> Iterator[tuple[tuple[str, ...], Any, Meaning | None]]:
     """Each key of a section with its meaning; a section that has one itself comes with its other keys."""
     entry = find_foreign(path)
-    if entry is not None:
+    if entry is not None and not is_section(path, value):
         meaning = find_meaning(path, value, data)
         yield path, value if not isinstance(value, dict) else _main(value), meaning
         for lost in meaning.lost if meaning is not None else ():
@@ -124,7 +138,8 @@ def _meanings(
             yield from _meanings((*path, str(key)), item, data)
     else:
         own = own_tails().get(path[-1])
-        yield path, value, None if own is None else Meaning(writes={own: value})
+        is_known = own is not None and own.startswith(("model.", "training."))
+        yield path, value, Meaning(writes={str(own): value}) if is_known else None
 
 
 def _main(section: Mapping[str, Any]) -> Any:
@@ -132,8 +147,54 @@ def _main(section: Mapping[str, Any]) -> Any:
     return section.get("stage", section.get("enabled", dict(section)))
 
 
+# Megatron-LM's arguments.py and transformers' TrainingArguments: key there, its default there, key here.
+_DEFAULTS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
+    MEGATRON: (
+        ("moe_router_topk", 2, "model.num_experts_per_tok"),
+        ("norm_epsilon", 1e-5, "model.rms_norm_eps"),
+        ("weight_decay", 0.01, "training.optimizer.weight_decay"),
+        ("moe_aux_loss_coeff", 0, "training.balance_loss"),
+    ),
+    TRAINER: (
+        ("learning_rate", 5e-5, "training.learning_rate"),
+        ("weight_decay", 0, "training.optimizer.weight_decay"),
+        ("warmup_steps", 0, "training.warmup_steps"),
+    ),
+}
+
+
+def _defaults(title: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for theirs, default, here in _DEFAULTS.get(title, ()):
+        if theirs not in config and theirs.replace("_", "-") not in config:
+            ours = flow_yaml(example_of(here.split(".")))
+            why = f"is not written, which is {flow_yaml(default)} there; {here} is {ours} unless you set it"
+            yield theirs, why
+
+
+def _problem(source: SourceFile, path: tuple[str, ...], value: Any, legal: str) -> Problem:
+    place = source.root.entries.get(path[0])
+    line = None if place is None else place.line
+    for key in path[1:]:
+        inside = place.value if place is not None else None
+        place = inside.entries.get(key) if isinstance(inside, YamlMapping) else None
+        line = line if place is None else place.line
+    return Problem(
+        code="SW156",
+        path=".".join(path),
+        line=line,
+        file=str(source.file),
+        found=f"{flow_yaml(value)} is not legal",
+        expected=legal,
+        fix=f"correct {path[-1]} in {source.file.name}, or remove it there and write the key of the strategy",
+    )
+
+
 def _unwritten(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    scheduler = config.get("scheduler")
+    kind = scheduler.get("type") if isinstance(scheduler, dict) else None
     for theirs, here in _OTHER_DEFAULTS:
+        if theirs.startswith("scheduler") and kind != "WarmupCosineLR":
+            continue
         section, _, last = theirs.rpartition(".")
         place: Any = config
         for key in section.split("."):
@@ -141,9 +202,8 @@ def _unwritten(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(place, dict) and last not in place:
             default = flow_yaml(example_of(here.split(".")))
             yield theirs, f"is not written; {here} is {default} unless you set it"
-    scheduler = config.get("scheduler")
     params = scheduler.get("params") if isinstance(scheduler, dict) else None
-    if isinstance(params, dict) and "warmup_type" not in params:
+    if isinstance(params, dict) and "warmup_type" not in params and str(kind).startswith("Warmup"):
         yield "scheduler.params.warmup_type", "is not written, which is log there; the warm-up is linear here"
 
 

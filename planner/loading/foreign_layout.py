@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from planner.loading.foreign_meaning import Find, Meaning, count, write
+from planner.loading.foreign_meaning import AUTO, Find, Meaning, count, write
 
 
 def zero_stage(value: Any, find: Find) -> Meaning:
@@ -15,6 +15,8 @@ def zero_stage(value: Any, find: Find) -> Meaning:
     if isinstance(value, dict):
         lost = tuple(key for key, item in value.items() if key != "stage" and not _is_off(item))
         value = value.get("stage", 0)  # DeepSpeed 0.19.8, runtime/zero/config.py
+    if value not in (0, 1, 2, 3, AUTO, None) or isinstance(value, (bool, float)):
+        return Meaning(asks={path: "a stage of ZeRO"}, lost=lost, wrong="0, 1, 2 or 3, which becomes 2 here")
     if value == 3:
         return Meaning(writes={path: 2}, note="ZeRO 3 is not supported with experts", lost=lost)
     if value == 0 and find("training.precision") != "fp32":
@@ -89,7 +91,12 @@ def accumulation(value: Any, find: Find) -> Meaning:
         return Meaning(no_effect=f"{steps} follows: global_batch / (micro_batch × data-parallel size)")
     if dp is None and batch % (micro * steps * each) == 0:
         return Meaning(writes={"parallel.dp": batch // (micro * steps * each)})
-    return asks
+    size = each * (dp or 1)
+    why = f"{batch} sequences are not {micro} × {steps} × data-parallel size, which is {size} here"
+    wrong = f"a divisor of {batch // micro}" if batch % micro == 0 else ""
+    is_wrong = batch % (micro * steps) != 0
+    legal = wrong or f"{micro} × accumulation × number of ranks = {batch}, which no accumulation gives"
+    return Meaning(asks={"training.micro_batch": why}, wrong=legal if is_wrong else "")
 
 
 def _is_off(value: Any) -> bool:

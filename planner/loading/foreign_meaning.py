@@ -14,7 +14,8 @@ class Meaning:
 
     writes: dotted key here -> value. asks: dotted key here -> why its value is not known. no_effect: why the
     key can be left out without a change. refused: why it cannot be expressed; without writes the key has to
-    be given up. lost: parts of a mapping that have no counterpart.
+    be given up. lost: parts of a mapping that have no counterpart. wrong: what is legal in the other program,
+    where the value is not.
     """
 
     writes: Mapping[str, Any] = field(default_factory=dict)
@@ -23,6 +24,7 @@ class Meaning:
     refused: str = ""
     lost: tuple[str, ...] = ()
     note: str = ""
+    wrong: str = ""
 
 
 Find = Callable[

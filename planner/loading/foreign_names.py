@@ -20,7 +20,8 @@ from planner.yaml12 import Document
 class ForeignName:
     """A key of another program. keys: those here that it becomes; note: how its value is converted.
 
-    row: of the table; names with one meaning share it.
+    row: of the table; names with one meaning share it. takes_section: whether its value may be a mapping;
+    that of the others is then a section of the same name, with keys of its own.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ForeignName:
     convert: Convert
     note: str = ""
     row: int
+    takes_section: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -50,6 +52,7 @@ def foreign_names() -> Mapping[str, ForeignName]:
                     convert=_converter(row),
                     note=row.get("note", ""),
                     row=place,
+                    takes_section=_takes_section(row),
                 )
     return found
 
@@ -71,6 +74,22 @@ def _converter(row: Mapping[str, Any]) -> Convert:
     return same(keys[0])
 
 
+def _takes_section(row: Mapping[str, Any]) -> bool:
+    return row.get("convert") in ("zero_stage", "bf16_section") or any(
+        isinstance(row.get(kind), str) for kind in ("no_effect", "refused")
+    )
+
+
+def is_section(path: Sequence[str | int], value: Any) -> bool:
+    """Whether a value is a section with foreign names in it, whatever its own name means elsewhere."""
+    entry = find_foreign(path)
+    return (
+        isinstance(value, dict)
+        and not (entry is not None and entry.takes_section)
+        and any(find_foreign((*path, key)) is not None for key in value)
+    )
+
+
 def find_foreign(path: Sequence[str | int]) -> ForeignName | None:
     """The entry of a key, with its section or alone; case and dashes are free."""
     parts = [str(part).lower().lstrip("-").replace("-", "_") for part in path[-2:]]
@@ -84,7 +103,7 @@ def find_meaning(path: Sequence[str | int], value: Any, data: Mapping[str, Any])
     document, whose other keys a conversion may need.
     """
     entry = find_foreign(path)
-    if entry is not None:
+    if entry is not None and not is_section(path, value):
         found = entry.convert(value, lambda wanted: find_value(data, wanted))
         return replace(found, lost=tuple(key for key in found.lost if not _is_idle((*path, key), value)))
     if not isinstance(value, dict):

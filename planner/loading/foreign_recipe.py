@@ -1,5 +1,6 @@
 """Recipe of a training as other programs write it: schedule, optimizer, precision, balance, checkpoints."""
 
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -12,6 +13,12 @@ def samples_as_tokens(value: Any, find: Find) -> Meaning:
     if samples is None or length is None:
         return Meaning(asks={"training.tokens": "samples × seq_length"})
     return Meaning(writes={"training.tokens": samples * length})
+
+
+def epochs(value: Any, find: Find) -> Meaning:
+    """Passes over the data, whose tokens only the data know."""
+    shown = f"{value:g}" if number(value) is not None else "epochs"
+    return Meaning(asks={"training.tokens": f"{shown} × the tokens of your data; or training.steps"})
 
 
 def share_of_learning_rate(value: Any, find: Find) -> Meaning:
@@ -47,11 +54,15 @@ def _duration(value: Any, unit: str) -> Meaning:
 
 
 def first_beta(value: Any, find: Find) -> Meaning:
-    return _betas(value, _one_of(find, "adam_beta2", "beta2", "beta_2", default=0.95))
+    other = _one_of(find, "adam_beta2", "beta2", "beta_2")
+    if other is None:
+        note = "the second is not written: it is 0.95 here, 0.999 in Megatron-LM and the Trainer"
+        return replace(_betas(value, 0.95), note=note)
+    return _betas(value, other)
 
 
 def second_beta(value: Any, find: Find) -> Meaning:
-    return _betas(_one_of(find, "adam_beta1", "beta1", "beta_1", default=0.9), value)
+    return _betas(_one_of(find, "adam_beta1", "beta1", "beta_1") or 0.9, value)
 
 
 def _betas(first: Any, second: Any) -> Meaning:
@@ -62,8 +73,8 @@ def _betas(first: Any, second: Any) -> Meaning:
     return Meaning(writes={path: [first, second]})
 
 
-def _one_of(find: Find, *names: str, default: float) -> Any:
-    return next((value for name in names if (value := find(name)) is not None), default)
+def _one_of(find: Find, *names: str) -> Any:
+    return next((value for name in names if (value := find(name)) is not None), None)
 
 
 def bf16_section(value: Any, find: Find) -> Meaning:

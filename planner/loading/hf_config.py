@@ -41,7 +41,7 @@ def read_config(folder: str) -> ConvertedModel:
     if source.kind != "model":
         problem = Problem(
             code="SW155",
-            found="this is a DeepSpeed configuration, which has no model",
+            found=f"this is {source.title}, not the config of a model",
             expected="a model's folder, or its config.json",
             fix="give the folder of the model",
             file=str(source.file),

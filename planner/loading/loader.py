@@ -19,12 +19,13 @@ from planner.files import read_limited
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
 from planner.loading.changed_strategy import find_claim_faults
-from planner.loading.ds_config_file import with_ds_config
+from planner.loading.ds_config_file import convert_ds_config, with_ds_config
 from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
 from planner.loading.override_faults import find_broken_rules_of, name_overrides
 from planner.loading.overrides import apply_overrides
-from planner.loading.source_file import find_ds_config, find_other_config
+from planner.loading.programs import DEEPSPEED
+from planner.loading.source_file import find_other_config, find_program_file
 from planner.loading.validation_messages import MAX_FAULTS, find_faults
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import DERIVED, STAND_IN, PartialStrategy
@@ -94,13 +95,20 @@ def loads(
         raise StrategyError(problems)
     assert isinstance(root.value, YamlMapping)
     other = None if file is None else find_other_config(root.value, file)
-    if other is not None and "model_type" in root.value.entries:
-        raise StrategyError([other])  # no key of a model's config has a place in a strategy's top level
+    if other is not None and not other.found.startswith(f"this is {DEEPSPEED}"):
+        raise StrategyError([other])  # its keys have no place in a strategy's top level
     problems += [] if other is None else [other]
-    source = None if model_from is None else find_ds_config(model_from)
+    source = None if model_from is None else find_program_file(model_from)
     left_out: tuple[str, ...] = ()
-    if source is not None and "model" in root.value.entries:
-        root, left_out = with_ds_config(root, source)
+    converted = None if source is None else convert_ds_config(source, root.plain())
+    if (
+        source is not None
+        and converted is not None
+        and ("model" in root.value.entries or any(key.startswith("model.") for key in converted.writes))
+    ):
+        root = with_ds_config(root, source, converted)
+        problems += converted.problems
+        left_out = tuple(f"{key}: {why}" for key, why in converted.left_out.items())
         root, taken = with_model(root, file, None)
     else:
         root, taken = with_model(root, file, model_from)

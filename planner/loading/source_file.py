@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from planner.files import read_limited
+from planner.loading.programs import DEEPSPEED, find_program
 from planner.problems import Problem, StrategyError
 from planner.yaml12 import MAX_BYTES, Document, Mapping
 
-_EXPECTED = "a model's folder, its config.json, or a DeepSpeed configuration"
-# Keys by which a DeepSpeed configuration is recognized: a strategy and a model's config have none of them.
-_DEEPSPEED = frozenset(
-    {
-        *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
-        *("zero_optimization", "bf16", "fp16", "zero_allow_untested_optimizer", "wall_clock_breakdown"),
-        *("steps_per_print", "scheduler", "gradient_clipping"),
-    }
-)
+_EXPECTED = "a model's folder, its config.json, or the configuration of DeepSpeed or another program"
 _MODEL = frozenset({"model_type", "architectures", "hidden_size", "num_hidden_layers"})
 _STRATEGY = frozenset({"cluster", "model", "training", "parallel"})
 _NAMES = ("ds_config.json", "deepspeed_config.json", "deepspeed.json", "ds_config.yaml")
@@ -28,11 +21,12 @@ _NAMES = ("ds_config.json", "deepspeed_config.json", "deepspeed.json", "ds_confi
 class SourceFile:
     """What `--from` names.
 
-    argument: as it was written, for the place of later Problems. problems: of the form of a model's JSON; the
-    keys without one are there to be checked.
+    kind: program: another one that trains, which `title` names. argument: as it was written, for the place of
+    later Problems. problems: of the form of a model's JSON; the keys without one are there to be checked.
     """
 
-    kind: Literal["model", "deepspeed"]
+    kind: Literal["model", "deepspeed", "program"]
+    title: str
     file: Path
     root: Mapping
     argument: str
@@ -56,32 +50,39 @@ def read_source(argument: str) -> SourceFile:
     if not isinstance(root, Mapping) or (document.problems and not looks_like_json):
         raise StrategyError([_unreadable(file, "not a config: the top level is not an object")])
     keys = set(root.entries)
-    if keys & _MODEL or not keys:
+    program = find_program(root)
+    if keys & {"model_type", "architectures"} or not keys or (program is None and keys & _MODEL):
         return SourceFile(
-            kind="model", file=file, root=root, argument=argument, problems=tuple(document.problems)
+            kind="model",
+            title="the config of a model",
+            file=file,
+            root=root,
+            argument=argument,
+            problems=tuple(document.problems),
         )
-    if len(keys & _STRATEGY) > 1:
+    if program is None and len(keys & _STRATEGY) > 1:
         raise StrategyError([_other(file, "a strategy", f"python -m launch plan {file}")])
-    if keys & _DEEPSPEED:
-        return SourceFile(kind="deepspeed", file=file, root=root, argument=argument)
+    if program is not None:
+        kind: Literal["deepspeed", "program"] = "deepspeed" if program == DEEPSPEED else "program"
+        return SourceFile(kind=kind, title=program, file=file, root=root, argument=argument)
     raise StrategyError([_other(file, _guess(keys), "give one of these")])
 
 
-def find_ds_config(argument: str) -> SourceFile | None:
-    """The DeepSpeed configuration that `--from` names; None if it names anything else."""
+def find_program_file(argument: str) -> SourceFile | None:
+    """The configuration of DeepSpeed or of another program that `--from` names; None for anything else."""
     try:
         source = read_source(argument)
     except StrategyError:
         return None  # reported where the model is read
-    return source if source.kind == "deepspeed" else None
+    return source if source.kind != "model" else None
 
 
 def find_other_config(root: Mapping, file: str) -> Problem | None:
     """The Problem of a strategy that is another program's file, which `--from` reads."""
     keys = set(root.entries)
-    if keys & _STRATEGY or not keys & (_DEEPSPEED | {"model_type"}):
+    what = "the config of a model" if "model_type" in keys and not keys & _STRATEGY else find_program(root)
+    if what is None:
         return None
-    what = "the config of a model" if "model_type" in keys else "a DeepSpeed configuration"
     return Problem(
         code="SW109",
         found=f"this is {what}, not a strategy",

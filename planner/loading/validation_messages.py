@@ -211,6 +211,11 @@ _KINDS = {
 }
 
 
+def legal_values(path: Path) -> str:
+    """The legal values of a key in words."""
+    return _expected("", path)
+
+
 def _expected(kind: str, path: Path) -> str:
     """The legal values of a key in words, from its JSON schema, so that they are written once."""
     section = find_section(path)

@@ -246,7 +246,7 @@ def test_a_schedulers_rate_replaces_the_optimizers_and_is_said(
         "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_max_lr": 3e-4, "warmup_num_steps": 10}},
     }
     file = file_of(tmp_path, {key: sections[key] for key in order})
-    found = convert_ds_config(read_source(file).root, {})
+    found = convert_ds_config(read_source(file), {})
     assert found.writes["training.learning_rate"] == 3e-4
     assert found.left_out["optimizer.params.lr"] == (
         "0.0001: scheduler.params.warmup_max_lr sets training.learning_rate"

@@ -1,0 +1,55 @@
+"""Programs whose configurations are told apart by content: DeepSpeed, Megatron-LM, NeMo, torchtitan, …"""
+
+from collections.abc import Collection
+
+from planner.loading.foreign_names import find_foreign
+from planner.yaml12 import Mapping
+
+DEEPSPEED, MEGATRON = "a DeepSpeed configuration", "a Megatron-LM configuration"
+TRAINER = "a file of Hugging Face's TrainingArguments"
+# Keys by which a DeepSpeed configuration is recognized: a strategy and a model's config have none of them.
+_DEEPSPEED = frozenset(
+    {
+        *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+        *("zero_optimization", "bf16", "fp16", "zero_allow_untested_optimizer", "wall_clock_breakdown"),
+        *("steps_per_print", "scheduler", "gradient_clipping"),
+    }
+)
+_DEEPSPEED_ALONE = _DEEPSPEED - {"gradient_accumulation_steps", "bf16", "fp16", "scheduler"}
+_SECTIONS = frozenset({"model", "training", "parallel", "data", "runtime", "output", "limits"})
+_TORCHTITAN = frozenset(
+    {"job", "parallelism", "lr_scheduler", "activation_checkpoint", "metrics", "profiling"}
+)
+
+
+def find_program(root: Mapping) -> str | None:
+    """What the file is; None for a strategy, a model's config, or what no mark tells."""
+    keys = {key.lstrip("-").replace("-", "_") for key in root.entries}
+    if keys & {"cluster", "model_type", "architectures"}:
+        return None
+    if "trainer" in keys and keys & {"model", "exp_manager", "optim"}:
+        return "a NeMo configuration"
+    if "parallelism" in keys and keys & {"general", "data_stages", "checkpoints", "tokens"}:
+        return "a nanotron configuration"
+    if len(keys & _TORCHTITAN) > 1 or (keys & _TORCHTITAN and keys & {"training", "model"}):
+        return "a torchtitan configuration"
+    if keys & _SECTIONS:
+        return None
+    return _flat_program(keys)
+
+
+def _flat_program(keys: Collection[str]) -> str | None:
+    """Of a file without sections of a strategy."""
+    given = set(keys)
+    if given & {"finetuning_type", "cutoff_len"}:
+        return "a LLaMA-Factory configuration"
+    if "base_model" in given:
+        return "an Axolotl configuration"
+    if given & _DEEPSPEED_ALONE:
+        return DEEPSPEED
+    if given & {"per_device_train_batch_size", "num_train_epochs"}:
+        return TRAINER
+    named = [entry for key in given if (entry := find_foreign((key,))) is not None]
+    if any(entry.program == "Megatron-LM" for entry in named):
+        return MEGATRON
+    return DEEPSPEED if given & _DEEPSPEED else None
