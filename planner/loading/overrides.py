@@ -26,6 +26,9 @@ _ALSO_MAPPINGS = {
     "runtime.recompute.layers",
 }
 
+# Where nothing is not what null says: it would train on other data, or from other weights.
+_PATHS = ("data.path", "data.tokenizer", "model.init_from")
+
 
 def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, list[Problem]]:
     """The document with the overrides in it, and what is wrong with the overrides themselves."""
@@ -68,6 +71,10 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
             )
             continue
         given[key] = text
+        if key in _PATHS and not value.strip():
+            found = "nothing after the =, as of a variable that is not set"
+            problems.append(_problem("SW117", text, key, found, "a path, or null", f"write {key}=null"))
+            continue
         entry, mistakes = _read_value(value, text, key)
         if entry is None:
             problems += mistakes

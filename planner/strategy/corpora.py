@@ -15,6 +15,9 @@ def _parse_paths(value: Any) -> Any:
             raise make_error(
                 "SW117", f"item {place} of the list is empty", "paths, or null", meant=kept or ["texts"]
             )
+        if item == "":
+            fix = "write the path, or null for the sources of Python's standard library"
+            raise make_error("SW117", "an empty text", "a path, a list of paths, or null", fix)
         if not isinstance(item, str) and value is not None:
             raise make_error("SW113", f"{show(item)} is not a path", "a path, a list of paths, or null")
         if isinstance(item, str):

@@ -62,10 +62,29 @@ class ChatTemplate:
     def marks_answers(self) -> bool:
         return GENERATION.search(self.source) is not None
 
+    def find_syntax_error(self) -> str | None:
+        """What is wrong in the template's text, and its line; None if it can be compiled."""
+        from jinja2 import TemplateSyntaxError
+
+        try:
+            self._render([{"role": "user", "content": PROBE}], None)
+        except CannotRender as error:
+            cause = error.__cause__
+            if isinstance(cause, TemplateSyntaxError):
+                return f"{cause.message} in line {cause.lineno}"
+        return None
+
     def render(
-        self, messages: Sequence[Message], first_answer: int = 0, tools: list[Any] | None = None
+        self,
+        messages: Sequence[Message],
+        first_answer: int = 0,
+        tools: list[Any] | None = None,
+        left_out: frozenset[int] = frozenset(),
     ) -> Rendered:
         """The conversation, with its answers: the assistant's messages from number `first_answer` on.
+
+        Args:
+            left_out: numbers of messages that are no answers although they are the assistant's.
 
         Raises:
             CannotRender: if the template refuses it, or does not show where an answer begins.
@@ -73,9 +92,16 @@ class ChatTemplate:
         text, marked = self._render(messages, tools)
         if not self.marks_answers:
             answers = [
-                i for i, m in enumerate(messages) if m.get("role") == "assistant" and i >= first_answer
+                i
+                for i, m in enumerate(messages)
+                if m.get("role") == "assistant" and i >= first_answer and i not in left_out
             ]
             return Rendered(text=text, spans=tuple(self._span(text, messages, i, tools) for i in answers))
+        if left_out:
+            numbers = [i for i, m in enumerate(messages) if m.get("role") == "assistant"]
+            if len(numbers) != len(marked):
+                raise CannotRender("the template does not mark each message of the assistant on its own")
+            marked = tuple(span for i, span in zip(numbers, marked, strict=True) if i not in left_out)
         first = 0
         if first_answer:
             prompt, _ = self._render(messages[:first_answer], tools)
@@ -160,7 +186,13 @@ def load_chat_template(path: Path) -> ChatTemplate:
     if not isinstance(source, str) or not source.strip():
         found = f"the tokenizer in {folder} has no chat template"
         raise _unusable(found, f"write {folder / TEMPLATE_NAME}, or choose a tokenizer of a chat model")
-    return ChatTemplate(source=source, special_tokens=_special_tokens(configs))
+    template = ChatTemplate(source=source, special_tokens=_special_tokens(configs))
+    fault = template.find_syntax_error()
+    if fault is not None:
+        where = TEMPLATE_NAME if file.is_file() else "chat_template of tokenizer_config.json"
+        found = f"the chat template in {folder} is not Jinja: {fault} of {where}"
+        raise _unusable(found, f"correct {where}, or copy it again from where the tokenizer came from")
+    return template
 
 
 def encode_rendered(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,27 +18,36 @@ from runtime.data.chat_template import CannotRender, ChatTemplate, Message, load
 from runtime.data.corpus import Source, data_problem
 from runtime.data.documents import DocumentReader, TextChunk, TextReader, wrong_encoding
 from runtime.data.form import NotText, judge_form
+from runtime.data.prompt_columns import new_name, prompt_conversion
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
+from runtime.data.text_field import is_conversation, override
 
 MAX_NAMED = 12  # keys named in a message
+NUM_SAMPLED = 100  # records of each file in which roles are looked for
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
+# What an answer may have beside or in place of its content.
+CONTENT = ("tool_calls", "reasoning_content", "thinking")
 # ShareGPT's names of roles.
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
 class Conversation(NamedTuple):
-    """Messages, of which the assistant's are answers from number `first_answer` on."""
+    """Messages, of which the assistant's are answers from number `first_answer` on.
+
+    left_out: numbers of answers without a loss: of weight 0, or without content. No messages: a null.
+    """
 
     messages: list[Message]
     first_answer: int
     tools: list[Any] | None
+    left_out: frozenset[int] = frozenset()
 
 
 class NoConversation(Exception):
-    """The record is no conversation; says what it has instead. `is_absent`: it lacks the keys."""
+    """The record is no conversation; says what it has. `absent_in`: the record, if it lacks the keys."""
 
-    def __init__(self, found: str, *, is_absent: bool = False) -> None:
-        self.is_absent = is_absent
+    def __init__(self, found: str, *, absent_in: dict[str, Any] | str | None = None) -> None:
+        self.absent_in = absent_in
         super().__init__(found)
 
 
@@ -73,7 +84,10 @@ class ConversationReader:
                 try:
                     rendered = self._render(record.value)
                 except NoConversation as error:
-                    faults.add("absent" if error.is_absent else str(error), record.place, str(error))
+                    is_absent = error.absent_in is not None
+                    faults.add("absent" if is_absent else str(error), record.place, str(error))
+                    if isinstance(error.absent_in, dict):
+                        faults.other = faults.other or error.absent_in
                 except CannotRender as error:
                     faults.add(f"template {error}", record.place, str(error))
                 else:
@@ -97,8 +111,12 @@ class ConversationReader:
 
     def _render(self, value: dict[str, Any] | str) -> TextChunk:
         conversation = extract_conversation(value, self.format, self.field)
+        if not conversation.messages:
+            return TextChunk("", True)
         self._check_tools(conversation)
-        rendered = self.template.render(conversation.messages, conversation.first_answer, conversation.tools)
+        rendered = self.template.render(
+            conversation.messages, conversation.first_answer, conversation.tools, conversation.left_out
+        )
         # Half of a surrogate pair cannot be encoded; JSON can write it.
         text = rendered.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         if text != rendered.text:
@@ -138,21 +156,46 @@ def extract_conversation(
         NoConversation: if it lacks the keys, or has something else there.
     """
     if isinstance(value, str):
-        raise NoConversation("a text, not an object", is_absent=True)
+        raise NoConversation("a text, not an object", absent_in=value)
     tools = value.get("tools") or None
     if isinstance(tools, str):
         tools = _parse(tools, "tools")
     if format == "chat":
         if field not in value:
-            raise NoConversation(f"no key {field!r}; keys: {_listed(value)}", is_absent=True)
-        return Conversation(_messages(value[field], field), 0, tools)
+            raise NoConversation(f"no key {field!r}; keys: {_listed(value)}", absent_in=value)
+        if value[field] is None:
+            return Conversation([], 0, tools)
+        messages = _messages(value[field], field)
+        return Conversation(messages, 0, tools, _without_loss(messages))
     missing = [key for key in (PROMPT, COMPLETION) if key not in value]
     if missing:
         raise NoConversation(
-            f"no key {' or '.join(map(repr, missing))}; keys: {_listed(value)}", is_absent=True
+            f"no key {' or '.join(map(repr, missing))}; keys: {_listed(value)}", absent_in=value
         )
+    if value[PROMPT] is None or value[COMPLETION] is None:
+        return Conversation([], 0, tools)
     prompt = _side(value[PROMPT], PROMPT, "user")
-    return Conversation([*prompt, *_side(value[COMPLETION], COMPLETION, "assistant")], len(prompt), tools)
+    messages = [*prompt, *_side(value[COMPLETION], COMPLETION, "assistant")]
+    return Conversation(messages, len(prompt), tools, _without_loss(messages))
+
+
+def _without_loss(messages: list[Message]) -> frozenset[int]:
+    """The answers of weight 0, as OpenAI's format has them, and those without content.
+
+    Raises:
+        NoConversation: for another weight than 0 and 1, which the loss does not have.
+    """
+    found = set()
+    for number, message in enumerate(messages):
+        weight = message.get("weight", 1)
+        if weight not in (0, 1):
+            raise NoConversation(f"the weight of message {number + 1} is {weight!r}, not 0 or 1")
+        is_empty = (
+            not any(message.get(key) for key in CONTENT) and not str(message.get("content") or "").strip()
+        )
+        if message["role"] == "assistant" and (weight == 0 or is_empty):
+            found.add(number)
+    return frozenset(found)
 
 
 def _side(value: Any, key: str, role: str) -> list[Message]:
@@ -176,7 +219,8 @@ def _messages(value: Any, key: str) -> list[Message]:
         if "role" not in given and {"from", "value"} <= given.keys():
             speaker = given["from"]
             role = ROLES.get(speaker, speaker) if isinstance(speaker, str) else None
-            given = {"role": role, "content": given["value"]}
+            kept = {name: given[name] for name in given.keys() & {"weight"}}
+            given = {"role": role, "content": given["value"], **kept}
         if not isinstance(given.get("role"), str):
             raise NoConversation(f"message {number} of {key!r} has no role; keys: {_listed(given)}")
         if given.get("content") is None and "tool_calls" not in given:
@@ -216,6 +260,7 @@ class _Faults:
     def __init__(self, reader: ConversationReader, source: Source) -> None:
         self.reader, self.source = reader, source
         self.num_conversations = 0
+        self.other: dict[str, Any] = {}  # the first record that lacks the keys
         self.first: dict[str, tuple[int, str]] = {}
         self.counts: Counter[str] = Counter()
 
@@ -240,6 +285,12 @@ class _Faults:
         reader, file = self.reader, self.source.file
         if kind.startswith("template"):
             expected = "a conversation that the tokenizer's chat template renders, and whose answers it shows"
+            if self.counts[kind] == total:
+                fix = (
+                    "correct the chat template beside the tokenizer, with which every record fails, "
+                    "or choose another tokenizer"
+                )
+                return data_problem("SW742", found, expected, fix, file, place, path="data.tokenizer")
             fix = (
                 "correct or remove the record, or mark the answers in the template with "
                 "{% generation %} … {% endgeneration %}"
@@ -251,8 +302,24 @@ class _Faults:
             expected = f"a text or messages under {reader._keys}"
         fix = "correct or remove the record"
         if kind == "absent" and self.counts[kind] in (0, total):
-            fix = _other_format(reader)
+            fix = self._other_form() or _other_format(reader)
+        elif self.counts[kind] == total > 1:
+            fix = f"every record has it: {_other_format(reader)}"
         return data_problem("SW724", found, expected, fix, file, place, path="data.format")
+
+    def _other_form(self) -> str | None:
+        """The overrides or the command for which the first record's keys speak."""
+        file, form = self.source.file, self.source.form
+        command = None if form is None else prompt_conversion(file, form, self.other)
+        if command is not None:
+            return f"{command}, then write data.format=prompt {self.source.key}={new_name(file)}"
+        for key, value in self.other.items():
+            if is_conversation(value):
+                field = "" if key == MESSAGES else f"{override('data.text_field', key)} "
+                return f"write {field}data.format=chat, or leave the file out of data.path"
+        if self.reader.format == "chat" and {PROMPT, COMPLETION} <= self.other.keys():
+            return "write data.text_field=text data.format=prompt, or leave the file out of data.path"
+        return None
 
 
 def _other_format(reader: ConversationReader) -> str:
@@ -276,3 +343,17 @@ def _listed(names: Any) -> str:
     listed = [shorten(str(name), 40) for name in names]
     more = f", … ({len(listed):,})" if len(listed) > MAX_NAMED else ""
     return (", ".join(listed[:MAX_NAMED]) or "none") + more
+
+
+def find_roles(sources: Sequence[Source], reader: ConversationReader) -> list[str]:
+    """The roles of the first conversations, the most frequent ones first."""
+    roles: Counter[str] = Counter()
+    for source in sources:
+        form = source.form or judge_form(source.file, reader.field, source.key)
+        for record in islice(read_records(source, form), NUM_SAMPLED):
+            if isinstance(record, MalformedRecord):
+                continue
+            with suppress(NoConversation):
+                conversation = extract_conversation(record.value, reader.format, reader.field)
+                roles.update(message["role"] for message in conversation.messages)
+    return [role for role, _ in roles.most_common()]

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from planner.problems import Problem, StrategyError
+from planner.units import shorten
 from runtime.data.cache import TOKENIZER_NAME, DataManifest
 from runtime.data.chat_template import Rendered, conversation_tokenizer, encode_rendered
+from runtime.data.conversations import ConversationReader, find_roles
 from runtime.data.corpus import Corpus, Source, data_problem
 from runtime.data.documents import DocumentReader, TextChunk
 from runtime.data.lost_text import SAMPLE_BYTES, measure_lost_text
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_CHARACTERS = 1 << 20  # encoding takes about 200 bytes of memory per character
 NUM_NAMED = 3
+NUM_ROLES = 6
 PROGRESS_S = 5.0
 
 
@@ -42,7 +45,7 @@ def encode_corpus(
         raise StrategyError(survey.problems)
     warnings = _warnings(survey)
     if reader.has_answers:
-        warnings += _check_answers(survey)
+        warnings += _check_answers(survey, reader)
     if survey.num_documents == 0:
         raise StrategyError((_nothing_to_read(survey),))
     if coder is None:
@@ -235,7 +238,7 @@ def _warnings(survey: Survey) -> list[str]:
     return warnings
 
 
-def _check_answers(survey: Survey) -> list[str]:
+def _check_answers(survey: Survey, reader: DocumentReader) -> list[str]:
     """A warning if some conversations have no answer.
 
     Raises:
@@ -247,7 +250,13 @@ def _check_answers(survey: Survey) -> list[str]:
     found = f"conversations without an answer ({survey.num_empty:,} of {total:,})"
     if survey.num_empty > survey.num_documents:
         expected = "a message of the role assistant, or a completion, in more than half of the conversations"
-        fix = "correct the roles, or leave these files out of data.path"
+        assert isinstance(reader, ConversationReader), "only these have answers"
+        roles = find_roles(survey.sources, reader)
+        found += f"; roles: {', '.join(shorten(role, 40) for role in roles[:NUM_ROLES]) or 'none'}"
+        if "assistant" in roles:
+            fix = "fill in the answers, which have no text or weight 0, or leave these files out of data.path"
+        else:
+            fix = "name the role of the answers assistant in the data, or leave these files out of data.path"
         raise StrategyError((data_problem("SW726", found, expected, fix, path="data.format"),))
     return [f"SW725 {found} were left out"]
 

@@ -130,26 +130,46 @@ def suggest_field(source: Source, form: Form, name: str) -> str:
         for record in islice(read_records(source, form), NUM_SAMPLED):
             if isinstance(record, Record) and isinstance(record.value, dict):
                 for key, value in record.value.items():
-                    if _is_conversation(value):
+                    if is_conversation(value):
                         return (
-                            f"write {_override('data.text_field', key)} data.format=chat and "
+                            f"write {override('data.text_field', key)} data.format=chat and "
                             "a data.tokenizer with a chat template, or leave the file out of data.path"
                         )
                 for key, text in _texts(record.value):
                     lengths[key] += len(text)
     del lengths[name]
     if not lengths:
-        return "leave the file out of data.path: it has no text under any key"
-    found = _override("data.text_field", lengths.most_common(1)[0][0])
+        return f"leave the file out of data.path: its records have no text, but {_kinds(source, form)}"
+    found = override("data.text_field", lengths.most_common(1)[0][0])
     return f"write {found}, or leave the file out of data.path"
 
 
-def _override(key: str, value: str) -> str:
+def _kinds(source: Source, form: Form) -> str:
+    """The keys of the first record, each with what it holds."""
+    with suppress(*DAMAGE):
+        for record in islice(read_records(source, form), NUM_SAMPLED):
+            if isinstance(record, Record) and isinstance(record.value, dict):
+                return _listed(f"{key} ({_kind(value)})" for key, value in record.value.items())
+    return "none that can be read"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        inner = {_kind(element) for element in value[:MAX_NAMED]}
+        return f"a list of {inner.pop()}" if len(inner) == 1 else "a list"
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "text"
+    return "an object" if isinstance(value, dict) else type(value).__name__
+
+
+def override(key: str, value: str) -> str:
     """The override as a shell takes it."""
     return shlex.quote(f"{key}={flow_yaml(value)}")
 
 
-def _is_conversation(value: Any) -> bool:
+def is_conversation(value: Any) -> bool:
     """Whether these are messages, each with who says what."""
     if not isinstance(value, list) or not value:
         return False

@@ -447,6 +447,9 @@ def test_problem_of_an_override_points_at_its_text() -> None:
         ("claims.0.value=3 ms", "SW122"),
         ("parallel.ep=[", "SW102"),
         ("training.steps=", "SW245"),
+        ("data.path=", "SW117"),
+        ('data.path=""', "SW117"),
+        ("data.tokenizer=", "SW117"),
         ("nothing.at.all=3", "SW111"),
     ],
 )

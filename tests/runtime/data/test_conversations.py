@@ -16,6 +16,7 @@ from runtime.data.chat_template import CannotRender, ChatTemplate
 from runtime.data.conversations import NoConversation, extract_conversation
 from tests.support.chat_tokenizers import CHATML, CHATML_MARKED, save_chat_tokenizer
 from tests.support.data_strategies import make_strategy, words
+from tests.support.fixes import run_fix
 
 VOCABULARY = 340
 
@@ -324,7 +325,8 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
     [
         ({"role": "assistant", "content": [{"type": "image", "url": "x"}]}, "a part that is not text: image"),
         ({"role": "assistant", "content": 3}, "the content of message 2 of 'messages' is"),
-        ({"role": "assistant", "content": None}, "message 2 of 'messages' has no content"),
+        ({"role": "assistant"}, "message 2 of 'messages' has no content"),
+        ({"role": "assistant", "content": "a", "weight": 0.5}, "the weight of message 2 is 0.5, not 0 or 1"),
         (CALL, "message 2 calls tools, which the chat template does not write"),
     ],
 )
@@ -335,3 +337,113 @@ def test_what_a_template_would_write_as_python_is_a_problem(
     file = write_lines(tmp_path / "chat.jsonl", [record])
     (problem,) = problems(tmp_path, file)
     assert found in problem.found
+
+
+def test_nulls_are_left_out_with_a_count_as_in_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = [{"messages": messages} for messages in TALKS]
+    data = opened(tmp_path, write_lines(tmp_path / "a.jsonl", [*records, {"messages": None}]))
+    assert "SW725 conversations without an answer (1 of 25) were left out" in caplog.text
+    plain = opened(tmp_path, write_lines(tmp_path / "b.jsonl", records))
+    assert np.array_equal(data.tokens, plain.tokens)
+
+
+@pytest.mark.parametrize("completion", ["", " \n", None])
+def test_empty_answers_are_left_out_with_a_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, completion: str | None
+) -> None:
+    records = [{"prompt": t[0]["content"], "completion": t[1]["content"]} for t in TALKS]
+    empty = [{"prompt": "a", "completion": completion}]
+    data = opened(tmp_path, write_lines(tmp_path / "a.jsonl", records + empty), format="prompt")
+    assert "SW725 conversations without an answer (1 of 25) were left out" in caplog.text
+    plain = opened(tmp_path, write_lines(tmp_path / "b.jsonl", records), format="prompt")
+    assert np.array_equal(data.tokens, plain.tokens)
+
+
+@pytest.mark.parametrize("source", [CHATML, CHATML_MARKED], ids=["plain", "marked"])
+def test_answer_of_weight_0_has_no_loss(source: str) -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "wrong", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "right", "weight": 1},
+    ]
+    talk = extract_conversation({"messages": messages}, "chat", "messages")
+    template = ChatTemplate(source=source, special_tokens={})
+    rendered = template.render(talk.messages, talk.first_answer, talk.tools, talk.left_out)
+    (span,) = rendered.spans
+    assert rendered.text[slice(*span)].startswith("right")
+    assert "wrong" in rendered.text
+
+
+def test_roles_that_were_found_are_named(tmp_path: Path) -> None:
+    talks = [{"messages": [{"role": "Human", "content": "a"}, {"role": "Bot", "content": "b"}]}] * 3
+    (problem,) = problems(tmp_path, write_lines(tmp_path / "a.jsonl", talks))
+    assert (problem.code, problem.found.partition("; ")[2]) == ("SW726", "roles: Human, Bot")
+
+
+def test_template_that_is_no_jinja_is_the_tokenizers_problem(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "a.jsonl", [{"messages": TALKS[0]}])
+    (problem,) = problems(tmp_path, file, template=CHATML + "\n{% endif %}")
+    assert (problem.code, problem.path) == ("SW741", "data.tokenizer")
+    number = CHATML.count("\n") + 2
+    assert f"in line {number} of chat_template of tokenizer_config.json" in problem.found
+
+
+def test_template_that_fails_for_every_record_is_the_tokenizers_problem(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "a.jsonl", [{"messages": TALKS[0]}] * 3)
+    (problem,) = problems(tmp_path, file, template="{{ raise_exception('never') }}")
+    assert (problem.code, problem.path) == ("SW742", "data.tokenizer")
+    assert "(3 of 3 records)" in problem.found
+
+
+def test_conversations_of_another_key_are_read_by_the_fix(tmp_path: Path) -> None:
+    shared = [[{"from": "human", "value": "a"}, {"from": "gpt", "value": words(9)}]] * 40
+    file = write_lines(tmp_path / "a.jsonl", [{"id": 1, "conversations": talk} for talk in shared])
+    (problem,) = problems(tmp_path, file)
+    assert problem.fix.startswith("write data.text_field=conversations data.format=chat,")
+    assert opened(tmp_path, file, "data.text_field=conversations").num_train_sequences > 0
+    (problem,) = problems(tmp_path, file, format="prompt")
+    assert problem.fix.startswith("write data.text_field=conversations data.format=chat,")
+
+
+ANSWER = words(12).strip()
+COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
+    "Alpaca": ({"instruction": "Add", "input": "1, 2", "output": ANSWER}, "Add\n\n1, 2"),
+    "Alpaca without input": ({"instruction": "Add", "input": "", "output": ANSWER}, "Add"),
+    "preferences": ({"prompt": "Add", "chosen": ANSWER, "rejected": "no"}, "Add"),
+    "questions": ({"question": "Add", "answer": ANSWER}, "Add"),
+    "messages chosen": (
+        {
+            "prompt": "Add",
+            "chosen": [{"role": "user", "content": "Add"}, {"role": "assistant", "content": ANSWER}],
+        },
+        "Add",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("form", ["lines", "array", "csv", "parquet"])
+def test_columns_of_other_names_are_renamed_by_the_fix(tmp_path: Path, kind: str, form: str) -> None:
+    record, prompt = COLUMNS[kind]
+    if form == "csv" and kind == "messages chosen":
+        pytest.skip("a CSV has texts only")
+    file = tmp_path / "my data"
+    if form == "parquet":
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.Table.from_pylist([record] * 40), file)
+    elif form == "csv":
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(record))
+            writer.writeheader()
+            writer.writerows([record] * 40)
+    elif form == "array":
+        file.write_text(json.dumps([record] * 40))
+    else:
+        write_lines(file, [record] * 40)
+    (problem,) = problems(tmp_path, file, format="prompt")
+    renamed = run_fix(problem.fix.replace("data.format=prompt ", ""))
+    read = [json.loads(line) for line in renamed.read_text().splitlines()]
+    answer = [{"role": "assistant", "content": ANSWER}] if kind == "messages chosen" else ANSWER
+    assert read == [{"prompt": prompt, "completion": answer}] * 40
+    assert opened(tmp_path, renamed, format="prompt").num_train_sequences > 0

@@ -168,3 +168,13 @@ def test_a_tokenizer_without_end_is_a_problem(tmp_path: Path) -> None:
     for path in (Path("/dev/zero"), tmp_path / "folder" / "tokenizer.json"):
         problem = problem_of(load_tokenizer, path)
         assert (problem.code, problem.found) == ("SW732", f"{path} is not a file")
+
+
+def test_model_of_sentencepiece_names_the_package_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.data.tokenizer.find_spec", lambda name: None)
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    problem = problem_of(load_tokenizer, tmp_path)
+    assert (problem.code, problem.fix) == ("SW743", "pip install sentencepiece")
+    assert "tokenizer.model" in problem.found
