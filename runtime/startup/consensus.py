@@ -9,11 +9,10 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch.distributed import HashStore, PrefixStore, Store, TCPStore
+from torch.distributed import HashStore, Store
 
 from planner import Plan, Problem, StrategyError
 from planner.exit_codes import ExitCode
@@ -22,9 +21,11 @@ from runtime.checkpoint.compatibility import Fingerprints
 from runtime.parallel.device import device_problems, sum_over_world
 from runtime.parallel.groups import GroupMismatch
 from runtime.process.identity import Identity
+from runtime.process.job import job_of_rank
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
 from runtime.startup.rank_reports import RankReport, disagrees, find_problems, make_report, missing_ranks
+from runtime.startup.rank_store import join, serve
 
 # A rank that only reports an error waits at most this long for rank 0; so does one without a plan, which
 # has no launch.timeout.
@@ -107,20 +108,19 @@ def connect(identity: Identity, world_size: int, timeout_s: float) -> Store:
     """The store at MASTER_ADDR:MASTER_PORT; rank 0 serves it unless the launcher (torchrun) does already.
 
     Raises:
-        RuntimeError: if it cannot be reached within `timeout_s`.
+        CannotMeet: if it cannot be served, or not be reached within `timeout_s`, or is another job's.
     """
     if not identity.is_launched or world_size == 1:
         return HashStore()
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    port = int(os.environ.get("MASTER_PORT", "29500"))
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() in ("1", "true")
-    store = TCPStore(
-        os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        int(os.environ.get("MASTER_PORT", "29500")),
-        is_master=identity.rank == 0 and not is_served,
-        timeout=timedelta(seconds=timeout_s),
-        wait_for_workers=False,
-    )
+    job = job_of_rank()
     # torchrun keeps its store over restarts: each has its own keys.
-    return PrefixStore(f"switchyard/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    scope = f"switchyard/{job}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if identity.rank == 0 and not is_served:
+        return serve(address, port, job=job, scope=scope, timeout_s=timeout_s)
+    return join(address, port, job=None if is_served else job, scope=scope, timeout_s=timeout_s)
 
 
 def agree_on_groups(make: Callable[[], T], context: RunContext, device: torch.device) -> T:

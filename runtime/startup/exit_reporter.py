@@ -1,13 +1,7 @@
-"""Exit of a run: exit code, done.json or failed.json, and one printed reason.
-
-When one rank fails its peers fail too, in a broken collective. The store keeps the first real reason; an
-error that only says that a peer is gone waits a moment for it and stays silent when it comes.
-"""
+"""Exit of a run: exit code, done.json or failed.json, and one printed reason (failure_reason.py)."""
 
 import os
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +14,9 @@ from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import newest_step
 from runtime.startup.claims import claim
 from runtime.startup.context import RunContext
+from runtime.startup.failure_reason import ECHO_WAIT_S, describe_stall, first_reason, left_by_rank_0
+from runtime.startup.meeting import CannotMeet
 from runtime.startup.outcome_files import is_done, may_be_running, write_done, write_failed
-
-ECHO_WAIT_S = 3.0
-STORE_WAIT_S = 10.0
 
 # What torch says when the other end of a collective has gone.
 _PEER_GONE = (
@@ -36,6 +29,15 @@ _PEER_GONE = (
 )
 # What gloo says, its own path in the text, of a network interface that is not there (GLOO_SOCKET_IFNAME).
 _OWN_FAULT = "Unable to find address"
+_STALL_TEXT = (
+    "SW636 a collective did not end within launch.timeout ({timeout_s} s): {stall}\n"
+    "  it hangs, was stopped, or is slower than that: see its log, and `py-spy dump --pid PID` on that host"
+)
+_RANK_0_GONE_TEXT = (
+    "SW637 rank 0 on {host} ended without a reason (killed, possibly by the OOM killer, or its host is "
+    "unreachable); check the launcher's log and `dmesg` on that host\n"
+    "  the run resumes from its last checkpoint when it is started again"
+)
 # Printed where no rank gives a reason of its own.
 _PEER_GONE_TEXT = (
     "SW631 a peer rank disappeared without an error (killed, possibly by the OOM killer, or its host is "
@@ -109,15 +111,25 @@ class ExitReporter:
         """An error: of this rank, or of a peer, which this rank notices as a broken collective."""
         if isinstance(error, StrategyError):
             return self.invalid_input(error.problems)
+        if isinstance(error, CannotMeet):
+            return self._cannot_meet(error.problem)
         is_echo = _is_peer_loss(error)
         if is_echo and self.context.stop.asked is not None:
             return self.stopped(f"by {self.context.stop.asked}")  # as the peer was, which heard it first
-        text = _PEER_GONE_TEXT if is_echo and not _wants_traceback() else _describe(error)
-        own = f"[{self.context.identity}] {text}"
+        own = f"[{self.context.identity}] {self._text_of(error, is_echo=is_echo)}"
         reason = self._first_reason(own, is_echo=is_echo)
-        if reason == own:
-            print(own, file=sys.stderr, flush=True)
-        self._write_failed(ExitCode.INTERNAL_ERROR, [{"found": reason}])
+        if reason.is_told_here:
+            print(reason.text, file=sys.stderr, flush=True)
+        self._write_failed(
+            ExitCode.INTERNAL_ERROR, [{"found": reason.text}], is_for_rank_0=reason.is_written_here
+        )
+        return ExitCode.INTERNAL_ERROR
+
+    def _cannot_meet(self, problem: Problem) -> ExitCode:
+        """The ranks have not met: no peer is gone, and all ranks of a host see the same."""
+        if self.context.rank == 0 or self._speaks_for_host():
+            print(problem, file=sys.stderr, flush=True)
+        self._write_failed(ExitCode.INTERNAL_ERROR, [problem.as_json()])
         return ExitCode.INTERNAL_ERROR
 
     def exit(self, code: ExitCode) -> NoReturn:
@@ -126,10 +138,16 @@ class ExitReporter:
         sys.stderr.flush()
         os._exit(code)
 
-    def _write_failed(self, code: ExitCode, problems: list[dict[str, object]]) -> None:
-        """Writes failed.json on rank 0. A disk that does not take it does not change the exit code."""
+    def _write_failed(
+        self, code: ExitCode, problems: list[dict[str, object]], *, is_for_rank_0: bool = False
+    ) -> None:
+        """Writes failed.json on rank 0. A disk that does not take it does not change the exit code.
+
+        Args:
+            is_for_rank_0: this rank writes it, once the run is claimed: rank 0 was killed.
+        """
         context, folder = self.context, self.context.folder
-        if context.rank != 0 or folder is None:
+        if folder is None or (context.rank != 0 and not (is_for_rank_0 and context.attempt)):
             return
         try:
             # A start that failed must not take the folder from a run that may be alive, nor done.json from
@@ -153,29 +171,46 @@ class ExitReporter:
             return self.context.checkpoint
         return newest_step(self.context.folder / CHECKPOINTS_NAME)
 
-    def _first_reason(self, own: str, *, is_echo: bool) -> str:
-        """The first reason that any rank gave; an echo gives others time to be first."""
-        # The store went with rank 0: it has given its reason, or was killed and its launcher says so.
-        fallback = "rank 0 has ended" if is_echo else own
-        store = self.context.store
-        if store is None:
-            return own
-        answer: list[str] = []
+    def _first_reason(self, own: str, *, is_echo: bool) -> "_Reason":
+        """The reason that all ranks repeat, and whether this rank is the one to tell it."""
+        context = self.context
+        if context.store is None:
+            return _Reason(own, is_told_here=True)
+        reason = first_reason(context.store, own, wait_s=ECHO_WAIT_S if is_echo else 0.0)
+        if reason is not None:
+            return _Reason(reason, is_told_here=reason == own)
+        if not is_echo:
+            return _Reason(own, is_told_here=True)
+        # The store went with rank 0: it has given its reason, or was killed.
+        is_left = left_by_rank_0(context.folder, context.attempt, wait_s=ECHO_WAIT_S)
+        text = f"[{context.identity}] {_RANK_0_GONE_TEXT.format(host=self._host_of_rank_0())}"
+        speaks = self._speaks_for_host() and not is_left
+        return _Reason(text, is_told_here=speaks, is_written_here=speaks)
 
-        def ask() -> None:
-            try:
-                deadline = time.monotonic() + (ECHO_WAIT_S if is_echo else 0.0)
-                while time.monotonic() < deadline and not store.check(["failure"]):
-                    time.sleep(0.05)
-                answer.append(store.compare_set("failure", "", own).decode())
-            except Exception:  # whatever is wrong with the store, this rank still has to say something
-                answer.append(fallback)
+    def _speaks_for_host(self) -> bool:
+        """Whether this rank tells what every rank of its host sees, where rank 0 cannot."""
+        return self.context.identity.local_rank == 0 or self.context.rank == 1
 
-        # On a host that is cut off, a question to the store has no answer and no end.
-        asking = threading.Thread(target=ask, name="first-reason", daemon=True)
-        asking.start()
-        asking.join(STORE_WAIT_S)
-        return answer[0] if answer else fallback
+    def _host_of_rank_0(self) -> str:
+        plan = self.context.start.plan
+        return "the first host" if plan is None else plan.host_of(0).name
+
+    def _text_of(self, error: BaseException, *, is_echo: bool) -> str:
+        context = self.context
+        if _wants_traceback() or not is_echo:
+            return _describe(error)
+        if "imed out" in str(error) and context.store is not None and context.start.plan is not None:
+            stall = describe_stall(context.store, context.plan, context.rank)
+            timeout_s = context.plan.strategy.launch.timeout
+            return _STALL_TEXT.format(stall=stall, timeout_s=f"{timeout_s:g}")
+        return _PEER_GONE_TEXT
+
+
+@dataclass(frozen=True)
+class _Reason:
+    text: str
+    is_told_here: bool
+    is_written_here: bool = False  # although this is not rank 0
 
 
 def _describe(error: BaseException) -> str:

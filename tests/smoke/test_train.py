@@ -1,6 +1,8 @@
 """`deepspeed train.py` for real: it trains, survives a kill, stops when asked, says once what is wrong."""
 
+import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -108,6 +110,61 @@ def test_a_stop_while_the_ranks_start_is_heard_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - asked < 12  # about 2 s on a quiet machine; loading torch and more takes longer
     assert output.count("stopped by SIGTERM while the ranks were starting; no checkpoint was written") == 1
     assert "Traceback" not in output
+
+
+def test_a_taken_port_is_the_reason(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        launch.start("launch.timeout=20 s", port=port)
+        _, output = launch.finish()
+    assert output.count(f"SW632 rank 0 cannot listen on port {port} ") == 1
+    assert f"(pid {os.getpid()}: " in output
+    assert "SW631" not in output
+    assert launch.read("failed.json")["code"] == 3
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    launch.start("launch.timeout=30 s", "training.steps=100000")
+    launch.wait_for_step(2)
+    rank = launch.ranks()[1]
+    rank.suspend()
+    try:
+        deadline = time.monotonic() + 90
+        while not (launch.run / "failed.json").exists():
+            assert time.monotonic() < deadline, "the hang was not noticed"
+            time.sleep(0.2)
+    finally:
+        rank.resume()
+    _, output = launch.finish()
+    expected = "SW636 a collective did not end within launch.timeout (30 s): rank 1 on "
+    assert expected in launch.read("failed.json")["problems"][0]["found"]
+    assert output.count(expected) == 1
+
+
+@pytest.mark.slow
+def test_the_end_of_rank_0_is_told_by_the_others(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    launch.start("training.steps=100000")
+    launch.wait_for_step(2)
+    launcher, rank_0 = launch.ranks()[0].parent(), launch.ranks()[0]
+    assert launcher is not None
+    launcher.suspend()  # it would end the other rank before that can say anything
+    try:
+        rank_0.kill()
+        deadline = time.monotonic() + 60
+        while not (launch.run / "failed.json").exists():
+            assert time.monotonic() < deadline, "nobody said that rank 0 is gone"
+            time.sleep(0.2)
+    finally:
+        launcher.resume()
+    _, output = launch.finish()
+    assert "SW637 rank 0 on " in launch.read("failed.json")["problems"][0]["found"]
+    assert output.count("SW637 rank 0 on ") == 1
 
 
 def test_problems_are_printed_once_and_nothing_starts(tmp_path: Path) -> None:

@@ -40,11 +40,18 @@ class Launch:
         self.strategy.write_text(STRATEGY.format(text=text, runs=folder / "runs"))
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, *overrides: str, ranks: int = 2, env: dict[str, str] | None = None) -> None:
+    def start(
+        self,
+        *overrides: str,
+        ranks: int = 2,
+        env: dict[str, str] | None = None,
+        port: int | None = None,
+    ) -> None:
         """Starts it, on a free port each time: the last attempt's sockets may still be closing."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        if port is None:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
         command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
         command += ["--master_port", str(port), "train.py", "--strategy", str(self.strategy), *overrides]
         environment = (

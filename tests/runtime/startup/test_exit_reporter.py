@@ -161,9 +161,40 @@ def test_a_peers_own_reason_is_told_once(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_store_that_never_answers_keeps_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.startup.exit_reporter.STORE_WAIT_S", 0.2)
+    monkeypatch.setattr("runtime.startup.failure_reason.STORE_WAIT_S", 0.2)
     store = SimpleNamespace(check=lambda keys: threading.Event().wait(30), compare_set=None)
     rank = reporter(tmp_path, rank=1, store=store)
     began = time.monotonic()
     assert rank.failed(RuntimeError("gloo/transport: Connection reset by peer")) == 3
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(("rank", "says"), [(1, True), (2, False)])
+def test_when_rank_0_was_killed_one_rank_says_so_and_writes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rank: int, says: bool
+) -> None:
+    def gone(keys: list[str]) -> bool:
+        raise dist.DistNetworkError("Connection reset by peer")
+
+    peer = reporter(tmp_path, rank=rank, store=SimpleNamespace(check=gone, compare_set=gone))
+    peer.context.attempt = claim(tmp_path, {})
+    assert peer.failed(RuntimeError("gloo/transport: Connection closed by peer")) == 3
+    assert ("SW637 rank 0 on " in capsys.readouterr().err) == says
+    assert (tmp_path / "failed.json").exists() == says
+
+
+def test_when_rank_0_left_its_reason_the_others_are_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(keys: list[str]) -> bool:
+        raise dist.DistNetworkError("Connection reset by peer")
+
+    attempt = claim(tmp_path, {})
+    first = reporter(tmp_path)
+    first.context.attempt = attempt
+    assert first.failed(MemoryError("no more")) == 3
+    peer = reporter(tmp_path, rank=1, store=SimpleNamespace(check=gone, compare_set=gone))
+    peer.context.attempt = attempt
+    assert peer.failed(RuntimeError("gloo/transport: Connection closed by peer")) == 3
+    assert capsys.readouterr().err.count("[rank ") == 1
+    assert "MemoryError: no more" in failed(tmp_path)["problems"][0]["found"]

@@ -1,0 +1,38 @@
+"""Job of a rank: what its ranks have in common, and no other job, as far as the launcher tells."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Each launcher's own name of the job or of the step.
+_VARIABLES = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID")
+_LOCAL_SIZES = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # deepspeed's and torchrun's
+
+
+def job_of_rank(
+    environment: Mapping[str, str] = os.environ,
+    *,
+    command: Sequence[str] = tuple(sys.argv),
+    executable: str = sys.executable,
+    parent: int | None = None,
+) -> str:
+    """16 hexadecimal digits.
+
+    Args:
+        executable: a generated launch runs each attempt through a link of its own (launch/job.py).
+        parent: the launcher's process id; None takes the parent of this process. It counts where one launcher
+            has started all ranks: the same command, started twice, is two jobs.
+    """
+    link = Path(executable).name
+    parts = [
+        link if link.startswith("python-") else "",
+        *(environment.get(name, "") for name in _VARIABLES),
+        *(word for word in command if not word.startswith(("--local_rank", "--local-rank"))),
+    ]
+    world_size = environment.get("WORLD_SIZE")
+    if world_size and any(environment.get(name) == world_size for name in _LOCAL_SIZES):
+        parts.append(str(os.getppid() if parent is None else parent))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

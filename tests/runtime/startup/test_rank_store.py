@@ -1,0 +1,124 @@
+"""Why ranks cannot meet: each cause has a line of its own, within the timeout; no job hears another."""
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from runtime.startup import rank_store
+from runtime.startup.meeting import CannotMeet
+from runtime.startup.rank_store import holder_of, join, serve
+
+HERE = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def listener() -> Iterator[int]:
+    """A program that listens and never answers; gives its port."""
+    with socket.socket() as taken:
+        taken.bind((HERE, 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HERE, 0))
+        return probe.getsockname()[1]
+
+
+def told(port: int, address: str = HERE, *, timeout_s: float = 1.0, job: str = "ours") -> str:
+    """What a rank says that cannot join."""
+    with pytest.raises(CannotMeet) as caught:
+        join(address, port, job=job, scope="s", timeout_s=timeout_s)
+    return str(caught.value)
+
+
+def test_ranks_of_one_job_meet() -> None:
+    port = free_port()
+    served = serve(HERE, port, job="ours", scope="ours/0", timeout_s=5)
+    joined = join(HERE, port, job="ours", scope="ours/0", timeout_s=5)
+    joined.set("key", "value")
+    assert served.get("key") == b"value"
+
+
+def test_ranks_wait_for_rank_0() -> None:
+    port = free_port()
+    threading.Timer(1.0, lambda: kept.append(serve(HERE, port, job="ours", scope="s", timeout_s=5))).start()
+    kept: list[object] = []
+    joined = join(HERE, port, job="ours", scope="s", timeout_s=20)
+    joined.set("key", "value")
+    assert kept
+
+
+def test_a_taken_port_names_who_holds_it() -> None:
+    with listener() as port, pytest.raises(CannotMeet) as caught:
+        serve(HERE, port, job="ours", scope="s", timeout_s=5)
+    problem = caught.value.problem
+    assert problem.code == "SW632"
+    assert f"port {port} of {socket.gethostname()}: it is in use (pid {os.getpid()}: " in problem.found
+    assert "--master_port N for deepspeed" in str(problem.fix)
+
+
+def test_a_privileged_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise rank_store.dist.DistNetworkError("The server could not bind to port 80: 13 - permission denied")
+
+    monkeypatch.setattr(rank_store, "TCPStore", refuse)
+    with pytest.raises(CannotMeet, match=r"SW632 .*cannot listen on port 80 .*permission denied"):
+        serve(HERE, 80, job="ours", scope="s", timeout_s=5)
+
+
+def test_nobody_listens() -> None:
+    port, began = free_port(), time.monotonic()
+    assert f"SW633 nothing listens at {HERE}:{port}, where rank 0 should be" in told(port, timeout_s=1.5)
+    assert time.monotonic() - began < 3, "it gives up after the timeout, not after twice that"
+
+
+def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_store, "RESOLVE_S", 0.0)
+    text = told(29500, "no-such-host.invalid", timeout_s=60)
+    assert "SW633" in text
+    assert "cannot resolve the name of rank 0's host, no-such-host.invalid" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError("timed out"), "does not answer"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "has no route to"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "has no route to"),
+        (OSError(errno.EPERM, "Operation not permitted"), "cannot connect to"),
+    ],
+)
+def test_a_network_that_lets_nothing_through(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(rank_store.socket, "create_connection", fail)
+    assert words in told(29500, "10.9.9.9", timeout_s=0.5)
+
+
+def test_a_program_that_is_no_store() -> None:
+    began = time.monotonic()
+    with listener() as port:
+        assert f"SW634 something answers at {HERE}:{port}, but it is not rank 0" in told(port, timeout_s=2)
+    assert time.monotonic() - began < 6
+
+
+def test_another_job_is_not_heard() -> None:
+    port = free_port()
+    theirs = serve(HERE, port, job="theirs", scope="theirs/0", timeout_s=5)
+    assert f"SW634 rank 0 of another job answers at {HERE}:{port}" in told(port, timeout_s=5)
+    assert not theirs.check(["report/1"])
+
+
+def test_the_holder_of_a_free_port_is_nobody() -> None:
+    assert holder_of(free_port()) == ""
