@@ -21,6 +21,15 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a value has another name: the key of a model's config, its file, and its usual value there."""
+
+    file: str | None
+    key: str
+    usual: Any = None
+
+
 @dataclass(kw_only=True)
 class Entry:
     """A value of the document with the line of its key or list item; `override` if it came from one."""
@@ -28,6 +37,7 @@ class Entry:
     value: "Mapping | tuple[Entry, ...] | str | int | float | bool | None"
     line: int | None
     override: str | None = None
+    origin: Origin | None = None
 
     def plain(self) -> Any:
         """The value as dicts, tuples and scalars."""

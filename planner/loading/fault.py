@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planner.problems import Problem
+from planner.yaml12 import Origin
 from planner.yaml12_writer import flow_yaml
 
 Path = tuple[str | int, ...]
@@ -49,6 +50,16 @@ class Fault:
             f"{here}: {text}{' at the top level' if here in at_top else ''}" for here, text in texts.items()
         )
         return f"write {listed}{f' instead of {instead}' if self.replaces else ''}{self.hint}"
+
+    def fix_at_origin(self, origin: Origin) -> str:
+        """What to write under the key of a model's config."""
+        if not self.writes:
+            return self.fix + self.hint
+        (value,) = self.writes.values()
+        is_example = "another" in self.hint and origin.usual is not None
+        shown = flow_yaml(origin.usual if is_example else value)
+        hint = ", the default of its family, or another legal value" if is_example else self.hint
+        return f"write {origin.key.rpartition('.')[2]}: {shown}{hint}"
 
     def fix_of_override(self) -> str:
         """What to write on the command line."""

@@ -5,13 +5,13 @@ A key in none of the tables is a Problem: it may change the mathematics.
 
 from dataclasses import dataclass, field, replace
 
-from planner.loading.hf_families import FAMILIES, HARMLESS
+from planner.loading.hf_families import FAMILIES, HARMLESS, Family
 from planner.loading.hf_unsupported import find_unsupported
 from planner.loading.source_file import read_source
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import STAND_IN
 from planner.units import shorten
-from planner.yaml12 import Entry, Mapping
+from planner.yaml12 import Entry, Mapping, Origin
 
 # Keys of our model section that no other config has. Where both have one, the strategy's own counts.
 _OURS_ALONE = frozenset({"dispatch", "capacity_factor", "embedding_std", "init_from"})
@@ -93,9 +93,13 @@ def convert_config(
         section.entries[ours] = Entry(value=value, line=None, override=source)
     for key, ours in family.names.items():
         entry = entries.get(key)
-        # null is a value where it means "derived", and the class's default elsewhere.
-        if entry is not None and (entry.value is not None or ours in ("num_key_value_heads", "head_dim")):
-            section.entries[ours] = Entry(value=entry.value, line=entry.line, override=source)
+        if entry is None:
+            continue
+        # null is "derived", or none at all, which the schema tells; beside another spelling it says nothing.
+        if entry.value is None and any(_has_value(entries, other) for other in _spellings(family, ours, key)):
+            continue
+        origin = Origin(file=file, key=f"{prefix}{key}", usual=family.defaults.get(ours))
+        section.entries[ours] = Entry(value=entry.value, line=entry.line, override=source, origin=origin)
     _convert_rope(entries, section, source)
     for ours, value in family.fixed.items():
         section.entries[ours] = Entry(value=value, line=None, override=source)
@@ -109,6 +113,16 @@ def convert_config(
         ignored=tuple(key for key in entries if key in HARMLESS or key.startswith("_")),
         problems=tuple(problems),
     )
+
+
+def _spellings(family: Family, ours: str, key: str) -> tuple[str, ...]:
+    """The other keys of a config that may hold the same value."""
+    others = tuple(other for other, name in family.names.items() if name == ours and other != key)
+    return (*others, "rope_parameters") if ours == "rope_theta" else others
+
+
+def _has_value(entries: dict[str, Entry], key: str) -> bool:
+    return key in entries and entries[key].value is not None
 
 
 def with_model(root: Entry, file: str | None, folder: str | None) -> tuple[Entry, ConvertedModel | None]:

@@ -242,6 +242,10 @@ def _problems_of(fault: Fault, sources: Sources) -> list[Problem]:
     problem = Problem(
         code=fault.code, path=path, found=fault.found, expected=fault.expected, fix=fault.fix_in_file()
     )
+    if (entry := sources.entry(fault.path)) is not None and entry.origin is not None:
+        origin = entry.origin
+        fix = fault.fix_at_origin(origin)
+        return [replace(problem, path=origin.key, line=entry.line, file=origin.file, fix=fix)]
     located = sources.locate(problem, fault.path)
     text = located.override or ""
     if text.startswith(f"{path}=") or (fault.replaces and text.startswith(f"{path}.")):

@@ -24,6 +24,10 @@ class Sources:
     ignored_model_keys: tuple[str, ...] = field(default=(), compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
+    def entry(self, keys: Sequence[str | int]) -> Entry | None:
+        """What was read at a path, or at the deepest section on the way to it."""
+        return None if self.root is None else _find(self.root, keys)
+
     def locate(self, problem: Problem, keys: Sequence[str | int] | None = None) -> Problem:
         """The problem with the place of its key, or of the deepest section on the way to it.
 

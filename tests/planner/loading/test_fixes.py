@@ -279,6 +279,7 @@ def check_strategy(faults: list[tuple[str, Any]], *, in_file: bool) -> None:
             mended, keys = apply_fix(written, problem)
         except NotMechanicalError:
             continue
+        check_meaning(problem, faults, mended, keys)
         after = answer(mended)
         # A value of the right form that a rule then refuses was a second mistake, with a fix of its own.
         places = {problem.path, *keys}
@@ -289,6 +290,29 @@ def check_strategy(faults: list[tuple[str, Any]], *, in_file: bool) -> None:
             if a.path in places and a.code[:3] == problem.code[:3] and not a.code.startswith("SW12")
         ]
         assert not same, f"{problem}\nthen\n{same[0]}"
+
+
+def check_meaning(
+    problem: Problem, faults: list[tuple[str, Any]], mended: Written, keys: tuple[str, ...]
+) -> None:
+    """A key of another name keeps its value; a number stays on its scale, unless an example is offered."""
+    values = [value for key, value in faults if key == problem.path]
+    if not values or isinstance(values[0], bool) or not isinstance(values[0], (int, float)) or len(keys) != 1:
+        return
+    (value,) = values
+    found: Any = mended.data
+    for name in keys[0].split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    for override in mended.overrides:
+        name, _, text = override.partition("=")
+        if name == keys[0]:
+            root = Document(text, None).root
+            found = None if root is None else root.plain()
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return
+    offers = r"another|default|the largest|is meant|%|nearest|×|supported|fp32 only|keep_every|follows|of "
+    if not re.search(offers, problem.fix) and not (found == 0 and abs(value) < 1):
+        assert found in (value, -value, round(value)), f"{value} became {found}\n{problem}"
 
 
 def check_hostfile(folder: Path, lines: list[str]) -> None:

@@ -197,6 +197,27 @@ def test_other_mathematics_is_a_problem(
     assert problem.line is not None
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "fix"),
+    [
+        ("num_local_experts", 0, "write num_local_experts: 8, the default of its family"),
+        ("vocab_size", None, "write vocab_size: 32000, the default of its family"),
+        ("hidden_size", "4096", "write hidden_size: 4096"),
+    ],
+)
+def test_a_value_that_is_not_legal_has_the_configs_own_key_and_line(
+    tmp_path: Path, key: str, value: Any, fix: str
+) -> None:
+    config = {**MIXTRAL_8X7B, key: value}
+    folder = folder_of(tmp_path, config)
+    line = next(i for i, text in enumerate(json.dumps(config, indent=1).split("\n"), 1) if f'"{key}"' in text)
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, model_from=folder)
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.file, problem.line) == (key, f"{folder}/config.json", line)
+    assert problem.fix.startswith(fix)
+
+
 def test_a_quantized_model_names_the_key_to_remove(tmp_path: Path) -> None:
     """Its own config, with hundreds of modules in it; without the key it is the same shape."""
     config = {
@@ -348,7 +369,7 @@ def test_all_mistakes_of_a_config_and_of_its_strategy_are_told_at_once(tmp_path:
     with pytest.raises(StrategyError) as caught:
         loads(TEXT, ["training.seed=-1", "output.keep_last=x"], model_from=folder)
     assert sorted((problem.code, problem.path) for problem in caught.value.problems) == [
-        ("SW113", "model.hidden_size"),
+        ("SW113", "hidden_size"),
         ("SW113", "output.keep_last"),
         ("SW114", "model.num_hidden_layers"),
         ("SW114", "training.seed"),
@@ -365,7 +386,7 @@ def test_key_written_twice_does_not_hide_the_other_mistakes(tmp_path: Path) -> N
         loads(TEXT, model_from=str(tmp_path))
     assert sorted((problem.code, problem.path) for problem in caught.value.problems) == [
         ("SW106", "vocab_size"),
-        ("SW113", "model.hidden_size"),
+        ("SW113", "hidden_size"),
         ("SW153", "attention_bias"),
     ]
 
