@@ -55,6 +55,8 @@ def dispatch(
 ) -> Tensor:
     """Sum over each token's kept routes of gate · expert(x), [U, D] in the dtype of `x_UD`.
 
+    Experts apply the gates, which are sent to them beside the rows.
+
     Rows and their exchange are of the layer's first pass, where `replay` has them. `recomputes_experts`:
     backward computes the experts again, from the rows that arrived.
     """
@@ -62,14 +64,15 @@ def dispatch(
         "rows", lambda: rows_by_expert(routing.experts_UK, routing.kept_UK, experts.num_experts)
     )
     x_RD = _GatherRows.apply(x_UD, rows)
+    gates_R = _GatherGates.apply(routing.gates_UK, rows)
     run_experts = recomputed(experts) if recomputes_experts else experts
     if groups.ep is None:
-        y_RD = run_experts(x_RD, rows.counts_E)
+        y_RD = run_experts(x_RD, rows.counts_E, gates_R)
     else:
         ep = groups.ep
         exchange = replay.once("exchange", lambda: _agree_on_rows(rows.counts_E, ep))
-        y_RD = _run_elsewhere(x_RD, exchange, ep, run_experts)
-    return _Combine.apply(y_RD, routing.gates_UK, rows).to(x_UD.dtype)
+        y_RD = _run_elsewhere(x_RD, gates_R, exchange, ep, run_experts)
+    return _SumRows.apply(y_RD, rows)
 
 
 def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int) -> RowOrder:
@@ -100,14 +103,19 @@ def _agree_on_rows(counts_E: Tensor, ep: Group) -> RowExchange:
 
 
 def _run_elsewhere(
-    x_RD: Tensor, exchange: RowExchange, ep: Group, run_experts: Callable[[Tensor, Tensor], Tensor]
+    x_RD: Tensor,
+    gates_R: Tensor,
+    exchange: RowExchange,
+    ep: Group,
+    run_experts: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Every row through its expert, on whatever rank; the order of the rows is kept."""
     received_PL, num_rows = exchange.received_PL, sum(exchange.receive_rows)
+    gates_M = all_to_all_rows(gates_R, exchange.send_rows, exchange.receive_rows, ep)
     x_MD = all_to_all_rows(x_RD, exchange.send_rows, exchange.receive_rows, ep)
     num_local = received_PL.shape[1]
     if num_local == 1:
-        y_MD = run_experts(x_MD, received_PL.sum(0))
+        y_MD = run_experts(x_MD, received_PL.sum(0), gates_M)
     else:
         # Rows arrive ordered by rank, then expert; the grouped GEMM needs them by expert, then rank.
         expert_PL = torch.arange(num_local, device=x_MD.device).repeat(ep.size)
@@ -115,7 +123,8 @@ def _run_elsewhere(
         order_M = expert_M.argsort(stable=True)
         back_M = torch.empty_like(order_M)
         back_M.scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
-        y_MD = run_experts(_Permute.apply(x_MD, order_M, back_M), received_PL.sum(0))
+        x_MD, gates_M = (_Permute.apply(each, order_M, back_M) for each in (x_MD, gates_M))
+        y_MD = run_experts(x_MD, received_PL.sum(0), gates_M)
         y_MD = _Permute.apply(y_MD, back_M, order_M)
     return all_to_all_rows(y_MD, exchange.receive_rows, exchange.send_rows, ep)
 
@@ -149,24 +158,34 @@ class _GatherRows(torch.autograd.Function):
         return (grad_UKD.squeeze(1) if grad_UKD.shape[1] == 1 else grad_UKD.sum(1)), None
 
 
-class _Combine(torch.autograd.Function):
-    """Sum over a token's routes of gate · row, in fp32 at least."""
+class _GatherGates(torch.autograd.Function):
+    """The gate of each row's route."""
 
     @staticmethod
-    def forward(ctx: Any, y_RD: Tensor, gates_UK: Tensor, rows: RowOrder) -> Tensor:
-        ctx.save_for_backward(y_RD, gates_UK)
+    def forward(ctx: Any, gates_UK: Tensor, rows: RowOrder) -> Tensor:
         ctx.rows = rows
-        y_UKD = at_least_fp32(_pick(y_RD, rows)) * gates_UK[..., None]
-        return y_UKD.squeeze(1) if y_UKD.shape[1] == 1 else y_UKD.sum(1)
+        return gates_UK.reshape(-1).index_select(0, rows.route_R)
+
+    @staticmethod
+    def backward(ctx: Any, grad_R: Tensor) -> tuple[Tensor | None, ...]:
+        return _pick(grad_R[:, None], ctx.rows).squeeze(-1), None
+
+
+class _SumRows(torch.autograd.Function):
+    """A token's rows summed, in fp32 at least; keeps none of them."""
+
+    @staticmethod
+    def forward(ctx: Any, y_RD: Tensor, rows: RowOrder) -> Tensor:
+        ctx.rows = rows
+        y_UKD = _pick(y_RD, rows)
+        if y_UKD.shape[1] == 1:
+            return y_UKD.squeeze(1)
+        return y_UKD.sum(1, dtype=at_least_fp32(y_RD).dtype).to(y_RD.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_UD: Tensor) -> tuple[Tensor | None, ...]:
-        y_RD, gates_UK = ctx.saved_tensors
         rows: RowOrder = ctx.rows
-        grad_R1 = gates_UK.reshape(-1).index_select(0, rows.route_R)[:, None]
-        grad_RD = grad_UD.index_select(0, rows.route_R // gates_UK.shape[1]) * grad_R1
-        grad_gates_UK = (at_least_fp32(_pick(y_RD, rows)) * grad_UD[:, None]).sum(-1)
-        return grad_RD.to(y_RD.dtype), grad_gates_UK, None
+        return grad_UD.index_select(0, rows.route_R // rows.row_UK.shape[1]), None
 
 
 def _pick(x_RD: Tensor, rows: RowOrder) -> Tensor:

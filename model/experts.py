@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .collectives import ModelGroups, Shard
 from .configuration_switchyard import SwitchyardConfig
+from .expert_activation import weighted_activation
 from .float8 import Float8Module, float8_product
 from .mlp import ACTIVATIONS
 from .products import ExpertRows, product
@@ -29,7 +30,7 @@ class Experts(Float8Module):
             raise ValueError(f"ep {ep} does not divide num_experts ({config.num_experts}); legal: a divisor")
         self.num_local = config.num_experts // ep
         self.first = rank * self.num_local
-        self.activation = ACTIVATIONS[config.hidden_act]
+        self.hidden_act = config.hidden_act
         self.is_gated = config.expert == "swiglu"
         hidden, inner = config.hidden_size, config.moe_intermediate_size
         if self.is_gated:
@@ -43,27 +44,27 @@ class Experts(Float8Module):
             parameter.allreduce = False  # type: ignore[attr-defined]  # marks are attributes
             parameter.group_name = f"ep_size_{ep}"  # type: ignore[attr-defined]
 
-    def forward(self, x_RD: Tensor, counts_L: Tensor) -> Tensor:
-        """`x_RD`: first all rows of the first local expert, and so on; `counts_L` sums to R."""
+    def forward(self, x_RD: Tensor, counts_L: Tensor, gates_R: Tensor) -> Tensor:
+        """gate · expert(x) of each row. `x_RD`: first all rows of the first local expert, and so on;
+        `counts_L` sums to R; `gates_R` in fp32 at least."""
         rows, times = ExpertRows.of(counts_L), float8_product if self.is_float8 else product
-        if self.is_gated:
-            gate, up = times(x_RD, self.gate_up_proj, rows).chunk(2, -1)
-            h_RF = self.activation(gate) * up
-        else:
-            h_RF = self.activation(times(x_RD, self.up_proj, rows))
+        inner_RI = times(x_RD, self.gate_up_proj if self.is_gated else self.up_proj, rows)
+        h_RF = weighted_activation(inner_RI, gates_R, self.hidden_act, is_gated=self.is_gated)
         return times(h_RF, self.down_proj, rows)
 
     def blocks(self, x_LCD: Tensor) -> Tensor:
-        """The same for C rows of every local expert, as padded dispatch passes them."""
+        """expert(x) for C rows of every local expert, as padded dispatch passes them."""
         if self.is_float8:
             num_local, capacity, _ = x_LCD.shape
             counts_L = torch.full((num_local,), capacity, dtype=torch.int64, device=x_LCD.device)
-            return self(x_LCD.flatten(0, 1), counts_L).view_as(x_LCD)
+            ones_R = torch.ones(num_local * capacity, device=x_LCD.device)
+            return self(x_LCD.flatten(0, 1), counts_L, ones_R).view_as(x_LCD)
+        activation = ACTIVATIONS[self.hidden_act]
         if self.is_gated:
             gate, up = torch.bmm(x_LCD, self.gate_up_proj.transpose(1, 2)).chunk(2, -1)
-            h_LCF = self.activation(gate) * up
+            h_LCF = activation(gate) * up
         else:
-            h_LCF = self.activation(torch.bmm(x_LCD, self.up_proj.transpose(1, 2)))
+            h_LCF = activation(torch.bmm(x_LCD, self.up_proj.transpose(1, 2)))
         return torch.bmm(h_LCF, self.down_proj.transpose(1, 2))
 
     def shards(self) -> dict[str, Shard]:

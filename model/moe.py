@@ -63,6 +63,9 @@ class MoELayer(nn.Module):
                 neither.
         """
         tp = self.groups.tp
+        # Before the routed experts: backward of a recomputed layer then needs nothing that comes after their
+        # last product, and the second pass stops there, without their way back.
+        shared_BSD = None if self.shared_experts is None else self.shared_experts(x_BSD)
         if self.training and self.stock is not None:
             if replay.forced_BSK is not None:
                 raise ValueError("dispatch deepspeed chooses experts by itself; legal: dropless, capacity")
@@ -76,6 +79,4 @@ class MoELayer(nn.Module):
             recomputes = self.recomputes_experts and self.training
             y_UD = dispatch(x_UD, routing, self.experts, self.groups, replay, recomputes_experts=recomputes)
             y_BSD = gather_from_tp(y_UD, len(x_TD), tp).view_as(x_BSD)
-        if self.shared_experts is not None:
-            y_BSD = y_BSD + self.shared_experts(x_BSD)
-        return y_BSD, routing
+        return y_BSD if shared_BSD is None else y_BSD + shared_BSD, routing

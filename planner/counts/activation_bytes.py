@@ -56,7 +56,8 @@ def rotation(p: RankWorkload) -> int:
 
 
 def router(p: RankWorkload) -> int:
-    """The fp32 input and weight, logits, scores, the balance loss's cost, the chosen experts and gates.
+    """The fp32 input and weight, logits, scores, the balance loss's cost, the chosen experts, and what gates
+    are normalized from; the experts keep the gates.
 
     Fused: the input as it is, the scores, the chosen experts and gates.
     """
@@ -69,20 +70,20 @@ def router(p: RankWorkload) -> int:
         kept += _WIDE * model.num_experts * model.hidden_size
     kept += _WIDE * model.num_experts * (2 * u + p.tokens)
     kept += _INDEX * p.tokens * model.num_experts_per_tok
-    kept += _WIDE * u * (1 + model.num_experts_per_tok)
+    kept += _WIDE * u
     if model.normalizes_gates:
         kept += _WIDE * u * (1 + model.num_experts_per_tok)
     return kept
 
 
 def dispatch(p: RankWorkload) -> int:
-    """The rows that came back, and the numbers by which rows are sorted there and back."""
+    """The numbers by which rows are sorted there and back."""
     model, a = p.model, p.element_bytes
     if model.dispatch == "deepspeed":
         # The input, and three [tokens, experts, capacity] tensors: combine weights in fp32 and as cast, mask.
         dense = p.tokens * model.num_experts * p.stock_capacity
         return a * model.hidden_size * (p.tokens + p.sent) + dense * (_WIDE + 2 * a)
-    kept = a * p.sent * model.hidden_size + row_order(p)
+    kept = row_order(p)
     if p.ep > 1 and model.num_experts > p.ep:
         kept += 2 * _INDEX * p.received
     return kept
@@ -105,18 +106,25 @@ def row_order(p: RankWorkload) -> int:
 
 
 def experts(p: RankWorkload) -> int:
-    """Every expert's input, what its activation needs, the input of its last product, where each one ends."""
+    """Every expert's input and gates, what its first product makes of them, the input of its last one.
+
+    Backward makes the activation again (model/expert_activation.py); DeepSpeed's dispatch keeps it.
+    """
     model = p.model
-    if model.expert == "swiglu":
-        inner = 3 if p.is_fused else 4  # gate and up in one tensor, the activation, their product
-    else:
-        inner = 1 if model.hidden_act == "relu" else 2  # relu keeps its result, which the product keeps too
+    inner = 3 if model.expert == "swiglu" else 2  # gate and up are one tensor of twice the size
+    if model.dispatch == "deepspeed":
+        if model.expert == "swiglu":
+            inner = 3 if p.is_fused else 4
+        elif model.hidden_act == "relu":
+            inner = 1  # relu keeps its result, which the product keeps too
     return expert_rows(p) + p.element_bytes * p.computed * inner * model.moe_intermediate_size
 
 
 def expert_rows(p: RankWorkload) -> int:
-    """Of `experts`, the inputs alone, and where each one's end."""
-    return p.element_bytes * p.computed * p.model.hidden_size + _WIDE * (p.model.num_experts // p.ep)
+    """Of `experts`, the inputs and gates alone, and where each one's rows end."""
+    gates = 0 if p.model.dispatch == "deepspeed" else _WIDE * p.computed
+    rows = p.element_bytes * p.computed * p.model.hidden_size
+    return rows + gates + _WIDE * (p.model.num_experts // p.ep)
 
 
 def mlp(p: RankWorkload, width: int, *, keeps_input: bool) -> int:

@@ -100,14 +100,14 @@ def gemms_again(module: ModuleCost, recompute: RecomputeKind) -> tuple[Gemm, ...
 
     The second pass stops at the last tensor that backward needs (torch's checkpoint, early_stop): the last
     product of what is recomputed is left out, for it keeps its input only. Of a layer that is the MLP's or
-    the shared experts'; routed experts' results are what combining keeps.
+    the routed experts', which come after the shared ones.
     """
     if not is_recomputed(module, recompute):
         return ()
     is_last = {
         "attention": module.name == "projections",
         "experts": module.name == "experts",
-        "layer": module.name in ("dense MLP", "shared experts"),
+        "layer": module.name in ("dense MLP", "experts"),
     }
     return module.gemms[:-1] if is_last[recompute] else module.gemms
 

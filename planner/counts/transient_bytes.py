@@ -69,26 +69,30 @@ def _router(p: RankWorkload) -> int:
 
 def _experts_forward(p: RankWorkload) -> int:
     """Sent rows live until they are combined; the received ones twice while they are sorted, and as results
-    twice again; combining makes one row a route in fp32, twice."""
+    twice again; combining makes one row a route, and their sums in fp32."""
     hidden, a = p.model.hidden_size, p.element_bytes
     copies = 1 if p.model.num_experts == p.ep else 2
     exchange = a * hidden * (p.sent + (2 * copies * p.received if p.ep > 1 else p.received))
     exchange += _one_by_one(p)
-    combined = p.share_tokens * (1 if p.is_fused else p.model.num_experts_per_tok)
-    combine = hidden * combined * (a + 2 * _wide(p)) + a * hidden * p.sent
+    combined = 0 if p.is_fused else p.share_tokens * p.model.num_experts_per_tok
+    combine = hidden * (a * combined + (a + _wide(p)) * p.share_tokens) + a * hidden * p.sent
     return max(exchange, combine) + _INDEX * 4 * max(p.sent, p.received)
 
 
 def _experts_backward(p: RankWorkload) -> int:
-    """Combining's backward has three fp32 rows a route and a row as it came; then gradients of rows on their
-    way, and of the experts' inner rows."""
+    """Gradients of rows on their way, and of the experts' inner rows beside their activation."""
     hidden, a, model = p.model.hidden_size, p.element_bytes, p.model
-    routes = p.share_tokens * model.num_experts_per_tok
-    combine = hidden * (routes * (3 * _wide(p) + a) + (_wide(p) or a) * p.share_tokens)
     copies = 1 if model.num_experts == p.ep else 2
     moving = a * hidden * (p.sent + copies * p.received) if p.ep > 1 else a * hidden * p.sent
-    inner = a * p.computed * model.moe_intermediate_size * _inner_gradients(p)
-    return max(combine, moving + a * hidden * p.computed + inner + _one_by_one(p))
+    inner = a * p.computed * model.moe_intermediate_size * _expert_gradients(p)
+    return moving + a * hidden * p.computed + inner + _one_by_one(p)
+
+
+def _expert_gradients(p: RankWorkload) -> int:
+    """Of the last product's input, of what it is weighted, of the first product's result; the activation."""
+    if p.is_fused or p.model.dispatch == "deepspeed":
+        return _inner_gradients(p)
+    return 5 if p.model.expert == "swiglu" else 4
 
 
 def _one_by_one(p: RankWorkload) -> int:

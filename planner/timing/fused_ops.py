@@ -58,8 +58,7 @@ def _layer(
     scores = float(_FP32 * p.share_tokens * model.num_experts)
     yield "router", 4, 2 * scores + (_FP32 + _INDEX) * p.sent, 1
     sorts = 2 if 1 < p.ep < model.num_experts else 0  # rows that arrive, and the results that go back
-    combined = 2 * rows if is_backward else rows  # backward: gates' gradients need the results
-    moved = (mine + rows) + (combined + mine) + sorts * 2 * received
+    moved = 2 * (mine + rows) + sorts * 2 * received
     yield "dispatch", 2 + sorts + (5 if p.ep > 1 else 0), moved, 2 + sorts
     inner = float(a * p.computed * model.moe_intermediate_size)
     yield "experts", 5 if is_backward else 3, _activation(p, is_backward=is_backward) * inner, 1

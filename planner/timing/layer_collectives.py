@@ -5,6 +5,8 @@ from planner.plan.plan import Plan
 from planner.timing import collective_time, op_sizes
 from planner.timing.stage_cost import StageCost
 
+_GATE_BYTES = 4  # of a route: fp32, and so is its gradient
+
 
 def dispatched_bytes(plan: Plan, p: RankWorkload, *, is_backward: bool = False) -> float:
     """Rows that a rank sends to all experts in one layer, its own included; FP8 rows carry a 4-byte scale."""
@@ -15,18 +17,24 @@ def dispatched_bytes(plan: Plan, p: RankWorkload, *, is_backward: bool = False) 
 
 
 def all_to_all_s(cost: StageCost, *, is_backward: bool, is_again: bool = False) -> float:
-    """Rows there and back in each MoE layer; in the forward pass their counts too, but not a second time
-    (`is_again`)."""
+    """Rows there and back in each MoE layer, and gates one way; in the forward pass the counts of rows too.
+
+    `is_again`: the second pass over a recomputed layer, which stops before rows go back and knows the counts.
+    """
     p = cost.workload
     if p.ep == 1 or cost.stage.expert is None:
         return 0.0
     placement, network = cost.placement("ep"), cost.network
     hierarchical = cost.plan.strategy.runtime.all_to_all == "hierarchical"
     # The fullest rank takes as many times longer as it receives more than a rank sends.
-    num_bytes = dispatched_bytes(cost.plan, p, is_backward=is_backward) * max(
-        1.0, p.received / max(1, p.sent)
-    )
-    seconds = 2 * collective_time.all_to_all_s(num_bytes, placement, network, hierarchical=hierarchical)
+    fullest = max(1.0, p.received / max(1, p.sent))
+    num_bytes = dispatched_bytes(cost.plan, p, is_backward=is_backward) * fullest
+    once = collective_time.all_to_all_s(num_bytes, placement, network, hierarchical=hierarchical)
+    seconds = once if is_again else 2 * once
+    if p.model.dispatch != "deepspeed":  # there the gates stay at home
+        seconds += collective_time.all_to_all_s(
+            _GATE_BYTES * p.sent * fullest, placement, network, hierarchical=hierarchical
+        )
     if not is_backward and not is_again:
         seconds += collective_time.all_to_all_s(
             8 * p.model.num_experts, placement, network, hierarchical=hierarchical
@@ -98,14 +106,14 @@ def recomputed_collectives_s(cost: StageCost) -> tuple[float, float]:
 
 
 def _sums_again_s(cost: StageCost) -> float:
-    """Of `layer`: attention's sums, and the gather of routed results where shared experts come after it."""
+    """Of `layer`: attention's sums, and the shared experts', which come before the routed ones."""
     p, network = cost.workload, cost.network
     if p.tp == 1 or not cost.stage.layers:
         return 0.0
     (dense, moe), placement = cost.num_layers, cost.placement("tp")
     seconds = (dense + moe) * collective_time.all_reduce_s(cost.hidden_bytes, placement, network)
     if p.model.num_shared_experts:
-        seconds += moe * collective_time.all_gather_s(cost.hidden_bytes, placement, network)
+        seconds += moe * collective_time.all_reduce_s(cost.hidden_bytes, placement, network)
     return seconds + _square_sums_s(cost)
 
 

@@ -67,6 +67,15 @@ class LiveBytes(TorchDispatchMode):
 
         return run
 
+    def from_then_on(self, phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call` as the begin of a phase; what it leaves behind belongs to it too."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.enter(phase)
+            return call(*args, **kwargs)
+
+        return run
+
 
 def watch(engine: Any) -> LiveBytes:
     """A mode that follows an engine through the phases of its steps; to be entered around them."""
@@ -91,7 +100,7 @@ def watch(engine: Any) -> LiveBytes:
         return run
 
     engine.forward, engine.module._cross_entropy = run_forward, run_loss
-    engine.backward = live.within("backward", engine.backward)
+    engine.backward = live.from_then_on("backward", engine.backward)
     engine.allreduce_gradients = at_last("reduction", engine.allreduce_gradients)
     engine.step = at_last("update", engine.step)
     return live

@@ -111,7 +111,7 @@ def _settle(
 ) -> tuple[int, Trajectory]:
     if before is not None:
         before()
-    for seed in range(1, 200):
+    for seed in range(1, 1000):
         trial = with_seed(strategy, seed)
         with contextlib.suppress(UnclearRoute):
             trajectory = run_reference(trial, masks, clearer_than=1.1 * CLEAR, batches=batches)

@@ -31,10 +31,10 @@ ONE = (*SMALL, "training.global_batch=1")
 HIDDEN = 128 * 64  # elements of a hidden state
 NORM = 6 * HIDDEN + 4 * 128  # fp32 input, normalised, a factor each
 ATTENTION = NORM + 2 * HIDDEN + 128 * (2 * 4 * 64 + 4 * 2)  # input, q k v and result, a logsumexp a head
-ROUTER = 4 * HIDDEN + 4 * 4 * 64 + 4 * 4 * 3 * 128 + 8 * 128 + 4 * 128 * 2
-ROWS = 2 * HIDDEN + 4 * 4  # inputs of experts, where each one's end
+ROUTER = 4 * HIDDEN + 4 * 4 * 64 + 4 * 4 * 3 * 128 + 8 * 128 + 4 * 128
+ROWS = 2 * HIDDEN + 4 * 128 + 4 * 4  # inputs and gates of experts, where each one's end
 INNER = 2 * 128 * 2 * 128  # what silu needs, and the input of the last product
-EXPERTS = NORM + ROUTER + 2 * HIDDEN + ROWS + INNER
+EXPERTS = NORM + ROUTER + ROWS + INNER
 ROUTES = 8 * (2 * 128 + 4)  # which row is which route
 CHOSEN = 8 * 128 * 1  # the experts of every token, which a layer replays
 HEAD = 2 * HIDDEN + 4 * 1000 * 64  # the loss makes both gradients in the forward pass
@@ -140,14 +140,13 @@ def test_a_search_counts_sums_and_overlap_too() -> None:
 
 
 def test_fused_kernels_keep_their_inputs_and_no_fp32_copies() -> None:
-    """swiglu, to see that the activation's result is not kept beside its product."""
+    """swiglu: what its activation keeps is the same, for backward makes the result again in eager too."""
     swiglu = "model.expert=swiglu"
     eager = phases_of(plan(*ONE, swiglu))["forward"]
     fused = phases_of(plan(*ONE, swiglu, "runtime.kernels=fused"))["forward"]
     norm = 2 * HIDDEN + 4 * 128  # 5 of them: the input in bf16, a factor each
     router = 2 * HIDDEN + 4 * 4 * 128 + 8 * 128 + 4 * 128  # input, scores, experts, gates
-    inner = 2 * 128 * 128  # one tensor of the inner rows less
-    less = 5 * (NORM - norm) + 2 * (ROUTER - router + inner)
+    less = 5 * (NORM - norm) + 2 * (ROUTER - router)
     assert eager.activations - fused.activations == less
     assert fused.temporaries < eager.temporaries
 
@@ -246,10 +245,10 @@ def test_what_is_recomputed_is_counted_and_takes_its_time() -> None:
     layers, layers_s = of({"layers": 4})
     every, every_s = of("layer")
     assert layers * 4 == every
-    # Half of a layer's four exchanges come again with the layer, without the small one of counts.
+    # One of a layer's four exchanges of rows comes again with the layer, and the gates, but not the counts.
     before = base.mean_phases_s["all_to_all"]
     assert attention_s["all_to_all"] == experts_s["all_to_all"] == before
-    assert 1.4 * before < every_s["all_to_all"] < 1.5 * before
+    assert 1.2 * before < every_s["all_to_all"] < 1.3 * before
     assert layers_s["all_to_all"] - before == pytest.approx((every_s["all_to_all"] - before) / 4)
     assert experts_s["tensor_parallel"] == base.mean_phases_s["tensor_parallel"]
     assert (
