@@ -127,7 +127,8 @@ def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
         if isinstance(reader, ConversationReader):
             settings |= {"format": reader.format, "template": reader.template.hash}
     except TokenizerUnusable as error:
-        problems.append(error.problem)
+        if all(problem.path != error.problem.path for problem in problems):  # a folder without any tokenizer
+            problems.append(error.problem)
     files: dict[str, tuple[int, ...]] = {}
     corpus_hash = None
     try:

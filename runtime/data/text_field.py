@@ -98,6 +98,10 @@ class RecordFaults:
         if kind == "malformed":
             expected = f"records of {self.form}, each with its text under {self.name!r}"
             fix = "correct or remove the line"
+            if self.counts[kind] == total > 1:
+                fix = (
+                    f"leave the file out of data.path, or write it again: no line is a record of {self.form}"
+                )
             return data_problem("SW707", found, expected, fix, self.source.file, place, path=self.source.key)
         expected = f"text under {self.name!r} in every record (data.text_field)"
         fix = "correct or remove the record"

@@ -257,6 +257,16 @@ def test_tokenizer_without_a_template_is_a_problem(tmp_path: Path) -> None:
     assert [problem.code for problem in caught.value.problems] == ["SW741"]
 
 
+def test_folder_without_a_tokenizer_is_told_once(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "talk.jsonl", [{"messages": messages} for messages in TALKS])
+    (tmp_path / "empty").mkdir()
+    strategy = make_strategy(tmp_path, file, "data.format=chat", f"data.tokenizer={tmp_path / 'empty'}")
+    with pytest.raises(StrategyError) as caught:
+        prepare_data(strategy)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.found) == ("SW732", f"{tmp_path / 'empty'} holds no file of a tokenizer")
+
+
 def test_tools_reach_the_template() -> None:
     value = {"messages": [{"role": "user", "content": "a"}], "tools": '[{"name": "f"}]'}
     assert extract_conversation(value, "chat", "messages").tools == [{"name": "f"}]
