@@ -80,7 +80,14 @@ def _judge_rows(head: str, is_complete: bool, field: str, *, is_doubtful: bool =
         return form
     if COLON in first:
         form = _judge_delimiter(head, is_complete, COLON, field)
-        if form is not None and form.has_header and _agrees(head, is_complete, form, field, num_columns=3):
+        # With spaces after it, or without a row below, it is a key of settings, `text: one`.
+        if (
+            form is not None
+            and form.has_header
+            and not form.skips_spaces
+            and _has_rows(head, is_complete, form)
+            and _agrees(head, is_complete, form, field, 3)
+        ):
             return form
     return judge_one_column(head, is_complete, field)
 
@@ -99,6 +106,12 @@ def _judge_delimiter(head: str, is_complete: bool, delimiter: str, field: str) -
     if has_header or _is_table_without_header(rows):
         return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header)
     return None
+
+
+def _has_rows(head: str, is_complete: bool, form: CsvForm) -> bool:
+    """Whether rows of the header's number of fields follow it."""
+    rows, _ = _read_rows(head, is_complete, form.delimiter, has_quotes=form.has_quotes)
+    return len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])}
 
 
 def _agrees(head: str, is_complete: bool, form: CsvForm, field: str, num_columns: int = 2) -> bool:
