@@ -17,6 +17,7 @@ import torch
 from benchmarks.op_counts import Count, Passes, count_passes
 from benchmarks.op_shapes import SHAPES, Shape
 from planner import Strategy
+from planner.counts.head_chunk import head_chunk_tokens
 from planner.counts.rank_workload import RankWorkload
 from planner.timing.op_sizes import MODULES, Terms, element_sizes, operation_counts
 from planner.timing.op_table import PATH, counted_values
@@ -56,6 +57,7 @@ def workload(strategy: Strategy, tp: int, ep: int) -> RankWorkload:
         sent=sent,
         received=sent,
         computed=sent,
+        head_chunk_tokens=head_chunk_tokens(strategy, tp),
     )
 
 

@@ -34,6 +34,7 @@ from model.modeling_switchyard import SwitchyardForCausalLM
 from model.norm import HeadNorm, ProjectionNorm, RMSNorm
 from model.router import Router
 from planner import Strategy
+from planner.counts.head_chunk import head_chunk_tokens
 from runtime.training.training_model import model_config
 
 # What is in no module: residual sums, copies around TP collectives. Autograd's sum of two gradients counts
@@ -192,6 +193,7 @@ def count_passes(strategy: Strategy, *, tp: int = 1, ep: int = 1) -> Passes:
             for parameter in model.parameters():
                 parameter.normal_(0.0, 0.02)
         model.train()
+        model.head_chunk_tokens = head_chunk_tokens(strategy, tp)
         shape = (training.micro_batch, training.seq_length)
         ids = torch.randint(strategy.model.vocab_size, shape)
         mode = CountingMode()

@@ -22,11 +22,8 @@ from .linear import ColumnLinear, Float8Linear, RowLinear, make_linear
 
 # T tokens, C tokens of a chunk, V vocabulary (this rank's rows of it under tp), D hidden
 
-# Upper bound of one chunk's fp32 logits. The loss takes about three times that and the gradients of its
-# inputs, however many tokens there are.
-CHUNK_BYTES = 32 * 2**20
-CHUNK_TOKENS_MIN = 128
 IGNORED = -100
+_SCALED_AT_ONCE = 2**24  # elements of a gradient that are in fp32 at once while they are scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +82,10 @@ def chunked_cross_entropy(
 ) -> CrossEntropy:
     """Sum over the tokens that are valid in `mask_T` and whose target is not -100.
 
-    Logits exist for one chunk and one rank's vocabulary only: tp ranks exchange three numbers per token.
+    Logits exist for one chunk and one rank's vocabulary only: tp ranks exchange two numbers per token.
     They are products with the head's weight: an adapter or a hook around the head has no part in them.
+
+    `chunk_tokens`: the same on all tp ranks; None: all tokens at once.
     """
     if isinstance(head, LMHead):
         weight_VD, first, tp = head.real_weight, head.shard.offsets[0], head.groups.tp
@@ -101,7 +100,7 @@ def chunked_cross_entropy(
     if mask_T is not None:
         valid_T = valid_T & mask_T.bool()
     if chunk_tokens is None:
-        chunk_tokens = max(CHUNK_TOKENS_MIN, CHUNK_BYTES // (4 * head.weight.shape[0]))
+        chunk_tokens = max(1, len(x_TD))
     total = _ChunkedCrossEntropy.apply(
         copy_to_tp(x_TD, tp), weight_VD, targets_T - first, valid_T, tp, chunk_tokens, is_float8
     )
@@ -124,7 +123,8 @@ def next_token_loss(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Forward computes the gradients of its inputs too, so that logits exist for one chunk at a time."""
+    """Forward computes the gradients of its inputs too, so that logits exist for one chunk at a time, in the
+    same tensors for all chunks. Backward scales them in place, and so runs once."""
 
     @staticmethod
     def forward(
@@ -139,39 +139,45 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         needs_x, needs_weight = ctx.needs_input_grad[:2]
+        num_tokens = x_TD.shape[0]
+        num_rows = min(chunk_tokens, num_tokens)
         grad_x_TD = torch.empty_like(x_TD) if needs_x else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if needs_weight else None
+        grad_weight = _WeightGradient(weight_VD, is_one=num_rows == num_tokens) if needs_weight else None
+        logits_RV = x_TD.new_empty(num_rows, weight_VD.shape[0])
+        wide_RV = logits_RV if wide == x_TD.dtype else torch.empty_like(logits_RV, dtype=wide)
         sums = [x_TD.new_zeros((), dtype=wide)]
         in_float8 = Float8Weight(weight_VD, group) if is_float8 else None
-        for start in range(0, x_TD.shape[0], chunk_tokens):
+        for start in range(0, num_tokens, chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             x_CD, valid_C = x_TD[chunk], valid_T[chunk]
             target_C = local_targets_T[chunk]
             is_here_C = (target_C >= 0) & (target_C < weight_VD.shape[0])
             target_C1 = target_C.masked_fill(~is_here_C, 0)[:, None]
-            logits_CV = functional.linear(x_CD, weight_VD) if in_float8 is None else in_float8.product(x_CD)
-            logits_CV = logits_CV.to(wide)
-            target_logit_C = logits_CV.gather(1, target_C1)[:, 0].masked_fill(~is_here_C, 0.0)
-            highest_C = logits_CV.amax(1)
-            exp_CV = logits_CV.sub_(highest_C[:, None]).exp_()
-            log_sum_C, target_logit_C = _whole_vocabulary(highest_C, exp_CV.sum(1), target_logit_C, group)
-            sums.append((log_sum_C - target_logit_C).masked_fill(~valid_C, 0.0).sum())
+            logits_CV, scores_CV = logits_RV[: len(x_CD)], wide_RV[: len(x_CD)]
+            if in_float8 is None:
+                torch.mm(x_CD, weight_VD.t(), out=logits_CV)
+            else:
+                logits_CV.copy_(in_float8.product(x_CD))
+            if scores_CV.dtype != logits_CV.dtype:
+                scores_CV.copy_(logits_CV)
+            target_logit_C = scores_CV.gather(1, target_C1)[:, 0].masked_fill(~is_here_C, 0.0)
+            log_sum_C = _softmax_in_place(scores_CV)
+            whole_C, target_logit_C = _whole_vocabulary(log_sum_C, target_logit_C, group)
+            sums.append((whole_C - target_logit_C).masked_fill(~valid_C, 0.0).sum())
             if not (needs_x or needs_weight):
                 continue
-            scale_C = (highest_C - log_sum_C).exp().masked_fill(~valid_C, 0.0)
-            grad_CV = exp_CV.mul_(scale_C[:, None])
-            grad_CV.scatter_add_(1, target_C1, -(is_here_C & valid_C).to(wide)[:, None])
-            grad_CV = grad_CV.to(x_TD.dtype)
+            scores_CV.mul_((log_sum_C - whole_C).exp().masked_fill(~valid_C, 0.0)[:, None])
+            scores_CV.scatter_add_(1, target_C1, -(is_here_C & valid_C).to(wide)[:, None])
+            grad_CV = logits_CV
+            if scores_CV.dtype != grad_CV.dtype:
+                grad_CV.copy_(scores_CV)
             if grad_x_TD is not None and in_float8 is not None:
                 grad_x_TD[chunk] = in_float8.input_gradient(grad_CV)
             elif grad_x_TD is not None:
                 torch.mm(grad_CV, weight_VD, out=grad_x_TD[chunk])
-            if grad_weight_VD is not None:
-                if wide == x_TD.dtype:
-                    grad_weight_VD.addmm_(grad_CV.t(), x_CD)
-                else:
-                    grad_weight_VD += grad_CV.t() @ x_CD
-        ctx.save_for_backward(grad_x_TD, grad_weight_VD)
+            if grad_weight is not None:
+                grad_weight.add(grad_CV, x_CD)
+        ctx.save_for_backward(grad_x_TD, None if grad_weight is None else grad_weight.finished())
         ctx.weight_dtype = weight_VD.dtype
         return torch.stack(sums).sum()
 
@@ -179,20 +185,74 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x_TD, grad_weight_VD = ctx.saved_tensors
         if grad_x_TD is not None:
-            grad_x_TD = grad_x_TD * grad.to(grad_x_TD.dtype)
+            _scale_in_place(grad_x_TD, grad)
         if grad_weight_VD is not None:
-            grad_weight_VD = (grad_weight_VD * grad).to(ctx.weight_dtype)
+            _scale_in_place(grad_weight_VD, grad)
+            grad_weight_VD = grad_weight_VD.to(ctx.weight_dtype)
         return grad_x_TD, grad_weight_VD, None, None, None, None, None
 
 
+class _WeightGradient:
+    """The head's weight gradient, summed over chunks in one tensor, in fp32 at least.
+
+    Of one chunk it is the product as it comes.
+    """
+
+    def __init__(self, weight_VD: Tensor, *, is_one: bool) -> None:
+        wide = torch.promote_types(weight_VD.dtype, torch.float32)
+        self.sum_VD = torch.empty_like(weight_VD, dtype=weight_VD.dtype if is_one else wide)
+        self._product_VD: Tensor | None = None
+        self._is_empty = True
+
+    def add(self, grad_CV: Tensor, x_CD: Tensor) -> None:
+        total_VD, beta = self.sum_VD, int(not self._is_empty)
+        if total_VD.dtype == x_CD.dtype:
+            torch.addmm(total_VD, grad_CV.t(), x_CD, beta=beta, out=total_VD)
+        elif _can_add_wide_product(x_CD):
+            torch.addmm(total_VD, grad_CV.t(), x_CD, out_dtype=total_VD.dtype, beta=beta, out=total_VD)
+        elif self._is_empty:
+            self._product_VD = grad_CV.t() @ x_CD
+            total_VD.copy_(self._product_VD)
+        else:
+            total_VD.add_(torch.mm(grad_CV.t(), x_CD, out=self._product_VD))
+        self._is_empty = False
+
+    def finished(self) -> Tensor:
+        """Zeros if nothing was added."""
+        return self.sum_VD.zero_() if self._is_empty else self.sum_VD
+
+
+def _can_add_wide_product(x_CD: Tensor) -> bool:
+    """Whether a product of bf16 matrices can be added to an fp32 tensor: on CUDA since torch 2.12, with `out`
+    the tensor that is added to. torch 2.13 has no such product on CPUs."""
+    return x_CD.is_cuda and torch.__version__ >= "2.12"  # torch compares versions, not text
+
+
+def _softmax_in_place(logits_CV: Tensor) -> Tensor:
+    """Turns logits to softmax over this rank's vocabulary; returns their logsumexp.
+
+    torch's softmax has a faster exp than `exp` on CPUs, and one pass less. The highest logit's probability
+    is one over the sum of exp(logit - highest).
+    """
+    highest_C = logits_CV.amax(1)
+    torch.softmax(logits_CV, 1, out=logits_CV)
+    return highest_C - logits_CV.amax(1).log()
+
+
+def _scale_in_place(x: Tensor, factor: Tensor) -> None:
+    """By a scalar of a wider dtype than `x` may have, which `mul_` would round to the dtype of `x`."""
+    if x.dtype == factor.dtype:
+        x.mul_(factor)
+        return
+    for part in x.view(-1).split(_SCALED_AT_ONCE):
+        part.copy_(part.to(factor.dtype).mul_(factor))
+
+
 def _whole_vocabulary(
-    highest_C: Tensor, sum_C: Tensor, target_logit_C: Tensor, group: Group | None
+    log_sum_C: Tensor, target_logit_C: Tensor, group: Group | None
 ) -> tuple[Tensor, Tensor]:
     """Logsumexp and target logit over all ranks' parts of the vocabulary, bit-equal on all of them."""
     if group is None:
-        return highest_C + sum_C.log(), target_logit_C
-    all_R3C = all_gather(torch.stack([highest_C, sum_C, target_logit_C]), group)
-    highest_RC, sum_RC, target_logit_RC = all_R3C.unbind(1)
-    top_C = highest_RC.amax(0)
-    whole_sum_C = (sum_RC * (highest_RC - top_C).exp()).sum(0)
-    return top_C + whole_sum_C.log(), target_logit_RC.sum(0)
+        return log_sum_C, target_logit_C
+    log_sum_RC, target_logit_RC = all_gather(torch.stack([log_sum_C, target_logit_C]), group).unbind(1)
+    return log_sum_RC.logsumexp(0), target_logit_RC.sum(0)

@@ -56,6 +56,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         contents = complete if contents is None else contents
         assert set(contents.layers) <= set(layers), f"{contents.layers} of a model of {len(layers)} layers"
         self.is_complete = contents == complete
+        # Tokens whose logits exist at once in `cross_entropy`; None: all. The same on all tp ranks.
+        self.head_chunk_tokens: int | None = None
         self.model = Decoder(config, self.groups, contents)
         if contents.output:
             if config.aggregation == "linear":
@@ -270,7 +272,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
 
     def _entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None) -> CrossEntropy:
         mask_T = None if mask_BS is None else mask_BS.reshape(-1)
-        return chunked_cross_entropy(self.lm_head, x_BSD.flatten(0, 1), targets_BS.reshape(-1), mask_T)
+        x_TD, targets_T = x_BSD.flatten(0, 1), targets_BS.reshape(-1)
+        return chunked_cross_entropy(self.lm_head, x_TD, targets_T, mask_T, self.head_chunk_tokens)
 
     def _before_head(self, x_BSD: Tensor) -> Tensor:
         x_BSD = self.model.norm(x_BSD)

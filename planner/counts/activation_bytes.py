@@ -152,6 +152,9 @@ def aggregation(p: RankWorkload) -> int:
     return p.element_bytes * p.tokens * -(-p.model.hidden_size // p.tp)
 
 
-def head(p: RankWorkload) -> int:
-    """The gradients of its input and of its weight (fp32), which the loss makes in the forward pass."""
-    return p.element_bytes * p.tokens * p.model.hidden_size + _WIDE * p.vocabulary * p.model.hidden_size
+def head(p: RankWorkload, tokens: int | None = None) -> int:
+    """The gradients of its input and of its weight, which the loss makes in the forward pass: fp32, but for a
+    product of one chunk. `tokens`: of one call; None: all of the micro-batch."""
+    weight = p.vocabulary * p.model.hidden_size
+    is_one = (p.tokens if tokens is None else tokens) <= p.head_chunk_tokens
+    return p.element_bytes * p.tokens * p.model.hidden_size + (p.element_bytes if is_one else _WIDE) * weight

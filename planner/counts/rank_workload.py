@@ -4,15 +4,11 @@ from dataclasses import dataclass
 from math import ceil
 
 from planner.counts.forced_load import forced_load
+from planner.counts.head_chunk import head_chunk_tokens
 from planner.plan.plan import Plan
 from planner.strategy.schema import ModelShape
 from planner.topology.grid import share
 from planner.topology.placement import Stage
-
-# As in model/lm_head.py: what one chunk's logits may take in fp32, and its fewest tokens.
-HEAD_CHUNK_BYTES = 32 * 2**20
-HEAD_CHUNK_TOKENS_MIN = 128
-FUSED_HEAD_CHUNK_BYTES = 2**30  # of runtime.kernels fused, on GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +35,8 @@ class RankWorkload:
 
     tokens: whole sequences, the same on all partners. share_tokens: those that this partner dispatches.
     sent: rows that it sends to experts, in one layer. received: rows that reach its experts; the fullest
-    rank's under the stated load. computed: with the padding of stock dispatch. packs_documents: positions
+    rank's under the stated load. computed: with the padding of stock dispatch. head_chunk_tokens: see
+    planner/counts/head_chunk.py. packs_documents: positions
     differ from sequence to sequence; joins_documents: their results are joined.
     """
 
@@ -52,7 +49,7 @@ class RankWorkload:
     sent: int
     received: int
     computed: int
-    head_chunk_bytes: int = HEAD_CHUNK_BYTES
+    head_chunk_tokens: int
     is_fused: bool = False  # runtime.kernels fused
     packs_documents: bool = False
     joins_documents: bool = False
@@ -83,11 +80,6 @@ class RankWorkload:
         return share(self.model.vocab_size, self.tp, 0)
 
     @property
-    def head_chunk_tokens(self) -> int:
-        """The head and the loss work in chunks of so many tokens (model/lm_head.py)."""
-        return max(HEAD_CHUNK_TOKENS_MIN, self.head_chunk_bytes // (4 * self.vocabulary))
-
-    @property
     def stock_capacity(self) -> int:
         """Rows of every expert and source rank in stock dispatch, which pads all to the fullest."""
         return self.computed * self.tp // self.model.num_experts
@@ -111,8 +103,6 @@ def rank_workload(
     factor = min(imbalance.factor, float(ep))
     sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, factor)
     packs_documents = plan.strategy.data.packing == "documents"
-    is_fused = plan.strategy.runtime.kernels == "fused"
-    has_large_chunks = is_fused and not plan.strategy.cluster.gpu.is_cpu
     return RankWorkload(
         model=model,
         num_sequences=num_sequences,
@@ -123,8 +113,8 @@ def rank_workload(
         sent=sent,
         received=received,
         computed=computed,
-        head_chunk_bytes=FUSED_HEAD_CHUNK_BYTES if has_large_chunks else HEAD_CHUNK_BYTES,
-        is_fused=is_fused,
+        head_chunk_tokens=head_chunk_tokens(plan.strategy, tp),
+        is_fused=plan.strategy.runtime.kernels == "fused",
         packs_documents=packs_documents,
         # model/document_attention.py has one kernel for all of them on GPUs.
         joins_documents=packs_documents and plan.strategy.cluster.gpu.is_cpu,

@@ -18,6 +18,7 @@ from planner.topology.placement import Stage, StageContents
 
 _INDEX = 8
 _WIDE = 4
+_SCALED_AT_ONCE = 2**24  # elements (model/lm_head.py)
 _SUMS = 64  # loss, auxiliary losses, dropped tokens of a micro-batch
 
 
@@ -151,31 +152,33 @@ def _end_part(p: RankWorkload, stage: Stage, num_chunks: int) -> tuple[Part | No
     norm = (4 * wide + 4 * a) * hidden if contents.norm else 2 * a * hidden
     if not contents.output:
         return Part(kept=kept, forward=(wide + 3 * a) * hidden, backward=norm, elements=elements), 0, 0
-    more = (num_chunks - 1) * _WIDE * weight
-    head = activation_bytes.head(p) + more
-    # The head's gradients are scaled (a copy) and made of the weights' dtype. That one is a gradient.
-    scaled = _WIDE * weight + a * hidden
+    tokens = _chunk_tokens(p, num_chunks)
+    each = (a if tokens <= p.head_chunk_tokens else _WIDE) * weight
+    head = activation_bytes.head(p, tokens) + (num_chunks - 1) * each
+    # The head's gradients are scaled in place, in fp32 a piece at a time. The weight's, which is kept, then
+    # becomes the parameter's gradient, which counts as one, unless its dtype is another.
+    scaled = 0 if a == _WIDE else _WIDE * min(_SCALED_AT_ONCE, max(weight, hidden))
+    handed_over = each if a == _WIDE or tokens <= p.head_chunk_tokens else 0
     part = Part(
-        kept=kept + more,
+        kept=kept + head - activation_bytes.head(p),
         forward=(wide + 3 * a) * hidden,
-        backward=2 * a * hidden + max(scaled, norm),
+        backward=2 * a * hidden + max(scaled, norm) - handed_over,
         elements=elements,
     )
     return part, head, _loss_bytes(p, num_chunks)
 
 
 def _loss_bytes(p: RankWorkload, num_chunks: int) -> int:
-    """Of a chunk of tokens live at once: logits as they come, in fp32, and their gradient; of the one before
-    two of them (model/lm_head.py). In fp32 these are one tensor. In bf16 a product is added to the weight's
-    gradient. Beside: the vectors before norm and aggregation, and after. Fused: logits become their gradient
-    in place, and the product adds to the weight's gradient itself."""
+    """Of a chunk of tokens: logits as they come, which become their gradient, and in fp32; one tensor in
+    fp32, or fused. In bf16 a product that is added to the weight's gradient, if there are several (GPUs add
+    it without). Beside: the vectors before norm and aggregation, and after (model/lm_head.py)."""
     a = p.element_bytes
     tokens = _chunk_tokens(p, num_chunks)
     chunk = min(tokens, p.head_chunk_tokens)
     is_wide = a == _WIDE
     is_one = tokens <= p.head_chunk_tokens
-    logits = (a if is_wide or p.is_fused else _WIDE + a) * (1 if is_one else 2)
-    product = 0 if is_wide or p.is_fused else a * p.vocabulary * p.model.hidden_size
+    logits = a if is_wide or p.is_fused else _WIDE + a
+    product = 0 if is_wide or is_one else a * p.vocabulary * p.model.hidden_size
     vectors = ((0 if p.is_fused else _WIDE) + 3 * a) * tokens * p.model.hidden_size
     small = tokens * (3 * _INDEX + 8) + chunk * (4 * _INDEX + 8 * _WIDE)
     return logits * chunk * p.vocabulary + product + vectors + small

@@ -1,8 +1,8 @@
 """Bytes of fused kernels (runtime.kernels: fused): each reads its inputs once and writes its outputs once.
 
 Derived, not counted. Kernels: residual sum with the norm after it; RoPE with q/k norms; router from logits to
-gates; permutation and combine; the expert's activation; cross-entropy on the logits in place, in chunks of
-1 GiB. What GEMMs and attention read and write is in their own time.
+gates; permutation and combine; the expert's activation; cross-entropy on the logits in place. What GEMMs and
+attention read and write is in their own time.
 """
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ def fused_traffic(
     elif part == "output":
         chunks = num_head_chunks(p)
         logits = float(a * p.tokens * p.vocabulary)
-        # The GEMM of the weight's gradient adds to what is there, in fp32.
-        yield "head", 5 * chunks, 2 * logits + 2 * _FP32 * weights * chunks, 2 * chunks
+        # The GEMM of the weight's gradient adds to what is there, in fp32: all chunks but the first.
+        yield "head", 5 * chunks, 2 * logits + 2 * _FP32 * weights * (chunks - 1), 2 * chunks
     else:
         yield from _layer(p, hidden, is_moe=part == "moe", is_backward=is_backward)
 

@@ -54,7 +54,7 @@ def tensor_parallel_s(cost: StageCost) -> tuple[float, float]:
         forward += total
     if stage.contents.output:
         num_chunks = op_sizes.num_head_chunks(p)
-        chunk = 3 * 4 * p.tp * p.tokens / num_chunks
+        chunk = 2 * 4 * p.tp * p.tokens / num_chunks
         forward += num_chunks * collective_time.all_gather_s(chunk, placement, network)
         backward += total
         if p.model.aggregation == "linear":

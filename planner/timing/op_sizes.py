@@ -31,8 +31,11 @@ def element_sizes(p: RankWorkload, part: str) -> Terms:
             "head": {
                 "hidden": hidden,
                 "logits": logits,
-                "weights_per_chunk": chunks * chunk_head,
-                "weights": chunk_head,
+                # The gradient of one chunk is the product as it comes; of several, in bf16, products are
+                # added to the first.
+                "one_weights": chunk_head if chunks == 1 else 0,
+                "many_weights": chunk_head if chunks > 1 else 0,
+                "added_weights": (chunks - 1) * chunk_head,
             }
         }
     found = _any_layer(p, hidden)
@@ -121,7 +124,14 @@ def operation_counts(p: RankWorkload, part: str) -> Terms:
     if part == "norm":
         return {"norms": {"each": 1.0}}
     if part == "output":
-        return {"head": {"each": 1.0, "chunks": float(num_head_chunks(p)), "tp": float(p.tp > 1)}}
+        return {
+            "head": {
+                "each": 1.0,
+                "chunks": float(num_head_chunks(p)),
+                "many": float(num_head_chunks(p) > 1),
+                "tp": float(p.tp > 1),
+            }
+        }
     norms = 2.0 + (2.0 if model.qk_norm != "none" else 0.0)
     tp, gated = float(p.tp > 1), float(model.expert == "swiglu")
     found: Terms = {

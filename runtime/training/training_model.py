@@ -12,6 +12,7 @@ from model.decoder import StageContents, sum_routings
 from model.lm_head import CrossEntropy
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan, Stage, Strategy
+from planner.counts.head_chunk import head_chunk_tokens
 from planner.strategy.training import Training
 from planner.topology.stage_boundary import Interval
 from runtime.data.rows import Totals
@@ -135,6 +136,7 @@ def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> Trainin
             groups=groups.model,
             contents=StageContents(**vars(stage.contents)),
         )
+    model.head_chunk_tokens = head_chunk_tokens(strategy, stage.dense.size("tp"))
     recompute = strategy.runtime.recompute
     model.model.set_recompute(recompute.kind, recompute.layers)
     channels = make_channels(plan, groups, device)
