@@ -15,7 +15,7 @@ from planner.problems import Problem
 from planner.strategy.schema import TEXT_FIELD, Data
 from planner.units import shorten
 from runtime.data.chat_template import CannotRender, ChatTemplate, Message, load_chat_template
-from runtime.data.corpus import Source, data_problem
+from runtime.data.corpus import Source, data_problem, unreadable
 from runtime.data.documents import DocumentReader, TextChunk, TextReader, wrong_encoding
 from runtime.data.form import NotText, judge_form
 from runtime.data.prompt_columns import new_name, prompt_conversion
@@ -98,6 +98,8 @@ class ConversationReader:
         except ImportError:
             found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
             yield data_problem("SW703", found, expected, "pip install -e '.[parquet]'", source.file)
+        except (FileNotFoundError, PermissionError) as error:  # since it was found
+            yield unreadable(source.file, error, source.key)
         except UnicodeDecodeError:
             yield wrong_encoding(source)
         except DAMAGE as error:

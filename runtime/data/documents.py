@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from planner.problems import Problem
 from runtime.data.compression import READ_BYTES, open_content
-from runtime.data.corpus import Source, data_problem
+from runtime.data.corpus import Source, data_problem, unreadable
 from runtime.data.form import EXPECTED, Form, NotText, judge_form, not_utf8
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
 from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, top_keys
@@ -94,6 +94,8 @@ def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
         yield data_problem(
             "SW703", found, expected, "pip install -e '.[parquet]'", source.file, path=source.key
         )
+    except (FileNotFoundError, PermissionError) as error:  # since it was found
+        yield unreadable(source.file, error, source.key)
     except UnicodeDecodeError:
         yield wrong_encoding(source)
     except DAMAGE as error:

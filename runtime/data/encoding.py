@@ -1,8 +1,11 @@
 """Text that is not UTF-8: which encoding it probably has, and the command that converts it."""
 
+import lzma
 import re
 import shlex
+import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,7 +162,10 @@ def _sample(file: Path, compression: Compression | None) -> tuple[int, bytes]:
         for line in content:
             damage = _first_damage(line)
             if damage is not None:
-                return num_before + damage, before + line + content.read(READ_BYTES // 8)
+                rest = b""
+                with suppress(OSError, EOFError, zlib.error, lzma.LZMAError):  # torn behind this place
+                    rest = content.read(READ_BYTES // 8)
+                return num_before + damage, before + line + rest
             if not line.isascii():
                 before += line  # speaks for UTF-8
                 before = before[-READ_BYTES // 8 :]

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from runtime.data.corpus import find_corpus
+from runtime.data.documents import TextReader
 from runtime.data.encoding import guess_encoding
 from runtime.data.form import judge_form
+from runtime.data.survey import survey_corpus
 from tests.runtime.data.test_forms import only_problem, read, write, zstd
 from tests.support.fixes import run_fix
 
@@ -193,3 +196,18 @@ def test_records_without_text_name_their_keys_and_kinds(tmp_path: Path) -> None:
     line = '{"ids": [1, 2], "parts": [{"t": "a"}], "n": null}\n'
     problem = only_problem(write(tmp_path / "a.jsonl", line * 3))
     assert "ids (a list of int), parts (a list of an object), n (null)" in problem.fix
+
+
+def test_torn_file_in_another_encoding_is_a_problem(tmp_path: Path) -> None:
+    content = gzip.compress("".join(f"{n},Grüße {n * 7919}\n" for n in range(9999)).encode("cp1252"))
+    table = gzip.compress(b"id,text\n" + "".join(f"{n},é {n * 7919}\n" for n in range(9999)).encode("cp1252"))
+    for name, each in {"a": content, "b": table}.items():
+        assert only_problem(write(tmp_path / name, each[: len(each) // 2])).code in ("SW709", "SW728")
+
+
+def test_file_that_was_deleted_since_is_told_as_that(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b"}\n')
+    sources = find_corpus(str(file)).sources
+    file.unlink()
+    (problem,) = survey_corpus(sources, TextReader(field="text")).problems
+    assert (problem.code, problem.found) == ("SW705", "cannot be read: No such file or directory")
