@@ -371,7 +371,7 @@ def test_all_mistakes_of_a_config_and_of_its_strategy_are_told_at_once(tmp_path:
     assert sorted((problem.code, problem.path) for problem in caught.value.problems) == [
         ("SW113", "hidden_size"),
         ("SW113", "output.keep_last"),
-        ("SW114", "model.num_hidden_layers"),
+        ("SW114", "num_hidden_layers"),
         ("SW114", "training.seed"),
         ("SW153", "attention_bias"),
         ("SW153", "mlp_only_layers"),
