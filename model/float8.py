@@ -7,7 +7,7 @@ the same input has the same codes in every layout.
 
 Scales are powers of two. Codes times scale is then exact in bf16, so that a device without FP8 units computes
 with the very values that FP8 units multiply, and a row that was quantized for the network is not rounded a
-second time for its product. It costs no accuracy: e4m3 is a floating-point format (docs/how-to/fp8.md).
+second time for its product. What it costs is measured in docs/how-to/fp8.md.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from planner.hardware.catalog import device_of
 from planner.plan.ds_config import zero_stage
 from planner.plan.plan import Plan
 from planner.rules.not_implemented import find_unimplemented
@@ -13,6 +14,7 @@ def list_notes(plan: Plan) -> tuple[str, ...]:
     return (
         *_not_run_yet(plan),
         *_zero_1_becomes_2(plan),
+        *_fp8_emulated(plan),
         *_rank_order_cost(plan),
         *_warmup_only(plan),
         *_host_order(plan),
@@ -47,6 +49,14 @@ def _zero_1_becomes_2(plan: Plan) -> Iterator[str]:
             f"is configured in DeepSpeed as ZeRO {given}: same optimizer partitions, same checkpoint, "
             "gradients summed in fp32"
         )
+
+
+def _fp8_emulated(plan: Plan) -> Iterator[str]:
+    if plan.strategy.training.precision != "fp8":
+        return
+    device = device_of(plan.strategy.cluster.gpu)
+    if "fp8" not in device.peak:
+        yield f"{device.name} has no FP8 units: FP8 is emulated by bf16 products of the same quantized values"
 
 
 def _hosts_spanned(plan: Plan, ranks: tuple[int, ...]) -> int:

@@ -21,11 +21,6 @@ def _missing(code: str, path: str, value: object, feature: str, legal: str) -> P
     )
 
 
-def _fp8(s: Strategy) -> Iterator[Problem]:
-    if s.training.precision == "fp8":
-        yield _missing("SW281", "training.precision", "fp8", "FP8 training", "bf16")
-
-
 def _fp8_payload(s: Strategy) -> Iterator[Problem]:
     if s.runtime.fp8_payload:
         yield _missing("SW282", "runtime.fp8_payload", "true", "sending tokens in FP8", "false")
@@ -100,7 +95,6 @@ def _monitoring(s: Strategy) -> Iterator[Problem]:
 
 
 _RULES = (
-    _fp8,
     _fp8_payload,
     _recompute,
     _all_to_all,

@@ -3,7 +3,17 @@
 from collections.abc import Callable, Iterator
 
 from planner.problems import Problem
-from planner.rules import batch, data, deepspeed_dispatch, forced_routing, hosts, layout, model, stages
+from planner.rules import (
+    batch,
+    data,
+    deepspeed_dispatch,
+    float8,
+    forced_routing,
+    hosts,
+    layout,
+    model,
+    stages,
+)
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
 
@@ -15,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     *hosts.RULES,
     *model.RULES,
     *deepspeed_dispatch.RULES,
+    *float8.RULES,
     *forced_routing.RULES,
     *batch.RULES,
     *data.RULES,

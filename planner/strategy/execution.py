@@ -64,7 +64,8 @@ class Runtime(Section):
         default="flat", description="hierarchical: within hosts first, then between hosts"
     )
     fp8_without_gpu: Literal["emulate", "refuse"] = Field(
-        default="emulate", description="precision fp8 on devices without FP8 units"
+        default="emulate",
+        description="precision fp8 on devices without FP8 units: bf16 on the same values, or refused",
     )
     fp8_payload: bool = Field(default=False, description="send tokens to their experts in FP8")
     check_replicas_every: Positive = Field(

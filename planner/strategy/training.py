@@ -42,7 +42,8 @@ class Training(Section):
 
     precision: Precision = Field(
         default="bf16",
-        description="bf16 and fp8: bf16 weights with fp32 master weights, gradients summed in fp32",
+        description="bf16 and fp8: bf16 weights with fp32 master weights, gradients summed in fp32; fp8: "
+        "products of linear layers and experts in e4m3, their weights' gradients in bf16",
     )
     seq_length: Positive = Field(description="tokens per sequence that are predicted", examples=[1024])
     global_batch: Positive = Field(

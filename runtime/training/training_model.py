@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from model.collectives import gather_from_tp, split_to_tp
 from model.configuration_switchyard import SwitchyardConfig
 from model.decoder import StageContents, sum_routings
+from model.linear import use_float8
 from model.lm_head import CrossEntropy
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan, Stage, Strategy
@@ -137,6 +138,8 @@ def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> Trainin
             contents=StageContents(**vars(stage.contents)),
         )
     model.head_chunk_tokens = head_chunk_tokens(strategy, stage.dense.size("tp"))
+    if strategy.training.precision == "fp8":
+        use_float8(model)
     recompute = strategy.runtime.recompute
     model.model.set_recompute(recompute.kind, recompute.layers)
     channels = make_channels(plan, groups, device)

@@ -1,4 +1,4 @@
-"""Tolerance of bf16 runs: the distance of one process in bf16 from itself in fp32.
+"""Tolerance of bf16 and fp8 runs: the distance of one process in that precision from itself in fp32.
 
 In bf16 every sum has its own rounding, and of 640 routing decisions some always flip, so that single tensors
 (an expert with three tokens) may differ by half. What is compared is therefore: the loss and the norm of each
@@ -23,18 +23,25 @@ def distance_in_bf16(
     strategy: Strategy, world: World | None = None, timeout: float = 120
 ) -> dict[str, float]:
     """Of the layout in bf16 from one process in bf16, by kind, the worst of all steps."""
-    expected = _measured(strategy)[0]
-    strategy = with_seed(with_precision(strategy, "bf16"), SEEDS[0])
+    return distance_in("bf16", strategy, world, timeout)
+
+
+def distance_in(
+    precision: str, strategy: Strategy, world: World | None = None, timeout: float = 120
+) -> dict[str, float]:
+    """Of the layout from one process in the same precision, by kind, the worst of all steps."""
+    expected = _measured(strategy, precision)[0]
+    strategy = with_seed(with_precision(strategy, precision), SEEDS[0])
     return spread(run_layout(strategy, world=world, timeout=timeout), expected)
 
 
-def noise(strategy: Strategy) -> dict[str, float]:
-    """Of one process in bf16 from one process in fp32, by kind, the worst of all steps and `SEEDS`."""
-    return _measured(strategy)[1]
+def noise(strategy: Strategy, precision: str = "bf16") -> dict[str, float]:
+    """Of one process in `precision` from one process in fp32, by kind, the worst of all steps and `SEEDS`."""
+    return _measured(strategy, precision)[1]
 
 
-def _measured(strategy: Strategy) -> tuple[Trajectory, dict[str, float]]:
-    strategy = with_precision(one_process(strategy), "bf16")
+def _measured(strategy: Strategy, precision: str) -> tuple[Trajectory, dict[str, float]]:
+    strategy = with_precision(one_process(strategy), precision)
     key = repr(strategy)
     if key not in _MEASURED:
         _MEASURED[key] = kept(1).run(_measure, strategy, timeout=300)[0]
@@ -45,12 +52,12 @@ def _measure(strategy: Strategy) -> tuple[Trajectory, dict[str, float]]:
     worst: dict[str, float] = {}
     courses = []
     for seed in SEEDS:
-        in_fp32, in_bf16 = (
+        in_fp32, rounded = (
             run_reference(with_seed(with_precision(strategy, precision), seed))
-            for precision in ("fp32", "bf16")
+            for precision in ("fp32", strategy.training.precision)
         )
-        courses.append(in_bf16)
-        for kind, value in spread(in_bf16, in_fp32).items():
+        courses.append(rounded)
+        for kind, value in spread(rounded, in_fp32).items():
             worst[kind] = max(worst.get(kind, 0.0), value)
     return courses[0], worst
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.linear import use_float8
 from model.modeling_switchyard import SwitchyardForCausalLM, initialize_parameters
 from model.router import Router, Routing
 from planner import Strategy
@@ -128,7 +129,9 @@ def run_reference(
     if shake is not None:
         _shake(model, shake)
     masters = dict(model.named_parameters())
-    is_bf16 = training.precision == "bf16"
+    is_bf16 = training.precision != "fp32"
+    if training.precision == "fp8":
+        use_float8(model)
     if is_bf16:
         model.bfloat16()
         masters = {n: p.detach().float().requires_grad_() for n, p in model.named_parameters()}

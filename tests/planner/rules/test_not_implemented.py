@@ -17,7 +17,6 @@ def test_the_demo_runs() -> None:
 @pytest.mark.parametrize(
     ("overrides", "code", "path"),
     [
-        (("training.precision=fp8",), "SW281", "training.precision"),
         (("runtime.recompute=layer", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.recompute={layers: 2}", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.fp8_payload=true",), "SW282", "runtime.fp8_payload"),

@@ -42,6 +42,13 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "null or once",
     ),
     (
+        ("cluster.gpu=cpu", "training.precision=fp8", "runtime.fp8_without_gpu=refuse"),
+        "SW265",
+        "runtime.fp8_without_gpu",
+        ("cpu has no FP8 units",),
+        "emulate",
+    ),
+    (
         ("runtime.force_routing={kind: hot_expert}",),
         "SW261",
         "runtime.force_routing.share",

@@ -125,8 +125,8 @@ def test_micro_batch_is_lowered_to_fit_the_memory() -> None:
 
 
 def test_what_cannot_be_trained_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    for precision, missing in (("fp8", ["training.precision"]), ("bf16", [])):
-        call = ["fallback", REFERENCE, f"training.precision={precision}", "model.num_hidden_layers=2"]
+    for moments, missing in (("bf16", ["training.optimizer.moments"]), ("fp32", [])):
+        call = ["fallback", REFERENCE, f"training.optimizer.moments={moments}", "model.num_hidden_layers=2"]
         assert main([*call, "--json"]) == 0
         for option in json.loads(capsys.readouterr().out)["options"]:
             assert (option["trainable"], option["untrainable_keys"]) == (not missing, missing)

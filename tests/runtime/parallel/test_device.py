@@ -1,12 +1,13 @@
 """GPU memory limit: the smallest limit is set. torch's GPU calls are replaced."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from planner import build_plan, load
-from runtime.parallel.device import take_device
+from runtime.parallel.device import device_problems, take_device
 from runtime.process.identity import Identity
 from runtime.process.launchers import Launcher
 
@@ -43,3 +44,27 @@ def test_the_smaller_limit_binds(
     assert take_device(build_plan(load(STRATEGY)), IDENTITY, environ) == gpu
     expected = {"device": gpu} | ({} if fraction is None else {"share": fraction, "limited": gpu})
     assert calls == expected
+
+
+def test_refused_emulation_is_a_problem_where_torch_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = "cluster.gpu=H100"
+    plan = build_plan(load(STRATEGY, [gpu, "training.precision=fp8", "runtime.fp8_without_gpu=refuse"]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    for dense, grouped, found in ((True, True, ""), (True, False, "experts"), (False, False, "all products")):
+        kernels = {False: dense, True: grouped}
+        monkeypatch.setattr(
+            "runtime.parallel.device.device_has_kernel", lambda device, grouped, has=kernels: has[grouped]
+        )
+        problems = device_problems(plan, IDENTITY)
+        assert [problem.code for problem in problems] == (["SW903"] if found else [])
+        assert all(found in problem.found for problem in problems)
+
+
+def test_emulation_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    plan = build_plan(load("ds_configs/tiny_cpu.yaml", ["training.precision=fp8"]))
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for rank in (0, 1):
+        take_device(plan, replace(IDENTITY, rank=rank, local_rank=rank), threads)
+    assert [record.getMessage()[:26] for record in caplog.records] == ["SW904 FP8 is emulated: all"]
