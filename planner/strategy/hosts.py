@@ -148,7 +148,13 @@ def _from_mapping(value: dict[str, Any], info: ValidationInfo) -> Hosts:
         keys = ", ".join(sorted(map(str, set(value) - {"hostfile"}))) or f"hostfile: {show(path)}"
         found = f"{shorten(keys)} under hosts"
         meant, hint = _meant_by_mapping(value)
-        raise make_error("SW131", found, _EXPECTED, meant=meant or {"hostfile": "hostfile"}, hint=hint)
+        raise make_error(
+            "SW131",
+            found,
+            _EXPECTED,
+            meant=meant or 1,
+            hint=hint if meant else ", the number of hosts, or hostfile: FILE",
+        )
     context = info.context if isinstance(info.context, dict) else {}
     listed, problems = read_hostfile(expand_path(path), context.get("gpus_per_host"))
     if problems:

@@ -94,6 +94,7 @@ RESPELLED = {
     "limits.memory_max=64G": "limits.memory_max=64 GB",
     "limits.memory_max=64 gigabytes": "limits.memory_max=64 GB",
     "limits.memory_max=64": "limits.memory_max=64 GB",
+    "cluster.hosts={}": "cluster.hosts=1",  # not a hostfile that nobody has written
     "cluster.links.inter_host=10 GBps": "cluster.links.inter_host=10 GB/s",
     "cluster.links.inter_host=10 GB": "cluster.links.inter_host=10 GB/s",
     "cluster.links.inter_host=400 Gbit": "cluster.links.inter_host=400 Gbps",
