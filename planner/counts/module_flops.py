@@ -80,7 +80,7 @@ def layer_modules(
 ) -> tuple[ModuleCost, ...]:
     """The modules of some layers of a stage."""
     return tuple(
-        replace(m, flops_recompute=m.flops_recompute + _flops_again(m, recompute))
+        replace(m, flops_recompute=m.flops_recompute + _flops_again(m, recompute, p.is_float8))
         for m in _layers(p, num_dense, num_moe)
     )
 
@@ -95,15 +95,17 @@ def is_recomputed(module: ModuleCost, recompute: RecomputeKind) -> bool:
     return recompute == "layer" and module.is_in_layer
 
 
-def gemms_again(module: ModuleCost, recompute: RecomputeKind) -> tuple[Gemm, ...]:
+def gemms_again(module: ModuleCost, recompute: RecomputeKind, *, is_float8: bool = False) -> tuple[Gemm, ...]:
     """The products of a module that backward makes a second time.
 
     The second pass stops at the last tensor that backward needs (torch's checkpoint, early_stop): the last
     product of what is recomputed is left out, for it keeps its input only. Of a layer that is the MLP's or
-    the routed experts', which come after the shared ones.
+    the routed experts', which come after the shared ones. An FP8 product keeps its inputs when it is done.
     """
     if not is_recomputed(module, recompute):
         return ()
+    if is_float8:
+        return module.gemms
     is_last = {
         "attention": module.name == "projections",
         "experts": module.name == "experts",
@@ -112,11 +114,11 @@ def gemms_again(module: ModuleCost, recompute: RecomputeKind) -> tuple[Gemm, ...
     return module.gemms[:-1] if is_last[recompute] else module.gemms
 
 
-def _flops_again(module: ModuleCost, recompute: RecomputeKind) -> int:
+def _flops_again(module: ModuleCost, recompute: RecomputeKind, is_float8: bool) -> int:
     if not module.gemms:  # fused attention
         return module.flops_forward if is_recomputed(module, recompute) else 0
     # In proportion: rows of experts are rounded up in their products only.
-    again = sum(gemm.flops for gemm in gemms_again(module, recompute))
+    again = sum(gemm.flops for gemm in gemms_again(module, recompute, is_float8=is_float8))
     return module.flops_forward * again // sum(gemm.flops for gemm in module.gemms)
 
 

@@ -16,15 +16,31 @@ def attention(p: RankWorkload, *, is_backward: bool) -> int:
     a, hidden = p.element_bytes, p.tokens * p.model.hidden_size
     heads = p.tokens * (p.q + 2 * p.kv)
     norms = max(hidden, p.tokens * p.q if p.model.qk_norm != "none" else 0)
+    widest = max(p.q, p.model.hidden_size)
+    codes = float8(p, p.tokens, widest, p.q * p.model.hidden_size)
     if not is_backward:
         # The residual; a norm's squares and its product; or queries, keys and values as they turn; and the
         # projection's result with its sum over TP and the next residual.
         turned = p.tokens * (p.q + p.kv if p.is_fused else 3 * p.q)
-        return a * hidden + max((_wide(p) + a) * norms, a * (heads + turned), 3 * a * hidden)
+        return a * hidden + max(
+            (_wide(p) + a) * norms, a * (heads + turned), 3 * a * hidden, a * (heads + hidden) + codes
+        )
     # The residual's gradient, and its sum with the branch's. A norm's backward has four fp32 tensors at once.
     turned = p.tokens * (p.q + p.kv if p.is_fused else 4 * p.q)
-    turning = a * (2 * heads + turned) + a * hidden
+    turning = a * (2 * heads + turned) + a * hidden + codes
     return 2 * a * hidden + max((4 * _wide(p) + 2 * a) * norms, turning)
+
+
+def float8(p: RankWorkload, rows: int, width: int, weights: int) -> int:
+    """Of a product of `rows` of `width` elements at most with so many weights: codes and decoded values of
+    both, and of the larger what one operation makes beside, a scaled copy or indices (model/float8.py).
+
+    FP8 units take the codes: there the decoded values are not made, and this is an upper bound.
+    """
+    if not p.is_float8:
+        return 0
+    a, row_elements = p.element_bytes, rows * width
+    return (1 + a) * (row_elements + weights) + (a + _WIDE) * max(row_elements, weights)
 
 
 def _wide(p: RankWorkload) -> int:
@@ -35,10 +51,11 @@ def _wide(p: RankWorkload) -> int:
 def mlp(p: RankWorkload, width: int, *, is_backward: bool) -> int:
     """A dense or shared MLP of local width `width`, with the norm before it."""
     a, hidden = p.element_bytes, p.tokens * p.model.hidden_size
+    codes = float8(p, p.tokens, max(width, p.model.hidden_size), width * p.model.hidden_size)
     if not is_backward:
-        return a * hidden + max((_wide(p) + a) * hidden, 3 * a * hidden)
+        return a * hidden + max((_wide(p) + a) * hidden, 3 * a * hidden, 2 * a * hidden + codes)
     rows = _inner_gradients(p) * p.tokens * width
-    return 2 * a * hidden + max((4 * _wide(p) + 2 * a) * hidden, a * (rows + 2 * hidden))
+    return 2 * a * hidden + max((4 * _wide(p) + 2 * a) * hidden, a * (rows + 2 * hidden) + codes)
 
 
 def _inner_gradients(p: RankWorkload) -> int:
@@ -73,7 +90,7 @@ def _experts_forward(p: RankWorkload) -> int:
     hidden, a = p.model.hidden_size, p.element_bytes
     copies = 1 if p.model.num_experts == p.ep else 2
     exchange = a * hidden * (p.sent + (2 * copies * p.received if p.ep > 1 else p.received))
-    exchange += _one_by_one(p)
+    exchange += _one_by_one(p) + _experts_float8(p)
     combined = 0 if p.is_fused else p.share_tokens * p.model.num_experts_per_tok
     combine = hidden * (a * combined + (a + _wide(p)) * p.share_tokens) + a * hidden * p.sent
     return max(exchange, combine) + _INDEX * 4 * max(p.sent, p.received)
@@ -85,7 +102,15 @@ def _experts_backward(p: RankWorkload) -> int:
     copies = 1 if model.num_experts == p.ep else 2
     moving = a * hidden * (p.sent + copies * p.received) if p.ep > 1 else a * hidden * p.sent
     inner = a * p.computed * model.moe_intermediate_size * _expert_gradients(p)
-    return moving + a * hidden * p.computed + inner + _one_by_one(p)
+    return moving + a * hidden * p.computed + inner + _one_by_one(p) + _experts_float8(p)
+
+
+def _experts_float8(p: RankWorkload) -> int:
+    """Of the first product, whose weights are all of a rank's experts'."""
+    model = p.model
+    inner = model.moe_intermediate_size * (2 if model.expert == "swiglu" else 1)
+    weights = model.num_experts // p.ep * inner * model.hidden_size
+    return float8(p, p.computed, max(inner, model.hidden_size), weights)
 
 
 def _expert_gradients(p: RankWorkload) -> int:

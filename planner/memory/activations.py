@@ -181,7 +181,11 @@ def _loss_bytes(p: RankWorkload, num_chunks: int) -> int:
     product = 0 if is_wide or is_one else a * p.vocabulary * p.model.hidden_size
     vectors = ((0 if p.is_fused else _WIDE) + 3 * a) * tokens * p.model.hidden_size
     small = tokens * (3 * _INDEX + 8) + chunk * (4 * _INDEX + 8 * _WIDE)
-    return logits * chunk * p.vocabulary + product + vectors + small
+    weight = p.vocabulary * p.model.hidden_size
+    codes = transient_bytes.float8(p, chunk, max(p.vocabulary, p.model.hidden_size), weight)
+    if p.is_float8:  # its weight is quantized once by row and once by column, and the product is copied
+        codes += (1 + a) * weight + a * chunk * max(p.vocabulary, p.model.hidden_size)
+    return logits * chunk * p.vocabulary + product + vectors + small + codes
 
 
 def _chunk_tokens(p: RankWorkload, num_chunks: int) -> int:

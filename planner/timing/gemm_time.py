@@ -37,7 +37,9 @@ def recomputed_s(
     work: ModuleCost, p: RankWorkload, device: Device, precision: str, recompute: RecomputeKind
 ) -> float:
     """Seconds of the products that backward makes a second time."""
-    seconds = sum(gemm_s(gemm, device, precision) for gemm in gemms_again(work, recompute))
+    seconds = sum(
+        gemm_s(gemm, device, precision) for gemm in gemms_again(work, recompute, is_float8=p.is_float8)
+    )
     if work.name == "attention" and is_recomputed(work, recompute):
         seconds += attention_s(work.flops_forward, p, device, precision)
     return seconds

@@ -3,6 +3,7 @@
 from planner.counts.rank_workload import RankWorkload
 from planner.plan.plan import Plan
 from planner.timing import collective_time, op_sizes
+from planner.timing.float8_collectives import Maxima, attention_maxima, layer_maxima, output_maxima
 from planner.timing.stage_cost import StageCost
 
 _GATE_BYTES = 4  # of a route: fp32, and so is its gradient
@@ -59,6 +60,7 @@ def tensor_parallel_s(cost: StageCost) -> tuple[float, float]:
         backward += total
         if p.model.aggregation == "linear":
             forward += total
+        forward += _maxima_s(cost, output_maxima(p))
     return forward, backward
 
 
@@ -80,7 +82,15 @@ def layer_sums_s(cost: StageCost) -> tuple[float, float]:
         forward, backward = forward + small, backward + small
     elif p.model.qk_norm == "head":
         backward += 2 * (dense + moe) * collective_time.all_reduce_s(4 * p.model.head_dim, placement, network)
-    return forward, backward
+    maxima, maxima_back = layer_maxima(p, dense, moe)
+    return forward + _maxima_s(cost, maxima), backward + _maxima_s(cost, maxima_back)
+
+
+def _maxima_s(cost: StageCost, maxima: Maxima) -> float:
+    if not maxima:
+        return 0.0
+    placement, network = cost.placement("tp"), cost.network
+    return sum(times * collective_time.all_reduce_s(size, placement, network) for times, size in maxima)
 
 
 def num_meetings(cost: StageCost) -> tuple[int, int]:
@@ -98,10 +108,14 @@ def recomputed_collectives_s(cost: StageCost) -> tuple[float, float]:
     The second pass stops at the last tensor that backward needs, which is before the last sum or gather of
     what is recomputed.
     """
+    p = cost.workload
     if cost.recompute == "layer":
-        return all_to_all_s(cost, is_backward=False, is_again=True), _sums_again_s(cost)
+        maxima = layer_maxima(p, *cost.num_layers)[0]
+        sums = _sums_again_s(cost) + _maxima_s(cost, maxima)
+        return all_to_all_s(cost, is_backward=False, is_again=True), sums
     if cost.recompute == "attention":
-        return 0.0, _square_sums_s(cost)
+        maxima = attention_maxima(p, sum(cost.num_layers))
+        return 0.0, _square_sums_s(cost) + _maxima_s(cost, maxima)
     return 0.0, 0.0
 
 

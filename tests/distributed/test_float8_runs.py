@@ -1,11 +1,15 @@
 """Whole FP8 runs in layouts are within the noise of one process whose input is changed by 3e-7."""
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 
+from tests.distributed.test_recompute import assert_same_bits
 from tests.support.float8_noise import distance_of, in_one_process
-from tests.support.layout import run_layout
+from tests.support.layout import run_layout, run_relay
 from tests.support.matrix import CUTS, Case, Layout
 from tests.support.noise import distance_in, noise, spread
 from tests.support.reference import Trajectory
@@ -70,3 +74,19 @@ def test_the_noise_is_far_below_what_fp8_changes() -> None:
 def test_precision_fp8_is_no_further_from_one_process_than_that_is_from_fp32(case: Case) -> None:
     """bf16 weights and activations, as training.precision fp8 trains; sums in bf16 add their noise."""
     assert beyond(distance_in("fp8", case.strategy), noise(case.strategy, "fp8")) == {}
+
+
+IN_FP8 = Case(layout=Layout(ep=4, tp=2, dp=1), zero_stage=2, accumulation=2, precision="fp8", **LOSSES)
+
+
+@pytest.mark.parametrize("recompute", ["layer", "attention", "experts"])
+def test_what_is_recomputed_has_the_same_bits(recompute: str) -> None:
+    assert_same_bits(replace(IN_FP8, recompute=recompute).strategy)
+
+
+def test_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
+    straight = run_layout(IN_FP8.strategy)
+    relayed = run_relay(IN_FP8.strategy, IN_FP8.strategy, folder=tmp_path, at=(2,))
+    assert (relayed.losses, relayed.norms) == (straight.losses, straight.norms)
+    assert relayed.final.keys() == straight.final.keys()
+    assert all(torch.equal(relayed.final[key], straight.final[key]) for key in straight.final)

@@ -122,6 +122,27 @@ CASES: dict[str, dict[str, Any]] = {
         "training__micro_batch": 8,
         "runtime__recompute": "experts",
     },
+    "fp8, tp under ep, swiglu": {
+        "parallel__ep": 2,
+        "parallel__tp": 2,
+        "training__precision": "fp8",
+        "model__expert": "swiglu",
+        "model__num_shared_experts": 1,
+        "model__moe_intermediate_size": 48,
+        "training__micro_batch": 8,
+    },
+    "fp8, wide experts": {
+        "parallel__ep": 2,
+        "training__precision": "fp8",
+        "model__moe_intermediate_size": 256,
+        "training__micro_batch": 8,
+    },
+    "fp8, large vocabulary": {
+        "parallel__ep": 2,
+        "training__precision": "fp8",
+        "model__vocab_size": 4096,
+        "training__micro_batch": 8,
+    },
     "eight ranks, bf16, loss-free balancing": {
         "parallel__ep": 8,
         "training__precision": "bf16",
