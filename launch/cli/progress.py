@@ -1,5 +1,8 @@
 """Progress of long work: one changing line on a terminal, one line for each message in a log."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -7,10 +10,14 @@ from launch.cli.output import is_terminal
 
 
 class Progress:
-    """Prints what is being done on `out`, which is not where the answer is printed."""
+    """Prints what is being done on `out`, which is not where the answer is printed.
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    Args:
+        of: the command, in front of the lines of a log.
+    """
+
+    def __init__(self, out: TextIO, of: str = "preflight") -> None:
+        self._out, self._of = out, of
         self._status: Any = None
 
     def __enter__(self) -> "Progress":
@@ -33,4 +40,24 @@ class Progress:
 
             self._status.update(Text(what))
         else:
-            print(f"preflight: {what}", file=self._out, flush=True)
+            print(f"{self._of}: {what}", file=self._out, flush=True)
+
+
+LOG_EVERY_S = 10.0  # in a log; work that is done before says nothing there
+_DRAW_EVERY_S = 0.2
+
+
+@contextmanager
+def counted(out: TextIO, of: str, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that is told how many of how many are done, as often as one likes."""
+    every = _DRAW_EVERY_S if is_terminal(out) else LOG_EVERY_S
+    next_time = time.monotonic() + every
+    with Progress(out, of) as progress:
+
+        def report(done: int, total: int) -> None:
+            nonlocal next_time
+            if time.monotonic() >= next_time:
+                progress.show(f"{done:,} of {total:,} {what}")
+                next_time = time.monotonic() + every
+
+        yield report

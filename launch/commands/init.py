@@ -11,6 +11,7 @@ import typer
 from launch.cli.command import command
 from launch.cli.options import HardwareFile
 from launch.cli.output import CommandOutput
+from launch.cli.progress import counted
 from launch.commands.new_machine import Machine, describe_machine, option_problem
 from launch.commands.prediction import device_for
 from planner import Strategy, build_plan, loads
@@ -144,7 +145,8 @@ def _best(smallest: Strategy, hardware: str | None) -> "tuple[SearchRow | None, 
     """The fastest row that this version trains, and how many there are."""
     from planner.search.search import search
 
-    rows = search(smallest, device_for(smallest, hardware)).rows
+    with counted(sys.stderr, "init", "layouts") as report:
+        rows = search(smallest, device_for(smallest, hardware), report=report).rows
     trainable = [row for row in rows if not find_unimplemented(row.strategy)]
     return (trainable[0] if trainable else None), len(trainable)
 

@@ -6,7 +6,7 @@ shipped one, whose memory and peaks stay those of devices.yaml (or of the strate
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from typing import Any
 from planner.files import read_limited
 from planner.hardware.device import (
     CPU,
+    KEYS,
     Curve,
     Device,
     EntryError,
     MeasuredCollective,
-    check_keys,
     make_device,
     peaks_of,
+    unknown_keys,
 )
 from planner.hardware.scaling import bandwidth_of, scaled_entry
 from planner.problems import Problem, StrategyError
@@ -167,35 +168,90 @@ def read_hardware(path: Path) -> dict[str, dict[str, Any]]:
     """All that a hardware file has, link presets as written under LINKS.
 
     Raises:
-        StrategyError: if it is not one.
+        StrategyError: with every mistake in its devices, or that it is no hardware file.
     """
     lines: dict[tuple[str, ...], int | None] = {}
-    at: tuple[str, ...] = ()
-    try:
-        written = _entries(read_limited(path, MAX_BYTES).decode(), str(path), lines)
-        shipped = devices()
-        found = {LINKS: written.pop(LINKS)} if LINKS in written else {}
-        for name, entry in written.items():
-            at = (name,)
-            if isinstance(entry, dict):
-                check_keys(entry)
-            found[name] = _resolved({name: entry}, shipped | found)[name]
-            make_device(name, found[name], str(path))
-            if "memory" not in entry:
-                raise EntryError("memory", "memory is missing")
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        key = error.key if isinstance(error, EntryError) else ""
-        problem = Problem(
-            code="SW141",
-            file=str(path),
-            line=lines.get((*at, key), lines.get(at)),
-            path=".".join(at) or None,
-            found=_why_unread(error),
-            expected="entries as in planner/hardware/devices.yaml",
-            fix="correct the file, measure again with python -m benchmarks.calibrate, or remove it",
-        )
-        raise StrategyError([problem]) from None
+    written = _written(path, lines)
+    found = {LINKS: written.pop(LINKS)} if LINKS in written else {}
+    problems: list[Problem] = []
+    for name, entry in written.items():
+        known = devices() | found
+        errors = list(_faults_of(name, entry, known, str(path)))
+        problems += (_unread(path, lines, (name,), error) for error in errors)
+        # An entry that is `like` a faulty one is not at fault for that.
+        found[name] = devices()[_NEAREST] if errors else _resolved({name: entry}, known)[name]
+    if problems:
+        raise StrategyError(problems)
     return found
+
+
+def read_links(path: Path) -> Any:
+    """What a hardware file has under LINKS, as it is written.
+
+    Raises:
+        StrategyError: if it is no hardware file.
+    """
+    return _written(path, {}).get(LINKS) or {}
+
+
+def _written(path: Path, lines: dict[tuple[str, ...], int | None]) -> dict[str, Any]:
+    try:
+        return _entries(read_limited(path, MAX_BYTES).decode(), str(path), lines)
+    except (OSError, ValueError) as error:
+        raise StrategyError([_unread(path, lines, (), error)]) from None
+
+
+_FAULTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def _faults_of(name: str, entry: Any, known: Mapping[str, dict[str, Any]], file: str) -> Iterator[Exception]:
+    """Everything that is wrong with an entry; a legal value stands in for each wrong one that was found."""
+    if not isinstance(entry, dict):
+        yield TypeError(f"{name} is not a mapping")
+        return
+    yield from unknown_keys(entry)
+    if "memory" not in entry:
+        yield EntryError("memory", "memory is missing")
+    trial = {"memory": devices()[_NEAREST]["memory"], **{key: entry[key] for key in entry if key in KEYS}}
+    seen: set[str] = set()
+    while True:
+        try:
+            make_device(name, _resolved({name: trial}, known)[name], file)
+            return
+        except _FAULTS as error:
+            yield error
+            if not isinstance(error, EntryError) or str(error) in seen or not _stand_in(trial, error.key):
+                return
+            seen.add(str(error))
+
+
+def _stand_in(trial: dict[str, Any], key: str) -> bool:
+    """Give a wrong key of an entry a legal value; whether that is possible."""
+    legal = devices()[_NEAREST]
+    if key in legal:
+        trial[key] = legal[key]
+        return True
+    if key in legal["latency"] and isinstance(trial.get("latency"), dict):
+        if trial["latency"].get(key) == legal["latency"][key] and isinstance(trial.get("links"), dict):
+            trial["links"] = {other: value for other, value in trial["links"].items() if other != key}
+        trial["latency"] = {**trial["latency"], key: legal["latency"][key]}
+        return True
+    return key != "like" and trial.pop(key, None) is not None
+
+
+def _unread(
+    path: Path, lines: Mapping[tuple[str, ...], int | None], at: tuple[str, ...], error: Exception
+) -> Problem:
+    key = error.key if isinstance(error, EntryError) else ""
+    return Problem(
+        code="SW141",
+        file=str(path),
+        line=lines.get((*at, key), lines.get(at)),
+        path=".".join(at) or None,
+        found=_why_unread(error),
+        expected="entries as in planner/hardware/devices.yaml",
+        fix="correct the file, measure again with python -m benchmarks.calibrate, or remove it",
+    )
 
 
 def _why_unread(error: Exception) -> str:

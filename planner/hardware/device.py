@@ -2,7 +2,7 @@
 
 import difflib
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
@@ -157,17 +157,13 @@ def make_device(name: str, entry: Mapping[str, Any], calibration: str | None) ->
     )
 
 
-def check_keys(entry: Mapping[str, Any]) -> None:
-    """Every key of an entry is one of KEYS; a misspelt one would be a rate that nothing uses.
-
-    Raises:
-        EntryError: at the first that is not.
-    """
+def unknown_keys(entry: Mapping[str, Any]) -> Iterator[EntryError]:
+    """Keys of an entry that are not in KEYS; a misspelt one would be a rate that nothing uses."""
     for key in entry:
         if key not in KEYS:
             close = difflib.get_close_matches(str(key), KEYS, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(KEYS))}"
-            raise EntryError(key, f"unknown key {key!r}{hint}")
+            yield EntryError(key, f"unknown key {key!r}{hint}")
 
 
 def peaks_of(entry: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from planner.hardware.catalog import LINKS, read_hardware, user_file
+from planner.hardware.catalog import LINKS, read_links, user_file
 from planner.hardware.device import number
 from planner.problems import Problem, StrategyError
 from planner.yaml12 import Document
@@ -42,7 +42,7 @@ def known_links(hardware: Path | None = None) -> dict[str, LinkPreset]:
     found: dict[str, LinkPreset] = {}
     for file in (user_file(), hardware):
         if file is not None:
-            found |= _of_file(file)
+            found |= _of_table(file, read_links(file))
     return found | shipped_links()
 
 
@@ -75,20 +75,32 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in " -_.")
 
 
-def _of_file(file: Path) -> dict[str, LinkPreset]:
-    written: Any = read_hardware(file).get(LINKS) or {}
-    try:
-        return {name: _preset(name, entry) for name, entry in written.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problem = Problem(
-            code="SW141",
-            file=str(file),
-            path=LINKS,
-            found=f"not a table of links: {error}",
-            expected="NAME: {bandwidth: 50 GB/s, source: where the figure is from}",
-            fix=f"correct {LINKS}",
-        )
-        raise StrategyError([problem]) from None
+def _of_table(file: Path, written: Any) -> dict[str, LinkPreset]:
+    if not isinstance(written, dict):
+        raise StrategyError([_not_a_link(file, LINKS, "not a table of links")])
+    found: dict[str, LinkPreset] = {}
+    problems: list[Problem] = []
+    for name, entry in written.items():
+        try:
+            found[name] = _preset(name, entry)
+        except KeyError as error:
+            problems.append(_not_a_link(file, f"{LINKS}.{name}", f"not a link: {error.args[0]} is missing"))
+        except (TypeError, ValueError, AttributeError) as error:
+            problems.append(_not_a_link(file, f"{LINKS}.{name}", f"not a link: {error}"))
+    if problems:
+        raise StrategyError(problems)
+    return found
+
+
+def _not_a_link(file: Path, path: str, found: str) -> Problem:
+    return Problem(
+        code="SW141",
+        file=str(file),
+        path=path,
+        found=found,
+        expected="NAME: {bandwidth: 50 GB/s, source: where the figure is from}",
+        fix=f"correct {path}",
+    )
 
 
 def _preset(name: str, entry: Mapping[str, Any], *, is_shipped: bool = False) -> LinkPreset:

@@ -139,7 +139,16 @@ def loads(
 def known_names(hardware: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Devices and links that a strategy may name: shipped ones, the user's, and those of a file."""
     own = None if hardware is None else FilePath(hardware)
-    return {"devices": known_devices(own), "links": known_links(own)}
+    found: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for kind, read in (("devices", known_devices), ("links", known_links)):
+        try:
+            found[kind] = read(own)
+        except StrategyError as error:
+            problems += error.problems
+    if problems:
+        raise StrategyError(dict.fromkeys(problems))
+    return found
 
 
 def locate_problems(problems: Iterable[Problem], strategy: Strategy) -> tuple[Problem, ...]:

@@ -117,7 +117,7 @@ def quantity_table(a: Side, b: Side) -> Table:
     rows = [(name, *values, "") for name, values in _words(a, b)]
     for quantity in QUANTITIES:
         first, second = quantity.of(a), quantity.of(b)
-        ratio = f"{second / first:.3g}" if quantity.has_ratio and first else ""
+        ratio = readable_ratio(second / first) if quantity.has_ratio and first else ""
         rows.append((quantity.name, quantity.show(first), quantity.show(second), ratio))
     checks_a, checks_b = ({check.name: check for check in side.limits} for side in (a, b))
     for name in dict.fromkeys((*checks_a, *checks_b)):
@@ -128,6 +128,13 @@ def quantity_table(a: Side, b: Side) -> Table:
         rows=tuple(rows),
         numeric=frozenset({"A", "B", "B / A"}),
     )
+
+
+def readable_ratio(value: float) -> str:
+    """B / A for people: 0.85, 12,000, 1 / 12,000."""
+    if 0 < value < 0.01:
+        return f"1 / {1 / value:,.0f}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _words(a: Side, b: Side) -> Iterator[tuple[str, tuple[str, str]]]:

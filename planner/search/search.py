@@ -2,7 +2,7 @@
 
 import gc
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,11 +65,17 @@ class Search:
     lines: tuple[str, ...]
 
 
-def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str] = ()) -> Search:
+def search(
+    strategy: Strategy,
+    device: Device | None = None,
+    vary: Sequence[str] = (),
+    report: Callable[[int, int], None] | None = None,
+) -> Search:
     """Every legal plan that fits the memory. `vary`: also other values of `precision`, `global_batch`.
 
     A plan that does not fit without recompute has the least that makes it fit; ZeRO 2 is left out where
-    DeepSpeed gets it for ZeRO 1 too. Hosts that the strategy keeps as spares may be used.
+    DeepSpeed gets it for ZeRO 1 too. Hosts that the strategy keeps as spares may be used. `report` is told
+    before each layout how many of how many are done.
 
     Raises:
         StrategyError: if the cluster has several GPUs and no links.
@@ -78,7 +84,7 @@ def search(strategy: Strategy, device: Device | None = None, vary: Sequence[str]
     if problems:
         raise StrategyError(problems)
     with _garbage_collection_paused():
-        return _search(strategy, device or device_of(strategy.cluster.gpu), vary)
+        return _search(strategy, device or device_of(strategy.cluster.gpu), vary, report)
 
 
 @contextmanager
@@ -93,14 +99,19 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
+def _search(
+    strategy: Strategy,
+    device: Device,
+    vary: Sequence[str],
+    report: Callable[[int, int], None] | None,
+) -> Search:
     rows: list[SearchRow] = []
     num_legal, largest = 0, 0
     for varied in _varied(strategy, device, vary):
         space = space_of(varied)
         found = layouts(space)
         largest = max((largest, *(world_size(parallel) for parallel in found)))
-        for row in _rows(space, found, device):
+        for row in _rows(space, _reported(found, report), device):
             num_legal += 1
             if row is not None:
                 rows.append(row)
@@ -117,7 +128,14 @@ def _search(strategy: Strategy, device: Device, vary: Sequence[str]) -> Search:
     )
 
 
-def _rows(space: Space, found: Sequence[Parallel], device: Device) -> Iterator[SearchRow | None]:
+def _reported(found: Sequence[Parallel], report: Callable[[int, int], None] | None) -> Iterator[Parallel]:
+    for number, parallel in enumerate(found):
+        if report is not None:
+            report(number, len(found))
+        yield parallel
+
+
+def _rows(space: Space, found: Iterable[Parallel], device: Device) -> Iterator[SearchRow | None]:
     """A row for each ZeRO stage and micro_batch of each layout, with the least recompute that fits the
     memory; None where nothing does. Of a pipeline also one with a light last stage."""
     times, memory, limit = TimeModel(device), MemoryModel(), memory_limit(space.strategy)

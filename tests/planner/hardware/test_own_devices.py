@@ -101,6 +101,48 @@ def test_a_wrong_file_is_a_problem_with_its_line(
     assert fact in problem.found
 
 
+def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    text = """\
+Two:
+  memory: 100 GB
+  memory_bandwidth: 6.7 parsecs
+  peak: {bf16: many}
+  price: 3
+  gemm: {bf16: 7}
+Like:
+  like: two
+  memory: 100 GB
+  memory_bandwidth: 6.7 TB/s
+  peak: {bf16: 989 TFLOPS}
+  source: a brochure
+Other:
+  like: nothing
+  source: a brochure
+Third: 7
+links:
+  Rope: {bandwidth: 7 sheep, source: mine}
+  Line: {source: mine}
+"""
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, NAMED, hardware=own_file(tmp_path, text))
+    problems = caught.value.problems
+    assert {problem.code for problem in problems} == {"SW141"}
+    told = {(problem.path, problem.line): problem.found for problem in problems}
+    for place, fact in {
+        ("Two", 4): "peak",
+        ("Two", 5): "unknown key 'price'",
+        ("Two", 6): "gemm",
+        ("Two", 1): "is missing",
+        ("Other", 13): "memory is missing",
+        ("Other", 14): "unknown device 'nothing'",
+        ("Third", 16): "not a mapping",
+        ("links.Rope", None): "7 sheep",
+        ("links.Line", None): "bandwidth is missing",
+    }.items():
+        assert fact in told[place], place
+    assert not [problem for problem in problems if problem.path == "Like"], "its own keys are right"
+
+
 def test_the_commands_take_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = own_file(tmp_path)
     small = (*NAMED, "cluster.hosts=1", "model.num_hidden_layers=1", "limits={}", f"output.folder={tmp_path}")

@@ -8,6 +8,7 @@ import pytest
 from launch.__main__ import main
 from planner import build_plan, load
 from planner.prediction.predict import predict
+from planner.report.comparison import readable_ratio
 
 STAGED, COLOCATED = "ds_configs/ep64_tp2_staged.yaml", "ds_configs/ep64_tp2.yaml"
 
@@ -86,3 +87,11 @@ def test_full_prints_both_strategies(capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out
     assert f"# A: {STAGED}\nname: ep64_tp2_staged\n" in out
     assert f"# B: {COLOCATED}\nname: ep64_tp2\n" in out
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [(8.55e-05, "1 / 11,696"), (0.0123, "0.0123"), (0.85, "0.85"), (1, "1"), (12345.6, "12,346"), (0, "0")],
+)
+def test_a_ratio_of_any_size_reads_without_an_exponent(ratio: float, text: str) -> None:
+    assert readable_ratio(ratio) == text
