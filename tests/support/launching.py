@@ -1,4 +1,4 @@
-"""Starts the real thing: `deepspeed train.py` as a user types it, on a small strategy and a small text."""
+"""Starts the real thing, `deepspeed train.py` or another launcher, as a user types it, on a small text."""
 
 import json
 import os
@@ -7,12 +7,26 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+# What a launcher around the tests, such as srun, has set; and what hides GPUs from DeepSpeed's launcher.
+_LAUNCHERS_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "CROSS_",
+    "SLURM_",
+    "OMPI_",
+    "PMI",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 STRATEGY = """
 name: smoke
@@ -48,16 +62,30 @@ class Launch:
         port: int | None = None,
     ) -> None:
         """Starts it, on a free port each time: the last attempt's sockets may still be closing."""
-        if port is None:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
         command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
-        command += ["--master_port", str(port), "train.py", "--strategy", str(self.strategy), *overrides]
-        environment = (
-            os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | (env or {})
-        )
-        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        command += [
+            "--master_port",
+            str(free_port() if port is None else port),
+            "train.py",
+            "--strategy",
+            str(self.strategy),
+            *overrides,
+        ]
+        self.start_command(command, env=env)
+
+    def start_command(self, command: Sequence[str], *, env: dict[str, str] | None = None) -> None:
+        """Starts a launcher in the project folder; `python` and the like are those of this environment."""
+        here = Path(sys.executable).parent
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS_VARIABLES)
+        }
+        environment |= {
+            "DS_ACCELERATOR": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "NO_COLOR": "1",
+            "PATH": f"{here}:{os.environ['PATH']}",
+            **(env or {}),
+        }
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -68,12 +96,38 @@ class Launch:
             start_new_session=True,
         )
 
+    def run_command(
+        self, *command: str, env: dict[str, str] | None = None, timeout: float = 300
+    ) -> tuple[int, str]:
+        """Starts a launcher and waits: the exit code, all that was printed. Nothing may be left running."""
+        self.start_command(command, env=env)
+        code, output = self.finish(timeout)
+        left = self.processes()
+        for process in left:
+            process.kill()
+        assert not left, f"left running: {left}\n{output}"
+        return code, output
+
+    def processes(self) -> list[psutil.Process]:
+        """All that has this strategy in its command."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if str(self.strategy) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:  # it has ended
+                continue
+        return found
+
     def finish(self, timeout: float = 120) -> tuple[int, str]:
         """Waits; returns the exit code and everything it printed. Nothing of it is left running."""
         assert self._process is not None
         ours = self.ranks()
         try:
             output, _ = self._process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            ours += self.processes()
+            raise
         finally:
             for process in (*ours, self._process):
                 if process.is_running() if isinstance(process, psutil.Process) else process.poll() is None:
@@ -151,3 +205,10 @@ def _blocked_signals(process: psutil.Process) -> int:
     except OSError:
         return 0
     return int(status.partition("SigBlk:")[2].split()[0], 16)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
