@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.prediction.breakdown import PHASES
-from runtime.files.json_lines import LineFile
+from runtime.files.json_lines import LineFile, LineFileDeletedError
 from runtime.profiling.phase_clock import communication_share, step_s, utilization
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Telemetry:
         self, run_folder: Path, rank: int, *, attempt: int, first_step: int = 1, tensorboard: bool = False
     ) -> None:
         self._attempt = attempt
+        self._events_folder = run_folder / EVENTS_NAME
         self._rank_lines = LineFile(run_folder / RANKS_NAME / f"rank-{rank:04d}.jsonl")
         self._step_lines = LineFile(run_folder / STEPS_NAME) if rank == 0 else None
         self._events = _open_events(run_folder, first_step) if rank == 0 and tensorboard else None
@@ -128,6 +129,10 @@ class Telemetry:
             }
         )
         if self._events is not None:
+            # Its thread would print a traceback, and raise it at a later step.
+            if not self._events_folder.is_dir():
+                gone = f"{self._events_folder} was deleted while the run was writing to it"
+                raise LineFileDeletedError(f"SW963 {gone}")
             for name, value in _scalars(line).items():
                 self._events.add_scalar(name, value, line.step)
 
@@ -136,7 +141,7 @@ class Telemetry:
         self._rank_lines.close()
         if self._step_lines is not None:
             self._step_lines.close()
-        if self._events is not None:
+        if self._events is not None and self._events_folder.is_dir():
             self._events.close()
 
 

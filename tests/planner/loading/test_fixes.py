@@ -224,6 +224,7 @@ _KEYS = st.sampled_from(
 _FAULTS = st.lists(st.tuples(_KEYS, _VALUES), min_size=1, max_size=3, unique_by=lambda pair: pair[0])
 _LINE = r"[a-z]{1,3}[0-9]?(:[0-9]{1,4}|\[[0-9]-[0-9]\])?( (slots|gpus|max_slots)=[0-9,-]{1,3})?"
 _SHIPPED_LINES = ("n0 slots=4", "n1:4", "node[1-3] slots=2", "n2", "# x", "", "[all]", "n3 slots=0")
+_SHIPPED_LINES += ("rank 0=n0 slot=0", "10.0.0.1 n5 n5.local", "n6 4 n7 2", "n8;n9", "n4 slots=x", "n[08-19]")
 _LINES = st.lists(
     st.one_of(
         st.sampled_from(_SHIPPED_LINES),

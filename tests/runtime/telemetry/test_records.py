@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
 
 from planner.prediction.breakdown import PHASES
-from runtime.files.json_lines import read_steps
+from runtime.files.json_lines import LineFileDeletedError, read_steps
 from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
 
 PHASES_S = dict.fromkeys(PHASES, 0.0) | {"compute": 1.5, "all_to_all": 0.25, "other": 0.25}
@@ -144,3 +145,14 @@ def test_telemetry_costs_little(tmp_path):
         telemetry.append_rank_step(large)
     telemetry.close()
     assert (time.process_time() - started) / 100 < 10e-3  # 1 % of a demo step of 1 s
+
+
+def test_a_deleted_folder_of_events_is_told_once(tmp_path, capfd):
+    records = Telemetry(tmp_path, 0, attempt=1, tensorboard=True)
+    records.append_step(step_line(1))
+    time.sleep(0.5)  # the thread of the events has written them
+    shutil.rmtree(tmp_path / "tensorboard")
+    with pytest.raises(LineFileDeletedError, match=f"SW963 {tmp_path}/tensorboard was deleted"):
+        records.append_step(step_line(2))
+    records.close()
+    assert "Traceback" not in capfd.readouterr().err
