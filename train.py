@@ -36,7 +36,7 @@ HOW = "start it with deepspeed, torchrun, srun or mpirun, or with plain python f
 
 def main(argv: Sequence[str]) -> None:
     """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
-    path, overrides = parse_arguments(argv)
+    path, overrides, takes_over = parse_arguments(argv)
     if needs_gpus(path, overrides) and is_other_rank_here() and not has_gpu():
         leave_to_rank_0(WRONG_INPUT)  # 68 of them, on a laptop: only one of them reads the strategy
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     start = start_rank(path, overrides, how=HOW, check=find_unimplemented)
     refuse_early(start, start.run_folder, (path, *overrides))
-    run_rank(start, start.run_folder, decide, train)
+    run_rank(start, start.run_folder, decide, train, takes_over=takes_over)
 
 
 def decide(context: "RunContext") -> "StartDecision":
@@ -107,12 +107,15 @@ def needs_gpus(path: str, overrides: Sequence[str]) -> bool:
     return path == DOCUMENT_STRATEGY and not any(text.startswith("cluster") for text in overrides)
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The strategy's path and its overrides. Exits with code 2 on a wrong command line."""
+def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool]:
+    """The strategy's path, its overrides, whether a run is taken over. Exits with code 2 on a wrong line."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train a strategy.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--strategy", metavar="FILE", help="the strategy to train")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")
+    parser.add_argument(
+        "--take-over", action="store_true", help="take the run from a process that still trains it"
+    )
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     for flag, key in DOCUMENT_FLAGS.items():
         parser.add_argument(f"--{flag}", metavar="N", help=f"the same as {key}=N")
@@ -126,7 +129,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str]]:
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     if arguments.strategy is None and not overrides:
         parser.error(f"--strategy FILE is required, for example --strategy {DOCUMENT_STRATEGY}")
-    return arguments.strategy or DOCUMENT_STRATEGY, overrides + arguments.overrides
+    path = arguments.strategy or DOCUMENT_STRATEGY
+    return path, overrides + arguments.overrides, arguments.take_over
 
 
 if __name__ == "__main__":

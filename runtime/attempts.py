@@ -8,6 +8,7 @@ import typer
 
 from planner import Problem, __version__
 from planner.exit_codes import ExitCode
+from planner.run_holder import find_live_holder
 from planner.standard_streams import run_program
 from runtime.files.path_kind import wrong_kind
 from runtime.startup.claims import set_aside
@@ -41,6 +42,16 @@ def set_run_aside(run: Annotated[Path, typer.Argument(help="the folder of a run"
         if not run.exists():
             print(f"there is no {run}: nothing is in the way of a fresh start")
             return
+        if (holder := find_live_holder(run)) is not None:
+            problem = Problem(
+                code="SW648",
+                file=str(run),
+                found=f"the run is being trained ({holder})",
+                expected="a run that nobody trains",
+                fix=f"stop it first: kill -TERM {holder.pid} on {holder.host} saves its last step",
+            )
+            print(problem, file=sys.stderr)
+            raise typer.Exit(ExitCode.WRONG_INPUT)
         print(f"{run} was moved to {set_aside(run)}")
     except OSError as error:
         print(f"SW644 {run} cannot be moved: {error.strerror or error}", file=sys.stderr)

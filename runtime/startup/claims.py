@@ -7,20 +7,19 @@ like any other, and the file names alone show that a run was taken over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from planner.files import fsync_folder, write_new
+from planner.run_holder import BEAT_S, CLAIMS_NAME, DONE_NAME, FAILED_NAME, newest_claim, own_process
 
 SCHEMA_VERSION = 1
-FOLDER_NAME, DONE_NAME, FAILED_NAME = "attempts", "done.json", "failed.json"
-_MAX_DIGITS = 9  # of an attempt's number; a longer name is not of this program
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +28,14 @@ def claim(run_folder: Path, info: Mapping[str, Any]) -> int:
     """Take the run over; returns the attempt's number, one above the highest there is.
 
     done.json and failed.json of older attempts are removed: the run has not ended. `info` (the plan's
-    fingerprint) is written into the claim beside attempt, pid, host and started (seconds since 1970).
+    fingerprint) is written into the claim beside attempt, started (seconds since 1970) and this process.
     """
-    folder = run_folder / FOLDER_NAME
+    folder = run_folder / CLAIMS_NAME
     folder.mkdir(parents=True, exist_ok=True)
     attempt = None
     while attempt is None:
         number = newest_attempt(run_folder) + 1
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+        who = {**own_process(), "started": time.time()}
         try:
             write_new(folder / _file_name(number), to_bytes({"attempt": number, **who, **info}))
             attempt = number
@@ -57,7 +56,16 @@ def holds(run_folder: Path, attempt: int) -> bool:
 
 def is_gone(run_folder: Path, attempt: int) -> bool:
     """Whether the claim of an attempt is gone: the run's folder was deleted or moved."""
-    return not (run_folder / FOLDER_NAME / _file_name(attempt)).exists()
+    return not (run_folder / CLAIMS_NAME / _file_name(attempt)).exists()
+
+
+def keep_alive(run_folder: Path, attempt: int) -> NoReturn:
+    """Touches the claim of an attempt while this process lives: hosts that do not see it look there."""
+    path = run_folder / CLAIMS_NAME / _file_name(attempt)
+    while True:
+        with contextlib.suppress(OSError):  # deleted, or the file system is away: who saves is told
+            os.utime(path)
+        time.sleep(BEAT_S)
 
 
 def set_aside(run_folder: Path) -> Path:
@@ -77,8 +85,8 @@ def set_aside(run_folder: Path) -> Path:
 
 def newest_attempt(run_folder: Path) -> int:
     """The highest number that was claimed; 0: none."""
-    names = (path.stem for path in (run_folder / FOLDER_NAME).glob("*.json"))
-    return max((int(name) for name in names if name.isdecimal() and len(name) <= _MAX_DIGITS), default=0)
+    path = newest_claim(run_folder)
+    return 0 if path is None else int(path.stem)
 
 
 def _file_name(attempt: int) -> str:

@@ -20,12 +20,14 @@ class RunContext:
     """One rank's run. The last three fields are filled on the way, in this order.
 
     start: what the process was started with. folder: the run's; None while there is no plan to name it.
+    takes_over: whether the run may be taken from a process that still trains it.
     store: the rendezvous store of all ranks. attempt: once the run is claimed.
     checkpoint: the step last saved, or resumed from, by this attempt.
     """
 
     start: Start
     folder: Path | None
+    takes_over: bool = False
     stop: StopRequest = field(default_factory=StopRequest)
     store: Store | None = None
     attempt: int | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from planner import Plan
 from planner.plan.operator_env import format_ranks
-from runtime.startup.claims import FAILED_NAME
+from planner.run_holder import FAILED_NAME
 
 if TYPE_CHECKING:
     from torch.distributed import Store

@@ -5,13 +5,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from planner import Plan, StrategyError
+from planner import Plan, Problem, StrategyError
 from planner.exit_codes import ExitCode
 from planner.files import replace
 from planner.memory.fit import memory_warning
 from planner.plan.notes import forced_routing_warning
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
+from planner.run_holder import find_live_holder
 from runtime.checkpoint.compatibility import fingerprints
 from runtime.checkpoint.manifest import CheckpointInfo
 from runtime.checkpoint.save_restore import checkpoint_layout
@@ -41,16 +42,17 @@ def open_run(context: RunContext) -> StartDecision:
     forced = forced_routing_warning(strategy)
     for warning in (*operator.warnings, *(line for line in (too_large, forced) if line)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    if problems := find_folder_problems(
-        folder, strategy.output.resume
-    ):  # before the data, which may take hours
+    # Before the data, which may take hours.
+    if problems := find_folder_problems(folder, strategy.output.resume):
         raise StrategyError(problems)
+    refuse_to_take(folder, takes_over=context.takes_over)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)
     if line := data.describe():
         print(line, flush=True)
     prints = fingerprints(plan, data)
     start = find_start(plan, folder, prints)
+    refuse_to_take(folder, takes_over=context.takes_over)  # another start may have been faster
     attempt = context.attempt = claim(folder, {"fingerprint": plan.fingerprint})
     _write_files(plan, folder, data, operator.values)
     is_own = start is not None and start.folder.parent.parent == folder
@@ -74,6 +76,28 @@ def open_run(context: RunContext) -> StartDecision:
         horizon=horizon,
         fingerprints=prints,
     )
+
+
+def refuse_to_take(folder: Path, *, takes_over: bool) -> None:
+    """
+    Raises:
+        StrategyError: if another process trains the run, and it is not to be taken over.
+    """
+    holder = None if takes_over else find_live_holder(folder)
+    if holder is not None:
+        raise StrategyError(
+            [
+                Problem(
+                    code="SW647",
+                    path="name",
+                    found=f"{folder} is being trained ({holder})",
+                    expected="a run that nobody trains, or a name of its own",
+                    fix=f"wait for it; or stop it (kill -TERM {holder.pid} on {holder.host} saves its last "
+                    "step); or choose another name; or start with --take-over: it then loses what it has "
+                    "not saved",
+                )
+            ]
+        )
 
 
 def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int:

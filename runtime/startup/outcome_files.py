@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from planner.files import replace
-from runtime.startup.claims import DONE_NAME, FAILED_NAME, holds, is_gone, newest_attempt, to_bytes
+from planner.run_holder import DONE_NAME, FAILED_NAME
+from runtime.startup.claims import holds, is_gone, newest_attempt, to_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from planner import Problem
+from planner.run_holder import CLAIMS_NAME as ATTEMPTS_NAME
+from planner.run_holder import DONE_NAME, FAILED_NAME
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import LATEST_NAME, newest_step
 from runtime.data.cache import TOKENIZER_NAME
 from runtime.files.path_kind import wrong_kind
-from runtime.startup.claims import DONE_NAME, FAILED_NAME
-from runtime.startup.claims import FOLDER_NAME as ATTEMPTS_NAME
 from runtime.telemetry import loss_curve, step_timeline
 from runtime.telemetry.records import EVENTS_NAME, RANKS_NAME, STEPS_NAME
 

@@ -23,7 +23,7 @@ ALLOWED = {
 FLOORS = {
     "planner": (
         ("problems", "units", "errors", "exit_codes", "files", "paths"),
-        ("standard_streams",),
+        ("standard_streams", "run_holder"),
         ("yaml12_scalars",),
         ("yaml12",),
         ("yaml12_writer",),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.holders import other_process_that_holds
 from tests.support.launching import Launch
 
 
@@ -110,6 +111,20 @@ def test_a_stop_while_the_ranks_start_is_heard_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - asked < 12  # about 2 s on a quiet machine; loading torch and more takes longer
     assert output.count("stopped by SIGTERM while the ranks were starting; no checkpoint was written") == 1
     assert "Traceback" not in output
+
+
+def test_a_second_start_does_not_take_a_run_that_is_trained(
+    unbroken: tuple[Launch, str], tmp_path: Path
+) -> None:
+    launch = Launch(tmp_path)
+    with other_process_that_holds(launch.run) as process:
+        code, output = launch.train(ranks=2)
+        assert f"SW647 name: {launch.run} is being trained (attempt 1, pid {process.pid} on " in output
+        assert code != 0
+        assert sorted(path.name for path in launch.run.iterdir()) == ["attempts"]
+        code, output = launch.train("--take-over")
+        assert code == 0, output
+    assert launch.losses() == unbroken[0].losses()
 
 
 def test_a_taken_port_is_the_reason(tmp_path: Path) -> None:

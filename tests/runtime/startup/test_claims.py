@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from runtime.attempts import app
 from runtime.startup.claims import claim, holds, is_gone, set_aside
 from runtime.startup.outcome_files import write_done, write_failed
+from tests.support.holders import other_process_that_holds
 
 
 def claim_in(folder) -> int:
@@ -29,7 +30,8 @@ def test_a_claim_says_who(tmp_path):
     content = json.loads((tmp_path / "attempts" / "0001.json").read_text())
     assert content["plan"] == "abc"
     assert content["pid"] == os.getpid()
-    assert set(content) == {"schema_version", "attempt", "pid", "host", "started", "plan"}
+    who = {"pid", "host", "machine", "process_started"}
+    assert set(content) == {"schema_version", "attempt", "started", "plan"} | who
 
 
 @pytest.mark.parametrize("content", [b"", b'{"attempt": 1, "pi'])
@@ -121,6 +123,16 @@ def test_a_claim_is_gone_with_its_folder(tmp_path, caplog):
     write_done(run, {"attempt": attempt, "step": 1})
     assert not run.exists()
     assert [record.message.partition(" ")[0] for record in caplog.records] == ["SW645"]
+
+
+def test_a_run_that_is_trained_is_not_set_aside(tmp_path):
+    run = tmp_path / "run"
+    with other_process_that_holds(run) as process:
+        result = CliRunner().invoke(app, ["set-aside", str(run)])
+        assert result.exit_code == 2
+        assert f"SW648 the run is being trained (attempt 1, pid {process.pid} on " in result.stderr
+        assert run.exists()
+    assert CliRunner().invoke(app, ["set-aside", str(run)]).exit_code == 0
 
 
 def test_set_aside_as_a_program(tmp_path):
