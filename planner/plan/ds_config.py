@@ -36,9 +36,8 @@ def ds_config(plan: Plan) -> dict[str, Any]:
                 "weight_decay": training.optimizer.weight_decay,
                 # torch.optim.AdamW(fused=True): DeepSpeed's own FusedAdam needs a compiler at run time.
                 "torch_adam": True,
-                # On a CPU, torch 2.13's fused kernel rounds the last elements of a tensor unlike the others,
-                # so that where ZeRO cuts a partition would show in the weights.
-                "fused": not plan.strategy.cluster.gpu.is_cpu,
+                # On a CPU its step is that of runtime/training/aligned_adamw.py.
+                "fused": True,
             },
             "legacy_fusion": False,
         },

@@ -110,26 +110,20 @@ def summation(num_tensors: int, num_elements: float, *, is_bf16: bool) -> Traffi
     return Traffic(operations=num_tensors, num_bytes=((2 if is_bf16 else 4) + 8) * num_elements)
 
 
-def update(
-    zero_stage: int, num_tensors: int, groups: tuple[float, ...], *, is_fused: bool, moment_bytes: int = 4
-) -> Traffic:
+def update(zero_stage: int, num_tensors: int, num_elements: float, *, moment_bytes: int = 4) -> Traffic:
     """Norm, clipping, AdamW and the copy to the weights of what one rank updates.
 
-    On a CPU AdamW is not fused (plan.ds_config) and passes over its state again and again; fused it reads
-    and writes each of them once. Not fused it makes two tensors of each group's size, the denominator twice.
+    AdamW is fused, on a CPU too: it reads weight, gradient and moments once and writes all but the gradient.
+    Without ZeRO the gradient is read for the norm, scaled, and read: 4 + 8 + 28, and nothing is copied.
 
     Args:
-        groups: elements of each flat group that the rank updates.
+        num_elements: that the rank updates.
         moment_bytes: of an element of a moment. Less than 4 is derived: each is read and written once.
     """
-    num_elements = sum(groups)
     less = 2 * 2 * (4 - moment_bytes)
-    if is_fused:
-        return Traffic(operations=100 + 5 * num_tensors, num_bytes=(56 - less) * num_elements)
     if zero_stage == 0:
-        return Traffic(operations=12 + 15.8 * num_tensors, num_bytes=(95 - less) * num_elements)
-    fresh = sum(2 * mapped(4 * group) for group in groups)
-    return Traffic(operations=100 + 5 * num_tensors, num_bytes=(115 - less) * num_elements, fresh_bytes=fresh)
+        return Traffic(operations=12 + 6 * num_tensors, num_bytes=(40 - less) * num_elements)
+    return Traffic(operations=100 + 5 * num_tensors, num_bytes=(56 - less) * num_elements)
 
 
 def mapped(num_bytes: float) -> float:

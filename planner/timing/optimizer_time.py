@@ -84,9 +84,7 @@ def update_time(
     alone = data.size == edp.size == 1  # copies inside one GPU are no communication
     copies_s = _traffic_s(copies, elements * element_bytes, device, network)
     sums = op_overhead.summation(held.num_tensors, elements, is_bf16=element_bytes == 2)
-    adam = op_overhead.update(
-        zero, held.num_tensors, groups, is_fused=not device.is_cpu, moment_bytes=moment_bytes
-    )
+    adam = op_overhead.update(zero, held.num_tensors, sum(groups), moment_bytes=moment_bytes)
     return UpdateTime(
         reduction_s=0.0 if alone else reduction + copies_s,
         copies_s=copies_s if alone else 0.0,

@@ -23,6 +23,7 @@ from model.moe import MoELayer
 from planner import Plan
 from planner.plan.ds_config import ds_config, sums_locally
 from runtime.parallel.groups import RankGroups, check_deepspeed, give_to_deepspeed
+from runtime.training.aligned_adamw import align
 from runtime.training.grad_norm import clip_factor, global_norm, replicas
 from runtime.training.gradient_sums import GradientSums
 
@@ -61,6 +62,8 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: Clock)
         mpu=grid,
     )
     check_deepspeed(groups)
+    if engine.device.type == "cpu":
+        align(getattr(engine.optimizer, "optimizer", engine.optimizer))
     _use_exact_norm(engine, groups, plan.strategy.training.gradient_clipping)
     _time_reductions(engine, clock)
     if sums_locally(plan):
