@@ -10,7 +10,7 @@ MISTAKES := docs/examples/five_mistakes.yaml
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help plan demo test test-fast test-all matrix bench check format generated docs-check clean \
+.PHONY: help plan demo test test-fast test-all matrix bench bench-step check format generated docs-check clean \
 	.venv .venv-plan
 
 help: ## this list
@@ -42,6 +42,9 @@ matrix: .venv ## every layout against one process: docs/matrix.md
 
 bench: .venv ## measure this machine for the planner: runs/hardware.yaml
 	$(BIN)/python -m benchmarks.calibrate
+
+bench-step: .venv ## time a training step against transformers and DeepSpeed: runs/bench_step.json
+	$(BIN)/python -W ignore -m benchmarks.step
 
 check: .venv ## formatting, lint, types
 	$(BIN)/ruff format --check .
