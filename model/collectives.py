@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .e4m3 import pack_rows, unpack_rows
 
 # R rows on this rank, D anything behind them
 
@@ -36,7 +38,8 @@ NO_CLOCK: Clock = _NoClock()
 class Group:
     """A process group, this rank's place in it, and the clock that its collectives run under.
 
-    `ranks` are global, in the order of the group.
+    `ranks` are global, in the order of the group. `sends_float8`: rows of vectors go to other ranks as e4m3
+    with a scale each.
     """
 
     process_group: dist.ProcessGroup | None  # None only where no collective is made, as on meta devices
@@ -44,6 +47,7 @@ class Group:
     rank: int
     size: int
     clock: Clock = field(default=NO_CLOCK, repr=False, compare=False)
+    sends_float8: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +243,9 @@ class _AllToAllRows(torch.autograd.Function):
 def _exchange_rows(
     x_RD: Tensor, send_rows: tuple[int, ...], receive_rows: tuple[int, ...], group: Group
 ) -> Tensor:
+    if group.sends_float8 and x_RD.dim() == 2:
+        packed = _exchange_rows(pack_rows(x_RD), send_rows, receive_rows, replace(group, sends_float8=False))
+        return unpack_rows(packed, x_RD.dtype)
     received = x_RD.new_empty(sum(receive_rows), *x_RD.shape[1:])
     with group.clock.phase("all_to_all"):
         dist.all_to_all_single(

@@ -52,6 +52,7 @@ class RankWorkload:
     head_chunk_tokens: int
     is_fused: bool = False  # runtime.kernels fused
     is_float8: bool = False  # training.precision fp8
+    sends_float8: bool = False  # runtime.fp8_payload
     packs_documents: bool = False
     joins_documents: bool = False
 
@@ -117,6 +118,7 @@ def rank_workload(
         head_chunk_tokens=head_chunk_tokens(plan.strategy, tp),
         is_fused=plan.strategy.runtime.kernels == "fused",
         is_float8=training.precision == "fp8",
+        sends_float8=plan.strategy.runtime.fp8_payload,
         packs_documents=packs_documents,
         # model/document_attention.py has one kernel for all of them on GPUs.
         joins_documents=packs_documents and plan.strategy.cluster.gpu.is_cpu,

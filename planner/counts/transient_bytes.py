@@ -90,7 +90,7 @@ def _experts_forward(p: RankWorkload) -> int:
     hidden, a = p.model.hidden_size, p.element_bytes
     copies = 1 if p.model.num_experts == p.ep else 2
     exchange = a * hidden * (p.sent + (2 * copies * p.received if p.ep > 1 else p.received))
-    exchange += _one_by_one(p) + _experts_float8(p)
+    exchange += _one_by_one(p) + _experts_float8(p) + _packed(p)
     combined = 0 if p.is_fused else p.share_tokens * p.model.num_experts_per_tok
     combine = hidden * (a * combined + (a + _wide(p)) * p.share_tokens) + a * hidden * p.sent
     return max(exchange, combine) + _INDEX * 4 * max(p.sent, p.received)
@@ -102,7 +102,15 @@ def _experts_backward(p: RankWorkload) -> int:
     copies = 1 if model.num_experts == p.ep else 2
     moving = a * hidden * (p.sent + copies * p.received) if p.ep > 1 else a * hidden * p.sent
     inner = a * p.computed * model.moe_intermediate_size * _expert_gradients(p)
-    return moving + a * hidden * p.computed + inner + _one_by_one(p) + _experts_float8(p)
+    return moving + a * hidden * p.computed + inner + _one_by_one(p) + _experts_float8(p) + _packed(p)
+
+
+def _packed(p: RankWorkload) -> int:
+    """Rows as bytes for the network (model/e4m3.py): both ends', a scaled copy or indices, codes apart."""
+    if not p.sends_float8 or p.ep == 1:
+        return 0
+    hidden = p.model.hidden_size
+    return (hidden + _WIDE) * (p.sent + p.received) + (_WIDE + 1) * hidden * max(p.sent, p.received)
 
 
 def _experts_float8(p: RankWorkload) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from planner.counts.payload import payload_bytes
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.memory.activations import StageActivations, stage_activations
 from planner.memory.gradients import gradient_memory
@@ -157,7 +158,10 @@ def transfer_buffers(plan: Plan, place: int) -> int:
         strategy.model.hidden_size,
         accumulation,
     )
-    return elements * strategy.training.seq_length * strategy.training.element_bytes
+    found = elements * strategy.training.seq_length * strategy.training.element_bytes
+    if strategy.runtime.fp8_payload:  # packed beside: codes, scales, and what packing makes of one chunk
+        found += payload_bytes(strategy, 2 * elements, elements) * strategy.training.seq_length
+    return found
 
 
 def overhead_bytes(plan: Plan) -> int:

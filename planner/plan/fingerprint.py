@@ -32,8 +32,8 @@ def model_fingerprint(strategy: Strategy, tokenizer_hash: str) -> str:
 
 
 def recipe_fingerprint(strategy: Strategy, data_hash: str) -> str:
-    """What a resumed run must share with its checkpoint: data, dispatch, initialization, forced routing, and
-    `training`.
+    """What a resumed run must share with its checkpoint: data, dispatch, initialization, forced routing, FP8
+    payloads, and `training`.
 
     Steps and micro_batch are left out. With schedule_steps null the horizon is that of the first attempt,
     which the checkpoint keeps, so null stays null here.
@@ -46,6 +46,8 @@ def recipe_fingerprint(strategy: Strategy, data_hash: str) -> str:
     forced = forced_recipe(strategy)
     if forced is not None:  # absent where it is not set, as in every checkpoint from before the key
         content["force_routing"] = forced
+    if strategy.runtime.fp8_payload:
+        content["fp8_payload"] = True
     # The kind keeps its old name: with another one no older checkpoint would resume.
     return _digest("course", content)
 

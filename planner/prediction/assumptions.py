@@ -92,9 +92,9 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
         share = "" if times == 1 else f"{times:g} of "
         yield f"{device.name} has no {precision} peak: GEMMs and MFU by {share}its {known} peak"
     elif precision == "fp8":
-        yield "weight GEMMs at the FP8 rate; attention, P2P transfers and gradients in bf16"
+        yield "weight GEMMs at the FP8 rate, but for the weights' gradients; these, attention and P2P in bf16"
     if strategy.runtime.fp8_payload:
-        yield "all-to-all payload: FP8 in the forward pass, bf16 in backward"
+        yield "rows to experts and between stages: FP8, forward and backward; packing them is not counted"
     if strategy.model.dispatch == "deepspeed":
         yield "DeepSpeed's all-to-all runs inside its own layer: telemetry counts it as compute"
     if any(host_ranks != len(plan.hosts[0].ranks) for host_ranks in (len(h.ranks) for h in plan.hosts[:-1])):

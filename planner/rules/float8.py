@@ -1,4 +1,4 @@
-"""Rules on `training.precision: fp8`: where it runs on FP8 units."""
+"""Rules on FP8: where `training.precision: fp8` runs on FP8 units, whose rows `runtime.fp8_payload` packs."""
 
 from collections.abc import Iterator
 
@@ -22,4 +22,15 @@ def fp8_has_units(s: Strategy) -> Iterator[Problem]:
         )
 
 
-RULES = (fp8_has_units,)
+def fp8_payload_is_ours(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.fp8_payload and s.model.dispatch == "deepspeed":
+        yield Problem(
+            code="SW266",
+            path="runtime.fp8_payload",
+            found="true with model.dispatch deepspeed, whose all-to-all is DeepSpeed's own",
+            expected="false with model.dispatch deepspeed",
+            fix="set runtime.fp8_payload to false, or model.dispatch to dropless",
+        )
+
+
+RULES = (fp8_has_units, fp8_payload_is_ours)

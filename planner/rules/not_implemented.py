@@ -21,11 +21,6 @@ def _missing(code: str, path: str, value: object, feature: str, legal: str) -> P
     )
 
 
-def _fp8_payload(s: Strategy) -> Iterator[Problem]:
-    if s.runtime.fp8_payload:
-        yield _missing("SW282", "runtime.fp8_payload", "true", "sending tokens in FP8", "false")
-
-
 def _recompute(s: Strategy) -> Iterator[Problem]:
     """DeepSpeed's gate keeps no routes: a layer that is recomputed would route its tokens a second time."""
     recompute = s.runtime.recompute
@@ -95,7 +90,6 @@ def _monitoring(s: Strategy) -> Iterator[Problem]:
 
 
 _RULES = (
-    _fp8_payload,
     _recompute,
     _all_to_all,
     _init_from,

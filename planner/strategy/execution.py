@@ -67,7 +67,11 @@ class Runtime(Section):
         default="emulate",
         description="precision fp8 on devices without FP8 units: bf16 on the same values, or refused",
     )
-    fp8_payload: bool = Field(default=False, description="send tokens to their experts in FP8")
+    fp8_payload: bool = Field(
+        default=False,
+        description="send tokens to their experts and between stages, and gradients back, in FP8: a byte an "
+        "element and 4 a row",
+    )
     check_replicas_every: Positive = Field(
         default=100, description="steps between checks that replicas of parameters are bitwise equal"
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.counts.payload import payload_bytes
 from planner.plan.plan import Plan
 from planner.strategy.schema import Strategy
 from planner.timing.collective_time import Network, send_s
@@ -52,7 +53,8 @@ def boundary_of(between: BoundaryClass, num_sequences: int, strategy: Strategy, 
     """
     before, after = between.before.stage, between.after.stage
     load = find_boundary_load(before, after, num_sequences, strategy.model.hidden_size)
-    num_bytes = load.num_elements * strategy.training.seq_length * strategy.training.element_bytes
+    positions = strategy.training.seq_length
+    num_bytes = payload_bytes(strategy, load.num_elements * positions, load.num_rows * positions)
     transfer = send_s(num_bytes, network, same_host=between.is_on_one_host, messages=load.num_messages)
     for side, stage, other in (("before", before, after), ("after", after, before)):
         if not stage.layers and stage.data_parallel_size < other.data_parallel_size:

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Literal
 
 from planner.counts.parameters import stage_parameters
+from planner.counts.payload import payload_bytes
 from planner.counts.rank_workload import rank_workload
 from planner.plan.ds_config import bucket_elements
 from planner.plan.plan import Plan
@@ -151,13 +152,14 @@ def _gradients(plan: Plan, stage: Stage) -> Iterator[Exchange]:
 def _stage_p2p(plan: Plan, before: Stage, after: Stage) -> Exchange:
     training, hidden = plan.strategy.training, plan.strategy.model.hidden_size
     sequences = plan.batch.global_batch // plan.batch.accumulation
-    element = training.element_bytes
+    element = 1 if plan.strategy.runtime.fp8_payload else training.element_bytes
     sizes: dict[tuple[int, int], int] = {}
     for sender in before.ranks:
         for piece in list_transfers(sender, before, after, sequences, hidden):
-            elements = (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
+            rows = (piece.rows[1] - piece.rows[0]) * training.seq_length
+            elements = rows * (piece.columns[1] - piece.columns[0])
             ends = (piece.sender, piece.receiver)
-            sizes[ends] = sizes.get(ends, 0) + elements * training.seq_length * element
+            sizes[ends] = sizes.get(ends, 0) + payload_bytes(plan.strategy, elements, rows)
     busy: dict[int, int] = {}
     for ends, num_bytes in sizes.items():
         for rank in ends:

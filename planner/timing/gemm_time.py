@@ -22,9 +22,12 @@ def forward_s(work: ModuleCost, p: RankWorkload, device: Device, precision: str)
 def backward_s(work: ModuleCost, p: RankWorkload, device: Device, precision: str) -> float:
     """Seconds of the products in one backward pass, without those that runtime.recompute asks for.
 
-    Each product has two in backward, of the same size but for which side is long.
+    Each product has two in backward, of the same size but for which side is long. With FP8 the weight's
+    gradient is in bf16.
     """
     forward = forward_s(work, p, device, precision)
+    if precision == "fp8":
+        forward = (forward + forward_s(work, p, device, "bf16")) / 2
     if not work.flops_forward:
         return 0.0
     ratio = work.flops_backward / work.flops_forward

@@ -1,5 +1,6 @@
 """Seconds of the collectives inside one pass of one micro-batch: the all-to-all of experts, sums over TP."""
 
+from planner.counts.payload import payload_bytes
 from planner.counts.rank_workload import RankWorkload
 from planner.plan.plan import Plan
 from planner.timing import collective_time, op_sizes
@@ -9,12 +10,9 @@ from planner.timing.stage_cost import StageCost
 _GATE_BYTES = 4  # of a route: fp32, and so is its gradient
 
 
-def dispatched_bytes(plan: Plan, p: RankWorkload, *, is_backward: bool = False) -> float:
-    """Rows that a rank sends to all experts in one layer, its own included; FP8 rows carry a 4-byte scale."""
-    hidden = p.model.hidden_size
-    if plan.strategy.runtime.fp8_payload and not is_backward:
-        return p.sent * (hidden + 4.0)
-    return float(p.sent * hidden * p.element_bytes)
+def dispatched_bytes(plan: Plan, p: RankWorkload) -> float:
+    """Rows that a rank sends to all experts in one layer, its own included, and gradients back."""
+    return float(payload_bytes(plan.strategy, p.sent * p.model.hidden_size, p.sent))
 
 
 def all_to_all_s(cost: StageCost, *, is_backward: bool, is_again: bool = False) -> float:
@@ -29,7 +27,7 @@ def all_to_all_s(cost: StageCost, *, is_backward: bool, is_again: bool = False) 
     hierarchical = cost.plan.strategy.runtime.all_to_all == "hierarchical"
     # The fullest rank takes as many times longer as it receives more than a rank sends.
     fullest = max(1.0, p.received / max(1, p.sent))
-    num_bytes = dispatched_bytes(cost.plan, p, is_backward=is_backward) * fullest
+    num_bytes = dispatched_bytes(cost.plan, p) * fullest
     once = collective_time.all_to_all_s(num_bytes, placement, network, hierarchical=hierarchical)
     seconds = once if is_again else 2 * once
     if p.model.dispatch != "deepspeed":  # there the gates stay at home

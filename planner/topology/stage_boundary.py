@@ -83,9 +83,11 @@ def chunk_sequences(before: Stage, after: Stage, num_sequences: int) -> int:
 @dataclass(frozen=True, kw_only=True)
 class BoundaryLoad:
     """The largest load of a rank at a boundary per micro-step and direction: elements of one position of a
-    sequence, and messages (an upper bound where shards or chunks are uneven)."""
+    sequence, the parts of vectors that they are in, and messages (upper bounds of both where shards or chunks
+    are uneven)."""
 
     num_elements: int
+    num_rows: int
     num_messages: int
 
 
@@ -103,6 +105,7 @@ def find_boundary_load(before: Stage, after: Stage, num_sequences: int, hidden_s
     tp, faced_tp = narrow.dense.size("tp"), wide.dense.size("tp")
     return BoundaryLoad(
         num_elements=max(own * share(hidden_size, tp, 0), each * share(hidden_size, faced_tp, 0)),
+        num_rows=max(own * -(-faced_tp // tp), each * -(-tp // faced_tp)),
         num_messages=max(cuts * -(-faced_tp // tp), cuts_of_faced * -(-tp // faced_tp)),
     )
 

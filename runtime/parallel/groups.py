@@ -81,6 +81,7 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
                         rank=ranks.index(rank),
                         size=len(ranks),
                         clock=clock,
+                        sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
                     )
     boundaries = _make_boundary_groups(plan, clock)
     place = plan.stages.index(plan.stage_of(rank))

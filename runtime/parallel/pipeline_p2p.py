@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.e4m3 import SCALE_BYTES, pack_rows, unpack_rows
 from planner import Plan, Stage
 from planner.topology.stage_boundary import (
     MAX_CHUNKS,
@@ -49,7 +50,8 @@ class P2PChannel:
 
     A channel sends one payload and receives the other. Chunks of activations are sent first to last, those of
     gradients last to first, which is autograd's order: NCCL has no tags, so both ends must use one order.
-    `sent_bytes` counts what this rank has sent.
+    `sent_bytes` counts what this rank has sent. `sends_float8`: tokens' columns travel as e4m3 with a scale
+    for each token and piece.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class P2PChannel:
         dtype: torch.dtype,
         device: torch.device,
         groups: BoundaryGroups,
+        sends_float8: bool = False,
     ) -> None:
         self.chunks = tuple(chunks)
         self.sent_bytes = 0
@@ -71,7 +74,7 @@ class P2PChannel:
         self._receives: Payload = "gradients" if sends == "activations" else "activations"
         self._columns, self._seq_length = columns, seq_length
         self._dtype, self._device, self._groups, self._clock = dtype, device, groups, groups.clock
-        self._first_row = first_row
+        self._first_row, self._sends_float8 = first_row, sends_float8
         # Each piece with its number among those between the same two ranks.
         self._pieces: list[list[tuple[int, TransferChunk]]] = [[] for _ in chunks]
         count: dict[int, int] = {}
@@ -123,7 +126,7 @@ class P2PChannel:
             for work in arriving.works:
                 work.wait()
             for target, source in arriving.copies:
-                target.copy_(source)
+                target.copy_(unpack_rows(source, self._dtype) if self._sends_float8 else source)
         self._arriving[micro_batch][chunk] = None
         if not any(self._arriving[micro_batch]):
             del self._arriving[micro_batch]
@@ -139,7 +142,8 @@ class P2PChannel:
             assert chunk == self._order(self._sends)[len(gone)], f"chunk {chunk} is sent out of order"
             operations = []
             for number, piece in self._in_order(chunk, self._sends):
-                part = self._view(x_RSC, chunk, piece).contiguous()
+                part = self._view(x_RSC, chunk, piece)
+                part = pack_rows(part) if self._sends_float8 else part.contiguous()
                 operations.append(self._operation(dist.isend, part, piece, number, micro_batch, self._sends))
                 self.sent_bytes += part.numel() * part.element_size()
             works = dist.batch_isend_irecv(operations)
@@ -167,7 +171,11 @@ class P2PChannel:
         operations = []
         for number, piece in self._in_order(chunk, self._receives):
             target = buffer = self._view(arriving.x_RSC, chunk, piece)
-            if not target.is_contiguous():
+            if self._sends_float8:
+                packed = (*target.shape[:-1], target.shape[-1] + SCALE_BYTES)
+                buffer = torch.empty(packed, dtype=torch.uint8, device=self._device)
+                arriving.copies.append((target, buffer))
+            elif not target.is_contiguous():
                 buffer = torch.empty_like(target, memory_format=torch.contiguous_format)
                 arriving.copies.append((target, buffer))
             operations.append(self._operation(dist.irecv, buffer, piece, number, micro_batch, self._receives))
@@ -263,4 +271,5 @@ def _make_channel(
         dtype=torch.float32 if plan.strategy.training.precision == "fp32" else torch.bfloat16,
         device=device,
         groups=boundary,
+        sends_float8=plan.strategy.runtime.fp8_payload,
     )

@@ -135,11 +135,13 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
     if recipe and info.meta.recipe_fingerprint != prints.recipe:
         # The model is the same, so what differs in its section is what belongs to the recipe.
         changed = _changed(plan, info, "training", "model", "data", except_for=RECIPE_EXCEPT)
-        changed = "; ".join(part for part in (changed, _changed_routing(plan, info)) if part) or DATA_CHANGED
+        parts = (changed, _changed_routing(plan, info), _changed_payload(plan, info))
+        changed = "; ".join(part for part in parts if part) or DATA_CHANGED
         raise _refuse(
             "SW825",
             f"{info.folder} was trained with another training recipe: {changed}",
-            "the same data, the same training section (but steps and micro_batch) and runtime.force_routing",
+            "the same data, the same training section (but steps and micro_batch), runtime.force_routing and "
+            "runtime.fp8_payload",
             "restore those keys, choose another name, or branch: "
             f"output.resume={info.folder.parent.parent} output.branch=true name=NEW",
         )
@@ -191,6 +193,18 @@ def _changed_routing(plan: Plan, info: CheckpointInfo) -> str:
         return ""
     was, now = ("none" if routing is None else _written(routing) for routing in (theirs, ours))
     return f"runtime.force_routing was {was}, now {now}"
+
+
+def _changed_payload(plan: Plan, info: CheckpointInfo) -> str:
+    """runtime.fp8_payload of the checkpoint's run and of the plan, where they differ."""
+    try:
+        theirs = load(info.folder.parent.parent / "strategy.yaml").runtime.fp8_payload
+    except StrategyError:
+        return ""  # which `_changed` says
+    ours = plan.strategy.runtime.fp8_payload
+    if theirs == ours:
+        return ""
+    return f"runtime.fp8_payload was {flow_yaml(theirs)}, now {flow_yaml(ours)}"
 
 
 def _written(routing: dict[str, Any]) -> str:

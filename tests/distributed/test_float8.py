@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.collectives import ModelGroups, copy_to_tp, share_of
-from model.float8 import quantize, quantize_both
+from model.e4m3 import quantize
+from model.float8 import quantize_both
 from model.linear import make_column_linear, make_row_linear, use_float8
 from model.lm_head import chunked_cross_entropy, make_lm_head
 from tests.support.float8_reference import product_in_fp8, wild

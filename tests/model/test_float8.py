@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.e4m3 import E4M3, Quantized, pack_rows, quantize, scales_of, unpack_rows
 from model.experts import Experts
-from model.float8 import E4M3, Quantized, float8_product, multiply, quantize, quantize_both, scales_of
+from model.float8 import float8_product, multiply, quantize_both
 from model.linear import Float8Linear, use_float8
 from model.products import ExpertRows
 from tests.support.float8_reference import e4m3_numbers, product_in_fp8, quantized, scale_of, wild
@@ -42,6 +43,17 @@ def test_experts_have_scales_of_their_own(shape: tuple[int, ...]) -> None:
 def test_a_quantized_row_is_not_rounded_again() -> None:
     once = quantize(wild((24, 40), torch.bfloat16)).values
     assert torch.equal(quantize(once).values, once)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_packed_rows_are_a_byte_an_element_and_four_a_row(dtype: torch.dtype) -> None:
+    x = wild((24, 7), dtype)
+    packed = pack_rows(x)
+    assert (packed.dtype, packed.shape) == (torch.uint8, (24, 7 + 4))
+    assert torch.equal(unpack_rows(packed, dtype).double(), quantized(x))
+    whole = x.view(2, 12, 7)
+    assert torch.equal(unpack_rows(pack_rows(whole), dtype), unpack_rows(packed, dtype).view(2, 12, 7))
+    assert unpack_rows(pack_rows(x[:0]), dtype).shape == (0, 7)
 
 
 @pytest.mark.parametrize(

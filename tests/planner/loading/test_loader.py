@@ -351,13 +351,13 @@ def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
 
 def test_later_problems_get_the_line_or_override_of_their_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
-    path.write_text(TEXT + "  optimizer: {moments: bf16}\nruntime: {fp8_payload: true}\n")
+    path.write_text(TEXT + "  optimizer: {moments: bf16}\noperate: {wandb: project}\n")
     loaded = load(path, ["runtime.all_to_all=hierarchical"])
     placed = locate_problems(find_unimplemented(loaded), loaded)
     assert [(p.path, p.line, p.override) for p in placed] == [
-        ("runtime.fp8_payload", 19, None),
         ("runtime.all_to_all", None, "runtime.all_to_all=hierarchical"),
         ("training.optimizer.moments", 18, None),
+        ("operate.wandb", 19, None),
     ]
 
 

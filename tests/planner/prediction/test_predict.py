@@ -6,9 +6,9 @@ import pytest
 
 from planner import Plan, build_plan, load
 from planner.counts.flops import model_flops
-from planner.counts.module_flops import Gemm
+from planner.counts.module_flops import Gemm, ModuleCost
 from planner.counts.parameters import model_parameters
-from planner.counts.rank_workload import ExpertImbalance
+from planner.counts.rank_workload import ExpertImbalance, rank_workload
 from planner.hardware.catalog import Curve, Device, device_of
 from planner.prediction.breakdown import PHASES, narrow_links_s
 from planner.prediction.limits import limit_checks
@@ -17,7 +17,7 @@ from planner.prediction.run_forecast import forecast_run
 from planner.report.prediction_report import forecast_lines
 from planner.timing.boundary_time import Boundary, boundaries_of
 from planner.timing.collective_time import network_of
-from planner.timing.gemm_time import gemm_s
+from planner.timing.gemm_time import backward_s, forward_s, gemm_s
 from planner.timing.layer_time import PassTime
 from planner.timing.pipeline_time import forward_latency_s, stage_phases, step_bracket
 from planner.timing.stage_time import HeldParameters, MicroBatchTime, StageTime
@@ -43,6 +43,20 @@ def flat(share: float, **changes: object) -> Device:
 def test_a_product_takes_its_flops_over_the_share_of_the_peak() -> None:
     # 2·100·200·300 = 12 MFLOP at half of 1 TFLOP/s
     assert gemm_s(Gemm(m=100, n=200, k=300), flat(0.5), "bf16") == pytest.approx(24e-6)
+
+
+def test_in_fp8_the_weights_gradients_take_the_time_of_bf16() -> None:
+    # 24 µs in bf16, half of it in FP8; backward has one of each.
+    device = replace(flat(0.5), peak={"bf16": 1e12, "fp8": 2e12})
+    gemms = (Gemm(m=100, n=200, k=300),)
+    work = ModuleCost(
+        name="experts", kind="experts", num_layers=1, gemms=gemms,
+        flops_forward=gemms[0].flops, flops_backward=2 * gemms[0].flops,
+    )  # fmt: skip
+    workload = rank_workload(plan(), plan().stages[0])
+    assert forward_s(work, workload, device, "fp8") == pytest.approx(12e-6)
+    assert backward_s(work, workload, device, "fp8") == pytest.approx(36e-6)
+    assert backward_s(work, workload, device, "bf16") == pytest.approx(48e-6)
 
 
 def test_experts_of_a_gpu_are_one_product_of_whole_tiles() -> None:
@@ -99,14 +113,14 @@ def test_the_links_of_the_references_few_ranks_are_told() -> None:
     prediction = predict(built)
     spent = {stage.name: stage.phases.phases_s["tensor_parallel"] for stage in prediction.stages}
     assert spent["embedding"] == pytest.approx(32.2e-3, rel=0.01)
-    assert spent["aggregation"] == pytest.approx(42.9e-3, rel=0.02)  # two numbers a token come on top
+    assert spent["aggregation"] == pytest.approx(42.9e-3, rel=0.02)  # two numbers and a maximum a token
     assert spent["experts"] == 0.0
     links = narrow_links_s(built, prediction.stages)
     assert links["embedding"] == pytest.approx(54.0e-3, rel=0.01)
     assert links["aggregation"] == pytest.approx(64.7e-3, rel=0.02)
     lines = forecast_lines(built, prediction, None)
     (said,) = [line for line in lines if "2 embedding ranks 54." in line]
-    assert "2 aggregation ranks 64.9" in said
+    assert "2 aggregation ranks 65.1" in said
 
 
 def test_the_references_two_micro_batches_are_told_with_what_stages_wait() -> None:

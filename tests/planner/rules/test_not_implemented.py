@@ -19,7 +19,6 @@ def test_the_demo_runs() -> None:
     [
         (("runtime.recompute=layer", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.recompute={layers: 2}", *STOCK), "SW283", "runtime.recompute"),
-        (("runtime.fp8_payload=true",), "SW282", "runtime.fp8_payload"),
         (("runtime.all_to_all=hierarchical",), "SW284", "runtime.all_to_all"),
         (("runtime.kernels=fused",), "SW288", "runtime.kernels"),
         (("runtime.overlap_reduce=true",), "SW290", "runtime.overlap_reduce"),

@@ -49,6 +49,18 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "emulate",
     ),
     (
+        (
+            "model.dispatch=deepspeed",
+            "training.balance_loss=0",
+            "training.z_loss=0",
+            "runtime.fp8_payload=true",
+        ),
+        "SW266",
+        "runtime.fp8_payload",
+        ("DeepSpeed's own",),
+        "false",
+    ),
+    (
         ("runtime.force_routing={kind: hot_expert}",),
         "SW261",
         "runtime.force_routing.share",

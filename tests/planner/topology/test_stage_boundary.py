@@ -94,13 +94,17 @@ def test_the_fullest_rank_has_what_its_pieces_add_up_to(
     narrow, wide = stage(0, data, tp, () if cut else (0,)), stage(data * tp, data * ratio, wide_tp)
     before, after = (wide, narrow) if turned else (narrow, wide)
     elements: Counter[int] = Counter()
+    rows: Counter[int] = Counter()
     messages: Counter[int] = Counter()
     for piece in of_all(before, after, sequences, hidden):
         for rank in (piece.sender, piece.receiver):
             elements[rank] += (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
+            rows[rank] += piece.rows[1] - piece.rows[0]
             messages[rank] += 1
     load = find_boundary_load(before, after, sequences, hidden)
     assert load.num_elements == max(elements.values())
+    if hidden % tp == hidden % wide_tp == 0:
+        assert load.num_rows == max(rows.values())
     if hidden % tp == hidden % wide_tp == 0:  # otherwise some shares overlap two others
         most = max(messages.values())
         assert most <= load.num_messages <= most + max(1, tp // wide_tp) * 2
@@ -118,7 +122,7 @@ def test_the_reference_by_hand() -> None:
     assert split_into_chunks(embedding, experts, 64) == [(0, 16), (16, 32), (32, 48), (48, 64)]
     assert split_into_chunks(experts, embedding, 64) == [(0, 1)]
     assert find_boundary_load(embedding, experts, 64, 1024) == BoundaryLoad(
-        num_elements=64 * 512, num_messages=64
+        num_elements=64 * 512, num_rows=64, num_messages=64
     )
     pieces = list_transfers(65, experts, aggregation, 64, 1024)
     assert [(p.receiver, p.rows, p.columns) for p in pieces] == [

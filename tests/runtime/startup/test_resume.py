@@ -189,6 +189,13 @@ def test_another_forced_routing_is_named_with_the_ranks_it_means(tmp_path: Path)
     )
 
 
+def test_other_payloads_are_told(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    (tmp_path / "strategy.yaml").write_text(f"{STRATEGY}\nruntime: {{fp8_payload: true}}\n")
+    other = Fingerprints(model=PRINTS.model, recipe="x")
+    assert "runtime.fp8_payload was true, now false" in refusal(plan(), tmp_path, other)
+
+
 def test_data_that_grew_under_a_trained_tokenizer_name_the_cause_and_the_branch(tmp_path: Path) -> None:
     save(tmp_path / "old", 5)
     (tmp_path / "old" / "strategy.yaml").write_text(STRATEGY)
