@@ -21,6 +21,7 @@ from launch.scripts.sbatch import launch_sbatch, slurm_problems
 from launch.scripts.template import LaunchPaths
 from planner import Plan, Problem, Strategy, StrategyError, build_plan
 from planner.files import fsync_folder, write_new
+from planner.memory.fit import cap_problem
 from planner.paths import PROJECT
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 from planner.strategy.anchored_paths import anchor_paths
@@ -70,6 +71,7 @@ def launch_files(plan: Plan, paths: LaunchPaths, environ: Mapping[str, str]) -> 
         *host_problems(plan),
         *variable_problems(plan, values, over_ssh=over_ssh),
         *slurm_problems(plan),
+        *(problem for problem in (cap_problem(plan, operator),) if problem is not None),
         *(_path_problems(plan, paths) if over_ssh else ()),
     ]
     if problems:

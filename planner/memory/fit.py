@@ -1,9 +1,13 @@
 """Fit of a plan: its fullest rank against the memory limit, and the warning where it is too large."""
 
+import math
+
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.memory.rank_memory import RankMemory, fullest_ranks
 from planner.plan.memory_limit import describe_memory_limit, memory_limit
+from planner.plan.operator_env import MEMORY_VARIABLES, OperatorEnvironment
 from planner.plan.plan import Plan
+from planner.problems import Problem
 from planner.units import format_bytes
 
 
@@ -15,6 +19,44 @@ def fullest_rank(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> RankMemor
 def fits(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> bool:
     """Whether every rank is predicted to stay within the strategy's own limit (plan.memory_limit)."""
     return fullest_rank(plan, imbalance).peak_bytes <= memory_limit(plan.strategy)
+
+
+def cap_problem(plan: Plan, operator: OperatorEnvironment) -> Problem | None:
+    """A Problem where the operator's memory cap is below the plan's own limit, and below what a rank needs.
+
+    Unlike a GPU that may turn out large enough, such a cap is a wish that the plan cannot meet.
+    """
+    limit = operator.memory_limit_bytes
+    fullest = fullest_rank(plan)
+    if limit >= memory_limit(plan.strategy) or fullest.peak_bytes <= limit:
+        return None
+    name, value = next(
+        (name, operator.values[name])
+        for name in MEMORY_VARIABLES
+        if name in operator.values and operator.limits[name] == limit
+    )
+    causes = ", ".join(
+        f"{cause.replace('_', ' ')} {format_bytes(count)}"
+        for cause, count in sorted(fullest.by_cause, key=lambda cause: -cause[1])
+        if count
+    )
+    return Problem(
+        code="SW307",
+        file="environment",
+        path=name,
+        found=f"{value} allows {format_bytes(limit)} for a rank, but rank {fullest.rank} needs "
+        f"{format_bytes(fullest.peak_bytes)}: {causes}",
+        expected=f"at least {fullest.peak_bytes} bytes"
+        if name == "MAX_MEMORY_PER_GPU"
+        else f"at least {_fraction_of(fullest.peak_bytes, plan.strategy.cluster.gpu.memory)}",
+        fix=f"raise {name} or unset it; or change the plan (`python -m launch search` finds plans that fit)",
+    )
+
+
+def _fraction_of(part: int, whole: int) -> str:
+    """A share that allows at least `part`, as MEMORY_FRACTION takes it; more than all is no fraction."""
+    share = math.ceil(part / whole * 1e4) / 1e4
+    return f"{share:g}" if share <= 1 else f"a GPU with {format_bytes(part)}"
 
 
 def memory_warning(plan: Plan, limit_bytes: int) -> str | None:

@@ -17,9 +17,13 @@ _ROUNDING = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorEnvironment:
-    """The variables as text (they go into plan.json), and the memory limit that follows from them."""
+    """The variables as text (they go into plan.json), and the memory limit that follows from them.
+
+    limits: bytes that each memory variable allows.
+    """
 
     values: dict[str, str]
+    limits: dict[str, int]
     memory_limit_bytes: int
     warnings: tuple[str, ...]
 
@@ -64,6 +68,7 @@ def read_environment(plan: Plan, environ: Mapping[str, str]) -> OperatorEnvironm
         raise StrategyError(problems)
     return OperatorEnvironment(
         values=values,
+        limits=limits,
         memory_limit_bytes=min(limits.values(), default=memory_limit(plan.strategy)),
         warnings=_warn_of_contradiction(values, limits),
     )

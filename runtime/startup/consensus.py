@@ -16,6 +16,7 @@ from torch.distributed import HashStore, Store
 
 from planner import Plan, Problem, StrategyError
 from planner.exit_codes import ExitCode
+from planner.memory.fit import cap_problem
 from planner.plan.operator_env import format_ranks, read_environment
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.parallel.device import device_problems, sum_over_world
@@ -96,12 +97,13 @@ def agree_on_start(
 
 
 def environment_problems(plan: Plan, environ: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
-    """Where this rank's own EXPERT_GPUS and the like contradict the plan."""
+    """Where this rank's own EXPERT_GPUS and the like contradict the plan, or cap its memory too low."""
     try:
-        read_environment(plan, environ)
+        operator = read_environment(plan, environ)
     except StrategyError as error:
         return error.problems
-    return ()
+    problem = cap_problem(plan, operator)
+    return () if problem is None else (problem,)
 
 
 def connect(identity: Identity, world_size: int, timeout_s: float) -> Store:

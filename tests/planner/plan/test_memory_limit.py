@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from planner.memory.fit import memory_warning
+from planner import build_plan, load
+from planner.memory.fit import cap_problem, memory_warning
 from planner.memory.rank_memory import fullest_ranks
 from planner.plan.memory_limit import describe_memory_limit, memory_limit
+from planner.plan.operator_env import read_environment
 from planner.prediction.limits import limit_checks
 from planner.prediction.predict import predict
 from planner.search.search import search
+from planner.units import format_bytes
 from tests.support.examples import plan, strategy
 
 STAGED, COLOCATED, TINY = (f"ds_configs/{name}.yaml" for name in ("ep64_tp2_staged", "ep64_tp2", "tiny_cpu"))
@@ -62,6 +65,34 @@ def test_the_warning_names_the_fullest_rank_and_the_limit() -> None:
     exported = memory_warning(plan(*FITS), 16_777_216)
     assert exported is not None
     assert exported.endswith("of 16.8 MB (environment)")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("MAX_MEMORY_PER_GPU", "16777216", 2**24), ("MEMORY_FRACTION", "0.0625", 4e9)],
+)
+def test_a_cap_that_the_plan_cannot_meet_is_a_problem_with_the_need_by_cause(
+    name: str, value: str, allowed: float
+) -> None:
+    """Both are the strategy document's own, for its own plan."""
+    built = build_plan(load("ds_configs/ep64_tp2_staged.yaml"))
+    fullest = max(fullest_ranks(built), key=lambda rank: rank.peak_bytes)
+    problem = cap_problem(built, read_environment(built, {name: value}))
+    assert problem is not None
+    assert (problem.code, problem.path) == ("SW307", name)
+    assert f"allows {format_bytes(int(allowed))} for a rank, but rank {fullest.rank} needs " in problem.found
+    assert f"overhead {format_bytes(dict(fullest.by_cause)['overhead'])}" in problem.found
+    enough = str(problem.expected).split()[2]
+    assert cap_problem(built, read_environment(built, {name: enough})) is None
+
+
+def test_a_cap_that_is_no_lower_than_the_plans_own_limit_refuses_nothing() -> None:
+    """A generated launch exports the plan's own limit, also where a plan is not predicted to fit it."""
+    built = plan(*SMALL)
+    exported = {"MAX_MEMORY_PER_GPU": str(memory_limit(built.strategy))}
+    assert memory_warning(built, memory_limit(built.strategy)) is not None
+    assert cap_problem(built, read_environment(built, exported)) is None
+    assert cap_problem(built, read_environment(built, {})) is None
 
 
 def test_a_search_uses_and_names_the_same_limit() -> None:
