@@ -7,8 +7,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Each launcher's own name of the job or of the step.
-_VARIABLES = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "TORCHELASTIC_RUN_ID")
+from runtime.process.launchers import Launcher, find_launcher
+
+# Each launcher's own name of the job. Those of an outer launcher may differ between ranks: mpirun starts
+# its daemons on other hosts, and only those, with srun; a batch script may start each host's torchrun in a
+# step of its own.
+_NAMES = {
+    Launcher.SRUN: ("SLURM_JOB_ID", "SLURM_STEP_ID"),
+    Launcher.MPIRUN: ("PMIX_NAMESPACE",),
+    Launcher.TORCHRUN: ("TORCHELASTIC_RUN_ID",),
+}
 _LOCAL_SIZES = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # deepspeed's and torchrun's
 
 
@@ -29,7 +37,7 @@ def job_of_rank(
     link = Path(executable).name
     parts = [
         link if link.startswith("python-") else "",
-        *(environment.get(name, "") for name in _VARIABLES),
+        *(environment.get(name, "") for name in _NAMES.get(find_launcher(environment), ())),
         *(word for word in command if not word.startswith(("--local_rank", "--local-rank"))),
     ]
     world_size = environment.get("WORLD_SIZE")

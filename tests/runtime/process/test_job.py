@@ -6,6 +6,10 @@ from runtime.process.job import job_of_rank
 
 ONE_HOST = {"WORLD_SIZE": "4", "LOCAL_SIZE": "4"}
 TWO_HOSTS = {"WORLD_SIZE": "8", "LOCAL_SIZE": "4"}
+# As srun, mpirun and torchrun start ranks of several hosts.
+SRUN = {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "1"}
+MPIRUN = {"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "PMIX_NAMESPACE": "703266817"}
+TORCHRUN = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "a"}
 COMMAND = ("train.py", "--local_rank=0", "--strategy", "tiny.yaml")
 
 
@@ -24,6 +28,13 @@ def test_ranks_of_several_hosts_are_of_one_job_though_each_has_a_launcher() -> N
     assert job(TWO_HOSTS, parent=7) == job(TWO_HOSTS, parent=9)
 
 
+@pytest.mark.parametrize("inner", [MPIRUN, TORCHRUN])
+def test_ranks_are_of_one_job_though_an_outer_srun_has_a_step_for_each_host(inner: dict[str, str]) -> None:
+    step = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_ID": "12"}
+    first, second, none = ({**step, "SLURM_STEP_ID": "0"}, {**step, "SLURM_STEP_ID": "1"}, step)
+    assert len({job(outer | inner) for outer in (first, second, none)}) == 1
+
+
 @pytest.mark.parametrize(
     ("environment", "given"),
     [
@@ -31,11 +42,22 @@ def test_ranks_of_several_hosts_are_of_one_job_though_each_has_a_launcher() -> N
         (ONE_HOST, {"command": (*COMMAND, "name=other")}),
         (TWO_HOSTS, {"command": (*COMMAND, "name=other")}),
         (TWO_HOSTS, {"python": "python-20261130-054500-node0-77"}),
-        (TWO_HOSTS | {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "1"}, {}),
-        (TWO_HOSTS | {"PMIX_NAMESPACE": "node0-prterun"}, {}),
-        (TWO_HOSTS | {"TORCHELASTIC_RUN_ID": "b"}, {}),
     ],
 )
 def test_jobs_differ(environment: dict[str, str], given: dict[str, object]) -> None:
-    plain = {name: environment[name] for name in ("WORLD_SIZE", "LOCAL_SIZE")}
-    assert job(environment, **given) != job(plain)
+    assert job(environment, **given) != job(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "other"),
+    [
+        (SRUN, {"SLURM_JOB_ID": "13"}),
+        (SRUN, {"SLURM_STEP_ID": "2"}),
+        (MPIRUN, {"PMIX_NAMESPACE": "703266818"}),
+        (TORCHRUN, {"TORCHELASTIC_RUN_ID": "b"}),
+    ],
+)
+def test_jobs_of_a_launcher_differ_by_its_name_for_them(
+    environment: dict[str, str], other: dict[str, str]
+) -> None:
+    assert job(environment | other) != job(environment)
