@@ -3,7 +3,9 @@
 import os
 import sys
 from shlex import quote
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from launch.cli.arguments import only_overrides
 from launch.cli.command import command
@@ -15,10 +17,17 @@ from planner.exit_codes import ExitCode
 
 @command
 def generate(
-    output: CommandOutput, strategy: StrategyFile, overrides: Overrides = None, hardware: HardwareFile = None
+    output: CommandOutput,
+    strategy: StrategyFile,
+    overrides: Overrides = None,
+    hardware: HardwareFile = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="replace the files of a finished or running run of another plan")
+    ] = False,
 ) -> ExitCode:
     """Write the files of a launch to the run folder; exit code 1 if the plan is not predicted to fit."""
     from launch.scripts.env_file import operator_environment
+    from launch.scripts.held_run import find_held_run, keep_replaced
     from launch.scripts.hostfile import has_placeholder_hosts, is_local
     from launch.scripts.launch_files import (
         build_launch_plan,
@@ -36,7 +45,11 @@ def generate(
         files = launch_files(plan, paths, os.environ)
     except StrategyError as error:
         raise StrategyError(locate_problems(error.problems, plan.strategy)) from None
+    held = find_held_run(paths.run, plan)
+    if held is not None and not force:
+        raise StrategyError(locate_problems([held], plan.strategy))
     try:
+        kept = None if held is None else keep_replaced(paths.run, files)
         write_together(paths.run, files)
     except OSError as error:
         problem = cannot_write(paths.run, error)
@@ -48,6 +61,7 @@ def generate(
         "folder": str(paths.run),
         "fingerprint": plan.fingerprint,
         "files": list(files),
+        "replaced": None if kept is None else str(kept),
         "start": None if needs_slurm else str(paths.run / "launch.sh"),
         "notes": list(list_notes(plan)),
         "fits": not too_large,
@@ -61,6 +75,8 @@ def generate(
 
 def _print(plan: Plan, answer: dict[str, Any]) -> None:
     print(f"plan {plan.fingerprint} in {answer['folder']}: {' '.join(answer['files'])}")
+    if answer["replaced"] is not None:
+        print(f"  the files of the other plan are kept in {answer['replaced']}")
     if answer["start"] is None:
         print(
             f"  placeholder host names ({plan.hosts[0].name} …): list the real ones under cluster.hosts "

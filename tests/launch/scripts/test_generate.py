@@ -17,7 +17,10 @@ from planner import Plan, StrategyError, build_plan, load
 from planner.paths import PROJECT
 from planner.plan.operator_env import read_environment
 from planner.strategy.hostfile import read_hostfile
+from runtime.startup.claims import claim
+from runtime.startup.outcome_files import write_done
 from tests.support.examples import plan
+from tests.support.holders import other_process_that_holds
 
 GOLDEN = Path(__file__).parent / "golden"
 STAGED = "ds_configs/ep64_tp2_staged.yaml"
@@ -239,6 +242,56 @@ def test_paths_start_where_the_command_runs(
     assert (written.data.path, written.output.folder) == (f"{tmp_path}/text/*.txt", f"{tmp_path}/out")
     plan = json.loads((tmp_path / "out" / "tiny_cpu" / "plan.json").read_text())
     assert build_plan(written).fingerprint == plan["fingerprint"]
+
+
+@pytest.fixture
+def generated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, list[str]]:
+    """The folder of a launch, and the command line that generated it."""
+    line = ["generate", "ds_configs/tiny_cpu.yaml", f"output.folder={tmp_path}"]
+    assert main(line) == 0
+    capsys.readouterr()
+    return tmp_path / "tiny_cpu", line
+
+
+def refused(line: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(line) == 2
+    return capsys.readouterr().err
+
+
+def test_the_files_of_a_finished_run_of_another_plan_are_not_replaced(
+    generated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, line = generated
+    before = (run / "plan.json").read_bytes()
+    write_done(run, {"attempt": claim(run, {}), "step": 1})
+    assert main(line) == 0, "the same plan"
+    told = refused([*line, "training.steps=7"], capsys)
+    assert f"SW418 name: the run in {run} is finished, and is of another plan: training.steps was " in told
+    assert (run / "plan.json").read_bytes() == before
+
+    assert main([*line, "training.steps=7", "--force"]) == 0
+    assert f"are kept in {run / 'replaced-001'}" in capsys.readouterr().out
+    assert (run / "replaced-001" / "plan.json").read_bytes() == before
+    assert (run / "plan.json").read_bytes() != before
+
+
+def test_the_files_of_a_running_run_of_another_plan_are_not_replaced_but_of_a_stopped_one(
+    generated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, line = generated
+    with other_process_that_holds(run) as process:
+        told = refused([*line, "training.steps=7"], capsys)
+        assert f"is being trained (attempt 1, pid {process.pid} on " in told
+    assert main([*line, "training.steps=7"]) == 0, "the process was killed: the run may go on otherwise"
+
+
+def test_a_finished_run_whose_strategy_is_lost_is_not_replaced(
+    generated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, line = generated
+    write_done(run, {"attempt": claim(run, {}), "step": 1})
+    (run / "strategy.yaml").unlink()
+    assert "its strategy.yaml is missing or damaged" in refused(line, capsys)
 
 
 if __name__ == "__main__":
