@@ -187,7 +187,7 @@ def _print_block(block: dict[str, Any]) -> None:
         + (f", least rows {_mib(block['least_row_bytes'])} MiB" if block["least_row_bytes"] else "")
     )
     print(
-        f"  {'':18}{'n':>3}{'ms':>8}{'tokens/s':>10}  {'time/ours [95 %]':20}{'CPU time/ours':20}"
+        f"  {'':18}{'n':>3}{'ms':>8}{'tokens/s':>10}  {'time over ours [95 %]':20}{'CPU time over ours':20}"
         f"{'floor':>6}{'rows':>8}{'lists':>7}{'other':>8}{'drop':>7}{'peak':>7}"
     )
     for row in block["rows"]:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import hierarchical
 from .e4m3 import pack_rows, unpack_rows
 
 # R rows on this rank, D anything behind them
@@ -39,7 +40,7 @@ class Group:
     """A process group, this rank's place in it, and the clock that its collectives run under.
 
     `ranks` are global, in the order of the group. `sends_float8`: rows of vectors go to other ranks as e4m3
-    with a scale each.
+    with a scale each. `host_groups`: rows of an all-to-all take two steps.
     """
 
     process_group: dist.ProcessGroup | None  # None only where no collective is made, as on meta devices
@@ -48,6 +49,7 @@ class Group:
     size: int
     clock: Clock = field(default=NO_CLOCK, repr=False, compare=False)
     sends_float8: bool = False
+    host_groups: hierarchical.HostGroups | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,21 +235,39 @@ class _AllToAllRows(torch.autograd.Function):
         group: Group,
     ) -> Tensor:
         ctx.send_rows, ctx.receive_rows, ctx.group = send_rows, receive_rows, group
-        return _exchange_rows(x_RD, send_rows, receive_rows, group)
+        ctx.route = None
+        if group.host_groups is not None:
+            with group.clock.phase("all_to_all"):
+                ctx.route = hierarchical.find_route(send_rows, receive_rows, group.host_groups, x_RD.device)
+        return _exchange_rows(x_RD, send_rows, receive_rows, group, ctx.route)
 
     @staticmethod
     def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
-        return _exchange_rows(grad_RD, ctx.receive_rows, ctx.send_rows, ctx.group), None, None, None
+        group, route = ctx.group, ctx.route
+        sent = _exchange_rows(grad_RD, ctx.receive_rows, ctx.send_rows, group, route, is_back=True)
+        return sent, None, None, None
 
 
 def _exchange_rows(
-    x_RD: Tensor, send_rows: tuple[int, ...], receive_rows: tuple[int, ...], group: Group
+    x_RD: Tensor,
+    send_rows: tuple[int, ...],
+    receive_rows: tuple[int, ...],
+    group: Group,
+    route: hierarchical.Route | None,
+    *,
+    is_back: bool = False,
 ) -> Tensor:
+    """`route`: of the way there, where rows take two steps; `is_back`: they take it back."""
     if group.sends_float8 and x_RD.dim() == 2:
-        packed = _exchange_rows(pack_rows(x_RD), send_rows, receive_rows, replace(group, sends_float8=False))
+        plain = replace(group, sends_float8=False)
+        packed = _exchange_rows(pack_rows(x_RD), send_rows, receive_rows, plain, route, is_back=is_back)
         return unpack_rows(packed, x_RD.dtype)
-    received = x_RD.new_empty(sum(receive_rows), *x_RD.shape[1:])
     with group.clock.phase("all_to_all"):
+        if route is not None:
+            assert group.host_groups is not None
+            exchange = hierarchical.exchange_back if is_back else hierarchical.exchange
+            return exchange(x_RD, route, group.host_groups)
+        received = x_RD.new_empty(sum(receive_rows), *x_RD.shape[1:])
         dist.all_to_all_single(
             received,
             x_RD.contiguous(),

@@ -1,4 +1,4 @@
-"""Host rules: every TP group lies on one host."""
+"""Host rules: every TP group lies on one host, and EP groups have as many ranks on each for two levels."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from planner.rules.legal_degrees import nearest_tp
 from planner.rules.legal_values import divisors
 from planner.rules.partial import UnknownValueError
 from planner.strategy.schema import Strategy
-from planner.topology.host_blocks import find_split_tp_group, host_runs, host_slots
-from planner.topology.placement import largest_data_parallel_size, world_size
+from planner.topology.host_blocks import by_host, find_split_tp_group, host_runs, host_slots
+from planner.topology.placement import largest_data_parallel_size, place, world_size
 
 
 def tp_groups_are_within_hosts(s: Strategy) -> Iterator[Problem]:
@@ -54,4 +54,31 @@ def _write_smaller_tp(s: Strategy) -> str:
     return f"set parallel.tp to {smaller[0].tp} and training.global_batch to a multiple of {each[0]}"
 
 
-RULES = (tp_groups_are_within_hosts,)
+def hierarchical_groups_are_even(s: Strategy) -> Iterator[Problem]:
+    """Each rank of an EP group passes rows on to the rank with its place on every other host."""
+    p, cluster = s.parallel, s.cluster
+    world = world_size(p)
+    if s.runtime.all_to_all != "hierarchical" or world > MAX_WORLD:
+        return
+    if cluster.spare_hosts >= cluster.hosts.count or not is_ep_legal(s) or (p.ep % p.tp and p.tp % p.ep):
+        return
+    slots = sorted(host_slots(cluster, world), reverse=True)
+    if world > sum(slots):
+        return
+    # Where expert ranks are does not depend on how layers are cut: a layer a stage serves.
+    for stage in place(p.model_copy(update={"layers_per_stage": None}), p.pp):
+        for ranks in stage.expert.groups("ep") if stage.expert is not None else ():
+            sizes = [len(members) for members in by_host(ranks, slots)]
+            if len(set(sizes)) > 1:
+                yield Problem(
+                    code="SW220",
+                    path="runtime.all_to_all",
+                    found=f"hierarchical, but the EP group of ranks {ranks[0]} to {ranks[-1]} has "
+                    f"{' and '.join(map(str, sizes))} of them on its hosts",
+                    expected="as many ranks of every EP group on each of its hosts, or flat",
+                    fix="set runtime.all_to_all to flat",
+                )
+                return
+
+
+RULES = (tp_groups_are_within_hosts, hierarchical_groups_are_even)

@@ -36,9 +36,15 @@ def _recompute(s: Strategy) -> Iterator[Problem]:
 
 
 def _all_to_all(s: Strategy) -> Iterator[Problem]:
-    if s.runtime.all_to_all != "flat":
-        yield _missing(
-            "SW284", "runtime.all_to_all", s.runtime.all_to_all, "the hierarchical all-to-all", "flat"
+    """DeepSpeed's layer makes its all-to-all itself, in one step."""
+    if s.runtime.all_to_all == "hierarchical" and s.model.dispatch == "deepspeed":
+        yield Problem(
+            code="SW284",
+            path="runtime.all_to_all",
+            found="hierarchical can be planned, but with model.dispatch deepspeed DeepSpeed sends the "
+            "tokens, in one step",
+            expected="flat with model.dispatch deepspeed",
+            fix="set runtime.all_to_all to flat, or model.dispatch to dropless",
         )
 
 

@@ -61,7 +61,8 @@ class Runtime(Section):
         description="experts chosen by a rule instead of by the router, for benchmarks and rehearsals",
     )
     all_to_all: Literal["flat", "hierarchical"] = Field(
-        default="flat", description="hierarchical: within hosts first, then between hosts"
+        default="flat",
+        description="of tokens. hierarchical: within hosts first, then between hosts, in larger messages",
     )
     fp8_without_gpu: Literal["emulate", "refuse"] = Field(
         default="emulate",

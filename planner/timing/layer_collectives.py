@@ -6,6 +6,7 @@ from planner.plan.plan import Plan
 from planner.timing import collective_time, op_sizes
 from planner.timing.float8_collectives import Maxima, attention_maxima, layer_maxima, output_maxima
 from planner.timing.stage_cost import StageCost
+from planner.topology.group_placement import GroupPlacement
 
 _GATE_BYTES = 4  # of a route: fp32, and so is its gradient
 
@@ -35,9 +36,11 @@ def all_to_all_s(cost: StageCost, *, is_backward: bool, is_again: bool = False) 
             _GATE_BYTES * p.sent * fullest, placement, network, hierarchical=hierarchical
         )
     if not is_backward and not is_again:
-        seconds += collective_time.all_to_all_s(
-            8 * p.model.num_experts, placement, network, hierarchical=hierarchical
-        )
+        seconds += collective_time.all_to_all_s(8 * p.model.num_experts, placement, network)
+    if hierarchical and not is_backward and placement.remote_peers and placement.local > 1:
+        # Each exchange forward begins by telling the members of the host how many rows they pass on.
+        inside = GroupPlacement(size=placement.local, local=placement.local, hosts=1)
+        seconds += (2 if is_again else 3) * collective_time.all_to_all_s(8 * p.ep, inside, network)
     return cost.num_layers[1] * seconds
 
 

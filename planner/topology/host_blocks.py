@@ -1,7 +1,8 @@
 """Host blocks: how many consecutive ranks each host carries, and whether a TP group lies within one."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from planner.strategy.cluster import Cluster
 from planner.strategy.parallel import Parallel
@@ -21,6 +22,12 @@ def host_slots(cluster: Cluster, world: int) -> tuple[int, ...]:
 def host_runs(slots: Sequence[int]) -> HostRuns:
     """Equal hosts together, in the order in which they get ranks: the fullest first."""
     return tuple((size, len(list(run))) for size, run in groupby(sorted(slots, reverse=True)))
+
+
+def by_host(ranks: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Some ranks, in ascending order, apart by host; `sizes`: ranks of each host, in the order of hosts."""
+    ends = list(accumulate(sizes))
+    return [tuple(members) for _, members in groupby(ranks, lambda rank: bisect_right(ends, rank))]
 
 
 def find_split_tp_group(parallel: Parallel, hosts: HostRuns) -> range | None:

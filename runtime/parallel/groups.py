@@ -4,15 +4,17 @@ Only this module makes process groups. Their ranks come from planner.topology.pl
 groups in one order.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 
 import torch.distributed as dist
 
 from model.collectives import NO_CLOCK, Clock, Group, ModelGroups
+from model.hierarchical import HostGroups
 from planner import Plan, Stage
+from planner.topology.host_blocks import by_host
 
 
 class GroupMismatch(RuntimeError):
@@ -66,23 +68,30 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
     """
     made: dict[tuple[int, ...], dist.ProcessGroup] = {}
     mine: dict[str, Group] = {}
+
+    def make(ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        if ranks not in made:
+            made[ranks] = _new_group(plan, ranks)
+        return made[ranks]
+
     for stage in plan.stages:
         grids = {"data": stage.dense, "tp": stage.dense}
         if stage.expert is not None:
             grids |= {"ep": stage.expert, "edp": stage.expert}
         for axis, grid in grids.items():
             for ranks in grid.groups(axis):
-                if ranks not in made:
-                    made[ranks] = _new_group(plan, ranks)
+                group = Group(
+                    process_group=make(ranks),
+                    ranks=ranks,
+                    rank=ranks.index(rank) if rank in ranks else 0,
+                    size=len(ranks),
+                    clock=clock,
+                    sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
+                )
+                if axis == "ep" and plan.strategy.runtime.all_to_all == "hierarchical":
+                    group = replace(group, host_groups=_make_host_groups(plan, ranks, rank, make))
                 if rank in ranks:
-                    mine[axis] = Group(
-                        process_group=made[ranks],
-                        ranks=ranks,
-                        rank=ranks.index(rank),
-                        size=len(ranks),
-                        clock=clock,
-                        sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
-                    )
+                    mine[axis] = group
     boundaries = _make_boundary_groups(plan, clock)
     place = plan.stages.index(plan.stage_of(rank))
     alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
@@ -107,6 +116,25 @@ def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
         list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout)
     )
     return made
+
+
+def _make_host_groups(
+    plan: Plan, ranks: tuple[int, ...], rank: int, make: Callable[[tuple[int, ...]], dist.ProcessGroup]
+) -> HostGroups | None:
+    """Makes the groups of a two-level all-to-all. Every rank calls it; None for others, or one level."""
+    members = by_host(ranks, [len(host.ranks) for host in plan.hosts])
+    if len(members) == 1 or len(members[0]) == 1:
+        return None
+    inside = {ranks_inside: make(ranks_inside) for ranks_inside in members}
+    between = {rail: make(rail) for rail in zip(*members, strict=True)}
+    if rank not in ranks:
+        return None
+    return HostGroups(
+        inside=next(group for among, group in inside.items() if rank in among),
+        between=next(group for among, group in between.items() if rank in among),
+        num_hosts=len(members),
+        num_local=len(members[0]),
+    )
 
 
 def _make_boundary_groups(plan: Plan, clock: Clock) -> list[BoundaryGroups]:

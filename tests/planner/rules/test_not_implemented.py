@@ -19,7 +19,7 @@ def test_the_demo_runs() -> None:
     [
         (("runtime.recompute=layer", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.recompute={layers: 2}", *STOCK), "SW283", "runtime.recompute"),
-        (("runtime.all_to_all=hierarchical",), "SW284", "runtime.all_to_all"),
+        (("runtime.all_to_all=hierarchical", *STOCK), "SW284", "runtime.all_to_all"),
         (("runtime.kernels=fused",), "SW288", "runtime.kernels"),
         (("runtime.overlap_reduce=true",), "SW290", "runtime.overlap_reduce"),
         (("runtime.overlap_all_to_all=true",), "SW290", "runtime.overlap_all_to_all"),
@@ -45,6 +45,10 @@ def test_recomputation_runs(recompute: str) -> None:
     assert find_unimplemented(strategy(f"runtime.recompute={recompute}")) == ()
     stock = find_unimplemented(strategy(f"runtime.recompute={recompute}", *STOCK))
     assert bool(stock) == (recompute in ("layer", "{layers: 2}"))
+
+
+def test_both_kinds_of_all_to_all_run() -> None:
+    assert find_unimplemented(strategy("runtime.all_to_all=hierarchical")) == ()
 
 
 def test_stages_run() -> None:
