@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from planner import Plan, Problem
+from planner.plan.deterministic import deterministic_environment
 from planner.plan.mismatch import VARIABLE
 from planner.plan.operator_env import (
     GROUP_VARIABLES,
@@ -53,6 +54,7 @@ def variables(plan: Plan, operator: OperatorEnvironment) -> dict[str, str]:
     values |= {name: format_ranks(ranks) for name, ranks in list_group_ranks(plan).items()}
     values["MAX_MEMORY_PER_GPU"] = str(operator.memory_limit_bytes)
     values["MEMORY_FRACTION"] = _fraction(operator.memory_limit_bytes, gpu.memory)
+    values |= deterministic_environment(plan.strategy)
     return values | dict(sorted(launch.environment.items())) | operator.values
 
 

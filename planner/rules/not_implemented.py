@@ -55,13 +55,6 @@ def _init_from(s: Strategy) -> Iterator[Problem]:
         )
 
 
-def _deterministic(s: Strategy) -> Iterator[Problem]:
-    if s.runtime.deterministic and not s.cluster.gpu.is_cpu:  # on a CPU every kernel is deterministic
-        yield _missing(
-            "SW286", "runtime.deterministic", "true", "a choice of deterministic GPU kernels", "false"
-        )
-
-
 def _kernels(s: Strategy) -> Iterator[Problem]:
     if s.runtime.kernels == "fused":
         yield _missing("SW288", "runtime.kernels", "fused", "a runtime of fused kernels", "eager")
@@ -99,7 +92,6 @@ _RULES = (
     _recompute,
     _all_to_all,
     _init_from,
-    _deterministic,
     _kernels,
     _overlap,
     _moments,

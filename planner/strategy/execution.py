@@ -77,7 +77,8 @@ class Runtime(Section):
         default=100, description="steps between checks that replicas of parameters are bitwise equal"
     )
     deterministic: bool = Field(
-        default=False, description="use only kernels with bitwise reproducible results"
+        default=False,
+        description="use only reproducible kernels and collectives; not run on a GPU yet",
     )
 
 

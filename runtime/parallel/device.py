@@ -4,7 +4,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import timedelta
 
 import torch
@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from model.float8 import device_has_kernel
 from planner import Plan, Problem
+from planner.plan.deterministic import deterministic_environment
 from planner.plan.operator_env import read_environment
 from runtime.process.identity import Identity
 
@@ -76,12 +77,25 @@ def take_device(plan: Plan, identity: Identity, environ: Mapping[str, str] = os.
     if is_cpu:
         torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
         return device
+    use_deterministic_kernels(plan)
     torch.cuda.set_device(device)
     limit = read_environment(plan, environ).memory_limit_bytes
     total = torch.cuda.get_device_properties(device).total_memory
     if limit < total:
         torch.cuda.set_per_process_memory_fraction(limit / total, device)
     return device
+
+
+def use_deterministic_kernels(plan: Plan, environ: MutableMapping[str, str] = os.environ) -> None:
+    """On GPUs, where runtime.deterministic asks for it; before CUDA and NCCL read their environment.
+
+    What has no deterministic kernel is torch's RuntimeError from then on (SW954).
+    """
+    variables = deterministic_environment(plan.strategy)
+    for name, value in variables.items():
+        environ.setdefault(name, value)
+    if variables:
+        torch.use_deterministic_algorithms(True)
 
 
 def join_world(plan: Plan, identity: Identity, store: dist.Store, device: torch.device) -> None:

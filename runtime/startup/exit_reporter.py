@@ -1,6 +1,7 @@
 """Exit of a run: exit code, done.json or failed.json, and one printed reason (failure_reason.py)."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -218,7 +219,18 @@ def _describe(error: BaseException) -> str:
         return "".join(traceback.format_exception(error)).rstrip()
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    operator = _UNDETERMINED.match(str(error))
+    if operator is not None:
+        return _UNDETERMINED_TEXT.format(operator=operator[1], place=place)
     return f"{type(error).__name__}: {error}{place}\n  SWITCHYARD_DEBUG=1 shows the full traceback"
+
+
+# torch 2.13's words (aten/src/ATen/Context.cpp, alertNotDeterministic).
+_UNDETERMINED = re.compile(r"(\S+) does not have a deterministic implementation")
+_UNDETERMINED_TEXT = (
+    "SW954 runtime.deterministic is true, and the operator {operator} has no deterministic kernel on this "
+    "GPU{place}: set runtime.deterministic to false\n  SWITCHYARD_DEBUG=1 shows the full traceback"
+)
 
 
 def _wants_traceback() -> bool:

@@ -133,6 +133,18 @@ def test_env_is_what_deepspeed_and_a_rank_read(case: str) -> None:
     assert json.loads(files_of(built)["plan.json"])["environment"] == read.values
 
 
+def test_deterministic_runs_on_gpus_fix_what_libraries_would_choose() -> None:
+    def environment(*overrides: str) -> set[str]:
+        return set(files_of(plan("runtime.deterministic=true", *overrides))["env"].splitlines())
+
+    fixed = {"CUBLAS_WORKSPACE_CONFIG=:4096:8", "NCCL_ALGO=Ring", "NCCL_PROTO=Simple"}
+    assert fixed <= environment()
+    assert not fixed & environment("cluster.gpu=cpu", "training.precision=fp32")
+    own = environment("launch.environment={NCCL_ALGO: Tree}")
+    assert fixed - own == {"NCCL_ALGO=Ring"}
+    assert "NCCL_ALGO=Tree" in own
+
+
 def test_operators_variables_win_and_both_limits_agree() -> None:
     built = plan_of("staged_68")
     env = files_of(built, {"MEMORY_FRACTION": "0.5", "EXPERT_GPUS": "2-40,41-65", "ELSE": "1"})["env"]

@@ -25,7 +25,6 @@ def test_the_demo_runs() -> None:
         (("runtime.overlap_all_to_all=true",), "SW290", "runtime.overlap_all_to_all"),
         (("training.optimizer.moments=bf16",), "SW296", "training.optimizer.moments"),
         (("model.init_from=runs/x",), "SW285", "model.init_from"),
-        (("runtime.deterministic=true",), "SW286", "runtime.deterministic"),
         (("operate.wandb=project",), "SW287", "operate.wandb"),
         (("operate.hook=[notify, --x]",), "SW287", "operate.hook"),
         (("operate.metrics_port=9000",), "SW287", "operate.metrics_port"),

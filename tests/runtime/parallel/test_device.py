@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from planner import build_plan, load
-from runtime.parallel.device import device_problems, take_device
+from runtime.parallel.device import device_problems, take_device, use_deterministic_kernels
 from runtime.process.identity import Identity
 from runtime.process.launchers import Launcher
 
@@ -68,3 +68,21 @@ def test_emulation_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     for rank in (0, 1):
         take_device(plan, replace(IDENTITY, rank=rank, local_rank=rank), threads)
     assert [record.getMessage()[:26] for record in caplog.records] == ["SW904 FP8 is emulated: all"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "is_asked", "expected"), [("H100", True, True), ("H100", False, False), ("cpu", True, False)]
+)
+def test_deterministic_kernels_are_asked_for_on_gpus_and_the_shells_choice_wins(
+    monkeypatch: pytest.MonkeyPatch, gpu: str, is_asked: bool, expected: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("torch.use_deterministic_algorithms", asked.append)
+    path = STRATEGY if gpu != "cpu" else "ds_configs/tiny_cpu.yaml"
+    overrides = ["cluster.gpu=H100"] if gpu != "cpu" else []
+    plan = build_plan(load(path, [*overrides, f"runtime.deterministic={str(is_asked).lower()}"]))
+    environ = {"NCCL_ALGO": "Tree"}
+    use_deterministic_kernels(plan, environ)
+    own = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "Tree", "NCCL_PROTO": "Simple"}
+    assert environ == (own if expected else {"NCCL_ALGO": "Tree"})
+    assert asked == ([True] if expected else [])

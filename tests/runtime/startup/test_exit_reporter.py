@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from planner import Problem, build_plan, load
@@ -198,3 +199,19 @@ def test_when_rank_0_left_its_reason_the_others_are_silent(
     assert peer.failed(RuntimeError("gloo/transport: Connection closed by peer")) == 3
     assert capsys.readouterr().err.count("[rank ") == 1
     assert "MemoryError: no more" in failed(tmp_path)["problems"][0]["found"]
+
+
+def test_an_operator_without_a_deterministic_kernel_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's own words, of an operator that has none on any device."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert reporter(tmp_path).failed(caught.value) == 3
+    told = capsys.readouterr().err
+    assert "SW954 runtime.deterministic is true, and the operator put_ has no deterministic kernel" in told
+    assert "set runtime.deterministic to false" in told
