@@ -47,10 +47,15 @@ class Experts(Float8Module):
     def forward(self, x_RD: Tensor, counts_L: Tensor, gates_R: Tensor) -> Tensor:
         """gate · expert(x) of each row. `x_RD`: first all rows of the first local expert, and so on;
         `counts_L` sums to R; `gates_R` in fp32 at least."""
-        rows, times = ExpertRows.of(counts_L), float8_product if self.is_float8 else product
-        inner_RI = times(x_RD, self.gate_up_proj if self.is_gated else self.up_proj, rows)
+        rows = ExpertRows.of(counts_L)
+        inner_RI = self.times(x_RD, "gate_up_proj" if self.is_gated else "up_proj", rows)
         h_RF = weighted_activation(inner_RI, gates_R, self.hidden_act, is_gated=self.is_gated)
-        return times(h_RF, self.down_proj, rows)
+        return self.times(h_RF, "down_proj", rows)
+
+    def times(self, x_RK: Tensor, name: str, rows: ExpertRows) -> Tensor:
+        """x Wᵀ of each row and the weight `name` of its expert."""
+        weight: Tensor = getattr(self, name)
+        return float8_product(x_RK, weight, rows) if self.is_float8 else product(x_RK, weight, rows)
 
     def blocks(self, x_LCD: Tensor) -> Tensor:
         """expert(x) for C rows of every local expert, as padded dispatch passes them."""

@@ -1,6 +1,7 @@
 """Text generation from a run's newest intact checkpoint, in one process, without DeepSpeed.
 
 python -m runtime.generate RUN [--prompt TEXT] [--tokens N] [--temperature T] [--seed N]
+    [--fp8]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
+from model.float8_weights import load_in_float8
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, __version__, load
 from planner.exit_codes import ExitCode
@@ -44,13 +46,20 @@ class CannotGenerate(Exception):
 
 
 def continuation(
-    run_folder: Path, prompt: str, num_tokens: int, *, temperature: float = 0.0, seed: int = 1
+    run_folder: Path,
+    prompt: str,
+    num_tokens: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 1,
+    fp8: bool = False,
 ) -> str:
     """What the run's newest intact checkpoint writes after `prompt`: at most `num_tokens` tokens.
 
     Args:
         prompt: may be empty, to begin a new text.
         temperature: 0 always takes the most likely token; above 0 samples, reproducibly for a `seed`.
+        fp8: see `load_model`.
 
     Raises:
         CannotGenerate: if the folder holds no run, no checkpoint, no tokenizer, or another model.
@@ -68,7 +77,7 @@ def continuation(
         found = f"no {TOKENIZER_NAME} in it or in the run"
         raise _problem("SW983", info.folder, found, "copy the tokenizer there")
     coder = _read_tokenizer(file, info)
-    model = load_model(strategy, info)
+    model = load_model(strategy, info, fp8=fp8)
 
     ids = coder.tokenizer.encode(prompt, add_special_tokens=False).ids
     # An empty prompt begins like a document in the packed data: after the end of the previous one.
@@ -98,8 +107,10 @@ def default_prompt(run_folder: Path) -> str:
     return DEFAULT_PROMPT if data.path is None and data.mix is None else ""
 
 
-def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalLM:
-    """The full model in one process, in fp32, with the checkpoint's weights.
+def load_model(strategy: Strategy, info: CheckpointInfo, *, fp8: bool = False) -> SwitchyardForCausalLM:
+    """The full model in one process, with the checkpoint's weights, to evaluate and to generate.
+
+    In fp32; `fp8`: linear layers and experts hold a byte a parameter and multiply in FP8, the rest is bf16.
 
     Where the run has a tokenizer, its end-of-text token is the model's eos and pad, and `save_pretrained`
     writes the tokenizer too, in transformers' form.
@@ -115,28 +126,33 @@ def load_model(strategy: Strategy, info: CheckpointInfo) -> SwitchyardForCausalL
     coder = None if file is None else _read_tokenizer(file, info)
     if coder is not None:
         config.eos_token_id = config.pad_token_id = coder.end_of_text
-    model = SwitchyardForCausalLM(config)
+    with torch.device("meta" if fp8 else "cpu"):
+        model = SwitchyardForCausalLM(config)
     if coder is not None:
         end = coder.tokenizer.id_to_token(coder.end_of_text)
         model.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=end, pad_token=end)
     model.eval()  # type: ignore[no-untyped-call]
-    targets = model.state_dict()
-    wrong = []
+    wrong = load_in_float8(model, read_weights(info)) if fp8 else _copy_weights(model, info)
+    if wrong:
+        raise _problem(
+            "SW984",
+            info.folder,
+            f"{len(wrong)} tensors do not match the run's strategy.yaml: {', '.join(wrong[:3])}",
+            "restore the strategy.yaml that the run was trained with",
+        )
+    return model
+
+
+def _copy_weights(model: SwitchyardForCausalLM, info: CheckpointInfo) -> list[str]:
+    """The names of which model and checkpoint do not have the same tensor."""
+    targets, wrong = model.state_dict(), []
     for name, tensor in read_weights(info):
         target = targets.pop(name, None)
         if target is None or target.shape != tensor.shape:
             wrong.append(name)
         else:
             target.copy_(tensor)
-    if wrong or targets:
-        named = ", ".join([*wrong, *targets][:3])
-        raise _problem(
-            "SW984",
-            info.folder,
-            f"{len(wrong) + len(targets)} tensors do not match the run's strategy.yaml: {named}",
-            "restore the strategy.yaml that the run was trained with",
-        )
-    return model
+    return [*wrong, *targets]
 
 
 def _strategy(run_folder: Path) -> Strategy:
@@ -174,12 +190,13 @@ def main(
     tokens: Annotated[int, typer.Option(min=1, help="maximum number of tokens to write")] = 60,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most likely token")] = 0.0,
     seed: Annotated[int, typer.Option(help="for a temperature above 0")] = 1,
+    fp8: Annotated[bool, typer.Option("--fp8", help="hold the weights in FP8: a byte a parameter")] = False,
 ) -> None:
     """Continue a text with the newest checkpoint of RUN."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         given = default_prompt(run) if prompt is None else prompt
-        written = continuation(run, given, tokens, temperature=temperature, seed=seed)
+        written = continuation(run, given, tokens, temperature=temperature, seed=seed, fp8=fp8)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(ExitCode.NEGATIVE) from error

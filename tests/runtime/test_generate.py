@@ -11,6 +11,7 @@ from click.testing import Result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from model.linear import use_float8
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import loads
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo, Meta
@@ -19,6 +20,7 @@ from runtime.data.tokenizer import train_tokenizer
 from runtime.generate import CannotGenerate, continuation, default_prompt, load_model
 from runtime.generate import main as command
 from runtime.training.training_model import model_config
+from tests.support.float8_reference import quantized
 from tests.support.states import META, full_piece, slice_piece
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,43 @@ def test_sampling_is_reproducible_for_a_seed(run: Path) -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_in_fp8_a_parameter_of_a_product_takes_a_byte(run: Path) -> None:
+    strategy, info = loads(STRATEGY), newest(run)
+    model = load_model(strategy, info, fp8=True)
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    assert not any(tensor.is_meta for tensor in held.values())
+    num_scales = 0
+    for name, weight in weights(info):
+        if any(part in name for part in ("embed_tokens", "norm", "router")):
+            assert torch.equal(held[name], weight.bfloat16()), name
+        else:
+            assert (held[name].shape, held[name].element_size()) == (weight.shape, 1), name
+            values = held[name].double() * held[f"{name}_scale"].double()
+            assert torch.equal(values, quantized(weight.bfloat16())), name
+            num_scales += weight.numel() // weight.shape[-1]
+    products = [t for n, t in held.items() if t.dtype == torch.float8_e4m3fn or n.endswith("_scale")]
+    held_bytes = sum(tensor.numel() * tensor.element_size() for tensor in products)
+    assert held_bytes == sum(t.numel() for t in products if t.element_size() == 1) + 4 * num_scales
+
+
+def test_in_fp8_it_computes_what_training_in_fp8_computes(run: Path) -> None:
+    strategy, info = loads(STRATEGY), newest(run)
+    ids = torch.arange(2, 30)[None]
+    with torch.inference_mode():
+        stored = load_model(strategy, info, fp8=True)(ids).logits
+        trained = load_model(strategy, info).bfloat16()
+        plain = trained(ids).logits
+        use_float8(trained)
+        assert torch.equal(stored, trained(ids).logits)
+    assert 0 < (stored - plain).norm() < 0.2 * plain.norm()
+
+
+def test_a_text_is_generated_in_fp8(run: Path) -> None:
+    assert continuation(run, "def ", 5, fp8=True) == continuation(run, "def ", 5, fp8=True)
+    result = call(run, "--tokens", 3, "--fp8")
+    assert result.exit_code == 0, result.output
+
+
 def test_an_empty_prompt_begins_a_text(run: Path) -> None:
     assert isinstance(continuation(run, "", 5), str)
 
@@ -120,8 +159,9 @@ def test_a_missing_folder_checkpoint_or_strategy_is_a_problem(run: Path, tmp_pat
 
 def test_another_model_is_a_problem(run: Path) -> None:
     (run / "strategy.yaml").write_text(STRATEGY.replace("num_experts: 4", "num_experts: 8"))
-    with pytest.raises(CannotGenerate, match=r"SW984 .*: model\."):
-        continuation(run, "", 1)
+    for fp8 in (False, True):
+        with pytest.raises(CannotGenerate, match=r"SW984 .*: model\."):
+            continuation(run, "", 1, fp8=fp8)
 
 
 def test_an_exported_model_has_eos_pad_and_the_tokenizer(run: Path, tmp_path: Path) -> None:
