@@ -7,7 +7,7 @@ make the groups, this rank's part of the model and its engine; resume from a che
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from runtime.process.gpu_presence import has_gpu
 from runtime.process.launchers import is_other_rank_here
@@ -102,6 +102,15 @@ def train_steps(run: "TrainingRun", trainer: "Trainer", first_step: int) -> None
             break
 
 
+class RankParser(argparse.ArgumentParser):
+    """Of the ranks that were started beside each other with one wrong command line, rank 0 alone says so."""
+
+    def error(self, message: str) -> NoReturn:
+        if is_other_rank_here():
+            leave_to_rank_0(WRONG_INPUT)
+        super().error(message)
+
+
 def needs_gpus(path: str, overrides: Sequence[str]) -> bool:
     """Whether the strategy is known to, unread: it is the document's own, on its own cluster."""
     return path == DOCUMENT_STRATEGY and not any(text.startswith("cluster") for text in overrides)
@@ -109,7 +118,7 @@ def needs_gpus(path: str, overrides: Sequence[str]) -> bool:
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool]:
     """The strategy's path, its overrides, whether a run is taken over. Exits with code 2 on a wrong line."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train a strategy.", allow_abbrev=False)
+    parser = RankParser(prog="train.py", description="Train a strategy.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--strategy", metavar="FILE", help="the strategy to train")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")

@@ -119,7 +119,7 @@ def test_too_few_processes_are_told_the_command_of_the_other_launchers_too(
         ("salloc --ntasks=5 srun --nodes=1 --ntasks=2 python", {}),
         ("salloc --nodes=2 --ntasks=2 mpirun -x MASTER_ADDR -np 2 python", {"MASTER_ADDR": "127.0.0.1"}),
         ("salloc --ntasks=5 deepspeed --quiet --num_gpus 2 --master_port PORT", {}),
-        ("srun --ntasks=1 mpirun -np 2 python", {}),
+        ("salloc --ntasks=2 mpirun -np 2 python", {}),
     ],
 )
 def test_every_launcher_trains_the_same(
@@ -165,6 +165,16 @@ def test_two_torchrun_agents_train_the_same(tmp_path: Path, expected: Losses) ->
     for code, output in (launch.finish(), other.finish()):
         assert code == 0, output
     assert launch.losses() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["torchrun --nproc_per_node=4", "srun --ntasks=4 python"])
+def test_a_wrong_command_line_is_reported_once(
+    command: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    code, output = train(Launch(tmp_path), command, environment, "--batchsize=8")
+    assert code in (1, 2)
+    assert output.count("unrecognized arguments: --batchsize=8") == 1, output
 
 
 @pytest.mark.slow
