@@ -19,6 +19,7 @@ from benchmarks.op_shapes import SHAPES, Shape
 from planner import Strategy
 from planner.counts.head_chunk import head_chunk_tokens
 from planner.counts.rank_workload import RankWorkload
+from planner.counts.sent_rows import balanced_ranks
 from planner.timing.op_sizes import MODULES, Terms, element_sizes, operation_counts
 from planner.timing.op_table import PATH, counted_values
 
@@ -46,7 +47,9 @@ def workload(strategy: Strategy, tp: int, ep: int) -> RankWorkload:
     """The first rank's, its experts balanced."""
     model, training = strategy.model, strategy.training
     tokens = training.micro_batch * training.seq_length
-    sent = -(-tokens // tp) * model.num_experts_per_tok
+    share = -(-tokens // tp)
+    sent = share * model.num_experts_per_tok
+    rows = round(share * balanced_ranks(model.num_experts, model.num_experts_per_tok, ep))
     return RankWorkload(
         model=model,
         num_sequences=training.micro_batch,
@@ -58,6 +61,8 @@ def workload(strategy: Strategy, tp: int, ep: int) -> RankWorkload:
         received=sent,
         computed=sent,
         head_chunk_tokens=head_chunk_tokens(strategy, tp),
+        sent_rows=rows,
+        received_rows=rows,
     )
 
 

@@ -23,8 +23,7 @@ from torch._C._autograd import _get_sequence_nr
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import collectives, modeling_switchyard, moe
-from model import dispatch as dispatch_module
+from model import collectives, expert_exchange, modeling_switchyard, moe
 from model.attention import Attention
 from model.collectives import Group, ModelGroups
 from model.embedding import VocabEmbedding
@@ -247,6 +246,9 @@ def _named_regions(model: SwitchyardForCausalLM, mode: CountingMode) -> Iterator
             stack.enter_context(patch.object(place, function, named(name, getattr(place, function))))
         # Peers send what this rank sends them: what is received has the sizes of a balanced exchange.
         stack.enter_context(
-            patch.object(dispatch_module, "exchange_counts", lambda counts, group: counts.clone())
+            patch.object(expert_exchange, "exchange_counts", lambda counts, group: counts.clone())
+        )
+        stack.enter_context(
+            patch.object(expert_exchange, "exchange_routes", lambda x, send, receive, group: x.clone())
         )
         yield

@@ -98,6 +98,10 @@ SHAPES = (
     Shape(("num_experts=16", "hidden_size=320", "moe_intermediate_size=128"), ep=4),
     Shape(("num_experts=32", "num_experts_per_tok=4", "training.seq_length=512"), ep=8),
     Shape(("hidden_size=192",), ep=8),  # one expert a rank
+    Shape(("num_experts=24", "hidden_size=160", "training.seq_length=384"), ep=4),
+    Shape(("num_experts=64", "num_experts_per_tok=8", "expert=swiglu", "training.seq_length=512"), ep=8),
+    Shape(("num_experts=64", "num_experts_per_tok=4", "hidden_size=64", "training.seq_length=1024"), ep=2),
+    Shape(("num_experts=32", "num_experts_per_tok=2", "hidden_size=384", *_PAIR), ep=16),
     Shape(("num_shared_experts=1", "qk_norm=head", "hidden_size=256"), tp=2, ep=2),
     Shape(
         ("num_experts_per_tok=2", "expert=swiglu", "num_experts=64", "training.seq_length=512"), tp=4, ep=4

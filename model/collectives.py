@@ -138,6 +138,14 @@ def exchange_counts(counts: Tensor, group: Group | None) -> Tensor:
     return received
 
 
+def exchange_routes(x_R: Tensor, send: Sequence[int], receive: Sequence[int], group: Group) -> Tensor:
+    """What belongs to each route (R of them along dim 0) to where the route is, or back. No gradient.
+
+    As it is and flat also where rows are sent as e4m3 or by way of other ranks: it is small.
+    """
+    return _exchange_rows(x_R, tuple(send), tuple(receive), replace(group, sends_float8=False), None)
+
+
 def all_gather_shares(x: Tensor, size: int, group: Group, dim: int = 0) -> Tensor:
     """The shares of every rank, concatenated along `dim` in rank order. No gradient.
 

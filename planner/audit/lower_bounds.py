@@ -48,7 +48,7 @@ def all_to_all_layer_bytes(context: AuditContext) -> float:
     if p.ep == 1 or not context.strategy.model.num_moe_layers:
         return 0.0
     element = PAYLOAD_BYTES[context.strategy.training.precision]
-    return plan.batch.accumulation * p.sent * p.model.hidden_size * element * (p.ep - 1) / p.ep
+    return plan.batch.accumulation * p.sent_rows * p.model.hidden_size * element * (p.ep - 1) / p.ep
 
 
 def all_to_all_bytes(context: AuditContext, stage: Stage) -> float:

@@ -83,25 +83,28 @@ def dispatch(p: RankWorkload) -> int:
         # The input, and three [tokens, experts, capacity] tensors: combine weights in fp32 and as cast, mask.
         dense = p.tokens * model.num_experts * p.stock_capacity
         return a * model.hidden_size * (p.tokens + p.sent) + dense * (_WIDE + 2 * a)
-    kept = row_order(p)
-    if p.ep > 1 and model.num_experts > p.ep:
-        kept += 2 * _INDEX * p.received
-    return kept
+    return row_order(p)
 
 
 def routing_replay(p: RankWorkload) -> int:
     """What a second pass over a layer replays, beside `row_order`: the chosen experts of all tokens; with a
-    capacity which of them are kept; under ep the rows that come from each rank for each expert here."""
+    capacity which of them are kept."""
     routes = p.tokens * p.model.num_experts_per_tok
-    kept = (_INDEX + (p.model.dispatch == "capacity")) * routes
-    return kept + (_INDEX * p.model.num_experts if p.ep > 1 else 0)
+    return (_INDEX + (p.model.dispatch == "capacity")) * routes
 
 
 def row_order(p: RankWorkload) -> int:
-    """Of `dispatch`, the row of each route and the route of each row, which the functions that move rows hold
-    until their graph is gone."""
+    """Of `dispatch`, which row is which route, which the functions that move rows hold until their graph is
+    gone. Under ep: routes in order of rank; of rows sent the token, and which are summed; the same of routes
+    received, their order and gates (model/expert_exchange.py)."""
     if p.model.dispatch == "deepspeed":
         return 0
+    if p.ep > 1:
+        local, routes = p.model.num_experts // p.ep, p.share_tokens * p.model.num_experts_per_tok
+        indices = routes + 2 * (p.sent_rows + 1) + 2 * p.share_tokens + p.received + local
+        if local > 1:
+            indices += 2 * p.received + 2 * p.received_rows
+        return _INDEX * indices + _WIDE * p.received
     return _INDEX * (2 * p.share_tokens * p.model.num_experts_per_tok + p.model.num_experts)
 
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from planner.counts.forced_load import forced_load
+from planner.counts.forced_routes import forced_routes
 from planner.counts.head_chunk import head_chunk_tokens
+from planner.counts.sent_rows import balanced_ranks, forced_ranks
 from planner.plan.plan import Plan
 from planner.strategy.schema import ModelShape
 from planner.topology.grid import share
@@ -34,10 +36,11 @@ class RankWorkload:
     """A micro-batch on one data-parallel rank; of its TP partners the first, which has the most.
 
     tokens: whole sequences, the same on all partners. share_tokens: those that this partner dispatches.
-    sent: rows that it sends to experts, in one layer. received: rows that reach its experts; the fullest
-    rank's under the stated load. computed: with the padding of stock dispatch. head_chunk_tokens: see
-    planner/counts/head_chunk.py. packs_documents: positions
-    differ from sequence to sequence; joins_documents: their results are joined.
+    sent: routes of its tokens, in one layer. received: routes to its experts; the fullest rank's under the
+    stated load. computed: with the padding of stock dispatch. sent_rows, received_rows: rows that EP
+    exchanges for them, one for all routes of a token to a rank. head_chunk_tokens: see
+    planner/counts/head_chunk.py. packs_documents: positions differ from sequence to sequence;
+    joins_documents: their results are joined.
     """
 
     model: ModelShape
@@ -49,6 +52,8 @@ class RankWorkload:
     sent: int
     received: int
     computed: int
+    sent_rows: int
+    received_rows: int
     head_chunk_tokens: int
     is_fused: bool = False  # runtime.kernels fused
     is_float8: bool = False  # training.precision fp8
@@ -104,6 +109,12 @@ def rank_workload(
         imbalance = ExpertImbalance(factor=forced.peak_factor if at_peak else forced.factor)
     factor = min(imbalance.factor, float(ep))
     sent, received, computed = _rows(model, num_sequences, training.seq_length, tp, factor)
+    sent_rows, received_rows = sent, received
+    if not at_peak and model.dispatch != "deepspeed":
+        # Never more than routes, which is what a memory bound takes: a micro-batch may have no token twice.
+        sent_rows, received_rows = _exchanged(
+            plan, sent, received, ceil(num_sequences * training.seq_length / tp), ep
+        )
     packs_documents = plan.strategy.data.packing == "documents"
     return RankWorkload(
         model=model,
@@ -115,6 +126,8 @@ def rank_workload(
         sent=sent,
         received=received,
         computed=computed,
+        sent_rows=sent_rows,
+        received_rows=received_rows,
         head_chunk_tokens=head_chunk_tokens(plan.strategy, tp),
         is_fused=plan.strategy.runtime.kernels == "fused",
         is_float8=training.precision == "fp8",
@@ -123,6 +136,19 @@ def rank_workload(
         # model/document_attention.py has one kernel for all of them on GPUs.
         joins_documents=packs_documents and plan.strategy.cluster.gpu.is_cpu,
     )
+
+
+def _exchanged(plan: Plan, sent: int, received: int, tokens: int, ep: int) -> tuple[int, int]:
+    """Rows for so many routes sent and received: expected ones, or those that runtime.force_routing makes."""
+    model = plan.strategy.model
+    routes = forced_routes(plan.strategy, 1)
+    if routes is None:
+        ranks = balanced_ranks(model.num_experts, model.num_experts_per_tok, ep)
+        fullest = ranks * received / max(1, sent) / ep
+    else:
+        ranks, fullest = forced_ranks(routes, ep)
+    # A rank gets a token of its group once at most.
+    return min(sent, ceil(tokens * ranks)), min(received, ceil(tokens * ep * min(1.0, fullest)))
 
 
 def _rows(

@@ -85,12 +85,15 @@ def _router(p: RankWorkload) -> int:
 
 
 def _experts_forward(p: RankWorkload) -> int:
-    """Sent rows live until they are combined; the received ones twice while they are sorted, and as results
-    twice again; combining makes one row a route, and their sums in fp32."""
+    """Sent rows; the received ones, copied for each route, as results and as their sums, of which those of
+    several are made in fp32; what came back, summed likewise. Without ep a row a route, summed in fp32."""
     hidden, a = p.model.hidden_size, p.element_bytes
-    copies = 1 if p.model.num_experts == p.ep else 2
-    exchange = a * hidden * (p.sent + (2 * copies * p.received if p.ep > 1 else p.received))
-    exchange += _one_by_one(p) + _experts_float8(p) + _packed(p)
+    exchange = a * hidden * (p.sent + p.received) + _one_by_one(p) + _experts_float8(p) + _packed(p)
+    if p.ep > 1:
+        copied = p.received if p.model.num_experts > p.ep else 0
+        several = max(p.received // 2, p.share_tokens) if p.model.num_experts_per_tok > 1 else 0
+        exchange += hidden * (a * (2 * p.received_rows + copied) + (a + _wide(p)) * several)
+        exchange += _INDEX * 7 * p.ep * p.share_tokens
     combined = 0 if p.is_fused else p.share_tokens * p.model.num_experts_per_tok
     combine = hidden * (a * combined + (a + _wide(p)) * p.share_tokens) + a * hidden * p.sent
     return max(exchange, combine) + _INDEX * 4 * max(p.sent, p.received)
@@ -100,7 +103,7 @@ def _experts_backward(p: RankWorkload) -> int:
     """Gradients of rows on their way, and of the experts' inner rows beside their activation."""
     hidden, a, model = p.model.hidden_size, p.element_bytes, p.model
     copies = 1 if model.num_experts == p.ep else 2
-    moving = a * hidden * (p.sent + copies * p.received) if p.ep > 1 else a * hidden * p.sent
+    moving = a * hidden * (p.sent_rows + copies * p.received) if p.ep > 1 else a * hidden * p.sent
     inner = a * p.computed * model.moe_intermediate_size * _expert_gradients(p)
     return moving + a * hidden * p.computed + inner + _one_by_one(p) + _experts_float8(p) + _packed(p)
 

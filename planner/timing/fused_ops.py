@@ -54,11 +54,13 @@ def _layer(
         yield _mlp(p, share(model.intermediate_size or 0, p.tp, 0), is_backward=is_backward)
         return
     mine = float(a * p.share_tokens * model.hidden_size)
-    rows, received = float(a * p.sent * model.hidden_size), float(a * p.received * model.hidden_size)
+    row = float(a * model.hidden_size)
     scores = float(_FP32 * p.share_tokens * model.num_experts)
     yield "router", 4, 2 * scores + (_FP32 + _INDEX) * p.sent, 1
     sorts = 2 if 1 < p.ep < model.num_experts else 0  # rows that arrive, and the results that go back
-    moved = 2 * (mine + rows) + sorts * 2 * received
+    moved = 2 * (mine + row * (p.sent_rows if p.ep > 1 else p.sent)) + sorts * row * (
+        p.received_rows + p.received
+    )
     yield "dispatch", 2 + sorts + (5 if p.ep > 1 else 0), moved, 2 + sorts
     inner = float(a * p.computed * model.moe_intermediate_size)
     yield "experts", 5 if is_backward else 3, _activation(p, is_backward=is_backward) * inner, 1

@@ -9,17 +9,19 @@ from planner.timing.stage_cost import StageCost
 from planner.topology.group_placement import GroupPlacement
 
 _GATE_BYTES = 4  # of a route: fp32, and so is its gradient
+_ROUTE_BYTES = _GATE_BYTES + 4  # the gate, and which expert
 
 
 def dispatched_bytes(plan: Plan, p: RankWorkload) -> float:
-    """Rows that a rank sends to all experts in one layer, its own included, and gradients back."""
-    return float(payload_bytes(plan.strategy, p.sent * p.model.hidden_size, p.sent))
+    """Rows that a rank sends to all ranks in one layer, itself included, and gradients back."""
+    return float(payload_bytes(plan.strategy, p.sent_rows * p.model.hidden_size, p.sent_rows))
 
 
 def all_to_all_s(cost: StageCost, *, is_backward: bool, is_again: bool = False) -> float:
-    """Rows there and back in each MoE layer, and gates one way; in the forward pass the counts of rows too.
+    """Rows there and back in each MoE layer; in the forward pass counts before, and routes with their gates;
+    in backward the gates' gradients.
 
-    `is_again`: the second pass over a recomputed layer, which stops before rows go back and knows the counts.
+    `is_again`: the second pass over a recomputed layer, which stops before rows go back and has the routes.
     """
     p = cost.workload
     if p.ep == 1 or cost.stage.expert is None:
@@ -27,20 +29,23 @@ def all_to_all_s(cost: StageCost, *, is_backward: bool, is_again: bool = False) 
     placement, network = cost.placement("ep"), cost.network
     hierarchical = cost.plan.strategy.runtime.all_to_all == "hierarchical"
     # The fullest rank takes as many times longer as it receives more than a rank sends.
-    fullest = max(1.0, p.received / max(1, p.sent))
+    fullest = max(1.0, p.received_rows / max(1, p.sent_rows))
     num_bytes = dispatched_bytes(cost.plan, p) * fullest
     once = collective_time.all_to_all_s(num_bytes, placement, network, hierarchical=hierarchical)
     seconds = once if is_again else 2 * once
-    if p.model.dispatch != "deepspeed":  # there the gates stay at home
-        seconds += collective_time.all_to_all_s(
-            _GATE_BYTES * p.sent * fullest, placement, network, hierarchical=hierarchical
-        )
+    small = []
+    if p.model.dispatch != "deepspeed" and not is_again:  # there the gates stay at home
+        routes = max(p.sent, p.received)
+        small.append((_GATE_BYTES if is_backward else _ROUTE_BYTES) * routes)
     if not is_backward and not is_again:
-        seconds += collective_time.all_to_all_s(8 * p.model.num_experts, placement, network)
+        most = min(p.model.num_experts_per_tok, p.model.num_experts // p.ep)
+        small.append(8 * p.ep * (p.model.num_experts // p.ep if p.model.dispatch == "deepspeed" else most))
+    for extra in small:
+        seconds += collective_time.all_to_all_s(extra, placement, network)  # flat, as small as they are
     if hierarchical and not is_backward and placement.remote_peers and placement.local > 1:
-        # Each exchange forward begins by telling the members of the host how many rows they pass on.
+        # Each exchange of rows forward begins by telling the members of the host how many rows they pass on.
         inside = GroupPlacement(size=placement.local, local=placement.local, hosts=1)
-        seconds += (2 if is_again else 3) * collective_time.all_to_all_s(8 * p.ep, inside, network)
+        seconds += (1 if is_again else 2) * collective_time.all_to_all_s(8 * p.ep, inside, network)
     return cost.num_layers[1] * seconds
 
 

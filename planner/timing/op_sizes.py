@@ -96,23 +96,39 @@ def _add_moe(found: Terms, p: RankWorkload, hidden: float) -> None:
     if p.tp > 1:
         found["router"] |= {"tp_hidden": hidden, "tp_scores": float(p.tokens * model.num_experts)}
         found["copies"]["tp_moe_hidden"] = hidden
-    found["dispatch"] = {
-        "rows": float(routes * model.hidden_size),
-        "hidden": mine * model.hidden_size,
-        "routes": float(routes),
-    }
-    if model.num_experts_per_tok > 1:
-        found["dispatch"]["summed_rows"] = float(routes * model.hidden_size)
     if p.ep > 1:
-        sorts = model.num_experts > p.ep  # one expert a rank needs no order
-        found["dispatch"]["sorted_rows"] = float(p.received * model.hidden_size) if sorts else 0.0
-        found["dispatch"]["sorted_routes"] = float(p.received) if sorts else 0.0
+        found["dispatch"] = _exchanged(p, mine)
+    else:
+        found["dispatch"] = {
+            "rows": float(routes * model.hidden_size),
+            "hidden": mine * model.hidden_size,
+            "routes": float(routes),
+        }
+        if model.num_experts_per_tok > 1:
+            found["dispatch"]["summed_rows"] = float(routes * model.hidden_size)
     inner = float(p.computed * model.moe_intermediate_size)
     found["experts"] = {"gated_inner" if model.expert == "swiglu" else "inner": inner}
     if model.num_shared_experts:
         found["copies"]["shared_hidden"] = hidden
         width = model.num_shared_experts * model.moe_intermediate_size
         _add_mlp(found, p, hidden, share(width, p.tp, 0))
+
+
+def _exchanged(p: RankWorkload, tokens: float) -> dict[str, float]:
+    """Of rows between ranks (model/expert_exchange.py). exchanged_rows: copies, and rows that they are summed
+    to; several_rows: of the latter those with more than one copy; turn_rows: copies beyond the first."""
+    model = p.model
+    turns = [(float(p.share_tokens), max(0.0, float(p.sent_rows - p.share_tokens)))]
+    exchanged = float(p.sent_rows + p.share_tokens)
+    found = {"rank_tokens": tokens * p.ep, "ep_routes": float(p.sent + p.received)}
+    if model.num_experts > p.ep:
+        exchanged += float(p.received_rows + p.received)
+        turns.append((float(p.received_rows), float(p.received - p.received_rows)))
+        found["sorted_routes"] = float(p.received)
+    found["exchanged_rows"] = exchanged * model.hidden_size
+    found["turn_rows"] = sum(more for _, more in turns) * model.hidden_size
+    found["several_rows"] = sum(min(rows, more) for rows, more in turns) * model.hidden_size
+    return found
 
 
 def operation_counts(p: RankWorkload, part: str) -> Terms:
@@ -145,8 +161,12 @@ def operation_counts(p: RankWorkload, part: str) -> Terms:
         return found
     many = float(model.num_experts_per_tok > 1)
     ep, sorts = float(p.ep > 1), float(1 < p.ep < model.num_experts)
+    turns = min(model.num_experts_per_tok, p.ep) - 1 if ep else 0
+    turns += min(model.num_experts_per_tok, model.num_experts // p.ep) - 1 if sorts else 0
     found["router"] = {"each": 1.0, "many": many, "tp": tp}
-    found["dispatch"] = {"each": 1.0, "many": many, "ep": ep, "sorts": sorts}
+    found["dispatch"] = {"ep": ep, "sorts": sorts, "turns": float(turns)}
+    if not ep:
+        found["dispatch"] = {"each": 1.0, "many": many}
     found["experts"] = {"each": 1.0, "gated": gated}
     found["copies"]["tp_moe"] = tp
     if model.num_shared_experts:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.collectives import NO_CLOCK, all_to_all_rows
+from model.router import Router
 from planner import Plan, Strategy, build_plan
 from planner.timing.exchanges import exchanges_of
 from tests.support.float8_reference import quantized, wild
@@ -64,6 +65,10 @@ def _wire(plan: Plan) -> dict[str, Any]:
         return original(output, input, *args, **options)
 
     dist.all_to_all_single = counted
+    chosen: list[list[int]] = []
+    for module in engine.modules():
+        if isinstance(module, Router):
+            module.register_forward_hook(lambda *args: chosen.extend(args[2].experts_UK.tolist()))
     rows = Rows(tokens_BS1=tokens_of(plan.strategy, 0))
     batches = training_batches(rows.part, plan.batch, groups.stage, groups.data.rank, engine.device)
     train_step(engine, groups, batches, rows.totals(), NO_CLOCK)
@@ -73,7 +78,7 @@ def _wire(plan: Plan) -> dict[str, Any]:
         for side, channel in (("back", channels.incoming), ("on", channels.outgoing))
         if channel is not None
     }
-    return {"sent": sent, "rows": num_rows, "handed": handed}
+    return {"sent": sent, "rows": num_rows, "handed": handed, "chosen": chosen}
 
 
 def payload(**changes: Any) -> Strategy:
@@ -83,14 +88,17 @@ def payload(**changes: Any) -> Strategy:
 
 
 def test_a_row_to_an_expert_is_a_byte_an_element_and_four() -> None:
-    """Forward there and back, backward there and back; gates, their gradients and counts stay as they are."""
+    """Forward there and back, backward there and back; gates, their gradients and counts stay as they are.
+    A token goes once to a rank that has two of its experts."""
     strategy = payload(parallel={"ep": 4, "tp": 2, "zero_stage": 1}, training__micro_batch=8)
     ranks = run_ranks(4, _wire, build_plan(strategy))
     routes = strategy.training.global_batch * strategy.training.seq_length * 2
     layers = strategy.model.num_hidden_layers
-    assert sum(rank["rows"] for rank in ranks) == 4 * layers * routes
-    assert sum(rank["sent"][torch.uint8] for rank in ranks) == 4 * layers * routes * (HIDDEN + 4)
-    assert sum(rank["sent"][torch.float32] for rank in ranks) == 2 * layers * routes * 4  # gates, gradients
+    rows = sum(len({expert // 2 for expert in chosen}) for rank in ranks for chosen in rank["chosen"])
+    assert sum(rank["rows"] for rank in ranks) == 4 * rows < 4 * layers * routes
+    assert sum(rank["sent"][torch.uint8] for rank in ranks) == 4 * rows * (HIDDEN + 4)
+    assert sum(rank["sent"][torch.int32] for rank in ranks) == layers * routes * 8  # gates and experts
+    assert sum(rank["sent"][torch.float32] for rank in ranks) == layers * routes * 4  # gates' gradients
     assert all(torch.bfloat16 not in rank["sent"] for rank in ranks)
 
 

@@ -245,10 +245,10 @@ def test_what_is_recomputed_is_counted_and_takes_its_time() -> None:
     layers, layers_s = of({"layers": 4})
     every, every_s = of("layer")
     assert layers * 4 == every
-    # One of a layer's four exchanges of rows comes again with the layer, and the gates, but not the counts.
+    # One of a layer's four exchanges of rows comes again with the layer; counts, routes and gates do not.
     before = base.mean_phases_s["all_to_all"]
     assert attention_s["all_to_all"] == experts_s["all_to_all"] == before
-    assert 1.2 * before < every_s["all_to_all"] < 1.3 * before
+    assert 1.15 * before < every_s["all_to_all"] < 1.25 * before
     assert layers_s["all_to_all"] - before == pytest.approx((every_s["all_to_all"] - before) / 4)
     assert experts_s["tensor_parallel"] == base.mean_phases_s["tensor_parallel"]
     assert (
