@@ -63,7 +63,7 @@ class Setting:
     num_ranks: int
     capacity_factor: float | None = None
     overrides: tuple[str, ...] = ()
-    gpu: str = "cpu"
+    gpu: Any = "cpu"  # as cluster.gpu
 
 
 class Competitor(Protocol):

@@ -53,7 +53,7 @@ TINY = Shape(
 def main(argv: Sequence[str]) -> int:
     """0 if every competitor was measured in every block, else 1."""
     options = _options(argv)
-    _prepare()
+    prepare()
     shape = TINY if options.quick else Shape()
     rounds = 2 if options.quick else options.rounds
     until = time.monotonic() + 60 * options.minutes
@@ -175,9 +175,9 @@ def _try(worlds: dict[str, World], failed: dict[str, str], name: str, *call: Any
         return None
 
 
-def _prepare() -> None:
+def prepare(device: str = "cpu") -> None:
     """Imports what the ranks need, once: they are forked."""
-    os.environ.update(DS_ACCELERATOR="cpu", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+    os.environ.update(DS_ACCELERATOR=device, TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     import deepspeed
     import deepspeed.moe.layer

@@ -109,6 +109,31 @@ def gemm_rate(state: State, precision: str, width: int) -> float:
     return max(rates)
 
 
+def about_gpu(state: State) -> tuple[str, int] | None:
+    """Name and bytes of the first GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(0), int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def profile_step(state: State) -> list[tuple[str, float]]:
+    """Kernels of one step (operators on a CPU) and their shares of the device's time, the largest first."""
+    is_gpu = state["device"].type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if is_gpu else []
+    with torch.profiler.profile(activities=kinds) as profile:
+        state["competitor"].step()
+        _synchronize(state)
+    times: dict[str, float] = {}
+    for event in profile.key_averages():
+        if not is_gpu:
+            times[event.key] = float(event.self_cpu_time_total)
+        elif event.device_type.name == "CUDA":  # the kernels, not who launched them
+            times[event.key] = float(event.self_device_time_total)
+    total = sum(times.values())
+    return sorted(((name, t / total) for name, t in times.items()), key=lambda each: -each[1])[:20]
+
+
 def _synchronize(state: State) -> None:
     if state["device"].type == "cuda":
         torch.cuda.synchronize()
