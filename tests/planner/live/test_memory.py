@@ -131,11 +131,27 @@ CASES: dict[str, dict[str, Any]] = {
         "model__moe_intermediate_size": 48,
         "training__micro_batch": 8,
     },
-    "fp8, wide experts": {
+    "fp8 payloads, two experts a rank": {
+        "parallel__ep": 4,
+        "training__precision": "bf16",
+        "model__num_experts_per_tok": 2,
+        "training__micro_batch": 4,
+        "runtime__fp8_payload": True,
+    },
+    "fp8 payloads, two stages": {
+        "parallel": {"ep": 2, "pp": 2, "tp": 2, "zero_stage": 2},
+        "model__num_hidden_layers": 4,
+        "training__precision": "bf16",
+        "training__micro_batch": 4,
+        "runtime__fp8_payload": True,
+    },
+    "fp8, layers recomputed": {
         "parallel__ep": 2,
+        "parallel__tp": 2,
+        "model__num_hidden_layers": 4,
         "training__precision": "fp8",
-        "model__moe_intermediate_size": 256,
         "training__micro_batch": 8,
+        "runtime__recompute": "layer",
     },
     "fp8, large vocabulary": {
         "parallel__ep": 2,

@@ -10,8 +10,13 @@ from tests.support.examples import strategy
 STOCK = ("model.dispatch=deepspeed", "training.balance_loss=0", "training.z_loss=0")
 
 
-def test_the_demo_runs() -> None:
-    assert find_unimplemented(load("ds_configs/tiny_cpu.yaml")) == ()
+@pytest.mark.parametrize("name", ["tiny_cpu", "ep64_tp2", "ep64_tp2_staged"])
+def test_the_shipped_strategies_run(name: str) -> None:
+    assert find_unimplemented(load(f"ds_configs/{name}.yaml")) == ()
+
+
+def test_fp8_runs() -> None:
+    assert find_unimplemented(strategy("training.precision=fp8", "runtime.fp8_payload=true")) == ()
 
 
 @pytest.mark.parametrize(
