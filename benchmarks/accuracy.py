@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.accuracy_report import Case, print_report
 from benchmarks.jobs import Job, JobFailed, busy_s
-from planner import load
+from planner import __version__, load
 from planner.hardware.catalog import CALIBRATION_NAME
 from planner.rules.not_implemented import find_unimplemented
 
@@ -141,6 +141,7 @@ def _take_turns(cases: list[Case], until: float) -> None:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.add_argument("--minutes", type=float, default=8.0, help="upper bound of the duration")
     parser.add_argument("--only", nargs="*", choices=[name for name, *_ in CASES], help="only these layouts")
     parser.add_argument("--folder", default="runs/accuracy", help="folder of its runs; emptied first")

@@ -23,6 +23,7 @@ import torch.multiprocessing as processes
 
 from benchmarks import collectives, contention, primitives
 from benchmarks.primitives import Rates
+from planner import __version__
 from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, devices, read_hardware
 from planner.hardware.scaling import bandwidth_of
 from planner.problems import StrategyError
@@ -234,6 +235,7 @@ def _collectives(rank: int, ranks: int, group: str) -> dict[str, list[tuple[floa
 
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibrate", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.add_argument(
         "--out", default=f"runs/{CALIBRATION_NAME}", help="the file (output.folder/hardware.yaml)"
     )

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.op_counts import Count, Passes, count_passes
 from benchmarks.op_shapes import SHAPES, Shape
-from planner import Strategy
+from planner import Strategy, __version__
 from planner.counts.head_chunk import head_chunk_tokens
 from planner.counts.rank_workload import RankWorkload
 from planner.counts.sent_rows import balanced_ranks
@@ -176,6 +176,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description="Counts operations of the decoder; writes the planner's table."
     )
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.add_argument("--out", type=Path, default=PATH, help="where the table is written")
     options = parser.parse_args(argv)
     tables: dict[str, dict[str, Any]] = {}

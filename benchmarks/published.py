@@ -4,10 +4,12 @@ Each run is planned with runtime.kernels fused and gradients reduced once a step
 its source. One factor, of compute only, is fitted on the first run and applied to all.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from planner import Plan, build_plan, loads
+from planner import Plan, __version__, build_plan, loads
 from planner.counts.flops import model_flops
 from planner.counts.rank_workload import BALANCED
 from planner.hardware.catalog import device_of
@@ -176,8 +178,11 @@ def fit_factor(step: StepTime, seconds: float) -> float:
     return high
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """0 where every run is inside its bracket and within 25 % of the adjusted value; else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
+    parser.parse_args(argv)
     factor, found = compare()
     print(f"compute x {factor:.3f}, fitted on the first run; tokens/s of a GPU (model TFLOPS, causal)")
     for one in found:
@@ -197,4 +202,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

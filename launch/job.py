@@ -139,6 +139,11 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(_USAGE)
         return 0
+    if list(arguments) == ["--version"]:
+        from planner import __version__
+
+        print(f"switchyard {__version__}")
+        return 0
     if len(arguments) != 2 or arguments[0] not in ("make", "ask", "end", "remove"):
         print(_USAGE, file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ python -m planner.generated
 import argparse
 from pathlib import Path
 
+from planner import __version__
 from planner.build import build_plan
 from planner.loading.json_schema import json_schema
 from planner.loading.loader import load
@@ -34,5 +35,6 @@ def write_generated() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m planner.generated", description=write_generated.__doc__)
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.parse_args()
     write_generated()

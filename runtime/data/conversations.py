@@ -18,7 +18,8 @@ from runtime.data.chat_template import CannotRender, ChatTemplate, Message, load
 from runtime.data.corpus import Source, data_problem, unreadable
 from runtime.data.documents import DocumentReader, TextChunk, TextReader, wrong_encoding
 from runtime.data.form import NotText, judge_form
-from runtime.data.prompt_columns import new_name, prompt_conversion
+from runtime.data.json_values import TRAILING_COMMA
+from runtime.data.prompt_columns import conversion_fix
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
 from runtime.data.text_field import is_conversation, override
 
@@ -26,6 +27,7 @@ MAX_NAMED = 12  # keys named in a message
 NUM_SAMPLED = 100  # records of each file in which roles are looked for
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
 # What an answer may have beside or in place of its content.
+CALLS = "calls tools, which the chat template does not write"
 CONTENT = ("tool_calls", "reasoning_content", "thinking")
 # ShareGPT's names of roles.
 ROLES = {"human": "user", "gpt": "assistant"}
@@ -130,7 +132,7 @@ class ConversationReader:
         """A template that does not know calls would leave them out, or write None in their place."""
         calls = [i for i, each in enumerate(conversation.messages, start=1) if each.get("tool_calls")]
         if calls and "tool_calls" not in self.template.source:
-            raise NoConversation(f"message {calls[0]} calls tools, which the chat template does not write")
+            raise NoConversation(f"message {calls[0]} {CALLS}")
 
 
 def make_reader(data: Data) -> DocumentReader:
@@ -305,6 +307,10 @@ class _Faults:
         fix = "correct or remove the record"
         if kind == "absent" and self.counts[kind] in (0, total):
             fix = self._other_form() or _other_format(reader)
+        elif kind.endswith(CALLS):
+            fix = "choose a tokenizer whose chat template writes tool_calls, or remove the records with calls"
+        elif TRAILING_COMMA in found:
+            fix = "remove that comma"
         elif self.counts[kind] == total > 1:
             fix = f"every record has it: {_other_format(reader)}"
         return data_problem("SW724", found, expected, fix, file, place, path="data.format")
@@ -312,9 +318,9 @@ class _Faults:
     def _other_form(self) -> str | None:
         """The overrides or the command for which the first record's keys speak."""
         file, form = self.source.file, self.source.form
-        command = None if form is None else prompt_conversion(file, form, self.other)
-        if command is not None:
-            return f"{command}, then write data.format=prompt {self.source.key}={new_name(file)}"
+        conversion = None if form is None else conversion_fix(file, form, self.other, self.source.key)
+        if conversion is not None:
+            return conversion
         for key, value in self.other.items():
             if is_conversation(value):
                 field = "" if key == MESSAGES else f"{override('data.text_field', key)} "

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 BLANK = re.compile(r"[ \t\n\r]*")
 # An error this close to the end of what was read so far may only mean that the rest is missing.
 NEAR_END = 16
+LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # what the end may cut
+TRAILING_COMMA = "a comma after the last element"
 
 
 class JsonValue(NamedTuple):
@@ -45,9 +47,12 @@ def read_json_values(parts: Iterable[str]) -> Iterator[JsonValue]:
             separator = text.peek()
             if separator not in (",", "]"):
                 raise JsonDamaged(text.line, _what_follows(separator, "the next element or the array's end"))
+            line = text.line
             text.skip()
             if separator == "]":
                 break
+            if text.peek() == "]":
+                raise JsonDamaged(line, TRAILING_COMMA)
     if text.peek():
         raise JsonDamaged(text.line, "more text after the array's end")
 
@@ -104,7 +109,7 @@ class _Text:
                 if may_continue and not self.is_complete:
                     self.read_more()
                     continue
-                if may_continue:
+                if may_continue and self._ends_at(error):
                     raise JsonDamaged(line, "the file ends inside this value") from None
                 raise JsonDamaged(line, error.msg) from None
             except ValueError as error:  # a number of thousands of digits
@@ -115,6 +120,13 @@ class _Text:
                 continue
             self.move_to(end)
             return JsonValue(line, value)
+
+    def _ends_at(self, error: json.JSONDecodeError) -> bool:
+        """Whether the text ended where the decoder wanted more: not before another character."""
+        tail = self.rest[error.pos :].strip()
+        if error.msg.startswith(("Unterminated", "Invalid \\u")):  # of a string
+            return '"' not in tail[1:]
+        return any(word.startswith(tail) for word in LITERALS)
 
 
 def _what_follows(found: str, expected: str) -> str:

@@ -1,4 +1,4 @@
-"""Records that have prompts and completions under other keys, and the command that renames them."""
+"""Records that have prompts and completions, or turns, in another form: the command that converts them."""
 
 import shlex
 from pathlib import Path
@@ -10,6 +10,8 @@ from runtime.data.form import Form
 # Alpaca, Dolly, question answering, preference pairs (the chosen answer).
 PROMPTS = ("prompt", "instruction", "question", "query", "problem")
 CONTEXTS = ("input", "context")
+# Texts in turn, the user's first (UltraChat).
+TURNS = ("data", "dialog", "dialogue", "conversation", "conversations", "turns", "utterances")
 COMPLETIONS = ("completion", "output", "response", "answer", "chosen", "solution")
 READERS = {
     "json lines": "map(json.loads, filter(str.strip, sys.stdin))",
@@ -20,6 +22,21 @@ READERS = {
 IMPORTS = {"csv": "csv, ", "parquet": "pyarrow.parquet, "}
 
 
+def conversion_fix(file: Path, form: Form, record: dict[str, Any], key: str) -> str | None:
+    """The command that converts a file with such records, and the keys to write then; None for others.
+
+    Args:
+        key: the key that names the file, `data.path` or a source of data.mix.
+    """
+    renaming = prompt_conversion(file, form, record)
+    if renaming is not None:
+        return f"rename its keys: {renaming}, then write data.format=prompt {key}={new_name(file)}"
+    turns = turns_conversion(file, form, record)
+    if turns is not None:
+        return f"make messages of its turns: {turns}, then write data.format=chat {key}={new_name(file)}"
+    return None
+
+
 def prompt_conversion(file: Path, form: Form, record: dict[str, Any]) -> str | None:
     """The command that writes the file with the keys prompt and completion; None if its keys are not known.
 
@@ -27,9 +44,7 @@ def prompt_conversion(file: Path, form: Form, record: dict[str, Any]) -> str | N
     """
     prompt = next((key for key in PROMPTS if key in record), None)
     completion = next((key for key in COMPLETIONS if key in record), None)
-    reader = READERS.get(form.kind)
-    is_odd_table = form.csv is not None and (form.csv.delimiter != "," or form.csv.num_skipped > 0)
-    if prompt is None or completion is None or reader is None or is_odd_table:
+    if prompt is None or completion is None or (prompt, completion) == (PROMPTS[0], COMPLETIONS[0]):
         return None
     context = next((key for key in CONTEXTS if key in record), None)
     asked = f'r["{prompt}"]'
@@ -38,16 +53,38 @@ def prompt_conversion(file: Path, form: Form, record: dict[str, Any]) -> str | N
     answer = f'r["{completion}"]'
     if isinstance(record[completion], list):
         answer += "[-1:]"
+    return _command(file, form, f'{{"prompt": {asked}, "completion": {answer}}}')
+
+
+def turns_conversion(file: Path, form: Form, record: dict[str, Any]) -> str | None:
+    """The command that writes the file with messages; None if no key holds texts in turn."""
+    key = next((key for key in TURNS if _is_texts(record.get(key))), None)
+    if key is None:
+        return None
+    message = '{"role": ("user", "assistant")[i % 2], "content": t}'
+    return _command(file, form, f'{{"messages": [{message} for i, t in enumerate(r["{key}"])]}}')
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) for text in value)
+
+
+def _command(file: Path, form: Form, converted: str) -> str | None:
+    """The shell command that writes `converted`, of each record r, as JSON lines; None for a form without a
+    reader in a line."""
+    reader = READERS.get(form.kind)
+    is_odd_table = form.csv is not None and (form.csv.delimiter != "," or form.csv.num_skipped > 0)
+    if reader is None or is_odd_table:
+        return None
     program = (
-        f"import {IMPORTS.get(form.kind, '')}json, sys; "
-        f'[print(json.dumps({{"prompt": {asked}, "completion": {answer}}})) for r in {reader}]'
+        f"import {IMPORTS.get(form.kind, '')}json, sys; [print(json.dumps({converted})) for r in {reader}]"
     )
     name = shlex.quote(str(file))
     source = "" if form.compression is None else f"{DECOMPRESSORS[form.compression]} {name} | "
     given = f" < {name}" if form.compression is None else ""
-    return f"rename its keys: {source}python -X utf8 -c {shlex.quote(program)}{given} > {new_name(file)}"
+    return f"{source}python -X utf8 -c {shlex.quote(program)}{given} > {new_name(file)}"
 
 
 def new_name(file: Path) -> str:
     """The name of the converted file, as a shell takes it."""
-    return shlex.quote(str(file.with_name(f"{file.name}.prompts.jsonl")))
+    return shlex.quote(str(file.with_name(f"{file.name}.converted.jsonl")))

@@ -12,10 +12,14 @@ from planner.units import shorten
 from planner.yaml12_writer import flow_yaml
 from runtime.data.corpus import Source, data_problem
 from runtime.data.form import Form
+from runtime.data.json_values import TRAILING_COMMA
+from runtime.data.prompt_columns import COMPLETIONS, PROMPTS, conversion_fix
 from runtime.data.records import DAMAGE, MalformedRecord, Record, read_records
 
 MAX_NAMED = 12  # keys named in a message; a table may have hundreds of columns
 MAX_DEPTH = 4
+# Of a message: Hugging Face's and OpenAI's, a call of tools, ShareGPT's.
+MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
 NUM_SAMPLED = 100  # records in which another field is looked for
 
 
@@ -97,7 +101,7 @@ class RecordFaults:
             found += f" ({self.counts[kind]:,} of {total:,} records)"
         if kind == "malformed":
             expected = f"records of {self.form}, each with its text under {self.name!r}"
-            fix = "correct or remove the line"
+            fix = "remove that comma" if TRAILING_COMMA in found else "correct or remove the line"
             if self.counts[kind] == total > 1:
                 fix = (
                     f"leave the file out of data.path, or write it again: no line is a record of {self.form}"
@@ -128,7 +132,7 @@ def keys_missing(source: Source, form: Form, name: str, names: Iterable[str]) ->
 
 
 def suggest_field(source: Source, form: Form, name: str) -> str:
-    """The fix that names the field with the most text in the first records, or their conversations."""
+    """The fix for the first records: their conversations, their prompts, or the field with the most text."""
     lengths: Counter[str] = Counter()
     with suppress(*DAMAGE):
         for record in islice(read_records(source, form), NUM_SAMPLED):
@@ -139,6 +143,8 @@ def suggest_field(source: Source, form: Form, name: str) -> str:
                             f"write {override('data.text_field', key)} data.format=chat and "
                             "a data.tokenizer with a chat template, or leave the file out of data.path"
                         )
+                if (fix := _answers_fix(source, form, record.value)) is not None:
+                    return fix
                 for key, text in _texts(record.value):
                     lengths[key] += len(text)
     del lengths[name]
@@ -146,6 +152,18 @@ def suggest_field(source: Source, form: Form, name: str) -> str:
         return f"leave the file out of data.path: its records have no text, but {_kinds(source, form)}"
     found = override("data.text_field", lengths.most_common(1)[0][0])
     return f"write {found}, or leave the file out of data.path"
+
+
+def _answers_fix(source: Source, form: Form, record: dict[str, Any]) -> str | None:
+    """The fix for a record of a prompt and an answer, of which either alone would be another text."""
+    if isinstance(record.get(PROMPTS[0]), str) and isinstance(record.get(COMPLETIONS[0]), str):
+        fix = "write data.format=prompt"
+    else:
+        conversion = conversion_fix(source.file, form, record, source.key)
+        if conversion is None:
+            return None
+        fix = conversion
+    return f"{fix} and a data.tokenizer with a chat template, or leave the file out of data.path"
 
 
 def _kinds(source: Source, form: Form) -> str:
@@ -178,8 +196,7 @@ def is_conversation(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(
-        isinstance(message, dict)
-        and ({"role", "content"} <= message.keys() or {"from", "value"} <= message.keys())
+        isinstance(message, dict) and any(keys <= message.keys() for keys in MESSAGE_KEYS)
         for message in value
     )
 

@@ -20,7 +20,14 @@ def test_help_is_0(app: typer.Typer, option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "program", [["-m", "runtime.attempts"], ["-m", "runtime.generate"], ["train.py"]], ids=lambda p: p[-1]
+    "program",
+    [
+        *(["-m", f"runtime.{name}"] for name in ("attempts", "checkpoint", "generate", "probe")),
+        *(["-m", name] for name in ("launch", "launch.job", "planner.generated", "benchmarks.published")),
+        *(["-m", f"benchmarks.{name}"] for name in ("accuracy", "calibrate", "count_ops")),
+        ["train.py"],
+    ],
+    ids=lambda program: program[-1],
 )
 def test_version_is_0(program: list[str]) -> None:
     done = run_in_shell([*program, "--version"], "")

@@ -457,3 +457,47 @@ def test_columns_of_other_names_are_renamed_by_the_fix(tmp_path: Path, kind: str
     answer = [{"role": "assistant", "content": ANSWER}] if kind == "messages chosen" else ANSWER
     assert read == [{"prompt": prompt, "completion": answer}] * 40
     assert opened(tmp_path, renamed, format="prompt").num_train_sequences > 0
+    (problem,) = problems(tmp_path, file, format="text")  # the answers alone are another text
+    if kind == "messages chosen":  # a conversation by itself
+        assert problem.fix.startswith("write data.text_field=chosen data.format=chat ")
+        return
+    assert problem.fix.startswith("rename its keys: ")
+    assert "data.format=prompt" in problem.fix
+    assert run_fix(problem.fix.replace("data.format=prompt ", "")) == renamed
+
+
+def test_prompts_and_completions_as_text_are_told_their_format(tmp_path: Path) -> None:
+    records = [{"prompt": t[0]["content"], "completion": t[1]["content"]} for t in TALKS]
+    (problem,) = problems(tmp_path, write_lines(tmp_path / "a.jsonl", records), format="text")
+    assert problem.fix.startswith("write data.format=prompt and a data.tokenizer with a chat template,")
+
+
+@pytest.mark.parametrize("format", ["text", "chat", "prompt"])
+def test_texts_in_turn_become_messages_by_the_fix(tmp_path: Path, format: str) -> None:
+    """As UltraChat is published: the user's and the assistant's texts, one after the other."""
+    file = write_lines(tmp_path / "a.jsonl", [{"id": "0", "data": ["Add", ANSWER, "More", ANSWER]}] * 40)
+    (problem,) = problems(tmp_path, file, format=format)
+    converted = run_fix(problem.fix.replace("data.format=chat ", ""))
+    roles = ("user", "assistant", "user", "assistant")
+    messages = [
+        {"role": role, "content": text}
+        for role, text in zip(roles, ("Add", ANSWER, "More", ANSWER), strict=True)
+    ]
+    assert [json.loads(line) for line in converted.read_text().splitlines()] == [{"messages": messages}] * 40
+    assert opened(tmp_path, converted).num_train_sequences > 0
+
+
+def test_a_call_without_content_is_a_message(tmp_path: Path) -> None:
+    """As OpenAI exports calls of tools: no content, and a key of tools beside the messages."""
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    talk = [
+        {"role": "user", "content": "add"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "3"},
+        {"role": "assistant", "content": ANSWER},
+    ]
+    file = write_lines(tmp_path / "a.jsonl", [{"messages": talk, "tools": []}] * 40)
+    (problem,) = problems(tmp_path, file, format="text")
+    assert problem.fix.startswith("write data.text_field=messages data.format=chat ")
+    (problem,) = problems(tmp_path, file)
+    assert problem.fix.startswith("choose a tokenizer whose chat template writes tool_calls")

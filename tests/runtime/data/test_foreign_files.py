@@ -211,3 +211,37 @@ def test_file_that_was_deleted_since_is_told_as_that(tmp_path: Path) -> None:
     file.unlink()
     (problem,) = survey_corpus(sources, TextReader(field="text")).problems
     assert (problem.code, problem.found) == ("SW705", "cannot be read: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "found", "fix"),
+    [
+        (
+            '[{"text": "one"},\n{"text": "two"},\n]\n',
+            2,
+            "a comma after the last element",
+            "remove that comma",
+        ),
+        ('[{"text": "one"},\n{"text": "two",}\n]\n', 2, None, "correct or remove the line"),
+        (
+            '[{"text": "one"},\n{"text": "tw',
+            2,
+            "the file ends inside this value",
+            "correct or remove the line",
+        ),
+        (
+            '[{"text": "one"},\n{"text": tr',
+            2,
+            "the file ends inside this value",
+            "correct or remove the line",
+        ),
+        ('[{"text": "one"},\n{"te', 2, "the file ends inside this value", "correct or remove the line"),
+        ('[{"text": "one"},\n', 2, "the file ends inside this value", "correct or remove the line"),
+    ],
+)
+def test_comma_at_the_end_of_json_is_not_a_file_that_is_cut_off(
+    tmp_path: Path, content: str, line: int, found: str | None, fix: str
+) -> None:
+    problem = only_problem(write(tmp_path / "a.json", content))
+    assert (problem.code, problem.line, problem.fix) == ("SW707", line, fix)
+    assert found in problem.found if found is not None else "ends" not in problem.found
