@@ -9,11 +9,12 @@ from planner.problems import Problem, StrategyError
 from planner.strategy.schema import Strategy
 from planner.topology.grid import Grid
 from planner.topology.placement import Stage
+from planner.version import VERSION
 
 if TYPE_CHECKING:
     from planner.prediction.predict import Prediction, predict
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Batch",

@@ -7,7 +7,6 @@ python -m planner.generated
 import argparse
 from pathlib import Path
 
-from planner import __version__
 from planner.build import build_plan
 from planner.loading.json_schema import json_schema
 from planner.loading.loader import load
@@ -15,6 +14,7 @@ from planner.plan.serialization import ds_config_json
 from planner.report.errors_page import errors_page
 from planner.report.foreign_names_page import foreign_names_page
 from planner.report.strategy_reference import strategy_reference
+from planner.version import VERSION
 
 FOLDER = Path("ds_configs")
 SCHEMA = FOLDER / "strategy.schema.json"
@@ -35,6 +35,6 @@ def write_generated() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m planner.generated", description=write_generated.__doc__)
-    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
+    parser.add_argument("--version", action="version", version=f"switchyard {VERSION}")
     parser.parse_args()
     write_generated()

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from planner.loading.foreign_meaning import Meaning
-from planner.loading.foreign_names import find_foreign, find_meaning, is_section, own_tails
-from planner.loading.programs import MEGATRON, TRAINER
+from planner.loading.foreign_meaning import AUTO, Meaning, number, write
+from planner.loading.foreign_names import find_foreign, find_meaning, find_value, is_section, own_tails
+from planner.loading.foreign_recipe import share_of_steps
+from planner.loading.programs import AXOLOTL, LLAMA_FACTORY, MEGATRON, OTHER_MEANINGS, TRAINER
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.source_file import SourceFile
 from planner.loading.trial import is_legal
@@ -59,21 +60,26 @@ def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConf
         if is_off(key, value) and (refusal is not None or isinstance(value, dict)) and key != "bf16":
             continue
         if refusal is not None:
-            left_out[key] = f"{flow_yaml(value)}: {refusal.why}"
+            is_auto = isinstance(value, dict) and value.get("enabled") == AUTO
+            why = f"auto leaves it to the Hugging Face Trainer; {refusal.why}" if is_auto else refusal.why
+            left_out[key] = f"{flow_yaml(value)}: {why}"
+            continue
+        if key in OTHER_MEANINGS.get(source.title, {}):
+            left_out[key] = f"{flow_yaml(value)}: {OTHER_MEANINGS[source.title][key]}"
             continue
         data = _merged(_merged(strategy, sections_of(writes)), config)
         for path, item, meaning in _meanings((key,), value, data):
             name = ".".join(path)
             if meaning is None:
                 refusal = find_refusal(path[-1])
-                if refusal is None or not is_off(path[-1], item):
+                if item is not None and (refusal is None or not is_off(path[-1], item)):
                     why = "has no key in a strategy" if refusal is None else refusal.why
                     left_out[name] = f"{flow_yaml(item)}: {why}"
                 continue
             if meaning.wrong:
                 problems.append(_problem(source, path, item, meaning.wrong))
                 continue
-            if key == _ACCUMULATION and not strategy and "parallel.dp" not in meaning.writes:
+            if key == _ACCUMULATION and item != AUTO and not strategy and "parallel.dp" not in meaning.writes:
                 left_out[name] = f"{flow_yaml(item)}: {_FORMULA}"
                 continue
             for here, converted in meaning.writes.items():
@@ -127,9 +133,10 @@ def _meanings(
     path: tuple[str, ...], value: Any, data: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[str, ...], Any, Meaning | None]]:
     """Each key of a section with its meaning; a section that has one itself comes with its other keys."""
-    entry = find_foreign(path)
+    named = ("training", *path) if path == ("optimizer",) and isinstance(value, str) else path
+    entry = find_foreign(named)
     if entry is not None and not is_section(path, value):
-        meaning = find_meaning(path, value, data)
+        meaning = find_meaning(named, value, data)
         yield path, value if not isinstance(value, dict) else _main(value), meaning
         for lost in meaning.lost if meaning is not None else ():
             yield from _meanings((*path, lost), value[lost], data)
@@ -137,9 +144,22 @@ def _meanings(
         for key, item in value.items():
             yield from _meanings((*path, str(key)), item, data)
     else:
-        own = own_tails().get(path[-1])
-        is_known = own is not None and own.startswith(("model.", "training."))
-        yield path, value, Meaning(writes={str(own): value}) if is_known else None
+        yield path, value, _own_meaning(path[-1], value, data)
+
+
+def _own_meaning(key: str, value: Any, data: Mapping[str, Any]) -> Meaning | None:
+    """Of a key that has the same name here; None if none has."""
+    own = own_tails().get(key)
+    if own is None or not own.startswith(("model.", "training.")):
+        return None
+    part = number(value)
+    if own == "training.warmup_steps" and part is not None and 0 < part < 1:  # since transformers 5
+        return share_of_steps(value, lambda wanted: find_value(data, wanted))
+    if own == "model.capacity_factor" and part is not None and part > 0:
+        return Meaning(writes={"model.dispatch": "capacity", own: value})
+    if own == "model.num_experts" and isinstance(value, (list, tuple)) and len(set(value)) == 1:
+        return Meaning(writes={own: value[0]})  # DeepSpeed's examples list it for each layer
+    return write(own, value)
 
 
 def _main(section: Mapping[str, Any]) -> Any:
@@ -147,28 +167,47 @@ def _main(section: Mapping[str, Any]) -> Any:
     return section.get("stage", section.get("enabled", dict(section)))
 
 
-# Megatron-LM's arguments.py and transformers' TrainingArguments: key there, its default there, key here.
+_BETAS = "training.optimizer.betas"
+_SCHEDULE = "here it is a linear warm-up and a cosine"
+# transformers' TrainingArguments, which LLaMA-Factory's extend.
+_TRAINER = (
+    ("learning_rate", 5e-5, "training.learning_rate"),
+    ("weight_decay", 0, "training.optimizer.weight_decay"),
+    ("adam_beta2", 0.999, _BETAS),
+    ("warmup_steps", 0, "training.warmup_steps"),
+    ("lr_scheduler_type", "linear", _SCHEDULE),
+)
+# Megatron-LM's arguments.py, transformers 5 and Axolotl's schemas: key there, its default there, and the key
+# here or what is here instead.
 _DEFAULTS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
     MEGATRON: (
         ("moe_router_topk", 2, "model.num_experts_per_tok"),
         ("norm_epsilon", 1e-5, "model.rms_norm_eps"),
+        ("swiglu", False, "model.expert"),
         ("weight_decay", 0.01, "training.optimizer.weight_decay"),
+        ("adam_beta2", 0.999, _BETAS),
         ("moe_aux_loss_coeff", 0, "training.balance_loss"),
+        ("lr_decay_style", "linear", _SCHEDULE),
+        ("normalization", "LayerNorm", "here every norm is an RMSNorm"),
     ),
-    TRAINER: (
-        ("learning_rate", 5e-5, "training.learning_rate"),
+    TRAINER: _TRAINER,
+    LLAMA_FACTORY: _TRAINER,
+    AXOLOTL: (
         ("weight_decay", 0, "training.optimizer.weight_decay"),
-        ("warmup_steps", 0, "training.warmup_steps"),
+        ("adam_beta2", 0.999, _BETAS),
     ),
 }
 
 
 def _defaults(title: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for theirs, default, here in _DEFAULTS.get(title, ()):
-        if theirs not in config and theirs.replace("_", "-") not in config:
-            ours = flow_yaml(example_of(here.split(".")))
-            why = f"is not written, which is {flow_yaml(default)} there; {here} is {ours} unless you set it"
-            yield theirs, why
+        if theirs in config or theirs.replace("_", "-") in config:
+            continue
+        if theirs == "warmup_steps" and "warmup_ratio" in config:
+            continue
+        if "." in here:
+            here = f"{here} is {flow_yaml(example_of(here.split('.')))} unless you set it"
+        yield theirs, f"is not written, which is {flow_yaml(default)} there; {here}"
 
 
 def _problem(source: SourceFile, path: tuple[str, ...], value: Any, legal: str) -> Problem:

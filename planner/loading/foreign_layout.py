@@ -73,7 +73,7 @@ def accumulation(value: Any, find: Find) -> Meaning:
     each = ep if is_staged else max(ep, tp) // tp  # data-parallel size of dp 1
     asks = Meaning(asks={"training.micro_batch": "global_batch / (accumulation × data-parallel size)"})
     if steps is None:
-        return asks
+        return write("training.micro_batch", AUTO) if value == AUTO else asks
     if batch is None:
         return (
             asks

@@ -7,6 +7,15 @@ from typing import Any
 from planner.loading.foreign_meaning import AUTO, Find, Meaning, count, number, write
 from planner.strategy.training import Training
 
+LONGEST_WAIT_S = 30 * 24 * 3600  # of launch.timeout
+
+
+def bound_of_steps(value: Any, find: Find) -> Meaning:
+    """-1 is no bound in the Trainer and in Lightning."""
+    if value == -1:
+        return Meaning(no_effect="-1 is no bound")
+    return write("training.steps", value)
+
 
 def samples_as_tokens(value: Any, find: Find) -> Meaning:
     samples, length = count(value), count(find("training.seq_length"))
@@ -17,6 +26,8 @@ def samples_as_tokens(value: Any, find: Find) -> Meaning:
 
 def epochs(value: Any, find: Find) -> Meaning:
     """Passes over the data, whose tokens only the data know."""
+    if value is None or value == -1:
+        return Meaning(no_effect=f"{'null' if value is None else -1} is no bound")
     shown = f"{value:g}" if number(value) is not None else "epochs"
     return Meaning(asks={"training.tokens": f"{shown} × the tokens of your data; or training.steps"})
 
@@ -50,6 +61,8 @@ def _duration(value: Any, unit: str) -> Meaning:
     found = number(value)
     if found is None or found <= 0:
         return Meaning(asks={"launch.timeout": f"a number of {unit}"})
+    if found * {"min": 60, "s": 1}[unit] > LONGEST_WAIT_S:  # as good as none there
+        return Meaning(writes={"launch.timeout": "30 d"}, note="30 d is the longest")
     return Meaning(writes={"launch.timeout": f"{found:g} {unit}"})
 
 

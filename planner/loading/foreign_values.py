@@ -20,6 +20,7 @@ CONVERTERS: Mapping[str, Convert] = {
         foreign_recipe.balancing_type,
         foreign_recipe.bf16_section,
         foreign_recipe.bias_speed,
+        foreign_recipe.bound_of_steps,
         foreign_recipe.epochs,
         foreign_recipe.first_beta,
         foreign_recipe.hostfile,

@@ -10,11 +10,9 @@ from planner.loading.hf_unsupported import find_unsupported
 from planner.loading.source_file import read_source
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import STAND_IN
+from planner.strategy.config_names import OURS_ALONE
 from planner.units import shorten
 from planner.yaml12 import Entry, Mapping, Origin
-
-# Keys of our model section that no other config has. Where both have one, the strategy's own counts.
-_OURS_ALONE = frozenset({"dispatch", "capacity_factor", "embedding_std", "init_from"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +136,9 @@ def with_model(root: Entry, file: str | None, folder: str | None) -> tuple[Entry
     pasted = written.value if written is not None and isinstance(written.value, Mapping) else None
     if folder is not None:
         taken = _try_to_read(folder)
-        kept = {key: entry for key, entry in (pasted or Mapping()).entries.items() if key in _OURS_ALONE}
+        kept = {key: entry for key, entry in (pasted or Mapping()).entries.items() if key in OURS_ALONE}
     elif pasted is not None and "model_type" in pasted.entries:
-        kept = {key: entry for key, entry in pasted.entries.items() if key in _OURS_ALONE}
+        kept = {key: entry for key, entry in pasted.entries.items() if key in OURS_ALONE}
         theirs = {key: entry for key, entry in pasted.entries.items() if key not in kept}
         taken = convert_config(Mapping(entries=theirs), file, "model.")
     else:

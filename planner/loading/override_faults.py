@@ -46,7 +46,7 @@ def find_broken_rules_of(
         strategy.reads.clear()
         for problem in find_broken_rule(rule, strategy.as_strategy()):
             placed = sources.locate(problem)
-            if placed.override is None and (problem.code, problem.path) not in known:
+            if placed.override is None and (problem.code, placed.path) not in known:
                 culprits = [text for text in overrides if _touches(_key(text), strategy.reads)]
                 if culprits:
                     placed = _blame(placed, culprits)

@@ -1,12 +1,25 @@
 """Programs whose configurations are told apart by content: DeepSpeed, Megatron-LM, NeMo, torchtitan, …"""
 
 from collections.abc import Collection
+from collections.abc import Mapping as MappingOf
 
 from planner.loading.foreign_names import find_foreign
 from planner.yaml12 import Mapping
 
 DEEPSPEED, MEGATRON = "a DeepSpeed configuration", "a Megatron-LM configuration"
 TRAINER = "a file of Hugging Face's TrainingArguments"
+AXOLOTL, LLAMA_FACTORY = "an Axolotl configuration", "a LLaMA-Factory configuration"
+# Keys that have another meaning in one program than elsewhere: why they have none here.
+OTHER_MEANINGS: MappingOf[str, MappingOf[str, str]] = {
+    LLAMA_FACTORY: {
+        "dataset": "names in its dataset_info.json; write the files of those in data.path",
+        "template": "its name of a chat template; here the tokenizer's own is used (data.tokenizer)",
+    },
+    AXOLOTL: {
+        "datasets": "write the files of these in data.path, and data.format",
+        "model_type": "the class that loads base_model",
+    },
+}
 # Keys by which a DeepSpeed configuration is recognized: a strategy and a model's config have none of them.
 _DEEPSPEED = frozenset(
     {
@@ -25,6 +38,8 @@ _TORCHTITAN = frozenset(
 def find_program(root: Mapping) -> str | None:
     """What the file is; None for a strategy, a model's config, or what no mark tells."""
     keys = {key.lstrip("-").replace("-", "_") for key in root.entries}
+    if "base_model" in keys and not keys & (_SECTIONS | {"cluster"}):
+        return AXOLOTL  # which may write a model_type too: the class that loads the base model
     if keys & {"cluster", "model_type", "architectures"}:
         return None
     if "trainer" in keys and keys & {"model", "exp_manager", "optim"}:
@@ -42,9 +57,7 @@ def _flat_program(keys: Collection[str]) -> str | None:
     """Of a file without sections of a strategy."""
     given = set(keys)
     if given & {"finetuning_type", "cutoff_len"}:
-        return "a LLaMA-Factory configuration"
-    if "base_model" in given:
-        return "an Axolotl configuration"
+        return LLAMA_FACTORY
     if given & _DEEPSPEED_ALONE:
         return DEEPSPEED
     if given & {"per_device_train_batch_size", "num_train_epochs"}:

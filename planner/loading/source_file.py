@@ -51,7 +51,7 @@ def read_source(argument: str) -> SourceFile:
         raise StrategyError([_unreadable(file, "not a config: the top level is not an object")])
     keys = set(root.entries)
     program = find_program(root)
-    if keys & {"model_type", "architectures"} or not keys or (program is None and keys & _MODEL):
+    if program is None and (keys & _MODEL or not keys):
         return SourceFile(
             kind="model",
             title="the config of a model",
@@ -80,7 +80,8 @@ def find_program_file(argument: str) -> SourceFile | None:
 def find_other_config(root: Mapping, file: str) -> Problem | None:
     """The Problem of a strategy that is another program's file, which `--from` reads."""
     keys = set(root.entries)
-    what = "the config of a model" if "model_type" in keys and not keys & _STRATEGY else find_program(root)
+    is_model = "model_type" in keys and not keys & _STRATEGY
+    what = find_program(root) or ("the config of a model" if is_model else None)
     if what is None:
         return None
     return Problem(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from planner.problems import Problem
+from planner.strategy.config_names import locate_in_config
 from planner.yaml12 import Entry, Mapping
 
 _KEY = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
@@ -38,7 +39,11 @@ class Sources:
         """
         if self.root is None or problem.file is not None or problem.override is not None:
             return problem
-        entry = _find(self.root, _split(problem.path or "") if keys is None else keys)
+        path = _split(problem.path or "") if keys is None else keys
+        in_config = locate_in_config(problem, path, self.root)
+        if in_config is not None:
+            return in_config
+        entry = _find(self.root, path)
         if entry.override is not None:
             return replace(problem, line=None, override=entry.override)
         return replace(problem, line=entry.line, file=self.file)

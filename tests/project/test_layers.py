@@ -22,7 +22,7 @@ ALLOWED = {
 # before it; rooms on one floor do not import each other.
 FLOORS = {
     "planner": (
-        ("problems", "units", "errors", "exit_codes", "files", "paths"),
+        ("problems", "units", "errors", "exit_codes", "files", "paths", "version"),
         ("standard_streams", "run_holder"),
         ("yaml12_scalars",),
         ("yaml12",),

@@ -1,6 +1,7 @@
 """A Hugging Face config.json as our model: published figures, both spellings, what is ignored or refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -308,10 +309,44 @@ def test_an_unknown_key_of_our_own_config_is_a_problem(tmp_path: Path) -> None:
         model_of(tmp_path, {**SWITCHYARD, "qk_nrom": "head"})
 
 
-def test_rules_name_the_command_line(tmp_path: Path) -> None:
+def test_rules_name_the_config_and_its_keys(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {**MIXTRAL_8X7B, "num_experts_per_tok": 9})
-    with pytest.raises(StrategyError, match=r"command line: --from .*SW221"):
+    with pytest.raises(StrategyError) as caught:
         loads(TEXT, ["parallel=EP1"], model_from=folder)
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.override) == (str(tmp_path / "config.json"), None)
+    assert problem.line == line_of(tmp_path, "num_experts_per_tok")
+    assert str(problem).partition("SW221 ")[2] == (
+        "num_experts_per_tok: 9 experts per token, but num_local_experts is 8\n  expected: 1 to 8\n"
+        "  fix:      set num_experts_per_tok to 8, or less"
+    )
+
+
+def test_rules_name_a_key_that_the_config_lacks_and_overrides_by_theirs(tmp_path: Path) -> None:
+    config = {key: value for key, value in MIXTRAL_8X7B.items() if key != "head_dim"}
+    folder = folder_of(tmp_path, {**config, "num_attention_heads": 15, "num_key_value_heads": 5})
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, ["parallel=EP1", "model.num_experts_per_tok=9"], model_from=folder)
+    derived, top_k = caught.value.problems
+    assert (derived.code, derived.path) == ("SW223", "head_dim")
+    assert derived.file == str(tmp_path / "config.json")
+    assert "model." not in f"{derived.found} {derived.expected} {derived.fix}"
+    assert (top_k.override, top_k.path) == ("model.num_experts_per_tok=9", "model.num_experts_per_tok")
+
+
+def test_rules_name_a_pasted_config_where_it_is() -> None:
+    pasted = {"model": {**MIXTRAL_8X7B, "num_experts_per_tok": 9}}
+    text = re.sub(r"(?ms)^model:.*?(?=^\w)", f"model: {json.dumps(pasted['model'])}\n", TEXT)
+    with pytest.raises(StrategyError) as caught:
+        loads(text, ["parallel=EP1"], file="mine.yaml")
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.path) == ("mine.yaml", "model.num_experts_per_tok")
+    assert problem.found == "9 experts per token, but model.num_local_experts is 8"
+
+
+def line_of(folder: Path, key: str) -> int:
+    lines = (folder / "config.json").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, start=1) if f'"{key}"' in line)
 
 
 def test_plan_from_prints_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,7 +410,7 @@ def test_all_mistakes_of_a_config_and_of_its_strategy_are_told_at_once(tmp_path:
         ("SW114", "training.seed"),
         ("SW153", "attention_bias"),
         ("SW153", "mlp_only_layers"),
-        ("SW221", "model.num_experts_per_tok"),
+        ("SW221", "num_experts_per_tok"),
     ]
 
 

@@ -396,7 +396,7 @@ def test_the_model_of_another_folder_is_the_place_of_its_keys(tmp_path: Path) ->
     (placed,) = locate_problems(
         [Problem(code="SW201", path="model.num_experts", found="", expected="", fix="")], loaded
     )
-    assert placed.override == f"--from {tmp_path}"
+    assert (placed.file, placed.path) == (str(tmp_path / "config.json"), "num_local_experts")
 
 
 # Overrides
