@@ -53,3 +53,35 @@ def test_bf16_on_a_gpu_learns_as_fp32_does(tmp_path: Path, zero_stage: int) -> N
     phases = bf16[-1]["phases_s"]
     assert sum(phases.values()) == pytest.approx(bf16[-1]["step_s"])
     assert phases["compute"] > 0.3 * bf16[-1]["step_s"]
+
+
+@pytest.mark.parametrize("num_experts", [None, 3], ids=["linear", "experts"])
+def test_fp8_products_on_a_gpu_are_those_of_a_cpu(num_experts: int | None) -> None:
+    """By FP8 kernels where the GPU has them; sums of 256 products differ by their order and by bf16."""
+    import torch
+
+    from model.float8 import float8_product
+    from model.products import ExpertRows
+
+    torch.manual_seed(1)
+    shape = (64, 256) if num_experts is None else (num_experts, 64, 256)
+    counts = None if num_experts is None else torch.tensor([40, 0, 8])
+    tensors = [torch.randn(48, 256), torch.randn(shape), torch.randn(48, 64)]
+    results = []
+    for device in ("cpu", "cuda"):
+        x, weight, grad = (tensor.to(device, torch.bfloat16) for tensor in tensors)
+        x.requires_grad_(), weight.requires_grad_()
+        y = float8_product(x, weight, None if counts is None else ExpertRows.of(counts.to(device)))
+        y.backward(grad)
+        results.append([part.detach().cpu().double() for part in (y, x.grad, weight.grad)])
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        assert (on_gpu - on_cpu).norm() < 0.01 * on_cpu.norm()
+
+
+def test_fp8_on_a_gpu_learns_as_bf16_does(tmp_path: Path) -> None:
+    bf16, fp8 = (
+        trained(tmp_path / precision, *ON_GPU, f"training.precision={precision}", accelerator="cuda")
+        for precision in ("bf16", "fp8")
+    )
+    assert fp8[-1]["loss"] == pytest.approx(bf16[-1]["loss"], abs=0.05)
+    assert fp8[-1]["loss"] < fp8[0]["loss"] - 0.1
