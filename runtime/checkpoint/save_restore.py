@@ -16,25 +16,19 @@ from runtime.checkpoint.manifest import CheckpointInfo, Meta, read_manifest
 from runtime.checkpoint.reader import Reader
 from runtime.checkpoint.safetensors_writer import OwnedPiece
 from runtime.checkpoint.store import write
+from runtime.parallel.bytes_exchange import broadcast_bytes, gather_bytes
 from runtime.parallel.collective_actions import Ranks
 from runtime.parallel.groups import RankGroups
 
 
 def world_ranks() -> Ranks:
     """All ranks of the world, connected by torch.distributed."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-
-    def gather(obj: object) -> list[Any] | None:
-        answers = [None] * world_size if rank == 0 else None
-        dist.gather_object(obj, answers, dst=0)
-        return answers
-
-    def broadcast(obj: object) -> Any:
-        objects = [obj]
-        dist.broadcast_object_list(objects, src=0)
-        return objects[0]
-
-    return Ranks(rank=rank, world_size=world_size, gather=gather, broadcast=broadcast)
+    return Ranks(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        gather=gather_bytes,
+        broadcast=broadcast_bytes,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

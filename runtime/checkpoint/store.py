@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # What a rank reports to rank 0 about the file it wrote; None if it owns nothing.
 _Shard = tuple[FileRecord, tuple[WrittenPiece, ...]] | None
+# A checkpoint, or None and what is wrong with it.
+_Opened = tuple[CheckpointInfo | None, tuple[str, ...]]
 
 
 def write(
@@ -88,9 +90,9 @@ def write(
 
     begun: Path | None = None
     try:
-        begun = target = ranks.on_rank_0(begin)
-        shards = ranks.on_all(write_own)
-        ranks.on_rank_0(publish)
+        begun = target = ranks.on_rank_0(begin, Path)
+        shards = ranks.on_all(write_own, _Shard)
+        ranks.on_rank_0(publish, None)
     except RanksFailed as error:
         if ranks.rank == 0 and begun is not None and begun.exists():
             commit.delete_folder(begun)
@@ -112,10 +114,10 @@ def newest(folder: Path, ranks: Ranks = ALONE) -> CheckpointInfo | None:
         CheckpointError: on every rank, if there are checkpoints and none is intact.
     """
     try:
-        paths = ranks.on_rank_0(lambda: commit.candidates(folder))
+        paths = ranks.on_rank_0(lambda: commit.candidates(folder), tuple[Path, ...])
         damages: list[str] = []
         for path in paths:
-            info, damage = ranks.on_rank_0(partial(_try_to_open, path))
+            info, damage = ranks.on_rank_0(partial(_try_to_open, path), _Opened)
             damage = damage if info is None else find_damage(info, ranks)
             if not damage:
                 return info
@@ -141,11 +143,8 @@ def find_damage(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
         found = (_damage_of(info.folder / name, record) for name, record in share)
         return [damage for damage in found if damage is not None]
 
-    answers = ranks.on_all(check_share)
-    damage: tuple[str, ...] = ranks.broadcast(
-        None if answers is None else tuple(sorted(chain.from_iterable(answers)))
-    )
-    return damage
+    answers = ranks.on_all(check_share, list[str])
+    return ranks.share(tuple(sorted(chain.from_iterable(answers or ()))), tuple[str, ...])
 
 
 def open_checkpoint(path: Path) -> CheckpointInfo:
@@ -157,7 +156,7 @@ def open_checkpoint(path: Path) -> CheckpointInfo:
     return CheckpointInfo(folder=path, manifest=read_manifest(path))
 
 
-def _try_to_open(path: Path) -> tuple[CheckpointInfo | None, tuple[str, ...]]:
+def _try_to_open(path: Path) -> _Opened:
     try:
         return open_checkpoint(path), ()
     except CheckpointError as error:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from pydantic import TypeAdapter
 
 from planner import Plan, Stage
 from planner.files import replace
+from runtime.parallel.bytes_exchange import gather_bytes
 from runtime.profiling.phase_clock import TimeSpan
 from runtime.training.train_step import StepResult
 
@@ -36,6 +37,9 @@ class RankTimes:
     rank: int
     passes: tuple[TimeSpan, ...]
     phases: tuple[TimeSpan, ...]
+
+
+_TIMES: TypeAdapter[RankTimes | None] = TypeAdapter(RankTimes | None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +71,9 @@ class Timeline:
                 passes=_before(result.passes, end),
                 phases=_before(spans, end),
             )
-        gathered: list[RankTimes | None] | None = [None] * dist.get_world_size() if self.rank == 0 else None
-        dist.gather_object(times, gathered, dst=0)
+        gathered = gather_bytes(_TIMES.dump_json(times))
         if gathered is not None:
-            found = [times for times in gathered if times is not None]
+            found = [times for times in map(_TIMES.validate_json, gathered) if times is not None]
             text = json.dumps(chrome_trace(self.plan, self.step, self.attempt, found))
             replace(self.folder / TRACE_NAME, text.encode())
 

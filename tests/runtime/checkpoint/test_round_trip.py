@@ -259,7 +259,7 @@ def resident_bytes() -> int:
 
 
 def test_a_lone_process_needs_no_collective() -> None:
-    assert ALONE.on_all(lambda: 5) == [5]
+    assert ALONE.on_all(lambda: 5, int) == [5]
 
 
 def test_safe_open_reads_without_our_code(tmp_path: Path) -> None:
