@@ -120,11 +120,15 @@ def _exchanged(p: RankWorkload, tokens: float) -> dict[str, float]:
     model = p.model
     turns = [(float(p.share_tokens), max(0.0, float(p.sent_rows - p.share_tokens)))]
     exchanged = float(p.sent_rows + p.share_tokens)
-    found = {"rank_tokens": tokens * p.ep, "ep_routes": float(p.sent + p.received)}
+    if model.num_experts_per_tok == 1:  # in fewer operations, without a table of ranks and tokens
+        found = {"single_routes": float(p.sent + p.received)}
+    else:
+        found = {"rank_tokens": tokens * p.ep, "ep_routes": float(p.sent + p.received)}
     if model.num_experts > p.ep:
         exchanged += float(p.received_rows + p.received)
         turns.append((float(p.received_rows), float(p.received - p.received_rows)))
-        found["sorted_routes"] = float(p.received)
+        if model.num_experts_per_tok > 1:
+            found["sorted_routes"] = float(p.received)
     found["exchanged_rows"] = exchanged * model.hidden_size
     found["turn_rows"] = sum(more for _, more in turns) * model.hidden_size
     found["several_rows"] = sum(min(rows, more) for rows, more in turns) * model.hidden_size
@@ -164,7 +168,7 @@ def operation_counts(p: RankWorkload, part: str) -> Terms:
     turns = min(model.num_experts_per_tok, p.ep) - 1 if ep else 0
     turns += min(model.num_experts_per_tok, model.num_experts // p.ep) - 1 if sorts else 0
     found["router"] = {"each": 1.0, "many": many, "tp": tp}
-    found["dispatch"] = {"ep": ep, "sorts": sorts, "turns": float(turns)}
+    found["dispatch"] = {"ep": ep * many, "ep_single": ep * (1 - many), "sorts": sorts, "turns": float(turns)}
     if not ep:
         found["dispatch"] = {"each": 1.0, "many": many}
     found["experts"] = {"each": 1.0, "gated": gated}
