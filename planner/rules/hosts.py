@@ -74,7 +74,7 @@ def hierarchical_groups_are_even(s: Strategy) -> Iterator[Problem]:
                     code="SW220",
                     path="runtime.all_to_all",
                     found=f"hierarchical, but the EP group of ranks {ranks[0]} to {ranks[-1]} has "
-                    f"{' and '.join(map(str, sizes))} of them on its hosts",
+                    f"{max(sizes)} of them on one host and {min(sizes)} on another",
                     expected="as many ranks of every EP group on each of its hosts, or flat",
                     fix="set runtime.all_to_all to flat",
                 )

@@ -263,7 +263,7 @@ def _more_hosts(s: Strategy, world: int) -> str:
     if cluster.hosts.are_made_up or cluster.hosts.count == 1:
         return f"set cluster.hosts to {needed}, or lower parallel.pp, ep or tp"
     more = needed - cluster.hosts.count
-    return f"add {max(1, more)} hosts to cluster.hosts, or lower parallel.pp, ep or tp"
+    return f"add {plural(max(1, more), 'host')} to cluster.hosts, or lower parallel.pp, ep or tp"
 
 
 def _room(s: Strategy, usable: int, room: int) -> str:

@@ -310,6 +310,13 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         ("16", "ranks 0 to 15", "8 ranks"),
         "on one host",
     ),
+    (
+        ("runtime.all_to_all=hierarchical", "parallel.ep=8", "cluster.hosts=[a slots=6, b]"),
+        "SW220",
+        "runtime.all_to_all",
+        ("ranks 0 to 7", "6 of them", "2 on another"),
+        "on each of its hosts",
+    ),
     (("cluster.spare_hosts=16",), "SW212", "cluster.spare_hosts", ("16",), "0 to 15"),
     (("cluster.hosts=[a slots=9, b]",), "SW213", "cluster.hosts", ("9",), "at most 8 slots"),
     (
