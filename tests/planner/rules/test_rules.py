@@ -311,10 +311,10 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "on one host",
     ),
     (
-        ("runtime.all_to_all=hierarchical", "parallel.ep=8", "cluster.hosts=[a slots=6, b]"),
+        ("runtime.all_to_all=hierarchical", STAGED, "parallel.ep=8", "parallel.tp=2"),
         "SW220",
         "runtime.all_to_all",
-        ("ranks 0 to 7", "6 of them", "2 on another"),
+        ("ranks 2 to 9", "6 of them", "2 on another"),
         "on each of its hosts",
     ),
     (("cluster.spare_hosts=16",), "SW212", "cluster.spare_hosts", ("16",), "0 to 15"),
