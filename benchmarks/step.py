@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import step_ranks
 from benchmarks.competitors import Setting, Shape, forced_experts
-from benchmarks.step_report import Block, Row, print_report
+from benchmarks.step_report import Block, Report, Row
 from benchmarks.worlds import World, WorldFailed
 from planner.problems import StrategyError
 
@@ -57,14 +57,13 @@ def main(argv: Sequence[str]) -> int:
     shape = TINY if options.quick else Shape()
     rounds = 2 if options.quick else options.rounds
     until = time.monotonic() + 60 * options.minutes
-    blocks: list[Block] = []
+    report = Report(shape, Path(options.out))
     plans = [
         (ranks, precision, factor)
         for ranks in options.ranks
         for precision in options.precision
         for factor in (None, CAPACITY_FACTOR)
     ]
-    load_before = os.getloadavg()[0]
     for place, (ranks, precision, factor) in enumerate(plans):
         names = CAPACITY if factor else DROPLESS[4 if ranks > 1 else 1]
         settings = {
@@ -80,11 +79,14 @@ def main(argv: Sequence[str]) -> int:
             if not options.only or name in options.only or name == OURS
         }
         share_s = max(1.0, (until - time.monotonic()) / (len(plans) - place))
-        blocks += _measure(settings, rounds, time.monotonic() + share_s, options.threads)
-    return print_report(blocks, shape, load_before, Path(options.out))
+        _measure(settings, rounds, time.monotonic() + share_s, options.threads, report)
+    print(f"\nwritten to {options.out}")
+    return int(not report.is_complete)
 
 
-def _measure(settings: dict[str, Setting], rounds: int, until: float, threads: int | None) -> list[Block]:
+def _measure(
+    settings: dict[str, Setting], rounds: int, until: float, threads: int | None, report: Report
+) -> None:
     """One block for each routing: a launch of all competitors of one kind."""
     first = next(iter(settings.values()))
     cores = len(os.sched_getaffinity(0))
@@ -101,7 +103,6 @@ def _measure(settings: dict[str, Setting], rounds: int, until: float, threads: i
             _try(worlds, failed, name, step_ranks.forget_peak)
         width = 1024 if first.shape.hidden_size > 64 else 128
         rates = _try(worlds, failed, OURS, step_ranks.gemm_rate, first.precision, width)
-        blocks = []
         for place, (routing, (kind, share)) in enumerate(ROUTINGS.items()):
             print(f"{title}, {routing} …", file=sys.stderr, flush=True)
             share_s = max(1.0, (until - time.monotonic()) / (len(ROUTINGS) - place))
@@ -117,8 +118,7 @@ def _measure(settings: dict[str, Setting], rounds: int, until: float, threads: i
             )
             _take_turns(block, settings, worlds, failed, rounds, time.monotonic() + share_s)
             block.failed = dict(failed)
-            blocks.append(block)
-        return blocks
+            report.add(block)
     finally:
         for world in worlds.values():
             world.close()

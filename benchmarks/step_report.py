@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -109,31 +110,39 @@ def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
     )
 
 
-def print_report(blocks: Sequence[Block], shape: Shape, load_before: float, out: Path) -> int:
-    """The table on stdout and the JSON in `out`; 1 if a competitor is missing."""
-    found: dict[str, Any] = {
-        "machine": machine(),
-        "versions": versions(),
-        "load_average": {"before": load_before, "after": os.getloadavg()[0]},
-        "settings": SETTINGS,
-        "shape": asdict(shape),
-        "blocks": [_block(block) for block in blocks],
-    }
-    print(f"{found['machine']}; {', '.join(f'{k} {v}' for k, v in found['versions'].items())}")
-    print(
-        f"{shape.num_layers} layers, hidden {shape.hidden_size}, FFN {shape.moe_intermediate_size}, "
-        f"{shape.num_experts} experts, top-{shape.top_k}, vocabulary {shape.vocab_size}, "
-        f"{shape.num_tokens} tokens a rank; load average {load_before:.1f} before, "
-        f"{found['load_average']['after']:.1f} after"
-    )
-    for name, text in SETTINGS.items():
-        print(f"  {name}: {text}")
-    for block in found["blocks"]:
-        _print_block(block)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten to {out}")
-    return int(any(block["failed"] for block in found["blocks"]))
+class Report:
+    """The table on stdout and the JSON in `out`, block by block: what was measured stays when the bench is
+    stopped."""
+
+    def __init__(self, shape: Shape, out: Path) -> None:
+        self._out = out
+        self._found: dict[str, Any] = {
+            "machine": machine(),
+            "versions": versions(),
+            "settings": SETTINGS,
+            "shape": asdict(shape),
+            "blocks": [],
+        }
+        print(f"{machine()}; {', '.join(f'{name} {version}' for name, version in versions().items())}")
+        print(
+            f"{shape.num_layers} layers, hidden {shape.hidden_size}, FFN {shape.moe_intermediate_size}, "
+            f"{shape.num_experts} experts, top-{shape.top_k}, vocabulary {shape.vocab_size}, "
+            f"{shape.num_tokens} tokens a rank"
+        )
+        for name, text in SETTINGS.items():
+            print(f"  {name}: {text}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, block: Block) -> None:
+        found = _block(block)
+        self._found["blocks"].append(found)
+        _print_block(found)
+        self._out.write_text(json.dumps(self._found, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no competitor failed."""
+        return not any(block["failed"] for block in self._found["blocks"])
 
 
 def _block(block: Block) -> dict[str, Any]:
@@ -172,6 +181,7 @@ def _block(block: Block) -> dict[str, Any]:
         "capacity_factor": block.capacity_factor,
         "gemm_flops_per_s": block.gemm_rate,
         "floor_s": block.floor_s,
+        "load_average": os.getloadavg()[0],
         "least_row_bytes": block.least_row_bytes if block.capacity_factor is None else None,
         "rows": rows,
         "failed": block.failed,
@@ -185,6 +195,7 @@ def _print_block(block: dict[str, Any]) -> None:
         f"{block['precision']}, {block['routing']}, {f'capacity {factor}' if factor else 'dropless'}: "
         f"floor {block['floor_s'] * 1e3:.0f} ms ({block['gemm_flops_per_s'] / 1e9:.0f} GFLOP/s)"
         + (f", least rows {_mib(block['least_row_bytes'])} MiB" if block["least_row_bytes"] else "")
+        + f"; load average {block['load_average']:.1f}"
     )
     print(
         f"  {'':18}{'n':>3}{'ms':>8}{'tokens/s':>10}  {'time over ours [95 %]':20}{'CPU time over ours':20}"
@@ -201,6 +212,7 @@ def _print_block(block: dict[str, Any]) -> None:
         )
     for name, error in block["failed"].items():
         print(f"  {name:18} failed: {error.splitlines()[0]}")
+    sys.stdout.flush()
 
 
 def _mib(num_bytes: float) -> str:
