@@ -102,7 +102,7 @@ def strategy_text(setting: Setting, kind: str = "balanced", share: float | None 
                 "dispatch": "dropless" if setting.capacity_factor is None else "capacity",
             }
             | ({} if setting.capacity_factor is None else {"capacity_factor": setting.capacity_factor}),
-            "parallel": {"ep": ranks, "tp": 1, "zero_stage": 1},
+            "parallel": {"ep": ranks, "tp": 1, "zero_stage": zero_stage(setting)},
             "training": {
                 "precision": setting.precision,
                 "seq_length": shape.seq_length,
@@ -119,6 +119,11 @@ def strategy_text(setting: Setting, kind: str = "balanced", share: float | None 
             "runtime": {"force_routing": routing},
         }
     )
+
+
+def zero_stage(setting: Setting) -> int:
+    """0 where it works, for one rank in fp32: there ZeRO 1 shares nothing and copies every gradient."""
+    return 0 if setting.num_ranks == 1 and setting.precision == "fp32" else 1
 
 
 def plan_of(setting: Setting) -> Plan:
@@ -267,7 +272,11 @@ class _DeepSpeedPeer(_Peer):
                 },
             },
             "zero_allow_untested_optimizer": True,
-            "zero_optimization": {"stage": 1, "reduce_bucket_size": 200_000_000, "overlap_comm": False},
+            "zero_optimization": {
+                "stage": zero_stage(setting),
+                "reduce_bucket_size": 200_000_000,
+                "overlap_comm": False,
+            },
             "bf16": {"enabled": setting.precision != "fp32"},
             "steps_per_print": 10**9,
         } | more
@@ -328,9 +337,9 @@ COMPETITORS: dict[str, Callable[[Setting, int, torch.device], Competitor]] = {
     "autoep": DeepSpeedAutoEP,
 }
 SETTINGS = {
-    "switchyard": "the product's own engine and step, ZeRO 1, AdamW",
+    "switchyard": "the product's own engine and step, ZeRO 1 (0 in fp32 on one rank), as the others",
     "transformers": "grouped_mm, sdpa; no engine, fused AdamW on fp32 masters",
-    "transformers-zero": "grouped_mm, sdpa; every rank holds all experts, ZeRO 1, fused AdamW",
+    "transformers-zero": "grouped_mm, sdpa; the same in a DeepSpeed engine: every rank holds all experts",
     "deepspeed": "Mixtral with deepspeed.moe.layer.MoE, ZeRO 1, fused AdamW",
     "autoep": "Mixtral with AutoEP, gate_up_impl fused, ZeRO 1, fused AdamW",
 }

@@ -30,13 +30,13 @@ CAPACITY_FACTOR = 1.25
 # Whose step times the others' are divided by.
 OURS = "switchyard"
 DROPLESS = {
-    1: (OURS, "transformers", "deepspeed", "autoep"),
+    1: (OURS, "transformers", "transformers-zero", "deepspeed", "autoep"),
     4: (OURS, "transformers-zero", "deepspeed", "autoep"),
 }
 CAPACITY = (OURS, "deepspeed")
 ROUNDS, WARMUP_STEPS = 7, 1
 # A step this many times as long as the fastest competitor's is not waited for in every round.
-_SLOW, _SLOW_ROUNDS = 4.0, 3
+_SLOW, _SLOW_ROUNDS = 2.5, 3
 TINY = Shape(
     num_layers=2,
     hidden_size=32,
@@ -190,7 +190,7 @@ def prepare(device: str = "cpu") -> None:
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny model and two rounds: does it all run?")
-    parser.add_argument("--minutes", type=float, default=10.0, help="about how long it may take")
+    parser.add_argument("--minutes", type=float, default=15.0, help="about how long it may take")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="steps of each competitor")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4], help="sizes of the world")
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"], choices=["bf16", "fp32"])
