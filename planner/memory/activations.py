@@ -162,7 +162,8 @@ def _end_part(p: RankWorkload, stage: Stage, num_chunks: int) -> tuple[Part | No
     part = Part(
         kept=kept + head - activation_bytes.head(p),
         forward=(wide + 3 * a) * hidden,
-        backward=2 * a * hidden + max(scaled, norm) - handed_over,
+        # Of a tiny model, what is handed over is more than all that is beside it.
+        backward=max(0, 2 * a * hidden + max(scaled, norm) - handed_over),
         elements=elements,
     )
     return part, head, _loss_bytes(p, num_chunks)
