@@ -179,11 +179,10 @@ _TRAINER = (
 )
 # Megatron-LM's arguments.py, transformers 5 and Axolotl's schemas: key there, its default there, and the key
 # here or what is here instead.
-_DEFAULTS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
+DEFAULTS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
     MEGATRON: (
         ("moe_router_topk", 2, "model.num_experts_per_tok"),
         ("norm_epsilon", 1e-5, "model.rms_norm_eps"),
-        ("swiglu", False, "model.expert"),
         ("weight_decay", 0.01, "training.optimizer.weight_decay"),
         ("adam_beta2", 0.999, _BETAS),
         ("moe_aux_loss_coeff", 0, "training.balance_loss"),
@@ -200,7 +199,7 @@ _DEFAULTS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
 
 
 def _defaults(title: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for theirs, default, here in _DEFAULTS.get(title, ()):
+    for theirs, default, here in DEFAULTS.get(title, ()):
         if theirs in config or theirs.replace("_", "-") in config:
             continue
         if theirs == "warmup_steps" and "warmup_ratio" in config:

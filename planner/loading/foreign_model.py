@@ -4,6 +4,20 @@ from typing import Any
 
 from planner.loading.foreign_meaning import Find, Meaning, count, number, write
 
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu"}
+_GATED = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
+
+
+def activation(value: Any, find: Find) -> Meaning:
+    """NeMo's names of gated units say the activation and the kind of expert."""
+    path, word = "model.hidden_act", str(value).lower()
+    if value is None or word in _ACTIVATIONS:
+        return write(path, _ACTIVATIONS.get(word))
+    gated = _GATED.get(word.removeprefix("fast-"))
+    if gated is None:
+        return Meaning(asks={path: f"not {word}"})
+    return Meaning(writes={path: gated, "model.expert": "swiglu"})
+
 
 def capacity(value: Any, find: Find) -> Meaning:
     """A capacity factor means that tokens are dropped beyond it."""

@@ -151,6 +151,8 @@ def find_value(data: Mapping[str, Any], wanted: str) -> Any:
     for path, value in _leaves(data, ()):
         if path[-1] == wanted:
             return value
+        if own_tails().get(path[-1]) == wanted and not isinstance(value, dict):
+            return value  # a name that both have, without its section: learning_rate
         entry = find_foreign(path)
         if entry is not None and not entry.note and entry.keys == (wanted,):
             return value

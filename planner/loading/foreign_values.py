@@ -14,6 +14,7 @@ CONVERTERS: Mapping[str, Convert] = {
         foreign_layout.last_stage,
         foreign_layout.stage_layout,
         foreign_layout.zero_stage,
+        foreign_model.activation,
         foreign_model.capacity,
         foreign_model.expert_width,
         foreign_model.shared_width,

@@ -17,7 +17,9 @@ READERS = {
     "json lines": "map(json.loads, filter(str.strip, sys.stdin))",
     "json": "json.load(sys.stdin)",
     "csv": "csv.DictReader(sys.stdin)",
-    "parquet": "pyarrow.parquet.read_table(sys.stdin.buffer).to_pylist()",
+    # pyarrow 26.0's read_table may abort when Python ends (apache/arrow issues 34314 and 50482).
+    "parquet": "pyarrow.parquet.ParquetFile(pyarrow.BufferReader(sys.stdin.buffer.read()))"
+    ".read(use_threads=False).to_pylist()",
 }
 IMPORTS = {"csv": "csv, ", "parquet": "pyarrow.parquet, "}
 

@@ -304,6 +304,13 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "layer, which is all of them",
     ),
     (
+        ("cluster.gpus_per_host=6", "parallel.ep=8", "runtime.all_to_all=hierarchical"),
+        "SW220",
+        "runtime.all_to_all",
+        ("ranks 0 to 7", "6 and 2"),
+        "or flat",
+    ),
+    (
         ("parallel.tp=16",),
         "SW218",
         "parallel.tp",
