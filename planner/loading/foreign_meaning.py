@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from planner.units import shorten
+from planner.yaml12_writer import flow_yaml
+
 AUTO = "auto"  # the Hugging Face Trainer replaces it in a DeepSpeed configuration
 
 
@@ -62,14 +65,19 @@ def words(
         if word in no_effect:
             return Meaning(no_effect=no_effect[word])
         if path is None:
-            return Meaning(refused=refused.get(word, f"{word} has no counterpart"))
+            return Meaning(refused=refused.get(word, f"{shown(value)} has no counterpart"))
         if word in refused:
             return Meaning(refused=refused[word])
         if word in table:
             return Meaning(writes={path: table[word]})
-        return write(path, value) if value in (AUTO, None) else Meaning(asks={path: f"not {word}"})
+        return write(path, value) if value in (AUTO, None) else Meaning(asks={path: f"not {shown(value)}"})
 
     return convert
+
+
+def shown(value: Any) -> str:
+    """The value as it is written, on one line of a message."""
+    return shorten(flow_yaml(value))
 
 
 def count(value: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planner.loading.foreign_meaning import Find, Meaning, count, number, write
+from planner.loading.foreign_meaning import Find, Meaning, count, number, shown, write
 
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu"}
 _GATED = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
@@ -15,7 +15,7 @@ def activation(value: Any, find: Find) -> Meaning:
         return write(path, _ACTIVATIONS.get(word))
     gated = _GATED.get(word.removeprefix("fast-"))
     if gated is None:
-        return Meaning(asks={path: f"not {word}"})
+        return Meaning(asks={path: f"not {shown(value)}"})
     return Meaning(writes={path: gated, "model.expert": "swiglu"})
 
 

@@ -41,8 +41,9 @@ def head_dim_is_derivable(s: Strategy) -> Iterator[Problem]:
             found=f"cannot be derived: model.hidden_size ({hidden}) is not divisible by "
             f"num_attention_heads ({heads})",
             expected="an explicit head_dim, or num_attention_heads that divides hidden_size",
-            fix=f"set model.num_attention_heads to {find_nearest(even or divisors(hidden), heads)}, or write "
-            "model.head_dim",
+            fix=f"set model.num_attention_heads to {find_nearest(even, heads)}, or write model.head_dim"
+            if even
+            else f"set model.head_dim to {2 * max(1, round(hidden / heads / 2))}",  # no number of heads helps
         )
 
 

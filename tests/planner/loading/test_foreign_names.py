@@ -273,3 +273,10 @@ def test_the_shipped_strategies_use_no_foreign_name() -> None:
     assert not {name for name in foreign_names() if "." not in name} & {
         path.rpartition(".")[2] for path in list_paths()
     } - {"bf16", "fp8", "fp32", "eps", "betas", "weight_decay", "dp"}
+
+
+@pytest.mark.parametrize("name", ["drop_tokens", "activation", "lr_decay_style"])
+def test_a_text_of_two_lines_is_shown_on_one(name: str) -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, [f'{name}="a\\nb"'])
+    assert all("\n" not in problem.fix for problem in caught.value.problems)

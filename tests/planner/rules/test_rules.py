@@ -641,3 +641,13 @@ def test_a_rule_that_reads_a_faulty_key_yields_nothing() -> None:
     view = PartialStrategy(crowded, frozenset({("cluster", "hosts")})).as_strategy()
     assert "cluster.hosts" not in {p.path for p in find_broken_rules(view)}
     assert "parallel" not in {p.path for p in find_broken_rules(view)}
+
+
+@pytest.mark.parametrize(("hidden", "head_dim"), [(1, 2), (1023, 64)])
+def test_an_odd_width_needs_a_head_dim_of_its_own(hidden: int, head_dim: int) -> None:
+    """No number of heads that divides it leaves pairs of dimensions."""
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, [f"model.hidden_size={hidden}"])
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.fix) == ("SW223", f"set model.head_dim to {head_dim}")
+    assert loads(TEXT, [f"model.hidden_size={hidden}", f"model.head_dim={head_dim}"])
