@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +245,10 @@ def _value(data: Any, path: tuple[str | int, ...]) -> Any:
 
 def _put(data: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
     place: Any = data
-    for key in path[:-1]:
-        if isinstance(place, dict) and not isinstance(place.get(key), (dict, tuple, list)):
-            place[key] = {}
+    for key, inside in pairwise(path):
+        kind = (tuple, list) if isinstance(inside, int) else dict
+        if isinstance(place, dict) and not isinstance(place.get(key), kind):
+            place[key] = {}  # a section that is something else has a Problem of its own
         place = place[key]
     place[path[-1]] = value
 
