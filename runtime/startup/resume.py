@@ -1,12 +1,14 @@
 """Resume: the checkpoint to start from, decided by rank 0 from `output.resume`."""
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from planner import Plan, Problem, StrategyError, load
 from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT, forced_recipe
+from planner.strategy.schema import Strategy
 from planner.yaml12_writer import flow_yaml
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.compatibility import Fingerprints, meta_faults
@@ -123,7 +125,7 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
             "restore it from a backup, or move it aside to resume from the one before it",
         )
     if info.meta.model_fingerprint != prints.model:
-        changed = _changed(plan, info, "model", except_for=MODEL_EXCEPT)
+        changed = _changed(plan, _strategy_of(info), "model", except_for=MODEL_EXCEPT)
         if not changed:
             raise _another_tokenizer(plan, info)
         raise _refuse(
@@ -134,8 +136,9 @@ def _check(plan: Plan, info: CheckpointInfo, prints: Fingerprints, *, recipe: bo
         )
     if recipe and info.meta.recipe_fingerprint != prints.recipe:
         # The model is the same, so what differs in its section is what belongs to the recipe.
-        changed = _changed(plan, info, "training", "model", "data", except_for=RECIPE_EXCEPT)
-        parts = (changed, _changed_routing(plan, info), _changed_payload(plan, info))
+        theirs = _strategy_of(info)
+        changed = _changed(plan, theirs, "training", "model", "data", except_for=RECIPE_EXCEPT)
+        parts = (changed, *(() if theirs is None else _changed_runtime(plan, theirs)))
         changed = "; ".join(part for part in parts if part) or DATA_CHANGED
         raise _refuse(
             "SW825",
@@ -151,7 +154,7 @@ def _another_tokenizer(plan: Plan, info: CheckpointInfo) -> StrategyError:
     """The refusal of a tokenizer that was trained on other data, or of another file."""
     run, step = info.folder.parent.parent, info.step
     tokenizer = plan.strategy.data.tokenizer
-    changed = _changed(plan, info, "data", except_for=frozenset()) or DATA_CHANGED
+    changed = _changed(plan, _strategy_of(info), "data", except_for=frozenset()) or DATA_CHANGED
     if tokenizer is None:
         found = f"data.tokenizer is null, so a tokenizer is trained on the data, and {changed}"
     else:
@@ -167,13 +170,19 @@ def _another_tokenizer(plan: Plan, info: CheckpointInfo) -> StrategyError:
     )
 
 
-def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: frozenset[str]) -> str:
-    """The keys that differ from the strategy.yaml of the checkpoint's run, for a message."""
+def _strategy_of(info: CheckpointInfo) -> Strategy | None:
+    """The strategy.yaml of the checkpoint's run."""
     try:
-        theirs = load(info.folder.parent.parent / "strategy.yaml").model_dump()
+        return load(info.folder.parent.parent / "strategy.yaml")
     except StrategyError:
+        return None
+
+
+def _changed(plan: Plan, kept: Strategy | None, *sections: str, except_for: frozenset[str]) -> str:
+    """The keys that differ from those of the checkpoint's run, for a message."""
+    if kept is None:
         return "which keys differ is unknown, because its strategy.yaml is missing"
-    ours = plan.strategy.model_dump()
+    theirs, ours = kept.model_dump(), plan.strategy.model_dump()
     return "; ".join(
         f"{section}.{key} was {flow_yaml(theirs[section].get(key))}, now {flow_yaml(value)}"
         for section in sections
@@ -182,29 +191,15 @@ def _changed(plan: Plan, info: CheckpointInfo, *sections: str, except_for: froze
     )
 
 
-def _changed_routing(plan: Plan, info: CheckpointInfo) -> str:
-    """runtime.force_routing of the checkpoint's run and of the plan, where they differ."""
-    try:
-        theirs = forced_recipe(load(info.folder.parent.parent / "strategy.yaml"))
-    except StrategyError:
-        return ""  # which `_changed` says
-    ours = forced_recipe(plan.strategy)
-    if theirs == ours:
-        return ""
-    was, now = ("none" if routing is None else _written(routing) for routing in (theirs, ours))
-    return f"runtime.force_routing was {was}, now {now}"
-
-
-def _changed_payload(plan: Plan, info: CheckpointInfo) -> str:
-    """runtime.fp8_payload of the checkpoint's run and of the plan, where they differ."""
-    try:
-        theirs = load(info.folder.parent.parent / "strategy.yaml").runtime.fp8_payload
-    except StrategyError:
-        return ""  # which `_changed` says
-    ours = plan.strategy.runtime.fp8_payload
-    if theirs == ours:
-        return ""
-    return f"runtime.fp8_payload was {flow_yaml(theirs)}, now {flow_yaml(ours)}"
+def _changed_runtime(plan: Plan, kept: Strategy) -> Iterator[str]:
+    """The keys of `runtime` that belong to a recipe, where they differ."""
+    theirs, ours = (forced_recipe(strategy) for strategy in (kept, plan.strategy))
+    if theirs != ours:
+        was, now = ("none" if routing is None else _written(routing) for routing in (theirs, ours))
+        yield f"runtime.force_routing was {was}, now {now}"
+    before, after = kept.runtime.fp8_payload, plan.strategy.runtime.fp8_payload
+    if before != after:
+        yield f"runtime.fp8_payload was {flow_yaml(before)}, now {flow_yaml(after)}"
 
 
 def _written(routing: dict[str, Any]) -> str:
