@@ -6,7 +6,7 @@ from pathlib import Path
 
 from planner import Plan, Problem, StrategyError, load
 from planner.plan.fingerprint import plan_fingerprint
-from planner.plan.mismatch import MAX_SHOWN, compare_keys
+from planner.plan.mismatch import describe_differences
 from planner.run_holder import DONE_NAME, find_live_holder
 from planner.strategy.schema import Strategy
 
@@ -60,6 +60,4 @@ def _strategy_of(run: Path) -> Strategy | None:
 def _differences(kept: Strategy | None, plan: Plan) -> str:
     if kept is None:
         return "which keys differ is not known, because its strategy.yaml is missing or damaged"
-    keys = [f"{key} was {was}, now {now}" for key, was, now in compare_keys(kept, plan.strategy)]
-    more = [f"and {len(keys) - MAX_SHOWN} more"] if len(keys) > MAX_SHOWN else []
-    return "; ".join(keys[:MAX_SHOWN] + more)
+    return describe_differences(kept, plan.strategy)

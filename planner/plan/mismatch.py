@@ -47,16 +47,20 @@ def describe_mismatch(plan: Plan, expected: str, generated: Strategy | None, pat
     elif plan_fingerprint(generated) != expected:
         why = f"{path} was changed or belongs to another plan, so the differing keys are not known"
     else:
-        keys = tuple(compare_keys(generated, plan.strategy))
-        shown = [f"{key} was {was}, now {now}" for key, was, now in keys[:MAX_SHOWN]]
-        more = [f"and {len(keys) - MAX_SHOWN} more"] if len(keys) > MAX_SHOWN else []
-        why = "; ".join(shown + more)
+        why = describe_differences(generated, plan.strategy)
     return Problem(
         code="SW301",
         found=f"this is plan {plan.fingerprint}, the launch is for plan {expected} ({VARIABLE}): {why}",
         expected="the strategy and overrides that the launch was generated for",
         fix="run `python -m launch generate` again with what you want to train, and start what it writes",
     )
+
+
+def describe_differences(was: Strategy, now: Strategy) -> str:
+    """The first of the differing keys, with both values, for a message."""
+    keys = [f"{key} was {old}, now {new}" for key, old, new in compare_keys(was, now)]
+    more = [f"and {len(keys) - MAX_SHOWN} more"] if len(keys) > MAX_SHOWN else []
+    return "; ".join(keys[:MAX_SHOWN] + more)
 
 
 def compare_keys(was: Strategy, now: Strategy) -> Iterator[tuple[str, str, str]]:
