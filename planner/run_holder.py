@@ -26,15 +26,14 @@ _PROCESSES = Path("/proc/self/ns/pid")
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds a run; `pid` and `host` are 0 and "" in a claim that was not written whole."""
+    """Who holds a run."""
 
     attempt: int
     pid: int
     host: str
 
     def __str__(self) -> str:
-        where = f"pid {self.pid} on {self.host}" if self.pid else "an unknown process"
-        return f"attempt {self.attempt}, {where}"
+        return f"attempt {self.attempt}, pid {self.pid} on {self.host}"
 
 
 def own_process() -> dict[str, Any]:
@@ -84,11 +83,16 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def host_and_boot() -> str:
+    """Equal for processes of one machine under one name."""
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    return f"{socket.gethostname()} {boot}"
+
+
 def _machine() -> str:
     """Equal for processes that see each other's process ids."""
-    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
     space = _PROCESSES.readlink() if _PROCESSES.exists() else ""
-    return f"{socket.gethostname()} {boot} {space}"
+    return f"{host_and_boot()} {space}"
 
 
 def _lives(pid: int, started: object) -> bool:

@@ -7,11 +7,9 @@ import hashlib
 import json
 import os
 import platform
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
@@ -19,12 +17,12 @@ from planner import Plan, Problem
 from planner.plan.code_fingerprint import code_fingerprint
 from planner.plan.mismatch import VARIABLE
 from planner.plan.operator_env import format_ranks
+from planner.run_holder import host_and_boot
 from runtime.process.identity import Identity
 from runtime.process.launcher_watch import hosts_given
 
 COMPARED_PACKAGES = ("torch", "deepspeed", "transformers")
 MAX_NAMED = 4
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +61,8 @@ def make_report(plan: Plan | None, identity: Identity, problems: Iterable[Proble
     holds |= {name: version(name) for name in COMPARED_PACKAGES}
     if plan is not None:
         holds = {"plan": plan.fingerprint, "stage tables": hash_stage_tables(plan)} | holds
-    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
     # DeepSpeed's number of the host tells apart what shares a machine and a name.
-    machine = f"{socket.gethostname()} {boot} {os.environ.get('CROSS_RANK', '')}"
+    machine = f"{host_and_boot()} {os.environ.get('CROSS_RANK', '')}"
     device = ""
     if plan is not None and not plan.strategy.cluster.gpu.is_cpu and not problems:
         device = str(torch.cuda.get_device_properties(identity.local_rank).uuid)
