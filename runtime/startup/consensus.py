@@ -114,8 +114,7 @@ def connect(identity: Identity, world_size: int, timeout_s: float) -> Store:
     """
     if not identity.is_launched or world_size == 1:
         return HashStore()
-    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    port = int(os.environ.get("MASTER_PORT", "29500"))
+    address, port = identity.master_addr, identity.master_port
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() in ("1", "true")
     job = job_of_rank()
     # torchrun keeps its store over restarts: each has its own keys.

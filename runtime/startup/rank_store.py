@@ -72,10 +72,11 @@ def join(address: str, port: int, *, job: str | None, scope: str, timeout_s: flo
     greeting.start()
     greeting.join(left_s)
     if not stores:
-        raise CannotMeet(_foreign_server(address, port))
+        found = f"something answers at {address}:{port}, but it is not rank 0 of a run"
+        raise CannotMeet(_not_ours(found))
     store = stores[0]
     if job is not None and store.get(_JOB).decode(errors="replace") != job:
-        raise CannotMeet(_other_job(address, port))
+        raise CannotMeet(_not_ours(f"rank 0 of another job answers at {address}:{port}"))
     store.set_timeout(timedelta(seconds=timeout_s))
     return PrefixStore(scope, store)
 
@@ -199,19 +200,10 @@ _REASONS: tuple[tuple[Callable[[OSError], bool], str, str], ...] = (
 )
 
 
-def _foreign_server(address: str, port: int) -> Problem:
+def _not_ours(found: str) -> Problem:
     return Problem(
         code="SW634",
-        found=f"something answers at {address}:{port}, but it is not rank 0 of a run",
-        expected="rank 0 of this job at MASTER_ADDR:MASTER_PORT",
-        fix=PORT_FIX,
-    )
-
-
-def _other_job(address: str, port: int) -> Problem:
-    return Problem(
-        code="SW634",
-        found=f"rank 0 of another job answers at {address}:{port}",
+        found=found,
         expected="rank 0 of this job at MASTER_ADDR:MASTER_PORT",
         fix=PORT_FIX,
     )
