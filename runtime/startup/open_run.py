@@ -12,7 +12,7 @@ from planner.memory.fit import memory_warning
 from planner.plan.notes import forced_routing_warning
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
-from planner.run_holder import find_live_holder
+from planner.run_holder import find_live_holder, newest_claim
 from runtime.checkpoint.compatibility import fingerprints
 from runtime.checkpoint.manifest import CheckpointInfo
 from runtime.checkpoint.save_restore import checkpoint_layout
@@ -46,13 +46,15 @@ def open_run(context: RunContext) -> StartDecision:
     if problems := find_folder_problems(folder, strategy.output.resume):
         raise StrategyError(problems)
     refuse_to_take(folder, takes_over=context.takes_over)
+    seen = newest_claim(folder)
     entry = prepare_data(strategy)
     data = open_data(strategy, entry=entry)
     if line := data.describe():
         print(line, flush=True)
     prints = fingerprints(plan, data)
     start = find_start(plan, folder, prints)
-    refuse_to_take(folder, takes_over=context.takes_over)  # another start may have been faster
+    if newest_claim(folder) != seen:  # another start was faster
+        refuse_to_take(folder, takes_over=context.takes_over)
     attempt = context.attempt = claim(folder, {"fingerprint": plan.fingerprint})
     _write_files(plan, folder, data, operator.values)
     is_own = start is not None and start.folder.parent.parent == folder
