@@ -20,6 +20,7 @@ MPI = {
 }
 OVERRIDES = ("training.steps=3", "output.checkpoint_every=100")
 LAUNCHERS = ("torchrun", "srun", "mpirun")
+SLOW_LAUNCHERS = ("deepspeed", "torch.distributed.launch")
 ONE_PROCESS = {
     "torchrun": "torchrun --nproc_per_node=1",
     "srun": "srun --ntasks=1 python",
@@ -76,7 +77,9 @@ def says_once_what_to_type(launcher: str, launch: Launch, environment: dict[str,
     return fix[1]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", [*LAUNCHERS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_LAUNCHERS)]
+)
 def test_too_few_processes_are_told_the_command_that_trains(
     launcher: str, tmp_path: Path, environment: dict[str, str], expected: Losses
 ) -> None:
@@ -86,18 +89,6 @@ def test_too_few_processes_are_told_the_command_that_trains(
     code, output = train(launch, command, environment)
     assert code == 0, output
     assert launch.read("done.json")["step"] == 3
-    assert launch.losses() == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["deepspeed", "torch.distributed.launch"])
-def test_too_few_processes_are_told_the_command_of_the_other_launchers_too(
-    launcher: str, tmp_path: Path, environment: dict[str, str], expected: Losses
-) -> None:
-    launch = Launch(tmp_path)
-    command = says_once_what_to_type(launcher, launch, environment)
-    code, output = train(launch, command, environment)
-    assert code == 0, output
     assert launch.losses() == expected
 
 

@@ -13,6 +13,7 @@ import pytest
 from runtime.startup import rank_store
 from runtime.startup.meeting import CannotMeet
 from runtime.startup.rank_store import holder_of, join, serve
+from tests.support.launching import free_port
 
 HERE = "127.0.0.1"
 
@@ -24,12 +25,6 @@ def listener() -> Iterator[int]:
         taken.bind((HERE, 0))
         taken.listen()
         yield taken.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HERE, 0))
-        return probe.getsockname()[1]
 
 
 def told(port: int, address: str = HERE, *, timeout_s: float = 1.0, job: str = "ours") -> str:
