@@ -80,15 +80,6 @@ class LiveBytes(TorchDispatchMode):
 def watch(engine: Any) -> LiveBytes:
     """A mode that follows an engine through the phases of its steps; to be entered around them."""
     live = LiveBytes()
-    forward, loss = engine.forward, engine.module._cross_entropy
-
-    def run_forward(*args: Any, **kwargs: Any) -> Any:
-        live.enter("forward")  # until the next call: what lives on after the loss is the loss's own
-        return forward(*args, **kwargs)
-
-    def run_loss(*args: Any, **kwargs: Any) -> Any:
-        live.enter("loss")
-        return loss(*args, **kwargs)
 
     def at_last(phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
         # Called after every micro-batch; what it does before the last one belongs to the backward pass.
@@ -99,7 +90,9 @@ def watch(engine: Any) -> LiveBytes:
 
         return run
 
-    engine.forward, engine.module._cross_entropy = run_forward, run_loss
+    engine.forward = live.from_then_on("forward", engine.forward)
+    # What lives on after the loss is the loss's own.
+    engine.module._cross_entropy = live.from_then_on("loss", engine.module._cross_entropy)
     engine.backward = live.from_then_on("backward", engine.backward)
     engine.allreduce_gradients = at_last("reduction", engine.allreduce_gradients)
     engine.step = at_last("update", engine.step)
