@@ -1,5 +1,6 @@
 """Starts the real thing, `deepspeed train.py` or another launcher, as a user types it, on a small text."""
 
+import contextlib
 import json
 import os
 import signal
@@ -208,7 +209,13 @@ def _blocked_signals(process: psutil.Process) -> int:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    return free_ports(1)[0]
+
+
+def free_ports(number: int) -> list[int]:
+    """Different ones."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

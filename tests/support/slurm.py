@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.launching import free_ports
+
 NUM_NODES, CPUS = 3, 8
 # Found where distributions put them, which is in no ordinary user's PATH.
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
@@ -56,7 +58,7 @@ class Slurm:
     def start(self) -> None:
         folder = self.folder
         host = socket.gethostname().partition(".")[0]
-        controller_port, *ports = _free_ports(1 + NUM_NODES)
+        controller_port, *ports = free_ports(1 + NUM_NODES)
         config = _CONFIG.format(
             host=host, folder=folder, user=getpass.getuser(), controller_port=controller_port
         )
@@ -137,13 +139,3 @@ def _wait(is_so: Callable[[], bool], logs: Callable[[], str], timeout_s: float =
     while not is_so():
         assert time.monotonic() < deadline, logs()
         time.sleep(0.1)
-
-
-def _free_ports(number: int) -> list[int]:
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
