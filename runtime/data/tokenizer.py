@@ -23,9 +23,9 @@ SAMPLE_BYTES_PER_ENTRY = 2_000
 # The trainer's time is quadratic in the length of a word: one of 1 MB took ten minutes. Longer runs are cut,
 # for training only (tokenizers 0.23.3; every BPE merge rewrites the word).
 LONG_RUN = re.compile(r"\S{256}|\s{256}")
-# End-of-text tokens of published tokenizers, for a tokenizer.json without tokenizer_config.json.
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "config.json")
 SPACE = "▁"  # of a SentencePiece model, which transformers adds to an empty vocabulary too
+# End-of-text tokens of published tokenizers, for a tokenizer.json without tokenizer_config.json.
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]")
 
 
@@ -189,8 +189,6 @@ def _end_of_text(folder: Path, tokenizer: Tokenizer) -> str:
 
 def _load_with_transformers(folder: Path) -> TextCoder:
     """Lets transformers convert a folder with vocab.json and merges.txt, or a SentencePiece model."""
-    from transformers import AutoTokenizer  # takes seconds to import
-
     models = [path.name for path in sorted(folder.glob("*.model"))]
     if models and find_spec("sentencepiece") is None:
         found = f"{models[0]} in {folder} is a SentencePiece model, but the package sentencepiece is missing"
@@ -200,6 +198,8 @@ def _load_with_transformers(folder: Path) -> TextCoder:
         found = f"{folder} holds no file of a tokenizer"
         expected = "a tokenizer.json, or a folder written by a Hugging Face tokenizer's save_pretrained"
         raise TokenizerUnusable("SW732", found, expected, "name the folder of a tokenizer")
+    from transformers import AutoTokenizer  # takes seconds to import
+
     auto = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     backend = getattr(auto, "backend_tokenizer", None)
     if backend is None or auto.eos_token is None:
