@@ -9,7 +9,6 @@ measured by tests/support/noise.py.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -73,4 +72,4 @@ def in_one_process(strategy: Strategy) -> tuple[Trajectory, dict[str, float]]:
 
 def distance_of(strategy: Strategy, expected: Trajectory) -> dict[str, float]:
     """Of the layout from one process, both in FP8 and fp32."""
-    return spread(run_layout(strategy, before=partial(compute_in_float8)), expected)
+    return spread(run_layout(strategy, before=compute_in_float8), expected)
