@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shlex
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -27,6 +28,14 @@ READ_BYTES = 1 << 20
 def find_compression(head: bytes) -> Compression | None:
     """The compression of a file that begins with these bytes (six are enough)."""
     return next((name for first, name in FIRST_BYTES.items() if head.startswith(first)), None)
+
+
+def piped(file: Path, compression: Compression | None, command: str) -> str:
+    """The shell command that gives the file's content to `command` as its stdin."""
+    name = shlex.quote(str(file))
+    if compression is None:
+        return f"{command} < {name}"
+    return f"{DECOMPRESSORS[compression]} {name} | {command}"
 
 
 def open_content(file: Path, compression: Compression | None) -> BinaryIO:

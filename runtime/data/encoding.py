@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from planner.units import shorten
-from runtime.data.compression import DECOMPRESSORS, READ_BYTES, Compression, open_content
+from runtime.data.compression import READ_BYTES, Compression, open_content, piped
 
 # Python's name: what iconv calls it.
 NAMES = {
@@ -195,7 +195,6 @@ def _shown(text: bytes, encoding: str) -> str:
 
 
 def _command(file: Path, compression: Compression | None, iconv: str) -> str:
-    name = shlex.quote(str(file))
     if compression is None:
-        return f"{iconv} {name}"
-    return f"{DECOMPRESSORS[compression]} {name} | {iconv}"
+        return f"{iconv} {shlex.quote(str(file))}"
+    return piped(file, compression, iconv)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from runtime.data.compression import DECOMPRESSORS, Compression
+from runtime.data.compression import Compression, piped
 
 MIN_SHARE = 0.5  # of the lines that are records
 MIN_SHARE_OF_MEMBERS = 0.8
@@ -103,14 +103,10 @@ def conversion(foreign: Foreign, file: Path, compression: Compression | None, en
     program = foreign.program.replace("import ", "import io, ", 1).replace(
         "sys.stdin", f'io.TextIOWrapper(sys.stdin.buffer, "{encoding}")'
     )
-    source = "" if compression is None else f"{DECOMPRESSORS[compression]} {shlex.quote(str(file))} | "
-    given = f" < {shlex.quote(str(file))}" if compression is None else ""
+    command = piped(file, compression, f"python -c {shlex.quote(program)}")
     install = f"pip install {foreign.package} && " if foreign.package else ""
     name = shlex.quote(str(new))
-    return (
-        f"convert it to JSON lines: {install}{source}python -c {shlex.quote(program)}{given} > {name}, "
-        f"then write {key}={name}"
-    )
+    return f"convert it to JSON lines: {install}{command} > {name}, then write {key}={name}"
 
 
 def _lines(head: str, is_complete: bool) -> list[str]:

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from runtime.data.compression import DECOMPRESSORS
+from runtime.data.compression import piped
 from runtime.data.form import Form
 
 # Alpaca, Dolly, question answering, preference pairs (the chosen answer).
@@ -81,10 +81,8 @@ def _command(file: Path, form: Form, converted: str) -> str | None:
     program = (
         f"import {IMPORTS.get(form.kind, '')}json, sys; [print(json.dumps({converted})) for r in {reader}]"
     )
-    name = shlex.quote(str(file))
-    source = "" if form.compression is None else f"{DECOMPRESSORS[form.compression]} {name} | "
-    given = f" < {name}" if form.compression is None else ""
-    return f"{source}python -X utf8 -c {shlex.quote(program)}{given} > {new_name(file)}"
+    command = piped(file, form.compression, f"python -X utf8 -c {shlex.quote(program)}")
+    return f"{command} > {new_name(file)}"
 
 
 def new_name(file: Path) -> str:
