@@ -54,7 +54,6 @@ def find_encoding_fault(file: Path, compression: Compression | None, key: str) -
         key: the key of the strategy that names the file.
     """
     offset, sample = _sample(file, compression)
-    encoding = None if _is_mostly_utf8(sample) else guess_encoding(sample)
     suffix = "" if compression is None else Path(file.suffix).suffix
     plain = file.with_name(file.name.removesuffix(file.suffix)) if compression and file.suffix else file
     new = plain.with_name(f"{plain.stem}.utf8{plain.suffix}{suffix}")
@@ -65,6 +64,7 @@ def find_encoding_fault(file: Path, compression: Compression | None, key: str) -
         return EncodingFault(
             f"{where}, although most of the text is", f"leave the damaged bytes out: {command} {then}", False
         )
+    encoding = guess_encoding(sample)
     if encoding is None:
         command = _command(file, compression, "iconv -f ENCODING -t UTF-8")
         fix = f"convert it, with the name of its encoding (iconv -l lists them): {command} {then}"
