@@ -37,6 +37,7 @@ FREQUENT = frozenset(
     "這為來個們說國時於會學對發經"
 )
 SAMPLE_CHARACTERS = 40
+SAMPLE_BYTES = READ_BYTES // 8  # before the damaged line, and after it
 
 
 class EncodingFault(NamedTuple):
@@ -158,17 +159,18 @@ def _sample(file: Path, compression: Compression | None) -> tuple[int, bytes]:
     """Where the first byte is that is not UTF-8, and the text from the line of it on."""
     num_before = 0
     with open_content(file, compression) as content:
-        before = b""
+        before = bytearray()
         for line in content:
             damage = _first_damage(line)
             if damage is not None:
                 rest = b""
                 with suppress(OSError, EOFError, zlib.error, lzma.LZMAError):  # torn behind this place
-                    rest = content.read(READ_BYTES // 8)
-                return num_before + damage, before + line + rest
+                    rest = content.read(SAMPLE_BYTES)
+                return num_before + damage, bytes(before[-SAMPLE_BYTES:]) + line + rest
             if not line.isascii():
                 before += line  # speaks for UTF-8
-                before = before[-READ_BYTES // 8 :]
+                if len(before) > 2 * SAMPLE_BYTES:  # not after each line, or a large file takes minutes
+                    del before[:-SAMPLE_BYTES]
             num_before += len(line)
     return 0, b""
 
