@@ -52,7 +52,7 @@ def judge_csv(head: str, is_complete: bool, field: str) -> CsvForm | None:
     """
     excel = EXCEL.match(head)
     if excel:
-        form = _judge_delimiter(head[excel.end() :], is_complete, excel[1], field)
+        form, _ = _judge_delimiter(head[excel.end() :], is_complete, excel[1], field)
         form = form or CsvForm(delimiter=excel[1], has_quotes=True, has_header=True)
         return replace(form, num_skipped=1)
     comments = COMMENTS.match(head)
@@ -72,27 +72,22 @@ def _judge_rows(head: str, is_complete: bool, field: str, *, is_doubtful: bool =
     """`is_doubtful`: a comment comes first, as in source code and Markdown; every row has to agree."""
     first = head.lstrip("\r\n").partition("\n")[0].strip()
     for delimiter in (delimiter for delimiter in DELIMITERS if delimiter in first):
-        form = _judge_delimiter(head, is_complete, delimiter, field)
-        if form is None or (
-            is_doubtful and not (form.has_header and _agrees(head, is_complete, form, field))
-        ):
-            continue
-        return form
+        form, rows = _judge_delimiter(head, is_complete, delimiter, field)
+        if form is not None and (not is_doubtful or (form.has_header and _agrees(rows, field))):
+            return form
     if COLON in first:
-        form = _judge_delimiter(head, is_complete, COLON, field)
+        form, rows = _judge_delimiter(head, is_complete, COLON, field)
         # With spaces after it, or without a row below, it is a key of settings, `text: one`.
-        if (
-            form is not None
-            and form.has_header
-            and not form.skips_spaces
-            and _has_rows(head, is_complete, form)
-            and _agrees(head, is_complete, form, field, 3)
-        ):
+        is_table = form is not None and form.has_header and not form.skips_spaces
+        if is_table and len(rows) > 1 and _is_even(rows) and _agrees(rows, field, 3):
             return form
     return judge_one_column(head, is_complete, field)
 
 
-def _judge_delimiter(head: str, is_complete: bool, delimiter: str, field: str) -> CsvForm | None:
+def _judge_delimiter(
+    head: str, is_complete: bool, delimiter: str, field: str
+) -> tuple[CsvForm | None, list[list[str]]]:
+    """The form of the table with this delimiter, None if it is none; the rows that were read."""
     rows, is_quoted = _read_rows(head, is_complete, delimiter, has_quotes=True)
     if not is_quoted:
         unquoted, _ = _read_rows(head, is_complete, delimiter, has_quotes=False)
@@ -101,33 +96,27 @@ def _judge_delimiter(head: str, is_complete: bool, delimiter: str, field: str) -
         else:
             is_quoted = True  # the reader names the row where a quote is wrong
     if rows and _has_spaced_header(rows[0], field):
-        return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
+        form = CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
+        return form, rows
     has_header = _has_header(rows, field)
     if has_header or _is_table_without_header(rows):
-        return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header)
-    return None
+        return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header), rows
+    return None, rows
 
 
-def _has_rows(head: str, is_complete: bool, form: CsvForm) -> bool:
-    """Whether rows of the header's number of fields follow it."""
-    rows, _ = _read_rows(head, is_complete, form.delimiter, has_quotes=form.has_quotes)
-    return len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])}
+def _is_even(rows: list[list[str]]) -> bool:
+    """Whether all rows have the same number of fields."""
+    return len({len(row) for row in rows}) == 1
 
 
-def _agrees(head: str, is_complete: bool, form: CsvForm, field: str, num_columns: int = 2) -> bool:
-    """Whether the first row names the column, or all of several rows have its number of fields."""
-    rows, _ = _read_rows(head, is_complete, form.delimiter, has_quotes=form.has_quotes)
-    names = [name.strip() for name in rows[0]]
-    if form.has_header and field in names:
+def _agrees(rows: list[list[str]], field: str, num_columns: int = 2) -> bool:
+    """Whether the header, the first row, names the column, or all of several rows have its number of
+    fields."""
+    if field in [name.strip() for name in rows[0]]:
         return True
     # A space after each delimiter is prose's, or that of settings.
     has_spaces = any(cell.startswith(" ") for row in rows for cell in row)
-    return (
-        not has_spaces
-        and len(names) >= num_columns
-        and len(rows) > MIN_ROWS
-        and {len(row) for row in rows} == {len(names)}
-    )
+    return not has_spaces and len(rows[0]) >= num_columns and len(rows) > MIN_ROWS and _is_even(rows)
 
 
 def judge_one_column(head: str, is_complete: bool, field: str) -> CsvForm | None:
@@ -181,7 +170,7 @@ def _read_rows(
 def _has_no_quoting(rows: list[list[str]]) -> bool:
     """Whether the rows fit together with quotes as characters of the text, and none encloses a field."""
     fields = [field for row in rows for field in row]
-    return len({len(row) for row in rows}) == 1 and not any(re.fullmatch('".*"', field) for field in fields)
+    return _is_even(rows) and not any(re.fullmatch('".*"', field) for field in fields)
 
 
 def _has_header(rows: list[list[str]], field: str) -> bool:
@@ -206,7 +195,7 @@ def _has_spaced_header(header: list[str], field: str) -> bool:
 def _is_table_without_header(rows: list[list[str]]) -> bool:
     """Whether rows have the same number of fields, and either a column of numbers or none that begins with a
     space, as prose after a comma does."""
-    if len(rows) < MIN_ROWS or len({len(row) for row in rows}) > 1:
+    if len(rows) < MIN_ROWS or not _is_even(rows):
         return False
     columns = list(zip(*rows, strict=True))
     if sum(any(column) for column in columns) < 2:  # statements that end with a semicolon
