@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 from planner.problems import Problem
 from runtime.data.compression import READ_BYTES, open_content
 from runtime.data.corpus import Source, data_problem, unreadable
-from runtime.data.form import EXPECTED, Form, NotText, judge_form, not_utf8
+from runtime.data.form import EXPECTED, Form, NotText, judge_form, not_utf8, with_zero_byte
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
 from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, top_keys
 
@@ -108,8 +108,13 @@ def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
 def wrong_encoding(source: Source) -> Problem:
     """The Problem of a file of records in another encoding than UTF-8."""
     compression = None if source.form is None else source.form.compression
-    fault = not_utf8(source.file, compression, source.key)
-    return data_problem(fault.code, str(fault), EXPECTED, fault.fix, source.file, path=source.key)
+    return not_text(source, not_utf8(source.file, compression, source.key))
+
+
+def not_text(source: Source, reason: NotText) -> Problem:
+    """The Problem of a file that is not text in any form that can be read."""
+    found = str(reason) if reason.code != "SW706" else f"not a text file ({reason})"
+    return data_problem(reason.code, found, EXPECTED, reason.fix, source.file, path=source.key)
 
 
 def _cut(parts: Iterable[str]) -> Iterator[TextChunk]:
@@ -179,7 +184,7 @@ def _read_text(source: Source, form: Form) -> Iterator[str]:
             block = stream.read(READ_BYTES)
             if form.encoding == "utf-8-sig" and b"\0" in block:
                 zero = num_read + block.index(0)
-                raise not_utf8(source.file, form.compression, source.key, zero, block)
+                raise with_zero_byte(source.file, form.compression, source.key, zero, block)
             try:
                 yield decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:

@@ -111,7 +111,7 @@ def judge_form(file: Path, field: str, key: str = "data.path") -> Form:
         raise NotText(binary.what, fix)
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in head:
-        raise not_utf8(file, compression, key, head.index(0), head)
+        raise with_zero_byte(file, compression, key, head.index(0), head)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head, final=is_complete)
     form = _judge_text(
         text, is_complete, field, Form(kind="text", compression=compression, encoding=encoding)
@@ -122,12 +122,17 @@ def judge_form(file: Path, field: str, key: str = "data.path") -> Form:
     return form
 
 
-def not_utf8(
-    file: Path, compression: Compression | None, key: str, zero: int | None = None, head: bytes = b""
+def with_zero_byte(
+    file: Path, compression: Compression | None, key: str, offset: int, part: bytes
 ) -> NotText:
-    """What a text is that is not UTF-8, or that has a zero byte at offset `zero`."""
-    if zero is not None and guess_encoding(head) is None:
-        return NotText(f"binary: zero byte at offset {zero}")
+    """What a file is that has a zero byte at `offset`, in `part`: binary, or in an encoding with such."""
+    if guess_encoding(part) is None:
+        return NotText(f"binary: zero byte at offset {offset}")
+    return not_utf8(file, compression, key)
+
+
+def not_utf8(file: Path, compression: Compression | None, key: str) -> NotText:
+    """What a text is that is not UTF-8."""
     fault = find_encoding_fault(file, compression, key)
     return NotText(fault.found, fault.fix, "SW728")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from planner.problems import Problem
 from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
-from runtime.data.documents import DocumentReader
-from runtime.data.form import EXPECTED, NotText, judge_form
+from runtime.data.documents import DocumentReader, not_text
+from runtime.data.form import NotText, judge_form
 from runtime.data.records import DAMAGE
 
 NUM_NAMED = 3
@@ -51,7 +51,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
                     lengths.append(0)
         except NotText as reason:
             if source.is_named:
-                problems.append(_not_text(source, reason))
+                problems.append(not_text(source, reason))
             else:
                 skipped.append((source, str(reason)))
             continue
@@ -85,11 +85,6 @@ def _with_form(source: Source, reader: DocumentReader) -> Source:
         return replace(source, form=judge_form(source.file, reader.field, source.key))
     except (NotText, ImportError, *DAMAGE):
         return source  # reading it says what is wrong
-
-
-def _not_text(source: Source, reason: NotText) -> Problem:
-    found = str(reason) if reason.code != "SW706" else f"not a text file ({reason})"
-    return data_problem(reason.code, found, EXPECTED, reason.fix, source.file, path=source.key)
 
 
 def _mostly_skipped(kept: Sequence[Source], skipped: Sequence[tuple[Source, str]]) -> list[Problem]:
