@@ -90,15 +90,11 @@ class ChatTemplate:
             CannotRender: if the template refuses it, or does not show where an answer begins.
         """
         text, marked = self._render(messages, tools)
+        numbers = [i for i, m in enumerate(messages) if m.get("role") == "assistant"]
         if not self.marks_answers:
-            answers = [
-                i
-                for i, m in enumerate(messages)
-                if m.get("role") == "assistant" and i >= first_answer and i not in left_out
-            ]
+            answers = [i for i in numbers if i >= first_answer and i not in left_out]
             return Rendered(text=text, spans=tuple(self._span(text, messages, i, tools) for i in answers))
         if left_out:
-            numbers = [i for i, m in enumerate(messages) if m.get("role") == "assistant"]
             if len(numbers) != len(marked):
                 raise CannotRender("the template does not mark each message of the assistant on its own")
             marked = tuple(span for i, span in zip(numbers, marked, strict=True) if i not in left_out)
