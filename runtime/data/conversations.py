@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 from planner.problems import Problem
 from planner.strategy.schema import TEXT_FIELD, Data
-from planner.units import shorten
 from runtime.data.chat_template import CannotRender, ChatTemplate, Message, load_chat_template
 from runtime.data.corpus import Source, data_problem, unreadable
 from runtime.data.documents import DocumentReader, TextChunk, TextReader, wrong_encoding
@@ -21,9 +20,8 @@ from runtime.data.form import NotText, judge_form
 from runtime.data.json_values import TRAILING_COMMA
 from runtime.data.prompt_columns import conversion_fix
 from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
-from runtime.data.text_field import is_conversation, override
+from runtime.data.text_field import is_conversation, listed, override
 
-MAX_NAMED = 12  # keys named in a message
 NUM_SAMPLED = 100  # records of each file in which roles are looked for
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
 # What an answer may have beside or in place of its content.
@@ -96,7 +94,7 @@ class ConversationReader:
                     faults.num_conversations += 1
                     yield rendered
         except KeysMissing as error:
-            yield faults.problem("absent", 1, f"no {self._keys}; columns: {_listed(error.names)}", 1)
+            yield faults.problem("absent", 1, f"no {self._keys}; columns: {listed(error.names)}", 1)
         except ImportError:
             found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
             yield data_problem("SW703", found, expected, "pip install -e '.[parquet]'", source.file)
@@ -166,7 +164,7 @@ def extract_conversation(
         tools = _parse(tools, "tools")
     if format == "chat":
         if field not in value:
-            raise NoConversation(f"no key {field!r}; keys: {_listed(value)}", absent_in=value)
+            raise NoConversation(f"no key {field!r}; keys: {listed(value)}", absent_in=value)
         if value[field] is None:
             return Conversation([], 0, tools)
         messages = _messages(value[field], field)
@@ -174,7 +172,7 @@ def extract_conversation(
     missing = [key for key in (PROMPT, COMPLETION) if key not in value]
     if missing:
         raise NoConversation(
-            f"no key {' or '.join(map(repr, missing))}; keys: {_listed(value)}", absent_in=value
+            f"no key {' or '.join(map(repr, missing))}; keys: {listed(value)}", absent_in=value
         )
     if value[PROMPT] is None or value[COMPLETION] is None:
         return Conversation([], 0, tools)
@@ -226,9 +224,9 @@ def _messages(value: Any, key: str) -> list[Message]:
             kept = {name: given[name] for name in given.keys() & {"weight"}}
             given = {"role": role, "content": given["value"], **kept}
         if not isinstance(given.get("role"), str):
-            raise NoConversation(f"message {number} of {key!r} has no role; keys: {_listed(given)}")
+            raise NoConversation(f"message {number} of {key!r} has no role; keys: {listed(given)}")
         if given.get("content") is None and "tool_calls" not in given:
-            raise NoConversation(f"message {number} of {key!r} has no content; keys: {_listed(given)}")
+            raise NoConversation(f"message {number} of {key!r} has no content; keys: {listed(given)}")
         if "content" in given:
             given["content"] = _text_of(given["content"], f"message {number} of {key!r}")
         found.append(given)
@@ -345,12 +343,6 @@ def _kind(value: Any) -> str:
     if value is None:
         return "null"
     return "an empty list" if value == [] else f"of type {type(value).__name__}"
-
-
-def _listed(names: Any) -> str:
-    listed = [shorten(str(name), 40) for name in names]
-    more = f", … ({len(listed):,})" if len(listed) > MAX_NAMED else ""
-    return (", ".join(listed[:MAX_NAMED]) or "none") + more
 
 
 def find_roles(sources: Sequence[Source], reader: ConversationReader) -> list[str]:

@@ -53,7 +53,7 @@ def extract_text(value: dict[str, Any] | str, name: str) -> str | None:
         if rest and inner is None and key in found:
             return None
         if not rest or not isinstance(inner, dict):
-            raise KeyAbsent(f"no key {name!r}; keys: {_listed(value)}")
+            raise KeyAbsent(f"no key {name!r}; keys: {listed(value)}")
         found = inner
     text = found[rest]
     if text is None or isinstance(text, str):
@@ -126,7 +126,7 @@ def keys_missing(source: Source, form: Form, name: str, names: Iterable[str]) ->
     if form.csv is not None and not form.csv.has_header:
         found, fix = "a table without names in its first row", "write a first row with the columns' names"
     else:
-        found, fix = f"no column {name!r}; columns: {_listed(names)}", suggest_field(source, form, name)
+        found, fix = f"no column {name!r}; columns: {listed(names)}", suggest_field(source, form, name)
     expected = f"a column {name!r} of text (data.text_field)"
     return data_problem("SW708", found, expected, fix, source.file, path="data.text_field")
 
@@ -171,7 +171,7 @@ def _kinds(source: Source, form: Form) -> str:
     with suppress(*DAMAGE):
         for record in islice(read_records(source, form), NUM_SAMPLED):
             if isinstance(record, Record) and isinstance(record.value, dict):
-                return _listed(f"{key} ({_kind(value)})" for key, value in record.value.items())
+                return listed(f"{key} ({_kind(value)})" for key, value in record.value.items())
     return "none that can be read"
 
 
@@ -209,7 +209,8 @@ def _texts(record: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator
             yield from _texts(value, f"{prefix}{key}.", depth + 1)
 
 
-def _listed(names: Iterable[str]) -> str:
-    listed = [shorten(str(name), 40) for name in names]
-    more = f", … ({len(listed):,})" if len(listed) > MAX_NAMED else ""
-    return (", ".join(listed[:MAX_NAMED]) or "none") + more
+def listed(names: Iterable[str]) -> str:
+    """The first names, as a message shows them, and how many there are if these are not all."""
+    shown = [shorten(str(name), 40) for name in names]
+    more = f", … ({len(shown):,})" if len(shown) > MAX_NAMED else ""
+    return (", ".join(shown[:MAX_NAMED]) or "none") + more
