@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from planner import Problem, StrategyError
 from runtime.data import TokenData, open_data, prepare_data
 from runtime.data.chat_template import CannotRender, ChatTemplate
-from runtime.data.conversations import NoConversation, extract_conversation
+from runtime.data.messages import NoConversation, extract_conversation
 from tests.support.chat_tokenizers import CHATML, CHATML_MARKED, save_chat_tokenizer
 from tests.support.data_strategies import make_strategy, words
 from tests.support.fixes import run_fix

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from planner import Problem
-from runtime.data.conversations import extract_conversation
 from runtime.data.corpus import find_corpus
 from runtime.data.documents import TextReader, read_chunks
 from runtime.data.form import Form, NotText, judge_form
+from runtime.data.messages import extract_conversation
 from runtime.data.survey import survey_corpus
 from tests.support.fixes import run_fix
 
