@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import step_ranks
-from benchmarks.competitors import SETTINGS, Setting, Shape, plan_of, step_flops
-from benchmarks.step import OURS, TINY, prepare
+from benchmarks.competitors import SETTINGS
+from benchmarks.setting import OURS, Setting, Shape, plan_of, step_flops
+from benchmarks.step import TINY, prepare
 from benchmarks.step_report import machine, versions
 from benchmarks.worlds import World, WorldFailed
 from planner.memory.fit import fits

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.setting import Shape
+
 # T tokens of this rank, D hidden, E experts, K top-k
 
 # exp(-40) is below fp32's resolution beside 1, and bf16 still tells apart what is added to it by 1/4.
@@ -39,7 +41,7 @@ class Forced:
         self.kept += experts_TK.numel() if kept is None else kept
 
 
-def mixtral(shape: Any) -> nn.Module:
+def mixtral(shape: Shape) -> nn.Module:
     """transformers' Mixtral with grouped GEMMs for its experts and torch's attention, in fp32."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -84,7 +86,7 @@ def force_transformers(model: nn.Module, forced: Forced) -> None:
 
 
 def use_deepspeed_layers(
-    model: nn.Module, shape: Any, ep_size: int, capacity_factor: float | None, forced: Forced
+    model: nn.Module, shape: Shape, ep_size: int, capacity_factor: float | None, forced: Forced
 ) -> None:
     """deepspeed.moe.layer.MoE in place of every MoE block; `capacity_factor` None: nothing is dropped."""
     from deepspeed.moe import sharded_moe

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import step_ranks
-from benchmarks.competitors import Setting, Shape, forced_experts
+from benchmarks.setting import OURS, Setting, Shape, forced_experts
 from benchmarks.step_report import Block, Report, Row
 from benchmarks.worlds import World, WorldFailed
 from planner.problems import StrategyError
@@ -27,8 +27,6 @@ ROUTINGS: dict[str, tuple[str, float | None]] = {
     "all to one": ("hot_expert", 1.0),
 }
 CAPACITY_FACTOR = 1.25
-# Whose step times the others' are divided by.
-OURS = "switchyard"
 DROPLESS = {
     1: (OURS, "transformers", "transformers-zero", "deepspeed", "autoep"),
     4: (OURS, "transformers-zero", "deepspeed", "autoep"),

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.competitors import COMPETITORS, Setting
+from benchmarks.competitors import COMPETITORS
 from benchmarks.sent_bytes import SentBytes
+from benchmarks.setting import Setting
 
 State = dict[str, Any]
 _GEMM_ROUNDS, _GEMMS = 7, 8

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.competitors import SETTINGS, Setting, Shape, step_flops
+from benchmarks.competitors import SETTINGS
+from benchmarks.setting import OURS, Setting, Shape, step_flops
 from benchmarks.step_ranks import Counts
 
-OURS = "switchyard"
 _RESAMPLES = 2000
 
 

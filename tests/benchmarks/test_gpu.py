@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from benchmarks.competitors import Setting, plan_of
+from benchmarks.setting import Setting, plan_of
 from planner.memory.fit import fullest_rank
 
 

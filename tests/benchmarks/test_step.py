@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.competitors import Setting
 from benchmarks.sent_bytes import SentBytes
+from benchmarks.setting import Setting
 from benchmarks.step import TINY
 from benchmarks.step_report import Block, Row, paired_ratio
 from tests.support.ranks import kept
