@@ -18,7 +18,7 @@ from .experts import Experts
 from .norm import at_least_fp32
 from .recompute import RoutingReplay, recomputed
 from .router import Routing
-from .row_copies import stable_order
+from .row_copies import inverse, stable_order
 
 # U tokens of this rank's share, K top-k, R rows (kept routes), D hidden, E experts
 
@@ -70,14 +70,12 @@ def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int)
     if kept_UK is not None:
         expert_N = expert_N.masked_fill(~kept_UK.reshape(-1), num_experts)
     route_N = stable_order(expert_N)
-    row_N = torch.empty_like(route_N)
-    row_N.scatter_(0, route_N, torch.arange(len(route_N), device=route_N.device))
     counts = expert_N.new_zeros(num_experts + 1).scatter_add_(0, expert_N, torch.ones_like(expert_N))
     counts_E = counts[:num_experts]
     num_rows = len(route_N) if kept_UK is None else int(counts_E.sum())
     return RowOrder(
         route_R=route_N[:num_rows],
-        row_UK=row_N.clamp(max=num_rows).view_as(experts_UK),
+        row_UK=inverse(route_N).clamp(max=num_rows).view_as(experts_UK),
         has_gaps=kept_UK is not None,
         counts_E=counts_E,
     )

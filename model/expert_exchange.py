@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .collectives import Group, all_to_all_rows, exchange_counts, exchange_routes
-from .row_copies import RowCopies, copy_rows, row_copies, stable_order, sum_copies
+from .row_copies import RowCopies, copy_rows, inverse, row_copies, stable_order, sum_copies
 
 # U tokens of this rank's share, K top-k, N = U·K routes, P ranks of the ep group, L experts of this rank,
 # J most routes of a token to one rank, S rows sent, R routes sent, M rows and Q routes received, D hidden
@@ -104,7 +104,7 @@ def agree_on_rows(
     code_Q = message[:, -1].long()
 
     order_Q = stable_order(code_Q // 2)
-    arrival_R = _inverse(order_Q)
+    arrival_R = inverse(order_Q)
     row_Q = (code_Q % 2).cumsum(0) - 1
     ones_Q = torch.ones_like(row_Q)
     copies = None
@@ -149,14 +149,14 @@ def _agree_on_single_routes(
     gates_Q = message[:, :-1].reshape(-1).view(gates_R.dtype)
     expert_Q = message[:, -1].long()
     order_Q = stable_order(expert_Q)
-    arrival_Q = _inverse(order_Q)
+    arrival_Q = inverse(order_Q)
     if kept_UK is None:
         sent = RowCopies(
             num_rows=len(rank_U),
             row_C=route_R,
             rows_by_copies=route_R,
             turns=(),
-            first_N=_inverse(route_R),
+            first_N=inverse(route_R),
         )
     else:
         turn = torch.arange(len(route_R), device=route_R.device)
@@ -178,10 +178,6 @@ def _agree_on_single_routes(
         send_routes=send,
         receive_routes=receive,
     )
-
-
-def _inverse(order: Tensor) -> Tensor:
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
 
 def _copies_for_ranks(is_sent_PU: Tensor, ranks_U: Tensor, num_sent: int, turn_sizes: list[int]) -> RowCopies:

@@ -60,6 +60,12 @@ def stable_order(key_N: Tensor) -> Tensor:
     return key_N.to(torch.int16).argsort(stable=True)
 
 
+def inverse(order_N: Tensor) -> Tensor:
+    """The place of each index in `order_N`, which has each of 0 to N - 1 once."""
+    places_N = torch.arange(len(order_N), device=order_N.device)
+    return torch.empty_like(order_N).scatter_(0, order_N, places_N)
+
+
 def copy_rows(x_ND: Tensor, copies: RowCopies) -> Tensor:
     """[C, D]: each copy."""
     return _CopyRows.apply(x_ND, copies)
