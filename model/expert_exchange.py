@@ -7,7 +7,7 @@ order of a token's routes, at home in the order of the ranks. What travels is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +67,13 @@ def agree_on_rows(
     once, between them."""
     num_tokens, top_k = experts_UK.shape
     num_local = num_experts // ep.size
-    if top_k == 1:
-        return _agree_on_single_routes(experts_UK, kept_UK, gates_UK, num_local, ep)
-    most = min(top_k, num_local)
     expert_N = experts_UK.reshape(-1)
     rank_N = expert_N // num_local
     if kept_UK is not None:
         rank_N = rank_N.masked_fill(~kept_UK.reshape(-1), ep.size)
+    if top_k == 1:
+        return _agree_on_single_routes(expert_N, rank_N, gates_UK, num_local, ep, has_all=kept_UK is None)
+    most = min(top_k, num_local)
     token_N = torch.arange(len(rank_N), device=rank_N.device) // top_k
     place_N = rank_N * num_tokens + token_N
     routes = rank_N.new_zeros((ep.size + 1) * num_tokens).scatter_add_(0, place_N, torch.ones_like(place_N))
@@ -98,10 +98,7 @@ def agree_on_rows(
     torch.ne(place_R[1:], place_R[:-1], out=is_first_R[1:])
     code_R = expert_N.index_select(0, route_R) % num_local * 2 + is_first_R
     gates_R = gates_UK.reshape(-1).index_select(0, route_R)
-    message = torch.cat([gates_R[:, None].view(torch.int32), code_R.to(torch.int32)[:, None]], 1)
-    message = exchange_routes(message, send_routes, receive_routes, ep)
-    arrived_gates_Q = message[:, :-1].reshape(-1).view(gates_R.dtype)
-    code_Q = message[:, -1].long()
+    arrived_gates_Q, code_Q = _exchange_gates(gates_R, code_R, send_routes, receive_routes, ep)
 
     order_Q = stable_order(code_Q // 2)
     arrival_R = inverse(order_Q)
@@ -130,27 +127,23 @@ def agree_on_rows(
 
 
 def _agree_on_single_routes(
-    experts_UK: Tensor, kept_UK: Tensor | None, gates_UK: Tensor, num_local: int, ep: Group
+    expert_U: Tensor, rank_U: Tensor, gates_UK: Tensor, num_local: int, ep: Group, *, has_all: bool
 ) -> ExpertExchange:
-    """As `agree_on_rows` where a token has one route, which is its row: in a third of the operations."""
-    expert_U = experts_UK.reshape(-1)
-    rank_U = expert_U // num_local
-    if kept_UK is not None:
-        rank_U = rank_U.masked_fill(~kept_UK.reshape(-1), ep.size)
+    """As `agree_on_rows` where a token has one route, which is its row: in a third of the operations.
+
+    `rank_U`: of the token's expert, `ep.size` where its route is not kept; `has_all`: no route is dropped.
+    """
     counts = rank_U.new_zeros(ep.size + 1).scatter_add_(0, rank_U, torch.ones_like(rank_U))
     sent_P1 = counts[: ep.size, None]
     sizes = torch.cat([sent_P1, exchange_counts(sent_P1, ep)], 1).tolist()
     send, receive = (tuple(column) for column in zip(*sizes, strict=True))
     route_R = stable_order(rank_U)[: sum(send)]
     gates_R = gates_UK.reshape(-1).index_select(0, route_R)
-    code_R1 = (expert_U.index_select(0, route_R) % num_local).to(torch.int32)[:, None]
-    message = torch.cat([gates_R[:, None].view(torch.int32), code_R1], 1)
-    message = exchange_routes(message, send, receive, ep)
-    gates_Q = message[:, :-1].reshape(-1).view(gates_R.dtype)
-    expert_Q = message[:, -1].long()
+    expert_R = expert_U.index_select(0, route_R) % num_local
+    gates_Q, expert_Q = _exchange_gates(gates_R, expert_R, send, receive, ep)
     order_Q = stable_order(expert_Q)
     arrival_Q = inverse(order_Q)
-    if kept_UK is None:
+    if has_all:
         sent = RowCopies(
             num_rows=len(rank_U),
             row_C=route_R,
@@ -178,6 +171,15 @@ def _agree_on_single_routes(
         send_routes=send,
         receive_routes=receive,
     )
+
+
+def _exchange_gates(
+    gates_R: Tensor, code_R: Tensor, send: Sequence[int], receive: Sequence[int], ep: Group
+) -> tuple[Tensor, Tensor]:
+    """Gates and codes of the routes that come to this rank, sent in one message."""
+    message = torch.cat([gates_R[:, None].view(torch.int32), code_R.to(torch.int32)[:, None]], 1)
+    message = exchange_routes(message, send, receive, ep)
+    return message[:, :-1].reshape(-1).view(gates_R.dtype), message[:, -1].long()
 
 
 def _copies_for_ranks(is_sent_PU: Tensor, ranks_U: Tensor, num_sent: int, turn_sizes: list[int]) -> RowCopies:
