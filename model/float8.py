@@ -73,17 +73,17 @@ class Float8Weight:
         return multiply(quantize(x_RK), self._rows)
 
     def input_gradient(self, grad_RN: Tensor) -> Tensor:
-        largest = largest_of(grad_RN)
-        if self._group is not None:
-            largest = max_over_tp(largest, self._group)
-        return multiply(quantize(grad_RN, -1, largest), self._columns)
+        return multiply(self._quantized_over_outputs(grad_RN, -1), self._columns)
 
     @cached_property
     def _columns(self) -> Quantized:
-        largest = largest_of(self._weight_NK, -2)
+        return self._quantized_over_outputs(self._weight_NK, -2)
+
+    def _quantized_over_outputs(self, x: Tensor, dim: int) -> Quantized:
+        largest = largest_of(x, dim)
         if self._group is not None:
             largest = max_over_tp(largest, self._group)
-        return quantize(self._weight_NK, -2, largest)
+        return quantize(x, dim, largest)
 
 
 def multiply(a_RK: Quantized, b_KN: Quantized, rows: ExpertRows | None = None) -> Tensor:
