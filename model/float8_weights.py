@@ -6,8 +6,6 @@ Those of linear layers and experts are kept as the codes that `float8_product` w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -19,23 +17,23 @@ from .products import ExpertRows
 # R rows, K contracted
 
 
-def load_in_float8(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Gives a model without tp, made on the meta device, its weights by name, one at a time: beside what it
-    keeps, one tensor is in memory. Its names of weights stay; scales are under NAME_scale.
-
-    Returns:
-        The names that the model lacks, that have another shape in it, or that it got no weight for.
-    """
-    targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    wrong = []
-    for name, tensor in weights:
-        target = targets.pop(name, None)
-        if target is None or target.shape != tensor.shape:
-            wrong.append(name)
-            continue
-        path, _, last = name.rpartition(".")
-        _hold(model.get_submodule(path), last, tensor)
-    return [*wrong, *targets]
+def hold_in_float8(model: nn.Module, path: str, tensor: Tensor) -> None:
+    """Gives a model without tp, made on the meta device, its weight or buffer `path`. The name stays; scales
+    are under NAME_scale. Nothing else of the tensor is kept."""
+    parent, _, name = path.rpartition(".")
+    module = model.get_submodule(parent)
+    if name in module._buffers:
+        module._buffers[name] = tensor.clone()
+        return
+    is_experts = isinstance(module, Experts)
+    if is_experts or isinstance(module, nn.Linear):
+        module.__class__ = StoredExperts if is_experts else StoredLinear
+        held = quantize(tensor.to(torch.bfloat16))
+        module.register_buffer(f"{name}_scale", held.scales)
+        tensor = held.codes
+    else:
+        tensor = tensor.to(torch.bfloat16)
+    module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
 
 
 class StoredLinear(nn.Linear):
@@ -53,21 +51,6 @@ class StoredExperts(Experts):
 
     def times(self, x_RK: Tensor, name: str, rows: ExpertRows) -> Tensor:
         return _product(x_RK, getattr(self, name), getattr(self, f"{name}_scale"), rows)
-
-
-def _hold(module: nn.Module, name: str, tensor: Tensor) -> None:
-    if name in module._buffers:
-        module._buffers[name] = tensor.clone()
-        return
-    is_experts = isinstance(module, Experts)
-    if is_experts or isinstance(module, nn.Linear):
-        module.__class__ = StoredExperts if is_experts else StoredLinear
-        held = quantize(tensor.to(torch.bfloat16))
-        module.register_buffer(f"{name}_scale", held.scales)
-        tensor = held.codes
-    else:
-        tensor = tensor.to(torch.bfloat16)
-    module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
 
 
 def _product(x_RK: Tensor, codes: Tensor, scales: Tensor, rows: ExpertRows | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
-from model.float8_weights import load_in_float8
+from model.float8_weights import hold_in_float8
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, __version__, load
 from planner.exit_codes import ExitCode
@@ -132,7 +132,7 @@ def load_model(strategy: Strategy, info: CheckpointInfo, *, fp8: bool = False) -
         end = coder.tokenizer.id_to_token(coder.end_of_text)
         model.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=end, pad_token=end)
     model.eval()  # type: ignore[no-untyped-call]
-    wrong = load_in_float8(model, read_weights(info)) if fp8 else _copy_weights(model, info)
+    wrong = _give_weights(model, info, fp8=fp8)
     if wrong:
         raise _problem(
             "SW984",
@@ -143,13 +143,15 @@ def load_model(strategy: Strategy, info: CheckpointInfo, *, fp8: bool = False) -
     return model
 
 
-def _copy_weights(model: SwitchyardForCausalLM, info: CheckpointInfo) -> list[str]:
+def _give_weights(model: SwitchyardForCausalLM, info: CheckpointInfo, *, fp8: bool) -> list[str]:
     """The names of which model and checkpoint do not have the same tensor."""
     targets, wrong = model.state_dict(), []
     for name, tensor in read_weights(info):
         target = targets.pop(name, None)
         if target is None or target.shape != tensor.shape:
             wrong.append(name)
+        elif fp8:
+            hold_in_float8(model, name, tensor)
         else:
             target.copy_(tensor)
     return [*wrong, *targets]
