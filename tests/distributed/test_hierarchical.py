@@ -11,7 +11,7 @@ from planner import build_plan
 from planner.problems import StrategyError
 from runtime.parallel.groups import make_groups
 from tests.support.layout import run_layout
-from tests.support.ranks import kept
+from tests.support.ranks import kept, run_ranks
 from tests.support.reference import tiny
 
 # 0 and 1 are on one host, 2 and 3 on another. Rows from each rank to each, some of them none.
@@ -19,18 +19,31 @@ ROWS = ((1, 0, 2, 3), (4, 2, 0, 1), (0, 3, 1, 2), (2, 1, 5, 0))
 
 
 def two_hosts(**changes: Any) -> Any:
+    return on_hosts(2, 2, **changes)
+
+
+def on_hosts(hosts: int, ranks_per_host: int, **changes: Any) -> Any:
     cluster = {
-        "hosts": 2,
-        "gpus_per_host": 2,
+        "hosts": hosts,
+        "gpus_per_host": ranks_per_host,
         "gpu": "cpu",
         "links": {"intra_host": "10 Gbps", "inter_host": "10 Gbps"},
     }
-    return tiny(cluster=cluster, parallel={"ep": 4, "tp": 1, "zero_stage": 1}, **changes)
+    parallel = {"ep": hosts * ranks_per_host, "tp": 1, "zero_stage": 1}
+    return tiny(cluster=cluster, parallel=parallel, **changes)
 
 
-def _exchange(kind: str, rows: tuple[tuple[int, ...], ...]) -> tuple[Any, Any, list[int]]:
-    """Delivered rows and their gradient, and the elements that each exchange sent, by group."""
-    plan = build_plan(two_hosts(runtime={"all_to_all": kind}))
+def _exchange(kind: str, rows: tuple[tuple[int, ...], ...], hosts: int = 2) -> tuple[Any, Any, list[int]]:
+    """Delivered rows and their gradient, and how many ranks each exchange was among."""
+    size = len(rows)
+    strategy = on_hosts(
+        hosts,
+        size // hosts,
+        runtime={"all_to_all": kind},
+        model__num_experts=2 * size,
+        training__global_batch=4 * size,
+    )
+    plan = build_plan(strategy)
     rank = dist.get_rank()
     ep = make_groups(plan, rank).ep
     assert isinstance(ep, Group)
@@ -63,6 +76,17 @@ def test_rows_and_gradients_are_those_of_flat(rows: tuple[tuple[int, ...], ...])
     assert [r[2] for r in flat] == [[4, 4]] * 4
     # Counts inside the host, rows inside and between; backward between and inside: never among all four.
     assert [r[2] for r in found] == [[2, 2, 2, 2, 2]] * 4
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_and_their_ranks_may_differ_in_number(hosts: int) -> None:
+    """Six ranks on 2 hosts of 3, and on 3 of 2: the exchanges inside and between are of other sizes."""
+    rows = tuple(tuple((3 * rank + 5 * to + rank * to) % 4 for to in range(6)) for rank in range(6))
+    flat = run_ranks(6, _exchange, "flat", rows, hosts)
+    found = run_ranks(6, _exchange, "hierarchical", rows, hosts)
+    assert [r[:2] for r in found] == [r[:2] for r in flat]
+    inside, between = 6 // hosts, hosts
+    assert [r[2] for r in found] == [[inside, inside, between, between, inside]] * 6
 
 
 @pytest.mark.parametrize(("top_k", "in_float8"), [(1, False), (2, False), (2, True)])
