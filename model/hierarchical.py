@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_Part = TypeVar("_Part")
 
 # H hosts, L members of the group on each, R rows on this rank, S rows that it passes on
 
@@ -32,12 +35,16 @@ class HostGroups:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """Rows of one exchange: from this rank to each of the group, from each of it to this rank, and those that
-    this rank passes on, from each member of its host to each host."""
+    """Rows of one exchange: from this rank to each of the group, and those that it passes on, from each
+    member of its host to each host; then how many it exchanges with each member of its host, and each host.
+    """
 
     send_HL: tuple[int, ...]
-    receive_HL: tuple[int, ...]
-    passed_LH: tuple[tuple[int, ...], ...]
+    passed_LH: tuple[int, ...]
+    to_members: tuple[int, ...]
+    from_members: tuple[int, ...]
+    to_hosts: tuple[int, ...]
+    from_hosts: tuple[int, ...]
 
 
 def find_route(
@@ -51,49 +58,48 @@ def find_route(
     mine = torch.tensor(send, dtype=torch.int64, device=device).view(num_hosts, num_local).t().contiguous()
     passed = torch.empty_like(mine)
     dist.all_to_all_single(passed, mine, group=groups.inside)
-    return Route(send_HL=tuple(send), receive_HL=tuple(receive), passed_LH=tuple(map(tuple, passed.tolist())))
+    passed_LH = passed.tolist()
+    hosts = [slice(h * num_local, (h + 1) * num_local) for h in range(num_hosts)]
+    return Route(
+        send_HL=tuple(send),
+        passed_LH=tuple(rows for member in passed_LH for rows in member),
+        to_members=tuple(sum(send[m::num_local]) for m in range(num_local)),
+        from_members=tuple(map(sum, passed_LH)),
+        to_hosts=tuple(map(sum, zip(*passed_LH, strict=True))),
+        from_hosts=tuple(sum(receive[host]) for host in hosts),
+    )
 
 
 def exchange(x_R: Tensor, route: Route, groups: HostGroups) -> Tensor:
     """Rows to their destinations; those of the first rank of the group come first."""
-    num_hosts, num_local = groups.num_hosts, groups.num_local
-    send, passed = route.send_HL, route.passed_LH
-    outer, inner = range(num_hosts), range(num_local)
-    x_R = _reorder(x_R, send, [h * num_local + m for m in inner for h in outer])
-    to_members = [sum(send[h * num_local + m] for h in outer) for m in inner]
-    x_S = _all_to_all(x_R, to_members, [sum(row) for row in passed], groups.inside)
-    x_S = _reorder(x_S, _flat(passed), [m * num_hosts + h for h in outer for m in inner])
-    to_hosts = [sum(row[h] for row in passed) for h in outer]
-    from_hosts = [sum(route.receive_HL[h * num_local : (h + 1) * num_local]) for h in outer]
-    return _all_to_all(x_S, to_hosts, from_hosts, groups.between)
+    x_R = _reorder(x_R, route.send_HL, groups.num_hosts)
+    x_S = _all_to_all(x_R, route.to_members, route.from_members, groups.inside)
+    x_S = _reorder(x_S, route.passed_LH, groups.num_local)
+    return _all_to_all(x_S, route.to_hosts, route.from_hosts, groups.between)
 
 
 def exchange_back(x_R: Tensor, route: Route, groups: HostGroups) -> Tensor:
     """The way back of `exchange`: rows in the order in which it delivered them, to where they came from."""
-    num_hosts, num_local = groups.num_hosts, groups.num_local
-    send, passed = route.send_HL, route.passed_LH
-    outer, inner = range(num_hosts), range(num_local)
-    to_hosts = [sum(route.receive_HL[h * num_local : (h + 1) * num_local]) for h in outer]
-    x_S = _all_to_all(x_R, to_hosts, [sum(row[h] for row in passed) for h in outer], groups.between)
-    by_host = [passed[m][h] for h in outer for m in inner]
-    x_S = _reorder(x_S, by_host, [h * num_local + m for m in inner for h in outer])
-    from_members = [sum(send[h * num_local + m] for h in outer) for m in inner]
-    x_R = _all_to_all(x_S, [sum(row) for row in passed], from_members, groups.inside)
-    by_member = [send[h * num_local + m] for m in inner for h in outer]
-    return _reorder(x_R, by_member, [m * num_hosts + h for h in outer for m in inner])
+    passed_HL = _transposed(route.passed_LH, groups.num_local)
+    send_LH = _transposed(route.send_HL, groups.num_hosts)
+    x_S = _all_to_all(x_R, route.from_hosts, route.to_hosts, groups.between)
+    x_S = _reorder(x_S, passed_HL, groups.num_hosts)
+    x_R = _all_to_all(x_S, route.from_members, route.to_members, groups.inside)
+    return _reorder(x_R, send_LH, groups.num_local)
 
 
-def _reorder(x_R: Tensor, lengths: Sequence[int], order: Sequence[int]) -> Tensor:
-    """Consecutive parts of so many rows, in another order."""
-    parts = x_R.split(list(lengths))
-    return torch.cat([parts[i] for i in order])
+def _reorder(x_R: Tensor, lengths: Sequence[int], outer: int) -> Tensor:
+    """Consecutive parts of so many rows, in the order of `_transposed`."""
+    return torch.cat(_transposed(x_R.split(list(lengths)), outer))
 
 
-def _all_to_all(x_R: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup) -> Tensor:
+def _transposed(parts: Sequence[_Part], outer: int) -> list[_Part]:
+    """A table of `outer` lines of as many parts, listed column by column instead of line by line."""
+    inner = len(parts) // outer
+    return [part for column in range(inner) for part in parts[column::inner]]
+
+
+def _all_to_all(x_R: Tensor, send: Sequence[int], receive: Sequence[int], group: dist.ProcessGroup) -> Tensor:
     received = x_R.new_empty(sum(receive), *x_R.shape[1:])
-    dist.all_to_all_single(received, x_R.contiguous(), receive, send, group=group)
+    dist.all_to_all_single(received, x_R.contiguous(), list(receive), list(send), group=group)
     return received
-
-
-def _flat(rows: Sequence[Sequence[int]]) -> list[int]:
-    return [each for row in rows for each in row]
