@@ -65,7 +65,7 @@ class LMHead(ColumnLinear):
 
     def __init__(self, hidden_size: int, vocab_size: int, groups: ModelGroups) -> None:
         super().__init__(hidden_size, vocab_size, groups)
-        self.vocab_size, self.groups = vocab_size, groups
+        self.vocab_size = vocab_size
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the full vocabulary, on every tp rank."""
