@@ -126,14 +126,14 @@ def _measure(setting: Setting, device: str, num_steps: int) -> dict[str, Any]:
         return {"error": str(failure)}
     finally:
         world.close()
-    seconds = statistics.median(one.seconds for one in steps)
+    seconds, flops = statistics.median(one.seconds for one in steps), step_flops(setting)
     return {
         "loss": steps[-1].loss,
         "seconds": [one.seconds for one in steps],
         "tokens_per_s": setting.shape.num_tokens / seconds,
-        "flops": step_flops(setting),
+        "flops": flops,
         "gemm_flops_per_s": rate,
-        "mfu": step_flops(setting) / seconds / rate,
+        "mfu": flops / seconds / rate,
         "peak_bytes": peak,
         "kernels": kernels,
     }

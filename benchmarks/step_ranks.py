@@ -46,7 +46,7 @@ class Counts:
 
 def build(state: State, setting: Setting) -> None:
     """The competitor, in its world."""
-    state["before_bytes"] = _resident_bytes()
+    state["before_bytes"] = _status_bytes("VmRSS")
     state["competitor"] = COMPETITORS[setting.competitor](setting, state["rank"], state["device"])
     gc.collect()
 
@@ -144,10 +144,6 @@ def profile_step(state: State) -> list[tuple[str, float]]:
 def _synchronize(state: State) -> None:
     if state["device"].type == "cuda":
         torch.cuda.synchronize()
-
-
-def _resident_bytes() -> int:
-    return _status_bytes("VmRSS")
 
 
 def _status_bytes(name: str) -> int:

@@ -147,6 +147,7 @@ class Report:
 
 def _block(block: Block) -> dict[str, Any]:
     ours = next((row for row in block.rows if row.name == OURS), None)
+    floor_s = block.floor_s
     rows = []
     for row in block.rows:
         assert row.counts is not None
@@ -170,7 +171,7 @@ def _block(block: Block) -> dict[str, Any]:
                 "sent_list_bytes": statistics.fmean(c.list_bytes for c in row.counts),
                 "sent_other_bytes": statistics.fmean(c.other_bytes for c in row.counts),
                 "peak_bytes": max(row.peak_bytes),
-                "floor_share": block.floor_s / median_s,
+                "floor_share": floor_s / median_s,
             }
         )
     return {
@@ -180,7 +181,7 @@ def _block(block: Block) -> dict[str, Any]:
         "routing": block.routing,
         "capacity_factor": block.capacity_factor,
         "gemm_flops_per_s": block.gemm_rate,
-        "floor_s": block.floor_s,
+        "floor_s": floor_s,
         "load_average": os.getloadavg()[0],
         "least_row_bytes": block.least_row_bytes if block.capacity_factor is None else None,
         "rows": rows,
