@@ -17,7 +17,7 @@ from tests.support.float8_reference import quantized, wild
 from tests.support.layout import run_layout, start
 from tests.support.matrix import CUTS, Case, Layout
 from tests.support.model_layouts import group_of
-from tests.support.noise import distance_in, noise
+from tests.support.noise import beyond, distance_in, noise
 from tests.support.ranks import run_ranks
 from tests.support.reference import tiny, tokens_of
 
@@ -134,9 +134,7 @@ def test_a_run_with_fp8_payloads_is_within_the_noise_of_fp8(case: Case) -> None:
     strategy = case.strategy.model_copy(
         update={"runtime": case.strategy.runtime.model_copy(update={"fp8_payload": True})}
     )
-    limits = noise(case.strategy, "fp8")
-    found = distance_in("fp8", strategy)
-    assert {kind: value for kind, value in found.items() if not value <= limits[kind]} == {}
+    assert beyond(distance_in("fp8", strategy), noise(case.strategy, "fp8")) == {}
 
 
 def test_the_same_layout_has_the_same_bits() -> None:

@@ -11,7 +11,7 @@ from tests.distributed.test_recompute import assert_same_bits
 from tests.support.float8_noise import distance_of, in_one_process
 from tests.support.layout import run_layout, run_relay
 from tests.support.matrix import CUTS, Case, Layout
-from tests.support.noise import distance_in, noise, spread
+from tests.support.noise import beyond, distance_in, noise, spread
 from tests.support.reference import Trajectory
 
 LOSSES = {"top_k": 2, "balance_loss": 0.5, "z_loss": 0.05, "expert": "swiglu"}
@@ -32,11 +32,6 @@ REST = (
 @cache
 def _in_one_process(case: Case) -> tuple[Trajectory, dict[str, float]]:
     return in_one_process(case.reference)
-
-
-def beyond(found: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
-    assert found.keys() == limits.keys()
-    return {kind: value for kind, value in found.items() if not value <= limits[kind]}
 
 
 @pytest.mark.parametrize(

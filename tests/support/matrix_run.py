@@ -26,7 +26,7 @@ from tests.support.equality import TOLERANCE, differences
 from tests.support.layout import run_layout
 from tests.support.matrix import LAYOUTS, Case, everything, in_bf16, in_cuts
 from tests.support.matrix_table import Result, document
-from tests.support.noise import distance_in_bf16, noise
+from tests.support.noise import beyond, distance_in_bf16, noise
 from tests.support.ranks import RankError, World, warm
 from tests.support.settled import settled, with_seed
 
@@ -42,7 +42,7 @@ def run_case(case: Case, world: World) -> Result:
     try:
         if case.precision == "bf16":
             worst, limits = distance_in_bf16(case.strategy, world, TIMEOUT_S), noise(case.strategy)
-            far = [kind for kind in worst if not worst[kind] <= limits[kind]]
+            far = list(beyond(worst, limits))
         else:
             seed, expected = settled(case.reference)
             strategy = with_seed(case.strategy, seed)

@@ -40,6 +40,12 @@ def noise(strategy: Strategy, precision: str = "bf16") -> dict[str, float]:
     return _measured(strategy, precision)[1]
 
 
+def beyond(found: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
+    """The distances that are not within their limits; nan is not."""
+    assert found.keys() == limits.keys()
+    return {kind: value for kind, value in found.items() if not value <= limits[kind]}
+
+
 def _measured(strategy: Strategy, precision: str) -> tuple[Trajectory, dict[str, float]]:
     strategy = with_precision(one_process(strategy), precision)
     key = repr(strategy)
