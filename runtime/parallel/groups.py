@@ -5,7 +5,7 @@ groups in one order.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 
@@ -80,18 +80,19 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
             grids |= {"ep": stage.expert, "edp": stage.expert}
         for axis, grid in grids.items():
             for ranks in grid.groups(axis):
-                group = Group(
-                    process_group=make(ranks),
-                    ranks=ranks,
-                    rank=ranks.index(rank) if rank in ranks else 0,
-                    size=len(ranks),
-                    clock=clock,
-                    sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
-                )
+                process_group, host_groups = make(ranks), None
                 if axis == "ep" and plan.strategy.runtime.all_to_all == "hierarchical":
-                    group = replace(group, host_groups=_make_host_groups(plan, ranks, rank, make))
+                    host_groups = _make_host_groups(plan, ranks, rank, make)
                 if rank in ranks:
-                    mine[axis] = group
+                    mine[axis] = Group(
+                        process_group=process_group,
+                        ranks=ranks,
+                        rank=ranks.index(rank),
+                        size=len(ranks),
+                        clock=clock,
+                        sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
+                        host_groups=host_groups,
+                    )
     boundaries = _make_boundary_groups(plan, clock)
     place = plan.stages.index(plan.stage_of(rank))
     alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
