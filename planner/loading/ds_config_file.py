@@ -14,6 +14,7 @@ from planner.loading.trial import is_legal
 from planner.loading.validation_messages import legal_values
 from planner.loading.value_examples import example_of
 from planner.problems import Problem
+from planner.strategy.sources import Sources
 from planner.yaml12 import Entry
 from planner.yaml12 import Mapping as YamlMapping
 from planner.yaml12_writer import flow_yaml
@@ -210,21 +211,14 @@ def _defaults(title: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 
 def _problem(source: SourceFile, path: tuple[str, ...], value: Any, legal: str) -> Problem:
-    place = source.root.entries.get(path[0])
-    line = None if place is None else place.line
-    for key in path[1:]:
-        inside = place.value if place is not None else None
-        place = inside.entries.get(key) if isinstance(inside, YamlMapping) else None
-        line = line if place is None else place.line
-    return Problem(
+    problem = Problem(
         code="SW156",
         path=".".join(path),
-        line=line,
-        file=str(source.file),
         found=f"{flow_yaml(value)} is not legal",
         expected=legal,
         fix=f"correct {path[-1]} in {source.file.name}, or remove it there and write the key of the strategy",
     )
+    return Sources(file=str(source.file), root=Entry(value=source.root, line=None)).locate(problem, path)
 
 
 def _unwritten(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
