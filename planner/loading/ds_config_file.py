@@ -100,12 +100,17 @@ def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConf
     return DsConfig(writes=writes, left_out=left_out, problems=tuple(problems))
 
 
-def with_ds_config(root: Entry, source: SourceFile, found: DsConfig) -> Entry:
-    """The strategy with the keys of another program's configuration in place of its own."""
+def with_ds_config(root: Entry, source: SourceFile) -> tuple[Entry, DsConfig] | None:
+    """The strategy with the keys of another program's configuration in place of its own, and what else that
+    says; None where neither has a model."""
+    found = convert_ds_config(source, root.plain())
+    has_model = isinstance(root.value, YamlMapping) and "model" in root.value.entries
+    if not has_model and not any(key.startswith("model.") for key in found.writes):
+        return None
     origin = f"--from {source.argument}"
     for here, value in found.writes.items():
         root = _put(root, here.split("."), _entry(value, origin))
-    return root
+    return root, found
 
 
 def sections_of(writes: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from planner.files import read_limited
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
 from planner.loading.changed_strategy import find_claim_faults
-from planner.loading.ds_config_file import convert_ds_config, with_ds_config
+from planner.loading.ds_config_file import with_ds_config
 from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
 from planner.loading.override_faults import find_broken_rules_of, name_overrides
@@ -99,19 +99,13 @@ def loads(
         raise StrategyError([other])  # its keys have no place in a strategy's top level
     problems += [] if other is None else [other]
     source = None if model_from is None else find_program_file(model_from)
+    merged = None if source is None else with_ds_config(root, source)
     left_out: tuple[str, ...] = ()
-    converted = None if source is None else convert_ds_config(source, root.plain())
-    if (
-        source is not None
-        and converted is not None
-        and ("model" in root.value.entries or any(key.startswith("model.") for key in converted.writes))
-    ):
-        root = with_ds_config(root, source, converted)
+    if merged is not None:
+        root, converted = merged
         problems += converted.problems
         left_out = tuple(f"{key}: {why}" for key, why in converted.left_out.items())
-        root, taken = with_model(root, file, None)
-    else:
-        root, taken = with_model(root, file, model_from)
+    root, taken = with_model(root, file, model_from if merged is None else None)
     texts = tuple(overrides)
     alone = root
     root, override_problems = apply_overrides(root, texts)
