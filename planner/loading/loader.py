@@ -24,7 +24,7 @@ from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
 from planner.loading.override_faults import find_broken_rules_of, name_overrides
 from planner.loading.overrides import apply_overrides
-from planner.loading.programs import DEEPSPEED
+from planner.loading.programs import DEEPSPEED, find_program
 from planner.loading.source_file import find_other_config, find_program_file
 from planner.loading.validation_messages import MAX_FAULTS, find_faults
 from planner.problems import Problem, StrategyError
@@ -95,7 +95,7 @@ def loads(
         raise StrategyError(problems)
     assert isinstance(root.value, YamlMapping)
     other = None if file is None else find_other_config(root.value, file)
-    if other is not None and not other.found.startswith(f"this is {DEEPSPEED}"):
+    if other is not None and find_program(root.value) != DEEPSPEED:
         raise StrategyError([other])  # its keys have no place in a strategy's top level
     problems += [] if other is None else [other]
     source = None if model_from is None else find_program_file(model_from)
