@@ -82,12 +82,12 @@ def shown(value: Any) -> str:
 
 def count(value: Any) -> int | None:
     """The value as a count of at least 1; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-        return None
-    return int(value) if value >= 1 and value == int(value) else None
+    found = number(value)
+    return int(found) if found is not None and found >= 1 and found == int(found) else None
 
 
 def number(value: Any) -> float | None:
+    """The value as a finite number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         return None
     return value

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from math import ceil, isfinite
+from math import ceil
 from typing import Any
 
+from planner.loading.foreign_meaning import number
 from planner.strategy.training import Training, steps_for
 from planner.units import QuantityError, parse_quantity
 
@@ -28,7 +29,7 @@ def share_of_another(
     if key == "training.min_learning_rate" and isinstance(value, str) and percent is not None:
         peak = _number(data, "learning_rate") or float(Training.model_fields["learning_rate"].default)
         return float(f"{percent / 100 * peak:.6g}"), f", {percent:g} % of training.learning_rate ({peak:g})"
-    steps = num_steps(data) if key in _OF_STEPS else None
+    steps = _num_steps(data) if key in _OF_STEPS else None
     if percent is None or steps is None:
         return None
     count = ceil(round(percent * steps / 100, 6))
@@ -41,12 +42,12 @@ def share_of_another(
 def _percent(value: Any) -> float | None:
     if isinstance(value, str) and (match := _PERCENT.fullmatch(value)) is not None:
         return float(match.group(1)) if float(match.group(1)) <= 100 else None
-    if isinstance(value, float) and isfinite(value) and 0 < value < 1:
+    if isinstance(value, float) and 0 < value < 1:
         return float(f"{value * 100:.6g}")
     return None
 
 
-def num_steps(data: Mapping[str, Any]) -> int | None:
+def _num_steps(data: Mapping[str, Any]) -> int | None:
     """training.steps of a document, or what follows from its tokens; None where neither is legal."""
     steps = _number(data, "steps")
     if steps is not None:
@@ -65,7 +66,5 @@ def num_steps(data: Mapping[str, Any]) -> int | None:
 
 def _number(data: Mapping[str, Any], key: str) -> float | None:
     training = data.get("training")
-    value = training.get(key) if isinstance(training, dict) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
-        return None
-    return value
+    value = number(training.get(key)) if isinstance(training, dict) else None
+    return value if value is not None and value > 0 else None
