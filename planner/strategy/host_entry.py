@@ -3,21 +3,20 @@
 Either every word of an entry is understood, or the entry is unclear: half a reading would be another meaning.
 """
 
-import ipaddress
 import re
 from dataclasses import dataclass
 
 from planner.strategy.host_expressions import MOST_NAMES, as_braces, expand, split_outside_brackets
-from planner.strategy.host_names import MAX_SLOTS, as_host_name, is_host_name
+from planner.strategy.host_names import MAX_SLOTS, as_host_name, is_host_name, is_ipv6
 from planner.units import shorten
 
 _SSH_PORT = 22
 _EITHER = (80, 222, 443, 2022)  # a port that sshd is moved to, or a number of cores
-COUNT = r"(?:num_gpus|slots?|gpus?|ngpus|nproc_per_node|nproc|np|n|cpus?|ppn|processes|count)"
+_COUNT = r"(?:num_gpus|slots?|gpus?|ngpus|nproc_per_node|nproc|np|n|cpus?|ppn|processes|count)"
 _MAXIMUM = r"max[-_]slots"
 _UNIT = re.compile(r"(?i)gpus?|slots?|cpus?|cores?|processes|ranks?")
-_COUNT_KEY = re.compile(rf"(?i){COUNT}")
-_COLON = re.compile(rf"(?i)(?<![^\s,])({COUNT}|{_MAXIMUM})\s*:\s*(?=\d)")
+_COUNT_KEY = re.compile(rf"(?i){_COUNT}")
+_COLON = re.compile(rf"(?i)(?<![^\s,])({_COUNT}|{_MAXIMUM})\s*:\s*(?=\d)")
 _EQUALS = re.compile(r"\s*=\s*")
 _OPTIONS = {
     **dict.fromkeys(("user", "username", "login", "ansible_user", "ansible_ssh_user"), "user"),
@@ -119,7 +118,7 @@ def _read_settings(words: list[str]) -> tuple[list[str], dict[str, str]]:
             continue
         elif match := re.fullmatch(r"\(?([\d,-]+)\)?", key):
             counts.append(match.group(1))
-        elif match := re.fullmatch(r"(\d+)\(x\d+\)", key):
+        elif re.fullmatch(r"\d+\(x\d+\)", key):
             raise UnclearError(f"{key} may be of other hosts too")
         else:
             raise UnclearError(f"{shorten(word, 40)!r} is not known")
@@ -132,7 +131,7 @@ def _read_settings(words: list[str]) -> tuple[list[str], dict[str, str]]:
 def _one_count(texts: list[str]) -> tuple[int | None, str]:
     if not texts:
         return None, ""
-    found = {read_count(text) for text in texts}
+    found = {_read_count(text) for text in texts}
     if len(found) > 1:
         raise UnclearError(f"it has {' and '.join(texts)}")
     count, hint = found.pop()
@@ -141,7 +140,7 @@ def _one_count(texts: list[str]) -> tuple[int | None, str]:
     return count, hint
 
 
-def read_count(text: str) -> tuple[int | None, str]:
+def _read_count(text: str) -> tuple[int | None, str]:
     """A number of slots, and what of it is lost: `4`, `1e3`, `8.0`, `0,1,2,3`, `4-7`; None: no number.
 
     Raises:
@@ -173,14 +172,13 @@ def _read_name(token: str) -> tuple[list[str], int | None, str]:
     """Names of a token, its own count, and a hint: `n0:4`, `n0*4`, `4*n0`, `n0:2222`, `[fe80::1]:4`."""
     bracketed = _IN_BRACKETS.fullmatch(token)
     if bracketed is not None:
-        name = (bracketed["user"] or "") + bracketed["name"]
-        if not _is_version_6(bracketed["name"]):
+        if not is_ipv6(bracketed["name"]):
             raise UnclearError(f"{shorten(token, 60)!r} is not an address")
         if bracketed["user"]:
             raise UnclearError("a user before an IPv6 address is not read; set User in the ssh configuration")
         count, hint = _after_colon(bracketed["rest"])
-        return [name], count, hint
-    if _is_version_6(token):
+        return [bracketed["name"]], count, hint
+    if is_ipv6(token):
         return [token], None, _count_or_address(token)
     before = _COUNT_BEFORE.fullmatch(token)
     if before is not None:
@@ -219,7 +217,7 @@ def _port_hint(port: str) -> str:
 def _count_or_address(address: str) -> str:
     """In another syntax the last group of an address would be a count."""
     head, _, last = address.rpartition(":")
-    if last.isdigit() and 1 <= int(last) <= MAX_SLOTS and _is_version_6(head):
+    if last.isdigit() and 1 <= int(last) <= MAX_SLOTS and is_ipv6(head):
         return f" (or {head} slots={last}, if :{last} is its number)"
     return ""
 
@@ -260,10 +258,3 @@ def _with_options(
     if not is_host_name(name):
         raise UnclearError(f"{shorten(name, 60)!r} is not a host name")
     return [(name, count)], hint
-
-
-def _is_version_6(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == 6
-    except ValueError:
-        return False

@@ -18,10 +18,13 @@ def machine_of(name: str) -> str:
 
 def is_host_name(name: str) -> bool:
     """A DNS name, an ssh alias, an address, or one of them after `user@`."""
-    if len(name) <= 253 and _NAME.fullmatch(name):
-        return True
+    return (len(name) <= 253 and _NAME.fullmatch(name) is not None) or is_ipv6(name)
+
+
+def is_ipv6(text: str) -> bool:
+    """An IPv6 address, without brackets."""
     try:
-        return ipaddress.ip_address(name).version == 6
+        return ipaddress.ip_address(text).version == 6
     except ValueError:
         return False
 
