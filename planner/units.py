@@ -33,7 +33,8 @@ def _with_prefixes(unit: str, scale: Fraction, prefixes: tuple[str, ...]) -> dic
     return table
 
 
-_NAMED_COUNTS = {
+NAMED_COUNTS: tuple[Dimension, ...] = ("tokens", "parameters")  # written without a space: 7B
+_COUNT_NAMES = {
     "": Fraction(1),
     "k": Fraction(10**3),
     "M": Fraction(10**6),
@@ -74,8 +75,8 @@ UNITS: dict[Dimension, dict[str, Fraction]] = {
         "d": Fraction(86400),
     },
     "share": {"": Fraction(1), "%": Fraction(1, 100)},
-    "tokens": _NAMED_COUNTS,
-    "parameters": _NAMED_COUNTS,
+    "tokens": _COUNT_NAMES,
+    "parameters": _COUNT_NAMES,
     "tokens/s": {"tokens/s": Fraction(1)},
     "batches/s": {"batches/s": Fraction(1)},
     "$/GPU-hour": {"$/GPU-hour": Fraction(1), "$/GPU-h": Fraction(1), "USD/GPU-hour": Fraction(1)},
@@ -163,7 +164,7 @@ def format_quantity(value: int | float, dimension: Dimension) -> str:
     for order, unit in enumerate(_PRINTED[dimension]):
         scaled = Fraction(repr(value)) / UNITS[dimension][unit]  # the decimal that repr shows, not the binary
         number = str(int(scaled)) if scaled.denominator == 1 else repr(float(scaled))
-        text = f"{number}{unit}" if dimension in ("tokens", "parameters") else f"{number} {unit}".strip()
+        text = f"{number}{unit}" if dimension in NAMED_COUNTS else f"{number} {unit}".strip()
         read = parse_quantity(text, dimension)
         if (float(read) if isinstance(value, float) else read) == value:
             # A unit, a number of 1 to 9999, the fewest characters, the larger unit: in this order.

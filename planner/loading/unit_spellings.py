@@ -3,10 +3,23 @@
 import re
 from dataclasses import dataclass
 
-from planner.units import UNITS, Dimension, QuantityError, parse_quantity
+from planner.units import NAMED_COUNTS, UNITS, Dimension, QuantityError, parse_quantity
 
 _NUMBER = re.compile(r"\s*\$?\s*([-+]?(?:\d[\d_,]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(.*?)\s*")
 _PREFIX = r"(?P<prefix>[kKmMgGtTpP]i?|)"
+
+
+def _counts(nouns: str) -> tuple[tuple[str, str], ...]:
+    """Of things that are counted: thousands, millions."""
+    names = (
+        ("(k|thousand)?", "k"),
+        ("(m|mn|mio|million)", "M"),
+        ("(b|bn|billion|g)", "B"),
+        ("(t|tn|trillion)", "T"),
+    )
+    return tuple((rf"{pattern}\s*({nouns})?", unit) for pattern, unit in names)
+
+
 # pattern of a unit -> what it is; {0} is its decimal or binary prefix
 _SPELLINGS: dict[Dimension, tuple[tuple[str, str], ...]] = {
     "bytes": ((rf"{_PREFIX}(b|bytes?|o)?", "{0}B"),),
@@ -24,18 +37,8 @@ _SPELLINGS: dict[Dimension, tuple[tuple[str, str], ...]] = {
         (r"(h|hrs?|hours?)", "h"),
         (r"(d|days?)", "d"),
     ),
-    "tokens": (
-        (r"(k|thousand)?\s*(tokens?)?", "k"),
-        (r"(m|mn|mio|million)\s*(tokens?)?", "M"),
-        (r"(b|bn|billion|g)\s*(tokens?)?", "B"),
-        (r"(t|tn|trillion)\s*(tokens?)?", "T"),
-    ),
-    "parameters": (
-        (r"(k|thousand)?\s*(params?|parameters?)?", "k"),
-        (r"(m|mn|mio|million)\s*(params?|parameters?)?", "M"),
-        (r"(b|bn|billion|g)\s*(params?|parameters?)?", "B"),
-        (r"(t|tn|trillion)\s*(params?|parameters?)?", "T"),
-    ),
+    "tokens": _counts("tokens?"),
+    "parameters": _counts("params?|parameters?"),
     "FLOP": ((rf"{_PREFIX}f?(lops?|LOPS?|LOPs)", "{0}FLOP"),),
     "$/GPU-hour": ((r"(\$|usd)?\s*(/|per)?\s*(gpu)?[-\s]*(/|per)?\s*(h|hrs?|hours?)?", "$/GPU-hour"),),
 }
@@ -43,7 +46,6 @@ _SPELLINGS: dict[Dimension, tuple[tuple[str, str], ...]] = {
 
 # what a number without a unit most often means
 _USUAL: dict[Dimension, str] = {"bytes": "GB", "bytes/s": "Gbps", "FLOP/s": "TFLOPS", "seconds": "s"}
-_NAMED: tuple[Dimension, ...] = ("tokens", "parameters")  # counts, written 7B
 _WORDS = (("kilo", "k"), ("mega", "M"), ("giga", "G"), ("tera", "T"), ("peta", "P"))
 
 
@@ -78,8 +80,8 @@ def suggest_quantity(value: str | int | float, dimension: Dimension) -> Suggesti
         if found is None:
             return None
         is_noun = re.fullmatch(r"(?i)(tokens?|params?|parameters?)?", unit) is not None
-        unit = "" if dimension in _NAMED and is_noun else found
-    written = f"{number}{unit}" if dimension in _NAMED else f"{number} {unit}".strip()
+        unit = "" if dimension in NAMED_COUNTS and is_noun else found
+    written = f"{number}{unit}" if dimension in NAMED_COUNTS else f"{number} {unit}".strip()
     try:
         parse_quantity(written, dimension)
     except QuantityError:
