@@ -1,6 +1,6 @@
 """Host rules: every TP group lies on one host, and EP groups have as many ranks on each for two levels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from planner.problems import Problem
 from planner.rules.layout import MAX_WORLD, is_ep_legal
@@ -12,15 +12,22 @@ from planner.topology.host_blocks import by_host, find_split_tp_group, host_runs
 from planner.topology.placement import largest_data_parallel_size, place, world_size
 
 
-def tp_groups_are_within_hosts(s: Strategy) -> Iterator[Problem]:
-    """TP partners exchange the activations of every layer, for which they need the links inside a host."""
+def _slots(s: Strategy) -> Sequence[int] | None:
+    """Ranks of each host; None where there are none to place, which is a Problem of its own."""
     p, cluster = s.parallel, s.cluster
     world = world_size(p)
-    if p.tp == 1 or world > MAX_WORLD or cluster.spare_hosts >= cluster.hosts.count or not is_ep_legal(s):
-        return
+    if world > MAX_WORLD or cluster.spare_hosts >= cluster.hosts.count or not is_ep_legal(s):
+        return None
     slots = host_slots(cluster, world)
-    if (p.ep % p.tp and p.tp % p.ep) or world > sum(slots):
-        return  # each a Problem of its own
+    return None if (p.ep % p.tp and p.tp % p.ep) or world > sum(slots) else slots
+
+
+def tp_groups_are_within_hosts(s: Strategy) -> Iterator[Problem]:
+    """TP partners exchange the activations of every layer, for which they need the links inside a host."""
+    p = s.parallel
+    slots = _slots(s) if p.tp > 1 else None
+    if slots is None:
+        return
     group = find_split_tp_group(p, host_runs(slots))
     if group is not None:
         yield Problem(
@@ -56,15 +63,11 @@ def _write_smaller_tp(s: Strategy) -> str:
 
 def hierarchical_groups_are_even(s: Strategy) -> Iterator[Problem]:
     """Each rank of an EP group passes rows on to the rank with its place on every other host."""
-    p, cluster = s.parallel, s.cluster
-    world = world_size(p)
-    if s.runtime.all_to_all != "hierarchical" or world > MAX_WORLD:
+    p = s.parallel
+    slots = _slots(s) if s.runtime.all_to_all == "hierarchical" else None
+    if slots is None:
         return
-    if cluster.spare_hosts >= cluster.hosts.count or not is_ep_legal(s) or (p.ep % p.tp and p.tp % p.ep):
-        return
-    slots = sorted(host_slots(cluster, world), reverse=True)
-    if world > sum(slots):
-        return
+    slots = sorted(slots, reverse=True)
     # Where expert ranks are does not depend on how layers are cut: a layer a stage serves.
     for stage in place(p.model_copy(update={"layers_per_stage": None}), p.pp):
         for ranks in stage.expert.groups("ep") if stage.expert is not None else ():
