@@ -5,7 +5,7 @@ import math
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.memory.rank_memory import RankMemory, fullest_ranks
 from planner.plan.memory_limit import describe_memory_limit, memory_limit
-from planner.plan.operator_env import MEMORY_VARIABLES, OperatorEnvironment
+from planner.plan.operator_env import OperatorEnvironment
 from planner.plan.plan import Plan
 from planner.problems import Problem
 from planner.units import format_bytes
@@ -30,11 +30,7 @@ def cap_problem(plan: Plan, operator: OperatorEnvironment) -> Problem | None:
     fullest = fullest_rank(plan)
     if limit >= memory_limit(plan.strategy) or fullest.peak_bytes <= limit:
         return None
-    name, value = next(
-        (name, operator.values[name])
-        for name in MEMORY_VARIABLES
-        if name in operator.values and operator.limits[name] == limit
-    )
+    name = min(operator.limits, key=operator.limits.__getitem__)
     causes = ", ".join(
         f"{cause.replace('_', ' ')} {format_bytes(count)}"
         for cause, count in sorted(fullest.by_cause, key=lambda cause: -cause[1])
@@ -44,8 +40,8 @@ def cap_problem(plan: Plan, operator: OperatorEnvironment) -> Problem | None:
         code="SW307",
         file="environment",
         path=name,
-        found=f"{value} allows {format_bytes(limit)} for a rank, but rank {fullest.rank} needs "
-        f"{format_bytes(fullest.peak_bytes)}: {causes}",
+        found=f"{operator.values[name]} allows {format_bytes(limit)} for a rank, but rank {fullest.rank} "
+        f"needs {format_bytes(fullest.peak_bytes)}: {causes}",
         expected=f"at least {fullest.peak_bytes} bytes"
         if name == "MAX_MEMORY_PER_GPU"
         else f"at least {_fraction_of(fullest.peak_bytes, plan.strategy.cluster.gpu.memory)}",
