@@ -24,13 +24,13 @@ def forced_ranks(routes: ForcedRoutes, ep: int) -> tuple[float, float]:
     """Ranks that a token of a step is sent to on average; the share of tokens that the fullest rank gets."""
     local = routes.num_experts // ep
     tokens = routes.global_tokens
-    block = -(-min(tokens, _MAX_TOKENS) // _NUM_BLOCKS)
-    starts = [0] if tokens <= _MAX_TOKENS else [i * tokens // _NUM_BLOCKS for i in range(_NUM_BLOCKS)]
-    length = tokens if tokens <= _MAX_TOKENS else block
+    num_blocks = 1 if tokens <= _MAX_TOKENS else _NUM_BLOCKS
+    length = min(tokens, _MAX_TOKENS) // num_blocks
     to_rank = [0] * ep
-    for start in starts:
+    for block in range(num_blocks):
+        start = block * tokens // num_blocks
         for token in range(start, start + length):
             for rank in {expert // local for expert in routes.experts_of(token)}:
                 to_rank[rank] += 1
-    counted = len(starts) * length
+    counted = num_blocks * length
     return sum(to_rank) / counted, max(to_rank) / counted
