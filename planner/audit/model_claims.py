@@ -11,9 +11,7 @@ from planner.units import format_count, format_flops
 def parameters(context: AuditContext) -> Iterator[Derivation]:
     counts = model_parameters(context.strategy.model)
     yield Derivation(value=counts.total, arithmetic=f"{counts.total:,}, embedding and head included")
-    without = counts.total - counts.embedding
-    text = f"{without:,}, as some documents count"
-    yield Derivation(of="without the embedding", value=without, arithmetic=text, decides=False)
+    yield _without_embedding(counts.total - counts.embedding)
 
 
 def active_parameters(context: AuditContext) -> Iterator[Derivation]:
@@ -21,9 +19,12 @@ def active_parameters(context: AuditContext) -> Iterator[Derivation]:
     counts = model_parameters(model)
     text = f"{counts.active:,}: {model.num_experts_per_tok} of {model.num_experts} experts in a layer"
     yield Derivation(value=counts.active, arithmetic=f"{text}, embedding and head included")
-    without = counts.active - counts.embedding
-    text = f"{without:,}, as some documents count"
-    yield Derivation(of="without the embedding", value=without, arithmetic=text, decides=False)
+    yield _without_embedding(counts.active - counts.embedding)
+
+
+def _without_embedding(count: int) -> Derivation:
+    text = f"{count:,}, as some documents count"
+    return Derivation(of="without the embedding", value=count, arithmetic=text, decides=False)
 
 
 def forward_flops_per_token(context: AuditContext) -> Iterator[Derivation]:
