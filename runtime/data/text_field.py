@@ -134,9 +134,11 @@ def keys_missing(source: Source, form: Form, name: str, names: Iterable[str]) ->
 def suggest_field(source: Source, form: Form, name: str) -> str:
     """The fix for the first records: their conversations, their prompts, or the field with the most text."""
     lengths: Counter[str] = Counter()
+    first: dict[str, Any] | None = None
     with suppress(*DAMAGE):
         for record in islice(read_records(source, form), NUM_SAMPLED):
             if isinstance(record, Record) and isinstance(record.value, dict):
+                first = record.value if first is None else first
                 for key, value in record.value.items():
                     if is_conversation(value):
                         return (
@@ -149,7 +151,7 @@ def suggest_field(source: Source, form: Form, name: str) -> str:
                     lengths[key] += len(text)
     del lengths[name]
     if not lengths:
-        return f"leave the file out of data.path: its records have no text, but {_kinds(source, form)}"
+        return f"leave the file out of data.path: its records have no text, but {_kinds(first)}"
     found = override("data.text_field", lengths.most_common(1)[0][0])
     return f"write {found}, or leave the file out of data.path"
 
@@ -166,13 +168,11 @@ def _answers_fix(source: Source, form: Form, record: dict[str, Any]) -> str | No
     return f"{fix} and a data.tokenizer with a chat template, or leave the file out of data.path"
 
 
-def _kinds(source: Source, form: Form) -> str:
-    """The keys of the first record, each with what it holds."""
-    with suppress(*DAMAGE):
-        for record in islice(read_records(source, form), NUM_SAMPLED):
-            if isinstance(record, Record) and isinstance(record.value, dict):
-                return listed(f"{key} ({_kind(value)})" for key, value in record.value.items())
-    return "none that can be read"
+def _kinds(record: dict[str, Any] | None) -> str:
+    """The keys of a record, each with what it holds; None: there is no record."""
+    if record is None:
+        return "none that can be read"
+    return listed(f"{key} ({_kind(value)})" for key, value in record.items())
 
 
 def _kind(value: Any) -> str:
