@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class LineFileDeletedError(OSError):
-    """The file was deleted while it was being written: what is appended would be lost."""
+    """The file or folder was deleted while it was being written: what is appended would be lost."""
+
+    def __init__(self, deleted: Path) -> None:
+        super().__init__(f"SW963 {deleted} was deleted while the run was writing to it")
 
 
 class LineFile:
@@ -55,8 +58,8 @@ class LineFile:
     def _write(self, line: bytes) -> None:
         if os.fstat(self._descriptor).st_nlink == 0:
             gone = [path for path in (self._path, *self._path.parents) if not path.exists()]
-            what = gone[-1] if gone else self._path  # the highest folder that is missing, or the file
-            raise LineFileDeletedError(f"SW963 {what} was deleted while the run was writing to it")
+            # The highest folder that is missing, or the file.
+            raise LineFileDeletedError(gone[-1] if gone else self._path)
         num_written = os.write(self._descriptor, line)
         if num_written != len(line):
             raise OSError(f"{self._path}: only {num_written} of a line's {len(line)} bytes were written")

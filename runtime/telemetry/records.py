@@ -131,8 +131,7 @@ class Telemetry:
         if self._events is not None:
             # Its thread would print a traceback, and raise it at a later step.
             if not self._events_folder.is_dir():
-                gone = f"{self._events_folder} was deleted while the run was writing to it"
-                raise LineFileDeletedError(f"SW963 {gone}")
+                raise LineFileDeletedError(self._events_folder)
             for name, value in _scalars(line).items():
                 self._events.add_scalar(name, value, line.step)
 
