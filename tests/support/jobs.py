@@ -17,6 +17,7 @@ from launch.scripts.launch_files import launch_files, write_together
 from launch.scripts.template import LaunchPaths
 from planner import build_plan, loads
 from planner.paths import PROJECT
+from tests.support.processes import processes_that_name
 
 STRATEGY = """
 name: {name}
@@ -131,14 +132,7 @@ class Job:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs for this job on any host, launch.sh and DeepSpeed's own programs included."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if any(str(self.run) in word for word in process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return processes_that_name(self.run)
 
     def of(self, program: str) -> list[psutil.Process]:
         """The processes of a program by its name in the command: a module, pdsh, train.py."""

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from tests.support.processes import processes_that_name
+
 ROOT = Path(__file__).resolve().parents[2]
 # What a launcher around the tests, such as srun, has set; and what hides GPUs from DeepSpeed's launcher.
 _LAUNCHERS_VARIABLES = (
@@ -111,14 +113,7 @@ class Launch:
 
     def processes(self) -> list[psutil.Process]:
         """All that has this strategy in its command."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if str(self.strategy) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:  # it has ended
-                continue
-        return found
+        return processes_that_name(self.strategy)
 
     def finish(self, timeout: float = 120) -> tuple[int, str]:
         """Waits; returns the exit code and everything it printed. Nothing of it is left running."""

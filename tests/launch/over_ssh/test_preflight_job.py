@@ -13,6 +13,7 @@ import pytest
 
 from launch.__main__ import main
 from tests.support.hosts import LoopbackHosts
+from tests.support.processes import processes_that_name
 
 ROOT = Path(__file__).parents[3]
 ONE_RANK = ("parallel.ep=1", "parallel.tp=1")  # a stage
@@ -29,18 +30,6 @@ def arguments(hosts: LoopbackHosts, runs: Path, *more: str) -> list[str]:
         "cluster.links={intra_host: 1 kB/s, inter_host: 1 kB/s}",
         *more,
     ]
-
-
-def of(runs: Path) -> list[psutil.Process]:
-    """Processes that have to do with a folder of runs, on any host."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if any(str(runs) in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def test_stages_on_two_hosts_exchange_and_the_planner_gets_what_they_measured(
@@ -63,7 +52,7 @@ def test_stages_on_two_hosts_exchange_and_the_planner_gets_what_they_measured(
         "preflight: stage P2P, layers-0 → layers-1"
     )
     assert [path.name for path in runs.iterdir()] == ["hardware.yaml"]
-    assert of(runs) == []
+    assert processes_that_name(runs) == []
     assert main(["plan", "ds_configs/tiny_cpu.yaml", *overrides, "--json"]) == 0
     assumed = json.loads(capsys.readouterr().out)["prediction"]["assumptions"]
     rate = next(line for line in assumed if line.startswith("links per rank, one way, as measured: "))
@@ -87,17 +76,17 @@ def test_stopped_while_ranks_run_leaves_nothing_on_any_host(
     )
     try:
         deadline = time.monotonic() + 240
-        while len([p for p in of(runs) if is_rank(p)]) < 2:
+        while len([p for p in processes_that_name(runs) if is_rank(p)]) < 2:
             assert time.monotonic() < deadline, "the ranks were not started"
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
         process.send_signal(number)
         out, told = process.communicate(timeout=120)
         deadline = time.monotonic() + 120
-        while number == signal.SIGKILL and of(runs) and time.monotonic() < deadline:
+        while number == signal.SIGKILL and processes_that_name(runs) and time.monotonic() < deadline:
             time.sleep(0.1)  # the ranks learn of it behind preflight's back
     finally:
-        left = [p for p in of(runs) if p.pid != process.pid]
+        left = [p for p in processes_that_name(runs) if p.pid != process.pid]
         for one in left:
             one.kill()
         process.kill()
