@@ -24,7 +24,8 @@ import torch.multiprocessing as processes
 from benchmarks import collectives, contention, primitives
 from benchmarks.primitives import Rates
 from planner import __version__
-from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named, devices, read_hardware
+from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named
+from planner.hardware.hardware_file import devices, read_hardware
 from planner.hardware.scaling import bandwidth_of
 from planner.problems import StrategyError
 from planner.yaml12_writer import section_yaml

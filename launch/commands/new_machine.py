@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from launch.remote.gpu_facts import gpu_facts
 from planner import Problem, StrategyError
-from planner.hardware.catalog import CPU, devices
+from planner.hardware.catalog import CPU
+from planner.hardware.hardware_file import devices
 
 # bytes/s of a GPU's links to the others of its host, one way, from data sheets; the beginning of a GPU's name
 _INSIDE = {

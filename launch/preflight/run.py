@@ -27,7 +27,8 @@ from launch.ssh.client import Program, Ssh
 from launch.ssh.failures import HostFailure
 from planner import Plan, Problem, StrategyError, load, locate_problems
 from planner.exit_codes import ExitCode
-from planner.hardware.catalog import CALIBRATION_NAME, read_calibration
+from planner.hardware.catalog import CALIBRATION_NAME
+from planner.hardware.hardware_file import read_calibration
 from planner.prediction.link_calibration import write_links
 
 # Checks whose failure matters to a training, but not to some minutes of exchanges.

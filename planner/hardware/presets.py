@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from planner.hardware.catalog import LINKS, read_links, user_file
+from planner.hardware.catalog import user_file
 from planner.hardware.device import number
+from planner.hardware.hardware_file import LINKS, read_links
 from planner.problems import Problem, StrategyError
 from planner.yaml12 import Document
 

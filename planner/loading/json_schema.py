@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args
 
-from planner.hardware.catalog import devices
+from planner.hardware.hardware_file import devices
 from planner.strategy.field_types import Section
 from planner.strategy.parallel import SHORT_NAME_PATTERN
 from planner.strategy.schema import Strategy

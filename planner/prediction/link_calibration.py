@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.hardware.catalog import UNNAMED, entry_of, is_entry, read_hardware
+from planner.hardware.catalog import UNNAMED, entry_of, is_entry
+from planner.hardware.hardware_file import read_hardware
 from planner.strategy.schema import Strategy
 from planner.yaml12_writer import section_yaml
 

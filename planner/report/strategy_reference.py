@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from planner.hardware.catalog import devices
+from planner.hardware.hardware_file import devices
 from planner.hardware.presets import shipped_links
 from planner.loading.json_schema import find_section, json_schema
 from planner.loading.validation_messages import describe

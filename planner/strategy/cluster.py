@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from planner.hardware.catalog import CPU, devices, find_name, known_devices
+from planner.hardware.catalog import CPU, known_devices
+from planner.hardware.hardware_file import devices, find_name
 from planner.hardware.presets import LinkPreset, find_link, known_links, shipped_links, suggest_link
 from planner.hardware.scaling import bandwidth_of
 from planner.strategy.field_types import (

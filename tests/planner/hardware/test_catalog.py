@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from planner import StrategyError
-from planner.hardware.catalog import Curve, calibration_path, device_of, devices
+from planner.hardware.catalog import Curve, calibration_path, device_of
+from planner.hardware.hardware_file import devices
 from tests.support.examples import strategy
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from planner import StrategyError, load, loads
-from planner.hardware.catalog import Device, device_of, devices
+from planner.hardware.catalog import Device, device_of
+from planner.hardware.hardware_file import devices
 from planner.plan.serialization import full_strategy
 from planner.strategy.cluster import Gpu
 from tests.support.examples import strategy

@@ -8,7 +8,8 @@ import pytest
 
 from launch.__main__ import main
 from planner import StrategyError
-from planner.hardware.catalog import device_of, read_calibration
+from planner.hardware.catalog import device_of
+from planner.hardware.hardware_file import read_calibration
 from planner.prediction.link_calibration import MeasuredLinks, write_links
 from planner.timing.collective_time import network_of
 from tests.planner.hardware.test_catalog import ENTRY
