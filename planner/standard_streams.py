@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from planner.exit_codes import ExitCode
+from planner.version import VERSION
 
 
 class _ClosedStream(io.TextIOBase):
@@ -123,13 +124,13 @@ def find_output_failure() -> OSError | None:
     return failure
 
 
-def run_program(run: Callable[[], object], version: str) -> NoReturn:
+def run_program(run: Callable[[], object]) -> NoReturn:
     """Runs a typer program, or prints its version; ends with its exit code, or with that of `end_output`."""
     open_standard_streams()
     code = ExitCode.OK
     try:
         if sys.argv[1:] == ["--version"]:
-            print(f"switchyard {version}")
+            print(f"switchyard {VERSION}")
         else:
             run()
     except SystemExit as end:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from planner import Problem, __version__
+from planner import Problem
 from planner.exit_codes import ExitCode
 from planner.run_holder import find_live_holder
 from planner.standard_streams import run_program
@@ -59,4 +59,4 @@ def set_run_aside(run: Annotated[Path, typer.Argument(help="the folder of a run"
 
 
 if __name__ == "__main__":
-    run_program(lambda: app(prog_name="python -m runtime.attempts"), __version__)
+    run_program(lambda: app(prog_name="python -m runtime.attempts"))

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from model.float8_weights import hold_in_float8
 from model.modeling_switchyard import SwitchyardForCausalLM
-from planner import Problem, Strategy, StrategyError, __version__, load
+from planner import Problem, Strategy, StrategyError, load
 from planner.exit_codes import ExitCode
 from planner.standard_streams import run_program
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
@@ -212,4 +212,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_program(app, __version__)
+    run_program(app)

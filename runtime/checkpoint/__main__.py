@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from planner import Problem, __version__
+from planner import Problem
 from planner.exit_codes import ExitCode
 from planner.standard_streams import find_output_failure, run_program
 from runtime.checkpoint import commit
@@ -159,4 +159,4 @@ def _print_json(content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, __version__)
+    run_program(main)
