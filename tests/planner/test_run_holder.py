@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,6 @@ def edit(run: Path, **changed: Any) -> Path:
     path = run / "attempts" / "0001.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     return path
-
-
-def count(waits: list[float]) -> Callable[[float], None]:
-    return waits.append
 
 
 def test_a_process_of_this_machine_holds_its_run_until_it_ends(tmp_path: Path) -> None:
@@ -75,7 +70,7 @@ def test_a_holder_elsewhere_lives_while_its_claim_changes(tmp_path: Path) -> Non
     assert len(beats) == 4
 
     waits: list[float] = []
-    assert find_live_holder(tmp_path, wait=count(waits)) is None
+    assert find_live_holder(tmp_path, wait=waits.append) is None
     assert sum(waits) == WATCH_S
 
 

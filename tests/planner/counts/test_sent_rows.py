@@ -57,7 +57,8 @@ def test_one_rank_and_one_expert_a_rank_and_one_route_have_nothing_to_save() -> 
     assert balanced_ranks(16, 1, 4) == pytest.approx(1)
     assert balanced_ranks(16, 4, 16) == pytest.approx(4)
     assert balanced_ranks(16, 4, 1) == pytest.approx(1)
-    workload = rank_workload(plan(*MODEL, "parallel=EP4"), plan(*MODEL, "parallel=EP4").stages[0])
+    built = plan(*MODEL, "parallel=EP4")
+    workload = rank_workload(built, built.stages[0])
     assert workload.sent_rows < workload.sent
-    peak = rank_workload(plan(*MODEL, "parallel=EP4"), plan(*MODEL, "parallel=EP4").stages[0], at_peak=True)
+    peak = rank_workload(built, built.stages[0], at_peak=True)
     assert peak.sent_rows == workload.sent, "a bound of memory takes the worst case"

@@ -107,6 +107,11 @@ def folder_of(tmp_path: Path, config: dict[str, Any]) -> str:
     return str(tmp_path)
 
 
+def line_of(folder: Path, key: str) -> int:
+    lines = (folder / "config.json").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, start=1) if f'"{key}"' in line)
+
+
 def model_of(tmp_path: Path, config: dict[str, Any]) -> Any:
     return loads(TEXT, ["parallel=EP1"], model_from=folder_of(tmp_path, config)).model
 
@@ -209,13 +214,15 @@ def test_other_mathematics_is_a_problem(
 def test_a_value_that_is_not_legal_has_the_configs_own_key_and_line(
     tmp_path: Path, key: str, value: Any, fix: str
 ) -> None:
-    config = {**MIXTRAL_8X7B, key: value}
-    folder = folder_of(tmp_path, config)
-    line = next(i for i, text in enumerate(json.dumps(config, indent=1).split("\n"), 1) if f'"{key}"' in text)
+    folder = folder_of(tmp_path, {**MIXTRAL_8X7B, key: value})
     with pytest.raises(StrategyError) as caught:
         loads(TEXT, model_from=folder)
     (problem,) = caught.value.problems
-    assert (problem.path, problem.file, problem.line) == (key, f"{folder}/config.json", line)
+    assert (problem.path, problem.file, problem.line) == (
+        key,
+        f"{folder}/config.json",
+        line_of(tmp_path, key),
+    )
     assert problem.fix.startswith(fix)
 
 
@@ -342,11 +349,6 @@ def test_rules_name_a_pasted_config_where_it_is() -> None:
     (problem,) = caught.value.problems
     assert (problem.file, problem.path) == ("mine.yaml", "model.num_experts_per_tok")
     assert problem.found == "9 experts per token, but model.num_local_experts is 8"
-
-
-def line_of(folder: Path, key: str) -> int:
-    lines = (folder / "config.json").read_text().splitlines()
-    return next(number for number, line in enumerate(lines, start=1) if f'"{key}"' in line)
 
 
 def test_plan_from_prints_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
