@@ -155,9 +155,13 @@ def aggregation(p: RankWorkload) -> int:
     return p.element_bytes * p.tokens * -(-p.model.hidden_size // p.tp)
 
 
-def head(p: RankWorkload, tokens: int | None = None) -> int:
-    """The gradients of its input and of its weight, which the loss makes in the forward pass: fp32, but for a
-    product of one chunk. `tokens`: of one call; None: all of the micro-batch."""
-    weight = p.vocabulary * p.model.hidden_size
-    is_one = (p.tokens if tokens is None else tokens) <= p.head_chunk_tokens
-    return p.element_bytes * p.tokens * p.model.hidden_size + (p.element_bytes if is_one else _WIDE) * weight
+def head(p: RankWorkload) -> int:
+    """The gradients of its input and of its weight, which the loss makes in the forward pass."""
+    return p.element_bytes * p.tokens * p.model.hidden_size + head_weight(p, p.tokens)
+
+
+def head_weight(p: RankWorkload, tokens: int) -> int:
+    """Of `head`, the gradient of the weight from one call with so many tokens: fp32, but for a product of one
+    chunk."""
+    element = p.element_bytes if tokens <= p.head_chunk_tokens else _WIDE
+    return element * p.vocabulary * p.model.hidden_size

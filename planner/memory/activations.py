@@ -152,13 +152,12 @@ def _end_part(p: RankWorkload, stage: Stage, num_chunks: int) -> tuple[Part | No
     norm = (4 * wide + 4 * a) * hidden if contents.norm else 2 * a * hidden
     if not contents.output:
         return Part(kept=kept, forward=(wide + 3 * a) * hidden, backward=norm, elements=elements), 0, 0
-    tokens = _chunk_tokens(p, num_chunks)
-    each = (a if tokens <= p.head_chunk_tokens else _WIDE) * weight
-    head = activation_bytes.head(p, tokens) + (num_chunks - 1) * each
+    each = activation_bytes.head_weight(p, _chunk_tokens(p, num_chunks))
+    head = a * p.tokens * model.hidden_size + num_chunks * each
     # The head's gradients are scaled in place, in fp32 a piece at a time. The weight's, which is kept, then
     # becomes the parameter's gradient, which counts as one, unless its dtype is another.
     scaled = 0 if a == _WIDE else _WIDE * min(_SCALED_AT_ONCE, max(weight, hidden))
-    handed_over = each if a == _WIDE or tokens <= p.head_chunk_tokens else 0
+    handed_over = each if each == a * weight else 0
     part = Part(
         kept=kept + head - activation_bytes.head(p),
         forward=(wide + 3 * a) * hidden,
@@ -173,19 +172,19 @@ def _loss_bytes(p: RankWorkload, num_chunks: int) -> int:
     """Of a chunk of tokens: logits as they come, which become their gradient, and in fp32; one tensor in
     fp32, or fused. In bf16 a product that is added to the weight's gradient, if there are several (GPUs add
     it without). Beside: the vectors before norm and aggregation, and after (model/lm_head.py)."""
-    a = p.element_bytes
+    a, hidden = p.element_bytes, p.model.hidden_size
+    weight, widest = p.vocabulary * hidden, max(p.vocabulary, hidden)
     tokens = _chunk_tokens(p, num_chunks)
     chunk = min(tokens, p.head_chunk_tokens)
     is_wide = a == _WIDE
     is_one = tokens <= p.head_chunk_tokens
     logits = a if is_wide or p.is_fused else _WIDE + a
-    product = 0 if is_wide or is_one else a * p.vocabulary * p.model.hidden_size
-    vectors = ((0 if p.is_fused else _WIDE) + 3 * a) * tokens * p.model.hidden_size
+    product = 0 if is_wide or is_one else a * weight
+    vectors = ((0 if p.is_fused else _WIDE) + 3 * a) * tokens * hidden
     small = tokens * (3 * _INDEX + 8) + chunk * (4 * _INDEX + 8 * _WIDE)
-    weight = p.vocabulary * p.model.hidden_size
-    codes = transient_bytes.float8(p, chunk, max(p.vocabulary, p.model.hidden_size), weight)
+    codes = transient_bytes.float8(p, chunk, widest, weight)
     if p.is_float8:  # its weight is quantized once by row and once by column, and the product is copied
-        codes += (1 + a) * weight + a * chunk * max(p.vocabulary, p.model.hidden_size)
+        codes += (1 + a) * weight + a * chunk * widest
     return logits * chunk * p.vocabulary + product + vectors + small + codes
 
 
