@@ -5,9 +5,9 @@ from math import ceil
 from typing import Any
 
 from planner.loading.foreign_meaning import AUTO, Find, Meaning, count, number, write
+from planner.strategy.field_types import LONGEST_WAIT
 from planner.strategy.training import Training
-
-LONGEST_WAIT_S = 30 * 24 * 3600  # of launch.timeout
+from planner.units import UNITS, parse_quantity
 
 
 def bound_of_steps(value: Any, find: Find) -> Meaning:
@@ -61,8 +61,9 @@ def _duration(value: Any, unit: str) -> Meaning:
     found = number(value)
     if found is None or found <= 0:
         return Meaning(asks={"launch.timeout": f"a number of {unit}"})
-    if found * {"min": 60, "s": 1}[unit] > LONGEST_WAIT_S:  # as good as none there
-        return Meaning(writes={"launch.timeout": "30 d"}, note="30 d is the longest")
+    if found * float(UNITS["seconds"][unit]) > parse_quantity(LONGEST_WAIT, "seconds"):
+        # As good as none there.
+        return Meaning(writes={"launch.timeout": LONGEST_WAIT}, note=f"{LONGEST_WAIT} is the longest")
     return Meaning(writes={"launch.timeout": f"{found:g} {unit}"})
 
 

@@ -129,7 +129,8 @@ BytesPerSecond = Annotated[float, _rate[0], _rate[1], _rate[2]]
 FlopPerSecond = Annotated[float, _flops[0], _flops[1], _flops[2]]
 Seconds = Annotated[float, _time[0], _time[1], _time[2]]
 # How long a process waits. Clocks count nanoseconds in 64 bits: 292 years.
-_wait = _quantity("seconds", whole=False, maximum="30 d")
+LONGEST_WAIT = "30 d"
+_wait = _quantity("seconds", whole=False, maximum=LONGEST_WAIT)
 Wait = Annotated[float, _wait[0], _wait[1], _wait[2]]
 _tokens, _cost = _quantity("tokens", whole=True), _quantity("$/GPU-hour", whole=False)
 Tokens = Annotated[int, _tokens[0], _tokens[1], _tokens[2]]
