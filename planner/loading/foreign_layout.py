@@ -71,32 +71,27 @@ def accumulation(value: Any, find: Find) -> Meaning:
     ep, tp = ep or 1, tp or 1
     is_staged = find("parallel.placement") == "staged"
     each = ep if is_staged else max(ep, tp) // tp  # data-parallel size of dp 1
+    size = each * (dp or 1)
     asks = Meaning(asks={"training.micro_batch": "global_batch / (accumulation × data-parallel size)"})
     if steps is None:
         return write("training.micro_batch", AUTO) if value == AUTO else asks
     if batch is None:
-        return (
-            asks
-            if micro is None
-            else Meaning(writes={"training.global_batch": micro * steps * each * (dp or 1)})
-        )
+        return asks if micro is None else Meaning(writes={"training.global_batch": micro * steps * size})
     if micro is None:
-        size = each * (dp or 1)
-        return (
-            asks
-            if batch % (steps * size)
-            else Meaning(writes={"training.micro_batch": batch // (steps * size)})
-        )
-    if batch == micro * steps * each * (dp or 1):
+        if batch % (steps * size):
+            return asks
+        return Meaning(writes={"training.micro_batch": batch // (steps * size)})
+    if batch == micro * steps * size:
         return Meaning(no_effect=f"{steps} follows: global_batch / (micro_batch × data-parallel size)")
     if dp is None and batch % (micro * steps * each) == 0:
         return Meaning(writes={"parallel.dp": batch // (micro * steps * each)})
-    size = each * (dp or 1)
     why = f"{batch} sequences are not {micro} × {steps} × data-parallel size, which is {size} here"
-    wrong = f"a divisor of {batch // micro}" if batch % micro == 0 else ""
-    is_wrong = batch % (micro * steps) != 0
-    legal = wrong or f"{micro} × accumulation × number of ranks = {batch}, which no accumulation gives"
-    return Meaning(asks={"training.micro_batch": why}, wrong=legal if is_wrong else "")
+    legal = ""
+    if batch % micro:
+        legal = f"{micro} × accumulation × number of ranks = {batch}, which no accumulation gives"
+    elif batch % (micro * steps):
+        legal = f"a divisor of {batch // micro}"
+    return Meaning(asks={"training.micro_batch": why}, wrong=legal)
 
 
 def _is_off(value: Any) -> bool:
