@@ -19,7 +19,7 @@ from planner.units import shorten
 _MAX_BYTES = 16 * 2**20
 _SHOWN = 8  # lines that a fix writes out
 _MOST_PROBLEMS = 100
-BY_HAND = (
+_BY_HAND = (
     "write a line `name slots=N` for each host, with the name by which ssh reaches it and its number of "
     "GPUs, or remove this line"
 )
@@ -129,7 +129,7 @@ def _replacement(reading: Reading, slots: int | None, listed: set[str]) -> str:
     if reading.no_host:
         return f"remove this line: {reading.no_host}"
     if reading.unclear:
-        return BY_HAND
+        return _BY_HAND
     if all(count == 0 for _, count in reading.hosts):
         return "remove this line: a host without slots runs no rank"
     written: list[tuple[str, int]] = []
