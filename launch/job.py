@@ -7,6 +7,7 @@ interpreter, and every process that runs through that link belongs to it.
 `python -m launch.job make|ask|end|remove PATH`, which launch.sh calls on every host.
 """
 
+import contextlib
 import shutil
 import signal
 import sys
@@ -21,6 +22,10 @@ GRACE_S = 30.0
 KILL_WAIT_S = 5.0
 # File beside the link that tells ranks that start later to stop (runtime/process/launcher_watch.py reads it).
 ASKED = "asked-to-stop"
+# Files beside the link that launch.sh writes.
+_OF_LAUNCH_SH = ("host-ended", "guarded")
+# File in the attempt's folder by which `remove` knows that `make` made it.
+_MADE = "made-by-launch-job"
 # Programs of DeepSpeed that run through the link and are not ranks.
 _LAUNCHERS = ("deepspeed.launcher.runner", "deepspeed.launcher.launch")
 
@@ -37,6 +42,7 @@ def make_link(link: Path) -> None:
     folder, prefix = link.parents[1], Path(sys.prefix)
     folder.mkdir(parents=True)  # if it exists, it belongs to another attempt
     try:
+        (folder / _MADE).touch()
         link.parent.mkdir()
         link.symlink_to(sys.executable)
         if sys.prefix != sys.base_prefix:
@@ -50,8 +56,22 @@ def make_link(link: Path) -> None:
 
 
 def remove(link: Path) -> None:
-    """Removes what `make_link` created; processes that run through it continue."""
-    shutil.rmtree(link.parents[1], ignore_errors=True)
+    """Removes what `make_link` created; processes that run through it continue.
+
+    Nothing else: a folder that `make_link` did not create is left alone (a virtual environment of this name
+    looks the same), and what others put into one that it did stays there.
+    """
+    folder = link.parents[1]
+    if not (folder / _MADE).is_file():
+        return
+    links = (link, folder / "lib", folder / "lib64")
+    files = (folder / "pyvenv.cfg", *(link.with_name(name) for name in (ASKED, *_OF_LAUNCH_SH)))
+    for path in (*filter(Path.is_symlink, links), *files, folder / _MADE):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    for made in (link.parent, folder):
+        with contextlib.suppress(OSError):
+            made.rmdir()
 
 
 def processes(link: Path) -> list[psutil.Process]:

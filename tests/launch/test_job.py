@@ -90,6 +90,25 @@ def test_only_an_attempts_own_folder_is_touched(command: str, tmp_path: Path) ->
     assert other.parent.is_dir()
 
 
+def test_remove_deletes_only_what_make_made(link: Path, tmp_path: Path) -> None:
+    mine = link.with_name("mine")
+    mine.touch()
+    for name in (job.ASKED, "host-ended", "guarded"):
+        link.with_name(name).touch()
+    assert job.main(["remove", str(link)]) == 0
+    kept = link.parents[1]
+    assert sorted(path for path in kept.rglob("*")) == [link.parent, mine]
+
+    environment = tmp_path / "job-mine"  # a virtual environment with the name of an attempt
+    python = environment / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (environment / "pyvenv.cfg").touch()
+    (environment / "lib64").symlink_to("lib")
+    assert job.main(["remove", str(python)]) == 0
+    assert sorted(path.name for path in environment.rglob("*")) == ["bin", "lib64", "python", "pyvenv.cfg"]
+
+
 def test_the_folder_of_another_attempt_is_left_alone(link: Path) -> None:
     assert job.main(["make", str(link)]) == 1
     assert link.exists()

@@ -85,9 +85,18 @@ class Slurm:
         _wait(self._is_idle, self._logs)
 
     def stop(self) -> None:
-        """Ends all jobs, and the daemons in the reverse order of their start."""
-        if shutil.which("scancel"):
-            subprocess.run(["scancel", "--me"], env=os.environ | self.environment, check=False, timeout=20)
+        """Ends all jobs, waits until none is left, and ends the daemons in the reverse order of their start.
+
+        A daemon that ends before a job's step manager would leave the step's processes behind.
+        """
+        try:
+            if self._daemons and shutil.which("scancel"):
+                self._ask("scancel", "--me")
+                _wait(lambda: self._ask("squeue", "--noheader") == "", self._logs)
+        finally:
+            self._end_daemons()
+
+    def _end_daemons(self) -> None:
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in reversed(self._daemons):
@@ -109,14 +118,20 @@ class Slurm:
 
     def _is_idle(self) -> bool:
         assert all(daemon.poll() is None for daemon in self._daemons), self._logs()
-        answer = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--format=%T"],
+        return self._ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * NUM_NODES
+
+    def _ask(self, *command: str) -> str:
+        """What a command of Slurm prints, its errors included: an empty answer is one."""
+        done = subprocess.run(
+            command,
             env=os.environ | self.environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=False,
+            timeout=60,
         )
-        return answer.stdout.split() == ["idle"] * NUM_NODES
+        return done.stdout
 
     def _logs(self) -> str:
         return (self.folder / "daemons.log").read_text(errors="replace")[-3000:]
