@@ -34,9 +34,8 @@ def job_of_rank(
         parent: the launcher's process id; None takes the parent of this process. It counts where one launcher
             has started all ranks: the same command, started twice, is two jobs.
     """
-    link = Path(executable).name
     parts = [
-        link if link.startswith("python-") else "",
+        _link(executable),
         *(environment.get(name, "") for name in _NAMES.get(find_launcher(environment), ())),
         *(word for word in command if not word.startswith(("--local_rank", "--local-rank"))),
     ]
@@ -44,3 +43,22 @@ def job_of_rank(
     if world_size and any(environment.get(name) == world_size for name in _LOCAL_SIZES):
         parts.append(str(os.getppid() if parent is None else parent))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def launch_of_rank(
+    environment: Mapping[str, str] = os.environ, executable: str = sys.executable
+) -> str | None:
+    """The launch to which this rank's attempts belong, as launch.sh and launch.sbatch name themselves.
+
+    None for a start by hand: nobody asks whose attempt it was.
+    """
+    if link := _link(executable):
+        return link
+    job = environment.get("SLURM_JOB_ID")
+    return f"slurm-{job}-{environment.get('SLURM_RESTART_COUNT') or 0}" if job else None
+
+
+def _link(executable: str) -> str:
+    """The name of a generated launch's link to the interpreter; "" for any other interpreter."""
+    name = Path(executable).name
+    return name if name.startswith("python-") else ""

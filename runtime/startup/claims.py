@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from planner.files import fsync_folder, write_new
 from planner.run_holder import BEAT_S, CLAIMS_NAME, DONE_NAME, FAILED_NAME, newest_claim, own_process
+from runtime.process.job import launch_of_rank
 
 SCHEMA_VERSION = 1
 
@@ -28,7 +29,8 @@ def claim(run_folder: Path, info: Mapping[str, Any]) -> int:
     """Take the run over; returns the attempt's number, one above the highest there is.
 
     done.json and failed.json of older attempts are removed: the run has not ended. `info` (the plan's
-    fingerprint) is written into the claim beside attempt, started (seconds since 1970) and this process.
+    fingerprint) is written into the claim beside attempt, started (seconds since 1970), this process and
+    the launch that started it, which takes only the end of its own attempts for its own.
     """
     folder = run_folder / CLAIMS_NAME
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +38,8 @@ def claim(run_folder: Path, info: Mapping[str, Any]) -> int:
     while attempt is None:
         number = newest_attempt(run_folder) + 1
         who = {**own_process(), "started": time.time()}
+        if (launch := launch_of_rank()) is not None:
+            who["launch"] = launch
         try:
             write_new(folder / _file_name(number), to_bytes({"attempt": number, **who, **info}))
             attempt = number

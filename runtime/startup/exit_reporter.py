@@ -54,11 +54,15 @@ class ExitReporter:
     context: RunContext
 
     def done(self, result: Mapping[str, Any]) -> ExitCode:
-        """The run reached its last step; `result` goes into done.json, the only sign of success."""
-        if self.context.rank == 0:
-            assert self.context.folder is not None
-            write_done(self.context.folder, {"attempt": self.context.attempt, **result})
-        return ExitCode.OK
+        """The run reached its last step; `result` goes into done.json, the only sign of success.
+
+        Without it rank 0 has no success to report: the run belongs to a newer attempt.
+        """
+        if self.context.rank > 0:
+            return ExitCode.OK
+        assert self.context.folder is not None
+        is_written = write_done(self.context.folder, {"attempt": self.context.attempt, **result})
+        return ExitCode.OK if is_written else ExitCode.INTERNAL_ERROR
 
     def print_problems(self, problems: Sequence[Problem]) -> None:
         print("\n".join(map(str, self.context.start.locate(problems))), file=sys.stderr, flush=True)

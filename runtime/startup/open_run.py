@@ -64,7 +64,8 @@ def open_run(context: RunContext) -> StartDecision:
         if start.step >= strategy.training.steps:
             assert is_own, "find_start refuses another run that has nothing left to train"
             result = start.meta.extra.get("result", {})
-            write_done(folder, {"attempt": attempt, "step": start.step, **result})
+            if not write_done(folder, {"attempt": attempt, "step": start.step, **result}):
+                return StartDecision(exit_code=ExitCode.INTERNAL_ERROR, attempt=attempt)
             print(
                 f"{folder} is finished: step {start.step} of {strategy.training.steps}",
                 *_lines(result),

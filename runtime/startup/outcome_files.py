@@ -23,10 +23,13 @@ def may_be_running(run_folder: Path) -> bool:
     return newest_attempt(run_folder) > 0 and not has_ended
 
 
-def write_done(run_folder: Path, result: Mapping[str, Any]) -> None:
-    """Write done.json, with the `attempt` and its result: the only sign of success."""
+def write_done(run_folder: Path, result: Mapping[str, Any]) -> bool:
+    """Write done.json, with the `attempt` and its result: the only sign of success.
+
+    Returns whether it was written; a newer attempt may hold the run, or its folder be gone.
+    """
     assert isinstance(result.get("attempt"), int), f"a result without an attempt: {result}"
-    _write_end(run_folder, DONE_NAME, result)
+    return _write_end(run_folder, DONE_NAME, result)
 
 
 def write_failed(
@@ -48,14 +51,15 @@ def write_failed(
     _write_end(run_folder, FAILED_NAME, content)
 
 
-def _write_end(run_folder: Path, name: str, content: Mapping[str, Any]) -> None:
+def _write_end(run_folder: Path, name: str, content: Mapping[str, Any]) -> bool:
     attempt = content["attempt"]
     if is_gone(run_folder, attempt):
         logger.warning("SW645 %s is not written: the run's folder was deleted or moved", run_folder / name)
-        return
+        return False
     if not holds(run_folder, attempt):
         logger.warning(
             "SW642 %s is not written: a newer attempt than %d holds the run", run_folder / name, attempt
         )
-        return
+        return False
     replace(run_folder / name, to_bytes(content))
+    return True

@@ -145,6 +145,7 @@ class TrainingRun:
             "stage_wait_share": mean_over_world(self._reporter.stage_wait_share(), self._device),
         }
         if self.rank == 0:
-            result["picture"] = self._reporter.draw_pictures().name
+            picture = self._reporter.draw_pictures()
+            result["picture"] = None if picture is None else picture.name
             self._reporter.print_summary(result)
         return self._exit_reporter.done(result)

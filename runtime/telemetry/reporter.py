@@ -5,6 +5,7 @@ import logging
 import math
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from planner.hardware.catalog import Device, calibration_path, device_of
 from planner.prediction.predict import predict, predicted_phases
 from planner.timing.gemm_time import rate
 from runtime.profiling.phase_clock import step_s
+from runtime.telemetry import loss_curve, step_timeline
 from runtime.telemetry.loss_curve import draw_loss_curve
 from runtime.telemetry.progress_line import ProgressLine
 from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
@@ -118,11 +120,17 @@ class RunReporter:
         """The share of a step in which this rank waits for other stages: median over this attempt."""
         return statistics.median(self._wait_shares)
 
-    def draw_pictures(self) -> Path:
-        """Draws loss.png, whose path it returns, and timeline.png; on rank 0."""
-        strategy = self._plan.strategy
-        draw_timeline(self._run_folder)
-        return draw_loss_curve(self._run_folder, title=strategy.name, vocab_size=strategy.model.vocab_size)
+    def draw_pictures(self) -> Path | None:
+        """Draws timeline.png and loss.png, whose path it returns; on rank 0.
+
+        A picture that cannot be drawn is a warning, and None if it is loss.png: the run is trained and saved.
+        """
+        folder, strategy = self._run_folder, self._plan.strategy
+        _drawn(step_timeline.PICTURE_NAME, lambda: draw_timeline(folder))
+        return _drawn(
+            loss_curve.PICTURE_NAME,
+            lambda: draw_loss_curve(folder, title=strategy.name, vocab_size=strategy.model.vocab_size),
+        )
 
     def print_summary(self, result: dict[str, Any]) -> None:
         """Prints the result; on rank 0."""
@@ -142,6 +150,15 @@ class RunReporter:
                 f"{expected.bubble_share:.1%} pipeline bubble and the rest transfers",
                 flush=True,
             )
+
+
+def _drawn(name: str, draw: Callable[[], Path | None]) -> Path | None:
+    try:
+        return draw()
+    except Exception as error:  # no matplotlib, a full disk, a damaged telemetry: whatever it is
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        logger.warning("SW965 %s could not be drawn: %s", name, reason)
+        return None
 
 
 def _predicted(plan: Plan) -> dict[str, float]:

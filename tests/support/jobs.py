@@ -47,6 +47,10 @@ def end(reason):
 stop = StopRequest()
 stop.listen(end, end)
 stop.begin_steps()
+if rank == "0":
+    from runtime.startup.claims import claim
+    from runtime.startup.outcome_files import write_done, write_failed
+    attempt = claim(run, {})
 seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "hosts": hosts_given()}
 (run / "light").mkdir(exist_ok=True)
 temporary = run / "light" / f"{rank}.new"
@@ -55,11 +59,11 @@ temporary.replace(run / "light" / f"{rank}.json")
 while not (run / "light" / "finish").exists():
     if stop.asked:
         if rank == "0":
-            (run / "failed.json").write_text('{"attempt": 1, "code": 130}')
+            write_failed(run, code=130, problems=(), checkpoint=None, attempt=attempt)
         end("asked by " + stop.asked)
     time.sleep(0.05)
 if rank == "0":
-    (run / "done.json").write_text('{"attempt": 1}')
+    write_done(run, {"attempt": attempt})
 """
 
 

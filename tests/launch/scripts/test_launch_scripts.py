@@ -77,9 +77,16 @@ class Scene:
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def end(name: str, **content: object) -> str:
-    """What a stand-in does to end a run."""
-    return f"echo '{json.dumps(content)}' >run/{name}.json"
+# As the stand-in's launch calls itself: by its link, or by Slurm's job.
+_OWN = "${SLURM_JOB_ID:+slurm-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}}"
+
+
+def end(name: str, *, attempt: int, launch: str | None = None, **content: object) -> str:
+    """What a stand-in does to end a run, as an attempt of its own launch or of another."""
+    own = f'own={_OWN}; own=${{own:-$(basename "$0")}}' if launch is None else f"own={launch}"
+    claim = f'{{ echo "{{"; echo " \\"launch\\": \\"$own\\""; echo "}}"; }} >run/attempts/{attempt:04d}.json'
+    ended = json.dumps({"attempt": attempt, **content})
+    return f"{own}; mkdir -p run/attempts; {claim}; echo '{ended}' >run/{name}.json"
 
 
 @pytest.fixture
@@ -147,6 +154,20 @@ def test_a_variable_may_have_a_name_that_the_script_uses(tmp_path: Path, name: s
 )
 def test_only_what_rank_0_wrote_now_counts(tiny: Scene, then: str, code: int) -> None:
     (tiny.run / "done.json").write_text('{"attempt": 1}\n')
+    tiny.stand_in("python", then)
+    assert tiny.start("launch.sh")[0] == code
+
+
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [
+        (end("done", attempt=2, launch="python-20261130-120000-other-7") + "; exit 1", 3),
+        (end("done", attempt=2, launch="") + "; exit 1", 3),  # started by hand
+        (end("failed", attempt=2, launch="python-other", code=130) + "; exit 1", 3),
+        ("echo '{\"attempt\": 2}' >run/done.json; exit 0", 3),  # a claim that is gone
+    ],
+)
+def test_the_end_of_another_launchs_attempt_does_not_count(tiny: Scene, then: str, code: int) -> None:
     tiny.stand_in("python", then)
     assert tiny.start("launch.sh")[0] == code
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.process.job import job_of_rank
+from runtime.process.job import job_of_rank, launch_of_rank
 
 ONE_HOST = {"WORLD_SIZE": "4", "LOCAL_SIZE": "4"}
 TWO_HOSTS = {"WORLD_SIZE": "8", "LOCAL_SIZE": "4"}
@@ -61,3 +61,20 @@ def test_jobs_of_a_launcher_differ_by_its_name_for_them(
     environment: dict[str, str], other: dict[str, str]
 ) -> None:
     assert job(environment | other) != job(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "python", "launch"),
+    [
+        ({}, "python", None),
+        ({}, "python3.11", None),
+        (ONE_HOST, "python-20261130-054500-node0-77", "python-20261130-054500-node0-77"),
+        ({"SLURM_JOB_ID": "12"}, "python", "slurm-12-0"),
+        ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}, "python", "slurm-12-2"),
+        ({"SLURM_JOB_ID": "12"}, "python-a", "python-a"),  # launch.sh inside of a Slurm job
+    ],
+)
+def test_the_launch_is_named_as_its_script_names_it(
+    environment: dict[str, str], python: str, launch: str | None
+) -> None:
+    assert launch_of_rank(environment, f"/bin/{python}") == launch

@@ -96,6 +96,15 @@ def test_a_service_thread_that_ended_is_an_error(tmp_path: Path, capsys: pytest.
     assert failed(tmp_path)["code"] == 3
 
 
+def test_an_attempt_that_lost_the_run_reports_no_success(tmp_path: Path) -> None:
+    """The done.json that is there, or appears, is not of this attempt."""
+    told = reporter(tmp_path)
+    told.context.attempt = claim(tmp_path, {})
+    write_done(tmp_path, {"attempt": claim(tmp_path, {}), "step": 9})
+    assert told.done({"step": 3}) == 3
+    assert json.loads((tmp_path / "done.json").read_text())["step"] == 9
+
+
 def test_the_checkpoint_of_older_attempts_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoints" / step_name(7)).mkdir(parents=True)
     reporter(tmp_path).stopped("by SIGTERM")

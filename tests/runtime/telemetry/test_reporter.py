@@ -1,7 +1,10 @@
 """Summary of a run at its end, also of one that diverged."""
 
+import errno
+import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -56,7 +59,34 @@ def test_the_summary_has_the_losses(
                     phases_s=dict.fromkeys(PHASES, 0.1),
                 )
             )
-    assert reporter.draw_pictures().exists()
+    picture = reporter.draw_pictures()
+    assert picture is not None
+    assert picture.exists()
     assert reporter.result()["force_routing"] == {"kind": "ragged"}  # never silently
     reporter.print_summary(reporter.result() | {"peak_memory_bytes": 3 * 2**30})
     assert f"{tmp_path}: step 2, {words}" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("fault", ["no matplotlib", "a full disk", "damaged telemetry"])
+def test_a_picture_that_cannot_be_drawn_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    reporter = RunReporter(
+        build_plan(loads(STRATEGY)), tmp_path, 0, attempt=1, first_step=1, device_type="cpu"
+    )
+    with reporter:
+        pass
+    if fault == "no matplotlib":
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    elif fault == "a full disk":
+        full = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr("runtime.telemetry.loss_curve.replace", Mock(side_effect=full))
+    else:
+        (tmp_path / "telemetry.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "timeline.json").write_text("{")
+    assert reporter.draw_pictures() is None
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in said] == [
+        "SW965 timeline.png could not be drawn",
+        "SW965 loss.png could not be drawn",
+    ]

@@ -36,8 +36,6 @@ for name in EMBEDDING_GPUS EXPERT_GPUS AGGREGATION_GPUS MAX_MEMORY_PER_GPU MEMOR
     refuse SW425 "$name=${!name} differs from $run/env: generate again with it set, or unset it"
   fi
 done
-done_before=$(cat "$run/done.json" 2>/dev/null || true)
-failed_before=$(cat "$run/failed.json" 2>/dev/null || true)
 # Created here, once: the hosts would race to create it.
 mkdir -p "$run/logs" || refuse SW426 "cannot write the run folder $run"
 
@@ -72,7 +70,8 @@ on_hosts() {
 }
 
 job=$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$
-link=$run/logs/job-$job/bin/python-$job
+launch=python-$job # as the claims of its attempts name it
+link=$run/logs/job-$job/bin/$launch
 trap '"$python" -m launch.job remove "$link" || true' EXIT
 trap 'exit 130' INT TERM HUP # until there are ranks to signal
 "$python" -m launch.job make "$link" ||
@@ -136,12 +135,19 @@ done
 trap - INT TERM HUP
 kill -KILL -- "-$guard" 2>/dev/null || true
 
-# The launcher's exit code does not show success: only what rank 0 wrote in this attempt counts.
+# The launcher's exit code does not show success: only what rank 0 wrote in this attempt counts. Another launch
+# may have taken the run over: the claim of an attempt names the launch that it belongs to.
+is_ours() { # FILE
+  local attempt
+  attempt=$(sed -n 's/^.*"attempt": *\([0-9][0-9]*\).*$/\1/p' "$run/$1" 2>/dev/null | head -n 1)
+  [[ -n $attempt ]] || return 1
+  grep -qsF "\"launch\": \"$launch\"" "$run/attempts/$(printf '%04d' "$((10#$attempt))").json"
+}
 outcome=3
 [[ -z $stopping ]] || outcome=130
-if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
+if is_ours done.json; then
   outcome=0
-elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
+elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
 # Ranks that the guard ended report 130 (stopped on request), but nobody requested it.
