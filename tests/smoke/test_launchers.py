@@ -65,6 +65,11 @@ def train(launch: Launch, command: str, environment: dict[str, str], *overrides:
     return launch.run_command(*shlex.split(command), *words, env=environment)
 
 
+def attempts(launch: Launch) -> list[str]:
+    """The claims of the run."""
+    return sorted(path.name for path in (launch.run / "attempts").iterdir())
+
+
 def says_once_what_to_type(launcher: str, launch: Launch, environment: dict[str, str]) -> str:
     """The command in the fix, after a start of one process for a plan of two."""
     _, output = train(launch, ONE_PROCESS[launcher], environment)
@@ -143,6 +148,19 @@ def test_processes_beyond_the_plan_end_and_say_so_once(
     assert code == 0, output
     assert output.count("ranks 2-3 have nothing to do") == 1
     assert launch.losses() == expected
+    assert attempts(launch) == ["0001.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["srun -n3 python", "mpirun -np 3 python"])
+def test_a_start_of_more_processes_than_a_plan_of_one_rank_has_claims_one_attempt(
+    launcher: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    launch = Launch(tmp_path)
+    code, output = train(launch, launcher, environment, "parallel.ep=1")
+    assert code == 0, output
+    assert output.count("ranks 1-2 have nothing to do") == 1
+    assert attempts(launch) == ["0001.json"]
 
 
 @pytest.mark.slow
