@@ -99,13 +99,20 @@ def _maxima_s(cost: StageCost, maxima: Maxima) -> float:
     return sum(times * collective_time.all_reduce_s(size, placement, network) for times, size in maxima)
 
 
-def num_meetings(cost: StageCost) -> tuple[int, int]:
+def num_meetings(cost: StageCost, *, is_backward: bool) -> tuple[int, int]:
     """How often a pass through layers waits for the peers of an all-to-all, and of TP, after computing. The
-    counts of rows and the rows themselves are one wait."""
+    counts of rows and the rows themselves are one wait.
+
+    Backward through layers that are recomputed whole meets again what `recomputed_collectives_s` repeats:
+    rows once, not back; attention's sum and the shared experts', not the last one of the layer.
+    """
     p, (dense, moe) = cost.workload, cost.num_layers
-    experts = 2 * moe if p.ep > 1 and cost.stage.expert is not None else 0
-    sums = 2 * dense + moe * (3 if p.model.num_shared_experts else 2)
-    return experts, sums if p.tp > 1 else 0
+    shared = moe if p.model.num_shared_experts else 0
+    experts, sums = 2 * moe, 2 * (dense + moe) + shared
+    if is_backward and cost.recompute == "layer":
+        experts, sums = experts + moe, sums + dense + moe + shared
+    has_peers = p.ep > 1 and cost.stage.expert is not None
+    return experts if has_peers else 0, sums if p.tp > 1 else 0
 
 
 def recomputed_collectives_s(cost: StageCost) -> tuple[float, float]:

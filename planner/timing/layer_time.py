@@ -139,7 +139,7 @@ def _passes(cost: StageCost) -> tuple[PassTime, PassTime]:
 def _pass(cost: StageCost, all_to_all: float, tensor_parallel: float, *, is_backward: bool) -> PassTime:
     alone = _compute(cost, is_backward=is_backward)
     causes = tuple((name, seconds * cost.slowdown) for name, seconds in alone)
-    for_experts, for_tp = num_meetings(cost)
+    for_experts, for_tp = num_meetings(cost, is_backward=is_backward)
     further = 0.0
     if for_experts + for_tp and not cost.placement("ep" if for_experts else "tp").remote_peers:
         work = sum(seconds for _, seconds in alone) / (for_experts + for_tp)
