@@ -39,8 +39,9 @@ def test_fp32_equals_one_process(reduce: str) -> None:
 @pytest.mark.parametrize("reduce", WAYS)
 def test_bf16_is_within_the_noise(reduce: str, zero_stage: int) -> None:
     strategy = _strategy(zero_stage, reduce, "bf16")
-    # The limits are the worst of eight seeds, which another rounding may exceed by a little (0.4 % was seen).
-    limits = {kind: 1.1 * value for kind, value in noise(strategy).items()}
+    # The noise is a distance from fp32, and two roundings may be further from each other than either is from
+    # it. Only routers are, when sums are rounded once: 1.004 of the noise.
+    limits = {k: value * (1.01 if k == "gradient of router" else 1) for k, value in noise(strategy).items()}
     assert beyond(distance_in_bf16(strategy), limits) == {}
 
 
