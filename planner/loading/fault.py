@@ -1,7 +1,7 @@
 """Fault: one thing wrong at a path of a document, before it is known where it was written."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,13 @@ class Fault:
     is_derived: bool = False  # a default that could not be taken from other keys because there were faults
     meant: tuple[Path, ...] = ()  # for an unknown key: the paths of the keys that seem to be meant
 
+    def _leaves(self, here: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """A section under its right name, key by key: each was one override."""
+        if self.replaces and isinstance(value, dict) and value and value is self.value:
+            yield from ((f"{here}.{key}", item) for key, item in value.items())
+        else:
+            yield here, value
+
     def fix_in_file(self, *, is_dotted: bool = False) -> str:
         """What to write in the file; keys of the same section by their last part, unless `is_dotted`."""
         if not self.writes:
@@ -65,7 +72,8 @@ class Fault:
         """What to write on the command line."""
         if not self.writes:
             return self.fix + self.hint
-        written = (shlex.quote(f"{here}={flow_yaml(value)}") for here, value in self.writes.items())
+        leaves = (leaf for here, value in self.writes.items() for leaf in self._leaves(here, value))
+        written = (shlex.quote(f"{here}={flow_yaml(value)}") for here, value in leaves)
         return f"write {' '.join(written)}{self.hint}"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from planner.loading.value_examples import example_of
 from planner.units import shorten
 from planner.yaml12_writer import flow_yaml
 
@@ -17,14 +18,15 @@ class Meaning:
 
     writes: dotted key here -> value. asks: dotted key here -> why its value is not known. no_effect: why the
     key can be left out without a change. refused: why it cannot be expressed; without writes the key has to
-    be given up. lost: parts of a mapping that have no counterpart. wrong: what is legal in the other program,
-    where the value is not.
+    be given up. without: what the training is without it. lost: parts of a mapping that have no counterpart.
+    wrong: what is legal in the other program, where the value is not.
     """
 
     writes: Mapping[str, Any] = field(default_factory=dict)
     asks: Mapping[str, str] = field(default_factory=dict)
     no_effect: str = ""
     refused: str = ""
+    without: str = ""
     lost: tuple[str, ...] = ()
     note: str = ""
     wrong: str = ""
@@ -56,7 +58,11 @@ def write(path: str, value: Any) -> Meaning:
 
 
 def words(
-    path: str | None, table: Mapping[str, Any], no_effect: Mapping[str, str], refused: Mapping[str, str]
+    path: str | None,
+    table: Mapping[str, Any],
+    no_effect: Mapping[str, str],
+    refused: Mapping[str, str],
+    without: str = "",
 ) -> Convert:
     """A word or a switch (`true`, `false`) by tables: to a value here, or to why there is none."""
 
@@ -65,14 +71,23 @@ def words(
         if word in no_effect:
             return Meaning(no_effect=no_effect[word])
         if path is None:
-            return Meaning(refused=refused.get(word, f"{shown(value)} has no counterpart"))
+            why = refused.get(word, f"{shown(value)} has no counterpart")
+            return Meaning(refused=why, without=without)
         if word in refused:
-            return Meaning(refused=refused[word])
+            return Meaning(refused=refused[word], without=without or value_here(path, find))
         if word in table:
             return Meaning(writes={path: table[word]})
         return write(path, value) if value in (AUTO, None) else Meaning(asks={path: f"not {shown(value)}"})
 
     return convert
+
+
+def value_here(path: str, find: Find) -> str:
+    """What a key here is without one of another name."""
+    written = find(path)
+    if written is not None:
+        return f"{path} is {shown(written)}, as it is written"
+    return f"{path} is then {shown(example_of(path.split('.')))}, its default"
 
 
 def shown(value: Any) -> str:

@@ -64,18 +64,18 @@ def _converter(row: Mapping[str, Any]) -> Convert:
     if isinstance(row.get("no_effect"), str):
         return always(Meaning(no_effect=row["no_effect"]))
     if isinstance(row.get("refused"), str):
-        return always(Meaning(refused=row["refused"]))
+        return always(Meaning(refused=row["refused"], without=row.get("without", "")))
     if "words" in row or "no_effect" in row:
         by_word = [
             {word: why for why, listed in row.get(kind, {}).items() for word in listed}
             for kind in ("no_effect", "refused")
         ]
-        return words(keys[0] if keys else None, row.get("words", {}), *by_word)
+        return words(keys[0] if keys else None, row.get("words", {}), *by_word, row.get("without", ""))
     return same(keys[0])
 
 
 def _takes_section(row: Mapping[str, Any]) -> bool:
-    return row.get("convert") in ("zero_stage", "bf16_section") or any(
+    return row.get("convert") in ("zero_stage", "bf16_section", "corpora") or any(
         isinstance(row.get(kind), str) for kind in ("no_effect", "refused")
     )
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from planner.loading.foreign_meaning import AUTO, Find, Meaning, count, number, write
+from planner.loading.foreign_meaning import AUTO, Find, Meaning, count, number, shown, value_here, write
 from planner.strategy.field_types import LONGEST_WAIT
 from planner.strategy.training import Training
 from planner.units import UNITS, parse_quantity
@@ -25,11 +25,16 @@ def samples_as_tokens(value: Any, find: Find) -> Meaning:
 
 
 def epochs(value: Any, find: Find) -> Meaning:
-    """Passes over the data, whose tokens only the data know."""
+    """Passes over the data, whose tokens are not known before a run has read them."""
     if value is None or value == -1:
         return Meaning(no_effect=f"{'null' if value is None else -1} is no bound")
-    shown = f"{value:g}" if number(value) is not None else "epochs"
-    return Meaning(asks={"training.tokens": f"{shown} × the tokens of your data; or training.steps"})
+    times = f"{value:g}" if number(value) is not None else "epochs"
+    refused = f"there are no epochs here; {times} × the tokens of your data would be training.tokens"
+    unknown = "the tokens of an epoch are not known before a run has read the data"
+    for key in ("steps", "tokens"):
+        if (written := find(f"training.{key}")) is not None:
+            return Meaning(refused=refused, without=f"training.{key}, {shown(written)}, is kept; {unknown}")
+    return Meaning(refused=refused, without=f"training.steps says how long instead; {unknown}")
 
 
 def share_of_learning_rate(value: Any, find: Find) -> Meaning:
@@ -102,9 +107,12 @@ def bf16_section(value: Any, find: Find) -> Meaning:
     if is_on is not False:
         return Meaning(asks={path: "bf16 or fp32"})
     if _is_on(find("fp16")):
-        return Meaning(refused="fp16 with loss scaling is not supported")
+        return Meaning(refused="fp16 with loss scaling is not supported", without=value_here(path, find))
     written = find(path)
-    return Meaning(writes={path: "fp32"}) if written is None else Meaning(no_effect=f"precision is {written}")
+    # A precision under this name contradicts bf16, or says the same; both are told.
+    if written in (None, "bf16", "fp32"):
+        return Meaning(writes={path: "fp32"})
+    return Meaning(no_effect=f"precision is {shown(written)}")
 
 
 def balancing_type(value: Any, find: Find) -> Meaning:
@@ -112,7 +120,9 @@ def balancing_type(value: Any, find: Find) -> Meaning:
         return Meaning(writes={"training.balance": "loss"})
     if value == "none":
         return Meaning(writes={"training.balance_loss": 0})
-    return Meaning(refused="experts are balanced by a loss or a bias")
+    return Meaning(
+        refused="experts are balanced by a loss or a bias", without="training.balance is then loss"
+    )
 
 
 def hugging_face_balance(value: Any, find: Find) -> Meaning:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
-from planner.loading import foreign_layout, foreign_model, foreign_recipe
+from planner.loading import foreign_data, foreign_layout, foreign_model, foreign_recipe
 from planner.loading.foreign_meaning import Convert
 
 CONVERTERS: Mapping[str, Convert] = {
     converter.__name__: converter
     for converter in (
+        foreign_data.corpora,
+        foreign_data.packing,
         foreign_layout.accumulation,
         foreign_layout.data_parallel,
         foreign_layout.first_stage,

@@ -9,11 +9,15 @@ _NOT_YET = "is not supported yet"
 
 @dataclass(frozen=True)
 class Refusal:
-    """A key that is refused on purpose: the code, why, and what the training is without it."""
+    """A key that is refused on purpose: the code, why, and what the training is without it.
+
+    instead: the key that decides it here, of which the value then says what the training is.
+    """
 
     code: str
     why: str
-    without: str
+    without: str = ""
+    instead: str = ""
 
 
 # pattern of a key (anywhere in the strategy) -> why it is refused
@@ -68,7 +72,7 @@ _REFUSED: tuple[tuple[str, Refusal], ...] = (
     ),
     (
         r"fp16|loss_scale|initial_scale_power|loss_scale_window|hysteresis|min_loss_scale",
-        Refusal("SW294", f"fp16 with loss scaling {_NOT_YET}", "training.precision is then bf16"),
+        Refusal("SW294", f"fp16 with loss scaling {_NOT_YET}", instead="training.precision"),
     ),
 )
 

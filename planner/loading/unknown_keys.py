@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.loading.fault import Fault, Path, dotted
-from planner.loading.foreign_meaning import Meaning
-from planner.loading.foreign_names import find_foreign, find_meaning, own_tails
+from planner.loading.foreign_meaning import Meaning, value_here
+from planner.loading.foreign_names import find_foreign, find_meaning, find_value, own_tails
 from planner.loading.json_schema import find_section
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.trial import is_legal
 from planner.loading.value_examples import example_of
+from planner.loading.value_fixes import propose_value
 from planner.strategy.parallel import parse_short_name
 from planner.yaml12_writer import flow_yaml
 
@@ -18,11 +19,20 @@ from planner.yaml12_writer import flow_yaml
 def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
     """The fault of a key that the schema does not have; its fix says what to write instead."""
     key = str(path[-1])
+    section = _misspelt_section(path, value, data)
+    if section is not None:
+        name = _name(section, path)
+        return _moved(
+            path, f"unknown key; did you mean {name}?", data, Meaning(writes={dotted(section): value}), value
+        )
     meaning = find_meaning(path, value, data)
-    refused = find_refusal(key)
+    refused = find_refusal(key) if find_foreign(path) is None else None
     if refused is not None and (meaning is None or not meaning.writes):
-        remove = f"remove {key}: {flow_yaml(value)} means off, and it is off here anyway"
-        fix = remove if is_off(key, value) else f"remove {key}; {refused.without}"
+        fix = f"remove {key}: {flow_yaml(value)} means off, and it is off here anyway"
+        if not is_off(key, value):
+            here = refused.instead
+            without = value_here(here, lambda wanted: find_value(data, wanted)) if here else refused.without
+            fix = f"remove {key}; {without}"
         return _fault(path, refused.why, fix, code=refused.code)
     if meaning is not None:
         return _foreign(path, value, data, meaning)
@@ -47,7 +57,7 @@ def _foreign(path: Path, value: Any, data: Mapping[str, Any], meaning: Meaning) 
         return _moved(path, found, data, meaning, value, code=code)
     if meaning.refused:
         found = f"unknown key{of}: {meaning.refused}"
-        return _fault(path, found, f"leave {key} out; {meaning.refused}")
+        return _fault(path, found, f"leave {key} out; {meaning.without or 'nothing here takes its place'}")
     return _fault(
         path, f"unknown key{of}", f"leave {key} out: it changes nothing here ({meaning.no_effect})", code
     )
@@ -71,8 +81,11 @@ def _moved(
         written = _written(data, target)
         if written is not None:
             taken.append(_taken(path, target, item, written))
-        elif is_legal(target, item):
-            writes[here] = item
+        elif is_legal(target, item) or _has_keys_of(target, item):
+            writes[here] = item  # what is wrong inside a section is told under its right name
+        elif (proposal := propose_value(target, item, data)) is not None:
+            writes[here] = proposal.value
+            hints += [text for text in [proposal.hint.lstrip(",: ")] if text]
         else:
             writes[here] = example_of(target)
             hints.append(f"or another legal value: {flow_yaml(item)} is not")
@@ -137,6 +150,22 @@ def _guess(path: Path, key: str) -> Path | None:
     tails = own_tails()
     near = [plain] if plain in tails else difflib.get_close_matches(plain, list(tails), n=1, cutoff=0.8)
     return tuple(tails[near[0]].split(".")) if near else None
+
+
+def _misspelt_section(path: Path, value: Any, data: Mapping[str, Any]) -> Path | None:
+    """The section that is meant, not written itself, with keys of which the value has some."""
+    if not isinstance(value, dict) or find_foreign(path) is not None:
+        return None
+    guess = _guess(path, str(path[-1]))
+    if guess is None or _written(data, guess) is not None:
+        return None
+    return guess if _has_keys_of(guess, value) else None
+
+
+def _has_keys_of(target: Path, value: Any) -> bool:
+    """Whether a value is a mapping with any of a section's keys."""
+    section = find_section(target)
+    return section is not None and isinstance(value, dict) and bool(set(value) & set(section.written_keys()))
 
 
 def _name(target: Path, path: Path) -> str:

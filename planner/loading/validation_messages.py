@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from planner.loading.fault import Fault, Path, dotted
 from planner.loading.foreign_names import find_value
 from planner.loading.json_schema import field_schema, find_section, is_list
+from planner.loading.mixture_faults import as_mixture, drop_parts
 from planner.loading.trial import is_legal
 from planner.loading.unknown_keys import explain_unknown
 from planner.loading.value_examples import example_of
@@ -28,8 +29,9 @@ def find_faults(
     """One Fault for each path that is wrong in `data`; `unwritten`: top-level keys that nobody wrote."""
     faults: dict[Path, Fault] = {}
     for details in error.errors(include_url=False)[:MAX_FAULTS]:
-        fault = _fault(details, data, unwritten)
+        fault = as_mixture(_fault(details, data, unwritten), data)
         faults.setdefault(fault.path, fault)  # a union reports each of its branches; the first one will do
+    faults = drop_parts(faults)
     meant = {path for fault in faults.values() for path in fault.meant}
     # A misspelt required key is one mistake, not two.
     return [

@@ -7,6 +7,7 @@ from typing import Any
 
 from planner.loading.foreign_names import foreign_names
 from planner.loading.json_schema import field_schema
+from planner.loading.mix_spellings import as_mix, find_parts, has_weights
 from planner.loading.shares import share_of_another
 from planner.loading.trial import is_legal_in
 from planner.loading.unit_spellings import suggest_quantity
@@ -45,6 +46,8 @@ def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) 
             yield Proposal(suggested.text, suggested.hint and f", {suggested.hint}")
     if (shared := share_of_another(path, value, data)) is not None:
         yield Proposal(*shared)
+    if tuple(path) == ("data", "mix") and (parts := find_parts(value)) is not None:
+        yield Proposal(as_mix(parts), "" if has_weights(parts) else ", or data.path for all of each of them")
     if isinstance(value, str):
         if tuple(path) == ("parallel",):
             yield from _short_name(value)

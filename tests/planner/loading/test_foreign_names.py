@@ -280,3 +280,57 @@ def test_a_text_of_two_lines_is_shown_on_one(name: str) -> None:
     with pytest.raises(StrategyError) as caught:
         loads(TEXT, [f'{name}="a\\nb"'])
     assert all("\n" not in problem.fix for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("written", "consequence"),
+    [
+        ({"fp16": {"enabled": True}, "precision": "fp32"}, "training.precision is fp32, as it is written"),
+        ({"fp16": True}, "training.precision is then bf16, its default"),
+        ({"torch_dtype": "float16", "precision": "fp32"}, "training.precision is fp32, as it is written"),
+        ({"fp16": True, "precision": "fp8"}, "training.precision is fp8, as it is written"),
+    ],
+)
+def test_what_fp16_becomes_is_said_of_the_precision_that_is_written(
+    written: dict[str, Any], consequence: str
+) -> None:
+    found = Written.of(TEXT)
+    found.data["training"] |= written
+    (problem,) = found.problems()
+    assert problem.fix.endswith(consequence)
+    assert settle(found).training.precision == written.get("precision", "bf16")
+
+
+def test_bf16_off_beside_a_written_bf16_is_a_contradiction() -> None:
+    found = Written.of(TEXT, "training.precision=bf16", "training.bf16={enabled: false}")
+    (problem,) = found.problems()
+    assert problem.fix == "leave bf16 out: precision is bf16; write fp32 there if that is meant"
+
+
+@pytest.mark.parametrize("name", ["num_epochs", "num_train_epochs", "max_epochs"])
+def test_epochs_invent_no_number(name: str) -> None:
+    """The tokens of an epoch are not known before the data are read; what is written is kept."""
+    (problem,) = Written.of(TEXT, f"training.{name}=3").problems()
+    assert problem.fix.startswith(f"leave {name} out; training.steps, 100, is kept")
+    assert settle(Written.of(TEXT, f"training.{name}=3")).training.steps == 100
+    without = Written.of(without_steps := TEXT.replace("  steps: 100\n", ""), f"training.{name}=3")
+    assert {p.path for p in without.problems()} == {f"training.{name}", "training.steps"}
+    assert settle(without) == loads(without_steps, ["training.steps=1000"])
+
+
+@pytest.mark.parametrize(
+    "override", ["adapter=lora", "lora_r=16", "lora_dropout=0.05", "load_in_4bit=true", "peft_config={r: 8}"]
+)
+def test_what_trains_a_part_of_the_weights_is_told_that_all_are_trained(override: str) -> None:
+    (problem,) = Written.of(TEXT, override).problems()
+    assert "all weights are then trained" in problem.fix
+    assert settle(Written.of(TEXT, override)) == loads(TEXT)
+
+
+@pytest.mark.parametrize("name", ["parralel", "Parallel", "paralell"])
+def test_a_misspelt_section_keeps_what_is_in_it(name: str) -> None:
+    found = Written.of(TEXT)
+    found.data[name] = {"ep": 4, "tpp": 2}  # the second mistake is seen under the right name
+    (problem,) = found.problems()
+    assert problem.fix.startswith("write parallel: {ep: 4, tpp: 2} instead of")
+    assert settle(found) == loads(TEXT, ["parallel.ep=4", "parallel.tp=2"])

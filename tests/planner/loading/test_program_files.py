@@ -274,7 +274,7 @@ def test_the_defaults_of_the_trainer_are_those_of_transformers() -> None:
 
 def test_what_has_no_meaning_here_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     left = ask(written(tmp_path, AXOLOTL_QLORA), capsys)["left_out"]
-    assert "adapters and frozen layers are not supported" in left["adapter"]
+    assert "adapters (LoRA) and frozen layers are not supported" in left["adapter"]
     assert "data.path" in left["datasets"]
     assert "states of 32 bits" in left["optimizer"]
     left = ask(written(tmp_path, LLAMA_FACTORY_FULL), capsys)["left_out"]

@@ -1,0 +1,128 @@
+"""Mixtures as people write them: pairs, weights in turn, a mapping of paths, other names of the two keys.
+
+Megatron-LM's `--data-path 0.7 a 0.3 b`, NeMo's `data_prefix: [0.7, a, 0.3, b]`, Axolotl's `datasets`, and
+`{a: 0.7, b: 0.3}` all say which files, and how much of each.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from planner.loading.foreign_meaning import number
+
+PATH_NAMES = ("path", "name", "dataset", "data_path", "folder", "dir", "file", "data_files", "paths")
+WEIGHT_NAMES = (
+    *("weight", "ratio", "proportion", "probability", "prob", "fraction", "share", "p", "mix_ratio"),
+    *("sampling_ratio", "sampling_weight", "sample_ratio", "percent", "percentage", "weights"),
+)
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_PAIR = re.compile(r"(?P<path>[^\s:=,]+)\s*[:=]\s*(?P<weight>\d*\.?\d+\s*%?)")
+
+Part = tuple[Any, float | None]  # a path, or a list of them, and its weight where one is written
+
+
+def find_parts(value: Any) -> list[Part] | None:
+    """The corpora and the weights that a value names; None where it does not say them."""
+    if isinstance(value, str):
+        return _of_text(value)
+    if isinstance(value, Mapping):
+        return _of_mapping(value)
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    in_turn = _in_turn(value)
+    if in_turn is not None:
+        return in_turn
+    parts = [_part(item) for item in value]
+    found = [part for part in parts if part is not None]
+    return found if len(found) == len(parts) else None
+
+
+def as_mix(parts: Sequence[Part]) -> list[dict[str, Any]] | None:
+    """The same as a value of data.mix.
+
+    A part without a weight gets an equal share of what the others leave of 1, or 1 where they leave nothing.
+    """
+    weights = [weight for _, weight in parts]
+    if not parts or any(weight is not None and weight <= 0 for weight in weights):
+        return None
+    written = [Fraction(repr(weight)) for weight in weights if weight is not None]
+    left, missing = 1 - sum(written), len(weights) - len(written)
+    each = left / missing if missing and written and left > 0 else Fraction(1)
+    share = int(each) if each.denominator == 1 else float(f"{float(each):.6g}")
+    return [{"path": path, "weight": share if weight is None else weight} for path, weight in parts]
+
+
+def has_weights(parts: Sequence[Part]) -> bool:
+    """Whether any part has a weight: without one they are a list of paths."""
+    return any(weight is not None for _, weight in parts)
+
+
+def as_paths(parts: Sequence[Part]) -> Any:
+    """The same as a value of data.path: one path, or a list."""
+    paths: list[Any] = []
+    for path, _ in parts:
+        paths += path if isinstance(path, (list, tuple)) else [path]
+    return paths[0] if len(paths) == 1 else paths
+
+
+def weight_of(value: Any) -> float | None:
+    """A number, or a percentage as a share; None for anything else."""
+    if isinstance(value, str):
+        if match := _PERCENT.fullmatch(value.strip()):
+            return float(Fraction(match.group(1)) / 100)
+        return float(value) if re.fullmatch(r"\d*\.?\d+", value.strip()) else None
+    return number(value)
+
+
+def _is_path(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(isinstance(item, str) and item for item in value)
+    return isinstance(value, str) and bool(value.strip()) and weight_of(value) is None
+
+
+def _of_text(text: str) -> list[Part] | None:
+    pairs = [part for part in re.split(r"[,;]\s*|\s+(?=\S+[:=]\s*\d)", text.strip()) if part]
+    matches = [_PAIR.fullmatch(pair.strip()) for pair in pairs]
+    if pairs and all(matches):
+        return [(match["path"], weight_of(match["weight"])) for match in matches if match]
+    return _in_turn(text.replace(",", " ").split())
+
+
+def _of_mapping(value: Mapping[Any, Any]) -> list[Part] | None:
+    part = _part(value)
+    if part is not None:
+        return [part]
+    if "train" in value:  # beside validation and test
+        return find_parts(value["train"])
+    if value and all(_is_path(path) and weight_of(weight) is not None for path, weight in value.items()):
+        return [(path, weight_of(weight)) for path, weight in value.items()]
+    return None
+
+
+def _in_turn(items: Sequence[Any]) -> list[Part] | None:
+    """A weight, a path, a weight, a path: or the other way round."""
+    if len(items) < 2 or len(items) % 2:
+        return None
+    for first, second in ((0, 1), (1, 0)):
+        weights, paths = [weight_of(item) for item in items[first::2]], list(items[second::2])
+        if all(weight is not None for weight in weights) and all(isinstance(p, str) for p in paths):
+            found = [(path, weight) for path, weight in zip(paths, weights, strict=True)]
+            return found if all(_is_path(path) for path in paths) else None
+    return None
+
+
+def _part(item: Any) -> Part | None:
+    """One corpus: a path, a pair, or a mapping with other names of the two keys."""
+    if isinstance(item, str):
+        found = _of_text(item)
+        return found[0] if found and len(found) == 1 else (item, None) if _is_path(item) else None
+    if isinstance(item, Mapping):
+        path = next((item[name] for name in PATH_NAMES if _is_path(item.get(name))), None)
+        given = next((item[name] for name in WEIGHT_NAMES if item.get(name) is not None), None)
+        weight = weight_of(given)
+        return (path, weight) if path is not None and (given is None or weight is not None) else None
+    if isinstance(item, (list, tuple)) and len(item) == 2:
+        found = _in_turn(item)
+        return found[0] if found else None
+    return None
