@@ -66,11 +66,12 @@ def _converter(row: Mapping[str, Any]) -> Convert:
     if isinstance(row.get("refused"), str):
         return always(Meaning(refused=row["refused"], without=row.get("without", "")))
     if "words" in row or "no_effect" in row:
-        by_word = [
+        no_effect, refused = (
             {word: why for why, listed in row.get(kind, {}).items() for word in listed}
             for kind in ("no_effect", "refused")
-        ]
-        return words(keys[0] if keys else None, row.get("words", {}), *by_word, row.get("without", ""))
+        )
+        path = keys[0] if keys else None
+        return words(path, row.get("words", {}), no_effect, refused, row.get("without", ""))
     return same(keys[0])
 
 

@@ -47,7 +47,7 @@ def as_mix(parts: Sequence[Part]) -> list[dict[str, Any]] | None:
     if not parts or any(weight is not None and weight <= 0 for weight in weights):
         return None
     written = [Fraction(repr(weight)) for weight in weights if weight is not None]
-    left, missing = 1 - sum(written), len(weights) - len(written)
+    left, missing = 1 - sum(written, Fraction()), len(weights) - len(written)
     each = left / missing if missing and written and left > 0 else Fraction(1)
     share = int(each) if each.denominator == 1 else float(f"{float(each):.6g}")
     return [{"path": path, "weight": share if weight is None else weight} for path, weight in parts]

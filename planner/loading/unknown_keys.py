@@ -19,11 +19,11 @@ from planner.yaml12_writer import flow_yaml
 def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
     """The fault of a key that the schema does not have; its fix says what to write instead."""
     key = str(path[-1])
-    section = _misspelt_section(path, value, data)
-    if section is not None:
-        name = _name(section, path)
+    misspelt = _misspelt_section(path, value, data)
+    if misspelt is not None:
+        name = _name(misspelt, path)
         return _moved(
-            path, f"unknown key; did you mean {name}?", data, Meaning(writes={dotted(section): value}), value
+            path, f"unknown key; did you mean {name}?", data, Meaning(writes={dotted(misspelt): value}), value
         )
     meaning = find_meaning(path, value, data)
     refused = find_refusal(key) if find_foreign(path) is None else None
