@@ -83,6 +83,7 @@ def train(context: "RunContext", decision: "StartDecision", exit_reporter: "Exit
         clock=clock,
         horizon=run.horizon,
         traced_step=run.traced_step,
+        recent_losses=decision.recent_losses,
     )
     with run:
         train_steps(run, trainer, first_step)
@@ -96,7 +97,7 @@ def train_steps(run: "TrainingRun", trainer: "Trainer", first_step: int) -> None
         run.observe(report)  # telemetry, progress line, timeline
         trainer.check(report)  # raises if training has diverged
         should_stop = run.should_stop()
-        if run.is_due(report) or should_stop:
+        if (run.is_due(step) or should_stop) and trainer.is_sound:
             run.save(step)
         if should_stop:
             break

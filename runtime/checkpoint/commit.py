@@ -121,10 +121,15 @@ def candidates(folder: Path) -> tuple[Path, ...]:
 
 def newest_step(folder: Path) -> int | None:
     """The highest step with a checkpoint in `folder`, by name only; None if none is seen."""
+    return max(saved_steps(folder), default=None)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps with a checkpoint in `folder`, by name only, in ascending order."""
     try:
-        return max(_steps(folder), default=None)
+        return sorted(_steps(folder))
     except CheckpointError:
-        return None  # whoever reads a checkpoint is told
+        return []  # whoever reads a checkpoint is told
 
 
 def delete_folder(path: Path) -> None:

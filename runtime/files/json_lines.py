@@ -65,14 +65,22 @@ class LineFile:
             raise OSError(f"{self._path}: only {num_written} of a line's {len(line)} bytes were written")
 
 
-def read_steps(path: Path) -> dict[int, dict[str, Any]]:
+def read_steps(path: Path, *, tail_bytes: int | None = None) -> dict[int, dict[str, Any]]:
     """The last line of each step, in the order of the steps; incomplete lines are skipped with a warning.
+
+    Args:
+        tail_bytes: read only the complete lines in the last so many bytes; None: the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
     """
     steps: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    with path.open("rb") as file:
+        if tail_bytes is not None and path.stat().st_size > tail_bytes:
+            file.seek(-tail_bytes, os.SEEK_END)
+            file.readline()  # most likely the end of one
+        content = file.read()
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line:
             continue
         try:

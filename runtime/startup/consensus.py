@@ -42,8 +42,8 @@ class StartDecision:
     """What rank 0 decided for all. `exit_code` None: run; otherwise every rank ends with that code.
 
     data_entry: folder of the prepared data. checkpoint: the folder of the step to resume from; "" for a fresh
-    start. horizon: the last step of the learning rate's cosine. fingerprints: what this run's checkpoints
-    carry.
+    start. horizon: the last step of the learning rate's cosine. recent_losses: of the last steps before
+    that checkpoint's end, oldest first. fingerprints: what this run's checkpoints carry.
     """
 
     exit_code: ExitCode | None = None
@@ -51,6 +51,7 @@ class StartDecision:
     data_entry: str = ""
     checkpoint: str = ""
     horizon: int = 0
+    recent_losses: tuple[float, ...] = ()
     fingerprints: Fingerprints | None = None
 
     def to_json(self) -> str:
@@ -62,7 +63,12 @@ class StartDecision:
         if content["exit_code"] is not None:  # perhaps of a rank 0 with other code, and other fields
             return StartDecision(exit_code=ExitCode(content["exit_code"]))
         prints = content.pop("fingerprints")
-        return StartDecision(**content, fingerprints=None if prints is None else Fingerprints(**prints))
+        losses = tuple(content.pop("recent_losses"))
+        return StartDecision(
+            **content,
+            recent_losses=losses,
+            fingerprints=None if prints is None else Fingerprints(**prints),
+        )
 
 
 def agree_on_start(

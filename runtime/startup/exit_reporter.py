@@ -15,9 +15,11 @@ from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import newest_step
 from runtime.startup.claims import claim
 from runtime.startup.context import RunContext
+from runtime.startup.divergence import divergence_json, divergence_problem
 from runtime.startup.failure_reason import ECHO_WAIT_S, describe_stall, first_reason, left_by_rank_0
 from runtime.startup.meeting import CannotMeet
 from runtime.startup.outcome_files import is_done, may_be_running, write_done, write_failed
+from runtime.training.loss_guard import Diverged
 
 # What torch says when the other end of a collective has gone.
 _PEER_GONE = (
@@ -118,6 +120,8 @@ class ExitReporter:
             return self.invalid_input(error.problems)
         if isinstance(error, CannotMeet):
             return self._cannot_meet(error.problem)
+        if isinstance(error, Diverged):
+            return self._diverged(error)
         is_echo = _is_peer_loss(error)
         if is_echo and self.context.stop.asked is not None:
             return self.stopped(f"by {self.context.stop.asked}")  # as the peer was, which heard it first
@@ -129,6 +133,15 @@ class ExitReporter:
             ExitCode.INTERNAL_ERROR, [{"found": reason.text}], is_for_rank_0=reason.is_written_here
         )
         return ExitCode.INTERNAL_ERROR
+
+    def _diverged(self, error: Diverged) -> ExitCode:
+        """All ranks know, from equal numbers. The answer to the training is no: it is not to be repeated."""
+        if self.context.rank == 0:
+            assert self.context.folder is not None, "a plan names its folder"
+            problem = divergence_problem(error, self.context.plan, self.context.folder)
+            print(problem, file=sys.stderr, flush=True)
+            self._write_failed(ExitCode.NEGATIVE, [divergence_json(error, problem)])
+        return ExitCode.NEGATIVE
 
     def _cannot_meet(self, problem: Problem) -> ExitCode:
         """The ranks have not met: no peer is gone, and all ranks of a host see the same."""

@@ -22,7 +22,7 @@ from runtime.startup.claims import claim
 from runtime.startup.consensus import StartDecision
 from runtime.startup.context import RunContext
 from runtime.startup.outcome_files import write_done
-from runtime.startup.resume import find_start
+from runtime.startup.resume import find_start, recent_losses
 from runtime.startup.run_folder import find_folder_problems
 
 
@@ -77,6 +77,7 @@ def open_run(context: RunContext) -> StartDecision:
         data_entry=str(entry),
         checkpoint="" if start is None else str(start.folder),
         horizon=horizon,
+        recent_losses=recent_losses(start),
         fingerprints=prints,
     )
 

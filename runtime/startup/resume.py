@@ -18,10 +18,12 @@ from runtime.data.cache import TOKENIZER_NAME
 from runtime.files.json_lines import read_steps
 from runtime.startup.outcome_files import is_done
 from runtime.telemetry.records import STEPS_NAME
+from runtime.training.loss_guard import WINDOW
 
 logger = logging.getLogger(__name__)
 
 DATA_CHANGED = "the files of the data changed"
+TAIL_BYTES = 4 << 20  # of telemetry.jsonl: some thousand steps
 
 
 def find_start(plan: Plan, run_folder: Path, prints: Fingerprints) -> CheckpointInfo | None:
@@ -204,6 +206,17 @@ def _changed_runtime(plan: Plan, kept: Strategy) -> Iterator[str]:
 
 def _written(routing: dict[str, Any]) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in routing.items() if value is not None) + "}"
+
+
+def recent_losses(start: CheckpointInfo | None) -> tuple[float, ...]:
+    """The losses of the last steps before a checkpoint's end, oldest first, from its run's telemetry."""
+    if start is None:
+        return ()
+    steps: dict[int, dict[str, Any]] = {}
+    with suppress(OSError):
+        steps = read_steps(start.folder.parent.parent / STEPS_NAME, tail_bytes=TAIL_BYTES)
+    losses = [line.get("loss") for step, line in steps.items() if step <= start.step]
+    return tuple(float(loss) for loss in losses if isinstance(loss, (int, float)))[-WINDOW:]
 
 
 def _warn_of_lost_checkpoints(plan: Plan, run_folder: Path) -> None:

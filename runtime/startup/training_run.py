@@ -120,13 +120,13 @@ class TrainingRun:
         """Whether any rank was asked to stop. Collective over the world."""
         return should_stop(self._context, self._device)
 
-    def is_due(self, report: StepReport) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether a checkpoint is due: every `output.checkpoint_every` steps and after the last.
 
-        It waits for a step whose gradient is finite: broken weights must not replace the last good ones.
+        It stays due until it is written: what is not sound must not replace the last good weights.
         """
-        self._is_save_due |= report.step % self.plan.strategy.output.checkpoint_every == 0
-        return report.step == self.last_step or (self._is_save_due and not report.result.skipped)
+        self._is_save_due |= step % self.plan.strategy.output.checkpoint_every == 0
+        return self._is_save_due or step == self.last_step
 
     def save(self, step: int) -> None:
         """Writes a checkpoint. Collective over the world."""

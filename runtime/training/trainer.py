@@ -1,7 +1,8 @@
 """Trainer of one rank: a step from its batch to its report, validation, and the checks that end a run."""
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from deepspeed.runtime.engine import DeepSpeedEngine
 
@@ -11,19 +12,13 @@ from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
 from runtime.profiling.phase_clock import PhaseClock, TimeSpan
 from runtime.training.forced_experts import forced_experts
+from runtime.training.loss_guard import Diverged, LossGuard
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.micro_batch import training_batches, validation_batches
 from runtime.training.replica_check import check_replicas
 from runtime.training.train_step import StepResult, train_step, validation_loss
 
 logger = logging.getLogger(__name__)
-
-# A step whose gradient is not finite is skipped; this many in a row are no accident.
-MAX_SKIPPED = 10
-
-
-class Diverged(RuntimeError):
-    """Step after step had a gradient that is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +39,10 @@ class StepReport:
 
 @dataclass(kw_only=True)
 class Trainer:
-    """One rank's engine, data and clock. horizon: the last step of the learning rate's cosine."""
+    """One rank's engine, data and clock.
+
+    horizon: the last step of the learning rate's cosine. recent_losses: of the steps before this attempt's.
+    """
 
     plan: Plan
     engine: DeepSpeedEngine
@@ -53,7 +51,10 @@ class Trainer:
     clock: PhaseClock
     horizon: int
     traced_step: int | None = None
-    num_skipped: int = field(default=0, init=False)  # in a row, up to the last step
+    recent_losses: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        self._guard = LossGuard(self.plan.strategy.training.steps, self.recent_losses)
 
     def train_step(self, step: int) -> StepReport:
         """Trains step `step` (counted from 1) and validates where it is due. Collective over the world."""
@@ -88,23 +89,26 @@ class Trainer:
             spans=spans,
         )
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether the weights may replace those of an earlier checkpoint. Equal on all ranks."""
+        return self._guard.is_sound
+
     def check(self, report: StepReport) -> None:
         """Ends a run that trains nothing any more. Collective over the world.
 
         Raises:
-            Diverged: if too many steps in a row had a gradient that is not finite.
+            runtime.training.loss_guard.Diverged: if loss or gradients say so.
             runtime.training.replica_check.ReplicasDiverged: if replicas of a parameter differ.
         """
-        step = report.step
-        self.num_skipped = self.num_skipped + 1 if report.result.skipped else 0
-        if self.num_skipped and self.groups.rank == 0:  # the norm, and so the warning, is equal on all ranks
+        step, skipped = report.step, report.result.skipped
+        if skipped and self.groups.rank == 0:  # the norm, and so the warning, is equal on all ranks
             logger.warning("SW951 step %d: the gradient is not finite; the update was skipped", step)
-        if self.num_skipped == MAX_SKIPPED:
-            raise Diverged(
-                f"SW952 {MAX_SKIPPED} steps in a row (to step {step}) had a gradient that is not finite; "
-                "the last checkpoint is from before them: branch from this run with a lower "
-                "training.learning_rate (output.resume=RUN output.branch=true name=NEW)"
-            )
+        try:
+            self._guard.observe(step, report.result.loss, skipped=skipped)
+        except Diverged as error:
+            error.sequences = self.data.train_indices(error.first_step - 1).tolist()
+            raise
         if step % self.plan.strategy.runtime.check_replicas_every == 0:
             check_replicas(self.engine.module, self.groups)
 
