@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from runtime.data.naming import Naming
+
 LEAVE_OUT = "leave it out of data.path"
 TAR_MARK = slice(257, 262)
 ZIP = b"PK\x03\x04"
@@ -46,6 +48,7 @@ WITHOUT_TEXT = {
     b"GGUF": "the weights of a model",
 }
 ARRAYS = "write the text that it was made from, as JSON lines or Parquet, with the program that made it"
+THEN = ", then write data.path="
 # What may hold text, and how that is had. {file} is the file, {new} the same without its suffix.
 WITH_TEXT = {
     b"%PDF-": (
@@ -98,31 +101,33 @@ PICKLE = (
 )
 
 
-def find_binary(file: Path, head: bytes) -> Binary | None:
+def find_binary(naming: Naming, head: bytes) -> Binary | None:
     """What the file's content is if it begins as no text does; None if its first bytes tell nothing.
 
     Args:
+        naming: how a strategy names the file.
         head: the first bytes of the content, decompressed.
     """
+    file = naming.file
     for first, what in WITHOUT_TEXT.items():
         if head.startswith(first):
             return Binary(what, LEAVE_OUT)
     new = file.with_suffix("") if file.suffix else file.with_name(f"{file.name}.content")
     for first, (what, fix) in WITH_TEXT.items():
         if head.startswith(first):
-            return Binary(what, _fill(fix, file, new))
+            return Binary(what, _fill(fix, naming, new))
     if head.startswith(ZIP):
-        return _zip(file, new, head[:NUM_NAMES])
+        return _zip(naming, new, head[:NUM_NAMES])
     if head[TAR_MARK] == b"ustar":
         fix = "unpack it: mkdir -p {new} && tar -xf {file} -C {new}, then write data.path={new}"
-        return Binary("a tar archive", _fill(fix, file, new))
+        return Binary("a tar archive", _fill(fix, naming, new))
     return next((Binary(what, fix) for what, fix, matches in BY_STRUCTURE if matches(head)), None)
 
 
-def _zip(file: Path, new: Path, head: bytes) -> Binary:
+def _zip(naming: Naming, new: Path, head: bytes) -> Binary:
     if b"word/" in head:
         fix = "convert it: pandoc {file} -t plain -o {new}.txt, then write data.path={new}.txt"
-        return Binary("a Word document", _fill(fix, file, new))
+        return Binary("a Word document", _fill(fix, naming, new))
     if b"xl/" in head:
         return Binary("an Excel workbook", "save its sheet as CSV (UTF-8), and name that file in data.path")
     if b"/data.pkl" in head or b".npy" in head:
@@ -131,14 +136,15 @@ def _zip(file: Path, new: Path, head: bytes) -> Binary:
     if b"ppt/" in head or b"[Content_Types].xml" in head or b"mimetype" in head:
         return Binary("an Office document", "save it as plain text with the program that wrote it")
     fix = "unpack it: python -m zipfile -e {file} {new}, then write data.path={new}"
-    return Binary("a ZIP archive", _fill(fix, file, new))
+    return Binary("a ZIP archive", _fill(fix, naming, new))
 
 
-def _fill(fix: str, file: Path, new: Path) -> str:
-    suffix_free = str(new)
+def _fill(fix: str, naming: Naming, new: Path) -> str:
+    command, then, named = fix.partition(THEN)
     for suffix in (".txt", ".csv", ".parquet", ".jsonl"):
-        fix = fix.replace("{new}" + suffix, shlex.quote(suffix_free + suffix))
-    return fix.replace("{file}", shlex.quote(str(file))).replace("{new}", shlex.quote(suffix_free))
+        command = command.replace("{new}" + suffix, shlex.quote(f"{new}{suffix}"))
+    command = command.replace("{file}", shlex.quote(str(naming.file))).replace("{new}", shlex.quote(str(new)))
+    return naming.then_write(command, Path(named.replace("{new}", str(new)))) if then else command
 
 
 def _is_pickle(head: bytes) -> bool:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from planner.problems import Problem
 from planner.strategy.schema import TEXT_FIELD, Data
 from runtime.data.chat_template import CannotRender, ChatTemplate, load_chat_template
-from runtime.data.corpus import Source, data_problem, unreadable
-from runtime.data.documents import DocumentReader, TextChunk, TextReader, wrong_encoding
-from runtime.data.form import NotText, judge_form
+from runtime.data.corpus import Source, data_problem
+from runtime.data.documents import DocumentReader, TextChunk, TextReader, with_read_problems
+from runtime.data.form import Form, NotText, judge_form
 from runtime.data.json_values import TRAILING_COMMA
 from runtime.data.messages import (
     COMPLETION,
@@ -25,9 +25,8 @@ from runtime.data.messages import (
     NoConversation,
     extract_conversation,
 )
-from runtime.data.prompt_columns import conversion_fix
-from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
-from runtime.data.text_field import is_conversation, listed, override
+from runtime.data.records import KeysMissing, MalformedRecord, Record, read_records
+from runtime.data.shape_fix import holds_records, listed, sample_records, shape_fix
 
 NUM_SAMPLED = 100  # records of each file in which roles are looked for
 CALLS = "calls tools, which the chat template does not write"
@@ -52,42 +51,46 @@ class ConversationReader:
             NotText: if a file that a folder brought in has no records.
         """
         faults = _Faults(self, source)
+        yield from with_read_problems(source, self._read(source, faults))
+        yield from faults.problems()
+
+    def _read(self, source: Source, faults: _Faults) -> Iterator[TextChunk | Problem]:
+        form = source.form or judge_form(source.file, self.field, source.naming)
+        if not source.is_named and not self._may_have_records(source, form):
+            raise NotText(f"no records with {self._keys}")
+        if form.kind == "text":
+            yield faults.problem("absent", 1, f"text, not records with {self._keys}", 1)
+            return
         try:
-            form = source.form or judge_form(source.file, self.field, source.key)
-            if form.kind == "text" or (form.is_single and not source.is_named):
-                if not source.is_named:
-                    raise NotText(f"no records with {self._keys}")
-                yield faults.problem("absent", 1, f"text, not records with {self._keys}", 1)
-                return
             for record in read_records(source, form):
-                if isinstance(record, MalformedRecord):
-                    faults.add("malformed", record.place, record.why)
-                    continue
-                try:
-                    rendered = self._render(record.value)
-                except NoConversation as error:
-                    is_absent = error.absent_in is not None
-                    faults.add("absent" if is_absent else str(error), record.place, str(error))
-                    if isinstance(error.absent_in, dict):
-                        faults.other = faults.other or error.absent_in
-                except CannotRender as error:
-                    faults.add(f"template {error}", record.place, str(error))
-                else:
+                rendered = self._render_record(record, faults)
+                if rendered is not None:
                     faults.num_conversations += 1
                     yield rendered
         except KeysMissing as error:
             yield faults.problem("absent", 1, f"no {self._keys}; columns: {listed(error.names)}", 1)
-        except ImportError:
-            found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
-            yield data_problem("SW703", found, expected, "pip install -e '.[parquet]'", source.file)
-        except (FileNotFoundError, PermissionError) as error:  # since it was found
-            yield unreadable(source.file, error, source.key)
-        except UnicodeDecodeError:
-            yield wrong_encoding(source)
-        except DAMAGE as error:
-            found, expected = f"damaged file: {error}", "a complete file of the form that its beginning shows"
-            yield data_problem("SW709", found, expected, "replace it, or leave it out", source.file)
-        yield from faults.problems()
+
+    def _may_have_records(self, source: Source, form: Form) -> bool:
+        """Whether a file that a folder brought in is more than text or a file of settings."""
+        if form.kind == "text" or not form.is_single:
+            return form.kind != "text"
+        keys = {self.field} if self.format == "chat" else {PROMPT, COMPLETION}
+        has_keys = any(keys <= record.keys() for record in sample_records(source, form))
+        return has_keys or holds_records(source, form, self.field)
+
+    def _render_record(self, record: Record | MalformedRecord, faults: _Faults) -> TextChunk | None:
+        """The conversation; None, and a fault is added, if there is none."""
+        if isinstance(record, MalformedRecord):
+            faults.add("malformed", record.place, record.why)
+            return None
+        try:
+            return self._render(record.value)
+        except NoConversation as error:
+            is_absent = error.absent_in is not None
+            faults.add("absent" if is_absent else str(error), record.place, str(error))
+        except CannotRender as error:
+            faults.add(f"template {error}", record.place, str(error))
+        return None
 
     @property
     def _keys(self) -> str:
@@ -137,7 +140,6 @@ class _Faults:
     def __init__(self, reader: ConversationReader, source: Source) -> None:
         self.reader, self.source = reader, source
         self.num_conversations = 0
-        self.other: dict[str, Any] = {}  # the first record that lacks the keys
         self.first: dict[str, tuple[int, str]] = {}
         self.counts: Counter[str] = Counter()
 
@@ -190,17 +192,11 @@ class _Faults:
 
     def _other_form(self) -> str | None:
         """The overrides or the command for which the first record's keys speak."""
-        file, form = self.source.file, self.source.form
-        conversion = None if form is None else conversion_fix(file, form, self.other, self.source.key)
-        if conversion is not None:
-            return conversion
-        for key, value in self.other.items():
-            if is_conversation(value):
-                field = "" if key == MESSAGES else f"{override('data.text_field', key)} "
-                return f"write {field}data.format=chat, or leave the file out of data.path"
-        if self.reader.format == "chat" and {PROMPT, COMPLETION} <= self.other.keys():
-            return "write data.text_field=text data.format=prompt, or leave the file out of data.path"
-        return None
+        form = self.source.form
+        if form is None or form.kind == "text":
+            return None
+        records = sample_records(self.source, form)
+        return shape_fix(self.source, form, records, self.reader.field, self.reader.format)
 
 
 def _other_format(reader: ConversationReader) -> str:
@@ -218,7 +214,7 @@ def find_roles(sources: Sequence[Source], reader: ConversationReader) -> list[st
     """The roles of the first conversations, the most frequent ones first."""
     roles: Counter[str] = Counter()
     for source in sources:
-        form = source.form or judge_form(source.file, reader.field, source.key)
+        form = source.form or judge_form(source.file, reader.field, source.naming)
         for record in islice(read_records(source, form), NUM_SAMPLED):
             if isinstance(record, MalformedRecord):
                 continue

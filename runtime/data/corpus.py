@@ -11,12 +11,14 @@ import re
 import stat
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from planner.problems import Problem
 from runtime.data.form import Form
-from runtime.data.saved_dataset import SPLITS, STATE, find_saved_files
+from runtime.data.naming import Naming, Written, alone
+from runtime.data.saved_dataset import SPLITS, STATE, find_saved_files, saved_warning
+from runtime.data.splits import choose_train, warn_of_splits
 
 # Distributions differ in whether they ship the library's own tests; without them a demo on another machine
 # reads much the same text, and half as much (12 of 31 MB in CPython 3.11.7).
@@ -36,17 +38,34 @@ class Source:
     """One file of the corpus. `is_named`: data.path names this file itself, so it must not be skipped.
 
     `form` is None until the file was opened. `part`: the number of its part of data.mix; None without a mix.
+    `entry`: the number of the entry that reaches it, whose files are `siblings` if it is a folder or glob.
     """
 
     file: Path
     is_named: bool
     form: Form | None = None
     part: int | None = None
+    entry: int = 0
+    siblings: Sequence[Path] = field(default=(), repr=False, compare=False)
+    written: Written | None = field(default=None, repr=False, compare=False)
 
     @property
     def key(self) -> str:
         """The key of the strategy that names it."""
         return key_of_part(self.part)
+
+    @property
+    def naming(self) -> Naming:
+        """The override that names another file in its place."""
+        if self.written is None:
+            return alone(self.file)
+        return Naming(
+            written=self.written,
+            file=self.file,
+            part=self.part or 0,
+            entry=self.entry,
+            siblings=self.siblings,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +116,13 @@ def key_of_part(part: int | None) -> str:
     return "data.path" if part is None else f"data.mix[{part}].path"
 
 
-def find_mix(paths: Sequence[str | Sequence[str] | None]) -> Corpus:
+def find_mix(paths: Sequence[str | Sequence[str] | None], weights: Sequence[float]) -> Corpus:
     """The files that the parts of `data.mix` name, part by part; a file of two parts is read in the first."""
     corpora = []
+    written = Written(parts=tuple(map(_entries, paths)), weights=tuple(weights))
     for number, path in enumerate(paths):
         found = find_corpus(path)
-        sources = tuple(replace(source, part=number) for source in found.sources)
+        sources = tuple(replace(source, part=number, written=written) for source in found.sources)
         problems = tuple(replace(problem, path=key_of_part(number)) for problem in found.problems)
         corpora.append(replace(found, sources=sources, problems=problems))
     return replace(_merge(corpora), num_parts=len(paths))
@@ -112,8 +132,24 @@ def find_corpus(path: str | Sequence[str] | None) -> Corpus:
     """The files that `data.path` names. A file that is reached twice is read once, with a warning."""
     if path is None:
         return _merge([_standard_library()])
-    entries = (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
-    return _merge([_find(str(entry)) for entry in entries])
+    entries = _entries(path)
+    written = Written(parts=(entries,))
+    found = []
+    for number, entry in enumerate(entries):
+        corpus = _find(entry)
+        is_folder = any(not source.is_named for source in corpus.sources)
+        siblings = [source.file for source in corpus.sources] if is_folder else ()
+        sources = tuple(
+            replace(source, entry=number, siblings=siblings, written=written) for source in corpus.sources
+        )
+        found.append(replace(corpus, sources=sources))
+    return _merge(found)
+
+
+def _entries(path: str | Sequence[str] | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    return (str(path),) if isinstance(path, (str, os.PathLike)) else tuple(map(str, path))
 
 
 def _merge(parts: Sequence[Corpus]) -> Corpus:
@@ -159,11 +195,15 @@ def _find(entry: str) -> Corpus:
         return _find_dataset(entry)
     if stat.S_ISDIR(status.st_mode):
         problems: list[Problem] = []
-        files = list(_walk(path, problems))
+        choice = choose_train(path, list(_walk(path, problems)))
+        files = choice.files
+        warnings = [saved_warning(path), choice.warning]
         if not files and not problems:
             problems.append(_no_file(f"the folder {entry} holds no files", "name a folder that holds text"))
         return Corpus(
-            sources=tuple(Source(file=file, is_named=False) for file in files), problems=tuple(problems)
+            sources=tuple(Source(file=file, is_named=False) for file in files),
+            problems=tuple(problems),
+            warnings=tuple(warning for warning in warnings if warning is not None),
         )
     if not stat.S_ISREG(status.st_mode):
         return Corpus(sources=(), problems=(_no_file(f"{entry} is a device or pipe", "name a regular file"),))
@@ -174,7 +214,11 @@ def _find_glob(pattern: str) -> Corpus:
     matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 (absolute patterns)
     files = [Path(match) for match in matches if Path(match).is_file()]
     if files:
-        return Corpus(sources=tuple(Source(file=file, is_named=False) for file in files))
+        warning = warn_of_splits(pattern, files)
+        return Corpus(
+            sources=tuple(Source(file=file, is_named=False) for file in files),
+            warnings=() if warning is None else (warning,),
+        )
     if matches:
         fix = f"write {pattern.rstrip('/')}/**/* to include files below, or name the folder itself"
         return Corpus(sources=(), problems=(_no_file(f"the glob {pattern} matches only folders", fix),))

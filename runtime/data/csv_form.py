@@ -28,19 +28,21 @@ COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 MIN_SHARE = 0.5  # of the rows that have the header's number of fields, where the header is one of names
 MIN_ROWS = 3
+MAX_TITLE_LINES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsvForm:
     """How fields are separated, and whether quotes enclose them. `has_header`: the first row holds names.
     `skips_spaces`: those after a delimiter are none of a field's. `num_skipped`: lines before the first row,
-    of comments or Excel's `sep=;`."""
+    of comments, a title or Excel's `sep=;`. `has_escapes`: a quote in a field is `\\"` (MySQL)."""
 
     delimiter: str
     has_quotes: bool
     has_header: bool
     skips_spaces: bool = False
     num_skipped: int = 0
+    has_escapes: bool = False
 
 
 def judge_csv(head: str, is_complete: bool, field: str) -> CsvForm | None:
@@ -65,7 +67,45 @@ def judge_csv(head: str, is_complete: bool, field: str) -> CsvForm | None:
         start = head.rstrip("\n").rfind("\n", 0, comments.end() - 1) + 1
         form = _judge_rows(head[start:].lstrip(COMMENT), is_complete, field, is_doubtful=True)
         return form and replace(form, num_skipped=num_lines - 1)
-    return _judge_rows(head, is_complete, field)
+    form = _judge_rows(head, is_complete, field)
+    if form is not None and form.has_header:
+        return form
+    return _judge_below_title(head, is_complete, field, is_table=form is not None) or form
+
+
+def _judge_below_title(head: str, is_complete: bool, field: str, *, is_table: bool) -> CsvForm | None:
+    """The table below lines of a title, which have fewer fields than its header.
+
+    Prose has such lines too: the header names the wanted column, or it is of names only above rows that all
+    have as many fields, and something else than names.
+
+    Args:
+        is_table: whether all is a table without a header, if the title is its first row.
+    """
+    lines = head.splitlines(keepends=True)
+    for num_skipped in range(1, min(MAX_TITLE_LINES, len(lines) - 1)):
+        first = lines[num_skipped].strip()
+        for delimiter in (delimiter for delimiter in DELIMITERS if delimiter in first):
+            form, rows = _judge_delimiter("".join(lines[num_skipped:]), is_complete, delimiter, field)
+            if form is None or not form.has_header or len(rows) < 2 or not _is_even(rows):
+                continue
+            titles = [line.strip().split(delimiter) for line in lines[:num_skipped]]
+            if any(sum(map(bool, title)) >= len(rows[0]) for title in titles):
+                continue
+            if field in rows[0] or (not is_table and delimiter != "|" and _is_above_others(rows)):
+                return replace(form, num_skipped=num_skipped)
+    return None
+
+
+def _is_above_others(rows: list[list[str]]) -> bool:
+    """Whether a header of names is above rows that have other things than names."""
+    is_other = any(cell and not NAME.fullmatch(cell) for row in rows[1:] for cell in row)
+    return (
+        is_other
+        and all(map(COLUMN.fullmatch, rows[0]))
+        and _agrees(rows, rows[0][0], 2)
+        and len(rows) > MIN_ROWS
+    )
 
 
 def _judge_rows(head: str, is_complete: bool, field: str, *, is_doubtful: bool = False) -> CsvForm | None:
@@ -89,6 +129,10 @@ def _judge_delimiter(
 ) -> tuple[CsvForm | None, list[list[str]]]:
     """The form of the table with this delimiter, None if it is none; the rows that were read."""
     rows, is_quoted = _read_rows(head, is_complete, delimiter, has_quotes=True)
+    if not is_quoted and '\\"' in head:
+        escaped, is_escaped = _read_rows(head, is_complete, delimiter, has_quotes=True, has_escapes=True)
+        if is_escaped and _is_even(escaped) and _has_header(escaped, field):
+            return CsvForm(delimiter=delimiter, has_quotes=True, has_header=True, has_escapes=True), escaped
     if not is_quoted:
         unquoted, _ = _read_rows(head, is_complete, delimiter, has_quotes=False)
         if delimiter != "," and _has_no_quoting(unquoted):
@@ -124,7 +168,7 @@ def judge_one_column(head: str, is_complete: bool, field: str) -> CsvForm | None
     field. Lines of JSON texts look the same, but the first of them is a text like the others."""
     first = head.lstrip("\r\n").partition("\n")[0].strip()
     name = first.strip('"')
-    is_another = first == f'"{name}"' and COLUMN.fullmatch(name)
+    is_another = COLUMN.fullmatch(name) and (first == f'"{name}"' or _is_quoted_below(head, first))
     if name != field and not is_another:
         return None
     rows, is_quoted = _read_rows(head, is_complete, ",", has_quotes=True)
@@ -137,6 +181,12 @@ def judge_one_column(head: str, is_complete: bool, field: str) -> CsvForm | None
     return CsvForm(delimiter=",", has_quotes=True, has_header=True) if is_table else None
 
 
+def _is_quoted_below(head: str, first: str) -> bool:
+    """Whether what is below the first line is in quotes, as the fields of a column."""
+    body = head.strip().removeprefix(first).strip()
+    return first.isidentifier() and body.startswith('"[{') and '""' in body
+
+
 def open_csv(lines: Iterable[str], form: CsvForm) -> "_csv.Reader":
     """csv's reader of the rows; raises csv.Error where a quote is wrong. Lines keep their ends."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if form.has_quotes else csv.QUOTE_NONE
@@ -147,14 +197,16 @@ def open_csv(lines: Iterable[str], form: CsvForm) -> "_csv.Reader":
         quoting=quoting,
         strict=form.has_quotes,
         skipinitialspace=form.skips_spaces,
+        doublequote=not form.has_escapes,
+        escapechar="\\" if form.has_escapes else None,
     )
 
 
 def _read_rows(
-    head: str, is_complete: bool, delimiter: str, *, has_quotes: bool
+    head: str, is_complete: bool, delimiter: str, *, has_quotes: bool, has_escapes: bool = False
 ) -> tuple[list[list[str]], bool]:
     """The rows that are complete in `head`, up to the first malformed one; whether there was none."""
-    form = CsvForm(delimiter=delimiter, has_quotes=has_quotes, has_header=True)
+    form = CsvForm(delimiter=delimiter, has_quotes=has_quotes, has_header=True, has_escapes=has_escapes)
     lines = io.StringIO(head, newline="")
     rows = []
     try:
@@ -174,10 +226,15 @@ def _has_no_quoting(rows: list[list[str]]) -> bool:
 
 
 def _has_header(rows: list[list[str]], field: str) -> bool:
-    if not rows or len(rows[0]) < 2 or len(set(rows[0])) < len(rows[0]):
+    if not rows or len(rows[0]) < 2:
         return False
     header, body = rows[0], rows[1:]
     names = header if header[0] else header[1:]  # pandas writes the index under an empty name
+    is_ended = names[-1] == "" and (len(names) > 2 or field in names)
+    if is_ended and _is_even(rows):  # a delimiter ends every row
+        names = names[:-1]
+    if len(set(names)) < len(names) and not (_is_even(rows) and (field in names or len(body) >= MIN_ROWS)):
+        return False
     share = sum(len(row) == len(header) for row in body) / max(1, len(body))
     if all(map(NAME.fullmatch, names)):
         return field in names or share >= MIN_SHARE

@@ -14,8 +14,9 @@ from planner.problems import Problem
 from runtime.data.compression import READ_BYTES, open_content
 from runtime.data.corpus import Source, data_problem, unreadable
 from runtime.data.form import EXPECTED, Form, NotText, judge_form, not_utf8, with_zero_byte
-from runtime.data.records import DAMAGE, KeysMissing, MalformedRecord, read_records
-from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, top_keys
+from runtime.data.records import DAMAGE, KeysMissing, KeysRepeated, MalformedRecord, read_records
+from runtime.data.shape_fix import holds_records
+from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, keys_repeated, top_keys
 
 CHUNK_CHARACTERS = 1 << 18
 CUT_CHARACTERS = 1 << 14  # how far back from a chunk's end to look for a good place to cut
@@ -79,16 +80,25 @@ def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
     Raises:
         NotText: if it turns out to be binary, possibly after some of its chunks.
     """
+    return with_read_problems(source, _read_chunks(source, field))
+
+
+def _read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
+    form = source.form or judge_form(source.file, field, source.naming)
+    if form.kind == "text":
+        yield from _cut(_read_text(source, form))
+        return
+    for text in _read_texts(source, form, field):
+        if isinstance(text, Problem):
+            yield text
+        else:
+            yield from _cut((text,))
+
+
+def with_read_problems(source: Source, items: Iterator[TextChunk | Problem]) -> Iterator[TextChunk | Problem]:
+    """What is read of a file, and the Problem of what ended it before its end, whatever the reader."""
     try:
-        form = source.form or judge_form(source.file, field, source.key)
-        if form.kind == "text":
-            yield from _cut(_read_text(source, form))
-            return
-        for text in _read_texts(source, form, field):
-            if isinstance(text, Problem):
-                yield text
-            else:
-                yield from _cut((text,))
+        yield from items
     except ImportError:
         found, expected = "pyarrow is not installed", "the package pyarrow, which reads this form"
         yield data_problem(
@@ -108,7 +118,7 @@ def read_chunks(source: Source, field: str) -> Iterator[TextChunk | Problem]:
 def wrong_encoding(source: Source) -> Problem:
     """The Problem of a file of records in another encoding than UTF-8."""
     compression = None if source.form is None else source.form.compression
-    return not_text(source, not_utf8(source.file, compression, source.key))
+    return not_text(source, not_utf8(compression, source.naming))
 
 
 def not_text(source: Source, reason: NotText) -> Problem:
@@ -171,7 +181,14 @@ def _read_texts(source: Source, form: Form, field: str) -> Iterator[str | Proble
             yield text
     except KeysMissing as error:
         yield keys_missing(source, form, field, error.names)
-    if form.is_single and not source.is_named and not faults.num_texts:
+    except KeysRepeated as error:
+        yield keys_repeated(source, form, field, error.names)
+    if (
+        form.is_single
+        and not source.is_named
+        and not faults.num_texts
+        and not holds_records(source, form, field)
+    ):
         raise NotText(f"one JSON object without text under {field!r}")
     yield from faults.problems()
 
@@ -184,12 +201,12 @@ def _read_text(source: Source, form: Form) -> Iterator[str]:
             block = stream.read(READ_BYTES)
             if form.encoding == "utf-8-sig" and b"\0" in block:
                 zero = num_read + block.index(0)
-                raise with_zero_byte(source.file, form.compression, source.key, zero, block)
+                raise with_zero_byte(form.compression, source.naming, zero, block)
             try:
                 yield decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 if form.encoding == "utf-8-sig":
-                    raise not_utf8(source.file, form.compression, source.key) from error
+                    raise not_utf8(form.compression, source.naming) from error
                 name = form.encoding.upper()
                 raise NotText(f"not {name} near byte {num_read + error.start}: {error.reason}") from error
             if not block:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from planner.units import shorten
 from runtime.data.compression import READ_BYTES, Compression, open_content, piped
+from runtime.data.naming import Naming
 
 # Python's name: what iconv calls it.
 NAMES = {
@@ -48,32 +49,32 @@ class EncodingFault(NamedTuple):
     is_another: bool
 
 
-def find_encoding_fault(file: Path, compression: Compression | None, key: str) -> EncodingFault:
-    """Why the file is not UTF-8, from the text around the first byte that is not.
-
-    Args:
-        key: the key of the strategy that names the file.
-    """
+def find_encoding_fault(compression: Compression | None, naming: Naming) -> EncodingFault:
+    """Why the file is not UTF-8, from the text around the first byte that is not."""
+    file = naming.file
     offset, sample = _sample(file, compression)
     suffix = "" if compression is None else Path(file.suffix).suffix
     plain = file.with_name(file.name.removesuffix(file.suffix)) if compression and file.suffix else file
     new = plain.with_name(f"{plain.stem}.utf8{plain.suffix}{suffix}")
-    then = f"> {shlex.quote(str(new))}, then write {key}={shlex.quote(str(new))}"
+    to = f"> {shlex.quote(str(new))}"
     where = f"not UTF-8 near byte {offset}"
     if _is_mostly_utf8(sample):
         command = _command(file, compression, "iconv -c -f UTF-8 -t UTF-8")
         return EncodingFault(
-            f"{where}, although most of the text is", f"leave the damaged bytes out: {command} {then}", False
+            f"{where}, although most of the text is",
+            f"leave the damaged bytes out: {naming.then_write(f'{command} {to}', new)}",
+            False,
         )
     encoding = guess_encoding(sample)
     if encoding is None:
         command = _command(file, compression, "iconv -f ENCODING -t UTF-8")
-        fix = f"convert it, with the name of its encoding (iconv -l lists them): {command} {then}"
+        then = naming.then_write(f"{command} {to}", new)
+        fix = f"convert it, with the name of its encoding (iconv -l lists them): {then}"
         return EncodingFault(f"{where}, in an encoding that is not recognized", fix, True)
     shown = _shown(sample, encoding)
     found = f"{where}; it looks like {NAMES[encoding]}, which reads {shown!r}"
     command = _command(file, compression, f"iconv -f {NAMES[encoding]} -t UTF-8")
-    return EncodingFault(found, f"convert it: {command} {then}", True)
+    return EncodingFault(found, f"convert it: {naming.then_write(f'{command} {to}', new)}", True)
 
 
 def guess_encoding(text: bytes) -> str | None:

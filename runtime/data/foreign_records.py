@@ -4,16 +4,17 @@ Python's literals, JSON5 and YAML: as raw text they would be trained with their 
 """
 
 import ast
+import json
 import re
 import shlex
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from runtime.data.compression import Compression, piped
+from runtime.data.naming import Naming
 
 MIN_SHARE = 0.5  # of the lines that are records
 MIN_SHARE_OF_MEMBERS = 0.8
@@ -24,6 +25,8 @@ KEY = r"""(?:[A-Za-z_$][\w$]*|'[^'\n]*'|"[^"\n]*")"""
 JSON5_LINE = re.compile(rf"\s*\{{\s*{KEY}\s*:.*\}}\s*,?\s*")
 # A line of a JSON5 object that is spread over lines: a key with its value, brackets, or a comment.
 JSON5_MEMBER = re.compile(rf"\s*(?:{KEY}\s*:.*[,{{\[]|{KEY}\s*:[^;]*|[]\[{{}}, ]+|//.*)\s*")
+ENDED_BY_COMMA = re.compile(r"\s*\{.*,\s*\}\s*,?\s*")
+ENCODED_START = re.compile(r"""\s*"\s*(\[\s*)?\{\s*(\\"|\})""")
 JSON5_COMMENTS = re.compile(r"(?:\s*//[^\n]*\n|\s*/\*.*?\*/)*\s*", re.DOTALL)
 PYTHON_LIST = re.compile(r"\s*\[\s*\{\s*'")
 PYTHON_LINE = re.compile(r"\s*\{\s*'")
@@ -62,12 +65,40 @@ JSON5_FILE = Foreign(
     "[print(json.dumps(record)) for record in (read if isinstance(read, list) else [read])]",
     "json5",
 )
+ENCODED = Foreign(
+    "JSON inside JSON texts",
+    "import json, sys; [print(json.dumps(record)) for line in sys.stdin if line.strip() "
+    "for read in [json.loads(json.loads(line))] for record in (read if isinstance(read, list) else [read])]",
+)
 YAML = Foreign(
     "YAML records",
     "import json, sys, yaml; [print(json.dumps(record, default=str)) "
     "for read in yaml.safe_load_all(sys.stdin) "
     "for record in (read if isinstance(read, list) else [read]) if record]",
 )
+
+
+def find_damaged_json(head: str, is_complete: bool) -> Foreign | None:
+    """What looks like JSON lines and holds other records: JSON inside texts, objects that a comma ends."""
+    lines = [line for line in _lines(head, is_complete) if line.strip()][:MAX_LINES]
+    if lines and all(map(_holds_json, lines)):
+        return ENCODED
+    if len(lines) > 1 and _share(ENDED_BY_COMMA, lines) >= MIN_SHARE:
+        return JSON5_LINES
+    return None
+
+
+def _holds_json(line: str) -> bool:
+    """Whether the line is a JSON text of a JSON object, or of an array of such."""
+    if not ENCODED_START.match(line):
+        return False
+    try:
+        value = json.loads(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return isinstance(value, dict) or (
+        isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    )
 
 
 def find_foreign_records(head: str, is_complete: bool, field: str) -> Foreign | None:
@@ -97,16 +128,17 @@ def find_foreign_records(head: str, is_complete: bool, field: str) -> Foreign | 
     return None
 
 
-def conversion(foreign: Foreign, file: Path, compression: Compression | None, encoding: str, key: str) -> str:
+def conversion(foreign: Foreign, compression: Compression | None, encoding: str, naming: Naming) -> str:
     """The fix: the command that converts the file, and the override that names the result."""
+    file = naming.file
     new = file.with_name(f"{file.name}.jsonl")
     program = foreign.program.replace("import ", "import io, ", 1).replace(
         "sys.stdin", f'io.TextIOWrapper(sys.stdin.buffer, "{encoding}")'
     )
     command = piped(file, compression, f"python -c {shlex.quote(program)}")
     install = f"pip install {foreign.package} && " if foreign.package else ""
-    name = shlex.quote(str(new))
-    return f"convert it to JSON lines: {install}{command} > {name}, then write {key}={name}"
+    command = f"{install}{command} > {shlex.quote(str(new))}"
+    return f"convert it to JSON lines: {naming.then_write(command, new)}"
 
 
 def _lines(head: str, is_complete: bool) -> list[str]:

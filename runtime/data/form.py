@@ -5,7 +5,6 @@ suffix at all.
 """
 
 import codecs
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -13,11 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.data.binary import LEAVE_OUT, find_binary
-from runtime.data.compression import DECOMPRESSORS, Compression, find_compression, open_content
+from runtime.data.compression import DECOMPRESSORS, Compression, find_compression, open_content, piped
 from runtime.data.csv_form import CsvForm, judge_csv, judge_one_column
 from runtime.data.encoding import find_encoding_fault, guess_encoding
-from runtime.data.foreign_records import Foreign, conversion, find_foreign_records
-from runtime.data.json_values import JsonDamaged, read_json_values
+from runtime.data.foreign_records import (
+    ENCODED,
+    Foreign,
+    conversion,
+    find_damaged_json,
+    find_foreign_records,
+)
+from runtime.data.json_values import BETWEEN, JsonDamaged, json_line, parse_json_line, read_json_values
+from runtime.data.naming import Naming, alone
+from runtime.data.placeholder import Placeholder, find_answer, find_pointer
 
 Kind = Literal["text", "json lines", "json", "csv", "parquet", "arrow file", "arrow stream"]
 HEAD_BYTES = 1 << 18
@@ -35,20 +42,28 @@ TABLES: dict[bytes, Kind] = {
 # The beginning of an object, and of an array of objects.
 OBJECT = re.compile(r'\s*\{\s*("|\})')
 OBJECTS = re.compile(r'\s*\[\s*\{\s*("|\})')
+# An array with an element on each line, and so with commas between them.
+ARRAY_OF_LINES = re.compile(r"\s*\[\s*\n?[^\n]*,[ \t\r]*\n")
 MIN_SHARE = 0.5  # of the lines that are JSON objects: the others are mistakes
 # A line of a JSON object that is spread over lines: a key with its value, or brackets.
 MEMBER = re.compile(r'\s*("(\\.|[^"\\])*"\s*:.*|[][{}, ]+)\s*')
 MIN_SHARE_OF_MEMBERS = 0.8
 
 
+TAKE_OUT_ZEROS = r"tr -d '\000'"
 EXPECTED = "text in UTF-8 or with a byte order mark, JSON, CSV, Parquet or Arrow, also compressed"
 
 
 class NotText(Exception):
-    """The file is not text in any form that can be read; says why, and what to do with it."""
+    """The file is not text in any form that can be read; says why, and what to do with it.
 
-    def __init__(self, why: str, fix: str = LEAVE_OUT, code: str = "SW706") -> None:
-        self.fix, self.code = fix, code
+    is_fault: it should be text, so that it is not skipped where a folder brings it in.
+    """
+
+    def __init__(
+        self, why: str, fix: str = LEAVE_OUT, code: str = "SW706", *, is_fault: bool = False
+    ) -> None:
+        self.fix, self.code, self.is_fault = fix, code, is_fault
         super().__init__(why)
 
 
@@ -78,18 +93,19 @@ KIND_NAMES: dict[Kind, str] = {
 }
 
 
-def judge_form(file: Path, field: str, key: str = "data.path") -> Form:
+def judge_form(file: Path, field: str, naming: Naming | None = None) -> Form:
     """The form of the file's content.
 
     Args:
         field: the key or column that should hold the documents; a table whose header names it is one.
-        key: the key of the strategy that names the file, for the fixes.
+        naming: how a strategy names the file, for the fixes; None: in data.path, and no other.
 
     Raises:
         NotText: if it is binary, or holds records in a form that is not read here.
         OSError, EOFError, zlib.error, lzma.LZMAError: if it cannot be read or decompressed.
         ImportError: for zstd without pyarrow.
     """
+    naming = naming or alone(file)
     with file.open("rb") as stream:
         compression = find_compression(stream.read(8))
     with open_content(file, compression) as content:
@@ -99,48 +115,69 @@ def judge_form(file: Path, field: str, key: str = "data.path") -> Form:
         if head.startswith(first):
             if compression is not None:
                 what = f"{KIND_NAMES[kind]} compressed as a file"
-                raise NotText(what, _decompression(file, compression, key, ".parquet"))
+                raise NotText(what, _decompression(compression, naming, ".parquet"))
             return Form(kind=kind)
     inner = find_compression(head)
     if inner is not None and compression is not None:
         what = f"compressed twice: {inner} in {compression}"
-        raise NotText(what, _decompression(file, compression, key, ".inner"))
-    binary = find_binary(file, head)
+        raise NotText(what, _decompression(compression, naming, ".inner"))
+    pointer = find_pointer(naming, head, is_complete=is_complete)
+    if pointer is not None:
+        raise _in_place_of_data(pointer)
+    binary = find_binary(naming, head)
     if binary is not None:
-        fix = binary.fix.replace("data.path=", f"{key}=")
-        raise NotText(binary.what, fix)
+        raise NotText(binary.what, binary.fix)
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in head:
-        raise with_zero_byte(file, compression, key, head.index(0), head)
+        raise with_zero_byte(compression, naming, head.index(0), head)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head, final=is_complete)
+    answer = find_answer(naming, text, field, is_complete=is_complete)
+    if answer is not None:
+        raise _in_place_of_data(answer)
     form = _judge_text(
         text, is_complete, field, Form(kind="text", compression=compression, encoding=encoding)
     )
     if isinstance(form, Foreign):
-        fix = conversion(form, file, compression, encoding, key)
+        fix = conversion(form, compression, encoding, naming)
         raise NotText(f"it looks like {form.name}", fix, "SW727")
     return form
 
 
-def with_zero_byte(
-    file: Path, compression: Compression | None, key: str, offset: int, part: bytes
-) -> NotText:
+def _in_place_of_data(found: Placeholder) -> NotText:
+    return NotText(found.what, found.fix, found.code, is_fault=found.is_fault)
+
+
+def with_zero_byte(compression: Compression | None, naming: Naming, offset: int, part: bytes) -> NotText:
     """What a file is that has a zero byte at `offset`, in `part`: binary, or in an encoding with such."""
-    if guess_encoding(part) is None:
+    if guess_encoding(part) is not None:
+        return not_utf8(compression, naming)
+    if not _is_text_without_zeros(part):
         return NotText(f"binary: zero byte at offset {offset}")
-    return not_utf8(file, compression, key)
+    file = naming.file
+    new = file.with_name(f"{file.stem}.mended{file.suffix if compression is None else ''}")
+    command = f"{piped(file, compression, TAKE_OUT_ZEROS)} > {shlex.quote(str(new))}"
+    fix = f"take its zero bytes out: {naming.then_write(command, new)}"
+    return NotText(f"text with a zero byte at offset {offset}", fix)
 
 
-def not_utf8(file: Path, compression: Compression | None, key: str) -> NotText:
+def _is_text_without_zeros(part: bytes) -> bool:
+    """Whether the rest is UTF-8 without other control characters; its last character may be cut off."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(part.replace(b"\0", b""))
+    is_printable = all(character.isprintable() or character.isspace() for character in text)
+    return bool(text) and is_printable and "\ufffd" not in text
+
+
+def not_utf8(compression: Compression | None, naming: Naming) -> NotText:
     """What a text is that is not UTF-8."""
-    fault = find_encoding_fault(file, compression, key)
+    fault = find_encoding_fault(compression, naming)
     return NotText(fault.found, fault.fix, "SW728")
 
 
-def _decompression(file: Path, compression: Compression, key: str, suffix: str) -> str:
+def _decompression(compression: Compression, naming: Naming, suffix: str) -> str:
+    file = naming.file
     new = file.with_suffix("") if file.suffix else file.with_name(f"{file.name}{suffix}")
     command = f"{DECOMPRESSORS[compression]} {shlex.quote(str(file))} > {shlex.quote(str(new))}"
-    return f"decompress it: {command}, then write {key}={shlex.quote(str(new))}"
+    return f"decompress it: {naming.then_write(command, new)}"
 
 
 def _judge_text(head: str, is_complete: bool, field: str, plain: Form) -> Form | Foreign:
@@ -152,11 +189,15 @@ def _judge_text(head: str, is_complete: bool, field: str, plain: Form) -> Form |
     column = judge_one_column(head, is_complete, field)
     if column is not None:
         return form("csv", column)
-    if _share_of_json_lines(head, is_complete) >= MIN_SHARE:
+    share = _share_of_json_lines(head, is_complete)
+    damaged = find_damaged_json(head, is_complete)
+    if damaged is not None and (damaged is ENCODED or share < MIN_SHARE):
+        return damaged
+    if share >= MIN_SHARE:
         return form("json lines")
     if head.lstrip()[:1] == "[" and (_is_array(head, is_complete) or _is_damaged_json(head)):
         return form("json")
-    if OBJECT.match(head) or (head.lstrip()[:1] == "{" and _is_damaged_json(head)):
+    if OBJECT.match(head.lstrip(BETWEEN)) or (head.lstrip()[:1] == "{" and _is_damaged_json(head)):
         return form("json", is_single=_is_single(head, is_complete))
     foreign = find_foreign_records(head, is_complete, field)
     if foreign is not None:
@@ -170,8 +211,10 @@ def _share_of_json_lines(head: str, is_complete: bool) -> float:
     lines = head.split("\n")
     if not is_complete:
         lines.pop()  # cut off
-    lines = [line for line in lines if line.strip()]
-    if len(lines) < 2 or not (lines[0].lstrip()[:1] in tuple('{["') or OBJECT.match(lines[-1])):
+    lines = [text for line in lines if (text := json_line(line))]
+    if len(lines) < 2 or not (lines[0][:1] in tuple('{["') or OBJECT.match(lines[-1])):
+        return 0.0
+    if ARRAY_OF_LINES.match(head):
         return 0.0
     values = [_parse(line) for line in lines]
     if {type(value) for value in values} in ({str}, {list}):
@@ -179,9 +222,9 @@ def _share_of_json_lines(head: str, is_complete: bool) -> float:
     return sum(isinstance(value, dict) for value in values) / len(lines)
 
 
-def _parse(line: str) -> Any:
+def _parse(text: str) -> Any:
     try:
-        return json.loads(line)
+        return parse_json_line(text)
     except (ValueError, RecursionError):
         return None
 

@@ -6,10 +6,31 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 BLANK = re.compile(r"[ \t\n\r]*")
+# Between values one after another: a comma, the separator of RFC 7464, a byte order mark.
+BETWEEN = ",\x1e\ufeff"
 # An error this close to the end of what was read so far may only mean that the rest is missing.
 NEAR_END = 16
+LINE_DECODER = json.JSONDecoder(strict=False)
 LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # what the end may cut
 TRAILING_COMMA = "a comma after the last element"
+
+
+def json_line(line: str) -> str:
+    """The JSON text of a line without what is around it: a comma after an object, the separator of RFC 7464,
+    a byte order mark. Empty for a bracket that only encloses all lines."""
+    text = line.strip(" \t\r\n\x1e\ufeff")
+    if text in ("[", "]"):
+        return ""
+    return text.removesuffix(",") if text.startswith("{") else text
+
+
+def parse_json_line(text: str) -> Any:
+    """The value of a line's JSON text; a tab in a string need not be escaped.
+
+    Raises:
+        ValueError, RecursionError: if it is not JSON.
+    """
+    return LINE_DECODER.decode(text)
 
 
 class JsonValue(NamedTuple):
@@ -30,12 +51,17 @@ class JsonDamaged(ValueError):
 def read_json_values(parts: Iterable[str]) -> Iterator[JsonValue]:
     """The elements if the text is one array; otherwise each of the values that it consists of.
 
+    Values one after another may have a comma or the separator of RFC 7464 between them.
+
     Raises:
         JsonDamaged: where the text stops being JSON; the values before it were yielded.
     """
     text = _Text(parts)
     if text.peek() != "[":
         while text.peek():
+            if text.peek() in BETWEEN:
+                text.skip()
+                continue
             yield text.take_value()
         return
     text.skip()

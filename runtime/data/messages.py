@@ -4,7 +4,7 @@ import json
 from typing import Any, Literal, NamedTuple
 
 from runtime.data.chat_template import Message
-from runtime.data.text_field import listed
+from runtime.data.shape_fix import listed
 
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
 # What an answer may have beside or in place of its content.

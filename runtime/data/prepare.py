@@ -107,7 +107,10 @@ def prepare_data(strategy: Strategy, cache_folder: Path | None = None) -> Path:
 def resolve_inputs(strategy: Strategy, cache: Path) -> DataInputs:
     """Finds corpus and tokenizer, and derives the cache key from them; collects every Problem on the way."""
     mix = strategy.data.mix
-    corpus = find_corpus(strategy.data.path) if mix is None else find_mix([part.path for part in mix])
+    if mix is None:
+        corpus = find_corpus(strategy.data.path)
+    else:
+        corpus = find_mix([part.path for part in mix], [part.weight for part in mix])
     problems = list(corpus.problems)
     vocab_size = strategy.model.vocab_size
     coder = reader = None

@@ -1,90 +1,204 @@
-"""Records that have prompts and completions, or turns, in another form: the command that converts them."""
+"""Records of prompts and completions under other names: the Python expression of the record that is read."""
 
-import shlex
-from pathlib import Path
-from typing import Any
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from runtime.data.compression import piped
-from runtime.data.form import Form
-
-# Alpaca, Dolly, question answering, preference pairs (the chosen answer).
+# Each with each: Alpaca, Dolly, question answering, mathematics, preference pairs (the chosen answer).
 PROMPTS = ("prompt", "instruction", "question", "query", "problem")
-CONTEXTS = ("input", "context")
-# Texts in turn, the user's first (UltraChat).
-TURNS = ("data", "dialog", "dialogue", "conversation", "conversations", "turns", "utterances")
-COMPLETIONS = ("completion", "output", "response", "answer", "chosen", "solution")
-READERS = {
-    "json lines": "map(json.loads, filter(str.strip, sys.stdin))",
-    "json": "json.load(sys.stdin)",
-    "csv": "csv.DictReader(sys.stdin)",
-    # pyarrow 26.0's read_table may abort when Python ends (apache/arrow issues 34314 and 50482).
-    "parquet": "pyarrow.parquet.ParquetFile(pyarrow.BufferReader(sys.stdin.buffer.read()))"
-    ".read(use_threads=False).to_pylist()",
-}
-IMPORTS = {"csv": "csv, ", "parquet": "pyarrow.parquet, "}
+COMPLETIONS = ("completion", "output", "response", "chosen", "solution", "answer", "answers")
+# Only together: alone they are names of many other things.
+PAIRS = (
+    ("inputs", "targets"),
+    ("inputs", "outputs"),
+    ("input", "output"),
+    ("input", "target"),
+    ("input", "response"),
+    ("source", "target"),
+    ("src", "tgt"),
+    ("user", "assistant"),
+    ("human", "assistant"),
+    ("human", "gpt"),
+    ("human", "bot"),
+    ("user", "bot"),
+    ("user", "model"),
+    ("post", "reply"),
+    ("input_text", "output_text"),
+    ("input_text", "target_text"),
+    ("q", "a"),
+)
+CONTEXTS = ("input", "context", "passage")
+SYSTEMS = ("system", "system_prompt", "system_message")
+HISTORY = "history"
+CHOICES = ("choices", "options", "endings")
+# Of multiple choice: the question, and the number or letter of the right choice.
+QUESTIONS = (*PROMPTS, "ctx", "sentence")
+CHOSEN = ("answer", "answerkey", "label", "correct", "target")
+LETTERS = "ABCDEFGH"
 
 
-def conversion_fix(file: Path, form: Form, record: dict[str, Any], key: str) -> str | None:
-    """The command that converts a file with such records, and the keys to write then; None for others.
+class Answers(NamedTuple):
+    """How records become conversations.
 
-    Args:
-        key: the key that names the file, `data.path` or a source of data.mix.
+    converted: a Python expression of a record, of the record `r`; None: they are read as they are.
+    overrides: those to write, each with a space after it. doing: what the conversion is.
+    condition: of the records that are kept, `if …`. modules: those that the expression needs.
     """
-    renaming = prompt_conversion(file, form, record)
-    if renaming is not None:
-        return f"rename its keys: {renaming}, then write data.format=prompt {key}={new_name(file)}"
-    turns = turns_conversion(file, form, record)
-    if turns is not None:
-        return f"make messages of its turns: {turns}, then write data.format=chat {key}={new_name(file)}"
+
+    overrides: str
+    converted: str | None = None
+    doing: str = "rename its keys"
+    condition: str | None = None
+    modules: tuple[str, ...] = ()
+
+
+def at(key: str) -> str:
+    """The expression of a record's value."""
+    return f"r[{json.dumps(key, ensure_ascii=False)}]"
+
+
+def find_prompts(record: dict[str, Any]) -> Answers | None:
+    """How to read a record that has a prompt and a completion; None for others.
+
+    A context follows the prompt after an empty line; a system's text and earlier turns are messages before.
+    """
+    names = {key.lower().strip(): key for key in reversed(record)}
+    choices = _find_choices(record, names)
+    if choices is not None:
+        return choices
+    pair = _find_pair(record, names)
+    if pair is None:
+        return None
+    prompt, completion = pair
+    answer = _answer(record[completion], at(completion))
+    assert answer is not None, "the pair has one"
+    asked = at(prompt)
+    context = _first(names, CONTEXTS, str, record, {prompt, completion})
+    if context is not None and isinstance(record[prompt], str):
+        known = f"r.get({json.dumps(context, ensure_ascii=False)})"
+        asked += f' + ("\\n\\n" + {at(context)} if {known} else "")'
+    before = _messages_before(record, names)
+    if before and isinstance(record[prompt], str):
+        asked = " + ".join([*before, f'[{{"role": "user", "content": {asked}}}]'])
+    if (asked, answer[0]) == (at("prompt"), at("completion")):
+        return Answers("data.format=prompt ")
+    converted = f'{{"prompt": {asked}, "completion": {answer[0]}}}'
+    return Answers("data.format=prompt ", converted, condition=answer[1])
+
+
+def _find_pair(record: dict[str, Any], names: dict[str, str]) -> tuple[str, str] | None:
+    candidates = [(prompt, completion) for prompt in PROMPTS for completion in COMPLETIONS]
+    for prompt, completion in (*candidates, *PAIRS):
+        if prompt in names and completion in names:
+            asked, answered = record[names[prompt]], record[names[completion]]
+            is_asked = bool(asked.strip()) if isinstance(asked, str) else are_messages(asked)
+            if is_asked and _answer(answered, "") is not None:
+                return names[prompt], names[completion]
     return None
 
 
-def prompt_conversion(file: Path, form: Form, record: dict[str, Any]) -> str | None:
-    """The command that writes the file with the keys prompt and completion; None if its keys are not known.
+def _answer(value: Any, expression: str) -> tuple[str, str | None] | None:
+    """The expression of the answer's text or messages, and the condition of a record that has one; or None.
 
-    A context follows the prompt after an empty line. Of a list of messages as completion, the last is taken.
+    Of a list of messages the last one is taken, of several texts the first.
     """
-    prompt = next((key for key in PROMPTS if key in record), None)
-    completion = next((key for key in COMPLETIONS if key in record), None)
-    if prompt is None or completion is None or (prompt, completion) == (PROMPTS[0], COMPLETIONS[0]):
+    if isinstance(value, str):
+        return expression, None
+    if are_messages(value):
+        return f"{expression}[-1:]", None
+    if isinstance(value, (bool, int, float)):
+        return f"str({expression})", None
+    if _are_texts(value):
+        return f"{expression}[0]", f"if {expression}"
+    if isinstance(value, dict):
+        for key in ("text", "value", "answer"):
+            if key in value and (inner := _answer(value[key], f'{expression}["{key}"]')) is not None:
+                return inner
+    return None
+
+
+def _messages_before(record: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The expressions of the lists of messages before the prompt."""
+    found = []
+    system = _first(names, SYSTEMS, str, record)
+    if system is not None:
+        known = f"bool(r.get({json.dumps(system)}))"
+        found.append(f'[{{"role": "system", "content": {at(system)}}}][:{known}]')
+    history = record.get(HISTORY)
+    if isinstance(history, list) and all(_are_texts(turn) and len(turn) == 2 for turn in history):
+        message = '{"role": w, "content": t}'
+        found.append(f'[{message} for h in {at(HISTORY)} or [] for w, t in zip(("user", "assistant"), h)]')
+    return found
+
+
+def _find_choices(record: dict[str, Any], names: dict[str, str]) -> Answers | None:
+    """Multiple choice: the question and the lettered choices, answered with the letter."""
+    question, right = _first(names, QUESTIONS, str, record), _first(names, CHOSEN, (str, int), record)
+    if question is None or right is None:
         return None
-    context = next((key for key in CONTEXTS if key in record), None)
-    asked = f'r["{prompt}"]'
-    if context is not None:
-        asked += f' + ("\\n\\n" + r["{context}"] if r.get("{context}") else "")'
-    answer = f'r["{completion}"]'
-    if isinstance(record[completion], list):
-        answer += "[-1:]"
-    return _command(file, form, f'{{"prompt": {asked}, "completion": {answer}}}')
-
-
-def turns_conversion(file: Path, form: Form, record: dict[str, Any]) -> str | None:
-    """The command that writes the file with messages; None if no key holds texts in turn."""
-    key = next((key for key in TURNS if _is_texts(record.get(key))), None)
-    if key is None:
+    listed = next((names[key] for key in CHOICES if key in names), None)
+    value: Any = None if listed is None else record[listed]
+    if listed is not None and _are_texts(value):
+        lettered = f'zip("{LETTERS}", {at(listed)})'
+        num = len(value)
+    elif listed is not None and isinstance(value, dict) and {"text", "label"} <= value.keys():
+        lettered, num = f'zip({at(listed)}["label"], {at(listed)}["text"])', 0
+    elif all(isinstance(record.get(letter), str) for letter in LETTERS[:4]):
+        lettered, num = f'((w, r[w]) for w in "{LETTERS}" if r.get(w))', 0
+    else:
         return None
-    message = '{"role": ("user", "assistant")[i % 2], "content": t}'
-    return _command(file, form, f'{{"messages": [{message} for i, t in enumerate(r["{key}"])]}}')
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) for text in value)
-
-
-def _command(file: Path, form: Form, converted: str) -> str | None:
-    """The shell command that writes `converted`, of each record r, as JSON lines; None for a form without a
-    reader in a line."""
-    reader = READERS.get(form.kind)
-    is_odd_table = form.csv is not None and (form.csv.delimiter != "," or form.csv.num_skipped > 0)
-    if reader is None or is_odd_table:
+    answer = _letter(record[right], at(right), num)
+    if answer is None:
         return None
-    program = (
-        f"import {IMPORTS.get(form.kind, '')}json, sys; [print(json.dumps({converted})) for r in {reader}]"
+    asked = f'{at(question)} + "".join(f"\\n{{w}}. {{t}}" for w, t in {lettered})'
+    converted = f'{{"prompt": {asked}, "completion": {answer}}}'
+    return Answers("data.format=prompt ", converted, "make prompts of its questions and their choices")
+
+
+def _letter(value: str | int, expression: str, num_choices: int) -> str | None:
+    """The expression of the right choice's letter; `num_choices`: of a numbered list."""
+    if isinstance(value, str) and len(value) == 1 and value.isupper():
+        return expression
+    if isinstance(value, str) and not value.isdecimal():
+        return None
+    if num_choices and 0 <= int(value) < num_choices:
+        return f'"{LETTERS}"[int({expression})]'
+    return expression if isinstance(value, str) and not num_choices else None
+
+
+def _first(
+    names: dict[str, str],
+    candidates: Iterable[str],
+    kind: type | tuple[type, ...],
+    record: dict[str, Any],
+    used: set[str] = frozenset(),  # type: ignore[assignment]
+) -> str | None:
+    """The first key of the candidates that holds such a value, or null."""
+    for name in candidates:
+        key = names.get(name)
+        if key is not None and key not in used and (record[key] is None or isinstance(record[key], kind)):
+            return key
+    return None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+# Of a message: Hugging Face's and OpenAI's, a call of tools, ShareGPT's.
+MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+
+
+def are_messages(value: Any) -> bool:
+    """Whether these are messages, each with who says what; of a CSV, as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    if not isinstance(value, list) or not value:
+        return False
+    return all(
+        isinstance(message, dict) and any(keys <= message.keys() for keys in MESSAGE_KEYS)
+        for message in value
     )
-    command = piped(file, form.compression, f"python -X utf8 -c {shlex.quote(program)}")
-    return f"{command} > {new_name(file)}"
-
-
-def new_name(file: Path) -> str:
-    """The name of the converted file, as a shell takes it."""
-    return shlex.quote(str(file.with_name(f"{file.name}.converted.jsonl")))

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import lzma
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -14,7 +13,7 @@ from runtime.data.corpus import Source
 from runtime.data.csv_form import COMMENT, open_csv
 from runtime.data.encoding import find_encoding_fault
 from runtime.data.form import Form
-from runtime.data.json_values import JsonDamaged, read_json_values
+from runtime.data.json_values import JsonDamaged, json_line, parse_json_line, read_json_values
 
 NUM_ROWS = 256
 READ_CHARACTERS = 1 << 20
@@ -29,10 +28,22 @@ class Record(NamedTuple):
 
 
 class MalformedRecord(NamedTuple):
-    """A line or row that is not a record of the file's form; the rest of the file can be read."""
+    """A line or row that is not a record of the file's form; the rest of the file can be read.
+
+    fields: of a JSON list.
+    """
 
     place: int
     why: str
+    fields: tuple[Any, ...] | None = None
+
+
+class KeysRepeated(Exception):
+    """Several columns of the table have the name; `names` are its columns."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        super().__init__(", ".join(self.names))
 
 
 class KeysMissing(Exception):
@@ -53,6 +64,7 @@ def read_records(
 
     Raises:
         KeysMissing: if a table has none of `keys`.
+        KeysRepeated: if two columns have the name of one.
         ImportError: if pyarrow is needed and missing.
         DAMAGE: if the file is damaged or incomplete, possibly after some of its records.
     """
@@ -81,21 +93,25 @@ def _read_json_lines(source: Source, form: Form) -> Iterator[Record | MalformedR
             if line.isspace():
                 continue
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield _json_record(number, json.loads(text))
+                text = json_line(line.decode("utf-8"))
+                value = parse_json_line(text) if text else None
             except (ValueError, RecursionError) as error:
                 if isinstance(error, UnicodeDecodeError) and not is_utf8:
-                    if find_encoding_fault(source.file, form.compression, source.key).is_another:
+                    if find_encoding_fault(form.compression, source.naming).is_another:
                         raise
                     is_utf8 = True
                 yield MalformedRecord(number, f"not JSON: {error}")
+                continue
+            if text:
+                yield _json_record(number, value)
 
 
 def _json_record(line: int, value: Any) -> Record | MalformedRecord:
     """An object, or a text that is a document by itself."""
     if isinstance(value, (dict, str)):
         return Record(line, value)
-    return MalformedRecord(line, f"a JSON {type(value).__name__}, not an object")
+    fields = tuple(value) if isinstance(value, list) else None
+    return MalformedRecord(line, f"a JSON {type(value).__name__}, not an object", fields)
 
 
 @contextmanager
@@ -132,6 +148,8 @@ def _read_csv(source: Source, form: Form, keys: Collection[str] | None) -> Itera
                 header[0] = header[0].lstrip(COMMENT)
             if keys is not None and not set(keys) & set(header):
                 raise KeysMissing(header)
+            if any(header.count(key) > 1 for key in keys or ()):
+                raise KeysRepeated(header)
             begin = first + rows.line_num
             for row in rows:
                 if len(row) == len(header):

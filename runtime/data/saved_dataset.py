@@ -20,6 +20,17 @@ def find_saved_files(folder: Path) -> list[Path] | None:
     return [folder / name for name in names if isinstance(name, str)]
 
 
+def saved_warning(folder: Path) -> str | None:
+    """The warning that of a saved dataset with several splits only one is read."""
+    splits = _read(folder / SPLITS).get("splits")
+    if not isinstance(splits, list) or SPLIT not in splits or len(splits) < 2:
+        return None
+    others = ", ".join(sorted(str(split) for split in splits if split != SPLIT))
+    return (
+        f"SW744 {folder}: the train split was taken; left out: {others}. To read one: data.path={folder}/NAME"
+    )
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         read = json.loads(file.read_bytes())

@@ -50,7 +50,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
                 if item.ends_document:
                     lengths.append(0)
         except NotText as reason:
-            if source.is_named:
+            if source.is_named or reason.is_fault:
                 problems.append(not_text(source, reason))
             else:
                 skipped.append((source, str(reason)))
@@ -82,7 +82,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
 
 def _with_form(source: Source, reader: DocumentReader) -> Source:
     try:
-        return replace(source, form=judge_form(source.file, reader.field, source.key))
+        return replace(source, form=judge_form(source.file, reader.field, source.naming))
     except (NotText, ImportError, *DAMAGE):
         return source  # reading it says what is wrong
 

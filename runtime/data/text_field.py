@@ -1,26 +1,29 @@
 """The text of a record, and what a file's records have in place of it."""
 
-import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from planner.problems import Problem
-from planner.units import shorten
-from planner.yaml12_writer import flow_yaml
 from runtime.data.corpus import Source, data_problem
 from runtime.data.form import Form
 from runtime.data.json_values import TRAILING_COMMA
-from runtime.data.prompt_columns import COMPLETIONS, PROMPTS, conversion_fix
-from runtime.data.records import DAMAGE, MalformedRecord, Record, read_records
+from runtime.data.records import MalformedRecord
+from runtime.data.shape_fix import (
+    listed,
+    longest_field,
+    named_rows_fix,
+    numbered_fix,
+    override,
+    rows_fix,
+    sample_records,
+    shape_fix,
+)
 
-MAX_NAMED = 12  # keys named in a message; a table may have hundreds of columns
-MAX_DEPTH = 4
-# Of a message: Hugging Face's and OpenAI's, a call of tools, ShareGPT's.
-MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
-NUM_SAMPLED = 100  # records in which another field is looked for
+MAX_NAMED = 12  # elements of a list whose kind is looked at
+
+
+NUM_ROWS = 100  # in which names and texts are looked for
 
 
 class NoText(Exception):
@@ -69,6 +72,7 @@ class RecordFaults:
         self.num_texts = self.num_nulls = 0
         self.first: dict[str, tuple[int, str]] = {}  # the first place and message of each kind
         self.counts: Counter[str] = Counter()
+        self.rows: list[tuple[Any, ...]] = []  # the first lists in place of objects
 
     def add_text(self, text: str) -> None:
         """Counts a record that has the field; an empty text is what null is."""
@@ -79,6 +83,8 @@ class RecordFaults:
 
     def add_malformed(self, record: MalformedRecord) -> None:
         self._add("malformed", record.place, record.why)
+        if record.fields and len(self.rows) < NUM_ROWS:
+            self.rows.append(record.fields)
 
     def add_without_text(self, place: int, error: NoText) -> None:
         kind = "absent" if isinstance(error, KeyAbsent) else str(error)
@@ -103,7 +109,7 @@ class RecordFaults:
             expected = f"records of {self.form}, each with its text under {self.name!r}"
             fix = "remove that comma" if TRAILING_COMMA in found else "correct or remove the line"
             if self.counts[kind] == total > 1:
-                fix = (
+                fix = named_rows_fix(self.source, self.form, self.rows, self.name) or (
                     f"leave the file out of data.path, or write it again: no line is a record of {self.form}"
                 )
             return data_problem("SW707", found, expected, fix, self.source.file, place, path=self.source.key)
@@ -124,48 +130,33 @@ class RecordFaults:
 def keys_missing(source: Source, form: Form, name: str, names: Iterable[str]) -> Problem:
     """The Problem of a table without the column."""
     if form.csv is not None and not form.csv.has_header:
-        found, fix = "a table without names in its first row", "write a first row with the columns' names"
+        found, fix = "a table without names in its first row", rows_fix(source, form, name)
     else:
         found, fix = f"no column {name!r}; columns: {listed(names)}", suggest_field(source, form, name)
     expected = f"a column {name!r} of text (data.text_field)"
     return data_problem("SW708", found, expected, fix, source.file, path="data.text_field")
 
 
+def keys_repeated(source: Source, form: Form, name: str, names: Sequence[str]) -> Problem:
+    """The Problem of a table in which several columns have the name."""
+    found = f"{names.count(name)} columns {name!r}; columns: {listed(names)}"
+    expected = f"one column {name!r} of text (data.text_field)"
+    fix = numbered_fix(source, form, names, name)
+    return data_problem("SW708", found, expected, fix, source.file, path="data.text_field")
+
+
 def suggest_field(source: Source, form: Form, name: str) -> str:
-    """The fix for the first records: their conversations, their prompts, or the field with the most text."""
-    lengths: Counter[str] = Counter()
-    first: dict[str, Any] | None = None
-    with suppress(*DAMAGE):
-        for record in islice(read_records(source, form), NUM_SAMPLED):
-            if isinstance(record, Record) and isinstance(record.value, dict):
-                first = record.value if first is None else first
-                for key, value in record.value.items():
-                    if is_conversation(value):
-                        return (
-                            f"write {override('data.text_field', key)} data.format=chat and "
-                            "a data.tokenizer with a chat template, or leave the file out of data.path"
-                        )
-                if (fix := _answers_fix(source, form, record.value)) is not None:
-                    return fix
-                for key, text in _texts(record.value):
-                    lengths[key] += len(text)
-    del lengths[name]
-    if not lengths:
+    """The fix for the first records: what makes them records of text or of conversations, or the field with
+    the most text."""
+    records = sample_records(source, form)
+    fix = shape_fix(source, form, records, name)
+    if fix is not None:
+        return fix
+    field = longest_field(records, name)
+    if field is None:
+        first = records[0] if records else None
         return f"leave the file out of data.path: its records have no text, but {_kinds(first)}"
-    found = override("data.text_field", lengths.most_common(1)[0][0])
-    return f"write {found}, or leave the file out of data.path"
-
-
-def _answers_fix(source: Source, form: Form, record: dict[str, Any]) -> str | None:
-    """The fix for a record of a prompt and an answer, of which either alone would be another text."""
-    if isinstance(record.get(PROMPTS[0]), str) and isinstance(record.get(COMPLETIONS[0]), str):
-        fix = "write data.format=prompt"
-    else:
-        conversion = conversion_fix(source.file, form, record, source.key)
-        if conversion is None:
-            return None
-        fix = conversion
-    return f"{fix} and a data.tokenizer with a chat template, or leave the file out of data.path"
+    return f"write {override('data.text_field', field)}, or leave the file out of data.path"
 
 
 def _kinds(record: dict[str, Any] | None) -> str:
@@ -184,33 +175,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     return "an object" if isinstance(value, dict) else type(value).__name__
-
-
-def override(key: str, value: str) -> str:
-    """The override as a shell takes it."""
-    return shlex.quote(f"{key}={flow_yaml(value)}")
-
-
-def is_conversation(value: Any) -> bool:
-    """Whether these are messages, each with who says what."""
-    if not isinstance(value, list) or not value:
-        return False
-    return all(
-        isinstance(message, dict) and any(keys <= message.keys() for keys in MESSAGE_KEYS)
-        for message in value
-    )
-
-
-def _texts(record: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:
-    for key, value in record.items():
-        if isinstance(value, str):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, dict) and depth < MAX_DEPTH:
-            yield from _texts(value, f"{prefix}{key}.", depth + 1)
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first names, as a message shows them, and how many there are if these are not all."""
-    shown = [shorten(str(name), 40) for name in names]
-    more = f", … ({len(shown):,})" if len(shown) > MAX_NAMED else ""
-    return (", ".join(shown[:MAX_NAMED]) or "none") + more

@@ -289,8 +289,25 @@ def run_fix(fix: str) -> Path:
     """
     given, separator, named = fix.partition(", then write data.path=")
     assert separator, fix
-    command = re.sub(r"^[^:]*: ", "", given, count=1)
+    _run(re.sub(r"^[^:]*: ", "", given, count=1))
+    return Path(shlex.split(named)[0])
+
+
+def _run(command: str) -> None:
     command = re.sub(r"pip install [\w-]+ && ", "", command)
     command = re.sub(r"\bpython -", f"{shlex.quote(sys.executable)} -", command)
     subprocess.run(["bash", "-c", command], check=True, timeout=60)
-    return Path(shlex.split(named)[0])
+
+
+def follow_data_fix(fix: str) -> tuple[str, ...]:
+    """Runs the command of a data file's fix, if it has one, and returns the overrides to write."""
+    command, then, named = fix.partition(", then write ")
+    if then:
+        _run(re.sub(r"^[^:]*: ", "", command, count=1))
+    else:
+        named = fix.removeprefix("write ")
+        assert named != fix, fix
+    words = shlex.split(named.replace(", or leave the file out of data.path", ""))
+    overrides = tuple(word for word in words if re.match(r"[a-z_.]+=", word))
+    assert overrides, fix
+    return overrides

@@ -429,6 +429,6 @@ def test_a_call_without_content_is_a_message(tmp_path: Path) -> None:
     ]
     file = write_lines(tmp_path / "a.jsonl", [{"messages": talk, "tools": []}] * 40)
     (problem,) = problems(tmp_path, file, format="text")
-    assert problem.fix.startswith("write data.text_field=messages data.format=chat ")
+    assert problem.fix.startswith("write data.format=chat ")
     (problem,) = problems(tmp_path, file)
     assert problem.fix.startswith("choose a tokenizer whose chat template writes tool_calls")

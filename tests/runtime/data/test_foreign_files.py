@@ -186,14 +186,14 @@ def test_what_is_no_text_is_not_told_to_be_converted_by_iconv(tmp_path: Path, co
 
 
 def test_fault_of_every_line_is_the_files(tmp_path: Path) -> None:
-    problem = only_problem(write(tmp_path / "a.jsonl", '["a", 1]\n["b", 2]\n["c", 3]\n'))
+    problem = only_problem(write(tmp_path / "a.jsonl", "[0, 1]\n[0, 2]\n[0, 3]\n"))
     assert problem.code == "SW707"
     assert "(3 of 3 records)" in problem.found
     assert "no line is a record" in problem.fix
 
 
 def test_records_without_text_name_their_keys_and_kinds(tmp_path: Path) -> None:
-    line = '{"ids": [1, 2], "parts": [{"t": "a"}], "n": null}\n'
+    line = '{"ids": [1, 2], "parts": [{"t": 0}], "n": null}\n'
     problem = only_problem(write(tmp_path / "a.jsonl", line * 3))
     assert "ids (a list of int), parts (a list of an object), n (null)" in problem.fix
 

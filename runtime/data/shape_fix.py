@@ -1,0 +1,237 @@
+"""The fix for records of another shape: the command that converts the file, and the overrides for it."""
+
+import csv
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from planner.strategy.schema import TEXT_FIELD
+from planner.units import shorten
+from planner.yaml12_writer import flow_yaml
+from runtime.data.conversion import conversion_command, converted_name
+from runtime.data.corpus import Source
+from runtime.data.csv_form import open_csv
+from runtime.data.form import Form
+from runtime.data.nesting import Nested, find_nested
+from runtime.data.prompt_columns import Answers, at
+from runtime.data.records import DAMAGE, Record, open_text, read_records
+from runtime.data.turn_columns import find_answers
+
+MAX_NAMED = 12  # keys named in a message; a table may have hundreds of columns
+MAX_DEPTH = 4
+NUM_SAMPLED = 100  # records in which another field is looked for
+NEEDS_TEMPLATE = " and a data.tokenizer with a chat template"
+LEAVE_OUT = ", or leave the file out of data.path"
+Conversion = tuple[str, str, str]  # what it does, its command, and overrides with a space after each
+
+
+def sample_records(source: Source, form: Form) -> list[dict[str, Any]]:
+    """The first records that are objects, and can be read."""
+    found: list[dict[str, Any]] = []
+    with suppress(*DAMAGE):
+        for record in islice(read_records(source, form), NUM_SAMPLED):
+            if isinstance(record, Record) and isinstance(record.value, dict):
+                found.append(record.value)
+    return found
+
+
+def shape_fix(
+    source: Source, form: Form, records: Sequence[dict[str, Any]], name: str, format: str = "text"
+) -> str | None:
+    """The fix if records are inside others, or are conversations or prompts; None for others.
+
+    Args:
+        name: the field that should hold the text, or the messages.
+        format: data.format as it is written; with chat and prompt there is a chat template already.
+    """
+    for record in records:
+        nested = find_nested(record, name, has_many=len(records) > 1)
+        if nested is not None:
+            fix = _nested_fix(source, form, nested, name, format)
+        elif (answers := find_answers(record, format)) is not None:
+            fix = _answers_fix(source, form, answers, name, format)
+        else:
+            continue
+        if fix is not None:
+            return fix
+    return None
+
+
+def holds_records(source: Source, form: Form, name: str) -> bool:
+    """Whether a single object holds records with the field, or conversations: it is no file of settings."""
+    records = sample_records(source, form)
+    nested = find_nested(records[0], name, has_many=False) if len(records) == 1 else None
+    if nested is None or isinstance(nested.first, str):
+        return False
+    return isinstance(nested.first.get(name), str) or find_answers(nested.first) is not None
+
+
+def _answers_fix(source: Source, form: Form, answers: Answers, name: str, format: str) -> str | None:
+    overrides = _with_field(answers.overrides, name)
+    template = NEEDS_TEMPLATE if format == "text" else ""
+    if answers.converted is None:
+        return f"write {overrides.strip()}{template}{LEAVE_OUT}"
+    loops = [answers.condition] if answers.condition else []
+    command = conversion_command(source.file, form, answers.converted, loops, answers.modules)
+    if command is None:
+        return None
+    then = source.naming.then_write(command, converted_name(source.file), overrides)
+    return f"{answers.doing}: {then}{template}" + (LEAVE_OUT if format == "text" else "")
+
+
+def _nested_fix(source: Source, form: Form, nested: Nested, name: str, format: str) -> str | None:
+    first, loops, template = nested.first, list(nested.loops), ""
+    modules: tuple[str, ...] = ()
+    converted, overrides = "r", ""
+    if nested.joint is not None and (isinstance(first, str) or isinstance(first.get(name), str)):
+        part = "r" if isinstance(first, str) else at(name)
+        converted = f"dict(r, **{{{_quoted(name)}: {nested.joint}.join({part} {' '.join(loops)})}})"
+        loops = []
+    elif isinstance(first, str):
+        converted = f"{{{_quoted(name)}: r}}"
+    elif not isinstance(first.get(name), str):
+        answers = find_answers(first, format)
+        if answers is not None:
+            converted, overrides = answers.converted or "r", _with_field(answers.overrides, name)
+            modules, template = answers.modules, NEEDS_TEMPLATE if format == "text" else ""
+            loops += [answers.condition] if answers.condition else []
+        else:
+            field = longest_field([first], name)
+            if field is None:
+                return None
+            overrides = f"{override('data.text_field', field)} "
+    command = conversion_command(source.file, form, converted, loops, modules)
+    if command is None:
+        return None
+    then = source.naming.then_write(command, converted_name(source.file), overrides)
+    return f"{nested.doing} ({nested.where}): {then}{template}"
+
+
+def _with_field(overrides: str, name: str) -> str:
+    """With data.text_field as the format reads it, where another is written."""
+    if name in (TEXT_FIELD, "messages", "prompt") or "data.text_field=" in overrides:
+        return overrides
+    return f"data.text_field={TEXT_FIELD} {overrides}"
+
+
+def rows_fix(source: Source, form: Form, name: str) -> str:
+    """The fix for a table without names: the command that gives its columns names."""
+    fix = named_rows_fix(source, form, _sample_rows(source, form), name)
+    return fix or "write a first row with the columns' names"
+
+
+def _sample_rows(source: Source, form: Form) -> list[list[str]]:
+    """The first rows of a CSV, its header too."""
+    assert form.csv is not None
+    rows: list[list[str]] = []
+    with suppress(csv.Error, *DAMAGE), open_text(source, form, "") as stream:
+        for _ in range(form.csv.num_skipped):
+            next(stream)
+        rows += islice(open_csv(stream, form.csv), NUM_SAMPLED)
+    return [row for row in rows if row]
+
+
+def named_rows_fix(source: Source, form: Form, rows: Sequence[Sequence[Any]], name: str) -> str | None:
+    """The fix for records that are lists of fields, of which the first may hold names; None without one."""
+    if not rows:
+        return None
+    if _is_multiple_choice(rows):
+        asked = 'r[0] + "".join(f"\\n{w}. {t}" for w, t in zip("ABCDEFGH", r[1:-1]))'
+        converted, doing = (
+            f'{{"prompt": {asked}, "completion": r[-1]}}',
+            "make prompts of its questions and their choices",
+        )
+        loops, overrides, template = ["for r in t if r"], "data.format=prompt ", NEEDS_TEMPLATE
+    else:
+        has_names = _has_names(rows)
+        names = list(rows[0]) if has_names else [f"column{n + 1}" for n in range(len(rows[0]))]
+        record = [dict(zip(names, row, strict=False)) for row in rows[1 if has_names else 0 :]]
+        field = name if name in names else longest_field(record, name)
+        if field is None:
+            return None
+        doing, template, converted = "name its columns", "", "r"
+        if has_names:
+            loops = ["for n in [next(t)]", "for r in t if r", "for r in [dict(zip(n, r))]"]
+        else:
+            loops = ["for r in t if r", 'for r in [{f"column{n}": v for n, v in enumerate(r, 1)}]']
+        overrides = "" if field == name else f"{override('data.text_field', field)} "
+    command = conversion_command(source.file, form, converted, loops, rows=True)
+    if command is None:
+        return None
+    then = source.naming.then_write(command, converted_name(source.file), overrides)
+    return f"{doing}: {then}{template}"
+
+
+def numbered_fix(source: Source, form: Form, names: Sequence[str], name: str) -> str:
+    """The fix for a table in which several columns have the name: numbers, and the one with most text."""
+    given = [
+        f"{each}_{number}" if names.count(each) > 1 else each for number, each in enumerate(names, start=1)
+    ]
+    sample = _sample_rows(source, form)[1:]
+    lengths = {new: sum(len(row[n]) for row in sample if n < len(row)) for n, new in enumerate(given)}
+    field = max((new for new, old in zip(given, names, strict=True) if old == name), key=lengths.__getitem__)
+    listed_names = json.dumps(given, ensure_ascii=False)
+    loops = ["for n in [next(t)]", "for r in t if r", f"for r in [dict(zip({listed_names}, r))]"]
+    command = conversion_command(source.file, form, "r", loops, rows=True)
+    assert command is not None, "a CSV has a reader"
+    overrides = f"{override('data.text_field', field)} "
+    then = source.naming.then_write(command, converted_name(source.file), overrides)
+    return f"number the columns of the same name: {then}"
+
+
+def _has_names(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether the first row holds names: short texts, of which no later row repeats one."""
+    first = rows[0]
+    if not all(isinstance(each, str) and 0 < len(each) < 40 for each in first) or len(set(first)) < len(
+        first
+    ):
+        return False
+    later = {field for row in rows[1:] for field in row if isinstance(field, str)}
+    has_numbers = any(not isinstance(field, str) or field.isdecimal() for row in rows[1:] for field in row)
+    return has_numbers and not later & set(first) and not any(each.isdecimal() for each in first)
+
+
+def _is_multiple_choice(rows: Sequence[Sequence[Any]]) -> bool:
+    """A question, its choices and the letter of the right one, as MMLU is published."""
+    num_choices = len(rows[0]) - 2
+    return num_choices >= 2 and all(
+        len(row) == num_choices + 2 and row[-1] in tuple("ABCDEFGH"[:num_choices]) for row in rows
+    )
+
+
+def longest_field(records: Iterable[dict[str, Any]], name: str) -> str | None:
+    """The field with the most text, but not `name`; None if there is none. `a.b` is b inside a."""
+    lengths: Counter[str] = Counter()
+    for record in records:
+        for key, text in _texts(record):
+            lengths[key] += len(text)
+    del lengths[name]
+    return lengths.most_common(1)[0][0] if lengths else None
+
+
+def _texts(record: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:
+    for key, value in record.items():
+        if isinstance(value, str):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, dict) and depth < MAX_DEPTH:
+            yield from _texts(value, f"{prefix}{key}.", depth + 1)
+
+
+def _quoted(text: str) -> str:
+    return flow_yaml(text) if text.startswith('"') else f'"{text}"'
+
+
+def override(key: str, value: str) -> str:
+    """The override as a shell takes it."""
+    return shlex.quote(f"{key}={flow_yaml(value)}")
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names, as a message shows them, and how many there are if these are not all."""
+    shown = [shorten(str(name), 40) for name in names]
+    more = f", … ({len(shown):,})" if len(shown) > MAX_NAMED else ""
+    return (", ".join(shown[:MAX_NAMED]) or "none") + more

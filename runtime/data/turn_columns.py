@@ -1,0 +1,106 @@
+"""Records of conversations: those that are read under another key, and those in another shape."""
+
+import re
+import shlex
+from typing import Any
+
+from planner.yaml12_writer import flow_yaml
+from runtime.data.prompt_columns import PROMPTS, Answers, are_messages, at, find_prompts
+
+MESSAGES = "messages"
+# Texts in turn, the user's first (UltraChat).
+TURNS = ("data", "dialog", "dialogue", "conversation", "conversations", "turns", "utterances")
+ANSWERERS = frozenset({"assistant", "gpt", "bot", "model", "chatgpt"})
+# HH-RLHF: a text with who speaks before each turn.
+SPEAKER = r"(?:^|\n\n)(Human|Assistant):"
+SPOKEN = r"(?:^|\n\n)(Human|Assistant):(.*?)(?=\n\n(?:Human|Assistant):|\Z)"
+DOING = "make messages of its turns"
+
+
+def find_answers(record: dict[str, Any], format: str = "text") -> Answers | None:
+    """How to read a record as a conversation, or as a prompt and its completion; None for other records.
+
+    Args:
+        format: data.format as it is written; with prompt a prompt and its completion come first.
+    """
+    conversations = [key for key, value in record.items() if are_messages(value)]
+    complete = next((key for key in conversations if _has_both(record[key])), None)
+    preferred = _find_preferred(record)
+    if preferred is not None:
+        return preferred
+    if complete is None or complete in PROMPTS or format == "prompt":
+        prompts = find_prompts(record)
+        if prompts is not None:
+            return prompts
+    if conversations:
+        key = complete or conversations[0]
+        return Answers("data.format=chat " if key == MESSAGES else f"{_field(key)} data.format=chat ")
+    return _find_turns(record)
+
+
+def _field(key: str) -> str:
+    return shlex.quote(f"data.text_field={flow_yaml(key)}")
+
+
+def _has_both(value: Any) -> bool:
+    """Whether somebody asks and somebody answers."""
+    if not isinstance(value, list):
+        return True  # JSON of a CSV
+    roles = {message.get("role", message.get("from")) for message in value}
+    return bool(roles & ANSWERERS) and bool(roles - ANSWERERS - {"system"})
+
+
+def _find_preferred(record: dict[str, Any]) -> Answers | None:
+    """OpenAI's preferences: the messages of the input, and the preferred answer after them."""
+    asked = record.get("input")
+    if not isinstance(asked, dict) or not are_messages(asked.get(MESSAGES)):
+        return None
+    if not are_messages(record.get("preferred_output")):
+        return None
+    tools = ', "tools": r["input"].get("tools")' if asked.get("tools") else ""
+    messages = 'r["input"]["messages"] + r["preferred_output"]'
+    return Answers("data.format=chat ", f'{{"{MESSAGES}": {messages}{tools}}}', "join its messages")
+
+
+def _find_turns(record: dict[str, Any]) -> Answers | None:
+    for key, value in record.items():
+        messages = _messages(key, value)
+        if messages is not None:
+            modules = ("re",) if "re." in messages else ()
+            return Answers("data.format=chat ", f'{{"{MESSAGES}": {messages}}}', DOING, modules=modules)
+    languages = record.get("translation")
+    if isinstance(languages, dict) and len(languages) == 2:
+        prompt, completion = (f"{at('translation')}{at(key)[1:]}" for key in languages)
+        return Answers(
+            "data.format=prompt ",
+            f'{{"prompt": {prompt}, "completion": {completion}}}',
+            f"translate from {next(iter(languages))}",
+        )
+    return None
+
+
+def _messages(key: str, value: Any) -> str | None:
+    """The expression of the messages that the value holds in another shape."""
+    if isinstance(value, str) and len(set(re.findall(SPEAKER, value))) == 2:
+        role = '{"Human": "user"}.get(w, "assistant")'
+        return (
+            f'[{{"role": {role}, "content": t.strip()}} for w, t in re.findall(r"{SPOKEN}", {at(key)}, re.S)]'
+        )
+    if not isinstance(value, list) or not value:
+        return None
+    if key in TURNS and len(value) > 1 and all(isinstance(text, str) for text in value):
+        role = '("user", "assistant")[i % 2]'
+        return f'[{{"role": {role}, "content": t}} for i, t in enumerate({at(key)})]'
+    if not all(isinstance(turn, dict) for turn in value):
+        return None
+    if all({"role", "parts"} <= turn.keys() for turn in value):  # Gemini
+        text = '"".join(p.get("text", "") for p in m["parts"])'
+        role = '{"model": "assistant"}.get(m["role"], m["role"])'
+        return f'[{{"role": {role}, "content": {text}}} for m in {at(key)}]'
+    if all({"input", "output"} <= turn.keys() for turn in value):  # XTuner
+        parts = '(("system", "system"), ("user", "input"), ("assistant", "output"))'
+        return f'[{{"role": w, "content": m[k]}} for m in {at(key)} for w, k in {parts} if m.get(k)]'
+    if all({"role", "text"} <= turn.keys() for turn in value):  # Open Assistant
+        role = '{"prompter": "user"}.get(m["role"], m["role"])'
+        return f'[{{"role": {role}, "content": m["text"]}} for m in {at(key)}]'
+    return None

@@ -1,0 +1,139 @@
+"""Files as people have them: each is read, or its fix, followed word for word, leads to what is meant."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from planner import Problem, Strategy
+from runtime.data.conversations import MESSAGES
+from runtime.data.corpus import Corpus, find_corpus, find_mix
+from runtime.data.documents import TextReader, read_chunks
+from runtime.data.messages import extract_conversation
+from runtime.data.records import Record, read_records
+from runtime.data.survey import survey_corpus
+from tests.support.data_strategies import make_strategy
+from tests.support.fixes import follow_data_fix
+from tests.support.people_files import CSV_FORMS, JSON_FORMS, NESTED, TALKS, TalkFile, TextFile
+
+
+def corpus_of(strategy: Strategy) -> Corpus:
+    if strategy.data.mix is None:
+        return find_corpus(strategy.data.path)
+    parts = strategy.data.mix
+    return find_mix([part.path for part in parts], [part.weight for part in parts])
+
+
+def faults(corpus: Corpus, field: str = "text") -> tuple[Problem, ...]:
+    return (*corpus.problems, *survey_corpus(corpus.sources, TextReader(field=field)).problems)
+
+
+def documents(strategy: Strategy) -> list[str]:
+    """What the strategy trains."""
+    corpus, field = corpus_of(strategy), strategy.data.text_field
+    survey = survey_corpus(corpus.sources, TextReader(field=field))
+    assert (*corpus.problems, *survey.problems) == ()
+    found = [""]
+    for source in survey.sources:
+        for chunk in read_chunks(source, field):
+            assert not isinstance(chunk, Problem), chunk
+            found[-1] += chunk.text
+            if chunk.ends_document:
+                found.append("")
+    return found[:-1]
+
+
+def followed(root: Path, path: object) -> Strategy:
+    """The strategy after the only fix was followed."""
+    (problem,) = faults(corpus_of(make_strategy(root, path)))
+    overrides = follow_data_fix(problem.fix)
+    is_named = any(each.startswith("data.path=") for each in overrides)
+    return make_strategy(root, None if is_named else path, "data.tokenizer=tok", *overrides)
+
+
+FILES = {**NESTED, **JSON_FORMS, **CSV_FORMS}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("kind", FILES)
+def test_text_is_read_or_its_fix_leads_to_it(
+    tmp_path: Path, kind: str, compress: Callable[[bytes], bytes]
+) -> None:
+    file: TextFile = FILES[kind]
+    if "comma in each object" in kind:
+        pytest.importorskip("json5")
+    path = tmp_path / file.name
+    path.write_bytes(compress(file.content))
+    strategy = make_strategy(tmp_path, path) if file.is_read else followed(tmp_path, path)
+    assert documents(strategy) == list(file.texts)
+
+
+@pytest.mark.parametrize("kind", TALKS)
+def test_fix_of_conversations_leads_to_them(tmp_path: Path, kind: str) -> None:
+    file: TalkFile = TALKS[kind]
+    path = tmp_path / f"my {file.name}"
+    path.write_bytes(file.content)
+    assert talks_of(followed(tmp_path, path)) == [list(talk) for talk in file.talks]
+
+
+def talks_of(strategy: Strategy) -> list[list[tuple[str, str]]]:
+    """Who says what in the conversations that the strategy trains."""
+    data = strategy.data
+    assert data.format != "text"
+    field = MESSAGES if data.text_field == "text" else data.text_field
+    survey = survey_corpus(corpus_of(strategy).sources, TextReader(field=field))
+    found = []
+    for source in survey.sources:
+        assert source.form is not None
+        for record in read_records(source, source.form):
+            assert isinstance(record, Record), record
+            talk = extract_conversation(record.value, data.format, field)
+            assert talk.first_answer < len(talk.messages)
+            found.append([(message["role"], message["content"]) for message in talk.messages])
+    return found
+
+
+def test_fix_keeps_the_other_files(tmp_path: Path) -> None:
+    """Of a list, of a folder, and of a folder with more files than an override can list."""
+    nested = NESTED["a version above the data"]
+    for num_others in (1, 30):
+        folder = tmp_path / str(num_others)
+        folder.mkdir()
+        for number in range(num_others):
+            (folder / f"{number:02}.txt").write_text(f"text {number}")
+        (folder / "nested.json").write_bytes(nested.content)
+        texts = [f"text {number}" for number in range(num_others)]
+        alone = tmp_path / f"alone{num_others}.txt"
+        alone.write_text("alone")
+        strategy = followed(tmp_path, [str(alone), str(folder)])
+        assert sorted(documents(strategy)) == sorted(["alone", *texts, *nested.texts])
+
+
+def test_fix_keeps_the_parts_of_a_mix(tmp_path: Path) -> None:
+    nested = NESTED["a version above the data"]
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"text {name}")
+    (tmp_path / "nested.json").write_bytes(nested.content)
+    parts = [
+        {"path": f"{tmp_path}/a", "weight": 3},
+        {"path": [f"{tmp_path}/b", f"{tmp_path}/nested.json"], "weight": 1},
+    ]
+    strategy = make_strategy(tmp_path, None, f"data.mix={json.dumps(parts)}")
+    (problem,) = faults(corpus_of(strategy))
+    assert problem.path == "data.text_field"
+    strategy = make_strategy(tmp_path, None, *follow_data_fix(problem.fix))
+    assert strategy.data.mix is not None
+    assert [part.weight for part in strategy.data.mix] == [3, 1]
+    assert documents(strategy) == ["text a", "text b", *nested.texts]
+
+
+def test_nested_records_in_a_folder_are_not_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words " * 500)
+    (tmp_path / "b.json").write_bytes(NESTED["the datasets server"].content)
+    (tmp_path / "package.json").write_text(
+        '{"name": "x", "files": ["a", "b"], "scripts": {"x": "y", "z": "w"}}'
+    )
+    (problem,) = faults(find_corpus(str(tmp_path)))
+    assert (problem.code, Path(str(problem.file)).name) == ("SW708", "b.json")

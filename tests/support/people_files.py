@@ -1,0 +1,436 @@
+"""Data files as people have them: their content, and the documents or conversations that are meant."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+TEXTS = (
+    "The river was high that spring, and the ferry did not run for a week; the mill stood silent until May.",
+    'She wrote "home" to her brother, once a week, always on Sunday, and never posted one of the letters.',
+    "Two men carried the piano up the stairs, one step at a time, while the whole house listened to them.",
+    "Grüße aus Köln: nobody in the village could remember such water, and so they moved to the hills.",
+)
+ASKED = tuple(f"Question {number}: what happened then, and who was there?" for number in range(len(TEXTS)))
+
+
+class TextFile(NamedTuple):
+    """A file of documents. texts: those that are trained, after the fix unless `is_read` without one."""
+
+    name: str
+    content: bytes
+    texts: Sequence[str] = TEXTS
+    is_read: bool = False
+
+
+class TalkFile(NamedTuple):
+    """A file of conversations: who says what, in the first of them; the answers are the last messages."""
+
+    name: str
+    content: bytes
+    talks: Sequence[Sequence[tuple[str, str]]]
+
+
+def lines(records: Iterable[Any], before: str = "", after: str = "\n") -> bytes:
+    return "".join(f"{before}{json.dumps(record, ensure_ascii=False)}{after}" for record in records).encode()
+
+
+def whole(value: Any, indent: int | None = None) -> bytes:
+    return json.dumps(value, ensure_ascii=False, indent=indent).encode()
+
+
+def table(rows: Iterable[Sequence[Any]], **how: Any) -> bytes:
+    stream = io.StringIO(newline="")
+    csv.writer(stream, lineterminator="\n", **how).writerows(rows)
+    return stream.getvalue().encode()
+
+
+RECORDS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+BODIES = [{"id": number, "title": "Old", "body": text} for number, text in enumerate(TEXTS)]
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "A river",
+            "paragraphs": [
+                {"context": text, "qas": [{"question": "Who?", "id": "1", "answers": [{"text": "She"}]}]}
+            ],
+        }
+        for text in TEXTS
+    ],
+}
+ROWS = {
+    "features": [{"feature_idx": 0, "name": "text", "type": {"dtype": "string", "_type": "Value"}}],
+    "rows": [{"row_idx": record["id"], "row": record, "truncated_cells": []} for record in RECORDS],
+    "num_rows_total": 4,
+    "partial": False,
+}
+HITS = {
+    "took": 3,
+    "hits": {"total": {"value": 4}, "hits": [{"_id": "1", "_source": each} for each in BODIES]},
+}
+PAGES = {"query": {"pages": {str(n): {"pageid": n, "extract": text} for n, text in enumerate(TEXTS)}}}
+SCHEMA = {"fields": [{"name": "text", "type": "string"}], "pandas_version": "1.4.0"}
+LISTS = [[record["id"], record["text"]] for record in RECORDS]
+HEADED = [["id", "text"], *LISTS]
+
+NESTED = {
+    "a version above the data": TextFile("a.json", whole({"version": "1.0", "data": RECORDS})),
+    "a status above documents": TextFile("a.json", whole({"status": "ok", "documents": BODIES}, 2)),
+    "SQuAD": TextFile("train-v2.0.json", whole(SQUAD)),
+    "the datasets server": TextFile("rows.json", whole(ROWS)),
+    "Elasticsearch": TextFile("hits.json", whole(HITS)),
+    "MediaWiki": TextFile("wiki.json", whole(PAGES)),
+    "texts in a list": TextFile("a.json", whole({"name": "letters", "texts": TEXTS})),
+    "texts in a list of lists": TextFile("a.json", whole({"books": [{"title": "x", "pages": list(TEXTS)}]})),
+    "records by their ids": TextFile("a.json", whole({str(each["id"]): each for each in RECORDS})),
+    "texts by their ids": TextFile("a.json", whole({f"doc{n}": text for n, text in enumerate(TEXTS)})),
+    "splits in one file": TextFile("a.json", whole({"train": RECORDS, "test": RECORDS[:1]})),
+    "an object in each row": TextFile("a.jsonl", lines([{"n": 1, "row": record} for record in RECORDS])),
+    "documents in each line": TextFile(
+        "a.jsonl", lines([{"docs": [each], "source": "x"} for each in RECORDS])
+    ),
+    "paragraphs in each line": TextFile(
+        "a.jsonl",
+        lines([{"id": n, "paragraphs": [text, TEXTS[0]]} for n, text in enumerate(TEXTS)]),
+        [f"{text}\n\n{TEXTS[0]}" for text in TEXTS],
+    ),
+    "sections in each line": TextFile(
+        "a.jsonl",
+        lines(
+            [{"id": 1, "sections": [{"head": "A", "text": t}, {"head": "B", "text": "end"}]} for t in TEXTS]
+        ),
+        [f"{text}\n\nend" for text in TEXTS],
+    ),
+    "tokens in each line": TextFile(
+        "conll.jsonl", lines([{"tokens": text.split(), "tags": [0]} for text in TEXTS]), TEXTS
+    ),
+}
+JSON_FORMS = {
+    "a comma after each line": TextFile("a.jsonl", lines(RECORDS, after=",\n"), is_read=True),
+    "record separators": TextFile("a.jsonl", lines(RECORDS, before="\x1e"), is_read=True),
+    "a byte order mark on each line": TextFile("a.jsonl", lines(RECORDS, before="\ufeff"), is_read=True),
+    "lines between brackets": TextFile("a.json", b"[\n" + lines(RECORDS) + b"]\n", is_read=True),
+    "blank lines": TextFile("a.jsonl", lines(RECORDS, after="\n\n"), is_read=True),
+    "tabs in texts": TextFile(
+        "a.jsonl",
+        lines(RECORDS).replace(b" the ", b"\t"),
+        [text.replace(" the ", "\t") for text in TEXTS],
+        is_read=True,
+    ),
+    "indented objects": TextFile("a.json", b"\n".join(whole(each, 2) for each in RECORDS), is_read=True),
+    "indented objects with commas": TextFile(
+        "a", b",\n".join(whole(each, 2) for each in RECORDS), is_read=True
+    ),
+    "indented objects after separators": TextFile(
+        "a", b"".join(b"\x1e" + whole(each, 2) + b"\n" for each in RECORDS), is_read=True
+    ),
+    "objects on one line": TextFile("a.json", b"".join(whole(each) for each in RECORDS), is_read=True),
+    "columns": TextFile("a.json", whole({"text": TEXTS, "id": [1, 2, 3, 4]})),
+    "one column": TextFile("a.json", whole({"text": TEXTS})),
+    "pandas, split": TextFile(
+        "a.json", whole({"columns": ["id", "text"], "index": [0, 1, 2, 3], "data": LISTS})
+    ),
+    "pandas, columns": TextFile("a.json", whole({"text": {str(n): text for n, text in enumerate(TEXTS)}})),
+    "pandas, index": TextFile("a.json", whole({str(n): {"text": text} for n, text in enumerate(TEXTS)})),
+    "pandas, table": TextFile("a.json", whole({"schema": SCHEMA, "data": RECORDS})),
+    "pandas, values": TextFile("a.json", whole(LISTS)),
+    "columns with types": TextFile(
+        "a.json", whole({"columns": [{"name": "id", "type": "int"}, {"name": "body"}], "rows": LISTS})
+    ),
+    "lists below names": TextFile("a.jsonl", lines(HEADED)),
+    "JSON in JSON": TextFile("a.jsonl", lines(json.dumps(record) for record in RECORDS)),
+    "an array in a text": TextFile("a.json", whole(json.dumps(RECORDS))),
+    "a comma in each object": TextFile("a.jsonl", lines(RECORDS).replace(b"}", b",}")),
+}
+CSV_FORMS = {
+    "a title": TextFile("a.csv", b"Letters of 2024\n" + table(HEADED), is_read=True),
+    "a title and a blank line": TextFile("a.csv", b"Letters of 2024\n\n" + table(HEADED), is_read=True),
+    "a title with commas": TextFile("a.csv", b"Letters,\n" + table(HEADED), is_read=True),
+    "titles from Excel": TextFile(
+        "a.csv",
+        b"Report 2024;;\nMade by;Anna;\n;;\n" + table([[*row, "x"] for row in HEADED], delimiter=";"),
+        is_read=True,
+    ),
+    "a title above tabs": TextFile("a.tsv", b"All letters\n" + table(HEADED, delimiter="\t"), is_read=True),
+    "a repeated other column": TextFile("a.csv", table([[row[0], *row] for row in HEADED]), is_read=True),
+    "a delimiter after each row": TextFile("a.csv", table([[*row, ""] for row in HEADED]), is_read=True),
+    "escaped quotes": TextFile("a.csv", table(HEADED, doublequote=False, escapechar="\\"), is_read=True),
+    "UTF-16": TextFile("a.csv", table(HEADED).decode().encode("utf-16"), is_read=True),
+    "UTF-16, tabs": TextFile("a.txt", table(HEADED, delimiter="\t").decode().encode("utf-16"), is_read=True),
+    "a repeated text column": TextFile(
+        "a.csv", table([["id", "text", "text"], *([n, "no", t] for n, t in LISTS)])
+    ),
+    "no names": TextFile("a.csv", table(LISTS)),
+    "no names, tabs": TextFile("a.tsv", table(LISTS, delimiter="\t")),
+    "no names, semicolons": TextFile("a.csv", table(LISTS, delimiter=";")),
+    "zero bytes": TextFile("a.csv", table(HEADED).replace(b"home", b"ho\0me")),
+    "zeros at the end": TextFile("a.jsonl", lines(RECORDS) + b"\0" * 64),
+}
+
+
+def _pairs(build: Callable[[str, str], Any]) -> list[Any]:
+    return [build(asked, text) for asked, text in zip(ASKED, TEXTS, strict=True)]
+
+
+def _talks(*before: tuple[str, str], answer: Callable[[str], str] = str) -> list[list[tuple[str, str]]]:
+    return [
+        [*before, ("user", asked), ("assistant", answer(text))]
+        for asked, text in zip(ASKED, TEXTS, strict=True)
+    ]
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _with(context: str) -> list[list[tuple[str, str]]]:
+    return [
+        [("user", f"{asked}\n\n{context}"), talk[-1]] for asked, talk in zip(ASKED, _talks(), strict=True)
+    ]
+
+
+LETTERED = "\nA. one\nB. two\nC. three\nD. four"
+CHOSEN = [[("user", asked + LETTERED), ("assistant", "C")] for asked in ASKED]
+CHOICES = ["one", "two", "three", "four"]
+DIALOGUE = "\n\nHuman: {}\n\nAssistant: {}"
+TALKS = {
+    "prompt, completion": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "completion": b})), _talks()
+    ),
+    "prompt, response": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "response": b})), _talks()
+    ),
+    "Dolly": TalkFile(
+        "dolly.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {"instruction": a, "context": "The year 1905.", "response": b, "category": "qa"}
+            )
+        ),
+        _with("The year 1905."),
+    ),
+    "Alpaca": TalkFile(
+        "alpaca.json", whole(_pairs(lambda a, b: {"instruction": a, "input": "", "output": b})), _talks()
+    ),
+    "LLaMA-Factory": TalkFile(
+        "a.json",
+        whole(
+            _pairs(
+                lambda a, b: {
+                    "instruction": a,
+                    "input": "",
+                    "output": b,
+                    "system": "Be kind.",
+                    "history": [["Hi", "Yes?"]],
+                }
+            )
+        ),
+        _talks(("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?")),
+    ),
+    "Orca": TalkFile(
+        "orca.jsonl",
+        lines(_pairs(lambda a, b: {"system_prompt": "Think.", "question": a, "response": b})),
+        _talks(("system", "Think.")),
+    ),
+    "GSM8K": TalkFile("gsm8k.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": b})), _talks()),
+    "MATH": TalkFile(
+        "math.jsonl", lines(_pairs(lambda a, b: {"problem": a, "solution": b, "answer": "4"})), _talks()
+    ),
+    "FLAN": TalkFile(
+        "flan.jsonl", lines(_pairs(lambda a, b: {"inputs": a, "targets": b, "task_name": "x"})), _talks()
+    ),
+    "input, output": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"input": a, "output": b})), _talks()),
+    "source, target": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"source": a, "target": b})), _talks()),
+    "user, assistant": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"user": a, "assistant": b})), _talks()),
+    "capitals": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"Question": a, "Answer": b})), _talks()),
+    "several answers": TalkFile(
+        "nq.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": [b, "no"]})), _talks()
+    ),
+    "SQuAD, flat": TalkFile(
+        "squad.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "title": "x",
+                    "context": "Long ago.",
+                    "question": a,
+                    "answers": {"text": [b], "answer_start": [0]},
+                }
+            )
+        ),
+        _with("Long ago."),
+    ),
+    "TriviaQA": TalkFile(
+        "t.jsonl",
+        lines(_pairs(lambda a, b: {"question": a, "answer": {"value": b, "aliases": [b]}})),
+        _talks(),
+    ),
+    "BoolQ": TalkFile(
+        "boolq.jsonl",
+        lines(_pairs(lambda a, b: {"question": a, "passage": b, "answer": True})),
+        [[("user", f"{a}\n\n{b}"), ("assistant", "True")] for a, b in zip(ASKED, TEXTS, strict=True)],
+    ),
+    "DPO": TalkFile(
+        "dpo.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "chosen": b, "rejected": "no"})), _talks()
+    ),
+    "DPO, messages": TalkFile(
+        "dpo.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "prompt": [_message("user", a)],
+                    "chosen": [_message("assistant", b)],
+                    "rejected": [_message("assistant", "no")],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "DPO, conversations": TalkFile(
+        "dpo.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "chosen": [_message("user", a), _message("assistant", b)],
+                    "rejected": [_message("user", a), _message("assistant", "no")],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "OpenAI, preferences": TalkFile(
+        "p.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "input": {"messages": [_message("user", a)], "tools": [], "parallel_tool_calls": True},
+                    "preferred_output": [_message("assistant", b)],
+                    "non_preferred_output": [_message("assistant", "no")],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "OpenAI, fine-tuning": TalkFile(
+        "f.jsonl",
+        lines(_pairs(lambda a, b: {"messages": [_message("user", a), _message("assistant", b)]})),
+        _talks(),
+    ),
+    "ShareGPT": TalkFile(
+        "s.json",
+        whole(
+            _pairs(
+                lambda a, b: {
+                    "id": "1",
+                    "conversations": [{"from": "human", "value": a}, {"from": "gpt", "value": b}],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "UltraChat": TalkFile("u.jsonl", lines(_pairs(lambda a, b: {"id": "1", "data": [a, b]})), _talks()),
+    "UltraChat 200k": TalkFile(
+        "u.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "prompt": a,
+                    "prompt_id": "1",
+                    "messages": [_message("user", a), _message("assistant", b)],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "HH-RLHF": TalkFile(
+        "hh.jsonl",
+        lines(_pairs(lambda a, b: {"chosen": DIALOGUE.format(a, b), "rejected": DIALOGUE.format(a, "no")})),
+        _talks(),
+    ),
+    "Gemini": TalkFile(
+        "g.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "contents": [
+                        {"role": "user", "parts": [{"text": a}]},
+                        {"role": "model", "parts": [{"text": b}]},
+                    ]
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "XTuner": TalkFile(
+        "x.jsonl",
+        lines(_pairs(lambda a, b: {"conversation": [{"system": "Be brief.", "input": a, "output": b}]})),
+        _talks(("system", "Be brief.")),
+    ),
+    "translation": TalkFile(
+        "t.jsonl", lines(_pairs(lambda a, b: {"translation": {"en": a, "de": b}})), _talks()
+    ),
+    "MMLU": TalkFile("mmlu.csv", table([[asked, *CHOICES, "C"] for asked in ASKED]), CHOSEN),
+    "MMLU with names": TalkFile(
+        "mmlu.csv",
+        table([["question", "A", "B", "C", "D", "answer"], *([asked, *CHOICES, "C"] for asked in ASKED)]),
+        CHOSEN,
+    ),
+    "MMLU, choices": TalkFile(
+        "mmlu.jsonl", lines([{"question": asked, "choices": CHOICES, "answer": 2} for asked in ASKED]), CHOSEN
+    ),
+    "ARC": TalkFile(
+        "arc.jsonl",
+        lines(
+            [
+                {
+                    "question": asked,
+                    "choices": {"text": CHOICES, "label": ["A", "B", "C", "D"]},
+                    "answerKey": "C",
+                }
+                for asked in ASKED
+            ]
+        ),
+        CHOSEN,
+    ),
+    "HellaSwag": TalkFile(
+        "h.jsonl",
+        lines([{"ind": 1, "ctx": asked, "endings": CHOICES, "label": "2"} for asked in ASKED]),
+        CHOSEN,
+    ),
+    "CSV": TalkFile("qa.csv", table([["query", "response"], *zip(ASKED, TEXTS, strict=True)]), _talks()),
+    "TSV": TalkFile(
+        "qa.tsv", table([["question", "answer"], *zip(ASKED, TEXTS, strict=True)], delimiter="\t"), _talks()
+    ),
+    "CSV with semicolons": TalkFile(
+        "qa.csv", table([["instruction", "output"], *zip(ASKED, TEXTS, strict=True)], delimiter=";"), _talks()
+    ),
+    "messages in a CSV": TalkFile(
+        "m.csv",
+        table(
+            [
+                ["messages"],
+                *(
+                    [json.dumps([_message("user", a), _message("assistant", b)])]
+                    for a, b in zip(ASKED, TEXTS, strict=True)
+                ),
+            ]
+        ),
+        _talks(),
+    ),
+    "Alpaca below a key": TalkFile(
+        "a.json", whole({"data": _pairs(lambda a, b: {"instruction": a, "input": "", "output": b})}), _talks()
+    ),
+    "conversations below a key": TalkFile(
+        "a.json",
+        whole({"items": _pairs(lambda a, b: {"messages": [_message("user", a), _message("assistant", b)]})}),
+        _talks(),
+    ),
+    "Alpaca, indented objects": TalkFile(
+        "a.json",
+        b"\n".join(whole(each, 2) for each in _pairs(lambda a, b: {"instruction": a, "output": b})),
+        _talks(),
+    ),
+    "questions in columns": TalkFile("a.json", whole({"question": ASKED, "answer": TEXTS}), _talks()),
+}
