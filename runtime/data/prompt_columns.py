@@ -159,7 +159,7 @@ def _letter(value: str | int, expression: str, num_choices: int) -> str | None:
     """The expression of the right choice's letter; `num_choices`: of a numbered list."""
     if isinstance(value, str) and len(value) == 1 and value.isupper():
         return expression
-    if isinstance(value, str) and not value.isdecimal():
+    if isinstance(value, str) and not (value.isdecimal() and len(value) < 3):
         return None
     if num_choices and 0 <= int(value) < num_choices:
         return f'"{LETTERS}"[int({expression})]'

@@ -1,7 +1,6 @@
 """The fix for records of another shape: the command that converts the file, and the overrides for it."""
 
 import csv
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,8 +173,8 @@ def numbered_fix(source: Source, form: Form, names: Sequence[str], name: str) ->
     sample = _sample_rows(source, form)[1:]
     lengths = {new: sum(len(row[n]) for row in sample if n < len(row)) for n, new in enumerate(given)}
     field = max((new for new, old in zip(given, names, strict=True) if old == name), key=lengths.__getitem__)
-    listed_names = json.dumps(given, ensure_ascii=False)
-    loops = ["for n in [next(t)]", "for r in t if r", f"for r in [dict(zip({listed_names}, r))]"]
+    numbered = '[f"{c}_{i}" if n.count(c) > 1 else c for i, c in enumerate(n, 1)]'
+    loops = ["for n in [next(t)]", f"for n in [{numbered}]", "for r in t if r", "for r in [dict(zip(n, r))]"]
     command = conversion_command(source.file, form, "r", loops, rows=True)
     assert command is not None, "a CSV has a reader"
     overrides = f"{override('data.text_field', field)} "

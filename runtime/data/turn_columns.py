@@ -46,7 +46,7 @@ def _has_both(value: Any) -> bool:
     """Whether somebody asks and somebody answers."""
     if not isinstance(value, list):
         return True  # JSON of a CSV
-    roles = {message.get("role", message.get("from")) for message in value}
+    roles = {str(message.get("role", message.get("from"))) for message in value}
     return bool(roles & ANSWERERS) and bool(roles - ANSWERERS - {"system"})
 
 
@@ -69,7 +69,7 @@ def _find_turns(record: dict[str, Any]) -> Answers | None:
             modules = ("re",) if "re." in messages else ()
             return Answers("data.format=chat ", f'{{"{MESSAGES}": {messages}}}', DOING, modules=modules)
     languages = record.get("translation")
-    if isinstance(languages, dict) and len(languages) == 2:
+    if isinstance(languages, dict) and [*map(type, languages.values())] == [str, str]:
         prompt, completion = (f"{at('translation')}{at(key)[1:]}" for key in languages)
         return Answers(
             "data.format=prompt ",
