@@ -152,6 +152,7 @@ _HOSTS_SCHEMA = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": MAX_HOSTS},
         {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"type": "string", "pattern": r"\[[0-9,-]+\]"},
         {
             "type": "object",
             "properties": {"hostfile": {"type": "string"}},
@@ -249,7 +250,10 @@ class Cluster(Section):
 
     hosts: Annotated[
         Hosts, BeforeValidator(parse_hosts), PlainSerializer(_write_hosts), WithJsonSchema(_HOSTS_SCHEMA)
-    ] = Field(description="list of names, {hostfile: FILE}, or a number (1: localhost)", examples=[16])
+    ] = Field(
+        description="list of names or ranges (node[01-16]), {hostfile: FILE}, or a number (1: localhost)",
+        examples=[16],
+    )
     gpus_per_host: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = Field(
         description="ranks per host; not a limit when gpu is cpu", examples=[8]
     )

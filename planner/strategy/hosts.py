@@ -1,12 +1,14 @@
-"""Host list of a strategy: names, a hostfile in DeepSpeed's syntax, or a number of hosts."""
+"""Host list of a strategy: names, ranges of names as Slurm writes them, a hostfile, or a number of hosts."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo
 
 from planner.strategy.field_types import expand_path, make_error, show
 from planner.strategy.host_dialects import read_dialect
+from planner.strategy.host_expressions import expand, split_outside_brackets
 from planner.strategy.host_names import (
     EXPECTED_NAME,
     LINE,
@@ -19,6 +21,8 @@ from planner.strategy.hostfile import read_hostfile
 from planner.units import shorten
 
 _EXPECTED = "a list of names, hostfile: FILE, or a number of hosts"
+# As `squeue` and `sinfo` print it: node[01-04,07], or several separated by commas.
+_RANGE = re.compile(r"[\w.@-]*[A-Za-z][\w.@-]*(?:\[[\d,-]+\][\w.-]*)+")
 
 
 class Hosts(BaseModel):
@@ -66,6 +70,8 @@ def parse_hosts(value: Any, info: ValidationInfo) -> Any:
         return _listed(value)
     if isinstance(value, dict):
         return _from_mapping(value, info)
+    if isinstance(value, str) and _RANGE.search(value):
+        return _listed(split_outside_brackets(value, ","))
     meant, hint = _meant_by(value)
     raise make_error("SW131", f"{show(value)} is not a list of hosts", _EXPECTED, meant=meant, hint=hint)
 
@@ -115,6 +121,7 @@ def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
     names: list[str] = []
     slots: list[int | None] = []
     seen: set[str] = set()
+    items = list(_with_ranges_expanded(items))
     if not items or len(items) > MAX_HOSTS:
         raise make_error("SW133", f"a list of {len(items)} hosts", f"1 to {MAX_HOSTS} hosts")
     for item in items:
@@ -140,6 +147,22 @@ def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
         names.append(name)
         slots.append(slot)
     return Hosts(names=tuple(names), slots=tuple(slots))
+
+
+def _with_ranges_expanded(items: Iterable[Any]) -> Iterator[Any]:
+    """Each `node[01-16]`, also with slots, as its names; what is no range is left for `_listed` to judge."""
+    for item in items:
+        match = LINE.fullmatch(item) if isinstance(item, str) else None
+        name, slots = (match[1], f" slots={match[2]}") if match else (item, "")
+        if not isinstance(name, str) or not _RANGE.fullmatch(name):
+            yield item
+            continue
+        try:
+            names = list(expand(name))
+        except ValueError:
+            yield item
+        else:
+            yield from (f"{each}{slots}" for each in names)
 
 
 def _from_mapping(value: dict[str, Any], info: ValidationInfo) -> Hosts:

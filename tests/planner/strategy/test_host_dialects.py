@@ -86,8 +86,8 @@ def test_every_line_of_another_dialect_is_told_what_it_is_here(tmp_path: Path, t
     ("value", "names", "slots"),
     [
         ("[n0:4, n1:4]", ("n0", "n1"), (4, 4)),
-        ("['node[01-02]']", ("node01", "node02"), (None, None)),
-        ("node[01-02]", ("node01", "node02"), (None, None)),
+        ("['node{01..02}']", ("node01", "node02"), (None, None)),
+        ("node[01-02]:4", ("node01", "node02"), (4, 4)),
         ("n0,n1", ("n0", "n1"), (None, None)),
         ("n0", ("n0",), (None,)),
         ("[n0 slots=4 max_slots=4]", ("n0",), (4,)),

@@ -38,6 +38,40 @@ def test_list_may_carry_slots() -> None:
     assert cluster.slots == (4, 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("written", "names", "slots"),
+    [
+        ("node[01-03]", ("node01", "node02", "node03"), (8, 8, 8)),
+        ("node[09-10,2],gpu-a", ("node09", "node10", "node2", "gpu-a"), (8,) * 4),
+        ("['root@n[1-2].dc slots=4', b]", ("root@n1.dc", "root@n2.dc", "b"), (4, 4, 8)),
+        ("['r[1-2]n[1-2]']", ("r1n1", "r1n2", "r2n1", "r2n2"), (8,) * 4),
+    ],
+)
+def test_slurms_ranges_are_hosts_in_their_order(
+    written: str, names: tuple[str, ...], slots: tuple[int, ...]
+) -> None:
+    loaded = strategy(f"cluster.hosts={written}")
+    assert (loaded.cluster.hosts.names, loaded.cluster.slots) == (names, slots)
+    assert not loaded.cluster.hosts.are_made_up
+
+
+@pytest.mark.parametrize(
+    ("written", "code", "fact"),
+    [
+        ("node[3-1]", "SW131", "node[3-1]"),
+        ("['node[1-2]', node2]", "SW132", "'node2' is listed twice"),
+        ("node[1-99999]", "SW133", "hosts"),
+        ("['node[1-2] slots=0']", "SW133", "node1 has slots=0"),
+    ],
+)
+def test_ranges_that_are_none_or_too_many_or_overlap_are_told(written: str, code: str, fact: str) -> None:
+    with pytest.raises(StrategyError) as error:
+        loads(TEXT, [f"cluster.hosts={written}"])
+    (problem,) = error.value.problems
+    assert problem.code == code
+    assert fact in problem.found
+
+
 def test_hostfile_is_read_as_deepspeed_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "hostfile"
     path.write_text("# all\n\nnode1 slots=8\n  node2\tslots=4  # half\r\n")
