@@ -1,1 +1,1 @@
-"""The files of a launch: launch.sh, launch.sbatch, hostfile, env."""
+"""The files of a launch: launch.sh, launch.sbatch, their kind for other launchers, hostfile, env."""

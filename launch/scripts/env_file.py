@@ -20,6 +20,7 @@ OPERATOR_VARIABLES = (*GROUP_VARIABLES, *MEMORY_VARIABLES)
 # Set by launchers and by the plan itself: another value would be overwritten, or contradict the plan.
 RESERVED = frozenset(
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_SIZE CROSS_RANK CROSS_SIZE MASTER_ADDR MASTER_PORT "
+    "PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR PET_MASTER_PORT "  # of torchrun
     f"CUDA_VISIBLE_DEVICES DS_ACCELERATOR DS_ENV_FILE {VARIABLE}".split()
 )
 # DeepSpeed 0.19.8 puts a value with special characters into double quotes (launcher/multinode_runner.py:40),

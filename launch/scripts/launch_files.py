@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from launch.scripts.env_file import (
@@ -15,10 +15,14 @@ from launch.scripts.env_file import (
     variables,
 )
 from launch.scripts.hostfile import host_problems, hostfile, is_local
+from launch.scripts.kubernetes import kubernetes_problems, launch_kubernetes
 from launch.scripts.launch_sh import launch_sh
 from launch.scripts.made_folders import missing, remove_empty
+from launch.scripts.mpirun_sh import launch_mpirun_sh, mpirun_problems
 from launch.scripts.sbatch import launch_sbatch, slurm_problems
+from launch.scripts.site import remote_site_problems
 from launch.scripts.template import LaunchPaths
+from launch.scripts.torchrun_sh import launch_torchrun_sh
 from planner import Plan, Problem, Strategy, StrategyError, build_plan
 from planner.files import fsync_folder, write_new
 from planner.memory.fit import cap_problem
@@ -26,6 +30,21 @@ from planner.paths import PROJECT
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
 from planner.strategy.anchored_paths import anchor_paths
 
+# By what starts the ranks, as in `generate --for`.
+FILE_NAMES = {
+    "deepspeed": "launch.sh",
+    "torchrun": "launch.torchrun.sh",
+    "slurm": "launch.sbatch",
+    "mpi": "launch.mpirun.sh",
+    "kubernetes": "launch.kubernetes.yaml",
+}
+# By launch.launcher. launch.sbatch needs no names of hosts, so it is there where launch.sh may not start.
+_BY_LAUNCHER = {
+    "deepspeed": ("deepspeed", "slurm"),
+    "torchrun": ("torchrun",),
+    "srun": ("slurm",),
+    "mpirun": ("mpi",),
+}
 # DeepSpeed 0.19.8 passes paths to remote shells unquoted, and pdsh expands % in them.
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./=:,@+-]+")
 
@@ -54,26 +73,29 @@ def launch_paths(plan: Plan, project: Path = PROJECT, python: str = sys.executab
     )
 
 
-def launch_files(plan: Plan, paths: LaunchPaths, environ: Mapping[str, str]) -> dict[str, bytes]:
+def default_targets(plan: Plan) -> tuple[str, ...]:
+    """What `generate` writes files for without --for: what launch.launcher says."""
+    return _BY_LAUNCHER[plan.strategy.launch.launcher]
+
+
+def launch_files(
+    plan: Plan, paths: LaunchPaths, environ: Mapping[str, str], targets: Collection[str] = ()
+) -> dict[str, bytes]:
     """The bytes of every file of the launch, by name; the same input gives the same bytes.
 
     Args:
         environ: the operator's environment; its operator variables win over launch.environment.
+        targets: keys of FILE_NAMES; none for those of launch.launcher.
 
     Raises:
         StrategyError: with everything that prevents the launch.
     """
+    targets = targets or default_targets(plan)
     operator = operator_environment(plan, environ)
     values = variables(plan, operator)
-    over_ssh = not is_local(plan)
-    problems = [
-        *_launcher_problems(plan),
-        *host_problems(plan),
-        *variable_problems(plan, values, over_ssh=over_ssh),
-        *slurm_problems(plan),
-        *(problem for problem in (cap_problem(plan, operator),) if problem is not None),
-        *(_path_problems(plan, paths) if over_ssh else ()),
-    ]
+    problems = list(_problems(plan, paths, targets, values))
+    cap = cap_problem(plan, operator)
+    problems += [] if cap is None else [cap]
     if problems:
         raise StrategyError(problems)
     # train.py writes the variables that it finds, which are these, into plan.json: the same bytes.
@@ -84,10 +106,38 @@ def launch_files(plan: Plan, paths: LaunchPaths, environ: Mapping[str, str]) -> 
         "ds_config.json": ds_config_json(plan),
         "hostfile": hostfile(plan),
         "env": env_file(values),
-        "launch.sh": launch_sh(plan, paths),
-        "launch.sbatch": launch_sbatch(plan, paths),
     }
+    make = {
+        "deepspeed": lambda: launch_sh(plan, paths),
+        "torchrun": lambda: launch_torchrun_sh(plan, paths),
+        "slurm": lambda: launch_sbatch(plan, paths, tuple(values)),
+        "mpi": lambda: launch_mpirun_sh(plan, paths),
+        "kubernetes": lambda: launch_kubernetes(plan, paths, values),
+    }
+    texts |= {FILE_NAMES[target]: make[target]() for target in FILE_NAMES if target in targets}
     return {name: text.encode() for name, text in texts.items()}
+
+
+def _problems(
+    plan: Plan, paths: LaunchPaths, targets: Collection[str], values: Mapping[str, str]
+) -> Iterator[Problem]:
+    """What prevents a launch by one of the targets, in the order of FILE_NAMES."""
+    local = is_local(plan)
+    uses_deepspeed_over_ssh = "deepspeed" in targets and not local
+    if uses_deepspeed_over_ssh or "mpi" in targets:
+        yield from host_problems(plan)
+    yield from variable_problems(plan, values, over_ssh=uses_deepspeed_over_ssh)
+    for target, launcher in (("deepspeed", "deepspeed"), ("torchrun", "torchrun"), ("mpi", "mpirun")):
+        if target in targets:
+            yield from remote_site_problems(plan, launcher, is_local=local)
+    if "slurm" in targets:
+        yield from slurm_problems(plan, paths)
+    if "mpi" in targets:
+        yield from mpirun_problems(plan, paths)
+    if "kubernetes" in targets:
+        yield from kubernetes_problems(plan, paths)
+    if uses_deepspeed_over_ssh:
+        yield from _path_problems(plan, paths)
 
 
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -115,18 +165,6 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     except OSError:
         remove_empty(created)
         raise
-
-
-def _launcher_problems(plan: Plan) -> Iterator[Problem]:
-    launcher = plan.strategy.launch.launcher
-    if launcher != "deepspeed":
-        yield Problem(
-            code="SW401",
-            path="launch.launcher",
-            found=f"generate does not support {launcher} yet",
-            expected="deepspeed",
-            fix="set launch.launcher to deepspeed; under Slurm submit launch.sbatch, which uses srun",
-        )
 
 
 def _path_problems(plan: Plan, paths: LaunchPaths) -> Iterator[Problem]:

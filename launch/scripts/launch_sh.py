@@ -3,6 +3,7 @@
 import shlex
 
 from launch.scripts.hostfile import MAX_PDSH_HOSTS, has_placeholder_hosts, is_local
+from launch.scripts.site import site_conditions, site_values
 from launch.scripts.template import LaunchPaths, common_conditions, common_values, fill
 from launch.ssh.options import OPTIONS
 from planner import Plan
@@ -27,4 +28,5 @@ def launch_sh(plan: Plan, paths: LaunchPaths) -> str:
         "LOOK": "what the ranks said above" if is_local(plan) else "logs/",
     }
     chosen = {name for name, holds in conditions.items() if holds} | common_conditions(paths)
-    return fill("launch.sh.in", chosen, common_values(plan, paths) | values)
+    common = common_values(plan, paths) | site_values(plan)
+    return fill("launch.sh.in", chosen | site_conditions(plan), common | values)

@@ -1,68 +1,108 @@
 """launch.sbatch: the plan as a Slurm batch job, on the hosts that Slurm allocates."""
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 
+from launch.scripts.site import (
+    container_problems,
+    container_values,
+    rank_python,
+    site_conditions,
+    site_values,
+)
+from launch.scripts.slurm_time import signal_lead, time_problems
 from launch.scripts.template import LaunchPaths, common_conditions, common_values, fill
 from planner import Plan, Problem
 
-# Seconds before the time limit at which ranks are signalled to save; launch.slurm.signal overrides it.
-LEAD_S = 300
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _VALUE = re.compile(r"[A-Za-z0-9_.,:;@/+=%*()\[\]&|! -]*")
 # Options that follow from the plan.
-_FROM_PLAN = ("nodes", "ntasks", "ntasks-per-node", "distribution", "nodelist", "wrap", "array")
+_FROM_PLAN = {
+    "slurm": ("nodes", "ntasks", "ntasks-per-node", "distribution", "nodelist", "wrap", "array"),
+    "srun": ("nodes", "ntasks", "ntasks-per-node", "distribution", "nodelist", "export", "multi-prog", "pty"),
+}
+_TRIED = ": tried with Slurm 22.05.8, several node daemons on one machine"
+_Option = bool | int | float | str | None
 
 
-def launch_sbatch(plan: Plan, paths: LaunchPaths) -> str:
+def launch_sbatch(plan: Plan, paths: LaunchPaths, variables: tuple[str, ...]) -> str:
     """The script; hosts come from the allocation, ranks for each host from the hostfile."""
-    values = {"SBATCH_OPTIONS": "\n#SBATCH ".join(_options(plan)), "LOOK": "logs/"}
-    return fill("launch.sbatch.in", common_conditions(paths), common_values(plan, paths) | values)
+    conditions = common_conditions(paths) | site_conditions(plan)
+    conditions |= {"srun_options"} if plan.strategy.launch.srun else set()
+    conditions |= {"step_options"} if conditions & {"srun_options", "container"} else set()
+    tried = _TRIED + (", without a container" if "container" in conditions else "")
+    values = {
+        "SBATCH_OPTIONS": "\n#SBATCH ".join(_sbatch_options(plan)),
+        "SRUN_OPTIONS": shlex.join(_written(dict(sorted(plan.strategy.launch.srun.items())))),
+        "LEAD": signal_lead(plan).how,
+        "TRIED": tried,
+        "LOOK": "logs/",
+        "PYTHON": shlex.quote(rank_python(plan, paths)),
+    }
+    site = site_values(plan) | container_values(plan, paths, variables)
+    return fill("launch.sbatch.in", conditions, common_values(plan, paths) | site | values)
 
 
-def slurm_problems(plan: Plan) -> Iterator[Problem]:
-    """Options that Slurm would reject or split, and those that follow from the plan."""
-    for key, value in plan.strategy.launch.slurm.items():
-        path = f"launch.slurm.{key}"
-        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", key):
+def slurm_problems(plan: Plan, paths: LaunchPaths) -> Iterator[Problem]:
+    """Options that Slurm would reject or split, and those that follow from the plan; times; mounts."""
+    launch = plan.strategy.launch
+    yield from _option_problems("slurm", launch.slurm)
+    yield from _option_problems("srun", launch.srun)
+    yield from time_problems(plan)
+    yield from container_problems(plan, paths)
+
+
+def _option_problems(key: str, options: Mapping[str, _Option]) -> Iterator[Problem]:
+    program = "sbatch" if key == "slurm" else "srun"
+    for name, value in options.items():
+        path = f"launch.{key}.{name}"
+        if not _NAME.fullmatch(name):
             yield Problem(
                 code="SW415",
                 path=path,
-                found=f"{key!r} is not a valid option name",
-                expected="the long name of an sbatch option, without --",
-                fix=f"write {key.lower().replace('_', '-')}",
+                found=f"{name!r} is not a valid option name",
+                expected=f"the long name of an option of {program}, without --",
+                fix=f"write {name.lstrip('-').lower().replace('_', '-')}",
             )
-        elif key in _FROM_PLAN:
+        elif name in _FROM_PLAN[key]:
             yield Problem(
                 code="SW416",
                 path=path,
-                found=f"{key} follows from the plan",
-                expected="any other sbatch option",
-                fix=f"remove {key}",
+                found=f"{name} follows from the plan",
+                expected=f"any other option of {program}",
+                fix=f"remove {name}",
             )
-        elif isinstance(value, str) and not _VALUE.fullmatch(value):
+        elif key == "slurm" and isinstance(value, str) and not _VALUE.fullmatch(value):
             yield Problem(
                 code="SW417",
                 path=path,
                 found=f"characters in {value!r} that sbatch or the shell would interpret",
                 expected="one line without quotes, backslashes, $, # and similar characters",
-                fix=f"write {key} without them",
+                fix=f"write {name} without them",
             )
 
 
-def _options(plan: Plan) -> Iterator[str]:
+def _sbatch_options(plan: Plan) -> Iterator[str]:
     slots = len(plan.hosts[0].ranks)
-    options: dict[str, bool | int | float | str | None] = {
+    options: dict[str, _Option] = {
         "job-name": plan.strategy.name,
         "nodes": len(plan.hosts),
         "ntasks-per-node": slots,
-        "signal": f"B:USR1@{LEAD_S}",
+        "signal": f"B:USR1@{signal_lead(plan).seconds}",
         "open-mode": "append",
         "requeue": True,
     }
     if not plan.strategy.cluster.gpu.is_cpu:
         options["gpus-per-node"] = slots
-    for key, value in (options | dict(sorted(plan.strategy.launch.slurm.items()))).items():
+    for option in _written(options | dict(sorted(plan.strategy.launch.slurm.items()))):
+        name, _, value = option.partition("=")
+        yield f'{name}="{value}"' if " " in value else option
+
+
+def _written(options: Mapping[str, _Option]) -> Iterator[str]:
+    for name, value in options.items():
         if value is True:
-            yield f"--{key}"
+            yield f"--{name}"
         elif value is not None and value is not False:
-            yield f'--{key}="{value}"' if " " in str(value) else f"--{key}={value}"
+            yield f"--{name}={value}"

@@ -23,7 +23,9 @@ _KEYS: Mapping[tuple[str, ...], Any] = {
     ("data", "path"): "texts",
     ("launch", "environment"): {},
     ("launch", "slurm"): {},
-    ("launch", "kubernetes"): {},
+    ("launch", "srun"): {},
+    ("launch", "kubernetes", "resources"): {},
+    ("launch", "kubernetes", "labels"): {},
 }
 _IN_ENVIRONMENT = "1"
 

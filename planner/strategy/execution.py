@@ -1,4 +1,4 @@
-"""Execution sections of a strategy: runtime, limits, launch, operate, output; none affects the model."""
+"""Execution sections of a strategy: runtime, limits, operate, output; none affects the model."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,13 +9,9 @@ from planner.strategy.field_types import (
     NotNegative,
     Path,
     Positive,
-    Scalar,
     Section,
     Share,
     Text,
-    VariableName,
-    VariableValue,
-    Wait,
     make_error,
     show,
 )
@@ -95,29 +91,6 @@ class Limits(Section):
     balance_min: Share | None = Field(
         default=None, description="mean / maximum over ranks of the tokens that their experts process"
     )
-
-
-class Launch(Section):
-    """Launch of the ranks."""
-
-    launcher: Literal["deepspeed", "torchrun", "srun", "mpirun"] = Field(
-        default="deepspeed", description="program that starts the ranks"
-    )
-    python: Path | None = Field(
-        default=None, description="Python interpreter on the hosts; null: the current one"
-    )
-    environment: dict[VariableName, VariableValue] = Field(
-        default_factory=dict, description="environment variables of every rank"
-    )
-    ssh_config: Path | None = Field(default=None, description="OpenSSH configuration file; null: the user's")
-    network_interface: Text | None = Field(default=None, description="network interface between hosts")
-    timeout: Wait = Field(
-        default=600.0, description="how long ranks wait for each other in a collective; at most 30 d"
-    )
-    slurm: dict[str, Scalar] = Field(
-        default_factory=dict, description="options of the Slurm job, by their Slurm names"
-    )
-    kubernetes: dict[str, Scalar] = Field(default_factory=dict, description="fields of a Kubernetes job")
 
 
 def _parse_hook(value: Any) -> Any:

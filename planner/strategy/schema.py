@@ -13,7 +13,7 @@ from pydantic import (
 from planner.strategy.claims import Claim, write_claims
 from planner.strategy.cluster import Cluster
 from planner.strategy.corpora import MixPart, Paths
-from planner.strategy.execution import Launch, Limits, Operate, Output, Runtime
+from planner.strategy.execution import Limits, Operate, Output, Runtime
 from planner.strategy.field_types import (
     NotNegative,
     Path,
@@ -24,6 +24,7 @@ from planner.strategy.field_types import (
     Text,
     VocabSize,
 )
+from planner.strategy.launch import Launch
 from planner.strategy.parallel import Parallel, parse_parallel
 from planner.strategy.sources import Sources
 from planner.strategy.training import Training

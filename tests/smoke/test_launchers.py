@@ -3,22 +3,14 @@
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.smoke.conftest import MPI, OVERRIDES, Losses
 from tests.support.launching import Launch, free_port
-from tests.support.slurm import Slurm, start_or_skip
+from tests.support.slurm import Slurm
 
-# Root may use mpirun, with more processes than cores, none bound to a core.
-MPI = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
-}
-OVERRIDES = ("training.steps=3", "output.checkpoint_every=100")
 LAUNCHERS = ("torchrun", "srun", "mpirun")
 SLOW_LAUNCHERS = ("deepspeed", "torch.distributed.launch")
 ONE_PROCESS = {
@@ -28,15 +20,6 @@ ONE_PROCESS = {
     "deepspeed": "deepspeed --quiet --num_gpus 1",
     "torch.distributed.launch": "python -m torch.distributed.launch --nproc_per_node=1",
 }
-Losses = dict[int, tuple[float, float | None, float]]
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    slurm = Slurm(tmp_path_factory.mktemp("slurm"))
-    start_or_skip(slurm)
-    yield slurm
-    slurm.stop()
 
 
 @pytest.fixture
@@ -49,15 +32,6 @@ def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     if any("srun" in word or "salloc" in word for word in words):
         found |= request.getfixturevalue("slurm").environment
     return found
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> Losses:
-    """Of DeepSpeed's own launcher."""
-    launch = Launch(tmp_path_factory.mktemp("deepspeed"))
-    code, output = launch.train(*OVERRIDES)
-    assert code == 0, output
-    return launch.losses()
 
 
 def train(launch: Launch, command: str, environment: dict[str, str], *overrides: str) -> tuple[int, str]:

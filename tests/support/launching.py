@@ -189,6 +189,11 @@ class Launch:
     def read(self, name: str) -> dict[str, Any]:
         return json.loads((self.run / name).read_text())
 
+    def terminate(self) -> None:
+        """TERM to what was started, alone."""
+        assert self._process is not None
+        self._process.terminate()
+
     def signal_ranks(self, number: signal.Signals) -> None:
         for rank in self.ranks():
             rank.send_signal(number)

@@ -18,7 +18,8 @@ NUM_NODES, CPUS = 3, 8
 # Found where distributions put them, which is in no ordinary user's PATH.
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "srun")
-# Slurm 22.05. linuxproc and none: without cgroups. config_overrides: more CPUs than the machine has.
+# Slurm 22.05. cred_expire: seconds that a requeued job waits. linuxproc and none: without cgroups.
+# config_overrides: more CPUs than the machine has.
 _CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -26,7 +27,7 @@ SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=20
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -91,8 +92,8 @@ class Slurm:
         """
         try:
             if self._daemons and shutil.which("scancel"):
-                self._ask("scancel", "--me")
-                _wait(lambda: self._ask("squeue", "--noheader") == "", self._logs)
+                self.ask("scancel", "--me")
+                _wait(lambda: self.ask("squeue", "--noheader") == "", self._logs)
         finally:
             self._end_daemons()
 
@@ -118,9 +119,9 @@ class Slurm:
 
     def _is_idle(self) -> bool:
         assert all(daemon.poll() is None for daemon in self._daemons), self._logs()
-        return self._ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * NUM_NODES
+        return self.ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * NUM_NODES
 
-    def _ask(self, *command: str) -> str:
+    def ask(self, *command: str) -> str:
         """What a command of Slurm prints, its errors included: an empty answer is one."""
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""launch.sh and launch.sbatch run with stand-ins for what they start: what they hand on, and how they end."""
+"""launch.sh runs with stand-ins for what it starts: what it passes on, and how it ends; shellcheck."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.scripts.launch_files import launch_files, write_together
+from launch.scripts.launch_files import FILE_NAMES, launch_files, write_together
 from launch.scripts.template import TEMPLATES, LaunchPaths
 from planner import Plan, build_plan, load
 from tests.launch.scripts.test_generate import CASES, STAGED, files_of, plan_of
@@ -38,13 +38,13 @@ fi
 class Scene:
     """A run's folder with its generated files, and programs of our own in front of PATH."""
 
-    def __init__(self, folder: Path, built: Plan) -> None:
+    def __init__(self, folder: Path, built: Plan, targets: tuple[str, ...] = ()) -> None:
         self.folder, self.plan = folder, built
         self.run = folder / "run"
         self.paths = LaunchPaths(
             project=folder, run=self.run, python=str(folder / "bin/python"), ssh_config=None
         )
-        write_together(self.run, launch_files(built, self.paths, {}))
+        write_together(self.run, launch_files(built, self.paths, {}, targets))
         (folder / "bin").mkdir()
         for name in ("python", "pdsh", "scancel"):
             self.stand_in(name, "true")
@@ -300,41 +300,6 @@ def test_gpus_that_deepspeed_would_not_take_are_refused(tmp_path: Path) -> None:
     assert scene.start("launch.sh", CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7")[0] == 0
 
 
-def test_slurm_gets_one_host_a_rank_and_ranks_their_numbers(staged: Scene) -> None:
-    staged.stand_in("scontrol", "for i in {0..8}; do echo gpu$i; done")
-    staged.stand_in("srun", 'while [[ $1 == --* ]]; do shift; done; SLURM_PROCID=9 SLURM_LOCALID=1 exec "$@"')
-    staged.stand_in("python", end("done", attempt=1))
-    code, told = staged.start("launch.sbatch", SLURM_JOB_ID="77", SLURM_JOB_NODELIST="gpu[0-8]")
-    assert (code, told) == (0, "")
-    hosts = (staged.run / "logs" / "slurm-77.hosts").read_text().splitlines()
-    assert hosts == [f"gpu{i // 8}" for i in range(68)]
-    assert staged.env("srun")["SLURM_HOSTFILE"] == str(staged.run / "logs" / "slurm-77.hosts")
-    assert {"--ntasks=68", "--distribution=arbitrary"} <= set(staged.called("srun"))
-    env = staged.env("python")
-    assert (env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]) == ("9", "1", "68")
-    assert (env["MASTER_ADDR"], env["MASTER_PORT"]) == ("gpu0", "20077")
-    assert env["SWITCHYARD_PLAN"] == staged.plan.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("is_refused", "outcome", "words"), [(False, 0, "job requeued"), (True, 130, "SW437 ")]
-)
-def test_slurm_job_near_its_limit_queues_again_if_slurm_lets_it(
-    staged: Scene, is_refused: bool, outcome: int, words: str
-) -> None:
-    requeue = "{ [[ $1 == requeue ]] && exit 1; }" if is_refused else "[[ $1 == requeue ]]"
-    staged.stand_in("scontrol", f"{requeue} || for i in {{0..8}}; do echo gpu$i; done")
-    staged.stand_in("scancel", f"touch {staged.folder}/asked")
-    wait = f"kill -USR1 $PPID; until [[ -e {staged.folder}/asked ]]; do sleep 0.05; done; "
-    staged.stand_in("srun", wait + end("failed", attempt=1, code=130) + "; exit 130")
-    code, told = staged.start("launch.sbatch", SLURM_JOB_ID="77", SLURM_JOB_NODELIST="gpu[0-8]")
-    assert code == outcome
-    assert words in told
-    assert is_refused is ("job requeued" not in told)
-    assert staged.called("scancel") == ["--signal=USR1", "77"]
-    assert staged.called("scontrol")[-2:] == ["requeue", "77"]
-
-
 def shellcheck(folder: Path) -> str:
     """What shellcheck finds in the scripts and templates of a folder."""
     if shutil.which("shellcheck") is None:
@@ -351,21 +316,59 @@ def test_shellcheck_finds_nothing_in_the_templates() -> None:
     assert shellcheck(TEMPLATES) == ""
 
 
-@pytest.mark.parametrize("case", [*CASES, "odd_path"])
+SCRIPTS = ("deepspeed", "torchrun", "slurm", "mpi")
+
+
+@pytest.mark.parametrize("case", [*CASES, "container_68", "odd_path", "site"])
 def test_shellcheck_finds_nothing_in_filled_templates(case: str, tmp_path: Path) -> None:
-    built = plan_of(case if case in CASES else "tiny_cpu")
-    odd = LaunchPaths(
-        project=Path("/srv/$x `y`"), run=Path("/srv/$x `y`/run"), python="python", ssh_config=None
-    )
-    texts = files_of(built) if case in CASES else launch_files(built, odd, {})
-    for name in ("launch.sh", "launch.sbatch"):
-        text = texts[name]
-        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    targets = ("slurm",) if case == "container_68" else SCRIPTS
+    if case == "odd_path":
+        odd = LaunchPaths(
+            project=Path("/srv/$x `y`"), run=Path("/srv/$x `y`/run"), python="python", ssh_config=None
+        )
+        texts = launch_files(plan_of("tiny_cpu"), odd, {}, SCRIPTS)
+    else:
+        site = ["launch.modules=[cuda]", "launch.prologue=['source ~/x/bin/activate', 'export A=1']"]
+        built = build_plan(load("ds_configs/tiny_cpu.yaml", site)) if case == "site" else plan_of(case)
+        texts = {name: text.encode() for name, text in files_of(built, targets=targets).items()}
+    for target in targets:
+        (tmp_path / FILE_NAMES[target]).write_bytes(texts[FILE_NAMES[target]])
     assert shellcheck(tmp_path) == ""
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "container_68"])
 def test_nothing_of_the_template_syntax_is_left(case: str) -> None:
-    files = files_of(plan_of(case))
-    for name in ("launch.sh", "launch.sbatch"):
-        assert not re.search(r"@[A-Z_]+@|^#@|^source ", files[name], re.MULTILINE)
+    targets = ("slurm",) if case == "container_68" else SCRIPTS
+    files = files_of(plan_of(case), targets=targets)
+    for target in targets:
+        assert not re.search(r"@[A-Z_]+@|^#@|^source .*\.in", files[FILE_NAMES[target]], re.MULTILINE)
+
+
+def test_modules_and_prologue_run_before_the_ranks(tmp_path: Path) -> None:
+    """As site scripts are: `module` from a file, unset variables, variables for the ranks."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/init").mkdir()
+    (tmp_path / "site/init/bash").write_text('module() { export LOADED="$LOADED $*"; }\n')
+    (tmp_path / "site/conda.sh").write_text('export CONDA="$1 $CONDA_SHLVL"; PS1=$PS1\n')
+    overrides = [
+        "launch.modules=[cuda/12.6, 'b c']",
+        f"launch.prologue=['source {tmp_path}/site/conda.sh train', 'export ODD=\"it''s $LOADED\"']",
+    ]
+    scene = Scene(tmp_path, build_plan(load("ds_configs/tiny_cpu.yaml", overrides)))
+    scene.stand_in("python", end("done", attempt=1))
+    assert scene.start("launch.sh", MODULESHOME=str(tmp_path / "site")) == (0, "")
+    env = scene.env("python")
+    assert (env["LOADED"], env["CONDA"]) == (" load cuda/12.6 b c", "train ")
+    assert env["ODD"] == "it's  load cuda/12.6 b c"
+
+
+@pytest.mark.parametrize(
+    "line", ["false", "exit 0", "source /not/there", "no_such_program", "f() { false; }; f"]
+)
+def test_a_failing_line_of_the_prologue_starts_nothing(line: str, tmp_path: Path) -> None:
+    built = build_plan(load("ds_configs/tiny_cpu.yaml", [f"launch.prologue=['{line}']"]))
+    scene = Scene(tmp_path, built)
+    code, told = scene.start("launch.sh")
+    assert code == 2
+    assert "launch.sh: SW440 " in told
+    assert scene.called("python") == []

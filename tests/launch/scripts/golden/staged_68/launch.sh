@@ -40,11 +40,15 @@ done
 mkdir -p "$run/logs" || refuse SW426 "cannot write the run folder $run"
 
 command -v pdsh >/dev/null || refuse SW428 'pdsh, which DeepSpeed starts other hosts with, is not installed'
-# No prompts, and keep-alives: without them pdsh would wait forever for a host that is cut off.
+# No prompts, and keep-alives: without them a launcher would wait forever for a host that is cut off.
 ssh_options=(-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=6)
 ssh_config=/srv/switchyard/cluster.ssh
 [[ -r $ssh_config ]] || refuse SW429 "cannot read the ssh configuration $ssh_config"
 ssh_options+=(-F "$ssh_config")
+# Address of rank 0: the first host, with ssh aliases resolved. LAUNCH_MASTER_ADDR overrides it.
+master=${LAUNCH_MASTER_ADDR:-$(ssh "${ssh_options[@]}" -G node0 | sed -n 's/^hostname //p')} ||
+  refuse SW431 "ssh cannot read its configuration (see above)"
+[[ $master =~ ^[A-Za-z0-9_.:-]+$ ]] || refuse SW431 "invalid address of rank 0: '$master'"
 export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} ${ssh_options[*]}"
 export PDSH_RCMD_TYPE=ssh DS_ENV_FILE="$run/env"
 # DeepSpeed passes these variables through the hosts' shells, which interpret these characters; pdsh expands %.
@@ -60,10 +64,6 @@ for name in $(compgen -e); do
   esac
 done
 hosts=$(sed -n 's/^\([^# ][^ ]*\) slots=.*/\1/p' "$run/hostfile" | paste -s -d , -)
-# Address of rank 0: the first host, with ssh aliases resolved. LAUNCH_MASTER_ADDR overrides it.
-master=${LAUNCH_MASTER_ADDR:-$(ssh "${ssh_options[@]}" -G node0 | sed -n 's/^hostname //p')} ||
-  refuse SW431 "ssh cannot read its configuration (see above)"
-[[ $master =~ ^[A-Za-z0-9_.:-]+$ ]] || refuse SW431 "invalid address of rank 0: '$master'"
 
 on_hosts() {
   pdsh -S -f 1024 -w "$hosts" "cd '$project' && '$python' -m launch.job $1 '$link'"

@@ -1,0 +1,162 @@
+"""Scripts that `generate --for` writes, for real: the losses of DeepSpeed's launcher; how they stop."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.smoke.conftest import MPI, OVERRIDES, Losses
+from tests.support.launching import ROOT, Launch, free_port
+from tests.support.slurm import Slurm
+
+LONG = ("training.steps=2000", "output.checkpoint_every=1000")
+# In place of ssh: what it is asked to run, on this machine.
+LOCAL_SSH = """\
+#!/usr/bin/env bash
+while [[ $1 == -* ]]; do
+  case $1 in -o | -F) shift 2 ;; *) shift ;; esac
+done
+echo "$1" >>"{log}"
+shift
+exec bash -c "$*"
+"""
+
+
+def generate(launch: Launch, target: str, *overrides: str) -> None:
+    words = ["generate", str(launch.strategy), *overrides, "--for", target]
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def until(is_so: Callable[[], bool], timeout_s: float, told: Callable[[], str]) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.2)
+
+
+def step_of(launch: Launch) -> int:
+    path = launch.run / "telemetry.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def submit(slurm: Slurm, launch: Launch, *options: str) -> str:
+    """The job's number. Its own environment is empty: what ranks need is in the script."""
+    output = f"--output={launch.folder}/job.log"
+    command = ["sbatch", "--parsable", "--export=NONE", output, *options, str(launch.run / "launch.sbatch")]
+    return slurm.ask(*command).strip()
+
+
+def log_of(launch: Launch) -> str:
+    logs = [launch.folder / "job.log", *sorted((launch.run / "logs").glob("slurm-*.log"))]
+    return "\n".join(f"== {log.name}\n{log.read_text()}" for log in logs if log.exists())
+
+
+def is_gone(slurm: Slurm, job: str) -> bool:
+    return slurm.ask("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%T").strip() in (
+        "COMPLETED",
+        "FAILED",
+        "CANCELLED",
+        "TIMEOUT",
+        "NODE_FAIL",
+    )
+
+
+def test_slurm_takes_the_script_and_trains_the_same(tmp_path: Path, slurm: Slurm, expected: Losses) -> None:
+    launch = Launch(tmp_path)
+    slurm_options = "launch.slurm={partition: all, time: 30, cpus-per-task: 2, comment: 'a b'}"
+    generate(launch, "slurm", *OVERRIDES, slurm_options, "launch.srun={cpu-bind: none, mpi: none}")
+    assert "to start at" in slurm.ask("sbatch", "--test-only", str(launch.run / "launch.sbatch"))
+    job = submit(slurm, launch)
+    until(lambda: is_gone(slurm, job), 300, lambda: log_of(launch))
+    assert launch.read("done.json")["step"] == 3, log_of(launch)
+    assert launch.losses() == expected
+    assert launch.processes() == []
+
+
+@pytest.mark.slow
+def test_a_slurm_job_stops_saves_is_requeued_and_resumes(tmp_path: Path, slurm: Slurm) -> None:
+    """Ranks on two nodes, whose names do not resolve; the signal is Slurm's own, sent by hand."""
+    launch = Launch(tmp_path)
+    hosts = ("cluster.hosts=[node1 slots=1, node2 slots=1]", "launch.slurm={time: 30}")
+    generate(launch, "slurm", *LONG, *hosts, "launch.prologue=['export LAUNCH_MASTER_ADDR=127.0.0.1']")
+    job = submit(slurm, launch)
+    until(lambda: step_of(launch) > 3, 300, lambda: log_of(launch))
+    slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    until(lambda: "to be requeued" in log_of(launch), 120, lambda: log_of(launch))
+    saved = launch.read("failed.json")["checkpoint"]
+    assert saved is not None
+    assert saved > 3
+    until(lambda: step_of(launch) > saved + 3, 300, lambda: log_of(launch))
+    slurm.ask("scancel", job)
+    until(lambda: is_gone(slurm, job), 120, lambda: log_of(launch))
+    assert len(list((launch.run / "attempts").glob("*.json"))) == 2
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_hosts_of_different_size_trains_the_same(tmp_path: Path) -> None:
+    """Three ranks as 2 and 1, against `torchrun --nproc_per_node=3` on one host."""
+    overrides = (*OVERRIDES, "parallel={ep: 1, dp: 3}", "training.global_batch=12")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = Launch(tmp_path / "one")
+    generate(one, "torchrun", *overrides, "cluster.gpus_per_host=3")
+    code, output = one.run_command(str(one.run / "launch.torchrun.sh"))
+    assert code == 0, output
+
+    first = Launch(tmp_path / "two")
+    second = Launch(tmp_path / "two")
+    generate(first, "torchrun", *overrides, "cluster.hosts=[a slots=2, b slots=1]")
+    env = {"LAUNCH_MASTER_ADDR": "127.0.0.1", "LAUNCH_MASTER_PORT": str(free_port())}
+    script = str(first.run / "launch.torchrun.sh")
+    second.start_command([script, "1"], env=env)
+    first.start_command([script, "0"], env=env)
+    for code, output in (first.finish(300), second.finish(300)):
+        assert code == 0, output
+    assert first.losses() == one.losses()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["torchrun", "mpi"])
+def test_a_signal_to_the_script_saves_and_says_so(target: str, tmp_path: Path) -> None:
+    if target == "mpi" and shutil.which("mpirun") is None:
+        pytest.skip("mpirun missing (apt-get install openmpi-bin)")
+    launch = Launch(tmp_path)
+    generate(launch, target, *LONG)
+    name = {"torchrun": "launch.torchrun.sh", "mpi": "launch.mpirun.sh"}[target]
+    launch.start_command([str(launch.run / name)], env=MPI)
+    until(lambda: step_of(launch) > 3, 300, lambda: "no step")
+    launch.terminate()
+    code, output = launch.finish()
+    assert code == 130, output
+    assert f"{name}: stopped on request; started again, the run resumes" in output
+    assert launch.read("failed.json")["checkpoint"] > 3
+    assert launch.processes() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", ["1", "[127.0.0.3 slots=1, 127.0.0.2 slots=1]"])
+def test_mpirun_trains_the_same(hosts: str, tmp_path: Path, expected: Losses) -> None:
+    """On several hosts each rank is where the hostfile has it, with the launch's variables."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("mpirun missing (apt-get install openmpi-bin)")
+    launch = Launch(tmp_path)
+    agent = tmp_path / "ssh"
+    agent.write_text(LOCAL_SSH.format(log=tmp_path / "ssh.log"))
+    agent.chmod(0o755)
+    generate(launch, "mpi", *OVERRIDES, f"cluster.hosts={hosts}", "launch.environment={ODD: 'a $B;c, \"d\"'}")
+    env = MPI | {"OMPI_MCA_plm_rsh_agent": str(agent), "LAUNCH_MASTER_ADDR": "127.0.0.1"}
+    code, output = launch.run_command(str(launch.run / "launch.mpirun.sh"), env=env)
+    assert code == 0, output
+    assert launch.losses() == expected
+    if hosts != "1":
+        assert (launch.run / "logs/mpirun.hosts").read_text() == "127.0.0.3\n127.0.0.2\n"
+        assert (tmp_path / "ssh.log").read_text().split() == ["127.0.0.3", "127.0.0.2"]
