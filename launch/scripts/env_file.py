@@ -21,7 +21,7 @@ OPERATOR_VARIABLES = (*GROUP_VARIABLES, *MEMORY_VARIABLES)
 RESERVED = frozenset(
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_SIZE CROSS_RANK CROSS_SIZE MASTER_ADDR MASTER_PORT "
     "PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR PET_MASTER_PORT "  # of torchrun
-    f"CUDA_VISIBLE_DEVICES DS_ACCELERATOR DS_ENV_FILE {VARIABLE}".split()
+    f"CUDA_VISIBLE_DEVICES DS_ACCELERATOR DS_ENV_FILE SWITCHYARD_LAUNCH {VARIABLE}".split()
 )
 # DeepSpeed 0.19.8 puts a value with special characters into double quotes (launcher/multinode_runner.py:40),
 # in which a shell still interprets these; pdsh expands %h, %n and %u.

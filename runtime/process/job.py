@@ -48,12 +48,14 @@ def job_of_rank(
 def launch_of_rank(
     environment: Mapping[str, str] = os.environ, executable: str = sys.executable
 ) -> str | None:
-    """The launch to which this rank's attempts belong, as launch.sh and launch.sbatch name themselves.
+    """The launch to which this rank's attempts belong, as the generated script names itself.
 
     None for a start by hand: nobody asks whose attempt it was.
     """
     if link := _link(executable):
         return link
+    if environment.get("SWITCHYARD_LAUNCH"):  # of launch.torchrun.sh and launch.mpirun.sh
+        return environment["SWITCHYARD_LAUNCH"]
     job = environment.get("SLURM_JOB_ID")
     return f"slurm-{job}-{environment.get('SLURM_RESTART_COUNT') or 0}" if job else None
 

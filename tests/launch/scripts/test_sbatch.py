@@ -92,9 +92,7 @@ def near_the_limit(staged: Scene, *, saves: str = "", requeues: bool = True) -> 
     (staged.folder / "asked").unlink(missing_ok=True)
     wait = f"kill -USR1 $PPID; until [[ -e {staged.folder}/asked ]]; do sleep 0.05; done; "
     save = f"mkdir -p run/checkpoints; echo {saves} >run/checkpoints/latest; " if saves else ""
-    # Another content each time, as a new attempt writes it.
-    failed = "echo '{\"attempt\": '$RANDOM$RANDOM', \"code\": 130}' >run/failed.json"
-    staged.stand_in("srun", f"{wait}{save}{failed}; exit 130")
+    staged.stand_in("srun", f"{wait}{save}{end('failed', attempt=1, code=130)}; exit 130")
     return start(staged)
 
 

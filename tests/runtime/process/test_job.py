@@ -72,6 +72,7 @@ def test_jobs_of_a_launcher_differ_by_its_name_for_them(
         ({"SLURM_JOB_ID": "12"}, "python", "slurm-12-0"),
         ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}, "python", "slurm-12-2"),
         ({"SLURM_JOB_ID": "12"}, "python-a", "python-a"),  # launch.sh inside of a Slurm job
+        ({"SLURM_JOB_ID": "12", "SWITCHYARD_LAUNCH": "mpirun-a"}, "python", "mpirun-a"),
     ],
 )
 def test_the_launch_is_named_as_its_script_names_it(

@@ -40,8 +40,6 @@ for name in EMBEDDING_GPUS EXPERT_GPUS AGGREGATION_GPUS MAX_MEMORY_PER_GPU MEMOR
     refuse SW425 "$name=${!name} differs from $run/env: generate again with it set, or unset it"
   fi
 done
-done_before=$(cat "$run/done.json" 2>/dev/null || true)
-failed_before=$(cat "$run/failed.json" 2>/dev/null || true)
 # Created here, once: the hosts would race to create it.
 mkdir -p "$run/logs" || refuse SW426 "cannot write the run folder $run"
 
@@ -58,6 +56,8 @@ node=$((10#$node))
 ((node < ${#slots[@]})) || refuse SW421 "node $node of ${#slots[@]} (0 to 8)"
 
 mapfile -t variables <"$run/env"
+launch=torchrun-$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$ # as the claims of its attempts name it
+export SWITCHYARD_LAUNCH="$launch"
 command=(env "${variables[@]}" "$python" -m torch.distributed.run --nnodes=${#slots[@]} --node_rank="$node"
   --nproc_per_node="${slots[node]}" --master_addr="${LAUNCH_MASTER_ADDR:-node0}" --master_port="$port"
   --rdzv_conf=timeout=90 train.py --strategy "$run/strategy.yaml" ${takes_over[@]+"${takes_over[@]}"})
@@ -77,12 +77,19 @@ while kill -0 "$launcher" 2>/dev/null; do
 done
 trap - INT TERM HUP
 
-# The launcher's exit code does not show success: only what rank 0 wrote in this attempt counts.
+# The launcher's exit code does not show success: only what rank 0 wrote in this attempt counts. Another launch
+# may have taken the run over: the claim of an attempt names the launch that it belongs to.
+is_ours() { # FILE
+  local attempt
+  attempt=$(sed -n 's/^.*"attempt": *\([0-9][0-9]*\).*$/\1/p' "$run/$1" 2>/dev/null | head -n 1)
+  [[ -n $attempt ]] || return 1
+  grep -qsF "\"launch\": \"$launch\"" "$run/attempts/$(printf '%04d' "$((10#$attempt))").json"
+}
 outcome=3
 [[ -z $stopping ]] || outcome=130
-if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
+if is_ours done.json; then
   outcome=0
-elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
+elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
 # done.json and failed.json are of rank 0, on the first host; another may see them later.

@@ -34,13 +34,13 @@ for name in EMBEDDING_GPUS EXPERT_GPUS AGGREGATION_GPUS MAX_MEMORY_PER_GPU MEMOR
     refuse SW425 "$name=${!name} differs from $run/env: generate again with it set, or unset it"
   fi
 done
-done_before=$(cat "$run/done.json" 2>/dev/null || true)
-failed_before=$(cat "$run/failed.json" 2>/dev/null || true)
 # Created here, once: the hosts would race to create it.
 mkdir -p "$run/logs" || refuse SW426 "cannot write the run folder $run"
 command -v mpirun >/dev/null || refuse SW442 'no mpirun in PATH: install Open MPI, or load its module'
 
 mapfile -t variables <"$run/env"
+launch=mpirun-$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$ # as the claims of its attempts name it
+export SWITCHYARD_LAUNCH="$launch"
 # A rank reads mpirun's own variables, which those of another launcher in this environment would contradict.
 unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT
 options=(-np 4 --bind-to none)
@@ -65,12 +65,19 @@ while kill -0 "$launcher" 2>/dev/null; do
 done
 trap - INT TERM HUP
 
-# The launcher's exit code does not show success: only what rank 0 wrote in this attempt counts.
+# The launcher's exit code does not show success: only what rank 0 wrote in this attempt counts. Another launch
+# may have taken the run over: the claim of an attempt names the launch that it belongs to.
+is_ours() { # FILE
+  local attempt
+  attempt=$(sed -n 's/^.*"attempt": *\([0-9][0-9]*\).*$/\1/p' "$run/$1" 2>/dev/null | head -n 1)
+  [[ -n $attempt ]] || return 1
+  grep -qsF "\"launch\": \"$launch\"" "$run/attempts/$(printf '%04d' "$((10#$attempt))").json"
+}
 outcome=3
 [[ -z $stopping ]] || outcome=130
-if [[ -s $run/done.json && $(cat "$run/done.json") != "$done_before" ]]; then
+if is_ours done.json; then
   outcome=0
-elif [[ -s $run/failed.json && $(cat "$run/failed.json") != "$failed_before" ]]; then
+elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
 [[ $outcome != 0 ]] || exit 0
