@@ -98,9 +98,12 @@ def _cells(view: SearchView, row: SearchRow, place: int, is_tied: bool | None) -
 
 
 def _recompute(row: SearchRow) -> str:
-    """What makes the plan fit: recomputation, and gradients reduced after every micro-batch."""
-    recompute, often = str(row.strategy.runtime.recompute), row.strategy.runtime.reduce == "every_micro_batch"
-    return f"{recompute}, reduce every" if often else recompute
+    """What makes the plan fit: recomputation, and gradients reduced after every micro-batch; and whether its
+    all-to-all is in two levels."""
+    runtime = row.strategy.runtime
+    often = ["reduce every"] if runtime.reduce == "every_micro_batch" else []
+    levels = ["hierarchical"] if runtime.all_to_all == "hierarchical" else []
+    return ", ".join([str(runtime.recompute), *often, *levels])
 
 
 def _alike(rows: Sequence[SearchRow]) -> tuple[str, str]:
@@ -138,6 +141,7 @@ def _row_dicts(view: SearchView, rows: Sequence[SearchRow]) -> list[dict[str, An
             "micro_batch": row.strategy.training.micro_batch,
             "recompute": row.strategy.runtime.recompute.written(),
             "reduce": row.plan.reduce,
+            "all_to_all": row.strategy.runtime.all_to_all,
             "gpus": row.gpus,
             "step_s": row.step_s,
             "tokens_per_s": row.tokens_per_s,

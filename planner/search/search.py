@@ -13,6 +13,7 @@ from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction, predict
 from planner.problems import StrategyError
 from planner.rules.layout import missing_links
+from planner.search.all_to_all_choice import with_faster_all_to_all
 from planner.search.layer_cuts import lighten_last_stage
 from planner.search.recompute_choice import fitting_plan
 from planner.search.search_space import Space, layouts, pipeline_degrees, plans_of, space_of
@@ -152,6 +153,7 @@ def _rows(space: Space, found: Iterable[Parallel], device: Device) -> Iterator[S
                     yield None
                     continue
                 plan, peak, step_s = fitting
+                plan, step_s = with_faster_all_to_all(plan, step_s, times)
                 yield SearchRow(
                     plan=plan,
                     step_s=step_s,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from planner.plan.ds_config import zero_stage
 from planner.rules.not_implemented import find_unimplemented
 from planner.search.search import SearchRow
 from planner.strategy.schema import Strategy
@@ -16,10 +17,10 @@ def untrainable_keys(strategy: Strategy) -> tuple[str, ...]:
 
 def missing_of(rows: Iterable[SearchRow]) -> Missing:
     """Of the rows of one search, which differ in layout, precision and recompute only."""
-    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    known: dict[tuple[str, str, int], tuple[str, ...]] = {}
     missing: Missing = {}
     for row in rows:
-        key = (row.strategy.training.precision, str(row.strategy.runtime.recompute))
+        key = (row.strategy.training.precision, str(row.strategy.runtime.recompute), zero_stage(row.plan))
         if key not in known:
             known[key] = untrainable_keys(row.strategy)
         missing[id(row)] = known[key]

@@ -44,7 +44,8 @@ class StepTime:
 
 
 class TimeModel:
-    """Times of plans that differ in degrees, micro_batch, ZeRO stage and recompute only, on one cluster."""
+    """Times of plans that differ in degrees, micro_batch, ZeRO stage, recompute and all_to_all only, on one
+    cluster."""
 
     def __init__(self, device: Device, imbalance: ExpertImbalance = BALANCED) -> None:
         self.device = device
@@ -90,12 +91,13 @@ class TimeModel:
 
     def _step(self, plan: Plan, network: Network) -> StepTime:
         layout, batch = plan.layout, plan.batch
-        zero, recompute = zero_stage(plan), plan.strategy.runtime.recompute
+        zero, runtime = zero_stage(plan), plan.strategy.runtime
         sequences = batch.global_batch // batch.accumulation
         own = (
             zero,
             self._bucket(plan),
-            recompute,
+            runtime.recompute,
+            runtime.all_to_all,
             plan.reduce,
             batch.accumulation,
             plan.world_size,
@@ -141,8 +143,8 @@ class TimeModel:
 
     def _micro_batch(self, plan: Plan, one: StageClass, network: Network) -> MicroBatchTime:
         sequences = plan.batch.global_batch // (plan.batch.accumulation * one.data.size)
-        recompute = plan.strategy.runtime.recompute
-        key = (one.work, sequences, recompute, network.at_work, forced_load(plan, one.stage))
+        runtime, forced = plan.strategy.runtime, forced_load(plan, one.stage)
+        key = (one.work, sequences, runtime.recompute, runtime.all_to_all, network.at_work, forced)
         found = self._micro_batches.get(key)
         if found is None:
             costs = [
@@ -166,7 +168,8 @@ class TimeModel:
     ) -> LayerCost:
         ep = one.ep if part in ("dense", "moe") else None  # what is in no layer has no experts
         forced = forced_load(plan, one.stage)
-        key = (part, one.tp, ep, work, network.host_size, network.at_work, forced)
+        kind = plan.strategy.runtime.all_to_all
+        key = (part, one.tp, ep, work, kind, network.host_size, network.at_work, forced)
         found = self._layers.get(key)
         if found is None:
             cost = StageCost(

@@ -11,6 +11,7 @@ from planner import build_plan, load
 from planner.hardware.catalog import device_of
 from planner.memory.rank_memory import fullest_ranks
 from planner.prediction.predict import predict
+from planner.problems import StrategyError
 from planner.search.layer_cuts import light_last_cut
 from planner.search.search import Search, search, why_better
 from planner.strategy.changes import change_keys
@@ -240,3 +241,37 @@ def test_a_search_without_an_answer_says_why(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "note: no legal plan fits in 450 MB (limits.memory_max) a rank" in out
     assert "The fastest" not in out
+
+
+SMALL = (
+    "training.seq_length=64",
+    "cluster.links={intra_host: 900 GB/s, inter_host: 400 Gbps}",
+)
+
+
+def test_an_all_to_all_between_hosts_is_in_two_levels_where_that_is_faster() -> None:
+    """Sequences of 64 tokens: with few bytes it counts to how many ranks of other hosts a rank sends."""
+    found = search(load(REFERENCE, SMALL))
+    by_kind = {
+        kind: [row for row in found.rows if row.strategy.runtime.all_to_all == kind]
+        for kind in ("flat", "hierarchical")
+    }
+    assert len(by_kind["flat"]) > len(by_kind["hierarchical"]) > 10
+    for kind, rows in by_kind.items():
+        other = "flat" if kind == "hierarchical" else "hierarchical"
+        for row in rows[:: len(rows) // 10]:
+            own_s = predict(build_plan(row.strategy)).step_s
+            assert row.step_s == pytest.approx(own_s)
+            try:
+                plan = build_plan(change_keys(row.strategy, {"runtime.all_to_all": other}))
+            except StrategyError:  # hosts share an EP group unevenly
+                continue
+            other_s = predict(plan).step_s
+            assert own_s < other_s if kind == "hierarchical" else own_s <= other_s
+
+
+@pytest.mark.parametrize("kind", ["flat", "hierarchical"])
+def test_a_written_all_to_all_is_kept(kind: str) -> None:
+    two_hosts = ("cluster.hosts=2", "parallel={ep: 16, tp: 1}")
+    found = search(load(REFERENCE, (*SMALL, *two_hosts, f"runtime.all_to_all={kind}")))
+    assert {row.strategy.runtime.all_to_all for row in found.rows} == {kind}
