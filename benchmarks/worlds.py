@@ -33,8 +33,10 @@ class WorldFailed(RuntimeError):
 class World:
     """`size` ranks over gloo, or one over NCCL on a GPU, that share a state between commands."""
 
-    def __init__(self, size: int, threads: int, device: str = "cpu") -> None:
-        """`threads`: of each rank."""
+    def __init__(
+        self, size: int, threads: int, device: str = "cpu", before: Callable[[int], None] | None = None
+    ) -> None:
+        """`threads`: of each rank. `before`: what rank r does before it meets the others."""
         self._folder = tempfile.TemporaryDirectory(prefix="world-")
         self._pipes: list[Connection] = []
         self._ranks = []
@@ -44,7 +46,7 @@ class World:
             ours, theirs = _FORK.Pipe()
             process = _FORK.Process(
                 target=_rank_main,
-                args=(rank, size, threads, device, str(Path(self._folder.name) / "store"), theirs),
+                args=(rank, size, threads, device, before, str(Path(self._folder.name) / "store"), theirs),
                 daemon=True,
             )
             process.start()
@@ -87,7 +89,15 @@ class World:
         self._folder.cleanup()
 
 
-def _rank_main(rank: int, size: int, threads: int, device: str, store: str, commands: Connection) -> None:
+def _rank_main(
+    rank: int,
+    size: int,
+    threads: int,
+    device: str,
+    before: Callable[[int], None] | None,
+    store: str,
+    commands: Connection,
+) -> None:
     """The life of one rank; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the parent, which kills its ranks
     try:
@@ -96,6 +106,8 @@ def _rank_main(rank: int, size: int, threads: int, device: str, store: str, comm
             MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS=str(threads),
         )  # fmt: skip
         torch.set_num_threads(threads)
+        if before is not None:
+            before(rank)
         dist.init_process_group(
             "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
             store=dist.FileStore(store, size),

@@ -9,6 +9,7 @@ data-parallel size.
 from typing import Any
 
 from planner.plan.plan import Plan
+from planner.topology.deepspeed_zero import deepspeed_zero_stage
 from planner.topology.grid import share
 
 # Elements of a gather bucket, and the fewest of a reduction bucket. DeepSpeed's own default, 5·10⁸, is 1 GB
@@ -96,15 +97,8 @@ def bucket_elements(plan: Plan) -> int:
 
 
 def zero_stage(plan: Plan) -> int:
-    """The ZeRO stage configured in DeepSpeed.
-
-    ZeRO 1 in bf16 with accumulation becomes ZeRO 2, which partitions the optimizer in the same way and sums
-    gradients in fp32. ZeRO 1 with fp32 sums would be DeepSpeed's BF16_Optimizer (engine.py:2305), whose norm
-    has no hook.
-    """
-    stage = plan.strategy.parallel.zero_stage
-    is_bf16 = plan.strategy.training.precision != "fp32"
-    return 2 if is_bf16 and stage == 1 and plan.batch.accumulation > 1 else stage
+    """The ZeRO stage configured in DeepSpeed."""
+    return deepspeed_zero_stage(plan.strategy)
 
 
 def gradient_dtype(plan: Plan) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from planner.problems import Problem
 from planner.strategy.schema import Strategy
+from planner.topology.deepspeed_zero import deepspeed_zero_stage
 
 
 def find_unimplemented(strategy: Strategy) -> tuple[Problem, ...]:
@@ -60,13 +61,24 @@ def _kernels(s: Strategy) -> Iterator[Problem]:
         yield _missing("SW288", "runtime.kernels", "fused", "a runtime of fused kernels", "eager")
 
 
-def _overlap(s: Strategy) -> Iterator[Problem]:
-    for key, feature in (
-        ("overlap_reduce", "reducing gradients beside the backward pass"),
-        ("overlap_all_to_all", "computing one micro-batch while another is exchanged"),
-    ):
-        if getattr(s.runtime, key):
-            yield _missing("SW290", f"runtime.{key}", "true", feature, "false")
+def _overlap_reduce(s: Strategy) -> Iterator[Problem]:
+    """Under ZeRO 0 and 1 DeepSpeed reduces when backward has ended."""
+    zero = deepspeed_zero_stage(s)
+    if s.runtime.overlap_reduce and zero != 2:
+        yield Problem(
+            code="SW297",
+            path="runtime.overlap_reduce",
+            found=f"true can be planned, but under ZeRO {zero} DeepSpeed reduces gradients after the "
+            "backward pass, not in it",
+            expected="false, or parallel.zero_stage 2",
+            fix="set parallel.zero_stage to 2, or runtime.overlap_reduce to false",
+        )
+
+
+def _overlap_all_to_all(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.overlap_all_to_all:
+        feature = "computing one micro-batch while another is exchanged"
+        yield _missing("SW290", "runtime.overlap_all_to_all", "true", feature, "false")
 
 
 def _moments(s: Strategy) -> Iterator[Problem]:
@@ -93,7 +105,8 @@ _RULES = (
     _all_to_all,
     _init_from,
     _kernels,
-    _overlap,
+    _overlap_reduce,
+    _overlap_all_to_all,
     _moments,
     _monitoring,
 )

@@ -35,6 +35,15 @@ class BoundaryGroups:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReductionGroups:
+    """The ranks of `data` and `edp` once more, for reductions that run beside other collectives
+    (runtime.overlap_reduce): in one group they would wait for each other."""
+
+    data: dist.ProcessGroup
+    edp: dist.ProcessGroup
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankGroups:
     """One rank's groups.
 
@@ -42,7 +51,7 @@ class RankGroups:
     experts. `data` is wider than the strategy's `parallel.dp`, the number of replicas of the model: with
     ep 4, tp 1, dp 2 there are 2 replicas, edp groups of 2 and a data group of 8. `incoming` and `outgoing`
     are the boundaries to the neighboring stages, None at the ends of the model. A group of one rank has a
-    process group too, because DeepSpeed asks for it.
+    process group too, because DeepSpeed asks for it. `reductions`: None without runtime.overlap_reduce.
     """
 
     rank: int
@@ -54,6 +63,7 @@ class RankGroups:
     incoming: BoundaryGroups | None
     outgoing: BoundaryGroups | None
     model: ModelGroups
+    reductions: ReductionGroups | None
 
     @property
     def expert_group_name(self) -> str:
@@ -94,6 +104,7 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
                         host_groups=host_groups,
                     )
     boundaries = _make_boundary_groups(plan, clock)
+    reductions = _make_reduction_groups(plan, rank) if plan.strategy.runtime.overlap_reduce else None
     place = plan.stages.index(plan.stage_of(rank))
     alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
     mine = {axis: mine.get(axis, alone) for axis in ("data", "tp", "ep", "edp")}
@@ -107,16 +118,31 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
         incoming=boundaries[place - 1] if place > 0 else None,
         outgoing=boundaries[place] if place < len(boundaries) else None,
         model=model,
+        reductions=reductions,
         **mine,
     )
 
 
-def _new_group(plan: Plan, ranks: Sequence[int]) -> dist.ProcessGroup:
+def _new_group(plan: Plan, ranks: Sequence[int], purpose: str | None = None) -> dist.ProcessGroup:
     """A group with the world's timeout for a lost peer, not gloo's default of 30 minutes."""
     made: dist.ProcessGroup = dist.new_group(
-        list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout)
+        list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout), group_desc=purpose
     )
     return made
+
+
+def _make_reduction_groups(plan: Plan, rank: int) -> ReductionGroups:
+    """Every rank makes those of all stages, in the same order."""
+    made: dict[tuple[int, ...], dist.ProcessGroup] = {}
+    mine: dict[str, dist.ProcessGroup] = {}
+    for stage in plan.stages:
+        for axis, grid in (("data", stage.dense), ("edp", stage.expert)):
+            for ranks in grid.groups(axis) if grid is not None else ():
+                if ranks not in made:
+                    made[ranks] = _new_group(plan, ranks, "gradients")
+                if rank in ranks:
+                    mine[axis] = made[ranks]
+    return ReductionGroups(data=mine["data"], edp=mine.get("edp", mine["data"]))
 
 
 def _make_host_groups(

@@ -26,6 +26,7 @@ from runtime.parallel.groups import RankGroups, check_deepspeed, give_to_deepspe
 from runtime.training.aligned_adamw import align
 from runtime.training.grad_norm import clip_factor, global_norm, replicas
 from runtime.training.gradient_sums import GradientSums
+from runtime.training.overlapped_reductions import OverlappedReductions
 
 
 class EngineMoE(MoELayer, DeepSpeedMoE):  # type: ignore[misc]  # DeepSpeed has no types
@@ -65,6 +66,8 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: Clock)
     if engine.device.type == "cpu":
         align(getattr(engine.optimizer, "optimizer", engine.optimizer))
     _use_exact_norm(engine, groups, plan.strategy.training.gradient_clipping)
+    if plan.strategy.runtime.overlap_reduce:
+        OverlappedReductions(engine, groups)
     _time_reductions(engine, clock)
     if sums_locally(plan):
         GradientSums(engine)

@@ -26,7 +26,7 @@ def test_fp8_runs() -> None:
         (("runtime.recompute={layers: 2}", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.all_to_all=hierarchical", *STOCK), "SW284", "runtime.all_to_all"),
         (("runtime.kernels=fused",), "SW288", "runtime.kernels"),
-        (("runtime.overlap_reduce=true",), "SW290", "runtime.overlap_reduce"),
+        (("runtime.overlap_reduce=true", "training.precision=fp32"), "SW297", "runtime.overlap_reduce"),
         (("runtime.overlap_all_to_all=true",), "SW290", "runtime.overlap_all_to_all"),
         (("training.optimizer.moments=bf16",), "SW296", "training.optimizer.moments"),
         (("model.init_from=runs/x",), "SW285", "model.init_from"),
@@ -53,6 +53,22 @@ def test_recomputation_runs(recompute: str) -> None:
 
 def test_both_kinds_of_all_to_all_run() -> None:
     assert find_unimplemented(strategy("runtime.all_to_all=hierarchical")) == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "runs"),
+    [
+        (("parallel.zero_stage=2",), True),
+        (("parallel.zero_stage=2", "training.precision=fp32"), True),
+        (("parallel.zero_stage=1", "training.precision=fp32"), False),
+        (("parallel.zero_stage=1", "training.precision=bf16", "training.micro_batch=1"), True),
+        (("parallel.zero_stage=1", "training.precision=bf16", "training.micro_batch=8"), False),
+    ],
+)
+def test_gradients_are_reduced_beside_backward_under_zero_2(overrides: tuple[str, ...], runs: bool) -> None:
+    """8 sequences on one rank: in bf16 several micro-batches make ZeRO 1 DeepSpeed's ZeRO 2."""
+    own = ("runtime.overlap_reduce=true", "training.global_batch=8", *overrides)
+    assert bool(find_unimplemented(strategy(*own))) != runs
 
 
 def test_stages_run() -> None:
