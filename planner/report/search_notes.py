@@ -28,7 +28,7 @@ def search_heading(given: Strategy, view: SearchView, *, is_trainable_only: bool
     )
     pps = ", ".join(str(pp) for pp in view.found.pps)
     varied = [f"placement, ep, tp, pp ({pps}), dp", "ZeRO stage", "micro_batch", "recompute where needed"]
-    if "all_to_all" not in given.runtime.model_fields_set:
+    if len(given.cluster.slots) > 1 and "all_to_all" not in given.runtime.model_fields_set:
         varied.append("all_to_all between hosts")
     varied += [name for name in ("precision", "global_batch") if name in view.varied]
     lines = [

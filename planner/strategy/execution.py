@@ -33,7 +33,8 @@ class Runtime(Section):
         description="when gradients are reduced; null: once where its fp32 sums fit the memory",
     )
     overlap_reduce: bool = Field(
-        default=False, description="reduce gradients beside the backward pass that makes them"
+        default=False,
+        description="reduce gradients beside the backward pass that makes them; trained under ZeRO 2",
     )
     overlap_all_to_all: bool = Field(
         default=False, description="run the all-to-alls of one micro-batch beside the compute of another"

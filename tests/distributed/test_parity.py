@@ -17,7 +17,7 @@ def test_expert_parallel_equals_one_process(ep: int, zero_stage: int) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model__num_experts_per_tok": 3, "model__norm_topk_prob": False},
+        {"model__num_experts_per_tok": 3, "model__norm_topk_prob": False, "model__hidden_act": "relu"},
         {"model__num_key_value_heads": 2, "model__expert": "swiglu"},
         {"model__qk_norm": "head", "model__aggregation": "none", "model__hidden_act": "gelu"},
     ],

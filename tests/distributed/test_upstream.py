@@ -116,6 +116,27 @@ def test_the_cpu_op_is_still_built_at_the_start() -> None:
     assert "build_shm_op" in inspect.getsource(backend.TorchBackend.__init__)
 
 
+def _start_auto_ep() -> str:
+    from benchmarks import peers
+    from benchmarks.competitors import COMPETITORS
+    from benchmarks.setting import Setting
+    from benchmarks.step import TINY
+
+    peers.mend_auto_ep = lambda: None
+    setting = Setting(competitor="autoep", shape=TINY, precision="fp32", num_ranks=1)
+    try:
+        COMPETITORS["autoep"](setting, 0, torch.device("cpu"))
+    except TypeError as error:
+        return str(error)
+    return "started"
+
+
+def test_auto_ep_still_fails_with_transformers() -> None:
+    """benchmarks.peers.mend_auto_ep: module_inject/auto_ep_presets/base.py:326."""
+    (answer,) = run_ranks(1, _start_auto_ep)
+    assert "get() takes 2 positional arguments but 3 were given" in answer
+
+
 def _gather_rows() -> str:
     import deepspeed
     import deepspeed.moe.mappings

@@ -55,6 +55,17 @@ class FakeRun(TrainingRun):
         self._is_save_due = False
 
 
+def _trainer(plan: Plan, rank: int = 0) -> FakeTrainer:
+    return FakeTrainer(
+        plan=plan,
+        engine=SimpleNamespace(module=None),
+        groups=SimpleNamespace(rank=rank),  # type: ignore[arg-type]
+        data=FakeData(),  # type: ignore[arg-type]
+        clock=None,  # type: ignore[arg-type]
+        horizon=plan.strategy.training.steps,
+    )
+
+
 def saved(
     bad: Collection[int],
     *,
@@ -67,14 +78,7 @@ def saved(
     overrides = (f"training.steps={steps}", "training.warmup_steps=1", "output.checkpoint_every=5")
     plan = build_plan(loads(STRATEGY, overrides))
     run = FakeRun(plan, stop_at)
-    trainer = FakeTrainer(
-        plan=plan,
-        engine=None,
-        groups=SimpleNamespace(rank=rank),  # type: ignore[arg-type]
-        data=FakeData(),  # type: ignore[arg-type]
-        clock=None,  # type: ignore[arg-type]
-        horizon=steps,
-    )
+    trainer = _trainer(plan, rank)
     trainer.bad, trainer.losses = bad, losses
     try:
         train_steps(run, trainer, first_step=1)
@@ -135,6 +139,28 @@ def test_a_stop_saves_at_once() -> None:
 
 def test_a_stop_does_not_save_what_a_skipped_step_left() -> None:
     assert saved({7, 8}, stop_at=8) == [5]
+
+
+def test_a_run_by_tokens_ends_with_the_step_that_reaches_them() -> None:
+    """4 sequences of 32 tokens a step: 1,281 tokens are 10 steps and one more."""
+    text = STRATEGY.replace("steps: 20", "tokens: 1281")
+    plan = build_plan(loads(text, ("training.warmup_steps=1", "output.checkpoint_every=5")))
+    run = FakeRun(plan, None)
+    train_steps(run, _trainer(plan), first_step=1)
+    assert run.observed == list(range(1, 12))
+    assert run.saved == [5, 10, 11]
+
+
+def test_replicas_are_compared_every_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("training.steps=10", "training.warmup_steps=1", "runtime.check_replicas_every=3")
+    plan = build_plan(loads(STRATEGY, overrides))
+    run = FakeRun(plan, None)
+    checked: list[int] = []
+    monkeypatch.setattr(
+        "runtime.training.trainer.check_replicas", lambda *_: checked.append(run.observed[-1])
+    )
+    train_steps(run, _trainer(plan), first_step=1)
+    assert checked == [3, 6, 9]
 
 
 def test_only_rank_0_logs_a_skipped_step(caplog: pytest.LogCaptureFixture) -> None:
