@@ -279,7 +279,11 @@ def test_the_five_mistakes_are_told_as_printed() -> None:
 
 # What a refused override needs beside it.
 _STOCK = ("model.dispatch=deepspeed", "training.balance_loss=0", "training.z_loss=0")
-REFUSED_WITH = {"runtime.recompute=layer": _STOCK, "runtime.all_to_all=hierarchical": _STOCK}
+REFUSED_WITH = {
+    "runtime.recompute=layer": _STOCK,
+    "runtime.all_to_all=hierarchical": _STOCK,
+    "runtime.overlap_reduce=true": ("training.precision=fp32",),
+}
 
 
 def test_the_readme_lists_what_is_refused_and_nothing_else() -> None:
