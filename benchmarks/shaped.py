@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from benchmarks.network import Network
 from benchmarks.setting import OURS, Setting, Shape, strategy_text
-from benchmarks.step import prepare
+from benchmarks.step import TINY, prepare
 from benchmarks.step_report import machine, paired_ratio
 from benchmarks.worlds import World
 from planner import Plan, build_plan, loads
@@ -37,6 +37,7 @@ State = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> int:
+    """0; what cannot be measured is an error."""
     options = _options(argv)
     prepare()
     if options.bucket is not None:  # before the fork, so that plans and ranks have the same
@@ -98,7 +99,8 @@ def _measure(options: argparse.Namespace, rate: str | None) -> dict[str, Any]:
 
 def _plan(options: argparse.Namespace, more: Sequence[str]) -> Plan:
     ranks = options.hosts * options.ranks
-    setting = Setting(competitor=OURS, shape=Shape(), precision="bf16", num_ranks=ranks)
+    shape = TINY if options.quick else Shape()
+    setting = Setting(competitor=OURS, shape=shape, precision="bf16", num_ranks=ranks)
     cluster = (f"cluster.hosts={options.hosts}", f"cluster.gpus_per_host={options.ranks}")
     return build_plan(loads(strategy_text(setting), (*cluster, *options.base, *more)))
 
@@ -145,6 +147,7 @@ def _text(options: argparse.Namespace, found: dict[str, Any]) -> str:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny model: does it all run?")
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--ranks", type=int, default=2, help="of each host")
     parser.add_argument("--rate", action="append", help="of a host's link, as tc has it: 200mbit, or none")

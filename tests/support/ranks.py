@@ -283,7 +283,8 @@ def _share_groups() -> None:
     make, made = dist.new_group, {}
 
     def new_group(ranks: list[int] | None = None, *args: Any, **kwargs: Any) -> Any:
-        key = (tuple(ranks or range(dist.get_world_size())), args, tuple(kwargs))
+        purpose = kwargs.get("group_desc")  # one of reductions is apart from others of the same ranks
+        key = (tuple(ranks or range(dist.get_world_size())), args, tuple(kwargs), purpose)
         if key not in made:
             made[key] = make(ranks, *args, **kwargs)
         return made[key]
