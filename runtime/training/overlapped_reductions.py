@@ -102,7 +102,7 @@ class OverlappedReductions:
         self._started = in_flight.started
         self._reduce(comm_dtype=dtype)
         buckets[dtype] = filling
-        (buffer,) = in_flight.bucket.buffer
+        buffer: Tensor = in_flight.bucket.buffer[0]
         return buffer
 
     def _start_one(
