@@ -5,21 +5,24 @@ Query, key and value projections are split by column, the output projection by r
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
-from .collectives import ModelGroups, copy_to_tp
+from .collectives import ModelGroups, copy_to_tp, sum_gradients
 from .configuration_switchyard import SwitchyardConfig
 from .document_attention import Documents, attend_within
+from .fused import FusedModule, Region
 from .linear import make_column_linear, make_row_linear
-from .norm import HeadNorm, ProjectionNorm
+from .norm import HeadNorm, ProjectionNorm, normalize
 
 # B sequences, S tokens of each now, L tokens of each with those in the cache, D hidden, H heads, d head size
 
 
-class Attention(nn.Module):
+class Attention(FusedModule):
     """Causal self-attention of one layer; `layer` is its global number, the index into a KV cache.
 
     Raises:
@@ -66,11 +69,7 @@ class Attention(nn.Module):
         q, k = self.q_proj(x_BSD), self.k_proj(x_BSD)
         if self.qk_norm == "projection":
             q, k = self.q_norm(q), self.k_norm(k)
-        q_BSHd, k_BSHd = self._heads(q), self._heads(k)
-        if self.qk_norm == "head":
-            q_BSHd, k_BSHd = self.q_norm(q_BSHd), self.k_norm(k_BSHd)
-        q_BHSd = rotate(q_BSHd.transpose(1, 2), rotation)
-        k_BHLd = rotate(k_BSHd.transpose(1, 2), rotation)
+        q_BHSd, k_BHLd = self._rotated(self._heads(q), self._heads(k), rotation)
         v_BHLd = self._heads(self.v_proj(x_BSD)).transpose(1, 2)
         if cache is not None:
             k_BHLd, v_BHLd = cache.update(k_BHLd, v_BHLd, self.layer)
@@ -82,6 +81,28 @@ class Attention(nn.Module):
                 q_BHSd, k_BHLd, v_BHLd, attn_mask=allowed, is_causal=is_causal, enable_gqa=self.is_grouped
             )
         return self.o_proj(y_BHSd.transpose(1, 2).flatten(2))
+
+    def _rotated(
+        self, q_BSHd: Tensor, k_BSHd: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys, [B, H, S, d], with each head's norm, if it has one, and RoPE."""
+        if "rope" in self.fused:
+            rows = len(q_BSHd) * q_BSHd.shape[1]
+            # [B·S, d]: a single row of positions is repeated for every sequence.
+            angles = (a.transpose(1, 2).expand(len(q_BSHd), -1, -1, -1).reshape(rows, -1) for a in rotation)
+            args = (q_BSHd.flatten(0, 1), k_BSHd.flatten(0, 1), *angles)
+            if self.qk_norm == "head":
+                assert isinstance(self.q_norm, HeadNorm)
+                assert isinstance(self.k_norm, HeadNorm)
+                weights = (sum_gradients(norm.weight, self.groups.tp) for norm in (self.q_norm, self.k_norm))
+                q_NHd, k_NHd = rope_region(self.q_norm.eps)(*args, *weights)
+            else:
+                q_NHd, k_NHd = rope_region(None)(*args)
+            q_BSHd, k_BSHd = q_NHd.view_as(q_BSHd), k_NHd.view_as(k_BSHd)
+            return q_BSHd.transpose(1, 2), k_BSHd.transpose(1, 2)
+        if self.qk_norm == "head":
+            q_BSHd, k_BSHd = self.q_norm(q_BSHd), self.k_norm(k_BSHd)
+        return rotate(q_BSHd.transpose(1, 2), rotation), rotate(k_BSHd.transpose(1, 2), rotation)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
@@ -102,3 +123,27 @@ def rotations(positions_BS: Tensor, head_dim: int, theta: float, dtype: torch.dt
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cos, signed_sin = rotation
     return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin
+
+
+@lru_cache
+def rope_region(norm_eps: float | None) -> Region:
+    """RoPE of queries and keys, [N, H, d], by the cosine and signed sine of each token, [N, d]; with
+    `norm_eps` after the norm of each head, whose weights [d] then come last."""
+
+    def turn(x_NHd: Tensor, cos_Nd: Tensor, signed_sin_Nd: Tensor, weight_d: Tensor | None) -> Tensor:
+        if weight_d is not None and norm_eps is not None:
+            x_NHd = normalize(x_NHd, weight_d, norm_eps)
+        # Halves beside each other: torch 2.13 does not vectorize a roll on CPUs.
+        first, second = x_NHd.chunk(2, -1)
+        cos = cos_Nd.chunk(2, -1)[0][:, None]
+        sin = signed_sin_Nd.chunk(2, -1)[1][:, None]
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+    def run(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        q_weight, k_weight = weights if weights else (None, None)
+        return turn(q, cos, sin, q_weight), turn(k, cos, sin, k_weight)
+
+    if norm_eps is None:
+        return Region("rope", run, has_rows=(True,) * 4, differentiable=(0, 1), linear={0: 0, 1: 1})
+    has_rows = (*(True,) * 4, False, False)
+    return Region("rope", run, has_rows=has_rows, differentiable=(0, 1, 4, 5))

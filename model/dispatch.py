@@ -15,6 +15,7 @@ from torch import Tensor
 from .collectives import ModelGroups
 from .expert_exchange import agree_on_rows, run_elsewhere
 from .experts import Experts
+from .fused import Kernel, Rows
 from .norm import at_least_fp32
 from .recompute import RoutingReplay, recomputed
 from .router import Routing
@@ -31,6 +32,7 @@ class RowOrder:
     row_UK: Tensor  # the row of each route; R for a route that is not kept
     has_gaps: bool  # whether there can be such routes
     counts_E: Tensor
+    is_fused: bool = False  # sums of a token's rows in one kernel, without a copy of its rows
 
 
 # Not compiled: sizes depend on the data, and torch 2.13's compiler refuses grouped_mm in fp32.
@@ -43,6 +45,7 @@ def dispatch(
     replay: RoutingReplay,
     *,
     recomputes_experts: bool = False,
+    is_fused: bool = False,
 ) -> Tensor:
     """Sum over each token's kept routes of gate · expert(x), [U, D] in the dtype of `x_UD`.
 
@@ -56,15 +59,20 @@ def dispatch(
     if groups.ep is not None:
         ep = groups.ep
         exchange = replay.once(
-            "exchange", lambda: agree_on_rows(experts_UK, kept_UK, gates_UK, experts.num_experts, ep)
+            "exchange",
+            lambda: agree_on_rows(experts_UK, kept_UK, gates_UK, experts.num_experts, ep, is_fused=is_fused),
         )
         return run_elsewhere(x_UD, gates_UK, exchange, ep, run_experts)
-    rows = replay.once("rows", lambda: rows_by_expert(experts_UK, kept_UK, experts.num_experts))
+    rows = replay.once(
+        "rows", lambda: rows_by_expert(experts_UK, kept_UK, experts.num_experts, is_fused=is_fused)
+    )
     y_RD = run_experts(_GatherRows.apply(x_UD, rows), rows.counts_E, _GatherGates.apply(gates_UK, rows))
     return _SumRows.apply(y_RD, rows)
 
 
-def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int) -> RowOrder:
+def rows_by_expert(
+    experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int, *, is_fused: bool = False
+) -> RowOrder:
     """Sorts the kept routes by expert. Waits for the device once, and only if some may not be kept."""
     expert_N = experts_UK.reshape(-1)
     if kept_UK is not None:
@@ -78,6 +86,7 @@ def rows_by_expert(experts_UK: Tensor, kept_UK: Tensor | None, num_experts: int)
         row_UK=inverse(route_N).clamp(max=num_rows).view_as(experts_UK),
         has_gaps=kept_UK is not None,
         counts_E=counts_E,
+        is_fused=is_fused,
     )
 
 
@@ -91,8 +100,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
-        grad_UKD = _pick(grad_RD, ctx.rows)
-        return (grad_UKD.squeeze(1) if grad_UKD.shape[1] == 1 else grad_UKD.sum(1)), None
+        return _sum(grad_RD, ctx.rows), None
 
 
 class _GatherGates(torch.autograd.Function):
@@ -114,10 +122,7 @@ class _SumRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_RD: Tensor, rows: RowOrder) -> Tensor:
         ctx.rows = rows
-        y_UKD = _pick(y_RD, rows)
-        if y_UKD.shape[1] == 1:
-            return y_UKD.squeeze(1)
-        return y_UKD.sum(1, dtype=at_least_fp32(y_RD).dtype).to(y_RD.dtype)
+        return _sum(y_RD, rows)
 
     @staticmethod
     def backward(ctx: Any, grad_UD: Tensor) -> tuple[Tensor | None, ...]:
@@ -125,8 +130,32 @@ class _SumRows(torch.autograd.Function):
         return grad_UD.index_select(0, rows.route_R // rows.row_UK.shape[1]), None
 
 
+def _sum(x_RD: Tensor, rows: RowOrder) -> Tensor:
+    """[U, D]: the sum of each token's rows, in fp32 at least, rounded once."""
+    if rows.row_UK.shape[1] == 1:
+        return _pick(x_RD, rows).squeeze(1)
+    if rows.is_fused:
+        total_UD: Tensor = (SUM_KEPT_ROWS if rows.has_gaps else SUM_ROWS)(x_RD, rows.row_UK)
+        return total_UD
+    return _pick(x_RD, rows).sum(1, dtype=at_least_fp32(x_RD).dtype).to(x_RD.dtype)
+
+
 def _pick(x_RD: Tensor, rows: RowOrder) -> Tensor:
     """[U, K, D]: the row of each route, zeros for one that is not kept."""
     if rows.has_gaps:
         x_RD = torch.cat([x_RD, x_RD.new_zeros(1, x_RD.shape[1])])
     return x_RD.index_select(0, rows.row_UK.reshape(-1)).view(*rows.row_UK.shape, x_RD.shape[1])
+
+
+def _sum_rows(x_RD: Tensor, row_UK: Tensor) -> Tensor:
+    return at_least_fp32(x_RD[row_UK]).sum(1).to(x_RD.dtype)
+
+
+def _sum_kept_rows(x_RD: Tensor, row_UK: Tensor) -> Tensor:
+    is_kept_UK = row_UK < len(x_RD)
+    wide_UKD = at_least_fp32(x_RD[row_UK.masked_fill(~is_kept_UK, 0)])
+    return wide_UKD.masked_fill(~is_kept_UK[:, :, None], 0.0).sum(1).to(x_RD.dtype)
+
+
+SUM_ROWS = Kernel("permutation", _sum_rows, [Rows(1), Rows()])
+SUM_KEPT_ROWS = Kernel("permutation with drops", _sum_kept_rows, [Rows(1), Rows()])

@@ -8,12 +8,15 @@ again from the first product's result.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .fused import Region
 from .mlp import ACTIVATIONS
+from .norm import at_least_fp32
 
 # R rows, I what the first product makes of a row (F, or 2F: gate and up), F inner size
 
@@ -26,11 +29,16 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def weighted_activation(inner_RI: Tensor, gates_R: Tensor, hidden_act: str, *, is_gated: bool) -> Tensor:
+def weighted_activation(
+    inner_RI: Tensor, gates_R: Tensor, hidden_act: str, *, is_gated: bool, is_fused: bool = False
+) -> Tensor:
     """gate · act(inner), or gate · act(first half) · second half where the expert is gated, [R, F].
 
     The gate is multiplied in its own precision, fp32 at least.
     """
+    if is_fused:
+        h_RF: Tensor = activation_region(hidden_act, is_gated=is_gated)(inner_RI, gates_R)
+        return h_RF
     return _WeightedActivation.apply(inner_RI, gates_R, hidden_act, is_gated)
 
 
@@ -61,3 +69,20 @@ class _WeightedActivation(torch.autograd.Function):
         # Products are rounded to the dtype of the rows, as both factors are; the sum is not.
         grad_gates_R = act_RF.mul_(grad_RF).sum(-1, dtype=gates_R.dtype)
         return grad_inner_RI, grad_gates_R, None, None
+
+
+@lru_cache
+def activation_region(hidden_act: str, *, is_gated: bool) -> Region:
+    """Of what the first product makes of each row, [N, I], and gates, [N]; rounded once, at the end."""
+    activation = ACTIVATIONS[hidden_act]
+
+    def run(inner_NI: Tensor, gates_N: Tensor) -> Tensor:
+        wide_NI = at_least_fp32(inner_NI)
+        if is_gated:
+            x_NF, up_NF = wide_NI.chunk(2, -1)
+            h_NF = activation(x_NF) * up_NF
+        else:
+            h_NF = activation(wide_NI)
+        return (h_NF * gates_N[:, None]).to(inner_NI.dtype)
+
+    return Region("activation", run, has_rows=(True, True), differentiable=(0, 1))

@@ -61,7 +61,13 @@ def run_elsewhere(
 
 @torch.no_grad()
 def agree_on_rows(
-    experts_UK: Tensor, kept_UK: Tensor | None, gates_UK: Tensor, num_experts: int, ep: Group
+    experts_UK: Tensor,
+    kept_UK: Tensor | None,
+    gates_UK: Tensor,
+    num_experts: int,
+    ep: Group,
+    *,
+    is_fused: bool = False,
 ) -> ExpertExchange:
     """Two small exchanges: how many rows and routes, then the routes with their gates. Waits for the device
     once, between them."""
@@ -111,10 +117,13 @@ def agree_on_rows(
             arrival_R,
             row_Q.new_zeros(sum(receive_rows)).scatter_add_(0, row_Q, ones_Q),
             [sum(each) for each in zip(*received, strict=True)],
+            is_fused=is_fused,
         )
     return ExpertExchange(
         route_R=route_R,
-        sent=_copies_for_ranks(is_sent_PU, ranks_U, sum(send_rows), sizes[2 * ep.size * most :]),
+        sent=_copies_for_ranks(
+            is_sent_PU, ranks_U, sum(send_rows), sizes[2 * ep.size * most :], is_fused=is_fused
+        ),
         received=copies,
         gates_Q=arrived_gates_Q.index_select(0, order_Q),
         arrival_R=arrival_R,
@@ -182,7 +191,9 @@ def _exchange_gates(
     return message[:, :-1].reshape(-1).view(gates_R.dtype), message[:, -1].long()
 
 
-def _copies_for_ranks(is_sent_PU: Tensor, ranks_U: Tensor, num_sent: int, turn_sizes: list[int]) -> RowCopies:
+def _copies_for_ranks(
+    is_sent_PU: Tensor, ranks_U: Tensor, num_sent: int, turn_sizes: list[int], *, is_fused: bool
+) -> RowCopies:
     num_tokens = len(ranks_U)
     row_PU = is_sent_PU.reshape(-1).cumsum(0).view_as(is_sent_PU) - 1
     place_PU = (ranks_U.cumsum(0) - ranks_U) + is_sent_PU.cumsum(0) - 1
@@ -194,7 +205,8 @@ def _copies_for_ranks(is_sent_PU: Tensor, ranks_U: Tensor, num_sent: int, turn_s
         at = at_PU.masked_fill(~is_sent_PU, num_sent)
         return found.scatter_(0, at.reshape(-1), value_PU.reshape(-1))[:num_sent]
 
-    return row_copies(listed(token_PU, row_PU), listed(row_PU, place_PU), ranks_U, turn_sizes)
+    tokens, places = listed(token_PU, row_PU), listed(row_PU, place_PU)
+    return row_copies(tokens, places, ranks_U, turn_sizes, is_fused=is_fused)
 
 
 class _SendGates(torch.autograd.Function):

@@ -9,13 +9,14 @@ from .collectives import ModelGroups, Shard
 from .configuration_switchyard import SwitchyardConfig
 from .expert_activation import weighted_activation
 from .float8 import Float8Module, float8_product
+from .fused import FusedModule
 from .mlp import ACTIVATIONS
 from .products import ExpertRows, product
 
 # R rows in order of their expert, D hidden, F inner size, E all experts, L experts of this rank
 
 
-class Experts(Float8Module):
+class Experts(Float8Module, FusedModule):
     """Experts [first, first + L) of a layer. `mlp`: up_proj [L, F, D]; `swiglu`: gate_up_proj [L, 2F, D],
     the gate's rows first; both: down_proj [L, D, F].
 
@@ -49,7 +50,13 @@ class Experts(Float8Module):
         `counts_L` sums to R; `gates_R` in fp32 at least."""
         rows = ExpertRows.of(counts_L)
         inner_RI = self.times(x_RD, "gate_up_proj" if self.is_gated else "up_proj", rows)
-        h_RF = weighted_activation(inner_RI, gates_R, self.hidden_act, is_gated=self.is_gated)
+        h_RF = weighted_activation(
+            inner_RI,
+            gates_R,
+            self.hidden_act,
+            is_gated=self.is_gated,
+            is_fused="activation" in self.fused,
+        )
         return self.times(h_RF, "down_proj", rows)
 
     def times(self, x_RK: Tensor, name: str, rows: ExpertRows) -> Tensor:

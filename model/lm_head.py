@@ -18,7 +18,9 @@ from .collectives import (
     split_to_tp,
 )
 from .float8 import Float8Weight
+from .fused import Kernel, Rows
 from .linear import ColumnLinear, Float8Linear, RowLinear, make_linear
+from .norm import at_least_fp32
 
 # T tokens, C tokens of a chunk, V vocabulary (this rank's rows of it under tp), D hidden
 
@@ -79,6 +81,8 @@ def chunked_cross_entropy(
     targets_T: Tensor,
     mask_T: Tensor | None,
     chunk_tokens: int | None = None,
+    *,
+    is_fused: bool = False,
 ) -> CrossEntropy:
     """Sum over the tokens that are valid in `mask_T` and whose target is not -100.
 
@@ -102,7 +106,7 @@ def chunked_cross_entropy(
     if chunk_tokens is None:
         chunk_tokens = max(1, len(x_TD))
     total = _ChunkedCrossEntropy.apply(
-        copy_to_tp(x_TD, tp), weight_VD, targets_T - first, valid_T, tp, chunk_tokens, is_float8
+        copy_to_tp(x_TD, tp), weight_VD, targets_T - first, valid_T, tp, chunk_tokens, is_float8, is_fused
     )
     return CrossEntropy(sum=total, num_tokens=valid_T.sum())
 
@@ -136,6 +140,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         group: Group | None,
         chunk_tokens: int,
         is_float8: bool,
+        is_fused: bool,
     ) -> Tensor:
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         needs_x, needs_weight = ctx.needs_input_grad[:2]
@@ -144,7 +149,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_x_TD = torch.empty_like(x_TD) if needs_x else None
         grad_weight = _WeightGradient(weight_VD, is_one=num_rows == num_tokens) if needs_weight else None
         logits_RV = x_TD.new_empty(num_rows, weight_VD.shape[0])
-        wide_RV = logits_RV if wide == x_TD.dtype else torch.empty_like(logits_RV, dtype=wide)
+        is_wide = is_fused or wide == x_TD.dtype  # a kernel widens logits as it reads them
+        wide_RV = logits_RV if is_wide else torch.empty_like(logits_RV, dtype=wide)
         sums = [x_TD.new_zeros((), dtype=wide)]
         in_float8 = Float8Weight(weight_VD, group) if is_float8 else None
         for start in range(0, num_tokens, chunk_tokens):
@@ -160,14 +166,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits_CV.copy_(in_float8.product(x_CD))
             if scores_CV.dtype != logits_CV.dtype:
                 scores_CV.copy_(logits_CV)
-            target_logit_C = scores_CV.gather(1, target_C1)[:, 0].masked_fill(~is_here_C, 0.0)
-            log_sum_C = _softmax_in_place(scores_CV)
+            if is_fused:
+                log_sum_C, target_logit_C = LOG_SUMS(logits_CV, target_C1)
+            else:
+                target_logit_C = scores_CV.gather(1, target_C1)[:, 0]
+                log_sum_C = _softmax_in_place(scores_CV)
+            target_logit_C = target_logit_C.masked_fill(~is_here_C, 0.0)
             whole_C, target_logit_C = _whole_vocabulary(log_sum_C, target_logit_C, group)
             sums.append((whole_C - target_logit_C).masked_fill(~valid_C, 0.0).sum())
             if not (needs_x or needs_weight):
                 continue
-            scores_CV.mul_((log_sum_C - whole_C).exp().masked_fill(~valid_C, 0.0)[:, None])
-            scores_CV.scatter_add_(1, target_C1, -(is_here_C & valid_C).to(wide)[:, None])
+            if is_fused:
+                LOGITS_GRADIENT(logits_CV, whole_C, target_C, valid_C)
+            else:
+                scores_CV.mul_((log_sum_C - whole_C).exp().masked_fill(~valid_C, 0.0)[:, None])
+                scores_CV.scatter_add_(1, target_C1, -(is_here_C & valid_C).to(wide)[:, None])
             grad_CV = logits_CV
             if scores_CV.dtype != grad_CV.dtype:
                 grad_CV.copy_(scores_CV)
@@ -189,7 +202,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if grad_weight_VD is not None:
             _scale_in_place(grad_weight_VD, grad)
             grad_weight_VD = grad_weight_VD.to(ctx.weight_dtype)
-        return grad_x_TD, grad_weight_VD, None, None, None, None, None
+        return grad_x_TD, grad_weight_VD, None, None, None, None, None, None
 
 
 class _WeightGradient:
@@ -237,6 +250,27 @@ def _softmax_in_place(logits_CV: Tensor) -> Tensor:
     highest_C = logits_CV.amax(1)
     torch.softmax(logits_CV, 1, out=logits_CV)
     return highest_C - logits_CV.amax(1).log()
+
+
+def _log_sums(logits_CV: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
+    """Logsumexp over this rank's vocabulary, and the logit of the target, in fp32 at least."""
+    wide_CV = at_least_fp32(logits_CV)
+    return wide_CV.logsumexp(1), wide_CV.gather(1, target_C1)[:, 0]
+
+
+def _logits_gradient(logits_CV: Tensor, whole_C: Tensor, target_C: Tensor, valid_C: Tensor) -> None:
+    """Turns logits to their gradient, in place: softmax less one for the target, zeros for what is not valid.
+
+    `target_C` is of this rank's vocabulary; one of another rank's is in none of its columns.
+    """
+    gradient_CV = (at_least_fp32(logits_CV) - whole_C[:, None]).exp()
+    columns_V = torch.arange(logits_CV.shape[1], device=logits_CV.device)
+    gradient_CV = torch.where(columns_V == target_C[:, None], gradient_CV - 1, gradient_CV)
+    logits_CV.copy_(gradient_CV.masked_fill(~valid_C[:, None], 0.0))
+
+
+LOG_SUMS = Kernel("cross_entropy sums", _log_sums, [Rows(), Rows()])
+LOGITS_GRADIENT = Kernel("cross_entropy gradient", _logits_gradient, [Rows()] * 4)
 
 
 def _scale_in_place(x: Tensor, factor: Tensor) -> None:

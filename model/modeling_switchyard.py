@@ -18,6 +18,7 @@ from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
 from .decoder import Decoder, RoutingSums, StageContents, sum_routings
 from .document_attention import Documents, find_documents
+from .fused import RegionName
 from .initialization import initialize_parameters
 from .lm_head import (
     IGNORED,
@@ -58,6 +59,7 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         self.is_complete = contents == complete
         # Tokens whose logits exist at once in `cross_entropy`; None: all. The same on all tp ranks.
         self.head_chunk_tokens: int | None = None
+        self.fused: frozenset[RegionName] = frozenset()  # regions with kernels of their own (`use_fused`)
         self.model = Decoder(config, self.groups, contents)
         if contents.output:
             if config.aggregation == "linear":
@@ -273,7 +275,14 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
     def _entropy(self, x_BSD: Tensor, targets_BS: Tensor, mask_BS: Tensor | None) -> CrossEntropy:
         mask_T = None if mask_BS is None else mask_BS.reshape(-1)
         x_TD, targets_T = x_BSD.flatten(0, 1), targets_BS.reshape(-1)
-        return chunked_cross_entropy(self.lm_head, x_TD, targets_T, mask_T, self.head_chunk_tokens)
+        return chunked_cross_entropy(
+            self.lm_head,
+            x_TD,
+            targets_T,
+            mask_T,
+            self.head_chunk_tokens,
+            is_fused="cross_entropy" in self.fused,
+        )
 
     def _before_head(self, x_BSD: Tensor) -> Tensor:
         x_BSD = self.model.norm(x_BSD)

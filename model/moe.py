@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .collectives import ModelGroups, gather_from_tp, split_to_tp
 from .configuration_switchyard import SwitchyardConfig
 from .deepspeed_dispatch import StockDispatch
 from .dispatch import dispatch
 from .experts import Experts
+from .fused import FusedModule
 from .mlp import MLP
 from .recompute import RoutingReplay
 from .router import Router, Routing
@@ -16,7 +17,7 @@ from .router import Router, Routing
 # B sequences, S tokens of each, T = B·S tokens, U this rank's share of them, D hidden
 
 
-class MoELayer(nn.Module):
+class MoELayer(FusedModule):
     """y = Σ gate · expert(x) over each token's experts, plus the shared experts.
 
     `dispatch` applies to training: `capacity` drops tokens beyond an expert's capacity, `deepspeed` uses
@@ -77,6 +78,14 @@ class MoELayer(nn.Module):
             capacity_factor = self.capacity_factor if self.training else None
             routing = self.router(x_BSD, x_UD, mask_BS, capacity_factor, replay)
             recomputes = self.recomputes_experts and self.training
-            y_UD = dispatch(x_UD, routing, self.experts, self.groups, replay, recomputes_experts=recomputes)
+            y_UD = dispatch(
+                x_UD,
+                routing,
+                self.experts,
+                self.groups,
+                replay,
+                recomputes_experts=recomputes,
+                is_fused="permutation" in self.fused,
+            )
             y_BSD = gather_from_tp(y_UD, len(x_TD), tp).view_as(x_BSD)
         return y_BSD if shared_BSD is None else y_BSD + shared_BSD, routing

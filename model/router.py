@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from .collectives import ModelGroups, share_of, sum_gradients
 from .configuration_switchyard import SwitchyardConfig
+from .fused import FusedModule, Region
 from .norm import at_least_fp32
 from .recompute import RoutingReplay
 
@@ -51,7 +53,7 @@ class Choice:
     dropped: Tensor  # int64
 
 
-class Router(nn.Module):
+class Router(FusedModule):
     """Softmax over all experts in fp32, then the k highest; `weight` is [E, D], the same on every rank."""
 
     def __init__(self, config: SwitchyardConfig, groups: ModelGroups) -> None:
@@ -94,7 +96,8 @@ class Router(nn.Module):
         mine = slice(start, start + length)
         weight = sum_gradients(at_least_fp32(self.weight), tp)
         logits_UE = functional.linear(at_least_fp32(x_UD), weight)
-        scores_UE = logits_UE.softmax(-1)
+        is_fused = "router" in self.fused
+        scores_UE, squares_U = SCORES(logits_UE) if is_fused else _scores(logits_UE)
         logits_TE = logits_UE
 
         def choose() -> Choice:
@@ -103,28 +106,28 @@ class Router(nn.Module):
             if tp is not None:
                 with torch.no_grad():
                     logits_TE = functional.linear(at_least_fp32(x_BSD.detach().flatten(0, 1)), weight)
-                    scores_TE = logits_TE.softmax(-1)
+                    # By the same kernel as without tp.
+                    scores_TE = SCORES.forward(logits_TE)[0] if is_fused else logits_TE.softmax(-1)
             forced_BSK = None if replay is None else replay.forced_BSK
             shape_BS = (num_sequences, num_tokens)
             return self._choose(scores_TE, shape_BS, mine, mask_BS, capacity_factor, forced_BSK)
 
         choice = choose() if replay is None else replay.once("choice", choose)
         experts_UK = choice.experts_TK[mine]
-        gates_UK = scores_UE.gather(1, experts_UK)
-        if self.normalizes_gates:
-            gates_UK = gates_UK / gates_UK.sum(-1, keepdim=True)
         kept_UK = None if choice.kept_TK is None else choice.kept_TK[mine]
-        if kept_UK is not None:
-            gates_UK = gates_UK.masked_fill(~kept_UK, 0.0)
-        weights_TE = self._aux_loss_weights(choice, num_tokens, scores_UE.dtype)
-        squares_U = logits_UE.logsumexp(-1).square()
+        weights_UE = self._aux_loss_weights(choice, num_tokens, scores_UE.dtype)[mine]
+        arguments = (scores_UE, experts_UK, weights_UE, *(() if kept_UK is None else (kept_UK,)))
+        if is_fused:
+            gates_UK, aux_loss = gates_region(self.normalizes_gates, kept_UK is not None)(*arguments)
+        else:
+            gates_UK, aux_loss = _gates(*arguments, normalizes=self.normalizes_gates)
         if choice.is_route_TK is not None:
             squares_U = squares_U.masked_fill(~choice.is_route_TK[mine, 0], 0.0)
         return Routing(
             experts_UK=experts_UK,
             gates_UK=gates_UK,
             kept_UK=kept_UK,
-            aux_loss=(scores_UE * weights_TE[mine]).sum(),
+            aux_loss=aux_loss,
             z_loss=squares_U.sum(),
             expert_tokens_E=choice.expert_tokens_E,
             dropped=choice.dropped,
@@ -212,6 +215,42 @@ class Router(nn.Module):
         place_R = torch.arange(len(sorted_R), device=sorted_R.device) - torch.searchsorted(sorted_R, sorted_R)
         fits_R = place_R < capacity_B[sorted_R // (self.num_experts + 1)]
         return torch.empty_like(fits_R).scatter_(0, by_queue_R, fits_R).view_as(experts_TK)
+
+
+def _scores(logits_UE: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the experts, and each token's term of the z-loss."""
+    return logits_UE.softmax(-1), logits_UE.logsumexp(-1).square()
+
+
+def _gates(
+    scores_UE: Tensor,
+    experts_UK: Tensor,
+    weights_UE: Tensor,
+    kept_UK: Tensor | None = None,
+    *,
+    normalizes: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gates of the routes, and the aux loss of these tokens."""
+    gates_UK = scores_UE.gather(1, experts_UK)
+    if normalizes:
+        gates_UK = gates_UK / gates_UK.sum(-1, keepdim=True)
+    if kept_UK is not None:
+        gates_UK = gates_UK.masked_fill(~kept_UK, 0.0)
+    return gates_UK, (scores_UE * weights_UE).sum()
+
+
+SCORES = Region("router", _scores, has_rows=(True,), differentiable=(0,))
+
+
+@lru_cache
+def gates_region(normalizes: bool, has_drops: bool) -> Region:
+    """Of scores [N, E], experts [N, K], the aux loss's weights [N, E], and with `has_drops` which routes are
+    kept."""
+
+    def run(*args: Tensor) -> tuple[Tensor, Tensor]:
+        return _gates(*args, normalizes=normalizes)
+
+    return Region("router", run, has_rows=(True,) * (4 if has_drops else 3), differentiable=(0,))
 
 
 def _coarse(scores_R: Tensor) -> Tensor:

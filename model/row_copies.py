@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .fused import Kernel, Rows
 from .norm import at_least_fp32
 
 # N rows, C copies of them, D hidden
@@ -31,9 +32,17 @@ class RowCopies:
     rows_by_copies: Tensor  # those with a copy, with the most copies first
     turns: tuple[Tensor, ...]  # copy j of those rows that have one
     first_N: Tensor | None  # of each row; None where a row may have no copy
+    is_fused: bool = False  # gathers and sums in one kernel a turn
 
 
-def row_copies(row_C: Tensor, grouped_C: Tensor, copies_N: Tensor, turn_sizes: Sequence[int]) -> RowCopies:
+def row_copies(
+    row_C: Tensor,
+    grouped_C: Tensor,
+    copies_N: Tensor,
+    turn_sizes: Sequence[int],
+    *,
+    is_fused: bool = False,
+) -> RowCopies:
     """`grouped_C`: the copies of the first row in the order of their sum, then the second's, and so on;
     `copies_N`: how many each row has; `turn_sizes`: how many rows have a copy 0, a copy 1, …"""
     start_N = copies_N.cumsum(0) - copies_N
@@ -51,6 +60,7 @@ def row_copies(row_C: Tensor, grouped_C: Tensor, copies_N: Tensor, turn_sizes: S
         rows_by_copies=rows_by_copies,
         turns=turns,
         first_N=grouped_C.index_select(0, start_N) if has_all else None,
+        is_fused=is_fused,
     )
 
 
@@ -109,8 +119,25 @@ def _sum(x_CD: Tensor, copies: RowCopies) -> Tensor:
     if len(turns) > 1:
         # Only rows with several copies are summed, and made wide.
         several = len(turns[1])
-        sums = at_least_fp32(x_CD.index_select(0, turns[0][:several]))
-        for turn in turns[1:]:
-            sums[: len(turn)] += x_CD.index_select(0, turn)
+        if copies.is_fused:
+            sums = ADD_PAIRS(x_CD, turns[0][:several], turns[1])
+            for turn in turns[2:]:
+                ADD_TURN(sums[: len(turn)], x_CD, turn)
+        else:
+            sums = _add_pairs(x_CD, turns[0][:several], turns[1])
+            for turn in turns[2:]:
+                _add_turn(sums[: len(turn)], x_CD, turn)
         total_ND.index_copy_(0, rows[:several], sums.to(x_CD.dtype))
     return total_ND
+
+
+def _add_pairs(x_CD: Tensor, first_M: Tensor, second_M: Tensor) -> Tensor:
+    return at_least_fp32(x_CD.index_select(0, first_M)) + x_CD.index_select(0, second_M)
+
+
+def _add_turn(sums_MD: Tensor, x_CD: Tensor, turn_M: Tensor) -> None:
+    sums_MD += x_CD.index_select(0, turn_M)
+
+
+ADD_PAIRS = Kernel("permutation, two copies", _add_pairs, [Rows(1), Rows(), Rows()])
+ADD_TURN = Kernel("permutation, one more copy", _add_turn, [Rows(), Rows(1), Rows()])

@@ -2,7 +2,7 @@
 
 A tensor that two modules keep is counted once, where it is made or first kept. tests/planner/live/
 test_module_flops.py compares these sums with what autograd saves. Fused kernels (runtime.kernels) keep their
-inputs and what backward cannot compute again in registers: derived, not counted.
+inputs alone (model/fused.py).
 """
 
 from planner.counts.rank_workload import RankWorkload
@@ -14,10 +14,10 @@ _WIDE = 4  # bytes of fp32, in which norms and the router compute, and of an int
 def norm(p: RankWorkload, tokens: int, width: int, num_norms: int = 1) -> int:
     """The fp32 input, the normalised vector and one factor a norm; its output belongs to who keeps it.
 
-    Fused: the input as it is, and the factor.
+    Fused: the input as it is.
     """
     if p.is_fused:
-        return tokens * (width * p.element_bytes + _WIDE * num_norms)
+        return tokens * width * p.element_bytes
     return tokens * (width * (_WIDE + p.element_bytes) + _WIDE * num_norms)
 
 
@@ -57,19 +57,16 @@ def rotation(p: RankWorkload) -> int:
 
 def router(p: RankWorkload) -> int:
     """The fp32 input and weight, logits, scores, the balance loss's cost, the chosen experts, and what gates
-    are normalized from; the experts keep the gates.
-
-    Fused: the input as it is, the scores, the chosen experts and gates.
+    are normalized from; the experts keep the gates. Fused: without the last, and without one sum a token.
     """
     model, u = p.model, p.share_tokens
-    if p.is_fused:
-        kept = p.element_bytes * u * model.hidden_size + _WIDE * model.num_experts * u
-        return kept + (_INDEX * p.tokens + _WIDE * u) * model.num_experts_per_tok
     kept = _WIDE * u * model.hidden_size
     if p.element_bytes != _WIDE:
         kept += _WIDE * model.num_experts * model.hidden_size
     kept += _WIDE * model.num_experts * (2 * u + p.tokens)
     kept += _INDEX * p.tokens * model.num_experts_per_tok
+    if p.is_fused:
+        return kept
     kept += _WIDE * u
     if model.normalizes_gates:
         kept += _WIDE * u * (1 + model.num_experts_per_tok)
@@ -117,7 +114,7 @@ def experts(p: RankWorkload) -> int:
     inner = 3 if model.expert == "swiglu" else 2  # gate and up are one tensor of twice the size
     if model.dispatch == "deepspeed":
         if model.expert == "swiglu":
-            inner = 3 if p.is_fused else 4
+            inner = 4
         elif model.hidden_act == "relu":
             inner = 1  # relu keeps its result, which the product keeps too
     return expert_rows(p) + p.element_bytes * p.computed * inner * model.moe_intermediate_size

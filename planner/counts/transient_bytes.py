@@ -2,13 +2,14 @@
 
 Upper bounds, read off model/: which tensors are alive at once at the worst operation, and what the caller
 holds meanwhile. tests/planner/live holds them to live ranks. Fused kernels (runtime.kernels) have their fp32
-values in registers and write nothing but their results: derived, not measured.
+values in registers and write nothing but their results.
 """
 
 from planner.counts.rank_workload import RankWorkload
 
 _INDEX = 8  # bytes of an int64
 _WIDE = 4  # bytes of fp32
+_EAGER_SWIGLU = 5  # inner rows alive at once in backward of act(gate) · up
 
 
 def attention(p: RankWorkload, *, is_backward: bool) -> int:
@@ -62,7 +63,7 @@ def _inner_gradients(p: RankWorkload) -> int:
     """Rows of the inner width alive at once in an MLP's backward; fused: gradients alone."""
     if p.model.expert != "swiglu":
         return 2
-    return 3 if p.is_fused else 5
+    return 3 if p.is_fused else _EAGER_SWIGLU
 
 
 def moe(p: RankWorkload, *, is_backward: bool) -> int:
@@ -78,7 +79,7 @@ def moe(p: RankWorkload, *, is_backward: bool) -> int:
 def _router(p: RankWorkload) -> int:
     """Logits, scores and weights of all experts; under tp the fp32 copy of all tokens. Then the sort by
     expert: routes, their order, and what it needs beside."""
-    scores = _WIDE * (2 if p.is_fused else 5) * p.tokens * p.model.num_experts
+    scores = _WIDE * 5 * p.tokens * p.model.num_experts
     everyone = _WIDE * p.tokens * p.model.hidden_size if p.tp > 1 else 0
     routes = p.tokens * p.model.num_experts_per_tok
     return max(scores + everyone, _INDEX * 6 * routes) + 2 * _WIDE * p.share_tokens * p.model.hidden_size
@@ -92,7 +93,7 @@ def _experts_forward(p: RankWorkload) -> int:
     if p.ep > 1:
         copied = p.received if p.model.num_experts > p.ep else 0
         several = max(p.received // 2, p.share_tokens) if p.model.num_experts_per_tok > 1 else 0
-        exchange += hidden * (a * (2 * p.received_rows + copied) + (a + _wide(p)) * several)
+        exchange += hidden * (a * (2 * p.received_rows + copied) + (a + _WIDE) * several)
         exchange += _INDEX * 7 * p.ep * p.share_tokens
     combined = 0 if p.is_fused else p.share_tokens * p.model.num_experts_per_tok
     combine = hidden * (a * combined + (a + _wide(p)) * p.share_tokens) + a * hidden * p.sent
@@ -126,9 +127,12 @@ def _experts_float8(p: RankWorkload) -> int:
 
 def _expert_gradients(p: RankWorkload) -> int:
     """Of the last product's input, of what it is weighted, of the first product's result; the activation."""
-    if p.is_fused or p.model.dispatch == "deepspeed":
+    is_gated = p.model.expert == "swiglu"
+    if p.model.dispatch == "deepspeed":
+        return _EAGER_SWIGLU if is_gated else 2
+    if p.is_fused:
         return _inner_gradients(p)
-    return 5 if p.model.expert == "swiglu" else 4
+    return _EAGER_SWIGLU if is_gated else 4
 
 
 def _one_by_one(p: RankWorkload) -> int:

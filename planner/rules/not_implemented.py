@@ -56,11 +56,6 @@ def _init_from(s: Strategy) -> Iterator[Problem]:
         )
 
 
-def _kernels(s: Strategy) -> Iterator[Problem]:
-    if s.runtime.kernels == "fused":
-        yield _missing("SW288", "runtime.kernels", "fused", "a runtime of fused kernels", "eager")
-
-
 def _overlap_reduce(s: Strategy) -> Iterator[Problem]:
     """Under ZeRO 0 and 1 DeepSpeed reduces when backward has ended."""
     zero = deepspeed_zero_stage(s)
@@ -104,7 +99,6 @@ _RULES = (
     _recompute,
     _all_to_all,
     _init_from,
-    _kernels,
     _overlap_reduce,
     _overlap_all_to_all,
     _moments,

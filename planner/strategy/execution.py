@@ -26,7 +26,8 @@ class Runtime(Section):
 
     kernels: Literal["eager", "fused"] = Field(
         default="eager",
-        description="fused: one kernel each for norms, RoPE, router, permutation, activation, cross-entropy",
+        description="fused: norms, RoPE, router, permutation, activation and cross-entropy compiled by "
+        "torch.compile, once for each host and user; needs a C++ compiler on CPUs and Triton on GPUs",
     )
     reduce: Reduce | None = Field(
         default=None,

@@ -1,8 +1,8 @@
 """Bytes of fused kernels (runtime.kernels: fused): each reads its inputs once and writes its outputs once.
 
-Derived, not counted. Kernels: residual sum with the norm after it; RoPE with q/k norms; router from logits to
-gates; permutation and combine; the expert's activation; cross-entropy on the logits in place. What GEMMs and
-attention read and write is in their own time.
+Derived, not counted. Kernels: norm; RoPE with q/k norms; scores and gates of the router; permutation and
+combine; the expert's activation; cross-entropy on the logits in place. Residual sums are eager. What GEMMs
+and attention read and write is in their own time.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from planner.counts.rank_workload import RankWorkload
 from planner.timing.op_sizes import num_head_chunks
 from planner.topology.grid import share
 
-FUSED_KERNELS = "norm + residual, RoPE + q/k norms, router, permutation, activation, cross-entropy"
+FUSED_KERNELS = "norm, RoPE + q/k norms, router, permutation, activation, cross-entropy"
 _FP32 = 4
 _INDEX = 8
 
@@ -29,7 +29,7 @@ def fused_traffic(
     if part == "embedding":  # rows of the table, or rows of gradients and a dense gradient
         yield "embedding", 1, hidden + a * weights if is_backward else 2 * hidden, 1
     elif part == "norm":
-        yield "norms", 1, 4 * hidden, 1
+        yield "norms", 1, (3 if is_backward else 2) * hidden, 1
     elif part == "output" and is_backward:
         yield "head", 2, 2 * hidden + (_FP32 + a) * weights, 2  # both gradients scaled, one cast
     elif part == "output":
@@ -45,8 +45,9 @@ def _layer(
     p: RankWorkload, hidden: float, *, is_moe: bool, is_backward: bool
 ) -> Iterator[tuple[str, float, float, float]]:
     a, model = p.element_bytes, p.model
-    # Forward: x and what is added to it come in, their sum and its norm go out. Backward: three in, one out.
-    yield "norms", 2, 2 * 4 * hidden, 2
+    # A norm and a residual sum each: forward x in, y out; two in, one out. Backward x and a gradient in, one
+    # out; and the sum of the branches' gradients.
+    yield "norms", 4, 2 * (6 if is_backward else 5) * hidden, 4
     heads = float(a * p.tokens * (p.q + p.kv))
     again = 1 if is_backward and model.qk_norm != "none" else 0  # the norm's own input
     yield "rope", 12 if is_backward else 6, (2 + again) * heads, 1
@@ -56,7 +57,10 @@ def _layer(
     mine = float(a * p.share_tokens * model.hidden_size)
     row = float(a * model.hidden_size)
     scores = float(_FP32 * p.share_tokens * model.num_experts)
-    yield "router", 4, 2 * scores + (_FP32 + _INDEX) * p.sent, 1
+    # Forward: logits in, scores out, which the top-k reads; the aux loss's weights out and in beside scores.
+    # Backward: scores and weights in, a gradient out; logits and it in, one out. The GEMM's input is in fp32.
+    wide = (_FP32 + a) * p.share_tokens * model.hidden_size
+    yield "router", 8, 6 * scores + wide + (_FP32 + _INDEX) * p.sent, 4 if is_backward else 5
     sorts = 2 if 1 < p.ep < model.num_experts else 0  # rows that arrive, and the results that go back
     moved = 2 * (mine + row * (p.sent_rows if p.ep > 1 else p.sent)) + sorts * row * (
         p.received_rows + p.received

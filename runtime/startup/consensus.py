@@ -21,6 +21,7 @@ from planner.plan.operator_env import format_ranks, read_environment
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.parallel.device import device_problems, sum_over_world
 from runtime.parallel.groups import GroupMismatch
+from runtime.parallel.kernels import kernel_problems
 from runtime.process.identity import Identity
 from runtime.process.job import job_of_rank
 from runtime.startup.context import RunContext
@@ -85,6 +86,8 @@ def agree_on_start(
     plan, problems, identity = context.start.plan, context.start.problems, context.identity
     if plan is not None:
         found = (*device_problems(plan, identity), *environment_problems(plan))
+        if not problems and not found:  # compiling takes a while
+            found = tuple(kernel_problems(plan, identity))
         if context.rank == 0 and found:
             reporter.print_problems(found)
         problems = (*problems, *found)

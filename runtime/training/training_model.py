@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from model.collectives import gather_from_tp, split_to_tp
 from model.configuration_switchyard import SwitchyardConfig
 from model.decoder import StageContents, sum_routings
+from model.fused_model import use_fused
 from model.linear import use_float8
 from model.lm_head import CrossEntropy
 from model.modeling_switchyard import SwitchyardForCausalLM
@@ -18,6 +19,7 @@ from planner.strategy.training import Training
 from planner.topology.stage_boundary import Interval
 from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
+from runtime.parallel.kernels import fused_regions
 from runtime.parallel.pipeline_autograd import recv_activations, send_activations
 from runtime.parallel.pipeline_p2p import P2PChannels, make_channels
 from runtime.training.micro_batch import MicroBatch
@@ -140,6 +142,7 @@ def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> Trainin
     model.head_chunk_tokens = head_chunk_tokens(strategy, stage.dense.size("tp"))
     if strategy.training.precision == "fp8":
         use_float8(model)
+    use_fused(model, fused_regions(plan))
     recompute = strategy.runtime.recompute
     model.model.set_recompute(recompute.kind, recompute.layers)
     channels = make_channels(plan, groups, device)

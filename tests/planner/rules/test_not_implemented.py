@@ -25,7 +25,6 @@ def test_fp8_runs() -> None:
         (("runtime.recompute=layer", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.recompute={layers: 2}", *STOCK), "SW283", "runtime.recompute"),
         (("runtime.all_to_all=hierarchical", *STOCK), "SW284", "runtime.all_to_all"),
-        (("runtime.kernels=fused",), "SW288", "runtime.kernels"),
         (("runtime.overlap_reduce=true", "training.precision=fp32"), "SW297", "runtime.overlap_reduce"),
         (("runtime.overlap_all_to_all=true",), "SW290", "runtime.overlap_all_to_all"),
         (("training.optimizer.moments=bf16",), "SW296", "training.optimizer.moments"),
@@ -69,6 +68,10 @@ def test_gradients_are_reduced_beside_backward_under_zero_2(overrides: tuple[str
     """8 sequences on one rank: in bf16 several micro-batches make ZeRO 1 DeepSpeed's ZeRO 2."""
     own = ("runtime.overlap_reduce=true", "training.global_batch=8", *overrides)
     assert bool(find_unimplemented(strategy(*own))) != runs
+
+
+def test_fused_kernels_run() -> None:
+    assert find_unimplemented(strategy("runtime.kernels=fused")) == ()
 
 
 def test_stages_run() -> None:
