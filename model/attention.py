@@ -63,8 +63,9 @@ class Attention(FusedModule):
         mask: tuple[Tensor | None, bool] | Documents,
         cache: Cache | None = None,
     ) -> Tensor:
-        """`rotation` from `rotations`; `mask` from model/attention_mask.py, or the documents of packed
-        sequences, which have no cache. A cache is extended by these tokens."""
+        """`rotation` from `rotations`, for fused RoPE through `rotation_rows`; `mask` from
+        model/attention_mask.py, or the documents of packed sequences, which have no cache. A cache is
+        extended by these tokens."""
         x_BSD = copy_to_tp(x_BSD, self.groups.tp)
         q, k = self.q_proj(x_BSD), self.k_proj(x_BSD)
         if self.qk_norm == "projection":
@@ -87,10 +88,7 @@ class Attention(FusedModule):
     ) -> tuple[Tensor, Tensor]:
         """Queries and keys, [B, H, S, d], with each head's norm, if it has one, and RoPE."""
         if "rope" in self.fused:
-            rows = len(q_BSHd) * q_BSHd.shape[1]
-            # [B·S, d]: a single row of positions is repeated for every sequence.
-            angles = (a.transpose(1, 2).expand(len(q_BSHd), -1, -1, -1).reshape(rows, -1) for a in rotation)
-            args = (q_BSHd.flatten(0, 1), k_BSHd.flatten(0, 1), *angles)
+            args = (q_BSHd.flatten(0, 1), k_BSHd.flatten(0, 1), *rotation)
             if self.qk_norm == "head":
                 assert isinstance(self.q_norm, HeadNorm)
                 assert isinstance(self.k_norm, HeadNorm)
@@ -118,6 +116,12 @@ def rotations(positions_BS: Tensor, head_dim: int, theta: float, dtype: torch.dt
     angles = positions_BS[:, None, :, None].to(wide) * theta**-exponent
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+
+
+def rotation_rows(rotation: tuple[Tensor, Tensor], num_sequences: int) -> tuple[Tensor, Tensor]:
+    """What `rotations` gives, for each token: [B·S, d]."""
+    cos, sin = (a.squeeze(1).expand(num_sequences, -1, -1).flatten(0, 1) for a in rotation)
+    return cos, sin
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

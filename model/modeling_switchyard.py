@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from .attention import rotations
+from .attention import rotation_rows, rotations
 from .attention_mask import causal_mask, explicit_mask, real_tokens
 from .collectives import ModelGroups, Shard, gather_from_tp
 from .configuration_switchyard import SwitchyardConfig
@@ -263,6 +263,8 @@ class SwitchyardForCausalLM(SwitchyardPreTrainedModel, GenerationMixin):
         head_dim = self.config.head_dim
         assert head_dim is not None, "SwitchyardConfig fills it in"
         rotation = rotations(positions_BS, head_dim, self.config.rope_theta, x_BSD.dtype)
+        if "rope" in self.fused:
+            rotation = rotation_rows(rotation, len(x_BSD))
         routings = []
         for layer in self.model.layers.values():
             hidden_states.append(x_BSD)

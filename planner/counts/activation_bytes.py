@@ -50,8 +50,9 @@ def attention(p: RankWorkload) -> int:
 
 
 def rotation(p: RankWorkload) -> int:
-    """Cosine and sine, which all layers of a stage share; and all sequences, unless they pack documents."""
-    num_positions = p.tokens if p.packs_documents else p.seq_length
+    """Cosine and sine, which all layers of a stage share; and all sequences, unless they pack documents or
+    the kernel is fused."""
+    num_positions = p.tokens if p.packs_documents or p.is_fused else p.seq_length
     return 2 * p.element_bytes * num_positions * p.model.head_dim
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.fused import Region
+from model.fused import Kernel, Region
 from model.fused_model import use_fused
 from model.norm import norm_region, normalize
 from tests.support.model_cases import KINDS, config_of, make_model, padding, relative, tokens
@@ -73,6 +73,22 @@ def trained(changes: dict, *, is_fused: bool, dtype: torch.dtype, mask: Tensor |
     (entropy + 0.7 * sums.aux_loss + 0.3 * sums.z_loss).backward()
     found = {"loss": entropy, "aux": sums.aux_loss, "z": sums.z_loss, "experts": sums.expert_tokens}
     return {**found, **{name: parameter.grad for name, parameter in model.named_parameters()}}
+
+
+@pytest.mark.parametrize("batch", ["plain", "padded"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_regions_equal_eager_before_they_are_compiled(
+    kind: str, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp64: their functions, their backward passes and what they keep, without the compiler's part."""
+    monkeypatch.setattr(Kernel, "_compiled_for", lambda kernel, args: kernel.function)
+    mask = padding(4, 9) if batch == "padded" else None
+    found, expected = (
+        trained(KINDS[kind], is_fused=fused, dtype=torch.float64, mask=mask) for fused in (True, False)
+    )
+    assert torch.equal(found["experts"], expected["experts"])
+    worst = {name: relative(found[name], expected[name]) for name in expected}
+    assert max(worst.values()) < 1e-13, worst
 
 
 @pytest.mark.slow

@@ -6,10 +6,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import products
+from model.fused import Kernel
+from model.fused_model import use_fused
 from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Plan
 from planner.counts.flops import executed_flops, model_flops
 from planner.counts.module_flops import ModuleCost, stage_modules
+from runtime.parallel.kernels import fused_regions
 from runtime.training.training_model import model_config
 from tests.support.examples import plan
 
@@ -47,7 +50,9 @@ MODELS = {
 
 def model_of(built: Plan, dtype: torch.dtype = torch.float32) -> SwitchyardForCausalLM:
     torch.manual_seed(1)
-    return SwitchyardForCausalLM(model_config(built.strategy)).to(dtype)
+    model = SwitchyardForCausalLM(model_config(built.strategy)).to(dtype)
+    use_fused(model, fused_regions(built))
+    return model
 
 
 def run(model: SwitchyardForCausalLM, built: Plan) -> torch.Tensor:
@@ -166,10 +171,21 @@ def saved_bytes(model: SwitchyardForCausalLM, built: Plan) -> int:
     return found
 
 
+@pytest.mark.parametrize("kernels", ["eager", "fused"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_activation_bytes_are_those_that_autograd_saves(name: str, precision: str) -> None:
-    built = plan(*SMALL, *MODELS[name], "training.micro_batch=3", f"training.precision={precision}")
+def test_activation_bytes_are_those_that_autograd_saves(
+    name: str, precision: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fused: what is kept does not depend on whether the kernels are compiled, which takes a while."""
+    monkeypatch.setattr(Kernel, "_compiled_for", lambda kernel, args: kernel.function)
+    built = plan(
+        *SMALL,
+        *MODELS[name],
+        "training.micro_batch=3",
+        f"training.precision={precision}",
+        f"runtime.kernels={kernels}",
+    )
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     saved = saved_bytes(model_of(built, dtype), built)
     model = built.strategy.model
