@@ -8,6 +8,7 @@ interpreter, and every process that runs through that link belongs to it.
 """
 
 import contextlib
+import secrets
 import shutil
 import signal
 import sys
@@ -22,6 +23,8 @@ GRACE_S = 30.0
 KILL_WAIT_S = 5.0
 # File beside the link that tells ranks that start later to stop (runtime/process/launcher_watch.py reads it).
 ASKED = "asked-to-stop"
+# File beside the link with the secret of the attempt, for its ranks (runtime/process/attempt_secret.py).
+SECRET = "secret"
 # Files beside the link that launch.sh writes.
 _OF_LAUNCH_SH = ("host-ended", "guarded")
 # File in the attempt's folder by which `remove` knows that `make` made it.
@@ -45,6 +48,9 @@ def make_link(link: Path) -> None:
         (folder / _MADE).touch()
         link.parent.mkdir()
         link.symlink_to(sys.executable)
+        secret = link.with_name(SECRET)
+        secret.touch(mode=0o600, exist_ok=False)
+        secret.write_text(secrets.token_hex(32), encoding="ascii")
         if sys.prefix != sys.base_prefix:
             shutil.copyfile(prefix / "pyvenv.cfg", folder / "pyvenv.cfg")
             for name in ("lib", "lib64"):
@@ -65,7 +71,7 @@ def remove(link: Path) -> None:
     if not (folder / _MADE).is_file():
         return
     links = (link, folder / "lib", folder / "lib64")
-    files = (folder / "pyvenv.cfg", *(link.with_name(name) for name in (ASKED, *_OF_LAUNCH_SH)))
+    files = (folder / "pyvenv.cfg", *(link.with_name(name) for name in (ASKED, SECRET, *_OF_LAUNCH_SH)))
     for path in (*filter(Path.is_symlink, links), *files, folder / _MADE):
         with contextlib.suppress(OSError):
             path.unlink()

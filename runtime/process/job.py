@@ -35,7 +35,7 @@ def job_of_rank(
             has started all ranks: the same command, started twice, is two jobs.
     """
     parts = [
-        _link(executable),
+        link_of(executable),
         *(environment.get(name, "") for name in _NAMES.get(find_launcher(environment), ())),
         *(word for word in command if not word.startswith(("--local_rank", "--local-rank"))),
     ]
@@ -52,7 +52,7 @@ def launch_of_rank(
 
     None for a start by hand: nobody asks whose attempt it was.
     """
-    if link := _link(executable):
+    if link := link_of(executable):
         return link
     if environment.get("SWITCHYARD_LAUNCH"):  # of launch.torchrun.sh and launch.mpirun.sh
         return environment["SWITCHYARD_LAUNCH"]
@@ -60,7 +60,7 @@ def launch_of_rank(
     return f"slurm-{job}-{environment.get('SLURM_RESTART_COUNT') or 0}" if job else None
 
 
-def _link(executable: str) -> str:
+def link_of(executable: str) -> str:
     """The name of a generated launch's link to the interpreter; "" for any other interpreter."""
     name = Path(executable).name
     return name if name.startswith("python-") else ""

@@ -5,6 +5,7 @@ rank that found a mistake ends without leaving the others in a collective. Only 
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,12 +23,14 @@ from runtime.checkpoint.compatibility import Fingerprints
 from runtime.parallel.device import device_problems, sum_over_world
 from runtime.parallel.groups import GroupMismatch
 from runtime.parallel.kernels import kernel_problems
+from runtime.process.attempt_secret import secret_of_attempt
 from runtime.process.identity import Identity
 from runtime.process.job import job_of_rank
+from runtime.process.rendezvous import LOOPBACK
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
 from runtime.startup.rank_reports import RankReport, disagrees, find_problems, make_report, missing_ranks
-from runtime.startup.rank_store import join, serve
+from runtime.startup.rank_store import Attempt, Server, join, serve
 
 # A rank that only reports an error waits at most this long for rank 0; so does one without a plan, which
 # has no launch.timeout.
@@ -36,6 +39,8 @@ ERROR_TIMEOUT_S = 60.0
 HURRY_S = 10.0
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,8 @@ def connect(identity: Identity, world_size: int, timeout_s: float) -> Store:
     """The store at MASTER_ADDR:MASTER_PORT; rank 0 serves it unless the launcher (torchrun) does already.
 
     Raises:
-        CannotMeet: if it cannot be served, or not be reached within `timeout_s`, or is another job's.
+        CannotMeet: if it cannot be served, not be reached within `timeout_s`, or is not this attempt's.
+        StrategyError: if SWITCHYARD_SECRET is no secret.
     """
     if not identity.is_launched or world_size == 1:
         return HashStore()
@@ -128,9 +134,21 @@ def connect(identity: Identity, world_size: int, timeout_s: float) -> Store:
     job = job_of_rank()
     # torchrun keeps its store over restarts: each has its own keys.
     scope = f"switchyard/{job}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    secret = secret_of_attempt(is_on_one_host=identity.is_on_one_host or address == LOOPBACK)
+    if secret is None and identity.rank == 0:
+        logger.warning(
+            "SW639 the ranks share no secret: whoever reaches port %d of %s can write into their store; to "
+            "prevent that, export SWITCHYARD_SECRET=$(openssl rand -hex 32) for all of them",
+            port,
+            address,
+        )
+    attempt = Attempt(job=job, scope=scope, secret=secret)
     if identity.rank == 0 and not is_served:
-        return serve(address, port, job=job, scope=scope, timeout_s=timeout_s)
-    return join(address, port, job=None if is_served else job, scope=scope, timeout_s=timeout_s)
+        return serve(address, port, attempt, timeout_s=timeout_s, is_on_one_host=identity.is_on_one_host)
+    server = Server.RANK_0
+    if is_served:
+        server = Server.LAUNCHER_OF_RANK_0 if identity.rank == 0 else Server.LAUNCHER
+    return join(address, port, attempt, timeout_s=timeout_s, server=server)
 
 
 def agree_on_groups(make: Callable[[], T], context: RunContext, device: torch.device) -> T:

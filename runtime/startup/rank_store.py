@@ -5,18 +5,24 @@ Before the ranks have met, nobody is gone: a store that cannot be served or reac
 
 import contextlib
 import errno
+import hmac
 import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 
 import psutil
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore
 
 from planner import Problem
+from runtime.process.attempt_secret import VARIABLE
+from runtime.startup.listening import listen
 from runtime.startup.meeting import CannotMeet
+from runtime.startup.sealed_store import SealedStore, seal_of
 
 RETRY_S = 0.2
 # One attempt to connect: a firewall that drops packets answers nothing at all.
@@ -28,33 +34,78 @@ MIN_S = 1.0
 _JOB = "job"
 
 
-def serve(address: str, port: int, *, job: str, scope: str, timeout_s: float) -> Store:
+class Server(Enum):
+    """Who serves a store that a rank joins."""
+
+    RANK_0 = "rank 0"
+    LAUNCHER = "the launcher"
+    LAUNCHER_OF_RANK_0 = "the launcher, and this is rank 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """Whose ranks meet.
+
+    job: what all ranks of this job have in common, and no other job.
+    scope: of the keys; a store that outlives an attempt has keys of each.
+    secret: what no stranger knows; None: the ranks have none, and anybody may write into their store.
+    """
+
+    job: str
+    scope: str
+    secret: str | None = None
+
+    def entries(self, store: Store) -> Store:
+        """Its entries in a store."""
+        if self.secret is None:
+            return PrefixStore(self.scope, store)
+        return SealedStore(self.scope, store, self.secret)
+
+    @property
+    def seal_key(self) -> str:
+        return f"{self.scope}/seal"
+
+    @property
+    def seal(self) -> str:
+        return seal_of(self.scope, self.secret)
+
+
+def serve(address: str, port: int, attempt: Attempt, *, timeout_s: float, is_on_one_host: bool) -> Store:
     """On rank 0: the store, which this process serves.
 
     Args:
-        job: what all ranks of this job have in common, and no other job.
-        scope: of the keys; a store that outlives an attempt has keys of each.
         timeout_s: of the store's operations.
+        is_on_one_host: whether all ranks were started on this host.
 
     Raises:
         CannotMeet: if the port cannot be listened on.
     """
     try:
-        store = _tcp_store(address, port, timeout_s, is_master=True)
-    except dist.DistNetworkError as error:
-        raise CannotMeet(_not_served(port, str(error))) from error
-    store.set(_JOB, job)
-    return PrefixStore(scope, store)
+        listening, own_address = listen(
+            address, port, is_on_one_host=is_on_one_host, resolve_s=min(RESOLVE_S, timeout_s)
+        )
+    except socket.gaierror as error:
+        raise CannotMeet(_not_reached(address, port, error, min(RESOLVE_S, timeout_s))) from error
+    except OSError as error:
+        raise CannotMeet(_not_served(port, error)) from error
+    store = TCPStore(
+        own_address,
+        port,
+        is_master=True,
+        timeout=timedelta(seconds=timeout_s),
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),  # the store closes it
+    )
+    store.set(_JOB, attempt.job)
+    store.set(attempt.seal_key, attempt.seal)
+    return attempt.entries(store)
 
 
-def join(address: str, port: int, *, job: str | None, scope: str, timeout_s: float) -> Store:
-    """On the other ranks: the store that rank 0 serves.
-
-    Args:
-        job: this rank's own, for the comparison; None where a launcher serves the store.
+def join(address: str, port: int, attempt: Attempt, *, timeout_s: float, server: Server) -> Store:
+    """On the other ranks: the store that rank 0 serves. On every rank: the one that a launcher serves.
 
     Raises:
-        CannotMeet: if it is not reached within `timeout_s`, or is another job's.
+        CannotMeet: if it is not reached within `timeout_s`, is another job's, or another secret's.
     """
     deadline = time.monotonic() + timeout_s
     _wait_for_server(address, port, deadline)
@@ -63,8 +114,14 @@ def join(address: str, port: int, *, job: str | None, scope: str, timeout_s: flo
 
     def greet() -> None:
         with contextlib.suppress(dist.DistError):
-            store = _tcp_store(address, port, left_s, is_master=False)
-            if job is None or _has_job(store, deadline):
+            store = TCPStore(
+                address,
+                port,
+                is_master=False,
+                timeout=timedelta(seconds=left_s),
+                wait_for_workers=False,
+            )
+            if server is not Server.RANK_0 or _appears(store, _JOB, deadline):
                 stores.append(store)
 
     # torch 2.13 waits for the answer of a server without any timeout (TCPStore.cpp, TCPStore::ping).
@@ -75,10 +132,16 @@ def join(address: str, port: int, *, job: str | None, scope: str, timeout_s: flo
         found = f"something answers at {address}:{port}, but it is not rank 0 of a run"
         raise CannotMeet(_not_ours(found))
     store = stores[0]
-    if job is not None and store.get(_JOB).decode(errors="replace") != job:
+    if server is Server.RANK_0 and store.get(_JOB).decode(errors="replace") != attempt.job:
         raise CannotMeet(_not_ours(f"rank 0 of another job answers at {address}:{port}"))
+    if server is Server.LAUNCHER_OF_RANK_0:
+        store.set(attempt.seal_key, attempt.seal)
+    elif not _appears(store, attempt.seal_key, deadline):
+        raise CannotMeet(_rank_0_missing(address, port, timeout_s))
+    elif not hmac.compare_digest(store.get(attempt.seal_key), attempt.seal.encode()):
+        raise CannotMeet(_other_secret(address, port, has_own=attempt.secret is not None))
     store.set_timeout(timedelta(seconds=timeout_s))
-    return PrefixStore(scope, store)
+    return attempt.entries(store)
 
 
 def holder_of(port: int) -> str:
@@ -102,19 +165,9 @@ def holder_of(port: int) -> str:
     return f"pid {found}: {' '.join(words[:6]) or 'unknown program'}"
 
 
-def _tcp_store(address: str, port: int, timeout_s: float, *, is_master: bool) -> TCPStore:
-    return TCPStore(
-        address,
-        port,
-        is_master=is_master,
-        timeout=timedelta(seconds=timeout_s),
-        wait_for_workers=False,
-    )
-
-
-def _has_job(store: Store, deadline: float) -> bool:
-    """Whether the store says in time whose it is."""
-    while not store.check([_JOB]):
+def _appears(store: Store, key: str, deadline: float) -> bool:
+    """Whether the store has an entry in time."""
+    while not store.check([key]):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -136,19 +189,19 @@ def _wait_for_server(address: str, port: int, deadline: float) -> None:
         time.sleep(RETRY_S)
 
 
-def _not_served(port: int, text: str) -> Problem:
-    if "EADDRINUSE" in text or "in use" in text:
+def _not_served(port: int, error: OSError) -> Problem:
+    what = f"rank 0 cannot listen on port {port} of {socket.gethostname()}"
+    if error.errno == errno.EADDRINUSE:
         holder = holder_of(port)
         return Problem(
             code="SW632",
-            found=f"rank 0 cannot listen on port {port} of {socket.gethostname()}: it is in use"
-            + (f" ({holder})" if holder else ""),
+            found=f"{what}: it is in use" + (f" ({holder})" if holder else ""),
             expected="a free port (MASTER_PORT) on the host of rank 0",
             fix=f"{PORT_FIX}, or end that process if it is left over",
         )
     return Problem(
         code="SW632",
-        found=f"rank 0 cannot listen on port {port} of {socket.gethostname()}: {text.splitlines()[0]}",
+        found=f"{what}: {(error.strerror or str(error)).lower()}",
         expected="a port (MASTER_PORT) that rank 0 may listen on, 1024 to 65535",
         fix=PORT_FIX,
     )
@@ -206,4 +259,25 @@ def _not_ours(found: str) -> Problem:
         found=found,
         expected="rank 0 of this job at MASTER_ADDR:MASTER_PORT",
         fix=PORT_FIX,
+    )
+
+
+def _rank_0_missing(address: str, port: int, timeout_s: float) -> Problem:
+    return Problem(
+        code="SW633",
+        found=f"the store at {address}:{port} answers, but rank 0 did not come to it "
+        f"(after {timeout_s:.0f} s)",
+        expected="rank 0, started with the other ranks",
+        fix="see the log of rank 0: it did not start",
+    )
+
+
+def _other_secret(address: str, port: int, *, has_own: bool) -> Problem:
+    found = "a secret that is not that of" if has_own else "no secret, unlike"
+    return Problem(
+        code="SW638",
+        found=f"this rank has {found} rank 0 at {address}:{port}",
+        expected=f"the same {VARIABLE} for all ranks, or for none",
+        fix=f"export {VARIABLE} where the launcher is started and hand it on to all hosts (mpirun: "
+        f"-x {VARIABLE}; deepspeed on several hosts: a line in .deepspeed_env), or unset it everywhere",
     )

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch.distributed as dist
 
 from runtime.startup import rank_store
 from runtime.startup.meeting import CannotMeet
-from runtime.startup.rank_store import holder_of, join, serve
+from runtime.startup.rank_store import Attempt, Server, holder_of
 from tests.support.launching import free_port
 
 HERE = "127.0.0.1"
@@ -27,33 +28,43 @@ def listener() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
+def serve(port: int, job: str = "ours") -> dist.Store:
+    attempt = Attempt(job=job, scope=f"{job}/0")
+    return rank_store.serve(HERE, port, attempt, timeout_s=5, is_on_one_host=True)
+
+
+def join(port: int, address: str = HERE, *, timeout_s: float = 5, job: str = "ours") -> dist.Store:
+    attempt = Attempt(job=job, scope=f"{job}/0")
+    return rank_store.join(address, port, attempt, timeout_s=timeout_s, server=Server.RANK_0)
+
+
 def told(port: int, address: str = HERE, *, timeout_s: float = 1.0, job: str = "ours") -> str:
     """What a rank says that cannot join."""
     with pytest.raises(CannotMeet) as caught:
-        join(address, port, job=job, scope="s", timeout_s=timeout_s)
+        join(port, address, job=job, timeout_s=timeout_s)
     return str(caught.value)
 
 
 def test_ranks_of_one_job_meet() -> None:
     port = free_port()
-    served = serve(HERE, port, job="ours", scope="ours/0", timeout_s=5)
-    joined = join(HERE, port, job="ours", scope="ours/0", timeout_s=5)
+    served = serve(port)
+    joined = join(port)
     joined.set("key", "value")
     assert served.get("key") == b"value"
 
 
 def test_ranks_wait_for_rank_0() -> None:
     port = free_port()
-    threading.Timer(1.0, lambda: kept.append(serve(HERE, port, job="ours", scope="s", timeout_s=5))).start()
+    threading.Timer(1.0, lambda: kept.append(serve(port))).start()
     kept: list[object] = []
-    joined = join(HERE, port, job="ours", scope="s", timeout_s=20)
+    joined = join(port, timeout_s=20)
     joined.set("key", "value")
     assert kept
 
 
 def test_a_taken_port_names_who_holds_it() -> None:
     with listener() as port, pytest.raises(CannotMeet) as caught:
-        serve(HERE, port, job="ours", scope="s", timeout_s=5)
+        serve(port)
     problem = caught.value.problem
     assert problem.code == "SW632"
     assert f"port {port} of {socket.gethostname()}: it is in use (pid {os.getpid()}: " in problem.found
@@ -62,11 +73,11 @@ def test_a_taken_port_names_who_holds_it() -> None:
 
 def test_a_privileged_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise rank_store.dist.DistNetworkError("The server could not bind to port 80: 13 - permission denied")
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(rank_store, "TCPStore", refuse)
+    monkeypatch.setattr("runtime.startup.listening.socket.socket.bind", refuse)
     with pytest.raises(CannotMeet, match=r"SW632 .*cannot listen on port 80 .*permission denied"):
-        serve(HERE, 80, job="ours", scope="s", timeout_s=5)
+        serve(80)
 
 
 def test_nobody_listens() -> None:
@@ -110,7 +121,7 @@ def test_a_program_that_is_no_store() -> None:
 
 def test_another_job_is_not_heard() -> None:
     port = free_port()
-    theirs = serve(HERE, port, job="theirs", scope="theirs/0", timeout_s=5)
+    theirs = serve(port, job="theirs")
     assert f"SW634 rank 0 of another job answers at {HERE}:{port}" in told(port, timeout_s=5)
     assert not theirs.check(["report/1"])
 
