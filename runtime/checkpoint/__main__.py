@@ -19,7 +19,8 @@ from planner import Problem
 from planner.exit_codes import ExitCode
 from planner.standard_streams import find_output_failure, run_program
 from runtime.checkpoint import commit
-from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
+from runtime.checkpoint.compatibility import meta_faults
+from runtime.checkpoint.manifest import MANIFEST_NAME, CheckpointError, CheckpointInfo
 from runtime.checkpoint.store import find_damage, open_checkpoint
 
 OUTPUT_VERSION = 2
@@ -118,7 +119,9 @@ def _table(info: CheckpointInfo) -> Table:
 
 def _damage(path: Path) -> tuple[str, ...]:
     try:
-        return find_damage(open_checkpoint(path))
+        info = open_checkpoint(path)
+        faults = (f"SW802 {MANIFEST_NAME}: {fault}" for fault in meta_faults(info.meta))
+        return (*faults, *find_damage(info))
     except CheckpointError as error:
         return (str(error),)
 

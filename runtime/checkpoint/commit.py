@@ -36,6 +36,12 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(folder: Path) -> int | None:
+    """The step that a folder's name says; None for a folder of another name."""
+    match = _STEP.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
 def begin(folder: Path, step: int) -> Path:
     """A new folder to write a step into; leftovers of killed writers are deleted first."""
     folder.mkdir(parents=True, exist_ok=True)

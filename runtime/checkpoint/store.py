@@ -34,6 +34,7 @@ from runtime.checkpoint.manifest import (
     to_bytes,
 )
 from runtime.checkpoint.safetensors_writer import OwnedPiece, WrittenPiece, write_shard
+from runtime.checkpoint.shard_header import ExpectedPiece, find_header_fault
 from runtime.parallel.collective_actions import ALONE, Ranks, RanksFailed
 
 logger = logging.getLogger(__name__)
@@ -136,11 +137,16 @@ def find_damage(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
 
     Collective: each file is read and hashed once, by one of the ranks, and all get the same result.
     """
+    expected: dict[str, list[ExpectedPiece]] = {}
+    for kinds in info.manifest.tensors.values():
+        for tensor in kinds.values():
+            for piece in tensor.pieces:
+                expected.setdefault(piece.file, []).append(ExpectedPiece(piece=piece, dtype=tensor.dtype))
     by_size = sorted(info.manifest.files.items(), key=lambda item: (-item[1].num_bytes, item[0]))
     share = by_size[ranks.rank :: ranks.world_size]
 
     def check_share() -> list[str]:
-        found = (_damage_of(info.folder / name, record) for name, record in share)
+        found = (_damage_of(info.folder / name, record, expected.get(name, ())) for name, record in share)
         return [damage for damage in found if damage is not None]
 
     answers = ranks.on_all(check_share, list[str])
@@ -151,9 +157,15 @@ def open_checkpoint(path: Path) -> CheckpointInfo:
     """Open one checkpoint by its folder. Only its manifest is checked; `find_damage` checks the other files.
 
     Raises:
-        CheckpointError: if the manifest is missing or damaged.
+        CheckpointError: if the manifest is missing or damaged, or of another step than its folder.
     """
-    return CheckpointInfo(folder=path, manifest=read_manifest(path))
+    manifest = read_manifest(path)
+    step = commit.step_of(path)
+    if step is not None and step != manifest.step:
+        raise CheckpointError(
+            "SW802", f"{path / MANIFEST_NAME} is of step {manifest.step}, not of its folder's"
+        )
+    return CheckpointInfo(folder=path, manifest=manifest)
 
 
 def _try_to_open(path: Path) -> _Opened:
@@ -163,13 +175,15 @@ def _try_to_open(path: Path) -> _Opened:
         return None, (str(error),)
 
 
-def _damage_of(path: Path, record: FileRecord) -> str | None:
+def _damage_of(path: Path, record: FileRecord, expected: Sequence[ExpectedPiece]) -> str | None:
     try:
         num_bytes = path.stat().st_size
         if num_bytes != record.num_bytes:
             return f"SW804 {path.name} has {num_bytes:,} bytes instead of {record.num_bytes:,}"
         if (actual := sha256_of(path)) != record.sha256:
             return f"SW804 {path.name} was altered: SHA-256 {actual[:16]}… instead of {record.sha256[:16]}…"
+        if expected and (fault := find_header_fault(path, expected)):
+            return f"SW804 {path.name} is not what the manifest says: {fault}"
     except FileNotFoundError:
         return f"SW804 {path.name} is missing"
     except OSError as error:
