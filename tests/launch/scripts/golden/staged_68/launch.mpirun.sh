@@ -41,6 +41,9 @@ command -v mpirun >/dev/null || refuse SW442 'no mpirun in PATH: install Open MP
 mapfile -t variables <"$run/env"
 launch=mpirun-$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$ # as the claims of its attempts name it
 export SWITCHYARD_LAUNCH="$launch"
+# What the ranks share and strangers do not know; mpirun hands it on, on no command line.
+SWITCHYARD_SECRET=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
+export SWITCHYARD_SECRET
 # A rank reads mpirun's own variables, which those of another launcher in this environment would contradict.
 unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT
 options=(-np 68 --bind-to none)
@@ -61,7 +64,8 @@ sed -n 's/^\([^# ][^ ]*\) slots=\(.*\)/\1 \2/p' "$run/hostfile" | while read -r 
     printf '%s\n' "$name"
   done
 done >"$order"
-options+=(--hostfile "$order" --map-by seq --wdir "$project" -x MASTER_ADDR -x SWITCHYARD_LAUNCH)
+options+=(--hostfile "$order" --map-by seq --wdir "$project" -x MASTER_ADDR -x SWITCHYARD_LAUNCH
+  -x SWITCHYARD_SECRET)
 options+=(--mca plm_rsh_args "${ssh_options[*]}")
 # Other variables than OMPI_ do not reach other hosts by themselves.
 for variable in "${variables[@]}"; do

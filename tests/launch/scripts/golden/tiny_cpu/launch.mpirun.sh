@@ -41,6 +41,9 @@ command -v mpirun >/dev/null || refuse SW442 'no mpirun in PATH: install Open MP
 mapfile -t variables <"$run/env"
 launch=mpirun-$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$ # as the claims of its attempts name it
 export SWITCHYARD_LAUNCH="$launch"
+# What the ranks share and strangers do not know; mpirun hands it on, on no command line.
+SWITCHYARD_SECRET=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
+export SWITCHYARD_SECRET
 # A rank reads mpirun's own variables, which those of another launcher in this environment would contradict.
 unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT
 options=(-np 4 --bind-to none)
