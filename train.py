@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from runtime.process.gpu_presence import has_gpu
 from runtime.process.launchers import is_other_rank_here
+from runtime.process.missing_module import end_without_module
 from runtime.process.rank_0_wait import leave_to_rank_0
 
 if TYPE_CHECKING:
@@ -30,22 +31,25 @@ DOCUMENT_FLAGS = {
     "batch_size": "training.global_batch",
     "seq_length": "training.seq_length",
 }
-WRONG_INPUT = 2  # planner.exit_codes; nothing of the planner is loaded before the first check
+WRONG_INPUT, FAILED = 2, 3  # planner.exit_codes; nothing of the planner is loaded before the first check
 HOW = "start it with deepspeed, torchrun, srun or mpirun, or with plain python for a plan of one rank"
 
 
 def main(argv: Sequence[str]) -> None:
     """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
-    path, overrides, takes_over = parse_arguments(argv)
+    path, overrides, takes_over, rank_logs = parse_arguments(argv)
     if needs_gpus(path, overrides) and is_other_rank_here() and not has_gpu():
         leave_to_rank_0(WRONG_INPUT)  # 68 of them, on a laptop: only one of them reads the strategy
 
-    from planner.rules.not_implemented import find_unimplemented
-    from runtime.process.start import start_rank
-    from runtime.startup.early_refusal import refuse_early
-    from runtime.startup.run_rank import run_rank
+    try:
+        from planner.rules.not_implemented import find_unimplemented
+        from runtime.process.start import start_rank
+        from runtime.startup.early_refusal import refuse_early
+        from runtime.startup.run_rank import run_rank
+    except ImportError as error:
+        end_without_module(error, FAILED)
 
-    start = start_rank(path, overrides, how=HOW, check=find_unimplemented)
+    start = start_rank(path, overrides, how=HOW, check=find_unimplemented, rank_logs=rank_logs)
     refuse_early(start, start.run_folder, (path, *overrides))
     run_rank(start, start.run_folder, decide, train, takes_over=takes_over)
 
@@ -117,8 +121,11 @@ def needs_gpus(path: str, overrides: Sequence[str]) -> bool:
     return path == DOCUMENT_STRATEGY and not any(text.startswith("cluster") for text in overrides)
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool]:
-    """The strategy's path, its overrides, whether a run is taken over. Exits with code 2 on a wrong line."""
+def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool, str | None]:
+    """The strategy's path, its overrides, whether a run is taken over, how the names of logs begin.
+
+    Exits with code 2 on a wrong command line.
+    """
     parser = RankParser(prog="train.py", description="Train a strategy.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--strategy", metavar="FILE", help="the strategy to train")
@@ -127,6 +134,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool]:
         "--take-over", action="store_true", help="take the run from a process that still trains it"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--rank-logs", metavar="PREFIX", help=argparse.SUPPRESS
+    )  # launch.sh, on several hosts
     for flag, key in DOCUMENT_FLAGS.items():
         parser.add_argument(f"--{flag}", metavar="N", help=f"the same as {key}=N")
     arguments = parser.parse_intermixed_args(argv)
@@ -140,7 +150,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool]:
     if arguments.strategy is None and not overrides:
         parser.error(f"--strategy FILE is required, for example --strategy {DOCUMENT_STRATEGY}")
     path = arguments.strategy or DOCUMENT_STRATEGY
-    return path, overrides + arguments.overrides, arguments.take_over
+    return path, overrides + arguments.overrides, arguments.take_over, arguments.rank_logs
 
 
 if __name__ == "__main__":

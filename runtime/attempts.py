@@ -1,5 +1,9 @@
-"""Attempts of a run: `python -m runtime.attempts set-aside RUN` makes room for a fresh start."""
+"""Attempts of a run: `python -m runtime.attempts set-aside RUN` makes room for a fresh start.
 
+launch.sh calls `record-failure` where the ranks left no reason.
+"""
+
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +16,7 @@ from planner.run_holder import find_live_holder
 from planner.standard_streams import run_program
 from runtime.files.path_kind import wrong_kind
 from runtime.startup.claims import set_aside
+from runtime.startup.outcome_files import record_failure
 
 app = typer.Typer(
     add_completion=False,
@@ -56,6 +61,31 @@ def set_run_aside(run: Annotated[Path, typer.Argument(help="the folder of a run"
     except OSError as error:
         print(f"SW644 {run} cannot be moved: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(ExitCode.INTERNAL_ERROR) from error
+
+
+@app.command("record-failure", hidden=True)
+def record_launch_failure(
+    run: Annotated[Path, typer.Argument(help="the folder of a run")],
+    reason: Annotated[Path, typer.Argument(help="a Problem as JSON, if there is one")],
+    launcher_code: Annotated[int, typer.Argument(help="the exit code of the launcher")],
+) -> None:
+    """Write failed.json for ranks that ended without it, and print the reason. Ends with 0 in any case."""
+    try:
+        problem = Problem(**json.loads(reason.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        problem = Problem(
+            code="SW447",
+            found=f"the ranks ended without a reason; their launcher ended with exit code {launcher_code}",
+            expected="ranks that run until the last step",
+            fix="look into `dmesg` on the hosts (the OOM killer leaves a line there), then start launch.sh "
+            "again: the run resumes from its last checkpoint",
+        )
+    try:
+        if record_failure(run, problem, code=ExitCode.INTERNAL_ERROR):
+            print(problem, file=sys.stderr)
+    except OSError as error:
+        print(problem, file=sys.stderr)
+        print(f"{run}: failed.json could not be written: {error.strerror or error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ MIN_PAIR_BYTES, MAX_PAIR_BYTES = 4 * 2**20, 64 * 2**20
 def main(argv: Sequence[str]) -> None:
     """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
     options = _options(argv)
-    start = start_rank(options.strategy, options.overrides, how=HOW)
+    start = start_rank(options.strategy, options.overrides, how=HOW, rank_logs=options.rank_logs)
 
     from runtime.startup.run_rank import run_rank
 
@@ -199,6 +199,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where rank 0 writes its result")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--rank-logs", metavar="PREFIX", help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(argv)
 
 

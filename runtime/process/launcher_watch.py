@@ -12,8 +12,12 @@ from typing import Any
 
 import psutil
 
+from planner.problems import Problem
+
 _STDIN = 0
-_ASKED = "asked-to-stop"  # launch/job.py writes it beside the attempt's link to the interpreter
+# Files beside the attempt's link to the interpreter. launch/job.py writes the first; launch.sh the others:
+# the Problem of a host whose launcher has ended, and that it ends the ranks of the other hosts for that.
+_ASKED, _HOST_ENDED, _GUARDED = "asked-to-stop", "host-ended", "guarded"
 
 
 class LauncherWatch:
@@ -45,6 +49,22 @@ class LauncherWatch:
 def was_asked_to_stop() -> bool:
     """Whether this rank's attempt was asked to stop before there was a rank to signal."""
     return Path(sys.executable).with_name(_ASKED).exists()
+
+
+def why_launch_ends_ranks(bin_folder: Path | None = None) -> Problem | None:
+    """Why launch.sh ends this attempt's ranks unasked: a host was lost or could not start. None: it does not.
+
+    Args:
+        bin_folder: of the attempt's link; None takes that of this interpreter.
+    """
+    folder = Path(sys.executable).parent if bin_folder is None else bin_folder
+    try:
+        names = [path.name for path in folder.iterdir()]  # also makes a network file system refresh its cache
+        if _GUARDED not in names or _HOST_ENDED not in names:
+            return None
+        return Problem(**json.loads((folder / _HOST_ENDED).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def runner_above(launcher: int) -> int | None:

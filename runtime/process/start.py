@@ -20,6 +20,7 @@ from planner.units import plural
 from runtime.process.identity import Identity, LauncherError, identify
 from runtime.process.launchers import TORCH_VARIABLES, Launcher
 from runtime.process.rank_0_wait import leave_to_rank_0
+from runtime.process.rank_log import open_rank_log
 from runtime.process.start_command import start_command
 
 
@@ -49,6 +50,7 @@ def start_rank(
     *,
     how: str,
     check: Callable[[Strategy], Iterable[Problem]] = lambda strategy: (),
+    rank_logs: str | None = None,
 ) -> Start:
     """Derives the plan and prepares this process for torch. Rank 0 prints the Problems.
 
@@ -58,6 +60,7 @@ def start_rank(
     Args:
         how: how the program is started, for who started it otherwise.
         check: what keeps a strategy from running in this program, beside the rules.
+        rank_logs: how the names of the ranks' logs begin; None: they write to the launcher's terminal.
     """
     open_streams_of_run()
     try:
@@ -67,7 +70,9 @@ def start_rank(
             leave_to_rank_0(ExitCode.WRONG_INPUT)
         print(error, file=sys.stderr, flush=True)
         sys.exit(ExitCode.WRONG_INPUT)
+    log_problem = None if rank_logs is None else open_rank_log(rank_logs, identity.rank, identity.host)
     plan, problems = make_plan(path, overrides, identity, check)
+    problems = (*problems, *(() if log_problem is None else (log_problem,)))
     if plan is not None and identity.rank >= plan.world_size:
         _end_beyond_world(plan, identity)
     if identity.rank == 0 and problems:

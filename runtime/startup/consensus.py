@@ -25,6 +25,7 @@ from runtime.parallel.groups import GroupMismatch
 from runtime.parallel.kernels import kernel_problems
 from runtime.process.attempt_secret import secret_of_attempt
 from runtime.process.identity import Identity
+from runtime.process.interfaces import interface_problems
 from runtime.process.job import job_of_rank
 from runtime.process.rendezvous import LOOPBACK
 from runtime.startup.context import RunContext
@@ -90,7 +91,15 @@ def agree_on_start(
     """
     plan, problems, identity = context.start.plan, context.start.problems, context.identity
     if plan is not None:
-        found = (*device_problems(plan, identity), *environment_problems(plan))
+        found = (
+            *device_problems(plan, identity),
+            *environment_problems(plan),
+            *interface_problems(
+                os.environ,
+                is_gpu=not plan.strategy.cluster.gpu.is_cpu,
+                master_addr=identity.master_addr,
+            ),
+        )
         if not problems and not found:  # compiling takes a while
             found = tuple(kernel_problems(plan, identity))
         if context.rank == 0 and found:

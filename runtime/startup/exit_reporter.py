@@ -3,9 +3,10 @@
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,12 +14,13 @@ from planner import Problem, StrategyError
 from planner.exit_codes import ExitCode
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import newest_step
-from runtime.startup.claims import claim
+from runtime.process.launcher_watch import why_launch_ends_ranks
+from runtime.process.missing_module import missing_module
 from runtime.startup.context import RunContext
 from runtime.startup.divergence import divergence_json, divergence_problem
 from runtime.startup.failure_reason import ECHO_WAIT_S, describe_stall, first_reason, left_by_rank_0
 from runtime.startup.meeting import CannotMeet
-from runtime.startup.outcome_files import is_done, may_be_running, write_done, write_failed
+from runtime.startup.outcome_files import claim_failed_start, write_done, write_failed
 from runtime.training.loss_guard import Diverged
 
 # What torch says when the other end of a collective has gone.
@@ -54,6 +56,7 @@ class ExitReporter:
     """Reports how the run of `context` ended. Rank 0 prints and writes; every rank returns the exit code."""
 
     context: RunContext
+    _stop: "_Stop" = field(default_factory=lambda: _Stop(), init=False)
 
     def done(self, result: Mapping[str, Any]) -> ExitCode:
         """The run reached its last step; `result` goes into done.json, the only sign of success.
@@ -80,29 +83,46 @@ class ExitReporter:
     def stopped(self, how: str, *, after_step: int | None = None) -> ExitCode:
         """The run was asked to stop.
 
+        The main thread and the one that takes signals may come here at once: the first says it. Where
+        launch.sh ends the ranks because it has lost a host, that is the reason, and no stop.
+
         Args:
             how: completes "stopped …".
             after_step: the last step that was trained; None: it may have been cut off within a step.
         """
+        with self._stop.lock:
+            if self._stop.code is None:
+                self._stop.code = self._tell_stop(how, after_step)
+            return self._stop.code
+
+    def _tell_stop(self, how: str, after_step: int | None) -> ExitCode:
+        problem = why_launch_ends_ranks()
+        if problem is not None:
+            if self.context.rank == 0:
+                print(problem, file=sys.stderr, flush=True)
+            self._write_failed(ExitCode.INTERNAL_ERROR, [problem.as_json()])
+            return ExitCode.INTERNAL_ERROR
+        step = self._newest_checkpoint()
+        if step is None:
+            saved = "; no checkpoint was written"
+        elif step == after_step:
+            saved = f", saved at step {step}"
+        else:
+            trained = "" if after_step is None else f" after step {after_step}"
+            saved = f"{trained}; the last checkpoint is step {step}"
+        text = f"stopped {how}{saved}"
         if self.context.rank == 0:
-            step = self._newest_checkpoint()
-            if step is None:
-                saved = "; no checkpoint was written"
-            elif step == after_step:
-                saved = f", saved at step {step}"
-            else:
-                trained = "" if after_step is None else f" after step {after_step}"
-                saved = f"{trained}; the last checkpoint is step {step}"
-            print(f"stopped {how}{saved}", file=sys.stderr, flush=True)
-        self._write_failed(ExitCode.STOPPED, [])
+            print(text, file=sys.stderr, flush=True)
+        self._write_failed(ExitCode.STOPPED, [], stopped=text)
         return ExitCode.STOPPED
 
     def stop_now(self, how: str) -> NoReturn:
         """From a thread, while the main one may be stuck in a collective: says why and ends the process."""
+        code = ExitCode.STOPPED
         try:
-            self.stopped(how)
+            code = self.stopped(how)
         finally:
-            os._exit(ExitCode.STOPPED)
+            os._exit(code)
 
     def fail_now(self, reason: str) -> NoReturn:
         """From a thread that the rank cannot run without, when it ends: says why and ends the process."""
@@ -122,6 +142,8 @@ class ExitReporter:
             return self._cannot_meet(error.problem)
         if isinstance(error, Diverged):
             return self._diverged(error)
+        if isinstance(error, ImportError) and self.context.store is None:
+            return self._cannot_meet(_missing(error))
         is_echo = _is_peer_loss(error)
         if is_echo and self.context.stop.asked is not None:
             return self.stopped(f"by {self.context.stop.asked}")  # as the peer was, which heard it first
@@ -157,21 +179,25 @@ class ExitReporter:
         os._exit(code)
 
     def _write_failed(
-        self, code: ExitCode, problems: list[dict[str, object]], *, is_for_rank_0: bool = False
+        self,
+        code: ExitCode,
+        problems: list[dict[str, object]],
+        *,
+        stopped: str | None = None,
+        is_for_rank_0: bool = False,
     ) -> None:
         """Writes failed.json on rank 0. A disk that does not take it does not change the exit code.
 
         Args:
+            stopped: what was said of a requested stop.
             is_for_rank_0: this rank writes it, once the run is claimed: rank 0 was killed.
         """
         context, folder = self.context, self.context.folder
         if folder is None or (context.rank != 0 and not (is_for_rank_0 and context.attempt)):
             return
         try:
-            # A start that failed must not take the folder from a run that may be alive, nor done.json from
-            # one that is finished.
-            if context.attempt is None and not may_be_running(folder) and not is_done(folder):
-                context.attempt = claim(folder, {})
+            if context.attempt is None:
+                context.attempt = claim_failed_start(folder)
             if context.attempt is not None:
                 write_failed(
                     folder,
@@ -179,6 +205,7 @@ class ExitReporter:
                     problems=problems,
                     checkpoint=self._newest_checkpoint(),
                     attempt=context.attempt,
+                    stopped=stopped,
                 )
         except OSError as error:
             print(f"{folder}: failed.json could not be written: {error}", file=sys.stderr, flush=True)
@@ -215,6 +242,8 @@ class ExitReporter:
 
     def _text_of(self, error: BaseException, *, is_echo: bool) -> str:
         context = self.context
+        if isinstance(error, ImportError) and not _wants_traceback():
+            return str(_missing(error))
         if _wants_traceback() or not is_echo:
             return _describe(error)
         if "imed out" in str(error) and context.store is not None and context.start.plan is not None:
@@ -222,6 +251,19 @@ class ExitReporter:
             timeout_s = context.plan.strategy.launch.timeout
             return _STALL_TEXT.format(stall=stall, timeout_s=f"{timeout_s:g}")
         return _PEER_GONE_TEXT
+
+
+def _missing(error: ImportError) -> Problem:
+    fields: dict[str, Any] = {**missing_module(error)}
+    return Problem(**fields)
+
+
+@dataclass
+class _Stop:
+    """The code with which this process was stopped, once it has said so."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    code: ExitCode | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +281,16 @@ def _describe(error: BaseException) -> str:
     operator = _UNDETERMINED.match(str(error))
     if operator is not None:
         return _UNDETERMINED_TEXT.format(operator=operator[1], place=place)
-    return f"{type(error).__name__}: {error}{place}\n  SWITCHYARD_DEBUG=1 shows the full traceback"
+    text = without_frames(str(error))
+    return f"{type(error).__name__}: {text}{place}\n  SWITCHYARD_DEBUG=1 shows the full traceback"
+
+
+def without_frames(text: str) -> str:
+    """The text of an error without the C++ stack that torch 2.13 appends (c10/util/Exception.cpp)."""
+    return _CPP_STACK.split(text, maxsplit=1)[0].rstrip()
+
+
+_CPP_STACK = re.compile(r"^(?:Exception raised from |C\+\+ CapturedTraceback:|frame #\d+: )", re.MULTILINE)
 
 
 # torch 2.13's words (aten/src/ATen/Context.cpp, alertNotDeterministic).
@@ -256,7 +307,9 @@ def _wants_traceback() -> bool:
 
 def _is_peer_loss(error: BaseException) -> bool:
     """Whether the error says no more than that another rank is gone."""
-    import torch.distributed as dist  # loaded by now, unless its import is what failed
+    if isinstance(error, ImportError):
+        return False
+    import torch.distributed as dist  # loaded by now: its import is not what failed
 
     if isinstance(error, (dist.DistNetworkError, ConnectionError)):
         return True

@@ -57,7 +57,7 @@ FLOORS = {
     "launch": (
         ("cli", "ssh", "remote"),
         ("scripts",),
-        ("job",),
+        ("job", "launcher_output"),
         ("preflight",),
         ("commands",),
         ("__main__", "__init__"),

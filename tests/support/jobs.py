@@ -35,11 +35,13 @@ output: {{folder: {runs}, checkpoint_every: 20, validate_every: 20}}
 LIGHT_RANK = """
 import json, os, sys, time
 from pathlib import Path
+from runtime.process.identity import identify
 from runtime.process.launcher_watch import hosts_given
 from runtime.process.stop_signals import StopRequest, block_signals
 
 run = Path(sys.argv[sys.argv.index("--strategy") + 1]).parent
-rank = os.environ["RANK"]
+rank = str(identify(how="").rank)
+step_s = float(os.environ.get("LIGHT_STEP_S", "0.05"))
 block_signals()
 def end(reason):
     (run / "light" / f"{rank}.end").write_text(reason)
@@ -51,7 +53,8 @@ if rank == "0":
     from runtime.startup.claims import claim
     from runtime.startup.outcome_files import write_done, write_failed
     attempt = claim(run, {})
-seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "hosts": hosts_given()}
+seen = {"arguments": sys.argv[1:], "environment": dict(os.environ)}
+seen |= {"hosts": hosts_given(), "pid": os.getpid()}
 (run / "light").mkdir(exist_ok=True)
 temporary = run / "light" / f"{rank}.new"
 temporary.write_text(json.dumps(seen))
@@ -61,7 +64,7 @@ while not (run / "light" / "finish").exists():
         if rank == "0":
             write_failed(run, code=130, problems=(), checkpoint=None, attempt=attempt)
         end("asked by " + stop.asked)
-    time.sleep(0.05)
+    time.sleep(step_s)
 if rank == "0":
     write_done(run, {"attempt": attempt})
 """

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from launch.scripts.launch_files import FILE_NAMES, launch_files, write_together
 from launch.scripts.template import TEMPLATES, LaunchPaths
 from planner import Plan, build_plan, load
+from planner.paths import PROJECT
 from tests.launch.scripts.test_generate import CASES, STAGED, files_of, plan_of
 
 NAMED = "cluster.hosts=[" + ",".join(f"user@node{i}" for i in range(16)) + "]"
@@ -21,12 +23,16 @@ STAND_IN = """\
 #!/usr/bin/env bash
 name=$(basename "$0")
 name=${{name%%-*}}
-if [[ "$1 $2" == '-m launch.job' ]]; then
-  name=job
-fi
+case "$1 $2" in
+  '-m launch.job') name=job ;;
+  '-m launch.launcher_output') exec env PYTHONPATH="{root}" "{python}" "$@" ;;
+  '-m runtime.attempts') name=attempts ;;
+esac
 {{ printf '%s\\n' "$@"; }} >>"{folder}/$name.called"
 env >"{folder}/$name.env"
-if [[ $name != job ]]; then
+if [[ $name == attempts ]]; then
+  :
+elif [[ $name != job ]]; then
   {then}
 elif [[ $3 == make ]]; then
   mkdir -p "$(dirname "$4")"
@@ -52,7 +58,7 @@ class Scene:
 
     def stand_in(self, name: str, then: str) -> None:
         path = self.folder / "bin" / name
-        path.write_text(STAND_IN.format(folder=self.folder, then=then))
+        path.write_text(STAND_IN.format(folder=self.folder, then=then, root=PROJECT, python=sys.executable))
         path.chmod(0o755)
 
     def start(self, script: str, *arguments: str, **env: str) -> tuple[int, str]:
@@ -75,6 +81,11 @@ class Scene:
     def env(self, name: str) -> dict[str, str]:
         lines = (self.folder / f"{name}.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def job_of(scene: Scene) -> str:
+    """The name of the attempt, which its folder had."""
+    return Path(scene.called("job")[3]).name.removeprefix("python-")
 
 
 # As the stand-in's launch calls itself: by its link, or by Slurm's job.
@@ -106,7 +117,7 @@ def test_many_hosts_get_the_hostfile_address_port_and_variables(staged: Scene) -
     assert staged.called("python") == [
         *("-m", "deepspeed.launcher.runner", "--hostfile", f"{run}/hostfile", "--force_multi"),
         *("--no_ssh_check", "--master_addr", "10.0.0.7", "--master_port", "23456", "--no_local_rank"),
-        *("--enable_each_rank_log", f"{run}/logs", "train.py", "--strategy", f"{run}/strategy.yaml"),
+        *("train.py", "--strategy", f"{run}/strategy.yaml", "--rank-logs", f"{run}/logs/{job_of(staged)}"),
     ]
     env = staged.env("python")
     assert env["DS_ENV_FILE"] == f"{run}/env"

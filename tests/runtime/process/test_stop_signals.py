@@ -12,7 +12,9 @@ from typing import NoReturn
 import pytest
 
 from runtime.process import stop_signals
+from runtime.process.service_thread import start_service
 from runtime.process.stop_signals import StopRequest
+from runtime.startup.claims import keep_alive
 from tests.support.launching import ROOT
 
 # Waits to be asked, and leaves what it was asked by; ends itself where StopRequest would end it.
@@ -208,6 +210,57 @@ def test_a_service_thread_that_ends_takes_the_process_with_it(serve: str, how: s
     )
     assert ended.returncode == 3
     assert f"SW953 the thread stop-signals ended ({how}" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "signal.sigtimedwait",
+        "runtime.process.launcher_watch.LauncherWatch.is_gone",
+        "runtime.process.launcher_watch.LauncherWatch.is_abandoned",
+    ],
+)
+def test_signals_and_the_launchers_watch_take_the_rank_with_them(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ValueError("unexpected")
+
+    monkeypatch.setattr(broken, fail)
+    monkeypatch.setattr(stop_signals, "POLL_S", 0.05)
+    reasons: list[str] = []
+    StopRequest().listen(lambda reason: sys.exit(reason), reasons.append)  # type: ignore[arg-type]
+    _until(lambda: bool(reasons))
+    assert reasons[0].startswith("SW953 the thread stop-signals ended (ValueError: unexpected)")
+
+
+def test_the_heartbeat_of_a_claim_takes_the_rank_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ValueError("unexpected")
+
+    monkeypatch.setattr(os, "utime", fail)
+    reasons: list[str] = []
+    start_service("claim", lambda: keep_alive(tmp_path, 1), reasons.append)  # type: ignore[arg-type]
+    _until(lambda: bool(reasons))
+    assert reasons[0].startswith("SW953 the thread claim ended (ValueError: unexpected)")
+
+
+def test_every_thread_is_a_service_or_an_answer_that_is_waited_for() -> None:
+    """Saving and the progress line have none; a store is asked by threads whose end is waited for."""
+    found = {
+        (str(path.relative_to(ROOT)), line.strip().partition("Thread(")[2].partition(", daemon")[0])
+        for folder in ("runtime", "model", "train.py")
+        for path in ([ROOT / folder] if folder.endswith(".py") else (ROOT / folder).rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "Thread(" in line
+    }
+    assert found == {
+        ("runtime/process/service_thread.py", "target=run, name=name"),
+        ("runtime/startup/failure_reason.py", 'target=run, name="failure-reason"'),
+        ("runtime/startup/rank_store.py", 'target=greet, name="greet-store"'),
+    }
 
 
 def _until(is_there, timeout: float = 20.0) -> None:

@@ -79,6 +79,7 @@ def test_done_and_failed_carry_the_attempt(tmp_path):
         "code": 130,
         "problems": [{"found": "x"}],
         "checkpoint": 100,
+        "stopped": None,
     }
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from planner import Problem, build_plan, load
+from planner.exit_codes import ExitCode
 from runtime.checkpoint.commit import step_name
 from runtime.process.identity import Identity
 from runtime.process.launchers import Launcher
@@ -19,7 +20,7 @@ from runtime.process.start import Start
 from runtime.startup.claims import claim
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
-from runtime.startup.outcome_files import write_done
+from runtime.startup.outcome_files import record_failure, write_done, write_failed
 from tests.runtime.startup.test_resume import STRATEGY
 
 PROBLEM = Problem(
@@ -74,6 +75,77 @@ def test_a_stop_says_what_was_saved(
     told.context.checkpoint = saved
     assert told.stopped("by SIGTERM", after_step=after_step) == 130
     assert capsys.readouterr().err == f"{words}\n"
+    assert failed(tmp_path)["stopped"] == words
+    assert told.stopped("by a second SIGTERM") == 130  # from the other thread
+    assert capsys.readouterr().err == ""
+
+
+def test_a_host_that_was_lost_is_the_reason_and_no_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """launch.sh ends the ranks of the other hosts with a TERM."""
+    link = tmp_path / "bin" / "python-1"
+    link.parent.mkdir()
+    monkeypatch.setattr("sys.executable", str(link))
+    (link.parent / "host-ended").write_text(json.dumps(PROBLEM.as_json()))
+    assert reporter(tmp_path / "one").stopped("by SIGTERM") == 130, "the host may have been asked to stop too"
+    (link.parent / "guarded").touch()
+    assert reporter(tmp_path / "two").stopped("by SIGTERM") == 3
+    assert "a divisor of 64" in capsys.readouterr().err
+    assert failed(tmp_path / "two")["problems"] == [PROBLEM.as_json()]
+    assert failed(tmp_path / "two")["code"] == 3
+
+
+def test_a_package_that_is_missing_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = ModuleNotFoundError("No module named 'torch'", name="torch")
+    assert reporter(tmp_path).failed(error) == 3
+    assert "SW608" in capsys.readouterr().err
+    assert failed(tmp_path)["problems"][0]["code"] == "SW608"
+    assert reporter(tmp_path, rank=2).failed(error) == 3
+    assert capsys.readouterr().err == "", "one rank of the host has said it"
+    # Once the ranks have met, those of the other hosts are told too.
+    store = dist.HashStore()
+    assert reporter(tmp_path, rank=1, store=store).failed(error) == 3
+    assert "SW608" in store.get("failure").decode()
+
+
+def test_a_cpp_stack_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As torch 2.13 builds the text of a DistNetworkError."""
+    said = (
+        "The client socket has failed.\nException raised from connect at socket.cpp:1 (most recent call):\n"
+    )
+    assert reporter(tmp_path).failed(ValueError(said + "frame #0: c10::Error + 0x98\n")) == 3
+    told = capsys.readouterr().err
+    assert "ValueError: The client socket has failed." in told
+    assert "frame #0" not in told
+    assert "Exception raised" not in told
+
+
+@pytest.mark.parametrize("has_outcome", [True, False])
+def test_the_launch_records_a_failure_that_no_rank_could(
+    tmp_path: Path, has_outcome: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt of ranks that were killed keeps its number; ranks that never started get one."""
+    monkeypatch.setattr("runtime.startup.claims.launch_of_rank", lambda: "python-1")
+    monkeypatch.setattr("runtime.startup.outcome_files.launch_of_rank", lambda: "python-1")
+    attempt = claim(tmp_path, {})
+    if has_outcome:
+        write_failed(tmp_path, code=130, problems=[], checkpoint=None, attempt=attempt)
+    assert record_failure(tmp_path, PROBLEM, code=ExitCode.INTERNAL_ERROR)
+    assert failed(tmp_path)["problems"] == [PROBLEM.as_json()]
+    assert (failed(tmp_path)["code"], failed(tmp_path)["attempt"]) == (3, 2 if has_outcome else 1)
+
+
+def test_the_launch_records_no_failure_of_a_run_that_is_done_or_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.startup.claims.launch_of_rank", lambda: "python-2")
+    attempt = claim(tmp_path, {})
+    monkeypatch.setattr("runtime.startup.outcome_files.launch_of_rank", lambda: "python-1")
+    assert not record_failure(tmp_path, PROBLEM, code=ExitCode.INTERNAL_ERROR)
+    write_done(tmp_path, {"attempt": attempt})
+    assert not record_failure(tmp_path, PROBLEM, code=ExitCode.INTERNAL_ERROR)
+    assert not (tmp_path / "failed.json").exists()
 
 
 def test_a_lost_peer_of_a_rank_that_was_asked_to_stop_is_a_stop(

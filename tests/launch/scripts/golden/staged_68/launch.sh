@@ -82,16 +82,22 @@ ready="for _ in 1 2 3 4; do
   [ -r '$project/train.py' ] && [ -x '$link' ] && exit 0
   sleep 1
 done
-echo '$project/train.py or $link not visible: all hosts need them at these shared paths'
+if ! [ -r '$project/train.py' ]; then
+  echo '$project/train.py not visible: all hosts need the project at this shared path'
+elif ! [ -h '$link' ]; then
+  echo '$link not visible: all hosts need the run folder at this shared path'
+else
+  echo \"no Python interpreter \$(readlink '$link'): all hosts need it at this path\"
+fi
 exit 1"
 pdsh -S -f 1024 -w "$hosts" "$ready" >&2 ||
   refuse SW433 'some hosts are not ready (see above); nothing was started'
 
 # --no_ssh_check: DeepSpeed's own check does not use the ssh options above.
 command=("$link" -m deepspeed.launcher.runner --hostfile "$run/hostfile" --force_multi --no_ssh_check
-  --master_addr "$master" --master_port "$port" --no_local_rank --enable_each_rank_log "$run/logs"
-  train.py --strategy "$run/strategy.yaml" ${takes_over[@]+"${takes_over[@]}"})
-echo "launch.sh: 68 ranks on 9 hosts; log of rank 0: $run/logs/*_rank0.log"
+  --master_addr "$master" --master_port "$port" --no_local_rank
+  train.py --strategy "$run/strategy.yaml" --rank-logs "$run/logs/$job" ${takes_over[@]+"${takes_over[@]}"})
+echo "launch.sh: 68 ranks on 9 hosts; log of rank 0: $run/logs/${job}_rank0.log"
 
 # Ends the attempt when this script is killed, or 30 s after a host is lost.
 guard() {
@@ -112,25 +118,25 @@ guard() {
   done
 }
 
+# Shows what the launcher says on stderr, and notes why it failed.
+exec {said}> >(trap '' INT TERM HUP && exec "$python" -m launch.launcher_output "${link%/*}" "$hosts")
+reader=$!
+
 set -m # own process group: a signal reaches this script only, which forwards it to each rank once
 stopping=''
 trap 'stopping=yes; on_hosts ask || true' INT TERM HUP
-"${command[@]}" 2> >(
-  while IFS= read -r line; do
-    printf '%s\n' "$line" >&2
-    [[ $line != pdsh@*': ssh exited with exit code '* ]] || : >"${link%/*}/host-ended"
-  done
-) &
+"${command[@]}" 2>&"$said" {said}>&- &
 launcher=$!
+exec {said}>&-
 guard &
 guard=$!
 disown "$guard"
 set +m
 code=0
-wait "$launcher" || code=$?
+wait "$launcher" 2>/dev/null || code=$? # bash reports a killed job there
 while kill -0 "$launcher" 2>/dev/null; do
   code=0
-  wait "$launcher" || code=$?
+  wait "$launcher" 2>/dev/null || code=$?
 done
 trap - INT TERM HUP
 kill -KILL -- "-$guard" 2>/dev/null || true
@@ -150,15 +156,28 @@ if is_ours done.json; then
 elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
+# The code in this attempt's failed.json, what it says of a stop, and whether the ranks saved their last step.
+written='' stopped='' saved=''
+! is_ours failed.json || written=$outcome
+[[ $written != 130 ]] ||
+  stopped=$(sed -n 's/^ *"stopped": *"\(.*\)",\{0,1\}$/\1/p' "$run/failed.json" | head -n 1)
+[[ $stopped != *', saved at step '* || $code != 130 ]] || saved=yes
 # Ranks that the guard ended report 130 (stopped on request), but nobody requested it.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
 # So do ranks whose peer was killed or whose connection was lost.
-[[ -n $stopping || $outcome != 130 ]] || outcome=3
+[[ -n $stopping$saved || $outcome != 130 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
+for _ in {1..50}; do # it ends with the last rank, if it can be reached
+  kill -0 "$reader" 2>/dev/null || break
+  sleep 0.1
+done
 [[ $outcome != 0 ]] || exit 0
-if [[ -n $stopping && $outcome == 130 ]]; then
-  echo "launch.sh: stopped on request; started again, the run resumes from its last checkpoint" >&2
+if [[ $outcome == 130 ]]; then
+  echo "launch.sh: ${stopped:-stopped on request}; started again, the run resumes" >&2
   exit 130
 fi
+# Where rank 0 left no reason: it never started, was killed, or was ended and had none.
+[[ $written == "$outcome" ]] ||
+  "$link" -m runtime.attempts record-failure "$run" "${link%/*}/reason" "$code" || true
 echo "launch.sh: SW434 run not done (launcher exit code $code); see failed.json in $run and logs/" >&2
 exit "${outcome:-3}"

@@ -70,10 +70,10 @@ trap 'stopping=yes; pkill -USR1 -P "$launcher" -f train.py || true' INT TERM HUP
 launcher=$!
 set +m
 code=0
-wait "$launcher" || code=$?
+wait "$launcher" 2>/dev/null || code=$? # bash reports a killed job there
 while kill -0 "$launcher" 2>/dev/null; do
   code=0
-  wait "$launcher" || code=$?
+  wait "$launcher" 2>/dev/null || code=$?
 done
 trap - INT TERM HUP
 

@@ -61,10 +61,10 @@ trap 'stopping=yes; kill -USR1 "$launcher" || true' INT TERM HUP USR1
 launcher=$!
 set +m
 code=0
-wait "$launcher" || code=$?
+wait "$launcher" 2>/dev/null || code=$? # bash reports a killed job there
 while kill -0 "$launcher" 2>/dev/null; do
   code=0
-  wait "$launcher" || code=$?
+  wait "$launcher" 2>/dev/null || code=$?
 done
 trap - INT TERM HUP
 

@@ -80,20 +80,25 @@ guard() {
   done
 }
 
+# Shows what the launcher says on stderr, and notes why it failed.
+exec {said}> >(trap '' INT TERM HUP && exec "$python" -m launch.launcher_output "${link%/*}")
+reader=$!
+
 set -m # own process group: a signal reaches this script only, which forwards it to each rank once
 stopping=''
 trap 'stopping=yes; on_hosts ask || true' INT TERM HUP
-"${command[@]}" &
+"${command[@]}" 2>&"$said" {said}>&- &
 launcher=$!
+exec {said}>&-
 guard &
 guard=$!
 disown "$guard"
 set +m
 code=0
-wait "$launcher" || code=$?
+wait "$launcher" 2>/dev/null || code=$? # bash reports a killed job there
 while kill -0 "$launcher" 2>/dev/null; do
   code=0
-  wait "$launcher" || code=$?
+  wait "$launcher" 2>/dev/null || code=$?
 done
 trap - INT TERM HUP
 kill -KILL -- "-$guard" 2>/dev/null || true
@@ -113,15 +118,28 @@ if is_ours done.json; then
 elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
 fi
+# The code in this attempt's failed.json, what it says of a stop, and whether the ranks saved their last step.
+written='' stopped='' saved=''
+! is_ours failed.json || written=$outcome
+[[ $written != 130 ]] ||
+  stopped=$(sed -n 's/^ *"stopped": *"\(.*\)",\{0,1\}$/\1/p' "$run/failed.json" | head -n 1)
+[[ $stopped != *', saved at step '* || $code != 130 ]] || saved=yes
 # Ranks that the guard ended report 130 (stopped on request), but nobody requested it.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
 # So do ranks whose peer was killed or whose connection was lost.
-[[ -n $stopping || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
+[[ -n $stopping$saved || $outcome != 130 || $code == 130 || $code == 1 ]] || outcome=3
 [[ $code == 0 && $outcome == 0 ]] || on_hosts end || true
+for _ in {1..50}; do # it ends with the last rank, if it can be reached
+  kill -0 "$reader" 2>/dev/null || break
+  sleep 0.1
+done
 [[ $outcome != 0 ]] || exit 0
-if [[ -n $stopping && $outcome == 130 ]]; then
-  echo "launch.sh: stopped on request; started again, the run resumes from its last checkpoint" >&2
+if [[ $outcome == 130 ]]; then
+  echo "launch.sh: ${stopped:-stopped on request}; started again, the run resumes" >&2
   exit 130
 fi
+# Where rank 0 left no reason: it never started, was killed, or was ended and had none.
+[[ $written == "$outcome" ]] ||
+  "$link" -m runtime.attempts record-failure "$run" "${link%/*}/reason" "$code" || true
 echo "launch.sh: SW434 run not done (launcher exit code $code); see failed.json in $run and what the ranks said above" >&2
 exit "${outcome:-3}"
