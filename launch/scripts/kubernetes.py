@@ -150,7 +150,7 @@ def _training_runtime(plan: Plan, paths: LaunchPaths) -> dict[str, Any]:
 def _train_job(plan: Plan, paths: LaunchPaths, variables: Mapping[str, str]) -> dict[str, Any]:
     launch = plan.strategy.launch
     slots = len(plan.hosts[0].ranks)
-    resources = {name: str(value) for name, value in launch.kubernetes.resources.items()}
+    resources = {name: str(value) for name, value in launch.kubernetes.resources.items() if value is not None}
     if not plan.strategy.cluster.gpu.is_cpu:
         resources = {"nvidia.com/gpu": str(slots)} | resources
     trainer = {

@@ -96,7 +96,8 @@ def json_schema() -> str:
     for name in ("num_key_value_heads", "head_dim"):
         derived = sections["ModelShape"]["properties"][name]
         derived["type"] = ["integer", "null"]
-    sections["Launch"]["properties"]["environment"]["additionalProperties"]["type"] = ["string", "integer"]
+    for section, name in (("Launch", "environment"), ("Kubernetes", "labels")):
+        sections[section]["properties"][name]["additionalProperties"]["type"] = ["string", "integer"]
     sections["Operate"]["properties"]["hook"]["anyOf"].append({"type": "string"})
     return (
         json.dumps(

@@ -14,7 +14,7 @@ from planner.loading.json_schema import field_schema, find_section, is_list
 from planner.loading.mixture_faults import as_mixture, drop_parts
 from planner.loading.trial import is_legal
 from planner.loading.unknown_keys import explain_unknown
-from planner.loading.value_examples import example_of
+from planner.loading.value_examples import TEXT_MAPPINGS, example_of
 from planner.loading.value_fixes import propose_value
 from planner.strategy.field_types import NAMES_VARIABLE, show
 from planner.yaml12_writer import flow_yaml
@@ -230,9 +230,7 @@ def _expected(kind: str, path: Path) -> str:
     if section is not None:
         return f"a mapping with {', '.join(section.written_keys())}"
     if owner is None or names[-1] not in owner.written_keys():
-        return (
-            "text on one line" if names[:2] == ("launch", "environment") else "text, a number, true or false"
-        )
+        return "text on one line" if names[:-1] in TEXT_MAPPINGS else "text, a number, true or false"
     schema = field_schema(path) or {}
     too_much = kind.startswith("less_than")
     branches = (describe(branch, with_maximum=too_much) for branch in schema.get("anyOf", [schema]))

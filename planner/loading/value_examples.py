@@ -27,7 +27,9 @@ _KEYS: Mapping[tuple[str, ...], Any] = {
     ("launch", "kubernetes", "resources"): {},
     ("launch", "kubernetes", "labels"): {},
 }
-_IN_ENVIRONMENT = "1"
+# Mappings of any names to texts.
+TEXT_MAPPINGS = (("launch", "environment"), ("launch", "kubernetes", "labels"))
+_IN_MAPPING = "1"
 
 
 def example_of(path: Sequence[str | int], data: Mapping[str, Any] | None = None) -> Any:
@@ -36,8 +38,8 @@ def example_of(path: Sequence[str | int], data: Mapping[str, Any] | None = None)
     data: the document, in which a claim's quantity decides the unit of its value.
     """
     names = tuple(key for key in path if isinstance(key, str))
-    if names[:2] == ("launch", "environment") and len(names) == 3:
-        return _IN_ENVIRONMENT
+    if names[:-1] in TEXT_MAPPINGS:
+        return _IN_MAPPING
     if names in _KEYS:
         return _KEYS[names]
     if names in _SECTIONS and not isinstance(path[-1], int):

@@ -33,7 +33,7 @@ NOT_OURS = re.compile(
 # Endings alone (`.py`) are spoken of, too.
 ENDINGS = (".py", ".md", ".yaml", ".json", ".txt", ".toml", ".png")
 FILES_OF_A_RUN = re.compile(
-    r"(strategy\.yaml|plan\.json|ds_config\.json|manifest\.json|timeline\.json|timeline\.png|tokenizer\.json|done\.json|failed\.json"
+    r"(strategy\.yaml|plan\.json|launch\.kubernetes\.yaml|ds_config\.json|manifest\.json|timeline\.json|timeline\.png|tokenizer\.json|done\.json|failed\.json"
     r"|loss\.png|wagons\.yaml|five\.yaml)$"
 )
 # <!-- printed: COMMAND, DATE --> and the block below it

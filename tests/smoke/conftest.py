@@ -30,6 +30,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Losses:
     """Of DeepSpeed's own launcher."""
     launch = Launch(tmp_path_factory.mktemp("deepspeed"))
-    code, output = launch.train(*OVERRIDES)
+    launch.start(*OVERRIDES)
+    code, output = launch.finish(300)
     assert code == 0, output
     return launch.losses()
