@@ -22,6 +22,7 @@ from benchmarks.setting import OURS, Setting, Shape, plan_of, step_flops
 from benchmarks.step import TINY, prepare
 from benchmarks.step_report import machine, versions
 from benchmarks.worlds import World, WorldFailed
+from planner import __version__
 from planner.memory.fit import fits
 from planner.problems import StrategyError
 
@@ -173,6 +174,7 @@ def _gpu(memory: int) -> dict[str, Any]:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="a tiny size: does it all run?")
     parser.add_argument(

@@ -19,6 +19,7 @@ from benchmarks import step_ranks
 from benchmarks.setting import OURS, Setting, Shape, forced_experts
 from benchmarks.step_report import Block, Report, Row
 from benchmarks.worlds import World, WorldFailed
+from planner import __version__
 from planner.problems import StrategyError
 
 ROUTINGS: dict[str, tuple[str, float | None]] = {
@@ -177,6 +178,7 @@ def prepare(device: str = "cpu") -> None:
     """Imports what the ranks need, once: they are forked."""
     os.environ.update(DS_ACCELERATOR=device, TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for every competitor: runtime/process/start.py
     import deepspeed
     import deepspeed.moe.layer
     import deepspeed.runtime.engine
@@ -187,6 +189,7 @@ def prepare(device: str = "cpu") -> None:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.add_argument("--quick", action="store_true", help="a tiny model and two rounds: does it all run?")
     parser.add_argument("--minutes", type=float, default=15.0, help="about how long it may take")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="steps of each competitor")

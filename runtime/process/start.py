@@ -142,3 +142,6 @@ def _set_environment(plan: Plan | None, identity: Identity) -> None:
         )  # an outer torchrun's store is not of these ranks
     if plan is not None and plan.strategy.cluster.gpu.is_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        # torch's tensors of 2 MiB and more in huge pages, where the system lets programs ask for them:
+        # otherwise it clears a page of 4 KiB at a time whenever a large gradient is made.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
