@@ -1,14 +1,15 @@
 """Bytes of gradients by phase of a step: DeepSpeed's reductions, replayed.
 
 Gradients are in the tensors that autograd makes, in a buffer that collects those of the rank's own
-partition, and in an fp32 sum. The reduction bucket holds any one of them (plan.ds_config). Upper bounds; all
-references are to zero/stage_1_and_2.py of DeepSpeed 0.19.8.
+partition, and in an fp32 sum. The reduction bucket holds any one of them (plan.ds_config). Those without
+peers are not reduced: they stay where they are, or are added to the sum (runtime/training/lean_zero.py).
+Upper bounds; all references are to zero/stage_1_and_2.py of DeepSpeed 0.19.8.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from planner.memory.optimizer_state import FP32_BYTES, FlatGroup
+from planner.memory.optimizer_state import ELEMENTS_AT_ONCE, FP32_BYTES, FlatGroup
 from planner.plan.ds_config import gradient_dtype, sums_locally, zero_stage
 from planner.plan.plan import Plan
 
@@ -67,7 +68,7 @@ def gradient_memory(
     found = _as_reduced(plan, groups, places, bucket)
     if sums_locally(plan):
         found = _with_sums(found, groups)
-    if not plan.strategy.runtime.overlap_reduce:
+    if not plan.strategy.runtime.overlap_reduce or all(group.ranks == 1 for group in groups):
         return found
     # One bucket is filled while the one before is reduced.
     buckets = found.bucket_reduction + found.element * bucket
@@ -86,13 +87,15 @@ def gradient_memory(
 def _with_sums(found: GradientMemory, groups: Sequence[FlatGroup]) -> GradientMemory:
     """With runtime.reduce once."""
     # runtime/training/gradient_sums.py: each gradient is added to its sum as soon as it is made, and each sum
-    # leaves for the bucket when the last micro-batch's gradient is in it.
+    # leaves for the bucket when the last micro-batch's gradient is in it. Without peers the optimizer takes
+    # it from where it is.
+    alone = FP32_BYTES * sum(group.partition for group in groups if group.ranks == 1)
     return replace(
         found,
         between=0,
         backward=found.largest,
         bucket_backward=0,
-        last_backward=found.backward,
+        last_backward=found.backward - alone,
         bucket_last=found.bucket_backward,
         sums=FP32_BYTES * sum(group.num_elements for group in groups),
     )
@@ -108,11 +111,15 @@ def _as_reduced(
     all_elements = sum(group.num_elements for group in groups)
     largest = max(group.largest for group in groups)
     assert largest <= bucket, f"a bucket of {bucket} elements for a tensor of {largest}"
-    copy = element * min(all_elements, bucket)
+    shared = [group for group in groups if group.ranks > 1]
+    # The bucket, and the copy of it that is reduced.
+    in_bucket = sum(group.num_elements for group in shared)
+    buckets = element * (bucket + min(in_bucket, bucket)) if shared else 0
     if zero == 0:
         kinds = [
-            sum(group.num_elements for group in groups if group.is_expert is kind) for kind in (False, True)
+            sum(group.num_elements for group in shared if group.is_expert is kind) for kind in (False, True)
         ]
+        shared_largest = max((group.largest for group in shared), default=0)
         return GradientMemory(
             element=element,
             grows=True,
@@ -122,14 +129,17 @@ def _as_reduced(
             update=element * all_elements,
             bucket_backward=0,
             bucket_between=0,
-            bucket_reduction=element * min(max(kinds), _PIECE_ELEMENTS + largest),
+            bucket_reduction=element * min(max(kinds), _PIECE_ELEMENTS + shared_largest),
             largest=element * largest,
         )
     if not is_fp32 and gradient_dtype(plan) == "fp32":
         # bf16 gradients are added to one flat fp32 partition (line 1262), which stays to the update. Each
-        # leaves for the bucket before the next is made, whosever it is; what is added is made fp32 (1326).
+        # leaves for the bucket before the next is made, whosever it is; what is added is made fp32 (1326), a
+        # part at a time where there is no bucket.
         sums = FP32_BYTES * sum(group.partition for group in groups)
-        copy += FP32_BYTES * min(largest, max(group.partition for group in groups))
+        buckets += FP32_BYTES * max(
+            min(group.largest, group.partition if group.ranks > 1 else ELEMENTS_AT_ONCE) for group in groups
+        )
         return GradientMemory(
             element=element,
             grows=False,
@@ -137,9 +147,9 @@ def _as_reduced(
             backward=sums + element * largest,
             reduction=sums,
             update=sums,
-            bucket_backward=element * bucket + copy,
+            bucket_backward=buckets,
             bucket_between=0,
-            bucket_reduction=element * bucket + copy,
+            bucket_reduction=buckets,
             largest=element * largest,
         )
     owned = [
@@ -147,20 +157,14 @@ def _as_reduced(
         for place in places
     ]
     padding = [sum(_padding(group, place[group.is_expert]) for group in groups) for place in places]
-    # A group's own part is flattened, and made fp32, while all groups' gradients are still there (line 3114).
-    # What fills up its partition is a tensor beside them (get_flat_partition).
-    wider = element if is_fp32 else element + FP32_BYTES
-    update = wider * max(group.partition for group in groups) + element * max(
-        own + pad for own, pad in zip(owned, padding, strict=True)
-    )
+    # What fills up a partition is a tensor beside the gradients (get_flat_partition).
+    update = element * max(own + pad for own, pad in zip(owned, padding, strict=True))
     if zero == 1:
         reductions = _reductions(
-            [tensor.num_elements for group in groups for tensor in group.tensors], bucket
+            [tensor.num_elements for group in shared for tensor in group.tensors], bucket
         )
-        most = max(
-            _peak_of_reductions(groups, place, reductions, own)
-            for place, own in zip(places, owned, strict=True)
-        )
+        most = max(_peak_of_reductions(shared, place, reductions) for place in places)
+        most += all_elements - in_bucket
         return GradientMemory(
             element=element,
             grows=True,
@@ -169,9 +173,9 @@ def _as_reduced(
             reduction=element * most,
             update=update,
             # The bucket is made at a backward pass's first gradient, and let go of after the reduction.
-            bucket_backward=element * bucket,
-            bucket_between=element * bucket if accumulates else 0,
-            bucket_reduction=element * bucket + copy,
+            bucket_backward=element * bucket if shared else 0,
+            bucket_between=element * bucket if shared and accumulates else 0,
+            bucket_reduction=buckets,
             largest=element * largest,
         )
     # Once a bucket is reduced, own gradients move into a buffer for all own gradients, made when the first
@@ -186,9 +190,9 @@ def _as_reduced(
         backward=backward,
         reduction=backward + element * max(padding),
         update=update,
-        bucket_backward=element * bucket + copy,
+        bucket_backward=buckets,
         bucket_between=0,
-        bucket_reduction=element * bucket + copy,
+        bucket_reduction=buckets,
         largest=element * largest,
     )
 
@@ -207,13 +211,14 @@ def _reductions(sizes: Sequence[int], bucket: int) -> list[tuple[int, int]]:
 
 
 def _peak_of_reductions(
-    groups: Sequence[FlatGroup],
-    place: tuple[int, int],
-    reductions: Sequence[tuple[int, int]],
-    collected: int,
+    groups: Sequence[FlatGroup], place: tuple[int, int], reductions: Sequence[tuple[int, int]]
 ) -> int:
-    """Peak elements under ZeRO 1: all gradients, or what is left of them when the buffer for the rank's own
-    is made, at the first reduction that has one of them (line 2177). From then on they only leave."""
+    """Peak elements of what ZeRO 1 reduces: all gradients, or what is left of them when the buffer for the
+    rank's own is made, at the first reduction that has one of them (line 2177). From then on they only leave.
+    """
+    collected = sum(
+        tensor.num_elements for group in groups for tensor in group.tensors_of(place[group.is_expert])
+    )
     whole = sum(group.num_elements for group in groups)
     before, firsts = 0, []
     for group in groups:

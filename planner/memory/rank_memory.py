@@ -8,9 +8,15 @@ from planner.counts.payload import payload_bytes
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
 from planner.memory.activations import StageActivations, stage_activations
 from planner.memory.gradients import gradient_memory
-from planner.memory.optimizer_state import FP32_BYTES, FlatGroup, groups_of, static_state
+from planner.memory.optimizer_state import (
+    FP32_BYTES,
+    FlatGroup,
+    groups_of,
+    static_state,
+    update_chunk_elements,
+)
 from planner.memory.phases import HeldState, PhaseMemory, step_moments
-from planner.plan.ds_config import bucket_elements, zero_stage
+from planner.plan.ds_config import bucket_elements, gradient_dtype
 from planner.plan.plan import Plan
 from planner.topology.placement import Stage
 from planner.topology.stage_boundary import count_buffer_elements, split_into_chunks
@@ -24,6 +30,7 @@ GPU_OVERHEAD_RANGE = (1_060_000_000, 6_000_000_000)
 # Resident bytes of one CPU rank of a tiny model after two steps: Python, torch 2.13, DeepSpeed 0.19.8 and
 # transformers 5.23 (measured 2026-11-23 on Linux with gloo; 111 MB of it are shared with other ranks).
 CPU_OVERHEAD_BYTES = 434_000_000
+_REGISTER_BYTES = 64  # of AVX-512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +140,17 @@ def in_flight(plan: Plan, place: int) -> int:
 
 
 def _update_temporaries(plan: Plan, groups: Sequence[FlatGroup]) -> int:
-    """AdamW that is not fused, as on a CPU, makes the denominator twice, each of the size of what it steps;
-    without ZeRO, where it steps tensor after tensor, that of the one before is still there."""
-    if not plan.strategy.cluster.gpu.is_cpu:
-        return 0
-    if zero_stage(plan) == 0:
-        return 3 * FP32_BYTES * max(group.largest for group in groups)
-    return 2 * FP32_BYTES * max(group.partition for group in groups)
+    """What runtime/training/fused_update.py makes: on a CPU, of weight, gradient and moments a tensor of a
+    register's size for the end of each parameter; and bf16 gradients in fp32, a few at a time."""
+    is_cpu = plan.strategy.cluster.gpu.is_cpu
+    found = 0
+    for group in groups:
+        ends = _REGISTER_BYTES * (len(group.tensors) + 1) if is_cpu else 0
+        wide = 0
+        if gradient_dtype(plan) == "bf16":
+            wide = FP32_BYTES * min(update_chunk_elements(is_cpu=is_cpu), group.partition) + ends
+        found = max(found, 4 * ends + wide)
+    return found
 
 
 def _places(stage: Stage, rank: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Operations that a rank issues beside and with its GEMMs, and the bytes that they move.
 
 Of a micro-batch they come from op_table.yaml, counted on the decoder; with runtime.kernels fused from
-fused_ops.py, derived. Around gradients and in the update they were counted on an engine of DeepSpeed 0.19.8
-(torch 2.13, CPU, November 2026).
+fused_ops.py, derived. Around reductions they were counted on an engine of DeepSpeed 0.19.8 (torch 2.13, CPU,
+November 2026); of the update they are what runtime/training/fused_update.py reads and writes.
 """
 
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ _MAPPED_BYTES = 32 * 2**20
 
 
 def reduction(zero_stage: int, num_tensors: int, num_elements: float, *, is_bf16: bool) -> Traffic:
-    """What DeepSpeed does to gradients around one reduction: flatten, scale, copy.
+    """What DeepSpeed does to gradients that have peers around one reduction: flatten, scale, copy.
 
     Under ZeRO the bucket is allocated again for every reduction (stage_1_and_2.py:1040), however little of it
     is filled; what is reduced is a flat copy of its content.
@@ -106,24 +106,31 @@ def reduction(zero_stage: int, num_tensors: int, num_elements: float, *, is_bf16
 
 
 def summation(num_tensors: int, num_elements: float, *, is_bf16: bool) -> Traffic:
-    """Adding one micro-batch's gradients to fp32 sums: both read, the sum written; derived, not counted."""
+    """Adding one micro-batch's gradients to fp32 sums: both read, the sum written; derived, not counted.
+
+    In sums of our own, or in the partition of DeepSpeed's ZeRO 2 where there are no peers to reduce with.
+    """
     return Traffic(operations=num_tensors, num_bytes=((2 if is_bf16 else 4) + 8) * num_elements)
 
 
-def update(zero_stage: int, num_tensors: int, num_elements: float, *, moment_bytes: int = 4) -> Traffic:
-    """Norm, clipping, AdamW and the copy to the weights of what one rank updates.
+def update(
+    zero_stage: int, num_tensors: int, num_elements: float, *, is_bf16: bool, moment_bytes: int = 4
+) -> Traffic:
+    """Norm, clipping, AdamW and the weights of what one rank updates.
 
-    AdamW is fused, on a CPU too: it reads weight, gradient and moments once and writes all but the gradient.
-    Without ZeRO the gradient is read for the norm, scaled, and read: 4 + 8 + 28, and nothing is copied.
+    The gradient is read for the norm and for the update; master and moments are read and written. bf16
+    weights are written; their gradients are bf16 under ZeRO 1, made fp32 in the cache, and fp32 sums under
+    ZeRO 2. What is fp32 already is written back as it is clipped.
 
     Args:
         num_elements: that the rank updates.
         moment_bytes: of an element of a moment. Less than 4 is derived: each is read and written once.
     """
-    less = 2 * 2 * (4 - moment_bytes)
-    if zero_stage == 0:
-        return Traffic(operations=12 + 6 * num_tensors, num_bytes=(40 - less) * num_elements)
-    return Traffic(operations=100 + 5 * num_tensors, num_bytes=(56 - less) * num_elements)
+    gradient = 2 if is_bf16 and zero_stage == 1 else 4
+    clipped = 0 if gradient == 2 else 4
+    weight = 2 if is_bf16 else 0
+    each = 2 * gradient + clipped + 8 + 4 * moment_bytes + weight
+    return Traffic(operations=100 + 5 * num_tensors, num_bytes=each * num_elements)
 
 
 def mapped(num_bytes: float) -> float:

@@ -19,12 +19,12 @@ class UpdateTime:
     and AdamW on what a rank updates, without the norm's collective.
 
     beside_s: of one reduction, what may run beside backward: all buckets but the last one.
-    copies_s: of one reduction that has no peers: DeepSpeed still flattens and copies the gradients. sum_s: of
-    adding one micro-batch's gradients to sums of our own (plan.ds_config sums_locally).
+    added_s: of adding one micro-batch's gradients without peers to ZeRO 2's fp32 partition. sum_s: of adding
+    all of one micro-batch's to sums of our own (plan.ds_config sums_locally), which they then are.
     """
 
     reduction_s: float
-    copies_s: float
+    added_s: float
     gather_s: float
     update_s: float
     sum_s: float
@@ -35,8 +35,8 @@ class UpdateTime:
         return self.reduction_s * reductions + self.gather_s
 
     def optimizer_s(self, reductions: int, summations: int) -> float:
-        """The update, the copies of so many reductions without peers, and so many micro-batches summed."""
-        return self.copies_s * reductions + self.sum_s * summations + self.update_s
+        """The update, and so many micro-batches summed, or else as many as are reduced added."""
+        return (self.sum_s * summations or self.added_s * reductions) + self.update_s
 
 
 def reductions_per_step(plan: Plan) -> int:
@@ -67,27 +67,34 @@ def update_time(
         moment_bytes: of an element of one of AdamW's moments.
     """
     reduction = gather = last = 0.0
+    reduced = 0
     for elements, placement in ((held.dense, data), (held.experts, edp)):
         if not elements or placement.size == 1:
             continue
+        reduced += elements
         num_bytes, buckets = elements * element_bytes, ceil(elements / bucket)
         each = collective_time.all_reduce_s(num_bytes / buckets, placement, network)
         reduction, last = reduction + buckets * each, max(last, each)
         if zero:
             pieces = ceil(elements / BUCKET_ELEMENTS)
             gather += pieces * collective_time.all_gather_s(num_bytes / pieces, placement, network)
-    elements = held.dense + held.experts
-    copies = op_overhead.reduction(zero, held.num_tensors, elements, is_bf16=element_bytes == 2)
+    elements, is_bf16 = held.dense + held.experts, element_bytes == 2
     groups = (float(held.dense), float(held.experts))
     if zero:
         groups = (float(ceil(held.dense / data.size)), float(ceil(held.experts / edp.size)))
-    alone = data.size == edp.size == 1  # copies inside one GPU are no communication
-    copies_s = _traffic_s(copies, elements * element_bytes, device, network)
-    sums = op_overhead.summation(held.num_tensors, elements, is_bf16=element_bytes == 2)
-    adam = op_overhead.update(zero, held.num_tensors, sum(groups), moment_bytes=moment_bytes)
+    copies_s = 0.0
+    if reduced:
+        copies = op_overhead.reduction(zero, held.num_tensors, reduced, is_bf16=is_bf16)
+        copies_s = _traffic_s(copies, reduced * element_bytes, device, network)
+    added_s, alone = 0.0, elements - reduced
+    if alone and zero == 2 and is_bf16:
+        added = op_overhead.summation(held.num_tensors, alone, is_bf16=True)
+        added_s = _traffic_s(added, alone * element_bytes, device, network)
+    sums = op_overhead.summation(held.num_tensors, elements, is_bf16=is_bf16)
+    adam = op_overhead.update(zero, held.num_tensors, sum(groups), is_bf16=is_bf16, moment_bytes=moment_bytes)
     return UpdateTime(
-        reduction_s=0.0 if alone else reduction + copies_s,
-        copies_s=copies_s if alone else 0.0,
+        reduction_s=reduction + copies_s,
+        added_s=added_s,
         gather_s=gather,
         update_s=_traffic_s(adam, 4 * sum(groups), device, network),
         beside_s=reduction - last,

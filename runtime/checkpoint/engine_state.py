@@ -6,7 +6,6 @@ one. Under ZeRO 1 and 2 a rank holds a flat range of a parameter's local tensor.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from model.collectives import Shard
 from runtime.parallel.groups import RankGroups
+from runtime.training.fused_update import moments
 from runtime.training.grad_norm import is_expert, is_split_over_tp
 
 VALUE = "weight"
@@ -103,7 +103,7 @@ HeldTensors = Iterator[tuple[Tensor, tuple[int, int] | None, dict[str, Tensor]]]
 def _unpartitioned(optimizer: torch.optim.Optimizer) -> HeldTensors:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            state = _moments(optimizer, parameter, group)
+            state = moments(optimizer, parameter)
             yield parameter, None, {VALUE: parameter.data} | {kind: state[kind] for kind in MOMENTS}
 
 
@@ -114,7 +114,7 @@ def _partitioned(optimizer: DeepSpeedZeroOptimizer) -> HeldTensors:
     """
     for index, parameters in enumerate(optimizer.round_robin_bit16_groups):
         master = optimizer.single_partition_of_fp32_groups[index]
-        state = _moments(optimizer.optimizer, master, optimizer.optimizer.param_groups[index])
+        state = moments(optimizer.optimizer, master)
         tensors = {VALUE: master.data} | {kind: state[kind] for kind in MOMENTS}
         size = optimizer.partition_size[index]
         first = torch.distributed.get_rank(optimizer.real_dp_process_group[index]) * size
@@ -124,17 +124,6 @@ def _partitioned(optimizer: DeepSpeedZeroOptimizer) -> HeldTensors:
             if start < stop:
                 flat = (start - offset, stop - offset)
                 yield parameter, flat, {k: t[start - first : stop - first] for k, t in tensors.items()}
-
-
-def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    """Adam's state of one parameter, created as in torch.optim.AdamW's first step."""
-    state: dict[str, Tensor] = optimizer.state[parameter]
-    if not state:
-        device = parameter.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
-        state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    return state
 
 
 def _adam(optimizer: torch.optim.Optimizer | DeepSpeedZeroOptimizer) -> torch.optim.Optimizer:

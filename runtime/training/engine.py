@@ -24,8 +24,9 @@ from planner import Plan
 from planner.plan.ds_config import ds_config, sums_locally
 from runtime.parallel.groups import RankGroups, check_deepspeed, give_to_deepspeed
 from runtime.training.aligned_adamw import align
-from runtime.training.grad_norm import clip_factor, global_norm, replicas
+from runtime.training.grad_norm import clip_divisor, global_norm, replicas
 from runtime.training.gradient_sums import GradientSums
+from runtime.training.lean_zero import make_lean
 from runtime.training.overlapped_reductions import OverlappedReductions
 
 
@@ -63,8 +64,12 @@ def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: Clock)
         mpu=grid,
     )
     check_deepspeed(groups)
-    if engine.device.type == "cpu":
-        align(getattr(engine.optimizer, "optimizer", engine.optimizer))
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
+        make_lean(engine.optimizer)
+    else:
+        if engine.device.type == "cpu":
+            align(engine.optimizer)
+        _reduce_with_peers_only(engine, groups)
     _use_exact_norm(engine, groups, plan.strategy.training.gradient_clipping)
     if plan.strategy.runtime.overlap_reduce:
         OverlappedReductions(engine, groups)
@@ -109,10 +114,8 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
                 for gradient, parameter in zip(parts, optimizer.params_in_partition[index], strict=False):
                     yield gradient, replicas(parameter, groups, partitioned=True)
 
+        # It is the check for overflow too: DeepSpeed's own sees its stage only (stage_1_and_2.py:3237).
         optimizer.scaled_global_norm = lambda norm_type=2: global_norm(held(), engine.device)
-        # An overflow makes the norm infinite; DeepSpeed's own search of the gradients finds nothing more,
-        # and sees only its own stage (stage_1_and_2.py:3237).
-        optimizer.has_overflow = lambda partition_gradients=True: False
         return
 
     def clip() -> None:
@@ -120,9 +123,8 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
         norm = global_norm(gradients, engine.device)
         engine._global_grad_norm = norm
         if torch.isfinite(norm):
-            factor = clip_factor(norm, limit)
-            for gradient, _ in gradients:
-                gradient.mul_(factor)
+            # torch's fused optimizers divide by it as they read a gradient.
+            optimizer.grad_scale = clip_divisor(norm, limit)
         else:
             # torch's optimizers skip parameters without a gradient, and so this step.
             for parameter in engine.module.parameters():
@@ -137,6 +139,21 @@ def _use_exact_norm(engine: DeepSpeedEngine, groups: RankGroups, limit: float) -
     # DeepSpeed's own clipping, called inside the step, has a wrong norm (runtime/utils.py:413).
     engine.clip_fp32_gradients = lambda: None
     engine._take_model_step = clip_and_step
+
+
+def _reduce_with_peers_only(engine: DeepSpeedEngine, groups: RankGroups) -> None:
+    """Without ZeRO: gradients that no other rank has are not flattened, reduced and copied back, as DeepSpeed
+    0.19.8 does (engine.py:3825)."""
+    gradients_for_reduction = engine._get_gradients_for_reduction
+
+    def with_peers() -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+        dense, experts = gradients_for_reduction()
+        return (
+            dense if groups.data.size > 1 else [],
+            experts if groups.edp.size > 1 else {name: [] for name in experts},
+        )
+
+    engine._get_gradients_for_reduction = with_peers
 
 
 def _time_reductions(engine: DeepSpeedEngine, clock: Clock) -> None:

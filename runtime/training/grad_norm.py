@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from planner.memory.optimizer_state import ELEMENTS_AT_ONCE
 from runtime.parallel.groups import RankGroups
 
 _ROW = 1024  # elements whose squares are summed in fp32
-_CHUNK = 2**20  # elements that are converted at once
 
 
 def is_expert(parameter: Tensor) -> bool:
@@ -59,16 +59,22 @@ def global_norm(held: Iterable[tuple[Tensor, int]], device: torch.device) -> Ten
 def sum_of_squares(tensor: Tensor) -> Tensor:
     """Σ x² of all elements as an fp64 scalar, within 1e-7."""
     total = torch.zeros((), dtype=torch.float64, device=tensor.device)
-    for chunk in tensor.reshape(-1).split(_CHUNK):
-        values = chunk.float()
+    wide: Tensor | None = None
+    for chunk in tensor.reshape(-1).split(ELEMENTS_AT_ONCE):
+        values = chunk
+        if chunk.dtype != torch.float32:
+            if wide is None:
+                wide = torch.empty_like(chunk, dtype=torch.float32)
+            values = wide[: len(chunk)].copy_(chunk)
         even = len(values) // _ROW * _ROW
         norms = torch.linalg.vector_norm(values[:even].view(-1, _ROW), dim=1).double()
         total += torch.dot(norms, norms) + torch.linalg.vector_norm(values[even:]).double().square()
     return total
 
 
-def clip_factor(norm: Tensor, limit: float) -> Tensor:
-    """The factor of the gradients: min(1, limit / (norm + 1e-6)); 1 when `limit` is 0 (off)."""
+def clip_divisor(norm: Tensor, limit: float) -> Tensor | None:
+    """What divides the gradients: (norm + 1e-6) / limit; None if that is at most 1, or `limit` is 0 (off)."""
     if limit == 0.0:
-        return torch.ones_like(norm)
-    return (limit / (norm + 1e-6)).clamp(max=1.0)
+        return None
+    divisor = (norm + 1e-6) / limit
+    return divisor if float(divisor) > 1.0 else None

@@ -3,7 +3,8 @@
 DeepSpeed 0.19.8 under ZeRO 2 reduces after every micro-batch. Its own way around that sums in the weights'
 dtype (engine.py:3239 coalesce_grad_reduction); no_sync asserts there (engine.py:3219). Here its hook on a new
 gradient (stage_1_and_2.py:2284 process_gradients) adds it to an fp32 sum, until the last micro-batch: then
-DeepSpeed reduces the sum, rounded to the dtype of the wire. fp32 gradients are summed in place.
+DeepSpeed reduces the sum, rounded to the dtype of the wire. fp32 gradients are summed in place. Gradients
+without peers are added to what the optimizer will take, in fp32 to the end (lean_zero.py).
 """
 
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor, nn
+
+from runtime.training.lean_zero import add_wide
 
 
 class GradientSums:
@@ -29,8 +32,14 @@ class GradientSums:
         gradient = parameter.grad
         is_last = self._engine.is_gradient_accumulation_boundary()
         if gradient is not None and gradient.dtype != torch.float32:
+            if self._engine.optimizer.is_alone[group]:
+                self._engine.optimizer.add_to_partition(parameter, group)
+                return
             total = self._sums.pop(parameter, None)
-            total = gradient.float() if total is None else total.add_(gradient)
+            if total is None:
+                total = gradient.float()
+            else:
+                add_wide(total.view(-1), gradient.reshape(-1))
             if is_last:
                 gradient.copy_(total)
             else:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 from model.collectives import NO_CLOCK
@@ -14,6 +13,7 @@ from model.experts import Experts
 from planner import Plan
 from runtime.data.rows import Rows
 from runtime.training.gradient_sums import GradientSums
+from runtime.training.lean_zero import LeanZeroOptimizer
 from runtime.training.micro_batch import training_batches
 from runtime.training.train_step import train_step
 from tests.support.layout import start
@@ -65,6 +65,9 @@ def held_by_rank(plan: Plan) -> Held:
     masters = getattr(engine.optimizer, "single_partition_of_fp32_groups", [])
     weights = [*engine.module.parameters(), *engine.module.buffers()]
     weights += getattr(engine.optimizer, "bit16_groups_flat", [])
+    # fp32 weights are their own masters.
+    own = {weight.untyped_storage().data_ptr() for weight in weights}
+    masters = [master for master in masters if master.untyped_storage().data_ptr() not in own]
     return Held(
         weights=weigh(weights),
         masters=weigh(masters),
@@ -101,47 +104,30 @@ class _Peak:
         for parameter in self.parameters:
             parameter.register_post_accumulate_grad_hook(lambda _: self.look())
         optimizer = engine.optimizer
-        adam = getattr(optimizer, "optimizer", optimizer)
-        adam.register_step_pre_hook(lambda *_: self.look())
-        if isinstance(optimizer, DeepSpeedZeroOptimizer):
-            collect, step = optimizer.copy_grads_in_partition, optimizer.step
+        if isinstance(optimizer, LeanZeroOptimizer):
+            for name in ("copy_grads_in_partition", "reduce_ipg_grads", "step"):
+                setattr(optimizer, name, self._looking(getattr(optimizer, name)))
+        else:
+            optimizer.register_step_pre_hook(lambda *_: self.look())
 
-            def copy_grads_in_partition(*args: Any, **kwargs: Any) -> Any:
-                result = collect(*args, **kwargs)
-                self.look()
-                return result
+    def _looking(self, call: Any) -> Any:
+        """The call, between two looks."""
 
-            reduce, flatten = optimizer.reduce_ipg_grads, optimizer.flatten
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.look()
+            result = call(*args, **kwargs)
+            self.look()
+            return result
 
-            def reduce_ipg_grads(*args: Any, **kwargs: Any) -> Any:
-                self.look()
-                return reduce(*args, **kwargs)
+        return run
 
-            def flatten_for_update(tensors: Any) -> Tensor:
-                flat = flatten(tensors)
-                as_fp32 = 0 if flat.dtype == torch.float32 else 4 * flat.numel()
-                self.look(flat, beside=as_fp32)
-                return flat
-
-            def take_step(*args: Any, **kwargs: Any) -> Any:
-                self.look()
-                optimizer.flatten = flatten_for_update
-                try:
-                    return step(*args, **kwargs)
-                finally:
-                    optimizer.flatten = flatten
-
-            optimizer.copy_grads_in_partition, optimizer.step = copy_grads_in_partition, take_step
-            optimizer.reduce_ipg_grads = reduce_ipg_grads
-
-    def look(self, *more: Tensor, beside: int = 0) -> None:
+    def look(self) -> None:
         optimizer = self.engine.optimizer
-        found = [*more, *(p.grad for p in self.parameters if p.grad is not None)]
+        found = [p.grad for p in self.parameters if p.grad is not None]
         aside: list[Tensor] = []
-        if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        if isinstance(optimizer, LeanZeroOptimizer):
             lists = [*optimizer.averaged_gradients.values(), *optimizer.all_grad_tensors.values()]
             found += [t for held in lists if held is not None for t in held]
-            found += [p.grad for p in optimizer.single_partition_of_fp32_groups if p.grad is not None]
             sums = getattr(optimizer.process_gradients, "__self__", None)
             if isinstance(sums, GradientSums):
                 found += sums._sums.values()
@@ -150,4 +136,4 @@ class _Peak:
             aside = [buffer for bucket in optimizer.ipg_buckets.values() for buffer in bucket.buffer]
         buckets = {buffer.untyped_storage().data_ptr() for buffer in aside}
         counted = weigh(t for t in found if t.untyped_storage().data_ptr() not in buckets)
-        self.bytes = max(self.bytes, counted + beside)
+        self.bytes = max(self.bytes, counted)

@@ -18,6 +18,7 @@ from runtime.data.rows import Rows
 from runtime.parallel.groups import make_groups
 from runtime.training.engine import make_engine
 from runtime.training.forced_experts import forced_experts
+from runtime.training.lean_zero import LeanZeroOptimizer
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.micro_batch import training_batches
 from runtime.training.train_step import train_step
@@ -134,17 +135,13 @@ def _train(
     parameters = {name.removeprefix("model.") for name, _ in engine.module.named_parameters()}
     order = [view for view in views(engine, groups) if view.kind == VALUE and view.name in parameters]
 
-    def catch(*_: Any) -> None:
-        # What the optimizer is given. Under ZeRO DeepSpeed steps one parameter group at a time.
+    def catch(holder: Tensor, gradient: Tensor) -> None:
         for view in order:
-            holder = _holder(engine, view)
-            if holder.grad is not None:
-                flat = holder.grad.reshape(-1)
+            if _holder(engine, view) is holder:
                 first = view.tensor.storage_offset() - holder.data.storage_offset()
-                caught[view.name] = _part(view, flat[first : first + view.tensor.numel()])
+                caught[view.name] = _part(view, gradient[first : first + view.tensor.numel()])
 
-    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    adam.register_step_pre_hook(catch)
+    _watch_updates(engine.optimizer, catch)
     result: dict[str, Any] = {what: [] for what in (*REPORTED, "gradients", "expert_tokens")}
     for step in range(leg.first, leg.last):
         tokens = tokens_of(plan.strategy, step)
@@ -174,6 +171,30 @@ def _train(
         _saver(plan, engine, groups, leg.saved).save(leg.last, {})
     result["final"] = [_part(view, view.tensor) for view in views(engine, groups)]
     return result
+
+
+def _watch_updates(optimizer: Any, catch: Callable[[Tensor, Tensor], None]) -> None:
+    """`catch(what the optimizer updates, the flat fp32 gradient that it is given)`, clipped."""
+    if not isinstance(optimizer, LeanZeroOptimizer):
+
+        def before_step(*_: Any) -> None:
+            divisor = 1.0 if optimizer.grad_scale is None else optimizer.grad_scale
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        catch(parameter, parameter.grad.reshape(-1) / divisor)
+
+        optimizer.register_step_pre_hook(before_step)
+        return
+    update = optimizer.update_partition
+
+    def update_partition(group: int, divisor: Tensor | None) -> None:
+        flat = torch.cat([gradient.float() for _, gradient in optimizer.gradients_of(group)])
+        master = optimizer.single_partition_of_fp32_groups[group]
+        catch(master, flat if divisor is None else flat / divisor)
+        update(group, divisor)
+
+    optimizer.update_partition = update_partition
 
 
 def _saver(plan: Plan, engine: Any, groups: Any, folder: Path) -> Saver:

@@ -28,6 +28,10 @@ SMALL = (
     "data.validation_sequences=1",
 )
 ONE = (*SMALL, "training.global_batch=1")
+# Two such ranks, each with all experts: every gradient is reduced.
+# At most half of a group is added to a sum at once: the head is in one with attention and routers.
+DECAYED_HALF = (64_000 + 2 * (4 * 64 * 64 + 4 * 64)) // 2
+TWO = (*SMALL, "cluster.gpus_per_host=2", "parallel.dp=2")
 HIDDEN = 128 * 64  # elements of a hidden state
 NORM = 6 * HIDDEN + 4 * 128  # fp32 input, normalised, a factor each
 ATTENTION = NORM + 2 * HIDDEN + 128 * (2 * 4 * 64 + 4 * 2)  # input, q k v and result, a logsumexp a head
@@ -66,27 +70,42 @@ def test_every_phase_of_a_small_rank_by_hand() -> None:
     assert backward.activations == KEPT + INPUTS
     assert backward.gradients == 2 * (64_000 + 64)
     assert backward.temporaries == 4 * HIDDEN + 4 * 64_000 - 2 * 64_000
-    assert backward.buckets == 2 * 50_000_000
-    # ZeRO 1 reduces all gradients after backward, out of the bucket, which is copied for it.
+    assert backward.buckets == 0  # no other rank has any of these parameters
     assert found["reduction"].gradients == 2 * ALL
-    assert found["reduction"].buckets == 2 * 50_000_000 + 2 * ALL
+    assert found["reduction"].buckets == 0
     assert found["reduction"].activations == INPUTS + 2 * ROUTES
-    # The experts are the largest group: flat, and in fp32, while the gradients are there.
+    # The experts are the largest group: in fp32, while the gradients are there.
     experts = 2 * 2 * 4 * 128 * 64
-    assert found["update"].gradients == 2 * ALL + (2 + 4) * experts
+    assert (found["update"].gradients, found["update"].temporaries) == (2 * ALL, 4 * experts)
     assert found["between steps"].total == found["between steps"].overhead + 14 * ALL + 4 * 3
+
+
+def test_two_ranks_reduce_by_hand() -> None:
+    found = phases_of(plan(*TWO, "training.global_batch=2"))
+    assert found["backward"].buckets == 2 * 50_000_000
+    # ZeRO 1 reduces all gradients after backward, out of the bucket, which is copied for it.
+    assert found["reduction"].buckets == 2 * 50_000_000 + 2 * ALL
+    # The first of two ranks updates half of each group and holds the gradients of the tensors in it.
+    assert 2 * ALL / 2 <= found["update"].gradients <= 2 * ALL
+    assert found["update"].temporaries == 4 * 2 * 4 * 128 * 64
+    assert found["between steps"].masters == 4 * ALL / 2
 
 
 def test_accumulation_keeps_gradients_while_activations_are_there() -> None:
     """Two micro-batches: ZeRO 2, bf16 gradients are added to an fp32 sum as soon as they are reduced."""
-    found = phases_of(plan(*SMALL, "training.global_batch=2", "runtime.reduce=every_micro_batch"))
-    assert found["forward"].gradients == 4 * ALL
+    every = "runtime.reduce=every_micro_batch"
+    alone, found = (
+        phases_of(plan(*SMALL, "training.global_batch=2", every)),
+        phases_of(plan(*TWO, "training.global_batch=4", every)),
+    )
+    assert (alone["forward"].gradients, found["forward"].gradients) == (4 * ALL, 4 * ALL / 2)
     assert found["forward"].buckets == 0  # given back after each backward pass
     largest = 4 * 128 * 64
-    assert found["backward"].gradients == 4 * ALL + 2 * 64_000  # the head's is the largest tensor
+    assert alone["backward"].gradients == 4 * ALL + 2 * 64_000  # the head's is the largest tensor
     assert largest < 64_000
-    # The copy that is reduced, and what is made fp32 to be added.
-    assert found["backward"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * 64_000
+    # The copy that is reduced, and what is made fp32 to be added: alone in parts of 2 MiB.
+    assert alone["backward"].buckets == 4 * 64_000
+    assert found["backward"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * DECAYED_HALF
 
 
 def test_gradients_reduced_once_are_summed_in_fp32_beside_everything() -> None:
@@ -94,14 +113,22 @@ def test_gradients_reduced_once_are_summed_in_fp32_beside_everything() -> None:
     assert found == phases_of(plan(*SMALL, "training.global_batch=2", "runtime.reduce=once"))
     for name in ("forward", "loss", "backward"):
         assert found[name].sums == 4 * ALL
-    # Gradients leave their sums for DeepSpeed's fp32 partition, here of one rank, in the last backward pass.
+    # The optimizer takes the sums as they are.
     for name in ("reduction", "update", "between steps"):
         assert found[name].sums == 0
     assert (found["forward"].gradients, found["forward"].buckets) == (0, 0)
-    assert found["backward"].gradients == 4 * ALL + 2 * 64_000  # the head's is the largest tensor
-    assert found["backward"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * 64_000
-    assert found["reduction"].gradients == 4 * ALL
-    assert found["reduction"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * 64_000
+    assert found["backward"].gradients == 2 * 64_000  # the head's is the largest tensor
+    assert found["backward"].buckets == 4 * 64_000
+    assert found["reduction"].gradients == found["update"].gradients == 4 * ALL
+
+
+def test_sums_leave_for_deepspeeds_partition_as_they_are_reduced() -> None:
+    found = phases_of(plan(*TWO, "training.global_batch=4"))
+    assert (found["forward"].sums, found["backward"].sums) == (4 * ALL, 4 * ALL)
+    assert found["backward"].gradients == 4 * ALL / 2 + 2 * 64_000
+    assert found["backward"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * DECAYED_HALF
+    assert found["reduction"].gradients == 4 * ALL / 2
+    assert found["reduction"].buckets == 2 * 50_000_000 + 2 * ALL + 4 * DECAYED_HALF
 
 
 def test_a_micro_batch_exchanged_beside_another_keeps_its_activations() -> None:
@@ -114,11 +141,16 @@ def test_a_micro_batch_exchanged_beside_another_keeps_its_activations() -> None:
 
 
 def test_gradients_reduced_beside_backward_need_two_buckets_there() -> None:
-    found = phases_of(plan(*SMALL, "training.global_batch=2", "runtime.overlap_reduce=true"))
-    assert found["backward"].buckets == 2 * 2 * 50_000_000 + 2 * ALL + 4 * 64_000
-    once = (*SMALL, "training.global_batch=2", "runtime.reduce=once", "runtime.overlap_reduce=true")
+    found = phases_of(plan(*TWO, "training.global_batch=4", "runtime.overlap_reduce=true"))
+    assert found["backward"].buckets == 2 * 2 * 50_000_000 + 2 * ALL + 4 * DECAYED_HALF
+    once = (*TWO, "training.global_batch=4", "runtime.reduce=once", "runtime.overlap_reduce=true")
     backward = phases_of(plan(*once))["backward"]
-    assert (backward.sums, backward.gradients) == (4 * ALL, 4 * ALL + 2 * 64_000)
+    assert (backward.sums, backward.gradients) == (4 * ALL, 4 * ALL / 2 + 2 * 64_000)
+
+
+def test_what_is_not_reduced_overlaps_with_nothing() -> None:
+    own = (*SMALL, "training.global_batch=2")
+    assert phases_of(plan(*own, "runtime.overlap_reduce=true")) == phases_of(plan(*own))
 
 
 def test_one_micro_batch_has_nothing_to_sum() -> None:
@@ -156,7 +188,7 @@ def test_fused_cross_entropy_has_no_logits_in_fp32() -> None:
 
 
 def test_the_peak_is_less_than_the_sum_of_the_peaks_of_each_cause() -> None:
-    built = plan(*SMALL, "training.micro_batch=16", "training.global_batch=16", "training.precision=fp32")
+    built = plan(*TWO, "training.micro_batch=16", "training.global_batch=32", "training.precision=fp32")
     memory = rank_memory(built, 0)
     most = {name: max(dict(phase.by_cause)[name] for phase in memory.phases) for name, _ in memory.by_cause}
     assert memory.fullest.phase == "backward"

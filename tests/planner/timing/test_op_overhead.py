@@ -8,7 +8,7 @@ from planner.counts.rank_workload import RankWorkload, rank_workload
 from planner.hardware.catalog import device_of
 from planner.problems import StrategyError
 from planner.timing.collective_time import all_gather_s, all_reduce_s, network_of
-from planner.timing.op_overhead import Traffic, part_traffic, summation
+from planner.timing.op_overhead import Traffic, part_traffic, summation, update
 from planner.timing.op_table import op_table
 from planner.timing.optimizer_time import reductions_per_step, update_time
 from planner.timing.stage_time import HeldParameters
@@ -143,15 +143,51 @@ def test_gradients_travel_in_buckets_of_the_largest_tensor_and_weights_in_the_sm
     assert small[1] == large[1] == 6 * all_gather_s(100e6, one.data, network)
 
 
-def test_what_is_summed_locally_takes_its_time_once_a_micro_batch() -> None:
-    """On one GPU nothing is reduced, so that sums and copies are the optimizer's."""
+def test_one_gpu_adds_each_micro_batch_to_the_sum_whatever_reduce_says() -> None:
+    """Nothing is reduced: bf16 gradients are read (2) and added to fp32 sums (4 + 4), four times."""
     own = ("parallel={ep: 1}", "cluster.hosts=1", "training.global_batch=4")
-    many, once = plan(*own), plan(*own, "runtime.reduce=once")
+    many = plan(*own, "runtime.reduce=every_micro_batch")
+    once = plan(*own, "runtime.reduce=once")
     device = device_of(many.strategy.cluster.gpu)
     (often,), (single,) = TimeModel(device).step(many).stages, TimeModel(device).step(once).stages
+    assert often.optimizer_s == pytest.approx(single.optimizer_s)
+    alone = plan(*own, "training.micro_batch=4")
+    assert alone.batch.accumulation == 1
     held = often.micro_batch.held
     elements = held.dense + held.experts
     bandwidth = device.elementwise.at(2 * elements)
-    # Reduced four times DeepSpeed copies 34 bytes an element, summed four times it is 10, and copied once.
-    saved = 4 * 34 - 34 - 4 * 10
-    assert often.optimizer_s - single.optimizer_s == pytest.approx(saved * elements / bandwidth)
+    (one,) = TimeModel(device).step(alone).stages
+    # ZeRO 2's gradients for the update are fp32 sums: read for the norm, read and written for the update.
+    more = 4 * 10 + (4 + 4 + 4) - (2 + 2)
+    assert often.optimizer_s - one.optimizer_s == pytest.approx(more * elements / bandwidth, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("zero", "is_bf16", "each"),
+    [(1, True, 2 + 2 + 8 + 16 + 2), (2, True, 4 + 4 + 4 + 8 + 16 + 2), (0, False, 4 + 4 + 4 + 8 + 16)],
+)
+def test_an_update_reads_what_it_needs_once(zero: int, is_bf16: bool, each: int) -> None:
+    assert update(zero, 3, 1000, is_bf16=is_bf16).num_bytes == each * 1000
+    assert update(zero, 3, 1000, is_bf16=is_bf16, moment_bytes=2).num_bytes == (each - 8) * 1000
+
+
+def test_experts_without_peers_are_not_copied_for_a_reduction() -> None:
+    built = plan("parallel={ep: 8}", "cluster.hosts=1")
+    device = device_of(built.strategy.cluster.gpu)
+    network = network_of(built, device)
+    (one,) = built.layout.order
+    assert (one.data.size, one.edp.size) == (8, 1)
+    few, many = (
+        update_time(
+            HeldParameters(dense=1_000_000, experts=experts, num_tensors=9),
+            one.data,
+            one.edp,
+            device,
+            network,
+            zero=1,
+            element_bytes=2,
+            bucket=50_000_000,
+        )
+        for experts in (0, 1_000_000_000)
+    )
+    assert few.reduction_s == many.reduction_s > 0
