@@ -266,4 +266,8 @@ def _nothing_to_read(survey: Survey) -> Problem:
         f"no text in the data (empty documents: {survey.num_empty:,}; "
         f"files that are not text: {len(survey.skipped):,})"
     )
-    return data_problem("SW712", found, "at least one document that is not empty", "name other data")
+    fix = "name other data"
+    if survey.skipped:
+        found += f": {', '.join(survey.skipped[:NUM_NAMED])}"
+        fix += ", or name one of these files itself in data.path, to be told what it lacks"
+    return data_problem("SW712", found, "at least one document that is not empty", fix)

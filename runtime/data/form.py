@@ -162,6 +162,8 @@ def with_zero_byte(compression: Compression | None, naming: Naming, offset: int,
 
 def _is_text_without_zeros(part: bytes) -> bool:
     """Whether the rest is UTF-8 without other control characters; its last character may be cut off."""
+    if part.count(b"\0") * 2 > len(part):
+        return False
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(part.replace(b"\0", b""))
     is_printable = all(character.isprintable() or character.isspace() for character in text)
     return bool(text) and is_printable and "\ufffd" not in text

@@ -57,8 +57,15 @@ class Naming:
             named = old[self.entry]
             entries = [named] if _reaches(named, new) else [named, str(new)]
         else:
-            entries = [str(new), *(str(path) for path in self.siblings if path != self.file)]
-        return self.written.override(self.part, [*old[: self.entry], *entries, *old[self.entry + 1 :]])
+            entries = [str(new if path == self.file else path) for path in self.siblings or (self.file,)]
+        return self.override_with(entries)
+
+    def override_with(self, entries: Sequence[str | Path]) -> str:
+        """The override that has these entries in the place of the file's."""
+        old = self.written.parts[self.part]
+        return self.written.override(
+            self.part, [*old[: self.entry], *map(str, entries), *old[self.entry + 1 :]]
+        )
 
     def hiding(self) -> str:
         """What the command ends with, so that the file is not read beside the new one."""

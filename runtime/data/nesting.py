@@ -144,7 +144,11 @@ def _descend(
     """The records in the part of the value that holds most of its text."""
     if depth == 0:
         return None
-    parts = {key: part for key, part in value.items() if isinstance(part, (list, dict)) and part}
+    parts = {
+        key: part
+        for key, part in value.items()
+        if isinstance(part, (list, dict)) and part and not are_messages(part)
+    }
     inner = _by_ids(value)
     if inner is not None:
         return _of_elements(
@@ -163,7 +167,7 @@ def _descend(
         return _of_elements(value, inner, name, f"{path}.*", (*loops, f"for r in {at(key)}.values()"), depth)
     if isinstance(part.get(name), str):
         return None  # a.b names it
-    return _descend(part, name, path, (*loops, f"for r in [{at(key)}]"), depth - 1)
+    return _descend(part, name, path, (*loops, f"for r in [{at(key)}] if r"), depth - 1)
 
 
 def _of_elements(

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 # Each with each: Alpaca, Dolly, question answering, mathematics, preference pairs (the chosen answer).
 PROMPTS = ("prompt", "instruction", "question", "query", "problem")
-COMPLETIONS = ("completion", "output", "response", "chosen", "solution", "answer", "answers")
+COMPLETIONS = (
+    *("completion", "output", "response", "chosen", "solution", "answer"),
+    *("answers", "completions", "responses", "outputs", "instances"),
+)
 # Only together: alone they are names of many other things.
 PAIRS = (
     ("inputs", "targets"),
@@ -26,6 +29,7 @@ PAIRS = (
     ("input_text", "output_text"),
     ("input_text", "target_text"),
     ("q", "a"),
+    ("inputs_pretokenized", "targets_pretokenized"),
 )
 CONTEXTS = ("input", "context", "passage")
 SYSTEMS = ("system", "system_prompt", "system_message")
@@ -110,8 +114,11 @@ def _answer(value: Any, expression: str) -> tuple[str, str | None] | None:
         return f"str({expression})", None
     if _are_texts(value):
         return f"{expression}[0]", f"if {expression}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        inner = _answer(value[0], f"{expression}[0]")
+        return None if inner is None else (inner[0], f"if {expression}")
     if isinstance(value, dict):
-        for key in ("text", "value", "answer"):
+        for key in ("text", "value", "answer", "response", "output", "content"):
             if key in value and (inner := _answer(value[key], f'{expression}["{key}"]')) is not None:
                 return inner
     return None

@@ -16,7 +16,7 @@ from runtime.data.corpus import Source
 from runtime.data.csv_form import open_csv
 from runtime.data.form import Form
 from runtime.data.nesting import Nested, find_nested
-from runtime.data.prompt_columns import Answers, at
+from runtime.data.prompt_columns import COMPLETIONS, PROMPTS, Answers, are_messages, at
 from runtime.data.records import DAMAGE, Record, open_text, read_records
 from runtime.data.turn_columns import find_answers
 
@@ -61,12 +61,18 @@ def shape_fix(
 
 
 def holds_records(source: Source, form: Form, name: str) -> bool:
-    """Whether a single object holds records with the field, or conversations: it is no file of settings."""
+    """Whether a single object holds a list of records with the field, of conversations or of prompts.
+
+    Settings have lists with pairs of other names, and with descriptions.
+    """
     records = sample_records(source, form)
     nested = find_nested(records[0], name, has_many=False) if len(records) == 1 else None
-    if nested is None or isinstance(nested.first, str):
+    if nested is None or isinstance(nested.first, str) or "*" in nested.where:
         return False
-    return isinstance(nested.first.get(name), str) or find_answers(nested.first) is not None
+    first = nested.first
+    if isinstance(first.get(name), str) or any(map(are_messages, first.values())):
+        return True
+    return bool(set(PROMPTS) & first.keys()) and bool(set(COMPLETIONS) & first.keys())
 
 
 def _answers_fix(source: Source, form: Form, answers: Answers, name: str, format: str) -> str | None:
@@ -153,11 +159,16 @@ def named_rows_fix(source: Source, form: Form, rows: Sequence[Sequence[Any]], na
         if field is None:
             return None
         doing, template, converted = "name its columns", "", "r"
+        answers = find_answers(record[0]) if has_names and name not in names else None
         if has_names:
             loops = ["for n in [next(t)]", "for r in t if r", "for r in [dict(zip(n, r))]"]
         else:
             loops = ["for r in t if r", 'for r in [{f"column{n}": v for n, v in enumerate(r, 1)}]']
-        overrides = "" if field == name else f"{override('data.text_field', field)} "
+        if answers is not None:
+            converted, overrides = answers.converted or "r", _with_field(answers.overrides, name)
+            template = NEEDS_TEMPLATE
+        else:
+            overrides = "" if field == name else f"{override('data.text_field', field)} "
     command = conversion_command(source.file, form, converted, loops, rows=True)
     if command is None:
         return None
@@ -190,8 +201,8 @@ def _has_names(rows: Sequence[Sequence[Any]]) -> bool:
     ):
         return False
     later = {field for row in rows[1:] for field in row if isinstance(field, str)}
-    has_numbers = any(not isinstance(field, str) or field.isdecimal() for row in rows[1:] for field in row)
-    return has_numbers and not later & set(first) and not any(each.isdecimal() for each in first)
+    is_other = any(not str(field).isidentifier() for row in rows[1:] for field in row)
+    return is_other and not later & set(first) and all(each.isidentifier() for each in first)
 
 
 def _is_multiple_choice(rows: Sequence[Sequence[Any]]) -> bool:
@@ -200,6 +211,21 @@ def _is_multiple_choice(rows: Sequence[Sequence[Any]]) -> bool:
     return num_choices >= 2 and all(
         len(row) == num_choices + 2 and row[-1] in tuple("ABCDEFGH"[:num_choices]) for row in rows
     )
+
+
+def absent_fix(source: Source, form: Form, name: str) -> str | None:
+    """The fix where some of the records lack the field: their own text, or the file without them."""
+    lacking = [record for record in sample_records(source, form) if name.partition(".")[0] not in record]
+    field = longest_field(lacking, name)
+    if not lacking or "." in name or "." in (field or ""):
+        return None
+    if field is None:
+        converted, loops, doing = "r", [f"if {_quoted(name)} in r"], "leave out the records without it"
+    else:
+        doing, loops = f"take {field} where {name} is missing", []
+        converted = f"r if {_quoted(name)} in r else dict(r, **{{{_quoted(name)}: r.get({at(field)[2:-1]})}})"
+    command = conversion_command(source.file, form, converted, loops)
+    return command and f"{doing}: {source.naming.then_write(command, converted_name(source.file))}"
 
 
 def longest_field(records: Iterable[dict[str, Any]], name: str) -> str | None:

@@ -9,9 +9,11 @@ from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
 from runtime.data.documents import DocumentReader, not_text
 from runtime.data.form import NotText, judge_form
 from runtime.data.records import DAMAGE
+from runtime.data.shards import THEN, join_shards
 
 NUM_NAMED = 3
 MAX_GLOBS = 5
+MAX_RECORDS = 1000  # skipped files that are looked into once more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,10 @@ class Survey:
 def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
     """Reads everything once, so that every mistake is reported before the long work begins."""
     kept: list[Source] = []
-    problems: list[Problem] = []
+    faults: list[tuple[Source, Problem]] = []
     skipped: list[tuple[Source, str]] = []
+    problems: list[Problem] = []
+    num_looked_at = MAX_PROBLEMS  # faults at which they are joined again: twice as many, or it takes long
     num_documents = num_empty = num_bytes = num_mended = 0
     for source in (_with_form(source, reader) for source in sources):
         lengths = [0]  # bytes of each document of this file; the last one is still open
@@ -43,7 +47,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
         try:
             for item in reader.read(source):
                 if isinstance(item, Problem):
-                    problems.append(item)
+                    faults.append((source, item))
                     continue
                 lengths[-1] += len(item.text.encode())
                 num_mended_here += item.num_mended
@@ -51,7 +55,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
                     lengths.append(0)
         except NotText as reason:
             if source.is_named or reason.is_fault:
-                problems.append(not_text(source, reason))
+                faults.append((source, not_text(source, reason)))
             else:
                 skipped.append((source, str(reason)))
             continue
@@ -60,6 +64,10 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
         num_documents += len(lengths) - 1 - lengths[:-1].count(0)
         num_bytes += sum(lengths)
         num_mended += num_mended_here
+        if len(faults) < num_looked_at:
+            continue
+        problems = join_shards(faults)
+        num_looked_at = 2 * len(faults)
         if len(problems) >= MAX_PROBLEMS:
             del problems[MAX_PROBLEMS:]
             found = f"reading stopped after {len(problems)} mistakes"
@@ -67,8 +75,11 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
                 data_problem("SW711", found, "data without mistakes", "correct those above first")
             )
             break
-    if not problems and num_documents:
-        problems += _mostly_skipped(kept, skipped)
+    else:
+        problems = join_shards(faults)
+    if not problems and skipped and (missing := _mostly_skipped(kept, skipped)):
+        records = _records_in(skipped, reader)
+        problems += records or (missing if num_documents else [])
     return Survey(
         sources=tuple(kept),
         problems=tuple(problems),
@@ -85,6 +96,21 @@ def _with_form(source: Source, reader: DocumentReader) -> Source:
         return replace(source, form=judge_form(source.file, reader.field, source.naming))
     except (NotText, ImportError, *DAMAGE):
         return source  # reading it says what is wrong
+
+
+def _records_in(skipped: Sequence[tuple[Source, str]], reader: DocumentReader) -> list[Problem]:
+    """The Problems of skipped files that hold records inside a single object, as settings are written too.
+
+    Where they are most of the data they are no settings.
+    """
+    faults = []
+    for source, _ in skipped:
+        if source.form is not None and source.form.is_single:
+            items = reader.read(replace(source, is_named=True))
+            faults += [(source, item) for item in items if isinstance(item, Problem) and THEN in item.fix]
+        if len(faults) >= MAX_RECORDS:
+            break
+    return join_shards(faults)[:MAX_PROBLEMS]
 
 
 def _mostly_skipped(kept: Sequence[Source], skipped: Sequence[tuple[Source, str]]) -> list[Problem]:

@@ -10,6 +10,7 @@ from runtime.data.form import Form
 from runtime.data.json_values import TRAILING_COMMA
 from runtime.data.records import MalformedRecord
 from runtime.data.shape_fix import (
+    absent_fix,
     listed,
     longest_field,
     named_rows_fix,
@@ -115,6 +116,8 @@ class RecordFaults:
             return data_problem("SW707", found, expected, fix, self.source.file, place, path=self.source.key)
         expected = f"text under {self.name!r} in every record (data.text_field)"
         fix = "correct or remove the record"
+        if kind == "absent" and 1 < self.counts[kind] < total:
+            fix = absent_fix(self.source, self.form, self.name) or fix
         if self.counts[kind] == total:
             fix = suggest_field(self.source, self.form, self.name)
         return data_problem("SW708", found, expected, fix, self.source.file, place, path="data.text_field")

@@ -68,6 +68,10 @@ def _find_turns(record: dict[str, Any]) -> Answers | None:
         if messages is not None:
             modules = ("re",) if "re." in messages else ()
             return Answers("data.format=chat ", f'{{"{MESSAGES}": {messages}}}', DOING, modules=modules)
+    for key, value in record.items():
+        if isinstance(value, dict) and are_messages(value.get(MESSAGES)) and _has_both(value[MESSAGES]):
+            converted = f'{{"{MESSAGES}": {at(key)}["{MESSAGES}"]}}'
+            return Answers("data.format=chat ", converted, f"take the messages out of {key}")
     languages = record.get("translation")
     if isinstance(languages, dict) and [*map(type, languages.values())] == [str, str]:
         prompt, completion = (f"{at('translation')}{at(key)[1:]}" for key in languages)
@@ -86,6 +90,8 @@ def _messages(key: str, value: Any) -> str | None:
         return (
             f'[{{"role": {role}, "content": t.strip()}} for w, t in re.findall(r"{SPOKEN}", {at(key)}, re.S)]'
         )
+    if isinstance(value, dict):
+        return _tree(key, value)
     if not isinstance(value, list) or not value:
         return None
     if key in TURNS and len(value) > 1 and all(isinstance(text, str) for text in value):
@@ -103,4 +109,21 @@ def _messages(key: str, value: Any) -> str | None:
     if all({"role", "text"} <= turn.keys() for turn in value):  # Open Assistant
         role = '{"prompter": "user"}.get(m["role"], m["role"])'
         return f'[{{"role": {role}, "content": m["text"]}} for m in {at(key)}]'
+    return None
+
+
+def _tree(key: str, value: dict[str, Any]) -> str | None:
+    """The expression of the messages of one branch: of Open Assistant's trees, of ChatGPT's export."""
+    if {"role", "text", "replies"} <= value.keys():
+        role = '{"prompter": "user"}.get(m["role"], m["role"])'
+        message = f'[{{"role": {role}, "content": m["text"]}}]'
+        walk = f'lambda f, m: {message} + (f(f, m["replies"][0]) if m.get("replies") else [])'
+        return f"(lambda f, m: f(f, m))({walk}, {at(key)})"
+    turns = [turn.get("message") for turn in value.values() if isinstance(turn, dict)]
+    known = [turn for turn in turns if isinstance(turn, dict)]
+    if len(turns) == len(value) and known and all({"author", "content"} <= turn.keys() for turn in known):
+        text = '"".join(p for p in m["content"].get("parts") or [] if isinstance(p, str))'
+        messages = f'[v["message"] for v in {at(key)}.values() if v.get("message")]'
+        spoken = 'm["author"]["role"] in ("user", "assistant")'
+        return f'[{{"role": m["author"]["role"], "content": {text}}} for m in {messages} if {spoken}]'
     return None

@@ -16,7 +16,8 @@ from runtime.data.records import Record, read_records
 from runtime.data.survey import survey_corpus
 from tests.support.data_strategies import make_strategy
 from tests.support.fixes import follow_data_fix
-from tests.support.people_files import CSV_FORMS, JSON_FORMS, NESTED, TALKS, TalkFile, TextFile
+from tests.support.people_files import CSV_FORMS, JSON_FORMS, NESTED, RECORDS, TEXTS, TextFile, lines
+from tests.support.talk_files import TALKS, TalkFile
 
 
 def corpus_of(strategy: Strategy) -> Corpus:
@@ -137,3 +138,38 @@ def test_nested_records_in_a_folder_are_not_skipped(tmp_path: Path) -> None:
     )
     (problem,) = faults(find_corpus(str(tmp_path)))
     assert (problem.code, Path(str(problem.file)).name) == ("SW708", "b.json")
+
+
+def test_settings_with_pairs_and_descriptions_are_skipped_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words " * 500)
+    parameters = [{"target": "Ids", "source": "identifier", "description": TEXTS[0]}] * 3
+    (tmp_path / "b.json").write_text(json.dumps({"resources": {"params": parameters}}))
+    assert documents(make_strategy(tmp_path, tmp_path / "a.txt")) == ["words " * 500]
+    assert faults(find_corpus(str(tmp_path))) == ()
+
+
+@pytest.mark.parametrize("num_shards", [3, 40])
+def test_shards_with_one_mistake_are_one_problem_whose_fix_converts_all(
+    tmp_path: Path, num_shards: int
+) -> None:
+    folder = tmp_path / "my shards"
+    folder.mkdir()
+    (folder / "note.txt").write_text("a note")
+    for number in range(num_shards):
+        (folder / f"{number:02}.json").write_bytes(NESTED["SQuAD"].content)
+    (problem,) = faults(find_corpus(str(folder)))
+    assert f"and in {num_shards - 1} other files" in problem.found
+    assert sorted(documents(followed(tmp_path, folder))) == sorted([*TEXTS * num_shards, "a note"])
+
+
+def test_records_with_their_text_under_another_key_are_kept(tmp_path: Path) -> None:
+    records = [*RECORDS, *({"id": 1, "content": text} for text in TEXTS[:2])]
+    (tmp_path / "a.jsonl").write_bytes(lines(records))
+    assert documents(followed(tmp_path, tmp_path / "a.jsonl")) == [*TEXTS, *TEXTS[:2]]
+
+
+def test_records_without_any_text_are_left_out_by_the_fix(tmp_path: Path) -> None:
+    """As in Elasticsearch's bulk format: a line that says where to, before each document."""
+    bulk = [line for record in RECORDS for line in ({"index": {"_id": 1}}, record)]
+    (tmp_path / "bulk.jsonl").write_bytes(lines(bulk))
+    assert documents(followed(tmp_path, tmp_path / "bulk.jsonl")) == list(TEXTS)

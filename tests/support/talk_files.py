@@ -1,0 +1,344 @@
+"""Files of conversations as people have them: their content, and who says what in them."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from tests.support.people_files import TEXTS, lines, table, whole
+
+ASKED = tuple(f"Question {number}: what happened then, and who was there?" for number in range(len(TEXTS)))
+
+
+class TalkFile(NamedTuple):
+    """A file of conversations: who says what, in the first of them; the answers are the last messages."""
+
+    name: str
+    content: bytes
+    talks: Sequence[Sequence[tuple[str, str]]]
+
+
+def _pairs(build: Callable[[str, str], Any]) -> list[Any]:
+    return [build(asked, text) for asked, text in zip(ASKED, TEXTS, strict=True)]
+
+
+def _talks(*before: tuple[str, str], answer: Callable[[str], str] = str) -> list[list[tuple[str, str]]]:
+    return [
+        [*before, ("user", asked), ("assistant", answer(text))]
+        for asked, text in zip(ASKED, TEXTS, strict=True)
+    ]
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _with(context: str) -> list[list[tuple[str, str]]]:
+    return [
+        [("user", f"{asked}\n\n{context}"), talk[-1]] for asked, talk in zip(ASKED, _talks(), strict=True)
+    ]
+
+
+LETTERED = "\nA. one\nB. two\nC. three\nD. four"
+CHOSEN = [[("user", asked + LETTERED), ("assistant", "C")] for asked in ASKED]
+CHOICES = ["one", "two", "three", "four"]
+DIALOGUE = "\n\nHuman: {}\n\nAssistant: {}"
+TALKS = {
+    "prompt, completion": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "completion": b})), _talks()
+    ),
+    "prompt, response": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "response": b})), _talks()
+    ),
+    "Dolly": TalkFile(
+        "dolly.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {"instruction": a, "context": "The year 1905.", "response": b, "category": "qa"}
+            )
+        ),
+        _with("The year 1905."),
+    ),
+    "Alpaca": TalkFile(
+        "alpaca.json", whole(_pairs(lambda a, b: {"instruction": a, "input": "", "output": b})), _talks()
+    ),
+    "LLaMA-Factory": TalkFile(
+        "a.json",
+        whole(
+            _pairs(
+                lambda a, b: {
+                    "instruction": a,
+                    "input": "",
+                    "output": b,
+                    "system": "Be kind.",
+                    "history": [["Hi", "Yes?"]],
+                }
+            )
+        ),
+        _talks(("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?")),
+    ),
+    "Orca": TalkFile(
+        "orca.jsonl",
+        lines(_pairs(lambda a, b: {"system_prompt": "Think.", "question": a, "response": b})),
+        _talks(("system", "Think.")),
+    ),
+    "GSM8K": TalkFile("gsm8k.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": b})), _talks()),
+    "MATH": TalkFile(
+        "math.jsonl", lines(_pairs(lambda a, b: {"problem": a, "solution": b, "answer": "4"})), _talks()
+    ),
+    "FLAN": TalkFile(
+        "flan.jsonl", lines(_pairs(lambda a, b: {"inputs": a, "targets": b, "task_name": "x"})), _talks()
+    ),
+    "input, output": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"input": a, "output": b})), _talks()),
+    "source, target": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"source": a, "target": b})), _talks()),
+    "user, assistant": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"user": a, "assistant": b})), _talks()),
+    "capitals": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"Question": a, "Answer": b})), _talks()),
+    "several answers": TalkFile(
+        "nq.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": [b, "no"]})), _talks()
+    ),
+    "SQuAD, flat": TalkFile(
+        "squad.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "title": "x",
+                    "context": "Long ago.",
+                    "question": a,
+                    "answers": {"text": [b], "answer_start": [0]},
+                }
+            )
+        ),
+        _with("Long ago."),
+    ),
+    "TriviaQA": TalkFile(
+        "t.jsonl",
+        lines(_pairs(lambda a, b: {"question": a, "answer": {"value": b, "aliases": [b]}})),
+        _talks(),
+    ),
+    "BoolQ": TalkFile(
+        "boolq.jsonl",
+        lines(_pairs(lambda a, b: {"question": a, "passage": b, "answer": True})),
+        [[("user", f"{a}\n\n{b}"), ("assistant", "True")] for a, b in zip(ASKED, TEXTS, strict=True)],
+    ),
+    "DPO": TalkFile(
+        "dpo.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "chosen": b, "rejected": "no"})), _talks()
+    ),
+    "DPO, messages": TalkFile(
+        "dpo.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "prompt": [_message("user", a)],
+                    "chosen": [_message("assistant", b)],
+                    "rejected": [_message("assistant", "no")],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "DPO, conversations": TalkFile(
+        "dpo.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "chosen": [_message("user", a), _message("assistant", b)],
+                    "rejected": [_message("user", a), _message("assistant", "no")],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "OpenAI, preferences": TalkFile(
+        "p.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "input": {"messages": [_message("user", a)], "tools": [], "parallel_tool_calls": True},
+                    "preferred_output": [_message("assistant", b)],
+                    "non_preferred_output": [_message("assistant", "no")],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "OpenAI, fine-tuning": TalkFile(
+        "f.jsonl",
+        lines(_pairs(lambda a, b: {"messages": [_message("user", a), _message("assistant", b)]})),
+        _talks(),
+    ),
+    "ShareGPT": TalkFile(
+        "s.json",
+        whole(
+            _pairs(
+                lambda a, b: {
+                    "id": "1",
+                    "conversations": [{"from": "human", "value": a}, {"from": "gpt", "value": b}],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "UltraChat": TalkFile("u.jsonl", lines(_pairs(lambda a, b: {"id": "1", "data": [a, b]})), _talks()),
+    "UltraChat 200k": TalkFile(
+        "u.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "prompt": a,
+                    "prompt_id": "1",
+                    "messages": [_message("user", a), _message("assistant", b)],
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "HH-RLHF": TalkFile(
+        "hh.jsonl",
+        lines(_pairs(lambda a, b: {"chosen": DIALOGUE.format(a, b), "rejected": DIALOGUE.format(a, "no")})),
+        _talks(),
+    ),
+    "Gemini": TalkFile(
+        "g.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "contents": [
+                        {"role": "user", "parts": [{"text": a}]},
+                        {"role": "model", "parts": [{"text": b}]},
+                    ]
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "XTuner": TalkFile(
+        "x.jsonl",
+        lines(_pairs(lambda a, b: {"conversation": [{"system": "Be brief.", "input": a, "output": b}]})),
+        _talks(("system", "Be brief.")),
+    ),
+    "translation": TalkFile(
+        "t.jsonl", lines(_pairs(lambda a, b: {"translation": {"en": a, "de": b}})), _talks()
+    ),
+    "MMLU": TalkFile("mmlu.csv", table([[asked, *CHOICES, "C"] for asked in ASKED]), CHOSEN),
+    "MMLU with names": TalkFile(
+        "mmlu.csv",
+        table([["question", "A", "B", "C", "D", "answer"], *([asked, *CHOICES, "C"] for asked in ASKED)]),
+        CHOSEN,
+    ),
+    "MMLU, choices": TalkFile(
+        "mmlu.jsonl", lines([{"question": asked, "choices": CHOICES, "answer": 2} for asked in ASKED]), CHOSEN
+    ),
+    "ARC": TalkFile(
+        "arc.jsonl",
+        lines(
+            [
+                {
+                    "question": asked,
+                    "choices": {"text": CHOICES, "label": ["A", "B", "C", "D"]},
+                    "answerKey": "C",
+                }
+                for asked in ASKED
+            ]
+        ),
+        CHOSEN,
+    ),
+    "HellaSwag": TalkFile(
+        "h.jsonl",
+        lines([{"ind": 1, "ctx": asked, "endings": CHOICES, "label": "2"} for asked in ASKED]),
+        CHOSEN,
+    ),
+    "CSV": TalkFile("qa.csv", table([["query", "response"], *zip(ASKED, TEXTS, strict=True)]), _talks()),
+    "TSV": TalkFile(
+        "qa.tsv", table([["question", "answer"], *zip(ASKED, TEXTS, strict=True)], delimiter="\t"), _talks()
+    ),
+    "CSV with semicolons": TalkFile(
+        "qa.csv", table([["instruction", "output"], *zip(ASKED, TEXTS, strict=True)], delimiter=";"), _talks()
+    ),
+    "UltraFeedback": TalkFile(
+        "u.jsonl",
+        lines(_pairs(lambda a, b: {"instruction": a, "completions": [{"model": "m", "response": b}]})),
+        _talks(),
+    ),
+    "P3": TalkFile(
+        "p.jsonl",
+        lines(_pairs(lambda a, b: {"inputs_pretokenized": a, "targets_pretokenized": b})),
+        _talks(),
+    ),
+    "Open Assistant, trees": TalkFile(
+        "o.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "message_tree_id": "1",
+                    "prompt": {
+                        "text": a,
+                        "role": "prompter",
+                        "replies": [
+                            {"text": b, "role": "assistant", "replies": []},
+                            {"text": "no", "role": "assistant", "replies": []},
+                        ],
+                    },
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "ChatGPT, export": TalkFile(
+        "conversations.json",
+        whole(
+            _pairs(
+                lambda a, b: {
+                    "title": "x",
+                    "mapping": {
+                        "0": {"id": "0", "message": None, "children": ["1"]},
+                        "1": {"id": "1", "message": {"author": {"role": "user"}, "content": {"parts": [a]}}},
+                        "2": {
+                            "id": "2",
+                            "message": {"author": {"role": "assistant"}, "content": {"parts": [b]}},
+                        },
+                    },
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "messages of a request": TalkFile(
+        "r.jsonl",
+        lines(
+            _pairs(
+                lambda a, b: {
+                    "custom_id": "1",
+                    "body": {"messages": [_message("user", a), _message("assistant", b)]},
+                }
+            )
+        ),
+        _talks(),
+    ),
+    "lists below names": TalkFile("a.json", whole([["q", "a"], *zip(ASKED, TEXTS, strict=True)]), _talks()),
+    "messages in a CSV": TalkFile(
+        "m.csv",
+        table(
+            [
+                ["messages"],
+                *(
+                    [json.dumps([_message("user", a), _message("assistant", b)])]
+                    for a, b in zip(ASKED, TEXTS, strict=True)
+                ),
+            ]
+        ),
+        _talks(),
+    ),
+    "Alpaca below a key": TalkFile(
+        "a.json", whole({"data": _pairs(lambda a, b: {"instruction": a, "input": "", "output": b})}), _talks()
+    ),
+    "conversations below a key": TalkFile(
+        "a.json",
+        whole({"items": _pairs(lambda a, b: {"messages": [_message("user", a), _message("assistant", b)]})}),
+        _talks(),
+    ),
+    "Alpaca, indented objects": TalkFile(
+        "a.json",
+        b"\n".join(whole(each, 2) for each in _pairs(lambda a, b: {"instruction": a, "output": b})),
+        _talks(),
+    ),
+    "questions in columns": TalkFile("a.json", whole({"question": ASKED, "answer": TEXTS}), _talks()),
+}
