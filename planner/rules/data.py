@@ -1,10 +1,12 @@
 """Rules on the data: one way to name them, shares that a mixture can hold, what conversations need."""
 
+import shlex
 from collections.abc import Iterator
 from fractions import Fraction
 
 from planner.problems import Problem
 from planner.strategy.schema import TEXT_FIELD, Strategy
+from planner.yaml12_writer import flow_yaml
 
 # Shares are held over 10,000 sequences (runtime/data/mixture.py).
 SMALLEST_SHARE = Fraction(1, 10_000)
@@ -12,12 +14,16 @@ SMALLEST_SHARE = Fraction(1, 10_000)
 
 def path_or_mix(s: Strategy) -> Iterator[Problem]:
     if s.data.mix is not None and s.data.path is not None:
+        mean = sum(part.weight for part in s.data.mix) / max(1, len(s.data.mix)) or 1
+        parts = [{"path": part.path, "weight": part.weight} for part in s.data.mix]
+        both = flow_yaml([*parts, {"path": s.data.path, "weight": mean}])
         yield Problem(
             code="SW251",
             path="data.mix",
             found="both data.path and data.mix are written",
             expected="one of the two",
-            fix="set data.path to null and give its files a weight in data.mix, or set data.mix to null",
+            fix=f"set data.path to null, and to keep its files give them a weight with "
+            f"{shlex.quote(f'data.mix={both}')}, or set data.mix to null",
         )
 
 

@@ -651,3 +651,12 @@ def test_an_odd_width_needs_a_head_dim_of_its_own(hidden: int, head_dim: int) ->
     (problem,) = caught.value.problems
     assert (problem.code, problem.fix) == ("SW223", f"set model.head_dim to {head_dim}")
     assert loads(TEXT, [f"model.hidden_size={hidden}", f"model.head_dim={head_dim}"])
+
+
+def test_the_fix_for_path_and_mix_keeps_both() -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, ("data.path=[c, d]", "data.mix=[{path: a, weight: 3}, {path: b, weight: 1}]"))
+    (problem,) = caught.value.problems
+    mix = "data.mix=[{path: a, weight: 3}, {path: b, weight: 1}, {path: [c, d], weight: 2}]"
+    assert f"'{mix}'" in problem.fix
+    assert loads(TEXT, ("data.path=null", mix)).data.mix is not None
