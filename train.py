@@ -75,7 +75,7 @@ def train(context: "RunContext", decision: "StartDecision", exit_reporter: "Exit
     run, plan = TrainingRun(context, decision, exit_reporter), context.plan
     device = run.join_world()
     data = open_data(plan.strategy, entry=run.data_entry)
-    clock = PhaseClock(make_timestamps(device))
+    clock = PhaseClock(make_timestamps(device), on_change=run.pulse.beat)
     groups = make_groups(plan, run.rank, clock)
     engine = run.agree_on_groups(lambda: make_engine(build_model(plan, groups, device), plan, groups, clock))
     first_step = run.restore(engine, groups, data)
@@ -88,6 +88,7 @@ def train(context: "RunContext", decision: "StartDecision", exit_reporter: "Exit
         horizon=run.horizon,
         traced_step=run.traced_step,
         recent_losses=decision.recent_losses,
+        pulse=run.pulse,
     )
     with run:
         train_steps(run, trainer, first_step)

@@ -13,6 +13,7 @@ import typer
 from launch.cli.command import Work
 from launch.cli.output import CommandOutput
 from launch.commands.audit import audit
+from launch.commands.cordon import cordon
 from launch.commands.explain import explain
 from launch.commands.fallback import fallback
 from launch.commands.generate import generate
@@ -20,12 +21,13 @@ from launch.commands.init import init
 from launch.commands.ledger import ledger
 from launch.commands.plan import plan
 from launch.commands.preflight import preflight
+from launch.commands.run import run
 from launch.commands.search import search
 from planner import Problem, StrategyError, __version__
 from planner.exit_codes import ExitCode
 from planner.standard_streams import end_output, find_output_failure, open_standard_streams
 
-COMMANDS = (init, plan, search, audit, fallback, generate, preflight, ledger, explain)
+COMMANDS = (init, plan, search, audit, fallback, generate, preflight, run, cordon, ledger, explain)
 _OPERANDS = {"init": "--model FOLDER --gpu NAME", "ledger": "[RUN …]", "explain": "SWnnn"}
 _HELP = {"-h", "--help"}
 _NO_COMMAND_NEEDED = {*_HELP, "--version"}

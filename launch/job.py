@@ -4,7 +4,7 @@ DeepSpeed 0.19.8 kills a job's processes on a host by the path of its interprete
 (launcher/multinode_runner.py:128), which all jobs share. So each attempt runs through its own link to the
 interpreter, and every process that runs through that link belongs to it.
 
-`python -m launch.job make|ask|end|remove PATH`, which launch.sh calls on every host.
+`python -m launch.job make|ask|end|kill|remove PATH`, which launch.sh and the supervisor call on every host.
 """
 
 import contextlib
@@ -112,11 +112,18 @@ def end(link: Path, grace_s: float = GRACE_S) -> list[psutil.Process]:
                 asked.add(process.pid)
                 _send(process, signal.SIGTERM)
 
-    def kill() -> None:
+    return _until_none(link, ask_new, grace_s) and kill(link)
+
+
+def kill(link: Path) -> list[psutil.Process]:
+    """Ends the attempt's processes on this host by force; returns those that are left."""
+
+    def kill_all() -> None:
         for process in processes(link):
             _send(process, signal.SIGKILL)
 
-    return _until_none(link, ask_new, grace_s) and _until_none(link, kill, KILL_WAIT_S)
+    _tell_later_ranks(link)
+    return _until_none(link, kill_all, KILL_WAIT_S)
 
 
 def _tell_later_ranks(link: Path) -> None:
@@ -153,7 +160,7 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
             print(f"{error}", file=sys.stderr)
 
 
-_USAGE = "usage: python -m launch.job make LINK | ask LINK | end LINK | remove LINK"
+_USAGE = "usage: python -m launch.job make LINK | ask LINK | end LINK | kill LINK | remove LINK"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -170,7 +177,7 @@ def main(arguments: Sequence[str]) -> int:
 
         print(f"switchyard {__version__}")
         return 0
-    if len(arguments) != 2 or arguments[0] not in ("make", "ask", "end", "remove"):
+    if len(arguments) != 2 or arguments[0] not in ("make", "ask", "end", "kill", "remove"):
         print(_USAGE, file=sys.stderr)
         return 2
     command, path = arguments[0], Path(arguments[1])
@@ -187,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
         ask(path)
     elif command == "remove":
         remove(path)
-    elif left := end(path):
+    elif left := end(path) if command == "end" else kill(path):
         print(f"could not end: {', '.join(map(str, left))}", file=sys.stderr)
         return 1
     return 0

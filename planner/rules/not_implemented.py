@@ -86,7 +86,6 @@ def _monitoring(s: Strategy) -> Iterator[Problem]:
     """Monitoring beyond the run's own files and TensorBoard."""
     for key, feature in (
         ("wandb", "Weights & Biases logging"),
-        ("hook", "the supervisor's hook"),
         ("metrics_port", "the metrics server"),
     ):
         value = getattr(s.operate, key)

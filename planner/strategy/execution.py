@@ -12,6 +12,7 @@ from planner.strategy.field_types import (
     Section,
     Share,
     Text,
+    Wait,
     make_error,
     show,
 )
@@ -108,6 +109,10 @@ class Operate(Section):
 
     restarts_per_hour: NotNegative = Field(
         default=4, description="restarts that a supervisor may make per hour"
+    )
+    hang_timeout: Wait = Field(
+        default=60.0,
+        description="a rank that begins nothing new for so long hangs; or 5 times the longest of its phase",
     )
     tensorboard: bool = Field(default=True, description="write TensorBoard events")
     wandb: Text | None = Field(default=None, description="Weights & Biases project")

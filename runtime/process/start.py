@@ -125,6 +125,9 @@ def _set_environment(plan: Plan | None, identity: Identity) -> None:
     # torch 2.13 deprecates a name that DeepSpeed 0.19.8 calls: nothing a user could act on.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # torch's flight recorder: of a rank that stands still it says in which collective. It writes no files.
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "64")
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # DeepSpeed 0.19.8 requires it (engine.py:1972), and under a plain `python train.py` nobody sets it.
     os.environ.setdefault("LOCAL_RANK", str(identity.local_rank))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -37,8 +37,15 @@ class PhaseClock:
     serves both, because only one of them moves at a time.
     """
 
-    def __init__(self, timestamps: Timestamps | None = None) -> None:
+    def __init__(
+        self, timestamps: Timestamps | None = None, on_change: Callable[[], object] | None = None
+    ) -> None:
+        """
+        Args:
+            on_change: called whenever a phase begins or ends.
+        """
         self._timestamps = timestamps or HostTimestamps()
+        self._on_change = on_change
         self._phases = {name: _Phase(self, name) for name in PHASES}
         self._open = ["other"]
         # Which phase was open until when, since the last reset; the first entry is the reset itself.
@@ -88,6 +95,8 @@ class PhaseClock:
         return spans
 
     def _move_on(self) -> None:
+        if self._on_change is not None:
+            self._on_change()
         self._until.append((self._open[-1], self._timestamps.take()))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from planner import Plan
 from runtime.process.identity import Identity
+from runtime.process.pulse import Pulse
 from runtime.process.start import Start
 from runtime.process.stop_signals import StopRequest
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class RunContext:
-    """One rank's run. The last three fields are filled on the way, in this order.
+    """One rank's run. The last four fields are filled on the way, in this order.
 
     start: what the process was started with. folder: the run's; None while there is no plan to name it.
     takes_over: whether the run may be taken from a process that still trains it.
-    store: the rendezvous store of all ranks. attempt: once the run is claimed.
+    store: the rendezvous store of all ranks. attempt: once the run is claimed. pulse: from then on.
     checkpoint: the step last saved, or resumed from, by this attempt.
     """
 
@@ -31,6 +32,7 @@ class RunContext:
     stop: StopRequest = field(default_factory=StopRequest)
     store: Store | None = None
     attempt: int | None = None
+    pulse: Pulse | None = None
     checkpoint: int | None = None
 
     @property

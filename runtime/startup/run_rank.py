@@ -51,4 +51,6 @@ def run_rank(
             code = decision.exit_code
     except Exception as error:
         code = reporter.failed(error)
+    if context.pulse is not None:
+        context.pulse.close()
     reporter.exit(code)

@@ -26,6 +26,7 @@ from runtime.startup.claims import holds, is_gone
 from runtime.startup.consensus import StartDecision, agree_on_groups, should_stop
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
+from runtime.startup.heartbeats import begin_heartbeats
 from runtime.telemetry.reporter import RunReporter
 from runtime.telemetry.step_timeline import Timeline
 from runtime.training.trainer import StepReport
@@ -43,6 +44,7 @@ class TrainingRun:
         self._context, self._decision, self._exit_reporter = context, decision, exit_reporter
         self._folder = context.folder
         self._is_save_due = False
+        self.pulse = begin_heartbeats(context, exit_reporter.fail_now)
 
     def join_world(self) -> torch.device:
         """Takes this rank's device and joins the world of all ranks. Collective."""
@@ -57,6 +59,7 @@ class TrainingRun:
 
     def restore(self, engine: DeepSpeedEngine, groups: RankGroups, data: TokenData) -> int:
         """Loads the checkpoint to resume from, if any; returns the first step to train. Collective."""
+        self.pulse.enter("restore")
         decision, folder, attempt = self._decision, self._folder, self._decision.attempt
         done = restore(Path(decision.checkpoint), engine, groups) if decision.checkpoint else 0
         self._context.checkpoint = done or None
@@ -130,6 +133,7 @@ class TrainingRun:
 
     def save(self, step: int) -> None:
         """Writes a checkpoint. Collective over the world."""
+        self.pulse.enter("save", step)
         self._saver.save(step, self._reporter.result())
         self._context.checkpoint = step
         self._is_save_due = False
@@ -137,6 +141,7 @@ class TrainingRun:
     def finish(self) -> ExitCode:
         """Reports the result, or that the run was stopped before its last step. Collective over the world."""
         result = self._reporter.result()
+        self.pulse.enter("end", result["step"])
         if result["step"] < self.last_step:
             asked = self._context.stop.asked or "a signal to another rank"
             return self._exit_reporter.stopped(f"by {asked}", after_step=result["step"])

@@ -10,6 +10,7 @@ from planner import Plan
 from runtime.data.dataset import TokenData
 from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
+from runtime.process.pulse import Pulse
 from runtime.profiling.phase_clock import PhaseClock, TimeSpan
 from runtime.training.forced_experts import forced_experts
 from runtime.training.loss_guard import Diverged, LossGuard
@@ -42,6 +43,7 @@ class Trainer:
     """One rank's engine, data and clock.
 
     horizon: the last step of the learning rate's cosine. recent_losses: of the steps before this attempt's.
+    pulse: where the rank's heartbeat reads how far it has got.
     """
 
     plan: Plan
@@ -52,12 +54,16 @@ class Trainer:
     horizon: int
     traced_step: int | None = None
     recent_losses: Sequence[float] = ()
+    pulse: Pulse | None = None
 
     def __post_init__(self) -> None:
         self._guard = LossGuard(self.plan.strategy.training.steps, self.recent_losses)
+        self._has_stepped = False
 
     def train_step(self, step: int) -> StepReport:
         """Trains step `step` (counted from 1) and validates where it is due. Collective over the world."""
+        self._enter("step" if self._has_stepped else "first step", step)
+        self._has_stepped = True
         training, batch = self.plan.strategy.training, self.plan.batch
         rate = learning_rate(step, training, self.horizon)
         for group in self.engine.optimizer.param_groups:
@@ -82,7 +88,7 @@ class Trainer:
         return StepReport(
             step=step,
             result=result,
-            validation_loss=self._validate() if is_validated else None,
+            validation_loss=self._validate(step) if is_validated else None,
             learning_rate=rate,
             totals=totals,
             phases_s=phases_s,
@@ -112,7 +118,12 @@ class Trainer:
         if step % self.plan.strategy.runtime.check_replicas_every == 0:
             check_replicas(self.engine.module, self.groups)
 
-    def _validate(self) -> float:
+    def _enter(self, phase: str, step: int) -> None:
+        if self.pulse is not None:
+            self.pulse.enter(phase, step)
+
+    def _validate(self, step: int) -> float:
+        self._enter("validation", step)
         num_sequences = self.data.num_validation_sequences
         micro_batches = validation_batches(
             self.data.validation_rows,

@@ -23,7 +23,7 @@ ALLOWED = {
 FLOORS = {
     "planner": (
         ("problems", "units", "errors", "exit_codes", "files", "paths", "version"),
-        ("standard_streams", "run_holder"),
+        ("standard_streams", "run_holder", "heartbeats"),
         ("yaml12_scalars",),
         ("yaml12",),
         ("yaml12_writer",),
@@ -58,7 +58,7 @@ FLOORS = {
         ("cli", "ssh", "remote"),
         ("scripts",),
         ("job", "launcher_output"),
-        ("preflight",),
+        ("preflight", "supervisor"),
         ("commands",),
         ("__main__", "__init__"),
     ),

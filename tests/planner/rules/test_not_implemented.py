@@ -30,7 +30,6 @@ def test_fp8_runs() -> None:
         (("training.optimizer.moments=bf16",), "SW296", "training.optimizer.moments"),
         (("model.init_from=runs/x",), "SW285", "model.init_from"),
         (("operate.wandb=project",), "SW287", "operate.wandb"),
-        (("operate.hook=[notify, --x]",), "SW287", "operate.hook"),
         (("operate.metrics_port=9000",), "SW287", "operate.metrics_port"),
     ],
 )

@@ -1,0 +1,101 @@
+"""The `run` command: supervised training."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launch.cli.arguments import only_overrides
+from launch.cli.command import command
+from launch.cli.options import Overrides, StrategyFile
+from launch.cli.output import CommandOutput
+from planner import Plan, Problem, StrategyError, load, locate_problems
+from planner.exit_codes import ExitCode
+from planner.paths import PROJECT
+
+if TYPE_CHECKING:
+    from launch.supervisor.journal import Entry
+
+HOOK_TIMEOUT_S = 30.0
+
+
+@command
+def run(
+    output: CommandOutput,
+    strategy: StrategyFile,
+    overrides: Overrides = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="move an old run of this name aside and start at step 1")
+    ] = False,
+) -> ExitCode:
+    """Train under supervision: after a loss, replace the host and resume; journal.jsonl has each decision."""
+    from launch.scripts.held_run import find_held_run
+    from launch.scripts.launch_files import build_launch_plan, launch_paths
+    from launch.supervisor.journal import Journal
+    from launch.supervisor.supervise import Supervisor, stop_requests, supervision
+
+    loaded = load(strategy, only_overrides(overrides))
+    plan = build_launch_plan(loaded)
+    folder = launch_paths(plan).run
+    if fresh and (code := _set_aside(str(folder))) != ExitCode.OK:
+        return code
+    problems = [problem for problem in (_made_up_hosts(plan), find_held_run(folder, plan)) if problem]
+    if problems:
+        raise StrategyError(locate_problems(problems, plan.strategy))
+    with supervision(folder):
+        journal = Journal(folder, _Teller(loaded.operate.hook))
+        supervisor = Supervisor(plan.strategy, journal, stdout=2 if output.is_json else None)
+        with stop_requests(supervisor):
+            code = supervisor.run()
+    if output.is_json:
+        return output.print_json(code, {"folder": str(folder), "code": int(code)})
+    return code
+
+
+class _Teller:
+    """Tells each entry of the journal on the terminal, and to the program that the user named."""
+
+    def __init__(self, hook: tuple[str, ...] | None) -> None:
+        self._hook = hook
+
+    def __call__(self, entry: "Entry") -> None:
+        clock = time.strftime("%H:%M:%S", time.localtime(entry.time))
+        print(f"supervisor {clock}: {entry.text}", file=sys.stderr, flush=True)
+        if self._hook is None:
+            return
+        try:
+            subprocess.run(
+                [*self._hook, entry.event, entry.text],
+                input=json.dumps(asdict(entry)),
+                text=True,
+                stdout=subprocess.DEVNULL,
+                timeout=HOOK_TIMEOUT_S,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"warning: SW455 operate.hook failed: {error}", file=sys.stderr, flush=True)
+
+
+def _set_aside(folder: str) -> ExitCode:
+    """Prints where the old run is now, on stderr."""
+    command = [sys.executable, "-m", "runtime.attempts", "set-aside", folder]
+    ended = subprocess.run(command, cwd=PROJECT, stdout=sys.stderr, check=False)
+    return ExitCode(ended.returncode)
+
+
+def _made_up_hosts(plan: Plan) -> Problem | None:
+    from launch.scripts.hostfile import has_placeholder_hosts, is_local
+
+    if is_local(plan) or not has_placeholder_hosts(plan):
+        return None
+    return Problem(
+        code="SW453",
+        path="cluster.hosts",
+        found=f"{plan.strategy.cluster.hosts.count} hosts without names: {plan.hosts[0].name} … are made up",
+        expected="the names by which ssh reaches them",
+        fix="list the names, or write hostfile: FILE",
+    )

@@ -1,0 +1,1 @@
+"""Supervised training: starts attempts, judges how they end, and replaces what failed."""

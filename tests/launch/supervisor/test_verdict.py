@@ -1,0 +1,83 @@
+"""How an attempt ended, from what it left and what was seen of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.supervisor.verdict import Cause, Outcome, judge, read_outcome
+
+
+def outcome(code: int, found: str = "", problem_code: str | None = None) -> Outcome:
+    problems = [{"code": problem_code, "found": found}] if found else []
+    return Outcome(attempt=1, code=code, problems=problems)
+
+
+@pytest.mark.parametrize(
+    ("code", "found", "problem_code", "cause"),
+    [
+        (0, "", None, Cause.DONE),
+        (1, "the loss of step 41 is not finite", "SW955", Cause.DIVERGED),
+        (2, "20 is not divisible by 8", "SW201", Cause.WRONG_INPUT),
+        (130, "", None, Cause.STOPPED),
+        (3, "port 29500 is in use by pid 7", "SW632", Cause.NO_MEETING),
+        (3, "[rank 1/4 a] RuntimeError: x (router.py:81)", None, Cause.PROGRAM),
+        (3, "[rank 0/4 a] SW631 a peer rank disappeared", None, Cause.RANK_LOST),
+        (3, "[rank 0/4 a] SW637 rank 0 on b ended without a reason", None, Cause.RANK_LOST),
+    ],
+)
+def test_what_rank_0_wrote_decides(code: int, found: str, problem_code: str | None, cause: Cause) -> None:
+    assert judge(outcome(code, found, problem_code)).cause is cause
+
+
+def test_a_rank_that_was_seen_to_go_is_the_cause_not_what_its_peers_say() -> None:
+    for left in (outcome(130), outcome(3, "[rank 0/4 a] RuntimeError: Broken pipe"), None):
+        verdict = judge(left, gone=(3, 2))
+        assert (verdict.cause, verdict.ranks) == (Cause.RANK_LOST, (2, 3))
+        assert verdict.reason.startswith("ranks 2, 3 ended without a reason")
+
+
+def test_a_run_that_is_done_is_done_whoever_went_first() -> None:
+    assert judge(outcome(0), gone=(1,)).cause is Cause.DONE
+
+
+def test_without_an_outcome_the_launcher_s_code_is_told() -> None:
+    verdict = judge(None, exit_code=127)
+    assert verdict.cause is Cause.PROGRAM
+    assert "127" in verdict.reason
+
+
+def test_the_rank_of_an_error_is_named() -> None:
+    assert judge(outcome(3, "[rank 13/64 a] ValueError: x (a.py:1)")).ranks == (13,)
+
+
+def test_the_same_error_of_another_rank_has_the_same_signature() -> None:
+    first = judge(outcome(3, "[rank 1/4 node-a] RuntimeError: token 17 at 0x7f00 (router.py:81)"))
+    second = judge(outcome(3, "[rank 3/4 node-b] RuntimeError: token 9 at 0x7fab (router.py:81)"))
+    other = judge(outcome(3, "[rank 1/4 node-a] ValueError: token 17 (router.py:81)"))
+    assert first.signature == second.signature != other.signature
+
+
+def write(folder: Path, name: str, content: Any) -> None:
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_only_a_newer_attempt_s_outcome_counts(tmp_path: Path) -> None:
+    write(tmp_path, "failed.json", {"attempt": 3, "code": 3, "problems": [], "checkpoint": 20})
+    assert read_outcome(tmp_path, after=3) is None
+    found = read_outcome(tmp_path, after=2)
+    assert found is not None
+    assert (found.attempt, found.code, found.checkpoint) == (3, 3, 20)
+    write(tmp_path, "done.json", {"attempt": 4, "step": 40})
+    done = read_outcome(tmp_path, after=2)
+    assert done is not None
+    assert (done.attempt, done.code) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"attempt": 9}', '{"attempt": 9, "code": 3, "problems": [1]}']
+)
+def test_a_broken_outcome_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "failed.json").write_text(content)
+    assert read_outcome(tmp_path, after=0) is None
