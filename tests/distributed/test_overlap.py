@@ -55,7 +55,6 @@ def test_bits_are_those_without(layout: dict[str, Any], precision: str) -> None:
         assert torch.equal(found.final[key], value), key
 
 
-@pytest.mark.parametrize("reduce", ["once", "every_micro_batch"])
 def _events(plan: Plan) -> list[tuple[str, str]]:
     """What happens in a step: a gradient is made, an all-reduce starts in a group, or is waited for."""
     engine, groups = start(plan)
@@ -114,5 +113,6 @@ def test_backward_goes_on_while_buckets_travel_in_groups_of_their_own() -> None:
     assert max(between) <= 2
 
 
+@pytest.mark.parametrize("reduce", ["once", "every_micro_batch"])
 def test_it_equals_one_process(reduce: str) -> None:
     check(_strategy(LAYOUTS["ep 2, dp 2"], True, "fp32", reduce=reduce), before=_small_buckets)
