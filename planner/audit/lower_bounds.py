@@ -1,13 +1,15 @@
 """Lower bounds (roofline) of a forward pass: its FLOPs over the peak, its bytes over the links.
 
 Everything overlaps, nothing waits, no start-up costs, an element travels in the fewest bytes that the
-strategy's precision has (fp8: 1, without scales). A stated time below such a bound cannot be met.
+strategy's precision has (fp8: 1, without scales). With runtime.fp8_payload the rows that are sent have a byte
+an element and a scale. A stated time below such a bound cannot be met.
 """
 
 from dataclasses import dataclass
 
 from planner.audit.verdicts import AuditContext
 from planner.counts.module_flops import stage_modules
+from planner.counts.payload import payload_bytes
 from planner.counts.rank_workload import rank_workload
 from planner.timing.gemm_time import rate
 from planner.topology.placement import Stage
@@ -24,10 +26,25 @@ class LowerBound:
 
 
 def batch_bytes(context: AuditContext) -> int:
-    """A hidden state of the whole batch."""
+    """The hidden states of the whole batch inside a stage, where they are summed over its TP ranks."""
     training = context.strategy.training
     tokens = training.global_batch * training.seq_length
     return tokens * context.strategy.model.hidden_size * PAYLOAD_BYTES[training.precision]
+
+
+def sent_row_bytes(context: AuditContext) -> int:
+    """A hidden state of one token on its way to an expert or to the next stage."""
+    strategy = context.strategy
+    hidden = strategy.model.hidden_size
+    if strategy.runtime.fp8_payload:
+        return payload_bytes(strategy, hidden, 1)
+    return hidden * PAYLOAD_BYTES[strategy.training.precision]
+
+
+def sent_batch_bytes(context: AuditContext) -> int:
+    """The hidden states of the whole batch on their way to the next stage."""
+    training = context.strategy.training
+    return training.global_batch * training.seq_length * sent_row_bytes(context)
 
 
 def link_bytes_per_s(context: AuditContext) -> float:
@@ -47,8 +64,7 @@ def all_to_all_layer_bytes(context: AuditContext) -> float:
     p, plan = rank_workload(context.plan, context.experts), context.plan
     if p.ep == 1 or not context.strategy.model.num_moe_layers:
         return 0.0
-    element = PAYLOAD_BYTES[context.strategy.training.precision]
-    return plan.batch.accumulation * p.sent_rows * p.model.hidden_size * element * (p.ep - 1) / p.ep
+    return plan.batch.accumulation * p.sent_rows * sent_row_bytes(context) * (p.ep - 1) / p.ep
 
 
 def all_to_all_bytes(context: AuditContext, stage: Stage) -> float:
@@ -59,7 +75,7 @@ def all_to_all_bytes(context: AuditContext, stage: Stage) -> float:
 
 def stage_p2p_bytes(context: AuditContext, stage: Stage) -> float:
     """A rank's part of what its stage gives to the next, or gets from the one before."""
-    return batch_bytes(context) / len(stage.ranks) if len(context.plan.stages) > 1 else 0.0
+    return sent_batch_bytes(context) / len(stage.ranks) if len(context.plan.stages) > 1 else 0.0
 
 
 def stage_flops(context: AuditContext, stage: Stage) -> int:

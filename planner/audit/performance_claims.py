@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from planner.audit.lower_bounds import all_reduce_bytes, all_to_all_bytes, batch_bytes, link_bytes_per_s
+from planner.audit.lower_bounds import all_reduce_bytes, all_to_all_bytes, link_bytes_per_s, sent_batch_bytes
 from planner.audit.verdicts import AuditContext, Derivation, show_seconds
 from planner.counts.flops import model_flops
 from planner.counts.parameters import stage_parameters
@@ -174,7 +174,7 @@ def _stage_p2p(context: AuditContext, i: int) -> Iterator[Derivation]:
     narrow = min(before, after, key=lambda stage: len(stage.ranks))
     links, num, best = context.strategy.cluster.links, len(narrow.ranks), link_bytes_per_s(context)
     link = links.inter_host if len(context.plan.hosts) > 1 else links.intra_host
-    seconds = batch_bytes(context) / (num * link)
+    seconds = sent_batch_bytes(context) / (num * link)
     yield Derivation(
         of="the stage",
         value=num * link,

@@ -56,12 +56,45 @@ def find_link(text: str, known: Mapping[str, LinkPreset]) -> LinkPreset | None:
 _NETWORK = re.compile(r"(?i)(ndr|hdr|edr|xdr|fdr|ib|infiniband|roce|eth|ethernet|gbe|efa|connectx|slingshot)")
 
 
+# Links that are named by a generation, in the spellings of data sheets.
+_GENERATION = (
+    ("NVLink", re.compile(r"(?i)nv-?link[\s-]*(?:gen(?:eration)?|v)?[\s.-]*(\d)(?:\.0)?(?![\d.])")),
+    ("NVLink", re.compile(r"(?i)\b(\d)(?:st|nd|rd|th)?[\s-]*gen(?:eration)?[\s-]*nv-?link")),
+    (
+        "PCIe",
+        re.compile(r"(?i)pci[-\s]?e(?:xpress)?[\s-]*(?:gen(?:eration)?|v)?[\s.-]*(\d)(?:\.0)?(?![\d.])"),
+    ),
+    (
+        "PCIe",
+        re.compile(
+            r"(?i)\b(?:gen(?:eration)?[\s-]*)?(\d)(?:st|nd|rd|th)?[\s-]*(?:gen(?:eration)?)?[\s-]*pci[-\s]?e"
+        ),
+    ),
+)
+# NVIDIA's network adapters: Gbps of a port.
+_ADAPTERS = {"5": 100, "6": 200, "7": 400, "8": 800}
+# The NVLink of a device (the sources of links.yaml).
+NVLINK_OF = {
+    **dict.fromkeys(("H100", "H200", "H20"), "NVLink4"),
+    **dict.fromkeys(("B200", "GB200", "B300"), "NVLink5"),
+    "A100-80GB": "NVLink3",
+    "H800": "NVLink4-H800",
+}
+
+
 def suggest_link(text: str, known: Mapping[str, LinkPreset]) -> str | None:
     """What an unknown name seems to mean: a known name in it, a near one, or its Gbps; None if unclear."""
     words = {_plain(word) for word in re.split(r"[\s/,()]+", text)}
     named = [name for name in known if _plain(name) in words]
     if len(named) == 1:
         return named[0]
+    for kind, pattern in _GENERATION:
+        match = pattern.search(text)
+        if match is not None and f"{kind}{match[1]}" in known:
+            return f"{kind}{match[1]}"
+    adapter = re.search(r"(?i)connect-?x[\s-]?(\d)", text)
+    if adapter is not None and adapter[1] in _ADAPTERS:
+        return f"{_ADAPTERS[adapter[1]]} Gbps"
     numbers = re.findall(r"\d+", text)
     same_numbers = [name for name in known if re.findall(r"\d+", name) == numbers]
     close = difflib.get_close_matches(_plain(text), [_plain(name) for name in same_numbers], n=1, cutoff=0.75)

@@ -6,7 +6,7 @@ A key in none of the tables is a Problem: it may change the mathematics.
 from dataclasses import dataclass, field, replace
 
 from planner.loading.hf_families import FAMILIES, HARMLESS, Family
-from planner.loading.hf_unsupported import find_unsupported
+from planner.loading.hf_unsupported import find_missing_features, find_unsupported
 from planner.loading.source_file import read_source
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import STAND_IN
@@ -63,13 +63,17 @@ def convert_config(
     if not isinstance(kind, str) or kind not in FAMILIES:
         line = entries["model_type"].line if "model_type" in entries else None
         found = "is missing" if kind is None else f"{shorten(str(kind))} is not supported"
+        missing = find_missing_features(str(kind), config)
+        by_hand = (
+            "write the model section by hand, as in ds_configs/, if its layers are those of a listed family"
+        )
         problem = Problem(
             code="SW152",
             path=f"{prefix}model_type",
             line=line,
             found=found,
             expected=f"one of: {', '.join(FAMILIES)}",
-            fix="write the model section by hand, as in ds_configs/",
+            fix=f"choose another model: no strategy expresses {', '.join(missing)}" if missing else by_hand,
             file=file,
         )
         return ConvertedModel(model_type=str(kind), section=Mapping(), problems=(problem,))

@@ -86,6 +86,17 @@ def find_unsupported(kind: str, config: Mapping, known: Container[str]) -> Itera
     yield from _window(kind, config)
 
 
+# keys of what a strategy leaves out without becoming another model
+_LEFT_OUT = ("quantization_config", "attention_dropout", "hidden_dropout", "router_jitter_noise")
+
+
+def find_missing_features(kind: str, config: Mapping) -> tuple[str, ...]:
+    """Keys of a config, of whatever family, that make it a model which no strategy can express."""
+    others = frozenset(config.entries) - set(_NEUTRAL)
+    found = (fault for fault in find_unsupported(kind, config, others) if fault.key not in _LEFT_OUT)
+    return tuple(f"{fault.key} ({fault.found.rpartition(': ')[2]})" for fault in found)
+
+
 def _same(value: Any, legal: Any) -> bool:
     return bool(value == legal) and isinstance(value, bool) == isinstance(legal, bool)
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
+from planner.loading.joint_fixes import set_keys, with_fixes
 from planner.problems import Problem
 from planner.rules.partial import DERIVED, PartialStrategy
-from planner.rules.registry import RULES, find_broken_rule
+from planner.rules.registry import RULES, Rule, find_broken_rule
+from planner.strategy.schema import Strategy
 from planner.strategy.sources import Sources
 from planner.units import shorten
 
@@ -42,15 +45,47 @@ def find_broken_rules_of(
         in_file: the broken rules of the file without its overrides.
     """
     known = {(problem.code, problem.path) for problem in in_file}
+    earlier: list[Problem] = []
     for rule in RULES:
         strategy.reads.clear()
-        for problem in find_broken_rule(rule, strategy.as_strategy()):
+        problems = list(find_broken_rule(rule, strategy.as_strategy()))
+        reads = frozenset(strategy.reads)
+        for problem in _with_earlier_fixes(problems, rule, strategy, reads, earlier):
             placed = sources.locate(problem)
             if placed.override is None and (problem.code, placed.path) not in known:
-                culprits = [text for text in overrides if _touches(_key(text), strategy.reads)]
+                culprits = [text for text in overrides if _touches(_key(text), reads)]
                 if culprits:
                     placed = _blame(placed, culprits)
             yield placed
+        earlier += problems
+
+
+def _with_earlier_fixes(
+    problems: Sequence[Problem],
+    rule: Rule,
+    strategy: PartialStrategy,
+    reads: Collection[Key],
+    earlier: Sequence[Problem],
+) -> Sequence[Problem]:
+    """A rule's problems with the fixes that hold once those of earlier rules are followed.
+
+    A rule that is kept then has no problem: its numbers are those of the other mistake.
+    """
+    related = [problem for problem in earlier if _sets_any(problem, reads)]
+    mended = with_fixes(cast(Strategy, strategy.section), related) if problems and related else None
+    if mended is None:
+        return problems
+    again = {
+        (problem.code, problem.path): problem
+        for problem in find_broken_rule(rule, strategy.of(mended).as_strategy())
+    }
+    kept = (problem for problem in problems if (problem.code, problem.path) in again)
+    return [replace(problem, fix=again[problem.code, problem.path].fix) for problem in kept]
+
+
+def _sets_any(problem: Problem, reads: Collection[Key]) -> bool:
+    keys = set_keys(problem)
+    return keys is not None and _touches(keys, reads)
 
 
 def _blame(problem: Problem, overrides: Sequence[str]) -> Problem:

@@ -10,7 +10,7 @@ from planner.strategy.training import Training, steps_for
 from planner.units import QuantityError, parse_quantity
 
 # keys that count steps of the training, of which people write a share
-_OF_STEPS = {
+OF_STEPS = {
     *("training.warmup_steps", "training.schedule_steps"),
     *("output.checkpoint_every", "output.keep_every", "output.validate_every"),
 }
@@ -29,7 +29,7 @@ def share_of_another(
     if key == "training.min_learning_rate" and isinstance(value, str) and percent is not None:
         peak = _number(data, "learning_rate") or float(Training.model_fields["learning_rate"].default)
         return float(f"{percent / 100 * peak:.6g}"), f", {percent:g} % of training.learning_rate ({peak:g})"
-    steps = _num_steps(data) if key in _OF_STEPS else None
+    steps = _num_steps(data) if key in OF_STEPS else None
     if percent is None or steps is None:
         return None
     count = ceil(round(percent * steps / 100, 6))

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from planner.loading.fault import Fault, Path, dotted
 from planner.loading.foreign_names import find_value
+from planner.loading.joint_fixes import made_together
 from planner.loading.json_schema import field_schema, find_section, is_list
 from planner.loading.mixture_faults import as_mixture, drop_parts
 from planner.loading.trial import is_legal
@@ -28,10 +29,16 @@ def find_faults(
 ) -> list[Fault]:
     """One Fault for each path that is wrong in `data`; `unwritten`: top-level keys that nobody wrote."""
     faults: dict[Path, Fault] = {}
+    causes: dict[Path, ErrorDetails] = {}
     for details in error.errors(include_url=False)[:MAX_FAULTS]:
         fault = as_mixture(_fault(details, data, unwritten), data)
         faults.setdefault(fault.path, fault)  # a union reports each of its branches; the first one will do
-    faults = drop_parts(faults)
+        causes.setdefault(fault.path, details)
+    faults = made_together(
+        drop_parts(faults),
+        data,
+        lambda path, mended: as_mixture(_fault(causes[path], mended, unwritten), mended),
+    )
     meant = {path for fault in faults.values() for path in fault.meant}
     # A misspelt required key is one mistake, not two.
     return [

@@ -3,20 +3,28 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from planner.loading.foreign_names import foreign_names
 from planner.loading.json_schema import field_schema
+from planner.loading.key_spellings import candidates_of_key
 from planner.loading.mix_spellings import as_mix, find_parts, has_weights
+from planner.loading.number_spellings import Thousand, read_numbers
 from planner.loading.shares import share_of_another
 from planner.loading.trial import is_legal_in
 from planner.loading.unit_spellings import suggest_quantity
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
-from planner.units import UNITS, Dimension, quantity_pattern
-from planner.yaml12_scalars import resolve_scalar
+from planner.units import NAMED_COUNTS, UNITS, Dimension, quantity_pattern
 
-_DIMENSIONS = {quantity_pattern(dimension): dimension for dimension in UNITS}
-_MULTIPLES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "ki": 2**10, "mi": 2**20}
+# Tokens and parameters are written alike; the keys of a strategy are tokens.
+_DIMENSIONS = {quantity_pattern(dimension): dimension for dimension in reversed(UNITS)}
+# keys of which k is not always 1000
+_THOUSANDS: Mapping[str, Thousand] = {
+    **dict.fromkeys(("seq_length", "hidden_size", "moe_intermediate_size", "intermediate_size"), "1024"),
+    "vocab_size": "either",
+}
+_TOKENS = {"seq_length", "vocab_size"}
 _SWITCHES = {
     **dict.fromkeys(("yes", "on", "true", "1"), True),
     **dict.fromkeys(("no", "off", "false", "0"), False),
@@ -41,11 +49,14 @@ def propose_value(path: Sequence[str | int], value: Any, data: Mapping[str, Any]
 def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) -> Iterator[Proposal]:
     dimension = _dimension(path, data)
     if dimension is not None and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        suggested = suggest_quantity(value, dimension)
+        suggested = suggest_quantity(value, dimension, str(path[-1]))
         if suggested is not None:
-            yield Proposal(suggested.text, suggested.hint and f", {suggested.hint}")
+            is_count = dimension in NAMED_COUNTS and suggested.text[-1:].isdigit()
+            quantity = int(Fraction(suggested.text)) if is_count else suggested.text
+            yield Proposal(quantity, suggested.hint and f", {suggested.hint}")
     if (shared := share_of_another(path, value, data)) is not None:
         yield Proposal(*shared)
+    yield from (Proposal(*found) for found in candidates_of_key(path, value, data))
     if tuple(path) == ("data", "mix") and (parts := find_parts(value)) is not None:
         yield Proposal(as_mix(parts), "" if has_weights(parts) else ", or data.path for all of each of them")
     if isinstance(value, str):
@@ -78,25 +89,35 @@ def _short_name(text: str) -> Iterator[Proposal]:
 
 
 def _of_text(path: Sequence[str | int], text: str) -> Iterator[Proposal]:
-    plain = text.strip().strip("'\"").replace(",", "").replace("_", "")
+    plain = text.strip().strip("'\"")
     if plain.lower() in _SWITCHES and "boolean" in _types(path):
         is_yaml11 = text.lower() in ("yes", "no", "on", "off")
         yield Proposal(_SWITCHES[plain.lower()], f": YAML 1.2 reads {text} as text" if is_yaml11 else "")
-    for number in (plain, plain.removesuffix("%").strip()):
-        try:
-            read = resolve_scalar(number)
-        except ValueError:
-            continue
-        if isinstance(read, (int, float)) and not isinstance(read, bool):
-            yield Proposal(read / 100 if number != plain else read)
-    number, suffix = plain.rstrip("kKmMbBgGiI"), plain[len(plain.rstrip("kKmMbBgGiI")) :].lower()
-    if suffix in _MULTIPLES and number.replace(".", "", 1).isdigit():
-        count = float(number) * _MULTIPLES[suffix]
-        binary = int(float(number) * 1024)
-        yield Proposal(int(count), f", or {binary} where k is 1024" if suffix == "k" else "")
+    if "array" in _types(path) and (numbers := _numbers(plain)) is not None:
+        yield Proposal(numbers)
+    last = str(path[-1])
+    yield from (
+        Proposal(int(number) if number == int(number) else number, hint)
+        for number, hint in read_numbers(
+            text, thousand=_THOUSANDS.get(last, "1000"), takes_tokens=last in _TOKENS
+        )
+    )
+    if plain.endswith("%"):
+        yield from (
+            Proposal(float(f"{number / 100:.6g}"), hint)
+            for number, hint in read_numbers(plain.removesuffix("%"))
+        )
     yield from (Proposal(word) for word in _other_words(path, text))
     if "," in text or " " in text.strip():
         yield Proposal([part for part in text.replace(",", " ").split() if part])
+
+
+def _numbers(text: str) -> list[float] | None:
+    """A list of numbers as text: (0.9, 0.95), 0.9 0.95."""
+    parts = [part for part in re.split(r"[,;\s]+", text.strip("()[]{} ")) if part]
+    found = [next((number for number, _ in read_numbers(part)), None) for part in parts]
+    numbers = [number for number in found if number is not None]
+    return numbers if len(numbers) == len(parts) > 1 else None
 
 
 def _of_number(path: Sequence[str | int], number: float) -> Iterator[Proposal]:
@@ -104,7 +125,12 @@ def _of_number(path: Sequence[str | int], number: float) -> Iterator[Proposal]:
         return
     schema = field_schema(path) or {}
     branches = (schema, *schema.get("anyOf", ()))
-    if 1 < number <= 100 and any(b.get("maximum", b.get("exclusiveMaximum")) == 1 for b in branches):
+    is_share = path[-1] != "learning_rate"
+    if (
+        is_share
+        and 1 < number <= 100
+        and any(b.get("maximum", b.get("exclusiveMaximum")) == 1 for b in branches)
+    ):
         yield Proposal(float(f"{number / 100:.6g}"), f", which is {number:g} %")
     if isinstance(number, float):
         yield Proposal(-number)

@@ -56,6 +56,15 @@ class PartialStrategy:
         self._path = path
         self.reads: set[tuple[str, ...]] = set() if reads is None else reads
 
+    @property
+    def section(self) -> BaseModel:
+        """What is viewed, faulty keys and all."""
+        return self._section
+
+    def of(self, section: BaseModel) -> "PartialStrategy":
+        """The same view of another strategy, with reads of its own."""
+        return PartialStrategy(section, self._faulty)
+
     def as_strategy(self) -> Strategy:
         """Itself under the type that rules are written for."""
         return cast(Strategy, self)

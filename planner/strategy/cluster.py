@@ -1,7 +1,7 @@
 """Cluster section of a strategy: hosts, the device in each slot, the links between them."""
 
-import difflib
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from planner.hardware.catalog import CPU, known_devices
+from planner.hardware.device_names import guess_device
 from planner.hardware.hardware_file import devices, find_name
 from planner.hardware.presets import LinkPreset, find_link, known_links, shipped_links, suggest_link
 from planner.hardware.scaling import bandwidth_of
@@ -95,8 +96,7 @@ def _parse_gpu(value: Any, info: ValidationInfo) -> Any:
     if name is None:
         if all(written.get(key) is not None for key in _FIGURES):
             return written  # a device of another machine's file, as `generate` writes it
-        close = difflib.get_close_matches(text.lower(), [each.lower() for each in known], n=1, cutoff=0.6)
-        guess = next((each for each in known if close and each.lower() == close[0]), None)
+        guess: Any = guess_device(text, known)
         others = (
             f"write gpu: {_DESCRIBED} with its figures, or one of these names, or add it by --hardware FILE"
         )
@@ -186,9 +186,9 @@ def _parse_link(value: Any, info: ValidationInfo) -> LinkRate:
         if value[:1].isalpha():
             expected = f"a bandwidth, for example 100 Gbps, or one of: {', '.join(known)}"
             meant = suggest_link(value, known)
-            fix = (
-                None if meant else f"write {info.field_name}: 400 Gbps with the figure of the link, or a name"
-            )
+            fix = f"write {info.field_name}: 400 Gbps with the figure of the link, or a name"
+            if meant or re.search(r"(?i)nv(link|switch|\d)", value):
+                fix = None  # the generation of an NVLink is the GPU's
             raise make_error("SW138", f"unknown link {shorten(value)!r}", expected, fix, meant=meant)
     return LinkRate(parse_bytes_per_s(value, info))
 

@@ -4,7 +4,15 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from planner.strategy.field_types import Path, PositiveNumber, Section, check_path, make_error, show
+from planner.strategy.field_types import (
+    Path,
+    PositiveNumber,
+    Section,
+    check_path,
+    expand_path,
+    make_error,
+    show,
+)
 
 
 def _parse_paths(value: Any) -> Any:
@@ -21,7 +29,7 @@ def _parse_paths(value: Any) -> Any:
         if not isinstance(item, str) and value is not None:
             raise make_error("SW113", f"{show(item)} is not a path", "a path, a list of paths, or null")
         if isinstance(item, str):
-            check_path(item)
+            check_path(expand_path(item))
     return items if isinstance(value, list) else value
 
 

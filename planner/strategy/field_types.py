@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from planner.strategy.addresses import copy_command, is_address, path_of_address
 from planner.units import (
     EXAMPLES,
     Dimension,
@@ -142,6 +143,8 @@ NotNegative = Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(_whole)]
 # Not Positive with a second bound: messages and the schema for editors would show the first one.
 VocabSize = Annotated[int, Field(ge=2, le=LARGEST), BeforeValidator(_whole)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1), BeforeValidator(_whole)]
+# AdamW moves every weight by about the learning rate in each step.
+LearningRate = Annotated[float, Field(gt=0, lt=1)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -188,10 +191,20 @@ def expand_path(value: Any) -> Any:
     """A path with ~ and $NAME expanded on this machine, so that files and other hosts get the same folder.
 
     Raises:
-        PydanticCustomError: for a user or a variable that this machine does not have.
+        PydanticCustomError: for a user or a variable that this machine does not have, and for an address.
     """
     if not isinstance(value, str):
         return value
+    if is_address(value):
+        command, path = copy_command(value), path_of_address(value)
+        copied = f"; this copies what is there: {command}" if command else ""
+        raise make_error(
+            "SW117",
+            f"{shorten(value)!r} is an address, not a path",
+            "a path of this machine or of a file system that all hosts share",
+            None if path else f"write the path of a folder instead{copied}",
+            meant=path,
+        )
     expected = "a path, which may start with ~/ or ~NAME/ and hold $NAME of variables that are set here"
     if windows := _WINDOWS_VARIABLE.search(value):
         name = "HOME" if windows.group(1) == "USERPROFILE" else windows.group(1)

@@ -86,6 +86,8 @@ def _meant_by(value: object) -> _Meant:
     text = value.strip()
     if text.isdigit() and len(text) <= 5:
         return int(text), ""
+    if by := re.fullmatch(r"(\d{1,5})\s*[x×*]\s*(\d{1,4})", text):
+        return int(by[1]), f", and gpus_per_host: {int(by[2])}"
     if "/" in text or text.endswith(".txt") or "hostfile" in text.lower():
         return {"hostfile": text}, ""
     return _corrected([text])

@@ -12,6 +12,7 @@ from pydantic import (
 
 from planner.strategy.field_types import (
     Decay,
+    LearningRate,
     NotNegative,
     NotNegativeNumber,
     Positive,
@@ -65,7 +66,7 @@ class Training(Section):
         default=None, description="length of the cosine schedule; null: steps of the first attempt"
     )
     warmup_steps: NotNegative = Field(default=50, description="steps of linear warm-up")
-    learning_rate: PositiveNumber = Field(default=3e-4, description="peak, reached after the warm-up")
+    learning_rate: LearningRate = Field(default=3e-4, description="peak, reached after the warm-up")
     min_learning_rate: NotNegativeNumber = Field(
         default=3e-5, description="at the end of the cosine and after it"
     )

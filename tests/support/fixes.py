@@ -62,6 +62,19 @@ def apply_fix(written: Written, problem: Problem) -> tuple[Written, tuple[str, .
     return replace(written, data=data), keys
 
 
+def apply_all(written: Written, problems: tuple[Problem, ...]) -> tuple[Written, frozenset[str]]:
+    """The same with every fix of one answer applied, and the keys that these write.
+
+    Raises:
+        NotMechanicalError: as apply_fix.
+    """
+    keys: set[str] = set()
+    for problem in problems:
+        written, more = apply_fix(written, problem)
+        keys |= set(more)
+    return written, frozenset(keys)
+
+
 def settle(written: Written, most: int = 40) -> Strategy:
     """The strategy after every fix, one after the other; each answer has nothing at the places of its fix."""
     for _ in range(most):
@@ -85,6 +98,11 @@ def settle(written: Written, most: int = 40) -> Strategy:
 
 def _mend_override(written: Written, problem: Problem) -> tuple[Written, tuple[str, ...]]:
     """An override is replaced by the ones that the fix writes, or its value is mended."""
+    if match := re.match(r"set ([a-z_]+(?:\.[a-z_]+)+) to (.+)", problem.fix):
+        target, found = match.group(1), flow_yaml(_plain(_split_commas(match.group(2))[0]))
+        same = [i for i, text in enumerate(written.overrides) if text.partition("=")[0] == target]
+        at = same[0] if same else len(written.overrides)
+        return _override(written, at, [f"{target}={found}"]), (target,)
     place = next(i for i, text in enumerate(written.overrides) if text[:199] == str(problem.override)[:199])
     others = (*written.overrides[:place], *written.overrides[place + 1 :])
     key, _, value = written.overrides[place].partition("=")
@@ -105,11 +123,6 @@ def _mend_override(written: Written, problem: Problem) -> tuple[Written, tuple[s
             pass  # an apostrophe in the hint
         assert texts, problem.fix
         return _override(written, place, texts), tuple(t.partition("=")[0] for t in texts)
-    if match := re.match(r"set ([a-z_]+(?:\.[a-z_]+)+) to (.+)", problem.fix):
-        target, found = match.group(1), flow_yaml(_plain(_split_commas(match.group(2))[0]))
-        same = [i for i, text in enumerate(written.overrides) if text.partition("=")[0] == target]
-        at = same[0] if same else len(written.overrides)
-        return _override(written, at, [f"{target}={found}"]), (target,)
     if re.match(rf"leave ({re.escape(key)}|this override) out", problem.fix):
         return replace(written, overrides=others), ()
     left = re.match(r"(?:leave|remove) (\w+)", problem.fix)

@@ -462,3 +462,22 @@ def _shell() -> dict[str, Any]:
         "cluster": {"hosts": 1, "gpus_per_host": 1, "gpu": "H100", "links": links},
         "training": {"seq_length": 8, "global_batch": 1, "steps": 1},
     }
+
+
+@pytest.mark.parametrize(
+    ("keys", "fix"),
+    [
+        ({"kv_lora_rank": 512}, "choose another model: no strategy expresses kv_lora_rank (attention is not"),
+        ({"sliding_window": 128}, "choose another model: no strategy expresses sliding_window (every token"),
+        ({"attention_dropout": 0.1}, "write the model section by hand"),
+        ({"kv_lora_rank": None}, "write the model section by hand"),
+    ],
+)
+def test_a_model_of_another_family_is_not_written_by_hand_where_it_cannot_be(
+    tmp_path: Path, keys: dict[str, Any], fix: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "other", "hidden_size": 64, **keys}))
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, model_from=str(tmp_path))
+    assert [p.code for p in caught.value.problems] == ["SW152"]
+    assert caught.value.problems[0].fix.startswith(fix)
