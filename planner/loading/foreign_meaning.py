@@ -48,6 +48,16 @@ def always(meaning: Meaning) -> Convert:
     return lambda value, find: meaning
 
 
+def unless_off(meaning: Meaning) -> Convert:
+    """The same meaning, unless the value says that it is not used."""
+
+    def convert(value: Any, find: Find) -> Meaning:
+        is_off = value is None or value is False or value in ("", (), [], {})
+        return Meaning(no_effect=f"{shown(value)} means off") if is_off else meaning
+
+    return convert
+
+
 def write(path: str, value: Any) -> Meaning:
     """A value for a key here; `auto` and null leave it open."""
     if value == AUTO:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from planner.loading.foreign_meaning import Convert, Meaning, always, same, words
+from planner.loading.foreign_meaning import Convert, Meaning, always, same, unless_off, words
 from planner.loading.foreign_values import CONVERTERS
 from planner.loading.json_schema import list_paths
 from planner.yaml12 import Document
@@ -64,7 +64,7 @@ def _converter(row: Mapping[str, Any]) -> Convert:
     if isinstance(row.get("no_effect"), str):
         return always(Meaning(no_effect=row["no_effect"]))
     if isinstance(row.get("refused"), str):
-        return always(Meaning(refused=row["refused"], without=row.get("without", "")))
+        return unless_off(Meaning(refused=row["refused"], without=row.get("without", "")))
     if "words" in row or "no_effect" in row:
         no_effect, refused = (
             {word: why for why, listed in row.get(kind, {}).items() for word in listed}
@@ -133,7 +133,8 @@ def _is_idle(path: Sequence[str | int], section: Mapping[str, Any]) -> bool:
 def _own(key: str, value: Any, data: Mapping[str, Any]) -> Meaning | None:
     """A key of a strategy in a section of another program: `gradient_clipping`."""
     path = own_tails().get(key)
-    return None if path is None or isinstance(value, dict) else same(path)(value, lambda _: None)
+    is_elsewhere = path is None or path.startswith("cluster.")  # `peak` of a schedule is not that of a GPU
+    return None if is_elsewhere or isinstance(value, dict) else same(path)(value, lambda _: None)
 
 
 @lru_cache(maxsize=1)

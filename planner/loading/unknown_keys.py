@@ -6,7 +6,7 @@ from typing import Any
 
 from planner.loading.fault import Fault, Path, dotted
 from planner.loading.foreign_meaning import Meaning, value_here
-from planner.loading.foreign_names import find_foreign, find_meaning, find_value, own_tails
+from planner.loading.foreign_names import find_foreign, find_meaning, find_value, is_section, own_tails
 from planner.loading.json_schema import find_section
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.trial import is_legal
@@ -36,10 +36,10 @@ def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
         return _fault(path, refused.why, fix, code=refused.code)
     if meaning is not None:
         return _foreign(path, value, data, meaning)
-    guess = _guess(path, key)
+    guess = _guess(path, key, value)
     if guess is None:
         found = "unknown key"
-        fix = f"remove {key}: nothing here has this name or one like it (docs/strategy.md lists all keys)"
+        fix = f"remove {key}: no key has this name or one like it (docs/strategy.md lists all)"
         return _fault(path, found, fix)
     here = dotted(guess)
     section = f" in {dotted(path[:-1])}" if guess[-1] == key and len(path) > 1 else ""
@@ -140,23 +140,33 @@ def _fault(
     )
 
 
-def _guess(path: Path, key: str) -> Path | None:
-    """The key that seems to be meant: near in its section, else the same or very near in another."""
+_SURE = 0.8  # similarity of a name that is a typing mistake, whatever its value is
+
+
+def _guess(path: Path, key: str, value: Any) -> Path | None:
+    """The key that seems to be meant: near in its section, else the same or very near in another.
+
+    A name that is less near is only taken for one that takes the value: `hidden: 1024` is no hidden_act.
+    """
     section = find_section(path[:-1])
     plain = key.lower().lstrip("-").replace("-", "_")
-    close = difflib.get_close_matches(plain, list(section.written_keys()) if section else [], n=1, cutoff=0.6)
+    names = list(section.written_keys()) if section else []
+    close = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
     if close:
-        return (*path[:-1], close[0])
+        guess = (*path[:-1], close[0])
+        is_sure = difflib.SequenceMatcher(None, close[0], plain).ratio() >= _SURE
+        if is_sure or is_legal(guess, value) or _has_keys_of(guess, value):
+            return guess
     tails = own_tails()
-    near = [plain] if plain in tails else difflib.get_close_matches(plain, list(tails), n=1, cutoff=0.8)
+    near = [plain] if plain in tails else difflib.get_close_matches(plain, list(tails), n=1, cutoff=_SURE)
     return tuple(tails[near[0]].split(".")) if near else None
 
 
 def _misspelt_section(path: Path, value: Any, data: Mapping[str, Any]) -> Path | None:
     """The section that is meant, not written itself, with keys of which the value has some."""
-    if not isinstance(value, dict) or find_foreign(path) is not None:
+    if not isinstance(value, dict) or find_foreign(path) is not None or is_section(path, value):
         return None
-    guess = _guess(path, str(path[-1]))
+    guess = _guess(path, str(path[-1]), value)
     if guess is None or _written(data, guess) is not None:
         return None
     return guess if _has_keys_of(guess, value) else None

@@ -334,3 +334,34 @@ def test_a_misspelt_section_keeps_what_is_in_it(name: str) -> None:
     (problem,) = found.problems()
     assert problem.fix.startswith("write parallel: {ep: 4, tpp: 2} instead of")
     assert settle(found) == loads(TEXT, ["parallel.ep=4", "parallel.tp=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        # what people write, where the nearest name here would have another meaning
+        ("training.train_on_inputs=false", "leave train_on_inputs out: it changes nothing here"),
+        ("training.beta=0.1", "leave beta out; the loss is then that of the next token"),
+        ("model.norm=rmsnorm", "leave norm out: it changes nothing here"),
+        ("model.tie_embeddings=true", "leave tie_embeddings out; the output matrix is then separate"),
+        ("data.val_path=val", "leave val_path out; data.validation_sequences of the training data"),
+        ("output.log_every=10", "leave log_every out: it changes nothing here"),
+        ("parallel.fsdp=true", "leave fsdp out; parallel.zero_stage then says"),
+        ("parallel.fsdp=false", "leave fsdp out: it changes nothing here (false means off)"),
+        ("runtime.compile=true", "leave compile out: it changes nothing here"),
+        (
+            "parallel.num_layers_per_virtual_pipeline_stage=2",
+            "leave num_layers_per_virtual_pipeline_stage out; ",
+        ),
+        ("parallel.microbatches=8", "write training.micro_batch=16"),  # accumulation: 128 / 8 on one rank
+        ("training.save_strategy=epoch", "leave save_strategy out; output.checkpoint_every"),
+        ("val_set_size=0.05", "leave val_set_size out; data.validation_sequences"),
+        ("resume=true", "write output.resume=auto"),
+        ("wandb={project: moe}", "write operate.wandb=moe"),
+        ("launch.env={A: b}", "write launch.environment.A=b"),
+        ("training.lr_schedule={peak: 3e-4}", "remove lr_schedule: no key"),  # not the peak of a GPU
+    ],
+)
+def test_a_name_is_not_taken_for_one_with_another_meaning(override: str, fix: str) -> None:
+    (problem,) = Written.of(TEXT, override).problems()
+    assert problem.fix.startswith(fix)
