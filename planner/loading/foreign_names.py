@@ -133,8 +133,9 @@ def _is_idle(path: Sequence[str | int], section: Mapping[str, Any]) -> bool:
 def _own(key: str, value: Any, data: Mapping[str, Any]) -> Meaning | None:
     """A key of a strategy in a section of another program: `gradient_clipping`."""
     path = own_tails().get(key)
-    is_elsewhere = path is None or path.startswith("cluster.")  # `peak` of a schedule is not that of a GPU
-    return None if is_elsewhere or isinstance(value, dict) else same(path)(value, lambda _: None)
+    if path is None or path.startswith("cluster.") or isinstance(value, dict):
+        return None  # `peak` of a schedule is not that of a GPU
+    return same(path)(value, lambda _: None)
 
 
 @lru_cache(maxsize=1)

@@ -186,7 +186,7 @@ def _parse_link(value: Any, info: ValidationInfo) -> LinkRate:
         if value[:1].isalpha():
             expected = f"a bandwidth, for example 100 Gbps, or one of: {', '.join(known)}"
             meant = suggest_link(value, known)
-            fix = f"write {info.field_name}: 400 Gbps with the figure of the link, or a name"
+            fix: str | None = f"write {info.field_name}: 400 Gbps with the figure of the link, or a name"
             if meant or re.search(r"(?i)nv(link|switch|\d)", value):
                 fix = None  # the generation of an NVLink is the GPU's
             raise make_error("SW138", f"unknown link {shorten(value)!r}", expected, fix, meant=meant)
