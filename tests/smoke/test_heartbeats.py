@@ -11,7 +11,7 @@ from tests.support.launching import Launch
 def test_a_stopped_rank_is_seen_and_the_other_waits_in_a_collective(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     launch.start("training.steps=60")
-    launch.wait_for_step(3)
+    launch.wait_for_step(3, timeout=240)
     _, stopped = launch.ranks()
     stopped.send_signal(signal.SIGSTOP)
     try:

@@ -27,12 +27,16 @@ def supervised(launch: Launch, disturb: Callable[[psutil.Process], object]) -> l
     """Trains, disturbs rank 1 at step 5, waits for the end; the journal's texts."""
     command = [sys.executable, "-m", "launch", "run", str(launch.strategy), STEPS]
     launch.start_command([*command, "operate.hang_timeout=5 s"])
-    launch.wait_for_step(5)
-    disturb(psutil.Process(read_heartbeats(launch.run)[1].pid))
-    code, output = launch.finish(180)
+    try:
+        launch.wait_for_step(5, timeout=240)
+        disturb(psutil.Process(read_heartbeats(launch.run)[1].pid))
+        code, output = launch.finish(240)
+    finally:
+        left = launch.processes()
+        for process in left:
+            process.kill()
     assert code == 0, output
     assert "Traceback" not in output
-    left = launch.processes()
     assert not left
     return [line["text"] for line in _journal(launch)]
 
