@@ -70,6 +70,7 @@ class Supervisor:
             began = time.monotonic()
             verdict, unfenced = self._attempt(plan)
             lost = self._lost_hosts(plan, verdict)
+            unfenced = tuple(dict.fromkeys((*unfenced, *lost)))  # launch.sh may have ended, and told nobody
             failed = lost or self._hosts_of_failed_ranks(plan, verdict)
             decision = decide(
                 verdict,

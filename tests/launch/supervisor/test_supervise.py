@@ -134,6 +134,8 @@ def test_a_host_that_does_not_answer_is_replaced_whatever_its_ranks_said(play: P
     broken = {"code": 3, "problems": [{"found": "[rank 0/4 a] SW631 a peer rank disappeared"}]}
     assert play.supervise(broken, {"code": 0}) == 0
     assert play.hosts == [("a", "b"), ("a", "c")]
+    told = next(entry for entry in read_journal(play.run) if entry.event == "not fenced")
+    assert told.text.startswith("b could not be reached: ranks of this attempt may still run there")
 
 
 def test_a_hang_is_told_with_its_rank_and_its_host_leaves(play: Play) -> None:
