@@ -114,7 +114,9 @@ class RankParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if is_other_rank_here():
             leave_to_rank_0(WRONG_INPUT)
-        super().error(message)
+        from planner.terminal_text import escape_controls
+
+        super().error(escape_controls(message))
 
 
 def needs_gpus(path: str, overrides: Sequence[str]) -> bool:

@@ -130,7 +130,7 @@ def _tell_later_ranks(link: Path) -> None:
     try:
         link.with_name(ASKED).touch()
     except OSError as error:
-        print(f"{error}", file=sys.stderr)
+        _say(f"{error}")
 
 
 def _until_none(link: Path, act: Callable[[], None], timeout_s: float) -> list[psutil.Process]:
@@ -157,7 +157,14 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
     except psutil.Error as error:
         if process.is_running():
-            print(f"{error}", file=sys.stderr)
+            _say(f"{error}")
+
+
+def _say(text: str) -> None:
+    """On stderr. What this imports takes a moment, so not before there is something to say."""
+    from planner.terminal_text import escape_controls
+
+    print(escape_controls(text), file=sys.stderr)
 
 
 _USAGE = "usage: python -m launch.job make LINK | ask LINK | end LINK | kill LINK | remove LINK"
@@ -182,20 +189,20 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     command, path = arguments[0], Path(arguments[1])
     if path.parent.name != "bin" or not path.parents[1].name.startswith("job-"):
-        print(f"{path}: not the link of an attempt (RUN/logs/job-NAME/bin/NAME)", file=sys.stderr)
+        _say(f"{path}: not the link of an attempt (RUN/logs/job-NAME/bin/NAME)")
         return 2
     if command == "make":
         try:
             make_link(path)
         except OSError as error:
-            print(f"{path}: {error.strerror or error}", file=sys.stderr)
+            _say(f"{path}: {error.strerror or error}")
             return 1
     elif command == "ask":
         ask(path)
     elif command == "remove":
         remove(path)
     elif left := end(path) if command == "end" else kill(path):
-        print(f"could not end: {', '.join(map(str, left))}", file=sys.stderr)
+        _say(f"could not end: {', '.join(map(str, left))}")
         return 1
     return 0
 

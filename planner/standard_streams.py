@@ -1,7 +1,8 @@
 """Standard streams of a program: an answer that could not be printed is code 3 and one line, no traceback.
 
 stdout may be closed (`>&-`), on a full disk, or a pipe whose reader has ended. A reader such as `head` that
-has enough of a text is no error; half a JSON object is one.
+has enough of a text is no error; half a JSON object is one. Control characters are escaped here, whoever
+prints them (terminal_text.py).
 """
 
 import contextlib
@@ -10,9 +11,10 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from planner.exit_codes import ExitCode
+from planner.terminal_text import escape_controls
 from planner.version import VERSION
 
 
@@ -34,17 +36,42 @@ class _Stream(io.TextIOWrapper):
     is_needed = True
 
     def write(self, text: str, /) -> int:
+        # A progress bar (tqdm's) begins by going back to the start of its line.
+        start, rest = ("\r", text[1:]) if text.startswith("\r") else ("", text)
+        self.write_as_is(start + escape_controls(rest))
+        return len(text)
+
+    def write_as_is(self, text: str) -> int:
+        """For rich, whose colours are control characters."""
         try:
             return super().write(text)
         except OSError as error:
             _note_failure(self, error)
             return len(text)
 
+    @property
+    def rich_proxied_file(self) -> "_AsIs":
+        """What a console of rich writes to in the place of this stream (rich 15.0, console.py:760)."""
+        return _AsIs(self)
+
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
             _note_failure(self, error)
+
+
+class _AsIs:
+    """A stream as rich uses it, without the escapes."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write_as_is(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _note_failure(stream: _ClosedStream | _Stream, error: OSError) -> None:

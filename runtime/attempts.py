@@ -20,6 +20,7 @@ from runtime.startup.outcome_files import record_failure
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Attempts of a run.",
 )

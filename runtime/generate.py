@@ -14,7 +14,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
@@ -23,6 +22,7 @@ from model.modeling_switchyard import SwitchyardForCausalLM
 from planner import Problem, Strategy, StrategyError, load
 from planner.exit_codes import ExitCode
 from planner.standard_streams import run_program
+from planner.terminal_text import make_console
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.reader import read_weights
@@ -208,7 +208,7 @@ def main(
     except Exception as error:
         traceback.print_exc()
         raise typer.Exit(ExitCode.INTERNAL_ERROR) from error
-    Console(highlight=False, soft_wrap=True).print(Text(given, style="bold") + Text(written))
+    make_console(highlight=False, soft_wrap=True).print(Text(given, style="bold") + Text(written))
 
 
 if __name__ == "__main__":

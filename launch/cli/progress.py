@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from launch.cli.output import is_terminal
+from planner.terminal_text import make_console
 
 
 class Progress:
@@ -22,9 +23,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if is_terminal(self._out):
-            from rich.console import Console
-
-            self._status = Console(file=self._out).status("")
+            self._status = make_console(file=self._out).status("")
             self._status.start()
         return self
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TextIO
 
+from planner.terminal_text import escape_controls, make_console
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -38,6 +40,16 @@ def print_tables(
     heading: Sequence[str], tables: Sequence[Table], lines: Sequence[str], out: TextIO, *, is_plain: bool
 ) -> None:
     """Lines, the first of them bold, then tables, then lines that are marked as notes."""
+    # Before columns are measured; the streams escape what is left.
+    heading, lines = [[escape_controls(line) for line in text] for text in (heading, lines)]
+    tables = [
+        replace(
+            table,
+            title=escape_controls(table.title),
+            rows=tuple(tuple(map(escape_controls, row)) for row in table.rows),
+        )
+        for table in tables
+    ]
     if is_plain:
         print("\n".join(heading), file=out)
         for table in tables:
@@ -45,11 +57,9 @@ def print_tables(
         if lines:
             print("\n" + "\n".join(f"note: {line}" for line in lines), file=out)
         return
-    # rich takes 50 ms to import, which a log or a pipe need not pay.
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=out, highlight=False)
+    console = make_console(file=out, highlight=False)
     if heading:
         console.print(Text(heading[0], style="bold"))
     for line in heading[1:]:

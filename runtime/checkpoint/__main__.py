@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from planner import Problem
 from planner.exit_codes import ExitCode
 from planner.standard_streams import find_output_failure, run_program
+from planner.terminal_text import make_console
 from runtime.checkpoint import commit
 from runtime.checkpoint.compatibility import meta_faults
 from runtime.checkpoint.manifest import MANIFEST_NAME, CheckpointError, CheckpointInfo
@@ -29,6 +30,7 @@ Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inspect and verify checkpoints.",
@@ -55,9 +57,10 @@ def verify(folder: Folder, as_json: AsJson = False) -> None:
         found = [{"folder": str(path), "damage": list(damage)} for path, damage in verdicts.items()]
         _print_json({"intact": is_intact, "checkpoints": found})
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = make_console(highlight=False, soft_wrap=True)
         for path, damage in verdicts.items():
-            console.print(f"{path}: " + ("[red]damaged[/]" if damage else "[green]intact[/]"))
+            verdict = ("damaged", "red") if damage else ("intact", "green")
+            console.print(Text.assemble(f"{path}: ", verdict))
             for line in damage:
                 console.print(f"  {line}", markup=False)
     raise typer.Exit(ExitCode.OK if is_intact else ExitCode.NEGATIVE)
@@ -81,7 +84,7 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
         return
     # Names are not cut when the output is piped: people search for them.
     width = None if sys.stdout.isatty() else 1000
-    console = Console(highlight=False, soft_wrap=True, width=width)
+    console = make_console(highlight=False, soft_wrap=True, width=width)
     for key, value in facts.items():
         text = json.dumps(value) if isinstance(value, dict) else value
         console.print(f"{key.replace('_', ' '):20} {text}", markup=False)
@@ -141,7 +144,7 @@ def _checkpoints(folder: Path) -> tuple[Path, ...]:
 
 
 def _end_damaged(error: CheckpointError) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
+    make_console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
     raise typer.Exit(ExitCode.NEGATIVE) from error
 
 
@@ -153,7 +156,7 @@ def _refuse(folder: Path, found: str, expected: str) -> NoReturn:
         expected=expected,
         fix="pass the folder of a run with checkpoints, such as runs/tiny_cpu",
     )
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(problem), markup=False)
+    make_console(stderr=True, highlight=False, soft_wrap=True).print(str(problem), markup=False)
     raise typer.Exit(ExitCode.WRONG_INPUT)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from planner.terminal_text import make_console
+
 LINE_EVERY_S = 10.0
 
 
@@ -29,7 +31,7 @@ class ProgressLine:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._first_step, self._last_step = first_step, last_step
-        self._console = console if console is not None else Console(highlight=False)
+        self._console = console if console is not None else make_console(highlight=False)
         self._now = now
         self._validation_loss: float | None = None
         self._first_done_at: float | None = None
