@@ -23,6 +23,7 @@ ALLOWED = {
 FLOORS = {
     "planner": (
         ("problems", "units", "errors", "exit_codes", "files", "paths", "version"),
+        ("terminal_text",),
         ("standard_streams", "run_holder", "heartbeats"),
         ("yaml12_scalars",),
         ("yaml12",),
