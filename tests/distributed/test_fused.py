@@ -10,7 +10,7 @@ from tests.support.reference import tiny
 from tests.support.settled import check, padding, settled, with_seed
 
 LAYOUTS = {
-    "ep2_tp2": {"parallel": {"ep": 2, "tp": 2, "zero_stage": 1}},
+    "ep2_tp2_dp2": {"parallel": {"ep": 2, "tp": 2, "dp": 2, "zero_stage": 1}},
     "ep4_zero2": {"parallel": {"ep": 4, "zero_stage": 2}},
     "pp2_ep2": {"parallel": {"pp": 2, "ep": 2, "zero_stage": 1}},
 }
