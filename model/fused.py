@@ -25,12 +25,15 @@ from torch import Tensor, nn
 
 # N rows: of tokens, routes or heads
 
-RegionName = Literal["norm", "rope", "activation", "router", "permutation", "cross_entropy"]
+RegionName = Literal["norm", "rope", "activation", "swiglu", "router", "permutation", "cross_entropy"]
 ALL_REGIONS: frozenset[RegionName] = frozenset(
-    ("norm", "rope", "activation", "router", "permutation", "cross_entropy")
+    ("norm", "rope", "activation", "swiglu", "router", "permutation", "cross_entropy")
 )
 # What is compiled on each kind of device: on CPUs what is faster so (docs/performance.md), on GPUs all.
-REGIONS: dict[str, frozenset[RegionName]] = {"cpu": ALL_REGIONS, "cuda": ALL_REGIONS}
+REGIONS: dict[str, frozenset[RegionName]] = {
+    "cpu": frozenset(("norm", "rope", "activation")),
+    "cuda": ALL_REGIONS,
+}
 
 _EXAMPLE_ROWS = 1024
 _FEWEST_ROWS = 2  # torch compiles sizes of 0 and 1 for themselves

@@ -36,7 +36,7 @@ class MLP(FusedModule):
         x = copy_to_tp(x, self.groups.tp)
         if self.is_gated:
             gate, up = self.gate_proj(x), self.up_proj(x)
-            if "activation" in self.fused:
+            if "swiglu" in self.fused:
                 h_NF = swiglu_region(self.hidden_act)(gate.flatten(0, -2), up.flatten(0, -2))
                 return self.down_proj(h_NF.view_as(up))
             return self.down_proj(self.activation(gate) * up)
@@ -51,4 +51,4 @@ def swiglu_region(hidden_act: str) -> Region:
     def run(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
         return activation(gate_NF) * up_NF
 
-    return Region("activation", run, has_rows=(True, True), differentiable=(0, 1))
+    return Region("swiglu", run, has_rows=(True, True), differentiable=(0, 1))
