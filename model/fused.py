@@ -4,9 +4,10 @@ A region is a function of tensors. Its forward pass is compiled alone, and its b
 pass again inside one kernel, so that autograd keeps the region's arguments and nothing else.
 
 A kernel depends on what is computed and on nothing that ran before: it is compiled for an example that always
-has the same number of rows, the number is dynamic from the first call, and nothing is timed to choose it. A
-run that is resumed in the middle thus has the kernels, and the bits, of one that was not interrupted. What
-would have to be compiled a second time is an error, as is a graph break.
+has the same number of rows, the number is dynamic from the first call, and nothing is timed to choose it, so
+that a run that is resumed in the middle has the kernels of one that was not interrupted. torch makes another
+variant where a threshold of its own lies between (torch 2.13 sums more than 4,096 numbers in another way,
+_inductor/codegen/cpp.py:2254); more than a few are an error, as is a graph break.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ REGIONS: dict[str, frozenset[RegionName]] = {
 
 _EXAMPLE_ROWS = 1024
 _FEWEST_ROWS = 2  # torch compiles sizes of 0 and 1 for themselves
+_MOST_VARIANTS = 4  # of one kernel, for sizes on both sides of torch's thresholds
 _MOST_ELEMENTS = 2**31 - 1  # of a tensor whose elements have 32-bit indices
 # Nothing is timed: torch 2.13 measures the blocks of triton kernels otherwise, and takes another in each run.
 _OPTIONS: dict[str, Any] = {
@@ -93,7 +95,7 @@ class Kernel:
         )
 
     def _compiled_for(self, args: Sequence[Tensor]) -> Function:
-        # torch would compile again where one of these has changed.
+        # What torch would compile again for.
         state = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
         key = (*state, *map(self._kind, args, self.rows))
         compiled = self._compiled.get(key)
@@ -107,7 +109,11 @@ class Kernel:
 
     def _compile(self, args: Sequence[Tensor], key: tuple[Any, ...]) -> Function:
         compiled: Function = torch.compile(  # type: ignore[call-overload]  # torch 2.13 types two of these not
-            self.function, fullgraph=True, options=_OPTIONS, recompile_limit=1, isolate_recompiles=True
+            self.function,
+            fullgraph=True,
+            options=_OPTIONS,
+            recompile_limit=_MOST_VARIANTS,
+            isolate_recompiles=True,
         )
         examples = [self._example(arg, rows) for arg, rows in zip(args, self.rows, strict=True)]
         with _one_compiles(f"{self.name} {key}"):

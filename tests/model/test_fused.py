@@ -40,7 +40,7 @@ def test_a_norm_equals_eager_for_any_number_of_rows_and_is_compiled_once() -> No
     """The one region that is compiled in the quick tests."""
     region: Region = norm_region(EPS)
     weight = torch.linspace(0.5, 1.5, 24)
-    for number in (5, 0, 3000, 1, 2, 5):
+    for number in (5, 0, 5000, 1, 2, 5):
         found = gradients(region, rows(number, 24), weight)
         expected = gradients(eager_norm, rows(number, 24), weight)
         assert [each.shape for each in found] == [each.shape for each in expected]
