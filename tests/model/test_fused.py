@@ -44,7 +44,8 @@ def test_a_norm_equals_eager_for_any_number_of_rows_and_is_compiled_once() -> No
         found = gradients(region, rows(number, 24), weight)
         expected = gradients(eager_norm, rows(number, 24), weight)
         assert [each.shape for each in found] == [each.shape for each in expected]
-        assert max(map(relative, found, expected), default=0.0) < 1e-6
+        # The weight's gradient is a sum over all rows in fp32, whose rounding grows with their root.
+        assert max(map(relative, found, expected), default=0.0) < 1e-7 * max(10.0, math.sqrt(number))
     # A row's result does not depend on how many there are.
     few, many = (region(rows(3000, 24)[:number], weight) for number in (7, 3000))
     assert torch.equal(few, many[:7])
