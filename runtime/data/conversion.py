@@ -17,6 +17,8 @@ TABLES = {
     "arrow file": ("pyarrow", f"pyarrow.ipc.open_file({ARROW}).read_all()"),
     "arrow stream": ("pyarrow", f"pyarrow.ipc.open_stream({ARROW}).read_all()"),
 }
+# What JSON has no form for: dates, and texts that the table's writer marked as bytes.
+OTHERS = 'lambda v: v.decode(errors="replace") if isinstance(v, bytes) else str(v)'
 # What a line of JSON lines may have around its value; runtime/data/records.py takes it off too.
 AROUND = " ,\\r\\n\\x1e\\ufeff"
 
@@ -58,7 +60,7 @@ def conversion_command(
     if reader is None:
         return None
     names = ", ".join(sorted({"json", *reader.modules, *modules}))
-    default = ", default=str" if form.kind in TABLES else ""
+    default = f", default={OTHERS}" if form.kind in TABLES else ""
     first = f"for t in [iter({reader.expression})]" if rows else f"for r in {reader.expression}"
     body = " ".join([first, *loops])
     program = f"import {names}; [print(json.dumps({converted}{default})) {body}]"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from runtime.data.compression import Compression, piped
+from runtime.data.json_values import JsonDamaged, read_json_values
 from runtime.data.naming import Naming
 
 MIN_SHARE = 0.5  # of the lines that are records
@@ -27,6 +28,10 @@ JSON5_LINE = re.compile(rf"\s*\{{\s*{KEY}\s*:.*\}}\s*,?\s*")
 JSON5_MEMBER = re.compile(rf"\s*(?:{KEY}\s*:.*[,{{\[]|{KEY}\s*:[^;]*|[]\[{{}}, ]+|//.*)\s*")
 ENDED_BY_COMMA = re.compile(r"\s*\{.*,\s*\}\s*,?\s*")
 ENCODED_START = re.compile(r"""\s*"\s*(\[\s*)?\{\s*(\\"|\})""")
+# What JavaScript writes before an array of objects: an assignment, a call, an export.
+WRAPPER = re.compile(
+    r"\s*(?:(?:(?:var|let|const)\s+)?[A-Za-z_$][\w$.]*\s*[=(]|export\s+default)\s*(?=\[\s*\{)"
+)
 JSON5_COMMENTS = re.compile(r"(?:\s*//[^\n]*\n|\s*/\*.*?\*/)*\s*", re.DOTALL)
 PYTHON_LIST = re.compile(r"\s*\[\s*\{\s*'")
 PYTHON_LINE = re.compile(r"\s*\{\s*'")
@@ -70,6 +75,12 @@ ENCODED = Foreign(
     "import json, sys; [print(json.dumps(record)) for line in sys.stdin if line.strip() "
     "for read in [json.loads(json.loads(line))] for record in (read if isinstance(read, list) else [read])]",
 )
+WRAPPED = Foreign(
+    "an array of JSON inside JavaScript",
+    "import json, re, sys; read = sys.stdin.read(); "
+    'start = re.search(r"(=|[(]|default)\\s*(?=\\[\\s*\\{)", read).end(); '
+    "[print(json.dumps(record)) for record in json.JSONDecoder().raw_decode(read, start)[0]]",
+)
 YAML = Foreign(
     "YAML records",
     "import json, sys, yaml; [print(json.dumps(record, default=str)) "
@@ -79,13 +90,31 @@ YAML = Foreign(
 
 
 def find_damaged_json(head: str, is_complete: bool) -> Foreign | None:
-    """What looks like JSON lines and holds other records: JSON inside texts, objects that a comma ends."""
+    """What looks like JSON and holds other records: JSON inside texts or JavaScript, objects that a comma
+    ends."""
     lines = [line for line in _lines(head, is_complete) if line.strip()][:MAX_LINES]
     if lines and all(map(_holds_json, lines)):
         return ENCODED
+    if _is_wrapped(head, is_complete):
+        return WRAPPED
     if len(lines) > 1 and _share(ENDED_BY_COMMA, lines) >= MIN_SHARE:
         return JSON5_LINES
     return None
+
+
+def _is_wrapped(head: str, is_complete: bool) -> bool:
+    """Whether all of the text is `name = [{…}];`, as Twitter exports it, or `name([{…}]);`, as JSONP."""
+    start = WRAPPER.match(head)
+    if start is None:
+        return False
+    body = head[start.end() :]
+    num_objects = 0
+    try:
+        for each in read_json_values([body.rstrip(" \t\r\n;)") if is_complete else body]):
+            num_objects += isinstance(each.value, dict)
+    except JsonDamaged as error:
+        return num_objects > 0 and not is_complete and str(error).startswith("the file ends")
+    return num_objects > 0
 
 
 def _holds_json(line: str) -> bool:
@@ -118,7 +147,7 @@ def find_foreign_records(head: str, is_complete: bool, field: str) -> Foreign | 
     start = JSON5_COMMENTS.match(head)
     if start and head[start.end() : start.end() + 1] in ("[", "{"):
         body = [line for line in _lines(head[start.end() :], is_complete) if line.strip()]
-        if body[0].strip() not in ("[", "{") and _share(JSON5_LINE, body) >= MIN_SHARE:
+        if body[0].strip() != "{" and _share(JSON5_LINE, body) >= MIN_SHARE:
             return JSON5_LINES
         has_key = re.search(rf"[{{,]\s*{KEY}\s*:", head)
         if has_key and len(body) >= MIN_LINES and _share(JSON5_MEMBER, body) >= MIN_SHARE_OF_MEMBERS:

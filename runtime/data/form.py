@@ -17,6 +17,7 @@ from runtime.data.csv_form import CsvForm, judge_csv, judge_one_column
 from runtime.data.encoding import find_encoding_fault, guess_encoding
 from runtime.data.foreign_records import (
     ENCODED,
+    WRAPPED,
     Foreign,
     conversion,
     find_damaged_json,
@@ -193,7 +194,7 @@ def _judge_text(head: str, is_complete: bool, field: str, plain: Form) -> Form |
         return form("csv", column)
     share = _share_of_json_lines(head, is_complete)
     damaged = find_damaged_json(head, is_complete)
-    if damaged is not None and (damaged is ENCODED or share < MIN_SHARE):
+    if damaged is not None and (damaged in (ENCODED, WRAPPED) or share < MIN_SHARE):
         return damaged
     if share >= MIN_SHARE:
         return form("json lines")

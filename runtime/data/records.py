@@ -5,7 +5,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NamedTuple
 
 from runtime.data.compression import open_content
@@ -171,7 +171,7 @@ def _read_parquet(source: Source, keys: Collection[str] | None) -> Iterator[Reco
         columns = _columns(table.schema_arrow.names, keys)
         number = 0
         for batch in table.iter_batches(batch_size=NUM_ROWS, columns=columns):
-            for row in batch.to_pylist():
+            for row in _decoded(batch).to_pylist():
                 number += 1
                 yield Record(number, row)
 
@@ -188,9 +188,22 @@ def _read_arrow(
             batch.validate(full=True)  # or damaged offsets would read memory that is not the file's
             columns = _columns(batch.schema.names, keys)
             for start in range(0, batch.num_rows, NUM_ROWS):
-                for row in batch.select(columns).slice(start, NUM_ROWS).to_pylist():
+                for row in _decoded(batch.select(columns).slice(start, NUM_ROWS)).to_pylist():
                     number += 1
                     yield Record(number, row)
+
+
+def _decoded(batch: Any) -> Any:
+    """The rows with columns of bytes as text where they are UTF-8: older writers mark no text as such."""
+    import pyarrow
+
+    for place, field in enumerate(batch.schema):
+        kind = field.type
+        if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+            with suppress(pyarrow.ArrowInvalid):  # an image
+                text = batch.column(place).cast(pyarrow.large_string())
+                batch = batch.set_column(place, field.name, text)
+    return batch
 
 
 @contextmanager

@@ -228,6 +228,16 @@ def absent_fix(source: Source, form: Form, name: str) -> str | None:
     return command and f"{doing}: {source.naming.then_write(command, converted_name(source.file))}"
 
 
+def without_empty_fix(source: Source, form: Form, name: str) -> str | None:
+    """The fix where most records are empty and no other field has text: the file without them."""
+    if "." in name or longest_field(sample_records(source, form), name) is not None:
+        return None
+    command = conversion_command(source.file, form, "r", [f"if {at(name)}"])
+    if command is None:
+        return None
+    return f"leave out the empty records: {source.naming.then_write(command, converted_name(source.file))}"
+
+
 def longest_field(records: Iterable[dict[str, Any]], name: str) -> str | None:
     """The field with the most text, but not `name`; None if there is none. `a.b` is b inside a."""
     lengths: Counter[str] = Counter()

@@ -19,6 +19,7 @@ from runtime.data.shape_fix import (
     rows_fix,
     sample_records,
     shape_fix,
+    without_empty_fix,
 )
 
 MAX_NAMED = 12  # elements of a list whose kind is looked at
@@ -118,7 +119,7 @@ class RecordFaults:
         fix = "correct or remove the record"
         if kind == "absent" and 1 < self.counts[kind] < total:
             fix = absent_fix(self.source, self.form, self.name) or fix
-        if self.counts[kind] == total:
+        if self.counts[kind] == total - (self.counts["malformed"] if kind != "malformed" else 0):
             fix = suggest_field(self.source, self.form, self.name)
         return data_problem("SW708", found, expected, fix, self.source.file, place, path="data.text_field")
 
@@ -126,7 +127,8 @@ class RecordFaults:
         total = self.num_nulls + self.num_texts
         found = f"no text under {self.name!r} in {self.num_nulls:,} of {total:,} records: null or empty"
         expected = "text in more than half of the records"
-        fix = suggest_field(self.source, self.form, self.name)
+        fix = without_empty_fix(self.source, self.form, self.name) if self.num_texts else None
+        fix = fix or suggest_field(self.source, self.form, self.name)
         return data_problem("SW722", found, expected, fix, self.source.file, path="data.text_field")
 
 

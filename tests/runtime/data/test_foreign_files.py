@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import tarfile
 import zipfile
@@ -71,6 +72,8 @@ def test_quoted_column_of_another_name_is_not_a_document(tmp_path: Path) -> None
         "{ config, pkgs, ... }:\n{\n  a = 1;\n}\n",
         "{\n  int a = 1;\n  return a;\n}\n",
         "{% if a %}\n{{ b }}\n{% endif %}\n",
+        'CONFIG = [{"a": 1}]\nprint(CONFIG)\n',
+        'module.exports = [{"a": f(1)}];\n',
         "[link]: http://a.b\n[other]: http://c.d\n[third]: http://e.f\n",
     ],
 )
@@ -86,6 +89,16 @@ RECORDS = {
     '{text: \'it\\\'s "more"\'}\n{text: "Grüße",}\n',
     "JSON5": "// note\n[\n  {\n    text: 'first, words',\n    id: 1,\n  },\n"
     "  {\n    text: 'it\\'s \"more\"',\n  },\n  {\n    'text': 'Grüße',\n  },\n]\n",
+    "JSON5, an object on each line, between brackets": "[\n{text: 'first, words'},\n"
+    '{text: \'it\\\'s "more"\'},\n{text: "Grüße",}\n]\n',
+    "an array of JSON inside JavaScript": "window.part0 = "
+    + json.dumps([{"text": text} for text in WORDS])
+    + ";\n",
+    "an array of JSON inside JavaScript, by lines": "callback([\n"
+    + ",\n".join(json.dumps({"text": text}) for text in WORDS)
+    + "\n]);",
+    "an array of JSON inside JavaScript, indented": "export default "
+    + json.dumps([{"text": text} for text in WORDS], indent=2),
 }
 
 
@@ -98,7 +111,7 @@ def test_records_in_a_form_that_is_not_read_are_converted_by_the_fix(
         pytest.importorskip("json5")
     problem = only_problem(write(tmp_path / "a file", compress(RECORDS[name].encode())))
     assert problem.code == "SW727"
-    assert problem.found.startswith(f"it looks like {name}")
+    assert problem.found.startswith(f"it looks like {name.partition(', b')[0].removesuffix(', indented')}")
     expected = ["a, b", "c: d", "Grüße"] if name == "YAML records" else WORDS
     assert read(run_fix(problem.fix)) == expected
 

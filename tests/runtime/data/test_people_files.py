@@ -173,3 +173,39 @@ def test_records_without_any_text_are_left_out_by_the_fix(tmp_path: Path) -> Non
     bulk = [line for record in RECORDS for line in ({"index": {"_id": 1}}, record)]
     (tmp_path / "bulk.jsonl").write_bytes(lines(bulk))
     assert documents(followed(tmp_path, tmp_path / "bulk.jsonl")) == list(TEXTS)
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary"])
+def test_texts_that_a_table_marks_as_bytes_are_read(tmp_path: Path, kind: str) -> None:
+    """As Impala, Hive and older Spark write them."""
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    encoded = [text.encode() for text in TEXTS]
+    parquet.write_table(pa.table({"text": pa.array(encoded, getattr(pa, kind)())}), tmp_path / "a.parquet")
+    assert documents(make_strategy(tmp_path, tmp_path / "a.parquet")) == list(TEXTS)
+    table = pa.table({"question": pa.array([b"Who?"] * 4), "answer": pa.array(encoded)})
+    parquet.write_table(table, tmp_path / "b.parquet")
+    expected = [[("user", "Who?"), ("assistant", text)] for text in TEXTS]
+    assert talks_of(followed(tmp_path, tmp_path / "b.parquet")) == expected
+
+
+def test_bytes_that_are_no_text_are_a_problem(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"text": pa.array([b"\xff\xd8\xff\xe0"])}), tmp_path / "a.parquet")
+    (problem,) = faults(find_corpus(str(tmp_path / "a.parquet")))
+    assert problem.code == "SW708"
+
+
+def test_records_that_are_mostly_empty_are_left_out_by_the_fix(tmp_path: Path) -> None:
+    records = [{"id": 0, "text": ""}, {"id": 1, "text": None}, *RECORDS, *[{"id": 2, "text": ""}] * 3]
+    (tmp_path / "a.jsonl").write_bytes(lines(records))
+    assert documents(followed(tmp_path, tmp_path / "a.jsonl")) == list(TEXTS)
+
+
+def test_key_is_suggested_beside_lines_that_are_no_records(tmp_path: Path) -> None:
+    """The fix of a key that all records lack is not to remove them all."""
+    (tmp_path / "a.jsonl").write_bytes(lines(RECORDS).replace(b'"text"', b'"body"') + b'{"body": "torn')
+    absent, torn = sorted(faults(find_corpus(str(tmp_path / "a.jsonl"))), key=lambda each: each.line or 0)
+    assert (absent.line, torn.line) == (1, 5)
+    assert follow_data_fix(absent.fix) == ("data.text_field=body",)
