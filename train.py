@@ -5,6 +5,7 @@ make the groups, this rank's part of the model and its engine; resume from a che
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -37,6 +38,8 @@ HOW = "start it with deepspeed, torchrun, srun or mpirun, or with plain python f
 
 def main(argv: Sequence[str]) -> None:
     """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before signals are taken: no traceback
     path, overrides, takes_over, rank_logs = parse_arguments(argv)
     if needs_gpus(path, overrides) and is_other_rank_here() and not has_gpu():
         leave_to_rank_0(WRONG_INPUT)  # 68 of them, on a laptop: only one of them reads the strategy

@@ -263,6 +263,28 @@ def test_every_thread_is_a_service_or_an_answer_that_is_waited_for() -> None:
     }
 
 
+def test_an_interrupt_while_packages_are_loaded_prints_no_traceback(tmp_path: Path) -> None:
+    """A package that takes long, in the place of one that the planner needs."""
+    (tmp_path / "yaml.py").write_text(
+        "from pathlib import Path\nimport time\n"
+        f"Path({str(tmp_path / 'loading')!r}).touch()\ntime.sleep(60)\n"
+    )
+    rank = subprocess.Popen(
+        [sys.executable, "train.py", "--strategy", "ds_configs/tiny_cpu.yaml"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Of whoever starts the tests in the background, INT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    _until((tmp_path / "loading").exists)
+    rank.send_signal(signal.SIGINT)
+    _, told = rank.communicate(timeout=30)
+    assert (rank.returncode, told) == (-signal.SIGINT, "")
+
+
 def _until(is_there, timeout: float = 20.0) -> None:
     deadline = time.monotonic() + timeout
     while not is_there():
