@@ -177,15 +177,21 @@ def _appears(store: Store, key: str, deadline: float) -> bool:
 def _wait_for_server(address: str, port: int, deadline: float) -> None:
     resolve_by = min(deadline, time.monotonic() + RESOLVE_S)
     began = time.monotonic()
+    reason: OSError | None = None
     while True:
+        # Not longer than what is left, so that the rank gives up in time.
+        patience_s = max(RETRY_S, min(CONNECT_S, deadline - time.monotonic()))
         try:
-            socket.create_connection((address, port), timeout=CONNECT_S).close()
+            socket.create_connection((address, port), timeout=patience_s).close()
             return
         except OSError as error:
+            # An attempt that was cut short says less than the one before: a missing host takes 3 s (ARP).
+            if reason is None or patience_s == CONNECT_S or not isinstance(error, TimeoutError):
+                reason = error
             is_over = time.monotonic() > (resolve_by if isinstance(error, socket.gaierror) else deadline)
             if is_over:
                 waited_s = time.monotonic() - began
-                raise CannotMeet(_not_reached(address, port, error, waited_s)) from error
+                raise CannotMeet(_not_reached(address, port, reason, waited_s)) from error
         time.sleep(RETRY_S)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import torch.distributed as dist
 from runtime.startup import rank_store
 from runtime.startup.meeting import CannotMeet
 from runtime.startup.rank_store import Attempt, Server, holder_of
-from tests.support.launching import free_port
+from tests.support.launching import ROOT, free_port
 
 HERE = "127.0.0.1"
 
@@ -110,6 +112,55 @@ def test_a_network_that_lets_nothing_through(
 
     monkeypatch.setattr(rank_store.socket, "create_connection", fail)
     assert words in told(29500, "10.9.9.9", timeout_s=0.5)
+
+
+# A cable whose other end takes packets and answers none, as a firewall does. Nobody is at .3.
+_NETWORK = """
+set -e
+ip link set lo up
+ip link add v0 type veth peer name v1
+ip addr add 10.9.9.1/24 dev v0
+ip link set v0 up
+ip link set v1 up
+ip neigh add 10.9.9.2 lladdr 02:00:00:00:00:01 dev v0 nud permanent
+exec "$@"
+"""
+_JOINS = """
+import sys, time
+from runtime.startup.meeting import CannotMeet
+from runtime.startup.rank_store import Attempt, Server, join
+for address in sys.argv[1:]:
+    began = time.monotonic()
+    try:
+        join(address, 29500, Attempt(job="j", scope="s"), timeout_s=6, server=Server.RANK_0)
+    except CannotMeet as error:
+        print(round(time.monotonic() - began), error.problem.found)
+"""
+
+
+def test_a_firewall_an_absent_host_and_a_missing_route_are_told_apart() -> None:
+    """In a network of its own; each within the timeout of 6 s, not after twice that."""
+    inside = ["unshare", "--net", "bash", "-c", _NETWORK, "network"]
+    tried = subprocess.run([*inside, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"no network namespaces here: {tried.stderr.strip()}")
+    addresses = ("10.9.9.2", "10.9.9.3", "192.0.2.1")
+    done = subprocess.run(
+        [*inside, sys.executable, "-c", _JOINS, *addresses],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    seconds, found = zip(*(line.split(" ", 1) for line in done.stdout.splitlines()), strict=True)
+    assert [text.partition(" (after")[0] for text in found] == [
+        f"10.9.9.2:29500 does not answer {socket.gethostname()}",
+        f"{socket.gethostname()} has no route to 10.9.9.3:29500",
+        f"{socket.gethostname()} has no route to 192.0.2.1:29500",
+    ]
+    assert "a firewall drops the packets" in found[0]
+    assert all(int(waited) < 11 for waited in seconds), seconds
 
 
 def test_a_program_that_is_no_store() -> None:
