@@ -70,7 +70,10 @@ def record_launch_failure(
     reason: Annotated[Path, typer.Argument(help="a Problem as JSON, if there is one")],
     launcher_code: Annotated[int, typer.Argument(help="the exit code of the launcher")],
 ) -> None:
-    """Write failed.json for ranks that ended without it, and print the reason. Ends with 0 in any case."""
+    """Write failed.json for ranks that ended without it, and print the reason. Ends with 0 in any case.
+
+    Where launch.sh has ended the ranks for a lost host, launch.launcher_output has shown the reason.
+    """
     try:
         problem = Problem(**json.loads(reason.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -82,7 +85,8 @@ def record_launch_failure(
             "again: the run resumes from its last checkpoint",
         )
     try:
-        if record_failure(run, problem, code=ExitCode.INTERNAL_ERROR):
+        is_shown = reason.exists() and reason.with_name("guarded").exists()
+        if record_failure(run, problem, code=ExitCode.INTERNAL_ERROR) and not is_shown:
             print(problem, file=sys.stderr)
     except OSError as error:
         print(problem, file=sys.stderr)

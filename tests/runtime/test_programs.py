@@ -1,5 +1,8 @@
 """Programs of runtime/ that are started by name: their help, and stdout that takes no answer."""
 
+import json
+from pathlib import Path
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -7,7 +10,7 @@ from typer.testing import CliRunner
 import runtime.attempts
 import runtime.checkpoint.__main__
 import runtime.generate
-from planner import __version__
+from planner import Problem, __version__
 from tests.support.shell import run_in_shell
 
 
@@ -40,3 +43,24 @@ def test_answer_that_cannot_be_printed_is_one_line_and_3() -> None:
         3,
         "SW497 the answer could not be printed: stdout: no space left on device\n",
     )
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_a_recorded_failure_is_printed_unless_the_launch_has_shown_it(tmp_path: Path, is_shown: bool) -> None:
+    run, reason = tmp_path / "run", tmp_path / "reason"
+    problem = Problem(code="SW445", found="the ranks of node2 ended", expected="ranks", fix="repair node2")
+    reason.write_text(json.dumps(problem.as_json()))
+    if is_shown:
+        (tmp_path / "guarded").touch()
+    result = CliRunner().invoke(runtime.attempts.app, ["record-failure", str(run), str(reason), "1"])
+    assert (result.exit_code, result.stderr) == (0, "" if is_shown else f"{problem}\n")
+    assert json.loads((run / "failed.json").read_text())["problems"] == [problem.as_json()]
+
+
+def test_ranks_that_left_no_reason_are_recorded_as_such(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = CliRunner().invoke(
+        runtime.attempts.app, ["record-failure", str(run), str(tmp_path / "no"), "137"]
+    )
+    assert "SW447 the ranks ended without a reason; their launcher ended with exit code 137" in result.stderr
+    assert json.loads((run / "failed.json").read_text())["problems"][0]["code"] == "SW447"
