@@ -28,7 +28,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 # Files of a run or of a reader's own; what stands for a name; files of DeepSpeed, which have their own test.
 NOT_OURS = re.compile(
-    r"^(~|deepspeed|transformers|megatron|torchtitan|runs|texts|checkpoints|attempts|ranks|tensorboard|logs)/|NAME|RUN|NNNN|FOLDER|…"
+    r"^(~|deepspeed|transformers|megatron|torchtitan|runs|texts|checkpoints|attempts|ranks|heartbeats|tensorboard|logs)/"
+    r"|^\w+://|NAME|RUN|NNNN|FOLDER|…"
 )
 # Endings alone (`.py`) are spoken of, too.
 ENDINGS = (".py", ".md", ".yaml", ".json", ".txt", ".toml", ".png")
