@@ -154,7 +154,8 @@ def _guess(path: Path, key: str, value: Any) -> Path | None:
     close = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
     if close:
         guess = (*path[:-1], close[0])
-        is_sure = difflib.SequenceMatcher(None, close[0], plain).ratio() >= _SURE
+        are_swapped = sorted(close[0]) == sorted(plain)  # `wiht` for with
+        is_sure = are_swapped or difflib.SequenceMatcher(None, close[0], plain).ratio() >= _SURE
         if is_sure or is_legal(guess, value) or _has_keys_of(guess, value):
             return guess
     tails = own_tails()

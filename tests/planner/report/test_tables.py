@@ -10,6 +10,7 @@ from rich.console import Console
 
 from planner.report import tables
 from planner.report.tables import Table, fit_columns, print_tables, turn_sideways
+from planner.terminal_text import make_console
 
 WIDE = Table(
     title="Memory",
@@ -21,7 +22,7 @@ WIDE = Table(
 
 def drawn(table: Table, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     out = io.StringIO()
-    monkeypatch.setattr("rich.console.Console", lambda **kwargs: Console(**kwargs, width=width))
+    monkeypatch.setattr(tables, "make_console", lambda **kwargs: make_console(**kwargs, width=width))
     print_tables((), (table,), (), out, is_plain=False)
     return out.getvalue()
 
