@@ -75,6 +75,12 @@ def newest_claim(run_folder: Path) -> Path | None:
     return max(claims, key=lambda path: int(path.stem), default=None)
 
 
+def newest_attempt(run_folder: Path) -> int:
+    """The highest number that was claimed; 0: none."""
+    path = newest_claim(run_folder)
+    return 0 if path is None else int(path.stem)
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_bytes())

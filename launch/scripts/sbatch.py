@@ -11,7 +11,7 @@ from launch.scripts.site import (
     site_conditions,
     site_values,
 )
-from launch.scripts.slurm_time import signal_lead, time_problems
+from launch.scripts.slurm_time import Lead, signal_lead, time_problems
 from launch.scripts.template import LaunchPaths, common_conditions, common_values, fill
 from planner import Plan, Problem
 
@@ -32,10 +32,11 @@ def launch_sbatch(plan: Plan, paths: LaunchPaths, variables: tuple[str, ...]) ->
     conditions |= {"srun_options"} if plan.strategy.launch.srun else set()
     conditions |= {"step_options"} if conditions & {"srun_options", "container"} else set()
     tried = _TRIED + (", without a container" if "container" in conditions else "")
+    lead = signal_lead(plan)
     values = {
-        "SBATCH_OPTIONS": "\n#SBATCH ".join(_sbatch_options(plan)),
+        "SBATCH_OPTIONS": "\n#SBATCH ".join(_sbatch_options(plan, lead)),
         "SRUN_OPTIONS": shlex.join(_written(dict(sorted(plan.strategy.launch.srun.items())))),
-        "LEAD": signal_lead(plan).how,
+        "LEAD": lead.how,
         "TRIED": tried,
         "LOOK": "logs/",
         "PYTHON": shlex.quote(rank_python(plan, paths)),
@@ -83,13 +84,13 @@ def _option_problems(key: str, options: Mapping[str, _Option]) -> Iterator[Probl
             )
 
 
-def _sbatch_options(plan: Plan) -> Iterator[str]:
+def _sbatch_options(plan: Plan, lead: Lead) -> Iterator[str]:
     slots = len(plan.hosts[0].ranks)
     options: dict[str, _Option] = {
         "job-name": plan.strategy.name,
         "nodes": len(plan.hosts),
         "ntasks-per-node": slots,
-        "signal": f"B:USR1@{signal_lead(plan).seconds}",
+        "signal": f"B:USR1@{lead.seconds}",
         "open-mode": "append",
         "requeue": True,
     }

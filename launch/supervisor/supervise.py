@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 from launch.scripts.launch_files import build_launch_plan, launch_files, launch_paths, write_together
-from launch.scripts.template import LaunchPaths
 from launch.supervisor.attempt import Attempt, fence, unreachable
 from launch.supervisor.cordon import read_cordoned
 from launch.supervisor.decision import History, decide
@@ -20,10 +19,10 @@ from launch.supervisor.hang_watch import HangWatch, Stall, find_failed_ranks
 from launch.supervisor.host_pool import HostPool, on_hosts, pool_of
 from launch.supervisor.journal import Journal, read_journal
 from launch.supervisor.verdict import Cause, Verdict, judge, read_outcome
-from planner import Plan, Problem, StrategyError, build_plan
+from planner import Plan, Problem, StrategyError
 from planner.exit_codes import ExitCode
 from planner.heartbeats import Heartbeat, read_heartbeats
-from planner.run_holder import newest_claim
+from planner.run_holder import newest_attempt
 from planner.search.search import search
 from planner.search.trainable import untrainable_keys
 from planner.strategy.schema import Strategy
@@ -55,7 +54,9 @@ class Supervisor:
     _errors: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.pool = pool_of(build_plan(self.strategy))
+        plan = build_launch_plan(self.strategy)
+        self.pool = pool_of(plan)
+        self._paths = launch_paths(plan)  # the same on whichever hosts
 
     def run(self) -> ExitCode:
         """Attempt after attempt until one is done, or another would be of no use.
@@ -69,7 +70,7 @@ class Supervisor:
             plan = build_launch_plan(on_hosts(self.strategy, self.pool))
             began = time.monotonic()
             verdict, unfenced = self._attempt(plan)
-            lost = self._lost_hosts(plan, verdict)
+            lost = self._lost_hosts(verdict)
             unfenced = tuple(dict.fromkeys((*unfenced, *lost)))  # launch.sh may have ended, and told nobody
             failed = lost or self._hosts_of_failed_ranks(plan, verdict)
             decision = decide(
@@ -105,8 +106,8 @@ class Supervisor:
 
     def _attempt(self, plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
         """Runs one; returns its verdict, and the hosts on which its end was not confirmed."""
-        paths = launch_paths(plan)
-        before = _claimed(paths.run)
+        paths = self._paths
+        before = newest_attempt(paths.run)
         write_together(paths.run, launch_files(plan, paths, os.environ))
         hosts = tuple(host.name for host in plan.hosts)
         attempt = Attempt(paths, hosts, takes_over=self._has_fenced, stdout=self.stdout)
@@ -119,7 +120,7 @@ class Supervisor:
             fingerprint=plan.fingerprint,
         )
         try:
-            verdict = self._watch(plan, paths, attempt, before)
+            verdict = self._watch(plan, attempt, before)
         except BaseException:
             attempt.kill()
             raise
@@ -127,36 +128,38 @@ class Supervisor:
         unfenced = attempt.kill() if verdict.cause is not Cause.DONE else ()
         return verdict, unfenced
 
-    def _watch(self, plan: Plan, paths: LaunchPaths, attempt: Attempt, before: int) -> Verdict:
-        launch = plan.strategy.launch
-        hangs = HangWatch(hang_timeout_s=plan.strategy.operate.hang_timeout, first_timeout_s=launch.timeout)
+    def _watch(self, plan: Plan, attempt: Attempt, before: int) -> Verdict:
+        run = self._paths.run
+        hangs = HangWatch(
+            hang_timeout_s=plan.strategy.operate.hang_timeout, first_timeout_s=plan.strategy.launch.timeout
+        )
         has_asked = False
         while (code := attempt.poll()) is None:
             time.sleep(LOOK_S)
-            ranks = _of_attempts_after(before, read_heartbeats(paths.run))
+            ranks = _of_attempts_after(before, read_heartbeats(run))
             if (self.is_asked or self._has_cordoned_in_use()) and not has_asked:
                 attempt.ask()
                 has_asked = True
             gone = _gone(ranks)
             if gone:
-                return self._judge_gone(paths, attempt, before, gone)
+                return self._judge_gone(attempt, before, gone)
             stall = hangs.observe(ranks, time.monotonic())
             if stall is not None:
                 return _describe_hang(stall, find_failed_ranks(ranks))
-        gone = _gone(_of_attempts_after(before, read_heartbeats(paths.run)))
-        return judge(read_outcome(paths.run, after=before), gone=gone, exit_code=code)
+        gone = _gone(_of_attempts_after(before, read_heartbeats(run)))
+        return judge(read_outcome(run, after=before), gone=gone, exit_code=code)
 
-    def _judge_gone(self, paths: LaunchPaths, attempt: Attempt, before: int, gone: Sequence[int]) -> Verdict:
+    def _judge_gone(self, attempt: Attempt, before: int, gone: Sequence[int]) -> Verdict:
         deadline = time.monotonic() + REASON_WAIT_S
         while time.monotonic() < deadline and attempt.poll() is None:
             time.sleep(LOOK_S / 5)
-        return judge(read_outcome(paths.run, after=before), gone=gone, exit_code=attempt.poll())
+        return judge(read_outcome(self._paths.run, after=before), gone=gone, exit_code=attempt.poll())
 
-    def _lost_hosts(self, plan: Plan, verdict: Verdict) -> tuple[str, ...]:
+    def _lost_hosts(self, verdict: Verdict) -> tuple[str, ...]:
         """Hosts that do not answer, where that can have ended the attempt."""
         if verdict.cause in (Cause.DONE, Cause.DIVERGED, Cause.WRONG_INPUT) or self.is_asked:
             return ()
-        return unreachable(launch_paths(plan), self.pool.names, PROBE_TIMEOUT_S)
+        return unreachable(self._paths, self.pool.names, PROBE_TIMEOUT_S)
 
     def _hosts_of_failed_ranks(self, plan: Plan, verdict: Verdict) -> tuple[str, ...]:
         if verdict.cause in (Cause.RANK_LOST, Cause.HANG):
@@ -177,8 +180,7 @@ class Supervisor:
             )
             self.pool = pool
             return
-        paths_probe = launch_paths(build_launch_plan(on_hosts(self.strategy, self.pool)))
-        dead = unreachable(paths_probe, failed, PROBE_TIMEOUT_S)
+        dead = unreachable(self._paths, failed, PROBE_TIMEOUT_S)
         if not dead and why != "cordoned":
             self.journal.write(
                 "keep", f"no spare is left; still in use, as ssh reaches it: {', '.join(failed)}"
@@ -204,14 +206,14 @@ class Supervisor:
         )
 
     def _cordoned(self) -> tuple[str, ...]:
-        return read_cordoned(launch_paths(build_launch_plan(self.strategy)).run.parent)
+        return read_cordoned(self._paths.run.parent)
 
     def _has_cordoned_in_use(self) -> bool:
         return bool(set(self._cordoned()) & set(self.pool.names))
 
     def _reap_earlier(self) -> None:
         """Ends what an earlier supervisor of this run, which was killed, has left running."""
-        paths = launch_paths(build_launch_plan(self.strategy))
+        paths = self._paths
         started = [entry for entry in read_journal(paths.run) if entry.event in ("start", "end", "restart")]
         if not started or started[-1].event != "start":
             return
@@ -264,11 +266,6 @@ def stop_requests(supervisor: Supervisor) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _claimed(run_folder: Path) -> int:
-    path = newest_claim(run_folder)
-    return 0 if path is None else int(path.stem)
 
 
 def _of_attempts_after(before: int, ranks: dict[int, Heartbeat]) -> dict[int, Heartbeat]:

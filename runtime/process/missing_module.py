@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from runtime.process.job import link_of
 from runtime.process.launchers import TORCH_VARIABLES, VARIABLES, find_launcher, is_other_rank_here
 from runtime.process.rank_0_wait import leave_to_rank_0
 
@@ -26,7 +27,7 @@ def missing_module(error: ImportError) -> dict[str, str]:
 def _interpreter() -> str:
     """Behind the attempt's own link to it (launch/job.py), which is gone when somebody reads this."""
     link = Path(sys.executable)
-    return str(link.readlink()) if link.name.startswith("python-") and link.is_symlink() else str(link)
+    return str(link.readlink()) if link_of(sys.executable) and link.is_symlink() else str(link)
 
 
 def end_without_module(

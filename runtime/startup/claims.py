@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from planner.files import fsync_folder, write_new
-from planner.run_holder import BEAT_S, CLAIMS_NAME, DONE_NAME, FAILED_NAME, newest_claim, own_process
+from planner.run_holder import BEAT_S, CLAIMS_NAME, DONE_NAME, FAILED_NAME, newest_attempt, own_process
 from runtime.process.job import launch_of_rank
 
 SCHEMA_VERSION = 1
@@ -85,12 +85,6 @@ def set_aside(run_folder: Path) -> Path:
         run_folder.rename(target)
         fsync_folder(target.parent)
         return target
-
-
-def newest_attempt(run_folder: Path) -> int:
-    """The highest number that was claimed; 0: none."""
-    path = newest_claim(run_folder)
-    return 0 if path is None else int(path.stem)
 
 
 def _file_name(attempt: int) -> str:

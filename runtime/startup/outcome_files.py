@@ -9,11 +9,11 @@ from typing import Any
 from planner import Problem
 from planner.exit_codes import ExitCode
 from planner.files import replace
-from planner.run_holder import DONE_NAME, FAILED_NAME, newest_claim
+from planner.run_holder import DONE_NAME, FAILED_NAME, newest_attempt, newest_claim
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import newest_step
 from runtime.process.job import launch_of_rank
-from runtime.startup.claims import claim, holds, is_gone, newest_attempt, to_bytes
+from runtime.startup.claims import claim, holds, is_gone, to_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import pytest
 
 from tests.support.jobs import Job, until
 from tests.support.launching import free_port
-from tests.support.slurm import Slurm, start_or_skip
 
 PLAN = ("cluster.gpus_per_host=2", "parallel={ep: 2, zero_stage: 1}")
 # A signal between two looks at the flag is heard at the next, as at the end of a step.
@@ -46,14 +44,6 @@ CELLS = [
 ]
 _WALL = 0x40000000  # linux/wait.h: also threads
 _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17  # linux/ptrace.h
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    slurm = Slurm(tmp_path_factory.mktemp("slurm"))
-    start_or_skip(slurm)
-    yield slurm
-    slurm.stop()
 
 
 @pytest.fixture
