@@ -19,6 +19,7 @@ def launch_mpirun_sh(plan: Plan, paths: LaunchPaths) -> str:
         "ssh_config": paths.ssh_config is not None,
     }
     values = {
+        "STARTER": "mpirun",
         "FIRST": shlex.quote(plan.hosts[0].name),
         "SSH_OPTIONS": " ".join(OPTIONS),
         "SSH_CONFIG": shlex.quote(str(paths.ssh_config)),

@@ -36,6 +36,7 @@ class LaunchPaths:
 def fill(name: str, conditions: Set[str], values: Mapping[str, str]) -> str:
     """The template's text with lines selected by `conditions` and `values` inserted."""
     lines = "\n".join(_selected_lines(name, conditions))
+    values = {"SCRIPT": name.removesuffix(".in"), **values}
     return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], lines) + "\n"
 
 

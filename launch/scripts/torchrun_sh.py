@@ -23,6 +23,7 @@ def launch_torchrun_sh(plan: Plan, paths: LaunchPaths) -> str:
     }
     first = plan.hosts[0].name
     values = {
+        "STARTER": "torchrun",
         "FIRST": first,
         "ADDRESS": machine_of(first),
         "PORT": str(_FIRST_PORT + int(plan.fingerprint, 16) % _NUM_PORTS),
