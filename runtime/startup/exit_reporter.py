@@ -1,13 +1,10 @@
 """Exit of a run: exit code, done.json or failed.json, and one printed reason (failure_reason.py)."""
 
 import os
-import re
 import sys
 import threading
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 
 from planner import Problem, StrategyError
@@ -15,25 +12,14 @@ from planner.exit_codes import ExitCode
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import newest_step
 from runtime.process.launcher_watch import why_launch_ends_ranks
-from runtime.process.missing_module import missing_module
 from runtime.startup.context import RunContext
 from runtime.startup.divergence import divergence_json, divergence_problem
+from runtime.startup.error_text import describe, is_peer_loss, missing_problem, wants_traceback
 from runtime.startup.failure_reason import ECHO_WAIT_S, describe_stall, first_reason, left_by_rank_0
 from runtime.startup.meeting import CannotMeet
 from runtime.startup.outcome_files import claim_failed_start, write_done, write_failed
 from runtime.training.loss_guard import Diverged
 
-# What torch says when the other end of a collective has gone.
-_PEER_GONE = (
-    "onnection closed",
-    "onnection reset",
-    "roken pipe",
-    "onnection refused",
-    "gloo/transport",
-    "ncclRemoteError",
-)
-# What gloo says, its own path in the text, of a network interface that is not there (GLOO_SOCKET_IFNAME).
-_OWN_FAULT = "Unable to find address"
 _STALL_TEXT = (
     "SW636 a collective did not end within launch.timeout ({timeout_s} s): {stall}\n"
     "  it hangs, was stopped, or is slower than that: see its log, and `py-spy dump --pid PID` on that host"
@@ -143,8 +129,8 @@ class ExitReporter:
         if isinstance(error, Diverged):
             return self._diverged(error)
         if isinstance(error, ImportError) and self.context.store is None:
-            return self._cannot_meet(_missing(error))
-        is_echo = _is_peer_loss(error)
+            return self._cannot_meet(missing_problem(error))
+        is_echo = is_peer_loss(error)
         if is_echo and self.context.stop.asked is not None:
             return self.stopped(f"by {self.context.stop.asked}")  # as the peer was, which heard it first
         own = f"[{self.context.identity}] {self._text_of(error, is_echo=is_echo)}"
@@ -242,20 +228,15 @@ class ExitReporter:
 
     def _text_of(self, error: BaseException, *, is_echo: bool) -> str:
         context = self.context
-        if isinstance(error, ImportError) and not _wants_traceback():
-            return str(_missing(error))
-        if _wants_traceback() or not is_echo:
-            return _describe(error)
+        if isinstance(error, ImportError) and not wants_traceback():
+            return str(missing_problem(error))
+        if wants_traceback() or not is_echo:
+            return describe(error)
         if "imed out" in str(error) and context.store is not None and context.start.plan is not None:
             stall = describe_stall(context.store, context.plan, context.rank)
             timeout_s = context.plan.strategy.launch.timeout
             return _STALL_TEXT.format(stall=stall, timeout_s=f"{timeout_s:g}")
         return _PEER_GONE_TEXT
-
-
-def _missing(error: ImportError) -> Problem:
-    fields: dict[str, Any] = {**missing_module(error)}
-    return Problem(**fields)
 
 
 @dataclass
@@ -271,51 +252,3 @@ class _Reason:
     text: str
     is_told_here: bool
     is_written_here: bool = False  # although this is not rank 0
-
-
-def _describe(error: BaseException) -> str:
-    if _wants_traceback():
-        return "".join(traceback.format_exception(error)).rstrip()
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    operator = _UNDETERMINED.match(str(error))
-    if operator is not None:
-        return _UNDETERMINED_TEXT.format(operator=operator[1], place=place)
-    text = without_frames(str(error))
-    return f"{type(error).__name__}: {text}{place}\n  SWITCHYARD_DEBUG=1 shows the full traceback"
-
-
-def without_frames(text: str) -> str:
-    """The text of an error without the C++ stack that torch 2.13 appends (c10/util/Exception.cpp)."""
-    return _CPP_STACK.split(text, maxsplit=1)[0].rstrip()
-
-
-_CPP_STACK = re.compile(r"^(?:Exception raised from |C\+\+ CapturedTraceback:|frame #\d+: )", re.MULTILINE)
-
-
-# torch 2.13's words (aten/src/ATen/Context.cpp, alertNotDeterministic).
-_UNDETERMINED = re.compile(r"(\S+) does not have a deterministic implementation")
-_UNDETERMINED_TEXT = (
-    "SW954 runtime.deterministic is true, and the operator {operator} has no deterministic kernel on this "
-    "GPU{place}: set runtime.deterministic to false\n  SWITCHYARD_DEBUG=1 shows the full traceback"
-)
-
-
-def _wants_traceback() -> bool:
-    return bool(os.environ.get("SWITCHYARD_DEBUG"))
-
-
-def _is_peer_loss(error: BaseException) -> bool:
-    """Whether the error says no more than that another rank is gone."""
-    if isinstance(error, ImportError):
-        return False
-    import torch.distributed as dist  # loaded by now: its import is not what failed
-
-    if isinstance(error, (dist.DistNetworkError, ConnectionError)):
-        return True
-    text = str(error)
-    return (
-        isinstance(error, RuntimeError)
-        and any(sign in text for sign in _PEER_GONE)
-        and _OWN_FAULT not in text
-    )
