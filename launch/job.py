@@ -25,8 +25,8 @@ KILL_WAIT_S = 5.0
 ASKED = "asked-to-stop"
 # File beside the link with the secret of the attempt, for its ranks (runtime/process/attempt_secret.py).
 SECRET = "secret"
-# Files beside the link that launch.sh writes.
-_OF_LAUNCH_SH = ("host-ended", "guarded")
+# Files beside the link that launch.sh and launch/launcher_output.py write.
+_OF_LAUNCH_SH = ("host-ended", "guarded", "reason")
 # File in the attempt's folder by which `remove` knows that `make` made it.
 _MADE = "made-by-launch-job"
 # Programs of DeepSpeed that run through the link and are not ranks.

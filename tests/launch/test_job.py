@@ -93,7 +93,7 @@ def test_only_an_attempts_own_folder_is_touched(command: str, tmp_path: Path) ->
 def test_remove_deletes_only_what_make_made(link: Path, tmp_path: Path) -> None:
     mine = link.with_name("mine")
     mine.touch()
-    for name in (job.ASKED, "host-ended", "guarded"):
+    for name in (job.ASKED, "host-ended", "guarded", "reason"):
         link.with_name(name).touch()
     assert job.main(["remove", str(link)]) == 0
     kept = link.parents[1]

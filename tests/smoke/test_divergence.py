@@ -18,7 +18,7 @@ def test_a_run_that_diverges_is_not_done_and_the_advice_works(tmp_path: Path) ->
 
     run = tmp_path / "runs" / "diverges"
     source = (f"output.resume={launch.run}", "output.branch=true", "training.min_learning_rate=0")
-    explodes = ("name=diverges", "training.learning_rate=1000", "training.warmup_steps=0")
+    explodes = ("name=diverges", "training.learning_rate=0.9", "training.warmup_steps=0")
     ended = train(launch, *source, *explodes, "training.steps=40", "output.checkpoint_every=1")
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.count("SW956") == 1
@@ -31,7 +31,7 @@ def test_a_run_that_diverges_is_not_done_and_the_advice_works(tmp_path: Path) ->
     assert (failed["code"], failed["checkpoint"]) == (1, 4)
     (problem,) = failed["problems"]
     assert (problem["code"], problem["step"], len(problem["sequences"])) == ("SW956", 5, 8)
-    assert problem["fix"].endswith("for example name=diverges-2 training.learning_rate=500")
+    assert problem["fix"].endswith("for example name=diverges-2 training.learning_rate=0.45")
 
     # Half of that rate would diverge as well; a good one does not.
     ended = train(launch, *source, "name=diverges-2", "training.learning_rate=0.004", "training.steps=5")

@@ -281,7 +281,6 @@ def test_a_plan_of_this_machine_alone_needs_no_ssh(
         ((STRATEGY, "--hardware", "train.py"), "train.py: "),
         ((STRATEGY, "launch.ssh_config=/nowhere"), "SW429 "),
         ((STRATEGY, STRATEGY), "SW483 "),
-        ((STRATEGY, "launch.launcher=srun"), "SW401 "),
         ((STRATEGY, "parallel.ep=3"), "parallel.ep=3"),
         (("nothing.yaml",), "nothing.yaml"),
         ((STRATEGY, "--job-only"), "SW482 No such option: --job-only"),

@@ -31,7 +31,7 @@ def test_ranks_exchange_bytes() -> None:
     ("value", "of"),
     [
         (Path("/runs/a b"), Path),
-        ((FileRecord(num_bytes=7, sha256="ab"), ()), tuple[FileRecord, tuple[str, ...]]),
+        ((FileRecord(num_bytes=7, sha256="ab" * 32), ()), tuple[FileRecord, tuple[str, ...]]),
         (float("nan"), float),
         (None, None),
     ],
