@@ -109,6 +109,7 @@ def train_steps(run: "TrainingRun", trainer: "Trainer", first_step: int) -> None
             run.save(step)
         if should_stop:
             break
+    run.finish_saving()
 
 
 class RankParser(argparse.ArgumentParser):

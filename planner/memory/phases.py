@@ -19,7 +19,9 @@ class PhaseMemory:
     chunk of them, and the gradients that the loss makes at once. temporaries: tensors of the operations at
     work, such as rows on their way to experts. sums: gradients of micro-batches, summed in fp32 until they
     are reduced once (runtime.reduce). p2p_buffers: on their way to and from other stages. buckets:
-    DeepSpeed's reduction buffers. overhead: what the framework takes outside of tensors.
+    DeepSpeed's reduction buffers. saved_copy: what a checkpoint is written from beside training
+    (output.async_save), where a rank's memory is the host's. overhead: what the framework takes outside of
+    tensors.
     """
 
     phase: str
@@ -33,6 +35,7 @@ class PhaseMemory:
     temporaries: int = 0
     p2p_buffers: int = 0
     buckets: int = 0
+    saved_copy: int = 0
     overhead: int = 0
 
     @property

@@ -11,6 +11,7 @@ from planner.memory.gradients import gradient_memory
 from planner.memory.optimizer_state import (
     FP32_BYTES,
     FlatGroup,
+    StaticState,
     groups_of,
     static_state,
     update_chunk_elements,
@@ -66,6 +67,7 @@ def rank_memory(plan: Plan, rank: int, imbalance: ExpertImbalance = BALANCED) ->
     place = plan.stages.index(stage)
     held, work = held_state(plan, stage, rank), work_memory(plan, stage, imbalance)
     state, overhead, buffers = held.state, overhead_bytes(plan), transfer_buffers(plan, place)
+    copy = saved_copy_bytes(plan, state) if plan.strategy.cluster.gpu.is_cpu else 0
     moments = step_moments(held, work, in_flight(plan, place), plan.batch.accumulation)
     phases = [
         PhaseMemory(
@@ -80,6 +82,7 @@ def rank_memory(plan: Plan, rank: int, imbalance: ExpertImbalance = BALANCED) ->
             temporaries=moment.temporaries,
             p2p_buffers=buffers if moment.phase != "update" else 0,
             buckets=moment.buckets,
+            saved_copy=copy,
             overhead=overhead,
         )
         for moment in moments
@@ -89,6 +92,7 @@ def rank_memory(plan: Plan, rank: int, imbalance: ExpertImbalance = BALANCED) ->
         weights=state.weights,
         masters=state.masters,
         moments=state.moments,
+        saved_copy=copy,
         overhead=overhead,
     )
     return RankMemory(rank=rank, phases=(*phases, between))
@@ -178,6 +182,11 @@ def transfer_buffers(plan: Plan, place: int) -> int:
 def overhead_bytes(plan: Plan) -> int:
     """What the framework takes outside of tensors."""
     return CPU_OVERHEAD_BYTES if plan.strategy.cluster.gpu.is_cpu else GPU_OVERHEAD_BYTES
+
+
+def saved_copy_bytes(plan: Plan, state: StaticState) -> int:
+    """Of the host's memory, for one rank: fp32 weights and both moments of its share, under async_save."""
+    return state.moments + state.moments // 2 if plan.strategy.output.async_save else 0
 
 
 def num_boundary_chunks(plan: Plan) -> int:

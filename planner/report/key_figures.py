@@ -90,10 +90,13 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
         f"{format_bytes(figures.peak_bytes)} on the fullest rank, of {format_bytes(limit)}{verdict}",
     )
     yield "run", _run_text(run)
+    beside = ""
+    if run.stall_s < run.checkpoint_s:
+        beside = f", of which training waits {format_seconds(run.stall_s, 2)}"
     yield (
         "checkpoint",
-        f"{format_bytes(run.checkpoint_bytes)}, about {format_seconds(run.checkpoint_s, 2)} to write "
-        f"(assumed rate), every {plural(plan.strategy.output.checkpoint_every, 'step')}: "
+        f"{format_bytes(run.checkpoint_bytes)}, about {format_seconds(run.checkpoint_s, 2)} to write"
+        f"{beside} (assumed rate), every {plural(plan.strategy.output.checkpoint_every, 'step')}: "
         f"{run.checkpoint_share:.1%} of the time",
     )
     if run.failures is not None:

@@ -14,7 +14,7 @@ from planner.report.tables import Table
 from planner.units import format_bytes, plural
 
 _MAX_ROWS = 12
-_NAMES = {"p2p_buffers": "P2P"}
+_NAMES = {"p2p_buffers": "P2P", "saved_copy": "checkpoint copy"}
 
 
 def memory_table(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> Table:

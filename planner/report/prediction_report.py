@@ -160,6 +160,7 @@ def prediction_dict(
             "cost": run.cost,
             "checkpoint_bytes": run.checkpoint_bytes,
             "checkpoint_s": run.checkpoint_s,
+            "checkpoint_stall_s": run.stall_s,
             "checkpoint_share": run.checkpoint_share,
             "failures": failures_dict(run.failures),
             "assumptions": list(run_assumptions(plan, run)),

@@ -137,6 +137,10 @@ class Output(Section):
     keep_every: Positive | None = Field(
         default=None, description="also keep checkpoints of steps divisible by this"
     )
+    async_save: bool = Field(
+        default=False,
+        description="train while a checkpoint is written, from a copy in the host's memory",
+    )
     validate_every: Positive = Field(
         default=50, description="steps between validations; also after the last step"
     )

@@ -1,7 +1,8 @@
 """Saving the training state of all ranks as one checkpoint, and restoring it into an engine."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from planner import Plan
+from runtime.checkpoint.async_writer import AsyncWriter
 from runtime.checkpoint.compatibility import Fingerprints
 from runtime.checkpoint.engine_state import optimizer_steps, refresh_weights, set_optimizer_steps, views
 from runtime.checkpoint.manifest import CheckpointInfo, Meta, read_manifest
@@ -21,22 +23,23 @@ from runtime.parallel.collective_actions import Ranks
 from runtime.parallel.groups import RankGroups
 
 
-def world_ranks() -> Ranks:
-    """All ranks of the world, connected by torch.distributed."""
+def world_ranks(group: dist.ProcessGroup | None = None) -> Ranks:
+    """All ranks of the world, connected by torch.distributed; `group`: another group of all of them."""
     return Ranks(
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
-        gather=gather_bytes,
-        broadcast=broadcast_bytes,
+        gather=partial(gather_bytes, group=group),
+        broadcast=partial(broadcast_bytes, group=group),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saver:
-    """Writes the run's checkpoints, on each rank.
+    """Writes the run's checkpoints, on each rank; beside training where the groups have one for it.
 
     folder: of the checkpoints. files: copied into each checkpoint, by name. holds: whether this attempt still
-    holds the run. end_of_text: the tokenizer's id, for generation from the checkpoint alone.
+    holds the run. end_of_text: the tokenizer's id, for generation from the checkpoint alone. on_written:
+    called with the step of each checkpoint that counts, on whichever thread has written it.
     """
 
     plan: Plan
@@ -49,15 +52,20 @@ class Saver:
     horizon: int
     end_of_text: int
     holds: Callable[[], bool]
+    on_written: Callable[[int], None]
+    _writer: AsyncWriter = field(default_factory=AsyncWriter, init=False)
 
     def save(self, step: int, result: dict[str, Any]) -> None:
         """Writes weights and both Adam moments, each element by the one rank that owns it. Collective.
+
+        Beside training it returns once they are copied; `finish` waits until they are written.
 
         Args:
             result: the run's result so far, printed by a later attempt that finds the run finished.
 
         Raises:
-            CheckpointError: on every rank; the last intact checkpoint is still there.
+            CheckpointError: on every rank; the last intact checkpoint is still there. Beside training, what
+                the save before this one raised.
         """
         plan = self.plan
         pieces = [
@@ -85,17 +93,38 @@ class Saver:
             },
             extra={"end_of_text": self.end_of_text, "result": result},
         )
-        write(
-            self.folder,
-            step,
-            pieces,
-            meta,
-            ranks=world_ranks(),
-            files=self.files,
-            keep_last=plan.strategy.output.keep_last,
-            keep_every=plan.strategy.output.keep_every,
-            holds=self.holds,
-        )
+
+        def write_pieces(pieces: Sequence[OwnedPiece]) -> None:
+            write(
+                self.folder,
+                step,
+                pieces,
+                meta,
+                ranks=world_ranks(self.groups.saving),
+                files=self.files,
+                keep_last=plan.strategy.output.keep_last,
+                keep_every=plan.strategy.output.keep_every,
+                holds=self.holds,
+            )
+            self.on_written(step)
+
+        if self.groups.saving is None:
+            write_pieces(pieces)
+        else:
+            self._writer.begin(pieces, write_pieces)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether what was written beside training failed on this rank; `finish` then raises why."""
+        return self._writer.has_failed
+
+    def finish(self) -> None:
+        """Waits until the last save is written. Collective over the world.
+
+        Raises:
+            CheckpointError: on every rank; the last intact checkpoint is still there.
+        """
+        self._writer.finish()
 
 
 def restore(folder: Path, engine: DeepSpeedEngine, groups: RankGroups) -> int:

@@ -7,40 +7,42 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# In each function `group` is another group of all ranks, for a thread that exchanges beside the main one.
 
-def gather_bytes(content: bytes) -> list[bytes] | None:
+
+def gather_bytes(content: bytes, group: dist.ProcessGroup | None = None) -> list[bytes] | None:
     """Every rank's bytes, in rank order, on rank 0; None elsewhere. Collective over the world."""
-    world_size, device = dist.get_world_size(), _device()
+    world_size, device = dist.get_world_size(), _device(group)
     own_size = torch.tensor([len(content)], dtype=torch.int64, device=device)
     all_sizes = own_size.new_empty(world_size)
-    dist.all_gather_into_tensor(all_sizes, own_size)
+    dist.all_gather_into_tensor(all_sizes, own_size, group=group)
     sizes = all_sizes.tolist()
     padded = torch.zeros(max(1, *sizes), dtype=torch.uint8, device=device)
     padded[: len(content)] = _to_tensor(content, device)
     if dist.get_rank() != 0:
-        dist.gather(padded, None, dst=0)
+        dist.gather(padded, None, dst=0, group=group)
         return None
     received = [torch.empty_like(padded) for _ in range(world_size)]
-    dist.gather(padded, received, dst=0)
+    dist.gather(padded, received, dst=0, group=group)
     return [_to_bytes(tensor[:size]) for tensor, size in zip(received, sizes, strict=True)]
 
 
-def broadcast_bytes(content: bytes) -> bytes:
+def broadcast_bytes(content: bytes, group: dist.ProcessGroup | None = None) -> bytes:
     """Rank 0's bytes; what the others pass is not looked at. Collective over the world."""
-    device = _device()
+    device = _device(group)
     size = torch.tensor([len(content)], dtype=torch.int64, device=device)
-    dist.broadcast(size, src=0)
+    dist.broadcast(size, src=0, group=group)
     if dist.get_rank() == 0:
         tensor = _to_tensor(content, device)
     else:
         tensor = torch.empty(int(size.item()), dtype=torch.uint8, device=device)
     if len(tensor):
-        dist.broadcast(tensor, src=0)
+        dist.broadcast(tensor, src=0, group=group)
     return _to_bytes(tensor)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+def _device(group: dist.ProcessGroup | None) -> torch.device:
+    return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
 
 
 def _to_tensor(content: bytes, device: torch.device) -> Tensor:

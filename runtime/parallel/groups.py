@@ -16,6 +16,9 @@ from model.hierarchical import HostGroups
 from planner import Plan, Stage
 from planner.topology.host_blocks import by_host
 
+# The description of the group that saves beside training use.
+SAVING_GROUP = "checkpoints"
+
 
 class GroupMismatch(RuntimeError):
     """DeepSpeed's groups differ from the plan's; the message has both tables."""
@@ -52,6 +55,7 @@ class RankGroups:
     ep 4, tp 1, dp 2 there are 2 replicas, edp groups of 2 and a data group of 8. `incoming` and `outgoing`
     are the boundaries to the neighboring stages, None at the ends of the model. A group of one rank has a
     process group too, because DeepSpeed asks for it. `reductions`: None without runtime.overlap_reduce.
+    `saving`: the world once more, for saves beside training; None without output.async_save.
     """
 
     rank: int
@@ -64,6 +68,7 @@ class RankGroups:
     outgoing: BoundaryGroups | None
     model: ModelGroups
     reductions: ReductionGroups | None
+    saving: dist.ProcessGroup | None
 
     @property
     def expert_group_name(self) -> str:
@@ -105,6 +110,9 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
                     )
     boundaries = _make_boundary_groups(plan, clock)
     reductions = _make_reduction_groups(plan, rank) if plan.strategy.runtime.overlap_reduce else None
+    saving = None
+    if plan.strategy.output.async_save:
+        saving = _new_group(plan, range(plan.world_size), SAVING_GROUP, backend="gloo")
     place = plan.stages.index(plan.stage_of(rank))
     alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
     mine = {axis: mine.get(axis, alone) for axis in ("data", "tp", "ep", "edp")}
@@ -119,14 +127,20 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
         outgoing=boundaries[place] if place < len(boundaries) else None,
         model=model,
         reductions=reductions,
+        saving=saving,
         **mine,
     )
 
 
-def _new_group(plan: Plan, ranks: Sequence[int], purpose: str | None = None) -> dist.ProcessGroup:
+def _new_group(
+    plan: Plan, ranks: Sequence[int], purpose: str | None = None, backend: str | None = None
+) -> dist.ProcessGroup:
     """A group with the world's timeout for a lost peer, not gloo's default of 30 minutes."""
     made: dist.ProcessGroup = dist.new_group(
-        list(ranks), timeout=timedelta(seconds=plan.strategy.launch.timeout), group_desc=purpose
+        list(ranks),
+        timeout=timedelta(seconds=plan.strategy.launch.timeout),
+        backend=backend,
+        group_desc=purpose,
     )
     return made
 

@@ -177,9 +177,9 @@ def agree_on_groups(make: Callable[[], T], context: RunContext, device: torch.de
     raise StrategyError([_other_groups(context, found)])
 
 
-def should_stop(context: RunContext, device: torch.device) -> bool:
-    """Whether any rank was asked to stop, decided by all alike. Collective over the world."""
-    return context.stop.agree(lambda asked: sum_over_world(int(asked), device) > 0)
+def should_stop(context: RunContext, device: torch.device, *, is_failed: bool = False) -> bool:
+    """Whether any rank was asked to stop, or has failed, decided by all alike. Collective over the world."""
+    return context.stop.agree(lambda asked: sum_over_world(int(asked or is_failed), device) > 0)
 
 
 def _other_groups(context: RunContext, found: str) -> Problem:

@@ -116,11 +116,17 @@ def find_open_collective() -> Wait | None:
         return None
     from torch._C import _distributed_c10d
 
+    from runtime.parallel.groups import SAVING_GROUP
+
     try:
         record = json.loads(_distributed_c10d._dump_fr_trace_json())  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError, ValueError):  # a build of torch without it
         return None
-    open_ones = [entry for entry in record.get("entries", ()) if not entry["retired"]]
+    open_ones = [
+        entry
+        for entry in record.get("entries", ())
+        if not entry["retired"] and entry["process_group"][1] != SAVING_GROUP  # on a thread beside training
+    ]
     if not open_ones:
         return None
     entry = open_ones[-1]

@@ -75,6 +75,7 @@ class TrainingRun:
             horizon=decision.horizon,
             end_of_text=data.end_of_text,
             holds=self._holds,
+            on_written=self._note_checkpoint,
         )
         self._reporter = RunReporter(
             self.plan,
@@ -86,6 +87,9 @@ class TrainingRun:
         )
         self._timeline = Timeline(plan=self.plan, rank=self.rank, folder=folder, attempt=attempt, done=done)
         return done + 1
+
+    def _note_checkpoint(self, step: int) -> None:
+        self._context.checkpoint = step
 
     def _holds(self) -> bool:
         """Whether no newer attempt has claimed the run.
@@ -120,8 +124,8 @@ class TrainingRun:
             self._timeline.write(report.result, report.spans)
 
     def should_stop(self) -> bool:
-        """Whether any rank was asked to stop. Collective over the world."""
-        return should_stop(self._context, self._device)
+        """Whether any rank was asked to stop, or could not save. Collective over the world."""
+        return should_stop(self._context, self._device, is_failed=self._saver.has_failed)
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is due: every `output.checkpoint_every` steps and after the last.
@@ -132,11 +136,14 @@ class TrainingRun:
         return self._is_save_due or step == self.last_step
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint. Collective over the world."""
+        """Writes a checkpoint, or begins to (output.async_save). Collective over the world."""
         self.pulse.enter("save", step)
         self._saver.save(step, self._reporter.result())
-        self._context.checkpoint = step
         self._is_save_due = False
+
+    def finish_saving(self) -> None:
+        """Waits until the last checkpoint is written. Collective over the world."""
+        self._saver.finish()
 
     def finish(self) -> ExitCode:
         """Reports the result, or that the run was stopped before its last step. Collective over the world."""

@@ -13,6 +13,7 @@ from runtime.parallel.groups import RankGroups
 from runtime.process.pulse import Pulse
 from runtime.profiling.phase_clock import PhaseClock, TimeSpan
 from runtime.training.forced_experts import forced_experts
+from runtime.training.garbage_collection import freeze_what_stays, no_collection
 from runtime.training.loss_guard import Diverged, LossGuard
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.micro_batch import training_batches, validation_batches
@@ -63,7 +64,6 @@ class Trainer:
     def train_step(self, step: int) -> StepReport:
         """Trains step `step` (counted from 1) and validates where it is due. Collective over the world."""
         self._enter("step" if self._has_stepped else "first step", step)
-        self._has_stepped = True
         training, batch = self.plan.strategy.training, self.plan.batch
         rate = learning_rate(step, training, self.horizon)
         for group in self.engine.optimizer.param_groups:
@@ -81,8 +81,12 @@ class Trainer:
                 forced_experts(self.plan.strategy, step),
             )
             totals = self.data.train_totals(step - 1)
-        result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
+        with no_collection():
+            result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
         phases_s = self.clock.reset()
+        if not self._has_stepped:  # the first step makes the optimizer's state, too
+            freeze_what_stays()
+            self._has_stepped = True
         spans = self.clock.recorded() if step == self.traced_step else ()
         is_validated = step % self.plan.strategy.output.validate_every == 0 or step == training.steps
         return StepReport(

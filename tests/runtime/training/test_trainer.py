@@ -54,6 +54,9 @@ class FakeRun(TrainingRun):
         self.saved.append(step)
         self._is_save_due = False
 
+    def finish_saving(self) -> None:
+        """Saves are whole at once."""
+
 
 def _trainer(plan: Plan, rank: int = 0) -> FakeTrainer:
     return FakeTrainer(
