@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import build_plan, load, predict
+from planner.counts.parameters import model_parameters
 from planner.counts.rank_workload import ExpertImbalance
 from planner.memory.optimizer_state import bytes_per_parameter
 from planner.memory.phases import CAUSES, PhaseMemory
@@ -19,6 +20,19 @@ ONE_GPU = ("cluster.hosts=1", "cluster.gpus_per_host=1")
 def _phase(memory: RankMemory, name: str) -> PhaseMemory:
     (found,) = (phase for phase in memory.phases if phase.phase == name)
     return found
+
+
+def test_an_async_save_takes_12_bytes_of_each_owned_parameter_where_memory_is_the_hosts() -> None:
+    one_rank = "parallel={ep: 1, tp: 1, zero_stage: 1}"
+    on_cpu = ("ds_configs/tiny_cpu.yaml", (one_rank, "output.async_save=true"))
+    built = build_plan(load(*on_cpu))
+    memory = rank_memory(built, 0)
+    expected = 12 * model_parameters(built.strategy.model).total
+    (copy,) = {phase.saved_copy for phase in memory.phases}
+    assert copy == pytest.approx(expected, rel=1e-6)  # Adam's counters of steps are in it too
+    assert memory.peak_bytes - rank_memory(build_plan(load(on_cpu[0], (one_rank,))), 0).peak_bytes == copy
+    on_gpu = plan("output.async_save=true")
+    assert rank_memory(on_gpu, 0).peak_bytes == rank_memory(plan(), 0).peak_bytes
 
 
 @pytest.mark.parametrize(

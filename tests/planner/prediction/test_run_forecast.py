@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from planner.counts.rank_workload import ExpertImbalance
 from planner.prediction.predict import predict
-from planner.prediction.run_forecast import forecast_run
+from planner.prediction.run_forecast import forecast_run, run_assumptions
 from planner.prediction.sensitivity import sensitivity
 from planner.prediction.training_time import CheckpointCosts
 from planner.report.key_figures import key_figure_lines, key_figures
@@ -77,6 +77,16 @@ def test_failures_of_a_run() -> None:
     assert run.failures.interval_s == pytest.approx(10 * prediction.step_s)
     assert run.failures.best_ratio > run.failures.ratio
     assert forecast_run(plan(LAYOUT), prediction).failures is None
+
+
+def test_training_waits_only_for_the_copy_of_an_async_save() -> None:
+    built = plan(LAYOUT, "cluster.mtbf=64000 h", "output.async_save=true")
+    run = forecast_run(built, predict(built))
+    assert run.checkpoint_s == pytest.approx(52_458_565_632 / 8e9)
+    assert run.stall_s == pytest.approx(52_458_565_632 / 64 / 5e9)  # 64 ranks at 5 GB/s
+    assert run.failures is not None
+    assert (run.failures.costs.stall_s, run.failures.costs.write_s) == (run.stall_s, run.checkpoint_s)
+    assert any("a copy of 6.56 GB in each host's memory" in line for line in run_assumptions(built, run))
 
 
 def test_figures_that_are_compared_first() -> None:
