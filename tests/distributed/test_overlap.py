@@ -41,7 +41,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_bits_are_those_without(layout: dict[str, Any], precision: str) -> None:
     plain, found = (
         run_layout(_strategy(layout, overlaps, precision), before=_small_buckets)

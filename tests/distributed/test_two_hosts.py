@@ -33,7 +33,7 @@ def _enter(network: Network, rank: int) -> None:
     network.enter(rank // 2)
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("top_k", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_training_on_two_hosts_has_the_bits_of_flat_on_one(network: Network, top_k: int) -> None:
     changes = {"model__num_experts_per_tok": top_k, "model__expert": "swiglu"}
     flat = run_layout(two_hosts(**changes))

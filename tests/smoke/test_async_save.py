@@ -4,11 +4,14 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.support.launching import Launch
 
 ASYNC = "output.async_save=true"
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_the_same_bytes_and_resume(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     code, output = launch.train("training.steps=6")

@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.smoke.test_plain import plain
 from tests.support.launching import Launch
 
@@ -11,6 +13,7 @@ def train(launch: Launch, *overrides: str) -> subprocess.CompletedProcess[str]:
     return plain(launch, "parallel.ep=1", "output.validate_every=100", *overrides)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_not_done_and_the_advice_works(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     ended = train(launch, "training.steps=3", "output.checkpoint_every=1")

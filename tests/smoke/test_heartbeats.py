@@ -4,10 +4,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from planner.heartbeats import Heartbeat, read_heartbeats
 from tests.support.launching import Launch
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_is_seen_and_the_other_waits_in_a_collective(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     launch.start("training.steps=60")

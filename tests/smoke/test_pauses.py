@@ -34,8 +34,6 @@ MOMENTS = ("before", "during", "after")
 PAUSES_S = (0.1, 2.0, 20.0, 60.0)
 # The cells of `make test`.
 QUICK = {
-    ("mpirun", signal.SIGTERM, "after", 2.0),
-    ("mpirun", signal.SIGUSR1, "during", 0.1),
     ("launch.sh", signal.SIGTERM, "before", 2.0),
 }
 CELLS = [
@@ -126,10 +124,8 @@ def test_a_job_that_was_paused_stops_when_it_is_asked(
         paused.has_stopped_by(number)
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    ["mpirun", *(pytest.param(name, marks=pytest.mark.slow) for name in LAUNCHERS if name != "mpirun")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ranks_that_a_debugger_stopped_stop_when_they_are_asked(
     launcher: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:

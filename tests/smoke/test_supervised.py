@@ -53,6 +53,7 @@ def test_after_a_kill_the_run_ends_with_the_unbroken_curve(unbroken: Launch, tmp
     assert {line["attempt"] for line in launch.lines()} == {1, 2}
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_is_named_and_the_run_ends_with_the_unbroken_curve(
     unbroken: Launch, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def _job(folder: Path, name: str, hosts: LoopbackHosts, *names: str, **options: 
     return job
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "code", "reason", "found"),
     [

@@ -14,6 +14,7 @@ from tests.support.launching import Launch
 STEPS = "training.steps=60"
 
 
+@pytest.mark.slow
 def test_a_spare_takes_the_place_of_a_lost_host(
     loopback: LoopbackHosts, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
