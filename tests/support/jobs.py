@@ -43,6 +43,7 @@ run = Path(sys.argv[sys.argv.index("--strategy") + 1]).parent
 rank = str(identify(how="").rank)
 step_s = float(os.environ.get("LIGHT_STEP_S", "0.05"))
 block_signals()
+(run / "light").mkdir(exist_ok=True)
 def end(reason):
     (run / "light" / f"{rank}.end").write_text(reason)
     os._exit(130)
@@ -55,7 +56,6 @@ if rank == "0":
     attempt = claim(run, {})
 seen = {"arguments": sys.argv[1:], "environment": dict(os.environ)}
 seen |= {"hosts": hosts_given(), "pid": os.getpid()}
-(run / "light").mkdir(exist_ok=True)
 temporary = run / "light" / f"{rank}.new"
 temporary.write_text(json.dumps(seen))
 temporary.replace(run / "light" / f"{rank}.json")
