@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -115,17 +116,19 @@ def write_shard(path: Path, pieces: Sequence[OwnedPiece]) -> tuple[FileRecord, t
 
     digest = hashlib.sha256()
     num_bytes = 0
-    with path.open("xb", buffering=0) as file:
+    # Hashing takes as long as writing, and both leave the interpreter to others.
+    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1, "checkpoint-hash") as hasher:
 
         def put(data: memoryview) -> None:
             nonlocal num_bytes
             for start in range(0, len(data), WRITE_CHUNK_BYTES):
                 chunk = data[start : start + WRITE_CHUNK_BYTES]
-                digest.update(chunk)
+                hashed = hasher.submit(digest.update, chunk)
                 while chunk:  # a raw write may be partial; the next one then raises the reason
                     taken = file.write(chunk)
                     num_bytes += taken
                     chunk = chunk[taken:]
+                hashed.result()
 
         put(memoryview(len(text).to_bytes(8, "little") + text))
         for piece in ordered:
