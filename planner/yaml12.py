@@ -11,6 +11,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from planner.problems import Problem
 from planner.units import shorten
 from planner.yaml12_scalars import MAX_DIGITS, resolve_scalar
+from planner.yaml12_stream import several_documents
 
 MAX_BYTES = 2**20  # a strategy is a page; a larger file is something else
 # Values of a document with its aliases written out: room for the names of 65,536 hosts. Eight lines of nested
@@ -118,6 +119,12 @@ class Document:
             loader = _Loader(text if self._override is None else text.replace("#", _HASH))
             node = loader.get_single_node()
         except yaml.MarkedYAMLError as error:
+            if error.context == "expected a single document in the stream" and error.problem_mark:
+                count, fix = several_documents(_Loader(text))
+                line = error.problem_mark.line + 1
+                found = f"{count} YAML documents, the second of which begins here (---)"
+                self._problem("SW102", line, found, "one document", fix)
+                return None
             mark = error.problem_mark or error.context_mark
             what = " ".join(part for part in (error.context, error.problem) if part)
             self._problem(

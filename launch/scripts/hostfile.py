@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from planner import Plan, Problem
+from planner.strategy.host_names import is_loopback
 
 # DeepSpeed 0.19.8 runs pdsh with this fan-out (launcher/constants.py:7): more hosts would start only after
 # others have ended, which wait for them.
@@ -36,11 +37,12 @@ def host_problems(plan: Plan) -> Iterator[Problem]:
     if is_local(plan):
         return
     names = [host.name for host in plan.hosts]
-    if "localhost" in names:
+    local = next((name for name in names if is_loopback(name)), None)
+    if local is not None and len(names) > 1:
         yield Problem(
             code="SW404",
             path="cluster.hosts",
-            found=f"localhost is one of {len(names)} hosts, but names a different machine on each of them",
+            found=f"{local} is one of {len(names)} hosts, but names a different machine on each of them",
             expected="names that resolve to the same machine on every host",
             fix="write the name by which the other hosts reach it",
         )

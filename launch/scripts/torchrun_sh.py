@@ -6,7 +6,7 @@ from launch.scripts.hostfile import has_placeholder_hosts, is_local
 from launch.scripts.site import site_conditions, site_values
 from launch.scripts.template import LaunchPaths, common_conditions, common_values, fill
 from planner import Plan
-from planner.strategy.host_names import machine_of
+from planner.strategy.host_names import host_of
 
 # Those that runtime/process/rendezvous.py takes where a launcher names none.
 _FIRST_PORT, _NUM_PORTS = 20_000, 12_000
@@ -25,7 +25,7 @@ def launch_torchrun_sh(plan: Plan, paths: LaunchPaths) -> str:
     values = {
         "STARTER": "torchrun",
         "FIRST": first,
-        "ADDRESS": machine_of(first),
+        "ADDRESS": host_of(first),
         "PORT": str(_FIRST_PORT + int(plan.fingerprint, 16) % _NUM_PORTS),
         "LAST_NODE": str(len(plan.hosts) - 1),
         "TIMEOUT": str(round(plan.strategy.launch.timeout)),

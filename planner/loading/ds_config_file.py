@@ -4,28 +4,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from planner.loading.foreign_defaults import deepspeed_defaults, program_defaults
+from planner.loading.foreign_layout import zero_stage
 from planner.loading.foreign_meaning import AUTO, Meaning, number, write
-from planner.loading.foreign_names import find_foreign, find_meaning, find_value, is_section, own_tails
+from planner.loading.foreign_names import (
+    find_foreign,
+    find_meaning,
+    find_value,
+    is_section,
+    own_tails,
+    plain_name,
+)
 from planner.loading.foreign_recipe import share_of_steps
-from planner.loading.programs import AXOLOTL, LLAMA_FACTORY, MEGATRON, OTHER_MEANINGS, TRAINER
+from planner.loading.interpolations import find_interpolations, with_resolved
+from planner.loading.programs import OTHER_MEANINGS
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.source_file import SourceFile
 from planner.loading.trial import is_legal
 from planner.loading.validation_messages import legal_values
-from planner.loading.value_examples import example_of
 from planner.problems import Problem
 from planner.strategy.sources import Sources
 from planner.yaml12 import Entry
-from planner.yaml12 import Mapping as YamlMapping
 from planner.yaml12_writer import flow_yaml
-
-# Keys whose default in DeepSpeed 0.19.8 or torch is another than here: (key there, key here).
-_OTHER_DEFAULTS = (
-    ("optimizer.params.betas", "training.optimizer.betas"),
-    ("optimizer.params.weight_decay", "training.optimizer.weight_decay"),
-    ("scheduler.params.cos_min_ratio", "training.min_learning_rate"),
-)
-
 
 _ACCUMULATION = "gradient_accumulation_steps"
 _LAST = {"scheduler": 1, _ACCUMULATION: 2}
@@ -48,11 +48,16 @@ def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConf
     `strategy`: the strategy that takes it over, as plain data, whose degrees relate accumulation to
     micro_batch; empty without one.
     """
-    root = source.root
-    config = {key: entry.plain() for key, entry in root.entries.items()}
+    whole = Entry(value=source.root, line=None)
+    interpolations = find_interpolations(whole)
+    config = with_resolved(whole, interpolations).plain()
     problems: list[Problem] = []
     writes: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
+    left_out = {
+        ".".join(one.path): f"{one.text}: nothing here says what it comes to"
+        for one in interpolations
+        if one.entry is None
+    }
     said: dict[str, str] = {}  # by which key there a key here was last written
     # Accumulation follows from the batches, and DeepSpeed's schedulers replace the optimizer's rate, whatever
     # their order in the file.
@@ -84,7 +89,9 @@ def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConf
                 left_out[name] = f"{flow_yaml(item)}: {_FORMULA}"
                 continue
             for here, converted in meaning.writes.items():
-                if is_legal(here.split("."), converted):
+                if _is_hostfile(here, writes.get(here)):
+                    left_out[name] = f"{flow_yaml(item)}: {said[here]} names the hosts"
+                elif _is_hostfile(here, converted) or is_legal(here.split("."), converted):
                     if writes.get(here, converted) != converted:
                         left_out[said[here]] = f"{flow_yaml(writes[here])}: {name} sets {here}"
                     writes[here], said[here] = converted, name
@@ -96,21 +103,10 @@ def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConf
                 left_out[name] = f"{flow_yaml(item)}: {here} is not known ({why})"
             if meaning.refused or meaning.no_effect or meaning.note:
                 left_out[name] = f"{flow_yaml(item)}: {meaning.refused or meaning.no_effect or meaning.note}"
-    left_out.update(_unwritten(config) if source.kind == "deepspeed" else _defaults(source.title, config))
+    left_out.update(
+        deepspeed_defaults(config) if source.kind == "deepspeed" else program_defaults(source.title, config)
+    )
     return DsConfig(writes=writes, left_out=left_out, problems=tuple(problems))
-
-
-def with_ds_config(root: Entry, source: SourceFile) -> tuple[Entry, DsConfig] | None:
-    """The strategy with the keys of another program's configuration in place of its own, and what else that
-    says; None where neither has a model."""
-    found = convert_ds_config(source, root.plain())
-    has_model = isinstance(root.value, YamlMapping) and "model" in root.value.entries
-    if not has_model and not any(key.startswith("model.") for key in found.writes):
-        return None
-    origin = f"--from {source.argument}"
-    for here, value in found.writes.items():
-        root = _put(root, here.split("."), _entry(value, origin))
-    return root, found
 
 
 def sections_of(writes: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,9 +149,16 @@ def _meanings(
         yield path, value, _own_meaning(path[-1], value, data)
 
 
+def _is_hostfile(here: str, value: Any) -> bool:
+    """A file that is read, and what is wrong in it told, where the strategy is."""
+    return here == "cluster.hosts" and isinstance(value, dict) and isinstance(value.get("hostfile"), str)
+
+
 def _own_meaning(key: str, value: Any, data: Mapping[str, Any]) -> Meaning | None:
     """Of a key that has the same name here; None if none has."""
-    own = own_tails().get(key)
+    own = own_tails().get(plain_name(key))
+    if own == "parallel.zero_stage":
+        return zero_stage(value, lambda wanted: find_value(data, wanted))
     if own is None or not own.startswith(("model.", "training.")):
         return None
     part = number(value)
@@ -173,48 +176,6 @@ def _main(section: Mapping[str, Any]) -> Any:
     return section.get("stage", section.get("enabled", dict(section)))
 
 
-_BETAS = "training.optimizer.betas"
-_SCHEDULE = "here it is a linear warm-up and a cosine"
-# transformers' TrainingArguments, which LLaMA-Factory's extend.
-_TRAINER = (
-    ("learning_rate", 5e-5, "training.learning_rate"),
-    ("weight_decay", 0, "training.optimizer.weight_decay"),
-    ("adam_beta2", 0.999, _BETAS),
-    ("warmup_steps", 0, "training.warmup_steps"),
-    ("lr_scheduler_type", "linear", _SCHEDULE),
-)
-# Megatron-LM's arguments.py, transformers 5 and Axolotl's schemas: key there, its default there, and the key
-# here or what is here instead.
-DEFAULTS: Mapping[str, tuple[tuple[str, Any, str], ...]] = {
-    MEGATRON: (
-        ("moe_router_topk", 2, "model.num_experts_per_tok"),
-        ("norm_epsilon", 1e-5, "model.rms_norm_eps"),
-        ("weight_decay", 0.01, "training.optimizer.weight_decay"),
-        ("adam_beta2", 0.999, _BETAS),
-        ("moe_aux_loss_coeff", 0, "training.balance_loss"),
-        ("lr_decay_style", "linear", _SCHEDULE),
-        ("normalization", "LayerNorm", "here every norm is an RMSNorm"),
-    ),
-    TRAINER: _TRAINER,
-    LLAMA_FACTORY: _TRAINER,
-    AXOLOTL: (
-        ("weight_decay", 0, "training.optimizer.weight_decay"),
-        ("adam_beta2", 0.999, _BETAS),
-    ),
-}
-
-
-def _defaults(title: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for theirs, default, here in DEFAULTS.get(title, ()):
-        if theirs in config or theirs.replace("_", "-") in config:
-            continue
-        if theirs == "warmup_steps" and "warmup_ratio" in config:
-            continue
-        if "." in here:
-            here = f"{here} is {flow_yaml(example_of(here.split('.')))} unless you set it"
-        yield theirs, f"is not written, which is {flow_yaml(default)} there; {here}"
-
-
 def _problem(source: SourceFile, path: tuple[str, ...], value: Any, legal: str) -> Problem:
     problem = Problem(
         code="SW156",
@@ -224,38 +185,3 @@ def _problem(source: SourceFile, path: tuple[str, ...], value: Any, legal: str) 
         fix=f"correct {path[-1]} in {source.file.name}, or remove it there and write the key of the strategy",
     )
     return Sources(file=str(source.file), root=Entry(value=source.root, line=None)).locate(problem, path)
-
-
-def _unwritten(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    scheduler = config.get("scheduler")
-    kind = scheduler.get("type") if isinstance(scheduler, dict) else None
-    for theirs, here in _OTHER_DEFAULTS:
-        if theirs.startswith("scheduler") and kind != "WarmupCosineLR":
-            continue
-        section, _, last = theirs.rpartition(".")
-        place: Any = config
-        for key in section.split("."):
-            place = place.get(key) if isinstance(place, dict) else None
-        if isinstance(place, dict) and last not in place:
-            default = flow_yaml(example_of(here.split(".")))
-            yield theirs, f"is not written; {here} is {default} unless you set it"
-    params = scheduler.get("params") if isinstance(scheduler, dict) else None
-    if isinstance(params, dict) and "warmup_type" not in params and str(kind).startswith("Warmup"):
-        yield "scheduler.params.warmup_type", "is not written, which is log there; the warm-up is linear here"
-
-
-def _entry(value: Any, origin: str) -> Entry:
-    if isinstance(value, dict):
-        inner = {key: _entry(item, origin) for key, item in value.items()}
-        return Entry(value=YamlMapping(entries=inner), line=None, override=origin)
-    if isinstance(value, (list, tuple)):
-        return Entry(value=tuple(_entry(item, origin) for item in value), line=None, override=origin)
-    return Entry(value=value, line=None, override=origin)
-
-
-def _put(place: Entry, keys: list[str], value: Entry) -> Entry:
-    if not keys:
-        return value
-    entries = dict(place.value.entries) if isinstance(place.value, YamlMapping) else {}
-    entries[keys[0]] = _put(entries.get(keys[0], Entry(value=None, line=place.line)), keys[1:], value)
-    return Entry(value=YamlMapping(entries=entries), line=place.line, override=place.override)

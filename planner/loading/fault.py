@@ -35,6 +35,15 @@ class Fault:
     is_derived: bool = False  # a default that could not be taken from other keys because there were faults
     meant: tuple[Path, ...] = ()  # for an unknown key: the paths of the keys that seem to be meant
 
+    def value_at(self, data: Any) -> Any:
+        """What the document has at the path; None where it has nothing."""
+        for key in self.path:
+            is_item = isinstance(data, (list, tuple)) and isinstance(key, int) and key < len(data)
+            if not is_item and not (isinstance(data, dict) and key in data):
+                return None
+            data = data[key]
+        return data
+
     def _leaves(self, here: str, value: Any) -> Iterator[tuple[str, Any]]:
         """A section under its right name, key by key: each was one override."""
         if self.replaces and isinstance(value, dict) and value and value is self.value:
@@ -46,8 +55,11 @@ class Fault:
         """What to write in the file; keys of the same section by their last part, unless `is_dotted`."""
         if not self.writes:
             return self.fix + self.hint
+        if not self.replaces and (inside := self._inside()) is not None:
+            return f"write {self.path[-1]}: {flow_yaml(inside)}{self.hint}"
         key, value = str(self.path[-1]), flow_yaml(self.value)
-        instead = f"{key}: {value}" if len(value) <= _SHORT else key
+        has_value = len(value) <= _SHORT and ":" not in key  # `ep:8` is all there is
+        instead = f"{key}: {value}" if has_value else key
         section = "" if is_dotted else dotted(self.path[:-1])
         texts = {_beside(here, section): flow_yaml(value) for here, value in self.writes.items()}
         at_top = {here for here in self.writes if "." not in here and section}
@@ -57,6 +69,20 @@ class Fault:
             f"{here}: {text}{' at the top level' if here in at_top else ''}" for here, text in texts.items()
         )
         return f"write {listed}{f' instead of {instead}' if self.replaces else ''}{self.hint}"
+
+    def _inside(self) -> dict[str, Any] | None:
+        """What is written inside the key itself, as its section; None where it is the key that is written."""
+        above = f"{dotted(self.path)}."
+        if not all(here.startswith(above) for here in self.writes):
+            return None
+        section: dict[str, Any] = {}
+        for here, value in self.writes.items():
+            *before, last = here.removeprefix(above).split(".")
+            place = section
+            for name in before:
+                place = place.setdefault(name, {})
+            place[last] = value
+        return section
 
     def fix_at_origin(self, origin: Origin) -> str:
         """What to write under the key of a model's config."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from planner.loading.foreign_meaning import Find, Meaning, write
-from planner.loading.mix_spellings import PATH_NAMES, WEIGHT_NAMES, as_mix, as_paths, find_parts, has_weights
+from planner.loading.foreign_meaning import Find, Meaning, shown, write
+from planner.strategy.mix_spellings import PATH_NAMES, WEIGHT_NAMES, as_mix, as_paths, find_parts, has_weights
 
 # How Axolotl and LLaMA-Factory name the form of records -> data.format
 _CHAT = ("chat_template", "sharegpt", "chatml", "openai", "messages")
@@ -26,7 +26,7 @@ def corpora(value: Any, find: Find) -> Meaning:
     if mix is not None and len(mix) > 1:
         writes["data.mix"] = mix
     else:
-        writes["data.path"] = as_paths(parts)
+        writes["data.path"] = _on_the_hub(as_paths(parts), find)
     items = [item for item in _items(value) if isinstance(item, Mapping)]
     kinds = {_format(item.get("type")) for item in items if item.get("type") is not None}
     notes = [_note(as_paths(parts))]
@@ -78,5 +78,32 @@ def _note(paths: Any) -> str:
     if any(path.endswith((".bin", ".idx", "_document")) for path in listed):
         return "the text, not the tokens that Megatron-LM made of it (.bin, .idx)"
     if any(not path.endswith(_FILES) and not path.startswith(("/", ".", "~", "$")) for path in listed):
-        return "a file or folder; download a data set of the Hub first, and write its folder"
+        return "a file, a folder, or a data set of the Hub: OWNER/NAME or OWNER/NAME:CONFIGURATION"
     return ""
+
+
+# Names without an owner, as torchtitan's registry and the older ones of the Hub have them.
+_OWNERS: Mapping[str, str] = {
+    "c4": "allenai/c4:en",
+    "openwebtext": "Skylion007/openwebtext",
+    "wikitext": "Salesforce/wikitext:wikitext-103-raw-v1",
+    "wikipedia": "wikimedia/wikipedia:20231101.en",
+}
+
+
+def _on_the_hub(paths: Any, find: Find) -> Any:
+    """One name with its owner, and with its configuration where that is a key of its own."""
+    configuration = find("dataset_config_name") or find("dataset_config")
+    if not isinstance(paths, str) or paths.endswith(_FILES) or ":" in paths:
+        return paths
+    owned = _OWNERS.get(paths.lower(), paths)
+    if not isinstance(configuration, str):
+        return owned
+    return f"{owned.partition(':')[0]}:{configuration}"
+
+
+def dataset_configuration(value: Any, find: Find) -> Meaning:
+    """The configuration of a data set of the Hub, which is written behind its name."""
+    if value is None:
+        return Meaning(no_effect="null is the only configuration")
+    return Meaning(no_effect=f"it is the end of data.path, NAME:{shown(value)}")

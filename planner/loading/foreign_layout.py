@@ -1,9 +1,10 @@
 """Layout and batch as other programs write them: ZeRO, degrees, stages, accumulation."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
-from planner.loading.foreign_meaning import AUTO, Find, Meaning, count, write
+from planner.loading.foreign_meaning import AUTO, Find, Meaning, count, shown, write
 
 
 def zero_stage(value: Any, find: Find) -> Meaning:
@@ -29,15 +30,55 @@ def data_parallel(value: Any, find: Find) -> Meaning:
 
     data-parallel size = dp × max(ep, tp) / tp of a colocated stage (planner/topology/placement.py).
     """
-    size, ep, tp = count(value), count(find("parallel.ep")) or 1, count(find("parallel.tp")) or 1
+    if value == -1:
+        return _all_that_is_left(find)
+    size = count(value)
     if size is None:
         return Meaning(asks={"parallel.dp": "the number of replicas of all experts"})
+    return _replicas_of_experts(size * (_first(find, _REPLICAS) or 1), find)
+
+
+def _replicas_of_experts(size: int, find: Find) -> Meaning:
+    ep, tp = count(find("parallel.ep")) or 1, count(find("parallel.tp")) or 1
     wide = max(ep, tp)
     if size * tp % wide:
         return Meaning(
             asks={"parallel.dp": f"data-parallel size × tp / max(ep, tp), here {size * tp}/{wide}"}
         )
     return Meaning(writes={"parallel.dp": size * tp // wide})
+
+
+def replicas(value: Any, find: Find) -> Meaning:
+    """Replicas of what is sharded: the product of both degrees is the data-parallel size."""
+    shards = next((name for name in _SHARDS if find(name) is not None), None)
+    if shards is not None:
+        return Meaning(no_effect=f"{shards} × {shown(value)} is the data-parallel size, as dp has it")
+    if value in (None, 1):
+        return Meaning(no_effect="it is one replica")
+    if count(value) is None:
+        return Meaning(asks={"parallel.dp": "the number of replicas of all experts"})
+    return _replicas_of_experts(value, find)
+
+
+_SHARDS = ("data_parallel_shard_degree", "dp_shard_size", "parallelism_config_dp_shard_size")
+_REPLICAS = ("data_parallel_replicate_degree", "dp_replicate_size", "parallelism_config_dp_replicate_size")
+
+
+def _first(find: Find, names: tuple[str, ...]) -> int | None:
+    return next((found for name in names if (found := count(find(name))) is not None), None)
+
+
+def _all_that_is_left(find: Find) -> Meaning:
+    """torchtitan's -1: all GPUs that the other degrees leave."""
+    ep, tp = count(find("parallel.ep")) or 1, count(find("parallel.tp")) or 1
+    hosts, each = find("cluster.hosts"), count(find("cluster.gpus_per_host"))
+    number = len(hosts) if isinstance(hosts, (list, tuple)) else count(hosts)
+    rest = (count(find("parallel.pp")) or 1) * max(ep, tp)
+    is_plain = not isinstance(hosts, (list, tuple)) or not any(re.search(r"[\s\[]", str(h)) for h in hosts)
+    world = (number - (count(find("cluster.spare_hosts")) or 0)) * each if number and each and is_plain else 0
+    if world < 1 or world % rest:
+        return Meaning(asks={"parallel.dp": "-1 is all GPUs: their number / (pp × max(ep, tp))"})
+    return Meaning(writes={"parallel.dp": world // rest}, note=f"-1 is all {world} GPUs")
 
 
 def first_stage(value: Any, find: Find) -> Meaning:

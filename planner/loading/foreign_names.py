@@ -4,6 +4,7 @@ foreign_names.yaml is the one table, from which messages, `plan --from ds_config
 docs/foreign-names.md are made.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 from planner.loading.foreign_meaning import Convert, Meaning, always, same, unless_off, words
 from planner.loading.foreign_values import CONVERTERS
 from planner.loading.json_schema import list_paths
+from planner.strategy.parallel import degrees_of
 from planner.yaml12 import Document
 
 
@@ -76,7 +78,7 @@ def _converter(row: Mapping[str, Any]) -> Convert:
 
 
 def _takes_section(row: Mapping[str, Any]) -> bool:
-    return row.get("convert") in ("zero_stage", "bf16_section", "corpora") or any(
+    return row.get("convert") in ("zero_stage", "bf16_section", "corpora", "fsdp") or any(
         isinstance(row.get(kind), str) for kind in ("no_effect", "refused")
     )
 
@@ -92,9 +94,18 @@ def is_section(path: Sequence[str | int], value: Any) -> bool:
 
 
 def find_foreign(path: Sequence[str | int]) -> ForeignName | None:
-    """The entry of a key, with its section or alone; case and dashes are free."""
-    parts = [str(part).lower().lstrip("-").replace("-", "_") for part in path[-2:]]
+    """The entry of a key, with its section or alone; case, dashes and accelerate's prefixes are free."""
+    parts = [plain_name(str(part)) for part in path[-2:]]
     return foreign_names().get(".".join(parts)) or foreign_names().get(parts[-1])
+
+
+# Of the keys of its sections for other programs, which have them without.
+_PREFIX = re.compile(r"(megatron_lm|parallelism_config)_(?!config)")
+
+
+def plain_name(key: str) -> str:
+    """A key as the table has it."""
+    return _PREFIX.sub("", key.lower().lstrip("-").replace("-", "_"), count=1)
 
 
 def find_meaning(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) -> Meaning | None:
@@ -132,7 +143,7 @@ def _is_idle(path: Sequence[str | int], section: Mapping[str, Any]) -> bool:
 
 def _own(key: str, value: Any, data: Mapping[str, Any]) -> Meaning | None:
     """A key of a strategy in a section of another program: `gradient_clipping`."""
-    path = own_tails().get(key)
+    path = own_tails().get(plain_name(key))
     if path is None or path.startswith("cluster.") or isinstance(value, dict):
         return None  # `peak` of a schedule is not that of a GPU
     return same(path)(value, lambda _: None)
@@ -149,6 +160,8 @@ def find_value(data: Mapping[str, Any], wanted: str) -> Any:
     place: Any = data
     for key in wanted.split("."):
         place = place.get(key) if isinstance(place, dict) else None
+        if key == "parallel" and isinstance(place, str) and wanted != key:
+            place = degrees_of(place)
     if place is not None:
         return place
     for path, value in _leaves(data, ()):

@@ -2,20 +2,26 @@
 
 from collections.abc import Mapping
 
-from planner.loading import foreign_data, foreign_layout, foreign_model, foreign_recipe
+from planner.loading import foreign_data, foreign_layout, foreign_machine, foreign_model, foreign_recipe
 from planner.loading.foreign_meaning import Convert
 
 CONVERTERS: Mapping[str, Convert] = {
     converter.__name__: converter
     for converter in (
         foreign_data.corpora,
+        foreign_data.dataset_configuration,
         foreign_data.packing,
         foreign_layout.accumulation,
         foreign_layout.data_parallel,
         foreign_layout.first_stage,
         foreign_layout.last_stage,
+        foreign_layout.replicas,
         foreign_layout.stage_layout,
         foreign_layout.zero_stage,
+        foreign_machine.devices,
+        foreign_machine.fsdp,
+        foreign_machine.on_cpu,
+        foreign_machine.processes,
         foreign_model.activation,
         foreign_model.capacity,
         foreign_model.expert_width,

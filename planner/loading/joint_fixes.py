@@ -12,6 +12,7 @@ from planner.loading.refused_keys import find_refusal
 from planner.loading.shares import OF_STEPS
 from planner.problems import Problem
 from planner.strategy.field_types import Section
+from planner.strategy.parallel import degrees_of
 from planner.strategy.schema import Strategy
 from planner.yaml12_scalars import resolve_scalar
 
@@ -116,8 +117,9 @@ def _put(place: Any, keys: Sequence[str], value: Any) -> None:
     """Writes a key where its section is one, or is not written."""
     for key in keys[:-1]:
         if not isinstance(place.get(key), dict):
-            if place.get(key) is not None:
-                return  # a short name, or a mistake of its own
-            place[key] = {}
+            degrees = degrees_of(place.get(key))
+            if degrees is None and place.get(key) is not None:
+                return  # a mistake of its own
+            place[key] = degrees or {}
         place = place[key]
     place[keys[-1]] = value

@@ -66,6 +66,15 @@ def _link(text: str, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "NVLink4", ", that of H100 and H200, or NVLink3 of A100, NVLink5 of B200"
 
 
+def share_of_memory(
+    path: Sequence[str | int], value: Any, data: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """A number up to 1 where memory is bounded: vLLM's and torch's share of the GPU's."""
+    share = number(value)
+    if tuple(path) == ("limits", "memory_max") and share is not None and 0 < share <= 1:
+        yield from _share_of_memory(share * 100, data)
+
+
 def _share_of_memory(percent: float, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A share of the GPU's memory."""
     cluster = data.get("cluster")

@@ -15,17 +15,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from planner.files import read_limited
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
 from planner.loading.changed_strategy import find_claim_faults
-from planner.loading.ds_config_file import with_ds_config
 from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
+from planner.loading.merge_config import with_ds_config
 from planner.loading.override_faults import find_broken_rules_of, name_overrides
 from planner.loading.overrides import apply_overrides
 from planner.loading.programs import DEEPSPEED, find_program
-from planner.loading.source_file import find_other_config, find_program_file
+from planner.loading.source_file import find_other_config, find_program_file, find_toml
+from planner.loading.strategy_text import read_text
+from planner.loading.templated_file import find_template, resolved
 from planner.loading.validation_messages import MAX_FAULTS, find_faults
 from planner.problems import Problem, StrategyError
 from planner.rules.partial import DERIVED, STAND_IN, PartialStrategy
@@ -33,7 +34,7 @@ from planner.strategy.field_types import AS_TEXT
 from planner.strategy.host_names import MAX_SLOTS
 from planner.strategy.schema import Strategy
 from planner.strategy.sources import Sources
-from planner.yaml12 import MAX_BYTES, Document, Entry
+from planner.yaml12 import Document, Entry
 from planner.yaml12 import Mapping as YamlMapping
 
 _MAX_ROUNDS = 8  # a stand-in may uncover what its neighbour hid; each round leaves fewer faults
@@ -56,7 +57,12 @@ def load(
     """
     file = os.fspath(path)
     return loads(
-        _read(file), overrides, file=file, name=FilePath(file).stem, model_from=model_from, hardware=hardware
+        read_text(file),
+        overrides,
+        file=file,
+        name=FilePath(file).stem,
+        model_from=model_from,
+        hardware=hardware,
     )
 
 
@@ -81,6 +87,8 @@ def loads(
     document = Document(text, file)
     problems = list(document.problems)
     root = document.root
+    if problems and (other_form := find_toml(text, file) or find_template(text, file)) is not None:
+        raise StrategyError([other_form])
     if root is not None and not isinstance(root.value, YamlMapping):
         not_a_mapping = Problem(
             code="SW103",
@@ -109,9 +117,12 @@ def loads(
     texts = tuple(overrides)
     alone = root
     root, override_problems = apply_overrides(root, texts)
-    problems += (*(taken.problems if taken is not None else ()), *override_problems)
+    root, templated, unresolved = resolved(root, file)
+    alone, *_ = resolved(alone, file)
+    problems += (*(taken.problems if taken is not None else ()), *override_problems, *templated)
     assert isinstance(root.value, YamlMapping)
-    unknown = {("model",)} if taken is not None and not taken.section.entries else set()
+    unknown: set[tuple[str, ...]] = {("model",)} if taken is not None and not taken.section.entries else set()
+    unknown |= unresolved
     unwritten = frozenset({"name"}) - set(root.value.entries)
     if unwritten:
         root.value.entries["name"] = Entry(value=name, line=1)
@@ -155,25 +166,6 @@ def locate_problems(problems: Iterable[Problem], strategy: Strategy) -> tuple[Pr
     )
 
 
-def _read(file: str) -> str:
-    """The text of a file, or the one Problem that keeps it from being read."""
-    try:
-        return read_limited(file, MAX_BYTES).decode("utf-8-sig")
-    except FileNotFoundError:
-        found, fix = "no such file", f"correct the path (relative paths start at {FilePath.cwd()})"
-    except IsADirectoryError:
-        found, fix = "this is a directory", "give a file in it"
-    except UnicodeDecodeError as error:
-        found, fix = f"byte {error.start} is not UTF-8 text", "give a text file in UTF-8"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        found, fix = f"the file cannot be read: {reason.lower()}", "give the file of a strategy"
-        if isinstance(error, PermissionError):
-            fix = "correct its permissions"
-    expected = "a strategy in YAML, for example ds_configs/tiny_cpu.yaml"
-    raise StrategyError([Problem(code="SW101", found=found, expected=expected, fix=fix, file=file)])
-
-
 def _check(
     sources: Sources,
     *,
@@ -207,7 +199,7 @@ def _check(
             break
         except ValidationError as error:
             is_hopeless = error.error_count() > MAX_FAULTS
-            for fault in find_faults(error, data, unwritten):
+            for fault in find_faults(error, data, unwritten, sources.may_replace):
                 if fault.is_derived:
                     continue  # follows once its sources have their stand-ins
                 problems += _problems_of(fault, sources)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from planner.loading.fault import Fault, Path
-from planner.loading.mix_spellings import as_mix, find_parts, has_weights
 from planner.loading.value_fixes import propose_value
+from planner.strategy.mix_spellings import as_mix, find_parts, has_weights
 
 _MIX, _PATH = ("data", "mix"), ("data", "path")
 

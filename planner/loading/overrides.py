@@ -5,8 +5,16 @@ import shlex
 
 from yaml.reader import Reader
 
-from planner.loading.json_schema import list_paths
-from planner.loading.value_examples import example_of
+from planner.loading.override_spellings import (
+    KEY,
+    keys_of_section,
+    left_out,
+    meant_by,
+    own_key,
+    quote_items,
+    split_overrides,
+    write_overrides,
+)
 from planner.problems import Problem
 from planner.strategy.field_types import show
 from planner.strategy.parallel import parse_short_name
@@ -14,8 +22,6 @@ from planner.units import shorten
 from planner.yaml12 import Document, Entry, Mapping
 from planner.yaml12_scalars import MAX_DIGITS, resolve_scalar
 from planner.yaml12_writer import flow_yaml
-
-_KEY = re.compile(r"[^.\s=]+(?:\.[^.\s=]+)*")
 
 # Keys of what is written as a mapping or, shorter, as one value.
 _ALSO_MAPPINGS = {
@@ -38,7 +44,7 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
         text = raw.encode(errors="backslashreplace").decode()  # bytes of the command line that are not UTF-8
         key, _, value = text.partition("=")
         key = key.strip()
-        if "=" not in text or not _KEY.fullmatch(key):
+        if "=" not in text or not KEY.fullmatch(key):
             problems.append(
                 _problem(
                     "SW121",
@@ -46,9 +52,20 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
                     None,
                     "not an override",
                     "key=value, for example parallel.ep=2",
-                    _meant_by(text),
+                    meant_by(text),
                 )
             )
+            continue
+        several = split_overrides(text)
+        if len(several) > 1:
+            fix = f"{write_overrides(several)}, each an argument of its own"
+            found = f"{len(several)} overrides in one argument"
+            problems.append(_problem("SW121", text, None, found, "one key=value in an argument", fix))
+            continue
+        named = own_key(key)
+        if named not in (None, key):
+            fix = write_overrides([f"{named}={value}"])
+            problems.append(_problem("SW121", text, None, f"{key} is not a dotted key", "key=value", fix))
             continue
         if re.search(r"\[\d+\]|\.\d+(\.|$)", key):
             path = re.split(r"\[|\.\d", key)[0]
@@ -79,7 +96,15 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
         if entry is None:
             problems += mistakes
             continue
-        root, problem = _put(root, tuple(key.split(".")), entry, text, key)
+        keys = tuple(key.split("."))
+        lost = left_out(keys, entry.value, _at(root, keys))
+        if lost:
+            found = f"it would be the whole section, without {', '.join(lost)}"
+            each = keys_of_section(keys, entry.plain())
+            fix = write_overrides(each) if each else f"leave {key} out"
+            problems.append(_problem("SW126", text, key, found, "the keys that change, one by one", fix))
+            continue
+        root, problem = _put(root, keys, entry, text, key)
         if problem is not None:
             problems.append(problem)
     return root, problems
@@ -95,8 +120,10 @@ def _read_value(value: str, text: str, key: str) -> tuple[Entry | None, list[Pro
     shown = shorten(text, 200)
     if plain.startswith(("[", "{", '"', "'")) or Reader.NON_PRINTABLE.search(plain):
         document = Document(value, None, override=shown)
+        quoted = quote_items(plain) if document.problems else None
+        fix = "correct the value" if quoted is None else write_overrides([f"{key}={quoted}"])
         return document.root if not document.problems else None, [
-            _problem(p.code, text, key, p.found, p.expected, "correct the value") for p in document.problems
+            _problem(p.code, text, key, p.found, p.expected, fix) for p in document.problems
         ]
     try:
         return Entry(value=resolve_scalar(plain), line=None, override=shown), []
@@ -107,16 +134,13 @@ def _read_value(value: str, text: str, key: str) -> tuple[Entry | None, list[Pro
         return None, [problem]
 
 
-def _meant_by(text: str) -> str:
-    """`--parallel.ep 2`, `parallel.ep:2` and `parallel.ep` as the override that seems to be meant."""
-    match = re.match(r"-*([A-Za-z_][\w.-]*)\s*[:=\s]\s*(.+)", text.strip(), re.DOTALL)
-    key = match.group(1) if match else text.strip().lstrip("-")
-    if match and _KEY.fullmatch(key):
-        return f"write {shlex.quote(f'{key}={match.group(2)}')}"
-    if key not in list_paths():
-        return f"write {key}=VALUE" if _KEY.fullmatch(key) else "write key=value, for example parallel.ep=2"
-    example = shlex.quote(f"{key}={flow_yaml(example_of(key.split('.')))}")
-    return f"write {example}, or another legal value"
+def _at(place: Entry, keys: tuple[str, ...]) -> object:
+    """The value at a path of the document; None where there is none."""
+    for key in keys:
+        if not isinstance(place.value, Mapping) or key not in place.value.entries:
+            return None
+        place = place.value.entries[key]
+    return place.value
 
 
 def _put(

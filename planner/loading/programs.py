@@ -8,6 +8,7 @@ from planner.yaml12 import Mapping
 
 DEEPSPEED, MEGATRON = "a DeepSpeed configuration", "a Megatron-LM configuration"
 TRAINER = "a file of Hugging Face's TrainingArguments"
+ACCELERATE = "an accelerate configuration"
 AXOLOTL, LLAMA_FACTORY = "an Axolotl configuration", "a LLaMA-Factory configuration"
 # Keys that have another meaning in one program than elsewhere: why they have none here.
 OTHER_MEANINGS: MappingOf[str, MappingOf[str, str]] = {
@@ -26,6 +27,13 @@ _DEEPSPEED = frozenset(
         *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
         *("zero_optimization", "bf16", "fp16", "zero_allow_untested_optimizer", "wall_clock_breakdown"),
         *("steps_per_print", "scheduler", "gradient_clipping"),
+    }
+)
+_ACCELERATE = frozenset(
+    {
+        *("compute_environment", "distributed_type", "num_processes", "num_machines", "machine_rank"),
+        *("deepspeed_config", "fsdp_config", "megatron_lm_config", "main_training_function", "rdzv_backend"),
+        *("main_process_ip", "downcast_bf16"),
     }
 )
 _DEEPSPEED_ALONE = _DEEPSPEED - {"gradient_accumulation_steps", "bf16", "fp16", "scheduler"}
@@ -56,6 +64,8 @@ def find_program(root: Mapping) -> str | None:
 def _flat_program(keys: Collection[str]) -> str | None:
     """Of a file without sections of a strategy."""
     given = set(keys)
+    if len(given & _ACCELERATE) > 1:
+        return ACCELERATE
     if given & {"finetuning_type", "cutoff_len"}:
         return LLAMA_FACTORY
     if given & _DEEPSPEED_ALONE:

@@ -31,7 +31,7 @@ _REFUSED: tuple[tuple[str, Refusal], ...] = (
         ),
     ),
     (
-        r"sp|cp|(use_)?(sequence|context)_parallel(ism|_size|_degree)?|ulysses(_.*)?|ring_attention",
+        r"sp|(cp|sp|ulysses_sp)(_size|_degree)?|(use_)?(sequence|context)_parallel(ism|_size|_degree)?|ulysses(_.*)?|ring_attention",
         Refusal(
             "SW292",
             "sequence and context parallelism are not supported yet",
@@ -79,7 +79,7 @@ _REFUSED: tuple[tuple[str, Refusal], ...] = (
 
 def find_refusal(key: str) -> Refusal | None:
     """Why a key is refused on purpose; None for a key that is merely unknown."""
-    plain = key.lower().lstrip("-").replace("-", "_")
+    plain = re.sub(r"^(megatron_lm|parallelism_config)_", "", key.lower().lstrip("-").replace("-", "_"))
     return next((refusal for pattern, refusal in _REFUSED if re.fullmatch(pattern, plain)), None)
 
 

@@ -29,7 +29,7 @@ def share_of_another(
     if key == "training.min_learning_rate" and isinstance(value, str) and percent is not None:
         peak = _number(data, "learning_rate") or float(Training.model_fields["learning_rate"].default)
         return float(f"{percent / 100 * peak:.6g}"), f", {percent:g} % of training.learning_rate ({peak:g})"
-    steps = _num_steps(data) if key in OF_STEPS else None
+    steps = num_steps(data) if key in OF_STEPS else None
     if percent is None or steps is None:
         return None
     count = ceil(round(percent * steps / 100, 6))
@@ -47,7 +47,7 @@ def _percent(value: Any) -> float | None:
     return None
 
 
-def _num_steps(data: Mapping[str, Any]) -> int | None:
+def num_steps(data: Mapping[str, Any]) -> int | None:
     """training.steps of a document, or what follows from its tokens; None where neither is legal."""
     steps = _number(data, "steps")
     if steps is not None:

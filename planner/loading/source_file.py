@@ -8,7 +8,9 @@ from typing import Literal
 
 from planner.files import read_limited
 from planner.loading.programs import DEEPSPEED, find_program
+from planner.loading.toml_document import looks_like_toml, read_toml, why_not_toml
 from planner.problems import Problem, StrategyError
+from planner.units import shorten
 from planner.yaml12 import MAX_BYTES, Document, Mapping
 
 _EXPECTED = "a model's folder, its config.json, or the configuration of DeepSpeed or another program"
@@ -41,11 +43,17 @@ def read_source(argument: str) -> SourceFile:
     """
     file = _find(Path(argument))
     text = _read(file)
+    if file.suffix.lower() == ".toml" and (why := why_not_toml(text)) is not None:
+        raise StrategyError([_not_toml(file, *why)])
+    if (table := read_toml(text) if looks_like_toml(text) else None) is not None:
+        return _of_program(file, table, argument)
     document = Document(text, str(file))
     root = document.root.value if document.root is not None else None
     looks_like_json = text.lstrip()[:1] == "{"
     is_model = isinstance(root, Mapping) and bool(set(root.entries) & _MODEL)
     if document.problems and looks_like_json and not is_model:
+        raise StrategyError(document.problems)
+    if document.problems and not looks_like_json and file.suffix.lower() in (".yaml", ".yml"):
         raise StrategyError(document.problems)
     if not isinstance(root, Mapping) or (document.problems and not looks_like_json):
         raise StrategyError([_unreadable(file, "not a config: the top level is not an object")])
@@ -61,11 +69,16 @@ def read_source(argument: str) -> SourceFile:
             problems=tuple(document.problems),
         )
     if program is None and len(keys & _STRATEGY) > 1:
-        raise StrategyError([_other(file, "a strategy", f"python -m launch plan {file}")])
-    if program is not None:
-        kind: Literal["deepspeed", "program"] = "deepspeed" if program == DEEPSPEED else "program"
-        return SourceFile(kind=kind, title=program, file=file, root=root, argument=argument)
-    raise StrategyError([_other(file, _guess(keys), "give one of these")])
+        raise StrategyError([_other(file, "a strategy", f"python -m launch plan {shlex.quote(str(file))}")])
+    return _of_program(file, root, argument)
+
+
+def _of_program(file: Path, root: Mapping, argument: str) -> SourceFile:
+    program = find_program(root)
+    if program is None:
+        raise StrategyError([_other(file, _guess(root.entries), "give one of these")])
+    kind: Literal["deepspeed", "program"] = "deepspeed" if program == DEEPSPEED else "program"
+    return SourceFile(kind=kind, title=program, file=file, root=root, argument=argument)
 
 
 def find_program_file(argument: str) -> SourceFile | None:
@@ -75,6 +88,22 @@ def find_program_file(argument: str) -> SourceFile | None:
     except StrategyError:
         return None  # reported where the model is read
     return source if source.kind != "model" else None
+
+
+def find_toml(text: str, file: str | None) -> Problem | None:
+    """The Problem of a strategy in TOML, which most often is a configuration of torchtitan."""
+    root = read_toml(text) if looks_like_toml(text) else None
+    if root is None:
+        return None
+    other = find_other_config(root, file) if file is not None else None
+    return other or Problem(
+        code="SW102",
+        line=1,
+        found="this is TOML, not YAML",
+        expected="a YAML mapping, as in ds_configs/",
+        fix="write the same in YAML: a [section] as `section:`, and its keys below as `  key: value`",
+        file=file,
+    )
 
 
 def find_other_config(root: Mapping, file: str) -> Problem | None:
@@ -128,6 +157,17 @@ def _guess(keys: Collection[str]) -> str:
 def _unreadable(file: Path, found: str) -> Problem:
     return Problem(
         code="SW151", found=found, expected=_EXPECTED, fix="give the folder that holds it", file=str(file)
+    )
+
+
+def _not_toml(file: Path, found: str, line: int | None) -> Problem:
+    return Problem(
+        code="SW102",
+        line=line,
+        found=f"this is not TOML: {shorten(found, 120)}",
+        expected="TOML, as torchtitan writes it",
+        fix="correct this line",
+        file=str(file),
     )
 
 

@@ -1,7 +1,9 @@
 """Unknown keys of a strategy: refused, of another program, misspelt, or in the wrong section."""
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from planner.loading.fault import Fault, Path, dotted
@@ -12,20 +14,36 @@ from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.trial import is_legal
 from planner.loading.value_examples import example_of
 from planner.loading.value_fixes import propose_value
-from planner.strategy.parallel import parse_short_name
+from planner.strategy.parallel import degrees_of
+from planner.yaml12_scalars import resolve_scalar
 from planner.yaml12_writer import flow_yaml
 
+MayReplace = Callable[[Path, Path], bool]
 
-def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
-    """The fault of a key that the schema does not have; its fix says what to write instead."""
+
+def never(path: Path, target: Path) -> bool:
+    """What is written stays."""
+    return False
+
+
+def explain_unknown(
+    path: Path, value: Any, data: Mapping[str, Any], may_replace: MayReplace = never
+) -> Fault:
+    """The fault of a key that the schema does not have; its fix says what to write instead.
+
+    may_replace: whether this key may take the place of another one that is written, as an override may.
+    """
     key = str(path[-1])
+    if value is None and (joined := re.fullmatch(r"([A-Za-z_]\w*):(\S.*)", key)):
+        return _without_space(path, joined[1], joined[2], data, may_replace)
     misspelt = _misspelt_section(path, value, data)
     if misspelt is not None:
         name = _name(misspelt, path)
         return _moved(
             path, f"unknown key; did you mean {name}?", data, Meaning(writes={dotted(misspelt): value}), value
         )
-    meaning = find_meaning(path, value, data)
+    named = ("training", *path) if path == ("optimizer",) and isinstance(value, str) else path
+    meaning = find_meaning(named, value, data)
     refused = find_refusal(key) if find_foreign(path) is None else None
     if refused is not None and (meaning is None or not meaning.writes):
         fix = f"remove {key}: {flow_yaml(value)} means off, and it is off here anyway"
@@ -35,7 +53,7 @@ def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
             fix = f"remove {key}; {without}"
         return _fault(path, refused.why, fix, code=refused.code)
     if meaning is not None:
-        return _foreign(path, value, data, meaning)
+        return _foreign(path, value, data, meaning, may_replace)
     guess = _guess(path, key, value)
     if guess is None:
         found = "unknown key"
@@ -44,17 +62,31 @@ def explain_unknown(path: Path, value: Any, data: Mapping[str, Any]) -> Fault:
     here = dotted(guess)
     section = f" in {dotted(path[:-1])}" if guess[-1] == key and len(path) > 1 else ""
     found = f"unknown key{section}; did you mean {_name(guess, path)}?"
-    return _moved(path, found, data, Meaning(writes={here: value}), value)
+    return _moved(path, found, data, Meaning(writes={here: value}), value, may_replace)
 
 
-def _foreign(path: Path, value: Any, data: Mapping[str, Any], meaning: Meaning) -> Fault:
+def _without_space(
+    path: Path, key: str, text: str, data: Mapping[str, Any], may_replace: MayReplace
+) -> Fault:
+    """`{ep:8}`, which YAML reads as a key of that name without a value."""
+    target, value = (*path[:-1], key), resolve_scalar(text)
+    section = find_section(path[:-1])
+    found = f"unknown key: YAML reads a key and its value only with a space behind the colon, {key}: {text}"
+    if section is not None and key in section.written_keys():
+        return _moved(path, found, data, Meaning(writes={dotted(target): value}), value, may_replace)
+    return replace(explain_unknown(target, value, data, may_replace), path=path, found=found)
+
+
+def _foreign(
+    path: Path, value: Any, data: Mapping[str, Any], meaning: Meaning, may_replace: MayReplace
+) -> Fault:
     key, entry = str(path[-1]), find_foreign(path)
     of = "" if entry is None or entry.program == "other" else f" ({entry.program}'s name)"
     keys = list(dict.fromkeys((*meaning.writes, *meaning.asks)))
     code = "SW295" if entry is not None and entry.name in _ACCUMULATION else "SW111"
     if keys:
         found = f"unknown key{of}; here it is {', '.join(_name(tuple(k.split('.')), path) for k in keys)}"
-        return _moved(path, found, data, meaning, value, code=code)
+        return _moved(path, found, data, meaning, value, may_replace, code=code)
     if meaning.refused:
         found = f"unknown key{of}: {meaning.refused}"
         return _fault(path, found, f"leave {key} out; {meaning.without or 'nothing here takes its place'}")
@@ -70,15 +102,25 @@ _ACCUMULATION = (
 
 
 def _moved(
-    path: Path, found: str, data: Mapping[str, Any], meaning: Meaning, value: Any, code: str = "SW111"
+    path: Path,
+    found: str,
+    data: Mapping[str, Any],
+    meaning: Meaning,
+    value: Any,
+    may_replace: MayReplace = never,
+    code: str = "SW111",
 ) -> Fault:
     """The key under its name here; a value that is not legal there is replaced by an example."""
+
+    def written_at(target: Path) -> Any:
+        return None if may_replace(path, target) else _written(data, target)
+
     writes: dict[str, Any] = {}
     hints = [meaning.note] if meaning.note else []
     taken: list[str] = []
     for here, item in meaning.writes.items():
         target = tuple(here.split("."))
-        written = _written(data, target)
+        written = written_at(target)
         if written is not None:
             taken.append(_taken(path, target, item, written))
         elif is_legal(target, item) or _has_keys_of(target, item):
@@ -91,7 +133,7 @@ def _moved(
             hints.append(f"or another legal value: {flow_yaml(item)} is not")
     for here, why in meaning.asks.items():
         target = tuple(here.split("."))
-        if _written(data, target) is not None:
+        if written_at(target) is not None:
             taken.append(f"{here} is written already ({why})")
         else:
             writes[here] = example_of(target)
@@ -189,9 +231,6 @@ def _written(data: Mapping[str, Any], path: Path) -> Any:
     place: Any = data
     for key in path:
         if isinstance(place, str) and path[0] == "parallel":
-            try:
-                place = parse_short_name(place)
-            except ValueError:
-                return None  # reported where it is written
+            place = degrees_of(place)
         place = place.get(key) if isinstance(place, dict) else None
     return place

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,8 +14,10 @@ from planner.loading.foreign_names import find_value
 from planner.loading.joint_fixes import made_together
 from planner.loading.json_schema import field_schema, find_section, is_list
 from planner.loading.mixture_faults import as_mixture, drop_parts
+from planner.loading.off_spellings import in_another_key
+from planner.loading.section_faults import as_section
 from planner.loading.trial import is_legal
-from planner.loading.unknown_keys import explain_unknown
+from planner.loading.unknown_keys import MayReplace, explain_unknown, never
 from planner.loading.value_examples import TEXT_MAPPINGS, example_of
 from planner.loading.value_fixes import propose_value
 from planner.strategy.field_types import NAMES_VARIABLE, show
@@ -25,20 +28,29 @@ _IS_MISSING = "is missing"
 
 
 def find_faults(
-    error: ValidationError, data: dict[str, Any], unwritten: frozenset[str] = frozenset()
+    error: ValidationError,
+    data: dict[str, Any],
+    unwritten: frozenset[str] = frozenset(),
+    may_replace: MayReplace = never,
 ) -> list[Fault]:
-    """One Fault for each path that is wrong in `data`; `unwritten`: top-level keys that nobody wrote."""
+    """One Fault for each path that is wrong in `data`.
+
+    Args:
+        unwritten: top-level keys that nobody wrote.
+        may_replace: whether an unknown key may be moved to one that is written.
+    """
+
+    def fault_of(details: ErrorDetails, document: dict[str, Any]) -> Fault:
+        fault = as_mixture(_fault(details, document, unwritten, may_replace), document)
+        return in_another_key(fault, document)
+
     faults: dict[Path, Fault] = {}
     causes: dict[Path, ErrorDetails] = {}
     for details in error.errors(include_url=False)[:MAX_FAULTS]:
-        fault = as_mixture(_fault(details, data, unwritten), data)
+        fault = fault_of(details, data)
         faults.setdefault(fault.path, fault)  # a union reports each of its branches; the first one will do
         causes.setdefault(fault.path, details)
-    faults = made_together(
-        drop_parts(faults),
-        data,
-        lambda path, mended: as_mixture(_fault(causes[path], mended, unwritten), mended),
-    )
+    faults = made_together(drop_parts(faults), data, lambda path, mended: fault_of(causes[path], mended))
     meant = {path for fault in faults.values() for path in fault.meant}
     # A misspelt required key is one mistake, not two.
     return [
@@ -47,7 +59,9 @@ def find_faults(
     ]
 
 
-def _fault(details: ErrorDetails, data: dict[str, Any], unwritten: frozenset[str]) -> Fault:
+def _fault(
+    details: ErrorDetails, data: dict[str, Any], unwritten: frozenset[str], may_replace: MayReplace
+) -> Fault:
     kind = details["type"]
     path = (
         details["loc"]
@@ -61,12 +75,14 @@ def _fault(details: ErrorDetails, data: dict[str, Any], unwritten: frozenset[str
     value = _value_at(path, data)
     if kind == "extra_forbidden":
         written = {key: item for key, item in data.items() if key not in unwritten}
-        return explain_unknown(path, value, written)
+        return explain_unknown(path, value, written, may_replace)
     context: dict[str, Any] = details.get("ctx", {})
     if kind == "switchyard":
         return _own_error(path, value, data, details["loc"], context)
     if kind == "literal_error":
         return _not_one_of(path, value, data, context["expected"])
+    if kind == "model_type" and (fault := as_section(path, value, data)) is not None:
+        return replace(fault, expected=_expected(kind, path))
     found = f"{show(value)} is {_why(kind)}"
     code = "SW114" if kind.startswith(("greater_than", "less_than")) else "SW113"
     return _with_value(path, value, data, code, found, _expected(kind, path))

@@ -8,13 +8,14 @@ from typing import Any
 
 from planner.loading.foreign_names import foreign_names
 from planner.loading.json_schema import field_schema
-from planner.loading.key_spellings import candidates_of_key
-from planner.loading.mix_spellings import as_mix, find_parts, has_weights
+from planner.loading.key_spellings import candidates_of_key, share_of_memory
 from planner.loading.number_spellings import Thousand, read_numbers
+from planner.loading.off_spellings import switched_off
 from planner.loading.shares import share_of_another
 from planner.loading.trial import is_legal_in
 from planner.loading.unit_spellings import suggest_quantity
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
+from planner.strategy.mix_spellings import as_mix, find_parts, has_weights
 from planner.units import NAMED_COUNTS, UNITS, Dimension, quantity_pattern
 
 # Tokens and parameters are written alike; the keys of a strategy are tokens.
@@ -48,12 +49,14 @@ def propose_value(path: Sequence[str | int], value: Any, data: Mapping[str, Any]
 
 def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) -> Iterator[Proposal]:
     dimension = _dimension(path, data)
+    yield from (Proposal(*found) for found in share_of_memory(path, value, data))
     if dimension is not None and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         suggested = suggest_quantity(value, dimension, str(path[-1]))
         if suggested is not None:
             is_count = dimension in NAMED_COUNTS and suggested.text[-1:].isdigit()
             quantity = int(Fraction(suggested.text)) if is_count else suggested.text
             yield Proposal(quantity, suggested.hint and f", {suggested.hint}")
+    yield from (Proposal(*found) for found in switched_off(path, value, data))
     if (shared := share_of_another(path, value, data)) is not None:
         yield Proposal(*shared)
     yield from (Proposal(*found) for found in candidates_of_key(path, value, data))

@@ -258,12 +258,15 @@ def _fewer_replicas(s: Strategy, world: int, room: int) -> str | None:
 
 
 def _more_hosts(s: Strategy, world: int) -> str:
+    """The fix that adds full hosts; the spare ones are the last, so that those of today are used then."""
     cluster = s.cluster
-    needed = -(-world // cluster.gpus_per_host) + cluster.spare_hosts
-    if cluster.hosts.are_made_up or cluster.hosts.count == 1:
+    if cluster.hosts.are_made_up or cluster.hosts.names == ("localhost",):
+        needed = -(-world // cluster.gpus_per_host) + cluster.spare_hosts
         return f"set cluster.hosts to {needed}, or lower parallel.pp, ep or tp"
-    more = needed - cluster.hosts.count
-    return f"add {plural(max(1, more), 'host')} to cluster.hosts, or lower parallel.pp, ep or tp"
+    # All slots of today do not suffice, or fewer spare hosts would be the fix.
+    more = -(-(world - sum(cluster.slots)) // cluster.gpus_per_host) + cluster.spare_hosts
+    hosts = f"{plural(more, 'host')} of {plural(cluster.gpus_per_host, 'slot')}"
+    return f"add {hosts} to cluster.hosts, or lower parallel.pp, ep or tp"
 
 
 def _room(s: Strategy, usable: int, room: int) -> str:

@@ -1,5 +1,6 @@
 """Corpora that a strategy names: paths, and the parts of a mixture with their weights."""
 
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -13,6 +14,7 @@ from planner.strategy.field_types import (
     make_error,
     show,
 )
+from planner.strategy.mix_spellings import find_parts, has_weights
 
 
 def _parse_paths(value: Any) -> Any:
@@ -30,7 +32,30 @@ def _parse_paths(value: Any) -> Any:
             raise make_error("SW113", f"{show(item)} is not a path", "a path, a list of paths, or null")
         if isinstance(item, str):
             check_path(expand_path(item))
+    _check_no_weights(value)
     return items if isinstance(value, list) else value
+
+
+def _check_no_weights(value: Any) -> None:
+    """A blend as Megatron-LM writes one, `0.7 a 0.3 b`, is not a path, unless a file has that name."""
+    parts = find_parts(value)
+    if parts is None or len(parts) < 2 or not has_weights(parts):
+        return
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    has_spaces = len(parts) == len(items)  # [2023 news, 2024 news] are folders, [0.7 news, 0.3 code] are not
+    if has_spaces and not any(weight is not None and weight != int(weight) for _, weight in parts):
+        return
+    if not any(_exists(item) for item in items):
+        raise make_error(
+            "SW117", f"{show(value)} has weights", "a path, a list of paths, or null; data.mix has weights"
+        )
+
+
+def _exists(item: Any) -> bool:
+    try:
+        return isinstance(item, str) and FilePath(expand_path(item)).exists()
+    except (OSError, ValueError):
+        return False
 
 
 Paths = Annotated[Path | tuple[Path, ...] | None, BeforeValidator(_parse_paths)]

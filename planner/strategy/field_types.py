@@ -230,6 +230,7 @@ def expand_path(value: Any) -> Any:
 # Paths reach shell scripts and manifests: quoted there, but a control character is never meant.
 _PATH = r"[^\x00-\x1f\x7f]{1,4096}"
 check_path = _matches(_PATH, "a path: 1 to 4096 characters, none of them a control character")
+PATTERN_OF_PATHS = f"^{_PATH}$"
 PATH_MARK = _pattern(_PATH)  # by which a key is known to hold paths
 Path = Annotated[str, BeforeValidator(expand_path), AfterValidator(check_path), PATH_MARK]
 NAMES_VARIABLE = "a variable's name: letters, digits, underscores"

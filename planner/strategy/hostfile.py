@@ -13,6 +13,7 @@ from planner.strategy.host_names import (
     MAX_SLOTS,
     is_host_name,
     machine_of,
+    same_machine,
 )
 from planner.units import shorten
 
@@ -40,7 +41,7 @@ def read_hostfile(
     repeated = Counter(line for line in lines if is_host_name(line))
     listed = {machine_of(name) for line in lines if (name := _complete_name(line)) is not None}
     ranks = read_rankfile(lines)
-    seen: dict[str, tuple[int, int]] = {}  # machine -> line and slots
+    seen: dict[str, tuple[int, str, int]] = {}  # machine -> line, name and slots
     hosts: list[tuple[str, int]] = []
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
@@ -60,12 +61,12 @@ def read_hostfile(
                 fix = f"write `{name} slots=N` with its number of GPUs, or remove this line"
             problems.append(_at(path, number, "SW133", f"slots={slots}", f"1 to {MAX_SLOTS} slots", fix))
         elif machine_of(name) in seen:
-            first, earlier = seen[machine_of(name)]
-            found = f"{name!r} is listed twice, here and in line {first}"
+            first, other, earlier = seen[machine_of(name)]
+            found = f"{name!r} is listed twice, here and in line {first}{same_machine(name, other)}"
             fix = "remove this line" + ("" if earlier == slots else f", or line {first} (slots={earlier})")
             problems.append(_at(path, number, "SW132", found, "each host once", fix))
         else:
-            seen[machine_of(name)] = (number, slots)
+            seen[machine_of(name)] = (number, name, slots)
             hosts.append((name, slots))
     if not hosts and not problems:
         fix = "write a line for each host, for example node1 slots=8"

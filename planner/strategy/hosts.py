@@ -16,6 +16,7 @@ from planner.strategy.host_names import (
     MAX_SLOTS,
     is_host_name,
     machine_of,
+    same_machine,
 )
 from planner.strategy.hostfile import read_hostfile
 from planner.units import shorten
@@ -122,7 +123,7 @@ def _numbered(count: int) -> Hosts:
 def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
     names: list[str] = []
     slots: list[int | None] = []
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     items = list(_with_ranges_expanded(items))
     if not items or len(items) > MAX_HOSTS:
         raise make_error("SW133", f"a list of {len(items)} hosts", f"1 to {MAX_HOSTS} hosts")
@@ -142,10 +143,10 @@ def _listed(items: tuple[Any, ...] | list[Any]) -> Hosts:
             expected = f"1 to {MAX_SLOTS} slots"
             raise make_error("SW133", f"{name} has slots={slot}", expected, fix, meant=meant, hint=hint)
         if machine_of(name) in seen:
-            found = f"host {name!r} is listed twice"
+            found = f"host {name!r} is listed twice{same_machine(name, seen[machine_of(name)])}"
             meant, hint = _corrected(items)
             raise make_error("SW132", found, "each host once", meant=meant, hint=hint)
-        seen.add(machine_of(name))
+        seen[machine_of(name)] = name
         names.append(name)
         slots.append(slot)
     return Hosts(names=tuple(names), slots=tuple(slots))

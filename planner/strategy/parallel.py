@@ -73,6 +73,14 @@ def parse_short_name(text: str) -> dict[str, int]:
     return degrees
 
 
+def degrees_of(value: Any) -> dict[str, int] | None:
+    """The degrees of a short name; None for any other value, which is reported where it is written."""
+    try:
+        return parse_short_name(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
 def parse_parallel(value: Any) -> Any:
     """What a short name stands for; anything else as it is."""
     if not isinstance(value, str):

@@ -29,6 +29,12 @@ class Sources:
         """What was read at a path, or at the deepest section on the way to it."""
         return None if self.root is None else _find(self.root, keys)
 
+    def may_replace(self, path: Sequence[str | int], target: Sequence[str | int]) -> bool:
+        """Whether the key at a path is an override, which takes the place of what the file, but no other
+        override, has at the target."""
+        given, written = self.entry(path), self.entry(target)
+        return _is_override(given) and not _is_override(written)
+
     def locate(self, problem: Problem, keys: Sequence[str | int] | None = None) -> Problem:
         """The problem with the place of its key, or of the deepest section on the way to it.
 
@@ -65,3 +71,7 @@ def _find(root: Entry, path: Sequence[str | int]) -> Entry:
         else:
             break
     return entry
+
+
+def _is_override(entry: Entry | None) -> bool:
+    return entry is not None and entry.override is not None and not entry.override.startswith("--from ")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from planner import Problem, Strategy, StrategyError, loads
+from planner.strategy.parallel import degrees_of
 from planner.yaml12 import Document
 from planner.yaml12_writer import flow_yaml
 
@@ -261,7 +262,8 @@ def _put(data: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
     for key, inside in pairwise(path):
         kind = (tuple, list) if isinstance(inside, int) else dict
         if isinstance(place, dict) and not isinstance(place.get(key), kind):
-            place[key] = {}  # a section that is something else has a Problem of its own
+            # A short name is a section; anything else in the place of one has a Problem of its own.
+            place[key] = degrees_of(place.get(key)) or {}
         place = place[key]
     place[path[-1]] = value
 

@@ -94,6 +94,33 @@ def test_a_strategy_takes_the_keys_of_a_deepspeed_configuration(tmp_path: Path) 
     assert any("offload_optimizer" in text for text in strategy.sources.left_out)
 
 
+@pytest.mark.parametrize("parallel", ["EP2_TP1", "{ep: 2, tp: 1}"])
+def test_degrees_of_a_short_name_are_kept(tmp_path: Path, parallel: str) -> None:
+    strategy = loads(TEXT + f"parallel: {parallel}\n", model_from=file_of(tmp_path, ZERO_2))
+    assert (strategy.parallel.short_name, strategy.parallel.zero_stage) == ("EP2_TP1_PP1_DP4", 2)
+
+
+@pytest.mark.parametrize(
+    ("section", "code"),
+    [("parallel: ep8_tp2", "SW137"), ("parallel: 8", "SW113"), ("runtime: full", "SW113")],
+)
+def test_what_is_no_section_is_told_and_not_replaced(tmp_path: Path, section: str, code: str) -> None:
+    """Once it is mended, the file's keys are put into it."""
+    given = file_of(tmp_path, {**ZERO_2, "activation_checkpointing": True})
+    with pytest.raises(StrategyError) as caught:
+        loads(f"{TEXT}{section}\n", model_from=given, file="f.yaml")
+    name, _, value = section.partition(": ")
+    assert [(p.code, p.path) for p in caught.value.problems if value in p.found] == [(code, name)]
+
+
+def test_a_conversion_knows_the_degrees_of_a_short_name() -> None:
+    """128 sequences are 4 × 8 × ep 4 × dp 1, in either form of the degrees."""
+    for parallel in ("EP4", "{ep: 4}"):
+        written = Written.of(f"{TEXT}parallel: {parallel}\n", "training.gradient_accumulation_steps=8")
+        (problem,) = written.problems()
+        assert problem.fix == "write training.micro_batch=4"
+
+
 def test_a_problem_of_a_value_that_was_taken_over_names_the_file(tmp_path: Path) -> None:
     path = file_of(tmp_path, {"train_batch_size": 127, "zero_optimization": {"stage": 1}})
     with pytest.raises(StrategyError) as caught:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from planner.loading.mix_spellings import as_mix, find_parts
+from planner.strategy.mix_spellings import as_mix, find_parts
 from tests.support.examples import TEXT
 from tests.support.fixes import Written, settle
 
@@ -52,7 +52,7 @@ def test_a_blend_keeps_its_paths_and_weights(section: str, key: str, value: Any)
             [{"path": "my/a.jsonl", "split": "train"}, {"path": "my/b.jsonl"}],
             ("my/a.jsonl", "my/b.jsonl"),
         ),
-        ("training", "dataset", "c4", "c4"),
+        ("training", "dataset", "c4", "allenai/c4:en"),
         ("data", "train_data", ["a.txt", "b.txt"], ("a.txt", "b.txt")),
         ("data", "data_prefix", ["/d/my_text_document"], "/d/my_text_document"),
     ],

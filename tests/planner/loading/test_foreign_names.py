@@ -346,7 +346,7 @@ def test_a_misspelt_section_keeps_what_is_in_it(name: str) -> None:
         ("model.tie_embeddings=true", "leave tie_embeddings out; the output matrix is then separate"),
         ("data.val_path=val", "leave val_path out; data.validation_sequences of the training data"),
         ("output.log_every=10", "leave log_every out: it changes nothing here"),
-        ("parallel.fsdp=true", "leave fsdp out; parallel.zero_stage then says"),
+        ("parallel.fsdp=true", "write parallel.zero_stage=2 (FSDP's full sharding is that of ZeRO 3"),
         ("parallel.fsdp=false", "leave fsdp out: it changes nothing here (false means off)"),
         ("runtime.compile=true", "leave compile out: it changes nothing here"),
         (

@@ -9,7 +9,7 @@ import pytest
 
 from launch.__main__ import main
 from planner import StrategyError, load, loads
-from planner.loading.ds_config_file import DEFAULTS
+from planner.loading.foreign_defaults import DEFAULTS
 from planner.loading.programs import TRAINER as PROGRAM_TRAINER
 from planner.yaml12_writer import flow_yaml
 from tests.support.examples import TEXT

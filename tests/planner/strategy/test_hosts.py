@@ -1,10 +1,12 @@
 """Hosts by list, by hostfile, by number."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from planner import Problem, StrategyError, loads
+from planner.strategy.host_names import own_names
 from tests.support.examples import TEXT, strategy
 
 
@@ -70,6 +72,36 @@ def test_ranges_that_are_none_or_too_many_or_overlap_are_told(written: str, code
     (problem,) = error.value.problems
     assert problem.code == code
     assert fact in problem.found
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("localhost", "127.0.0.1"), ("localhost", "::1"), ("127.0.0.1", "127.0.1.1"), ("::1", "0:0::1")),
+        *(("localhost", "localhost.localdomain"), ("me", "localhost"), ("me.example.org", "bob@127.0.0.1")),
+        *(("me", "ME.example.org"), ("fe80::1", "FE80:0::1")),
+    ],
+)
+def test_names_of_one_machine_are_one_host(
+    names: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "me.example.org")
+    own_names.cache_clear()
+    try:
+        with pytest.raises(StrategyError) as caught:
+            strategy(f"cluster.hosts={json.dumps(names)}")
+        (problem,) = caught.value.problems
+        assert problem.code == "SW132"
+        assert names[0] in problem.fix
+        (line,) = read(tmp_path, "".join(f"{name} slots=8\n" for name in names))
+        assert (line.code, line.line) == ("SW132", 2)
+    finally:
+        own_names.cache_clear()
+
+
+def test_names_of_other_machines_stay_apart() -> None:
+    names = ("node1", "node1.a", "node1.b", "10.0.0.1", "::2")
+    assert strategy(f"cluster.hosts={json.dumps(names)}").cluster.hosts.names == names
 
 
 def test_hostfile_is_read_as_deepspeed_writes_it(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ Megatron-LM's `--data-path 0.7 a 0.3 b`, NeMo's `data_prefix: [0.7, a, 0.3, b]`,
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import isfinite
 from typing import Any
-
-from planner.loading.foreign_meaning import number
 
 PATH_NAMES = ("path", "name", "dataset", "data_path", "folder", "dir", "file", "data_files", "paths")
 WEIGHT_NAMES = (
@@ -72,7 +71,8 @@ def weight_of(value: Any) -> float | None:
         if match := _PERCENT.fullmatch(value.strip()):
             return float(Fraction(match.group(1)) / 100)
         return float(value) if re.fullmatch(r"\d*\.?\d+", value.strip()) else None
-    return number(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    return value if is_number else None
 
 
 def _is_path(value: Any) -> bool:
