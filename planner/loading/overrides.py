@@ -120,7 +120,8 @@ def _read_value(value: str, text: str, key: str) -> tuple[Entry | None, list[Pro
     shown = shorten(text, 200)
     if plain.startswith(("[", "{", '"', "'")) or Reader.NON_PRINTABLE.search(plain):
         document = Document(value, None, override=shown)
-        quoted = quote_items(plain) if document.problems else None
+        is_form = any(problem.code == "SW102" for problem in document.problems)
+        quoted = quote_items(plain) if is_form else None
         fix = "correct the value" if quoted is None else write_overrides([f"{key}={quoted}"])
         return document.root if not document.problems else None, [
             _problem(p.code, text, key, p.found, p.expected, fix) for p in document.problems
