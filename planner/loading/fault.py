@@ -46,7 +46,8 @@ class Fault:
 
     def _leaves(self, here: str, value: Any) -> Iterator[tuple[str, Any]]:
         """A section under its right name, key by key: each was one override."""
-        if self.replaces and isinstance(value, dict) and value and value is self.value:
+        is_moved = isinstance(value, dict) and isinstance(self.value, dict) and set(value) == set(self.value)
+        if self.replaces and is_moved and value:
             yield from ((f"{here}.{key}", item) for key, item in value.items())
         else:
             yield here, value

@@ -123,8 +123,10 @@ def _moved(
         written = written_at(target)
         if written is not None:
             taken.append(_taken(path, target, item, written))
-        elif is_legal(target, item) or _has_keys_of(target, item):
-            writes[here] = item  # what is wrong inside a section is told under its right name
+        elif is_legal(target, item):
+            writes[here] = item
+        elif _has_keys_of(target, item):
+            writes[here] = {key: _legal((*target, key), inner, data) for key, inner in item.items()}
         elif (proposal := propose_value(target, item, data)) is not None:
             writes[here] = proposal.value
             hints += [text for text in [proposal.hint.lstrip(",: ")] if text]
@@ -145,6 +147,15 @@ def _moved(
         return _fault(path, found, f"leave {path[-1]} out: {'; '.join([*taken, *hints])}", code, meant=meant)
     hint = "".join(f" ({text})" for text in (*taken, *hints))
     return _fault(path, found, "", code, value=value, writes=writes, hint=hint, meant=meant)
+
+
+def _legal(target: Path, value: Any, data: Mapping[str, Any]) -> Any:
+    """A value inside a section that is moved, or the legal one that is meant, so that one fix mends both."""
+    section = find_section(target[:-1])
+    if section is None or target[-1] not in section.written_keys() or is_legal(target, value):
+        return value  # an unknown key is told under the right name of its section
+    found = propose_value(target, value, data)
+    return example_of(target) if found is None else found.value
 
 
 def _taken(path: Path, target: Path, value: Any, written: Any) -> str:
