@@ -72,7 +72,7 @@ clean: ## remove caches and the light environment; runs/ and .venv stay
 	touch $@
 
 .venv-plan/tests: .venv-plan/installed
-	$(PLAN)/python -m pip install --quiet --constraint constraints.txt pytest hypothesis
+	$(PLAN)/python -m pip install --quiet --constraint constraints.txt pytest hypothesis prometheus_client
 	touch $@
 
 # torch comes first: without it, DeepSpeed's own build would look for one.

@@ -19,16 +19,38 @@ from launch.commands.fallback import fallback
 from launch.commands.generate import generate
 from launch.commands.init import init
 from launch.commands.ledger import ledger
+from launch.commands.monitor import monitor
 from launch.commands.plan import plan
 from launch.commands.preflight import preflight
+from launch.commands.report import report
 from launch.commands.run import run
 from launch.commands.search import search
 from planner import Problem, StrategyError, __version__
 from planner.exit_codes import ExitCode
 from planner.standard_streams import end_output, find_output_failure, open_standard_streams
 
-COMMANDS = (init, plan, search, audit, fallback, generate, preflight, run, cordon, ledger, explain)
-_OPERANDS = {"init": "--model FOLDER --gpu NAME", "ledger": "[RUN …]", "explain": "SWnnn"}
+COMMANDS = (
+    init,
+    plan,
+    search,
+    audit,
+    fallback,
+    generate,
+    preflight,
+    run,
+    cordon,
+    monitor,
+    report,
+    ledger,
+    explain,
+)
+_OPERANDS = {
+    "init": "--model FOLDER --gpu NAME",
+    "monitor": "RUN",
+    "report": "RUN [RUN …]",
+    "ledger": "[RUN …]",
+    "explain": "SWnnn",
+}
 _HELP = {"-h", "--help"}
 _NO_COMMAND_NEEDED = {*_HELP, "--version"}
 

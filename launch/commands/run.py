@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,7 +49,7 @@ def run(
     problems = [problem for problem in (_made_up_hosts(plan), find_held_run(folder, plan)) if problem]
     if problems:
         raise StrategyError(locate_problems(problems, plan.strategy))
-    with supervision(folder):
+    with supervision(folder), _metrics(folder, loaded.operate.metrics_port):
         journal = Journal(folder, _Teller(loaded.operate.hook))
         supervisor = Supervisor(plan.strategy, journal, stdout=2 if output.is_json else None)
         with stop_requests(supervisor):
@@ -78,6 +81,19 @@ class _Teller:
             )
         except (OSError, subprocess.SubprocessError) as error:
             print(f"warning: SW455 operate.hook failed: {error}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _metrics(folder: Path, port: int | None) -> Iterator[None]:
+    """Serves operate.metrics_port beside the supervisor."""
+    if port is None:
+        yield
+        return
+    from launch.monitor.openmetrics import metrics_server
+
+    with metrics_server(folder, port) as address:
+        print(f"serving {address}", file=sys.stderr, flush=True)
+        yield
 
 
 def _set_aside(folder: str) -> ExitCode:

@@ -40,26 +40,24 @@ def print_tables(
     heading: Sequence[str], tables: Sequence[Table], lines: Sequence[str], out: TextIO, *, is_plain: bool
 ) -> None:
     """Lines, the first of them bold, then tables, then lines that are marked as notes."""
-    # Before columns are measured; the streams escape what is left.
-    heading, lines = [[escape_controls(line) for line in text] for text in (heading, lines)]
-    tables = [
-        replace(
-            table,
-            title=escape_controls(table.title),
-            rows=tuple(tuple(map(escape_controls, row)) for row in table.rows),
-        )
-        for table in tables
-    ]
-    if is_plain:
-        print("\n".join(heading), file=out)
-        for table in tables:
-            print(f"\n{plain_text(table)}", file=out)
-        if lines:
-            print("\n" + "\n".join(f"note: {line}" for line in lines), file=out)
+    if not is_plain:
+        draw_tables(make_console(file=out, highlight=False), heading, tables, lines)
         return
+    heading, tables, lines = _escaped(heading, tables, lines)
+    print("\n".join(heading), file=out)
+    for table in tables:
+        print(f"\n{plain_text(table)}", file=out)
+    if lines:
+        print("\n" + "\n".join(f"note: {line}" for line in lines), file=out)
+
+
+def draw_tables(
+    console: "Console", heading: Sequence[str], tables: Sequence[Table], lines: Sequence[str]
+) -> None:
+    """The same on a terminal, as wide as it is."""
     from rich.text import Text
 
-    console = make_console(file=out, highlight=False)
+    heading, tables, lines = _escaped(heading, tables, lines)
     if heading:
         console.print(Text(heading[0], style="bold"))
     for line in heading[1:]:
@@ -70,6 +68,21 @@ def print_tables(
     console.print()
     for line in lines:
         console.print(Text.assemble(("note: ", "yellow"), line))
+
+
+def _escaped(
+    heading: Sequence[str], tables: Sequence[Table], lines: Sequence[str]
+) -> tuple[list[str], list[Table], list[str]]:
+    """Before columns are measured; the streams escape what is left."""
+    escaped = [
+        replace(
+            table,
+            title=escape_controls(table.title),
+            rows=tuple(tuple(map(escape_controls, row)) for row in table.rows),
+        )
+        for table in tables
+    ]
+    return [escape_controls(line) for line in heading], escaped, [escape_controls(line) for line in lines]
 
 
 def _draw(table: Table, console: "Console") -> None:

@@ -82,18 +82,6 @@ def _moments(s: Strategy) -> Iterator[Problem]:
         yield _missing("SW296", path, s.training.optimizer.moments, "keeping moments in bf16", "fp32")
 
 
-def _monitoring(s: Strategy) -> Iterator[Problem]:
-    """Monitoring beyond the run's own files and TensorBoard."""
-    for key, feature in (
-        ("wandb", "Weights & Biases logging"),
-        ("metrics_port", "the metrics server"),
-    ):
-        value = getattr(s.operate, key)
-        if value is not None:
-            shown = " ".join(value) if isinstance(value, tuple) else value
-            yield _missing("SW287", f"operate.{key}", shown, feature, "null")
-
-
 _RULES = (
     _recompute,
     _all_to_all,
@@ -101,5 +89,4 @@ _RULES = (
     _overlap_reduce,
     _overlap_all_to_all,
     _moments,
-    _monitoring,
 )

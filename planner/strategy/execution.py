@@ -115,12 +115,17 @@ class Operate(Section):
         description="a rank that begins nothing new for so long hangs; or 5 times the longest of its phase",
     )
     tensorboard: bool = Field(default=True, description="write TensorBoard events")
-    wandb: Text | None = Field(default=None, description="Weights & Biases project")
+    wandb: Text | None = Field(
+        default=None,
+        description="Weights & Biases project that rank 0 logs to; needs the package wandb, and a login or "
+        "WANDB_MODE=offline",
+    )
     hook: Annotated[tuple[Text, ...] | None, BeforeValidator(_parse_hook)] = Field(
         default=None, description="program and arguments, run without a shell"
     )
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        default=None, description="port of the metrics server; null: none"
+        default=None,
+        description="port of 127.0.0.1 on which `monitor` and `run` serve OpenMetrics; null: none",
     )
 
 

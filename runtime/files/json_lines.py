@@ -97,6 +97,8 @@ def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
             key: _finite(item, f"{path}.{key}" if path else key, not_finite) for key, item in value.items()
         }
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if set(map(type, value)) == {int}:
+            return value  # the tokens of a layer's experts: thousands in a line
         return [_finite(item, f"{path}.{index}", not_finite) for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         not_finite[path] = str(value)

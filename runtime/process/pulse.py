@@ -84,6 +84,12 @@ def pulse_path(job: str, rank: int) -> Path:
     return pulse_folder() / f"{_own_prefix()}{job}" / f"rank-{rank:05d}"
 
 
+def record_folder(job: str) -> Path:
+    """Where the ranks of this host put their records of a step; in the folder of their pulses, which is
+    removed with it."""
+    return pulse_path(job, 0).parent / "records"
+
+
 def remove_old_pulses() -> None:
     """Removes what attempts whose processes were all killed have left."""
     for folder in pulse_folder().glob(f"{_own_prefix()}*"):

@@ -24,6 +24,7 @@ from runtime.startup.context import RunContext
 from runtime.startup.outcome_files import write_done
 from runtime.startup.resume import find_start, recent_losses
 from runtime.startup.run_folder import find_folder_problems
+from runtime.telemetry.wandb_log import find_wandb_problems
 
 
 def open_run(context: RunContext) -> StartDecision:
@@ -43,7 +44,8 @@ def open_run(context: RunContext) -> StartDecision:
     for warning in (*operator.warnings, *(line for line in (too_large, forced) if line)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     # Before the data, which may take hours.
-    if problems := find_folder_problems(folder, strategy.output.resume):
+    problems = (*find_folder_problems(folder, strategy.output.resume), *find_wandb_problems(strategy))
+    if problems:
         raise StrategyError(problems)
     refuse_to_take(folder, takes_over=context.takes_over)
     seen = newest_claim(folder)

@@ -22,11 +22,14 @@ from runtime.parallel.device import (
     take_device,
 )
 from runtime.parallel.groups import RankGroups
+from runtime.process.job import job_of_rank
+from runtime.process.pulse import record_folder
 from runtime.startup.claims import holds, is_gone
 from runtime.startup.consensus import StartDecision, agree_on_groups, should_stop
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
 from runtime.startup.heartbeats import begin_heartbeats
+from runtime.telemetry.expert_load import ExpertLoadMeter
 from runtime.telemetry.reporter import RunReporter
 from runtime.telemetry.step_timeline import Timeline
 from runtime.training.trainer import StepReport
@@ -83,8 +86,10 @@ class TrainingRun:
             self.rank,
             attempt=attempt,
             first_step=done + 1,
-            device_type=self._device.type,
+            device=self._device,
+            host_folder=record_folder(job_of_rank()),
         )
+        self._load_meter = ExpertLoadMeter(self.plan, self.rank, self._device)
         self._timeline = Timeline(plan=self.plan, rank=self.rank, folder=folder, attempt=attempt, done=done)
         return done + 1
 
@@ -115,11 +120,11 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._files.close()
+        self._files.__exit__(kind, error, trace)
 
     def observe(self, report: StepReport) -> None:
-        """Telemetry, progress line and, of the traced step, the timeline. Collective over the world then."""
-        self._reporter.observe(report)
+        """Telemetry, progress line and, of the traced step, the timeline. Collective over the world."""
+        self._reporter.observe(report, self._load_meter.measure(report.result.expert_tokens))
         if report.step == self.traced_step:
             self._timeline.write(report.result, report.spans)
 

@@ -1,4 +1,5 @@
-"""Telemetry records of each step: telemetry.jsonl of the run, ranks/ of each rank, TensorBoard events."""
+"""Telemetry records of each step: telemetry.jsonl and experts.jsonl of the run, ranks/ of each rank, and the
+scalars of TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,12 @@ from runtime.profiling.phase_clock import communication_share, step_s, utilizati
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from runtime.telemetry.expert_load import ExpertLoad
+    from runtime.telemetry.host_records import HostRecords
+    from runtime.telemetry.wandb_log import WandbLog
+
 STEPS_NAME, RANKS_NAME, EVENTS_NAME = "telemetry.jsonl", "ranks", "tensorboard"
+EXPERTS_NAME = "experts.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +36,8 @@ class StepLine:
     tokens: of this step's global batch, without padding; targets: of them, those with a token to predict.
     model_flops: what the step asks of any machine, as MFU counts it; peak_flops: of all ranks together, a
     second. phases_s: rank 0's, from its clock. predicted: the planner's seconds for the same phases, and its
-    step_s. force_routing: as the strategy has it; None: the routers choose.
+    step_s. force_routing: as the strategy has it; None: the routers choose. load: of the experts over all
+    ranks. elapsed_s: since the attempt's first step began, by a clock that nobody sets.
     """
 
     step: int
@@ -46,6 +53,8 @@ class StepLine:
     dropped_tokens: int
     predicted: Mapping[str, float] = field(default_factory=dict)
     force_routing: Mapping[str, Any] | None = None
+    load: ExpertLoad | None = None
+    elapsed_s: float | None = None
 
     @property
     def step_s(self) -> float:
@@ -65,13 +74,14 @@ class RankLine:
     """One step on one rank.
 
     memory_bytes: see `memory_bytes`. expert_tokens: tokens this rank's routers sent to each expert, before
-    any drop: [MoE layers of its stage][num_experts].
+    any drop: [MoE layers of its stage][num_experts]. gpu: see runtime/telemetry/gpu_counters.py.
     """
 
     step: int
     phases_s: Mapping[str, float]
     memory_bytes: int
     expert_tokens: Sequence[Sequence[int]]
+    gpu: Mapping[str, float] | None = None
 
 
 class Telemetry:
@@ -79,26 +89,43 @@ class Telemetry:
 
     A resumed run appends: each line has its attempt, and readers take the last line of a step.
     `first_step` is the first of this attempt; TensorBoard hides what older attempts logged from there on.
+
+    Args:
+        host_records: gathers the steps of the host's ranks; None: each rank has a file of its own.
+        wandb: takes the run's scalars too; None: not asked for.
     """
 
     def __init__(
-        self, run_folder: Path, rank: int, *, attempt: int, first_step: int = 1, tensorboard: bool = False
+        self,
+        run_folder: Path,
+        rank: int,
+        *,
+        attempt: int,
+        first_step: int = 1,
+        tensorboard: bool = False,
+        host_records: HostRecords | None = None,
+        wandb: WandbLog | None = None,
     ) -> None:
-        self._attempt = attempt
+        self._attempt, self._host_records, self._wandb = attempt, host_records, wandb
         self._events_folder = run_folder / EVENTS_NAME
-        self._rank_lines = LineFile(run_folder / RANKS_NAME / f"rank-{rank:04d}.jsonl")
+        own = run_folder / RANKS_NAME / f"rank-{rank:04d}.jsonl"
+        self._rank_lines = LineFile(own) if host_records is None else None
         self._step_lines = LineFile(run_folder / STEPS_NAME) if rank == 0 else None
+        self._expert_lines = LineFile(run_folder / EXPERTS_NAME) if rank == 0 else None
         self._events = _open_events(run_folder, first_step) if rank == 0 and tensorboard else None
 
     def append_rank_step(self, line: RankLine) -> None:
         """Append a step of this rank."""
         _check(line.phases_s)
-        self._rank_lines.append(
+        file = self._rank_lines or self._host_records
+        assert file is not None
+        file.append(
             {
                 "step": line.step,
                 "phases_s": line.phases_s,
                 "memory_bytes": line.memory_bytes,
                 "communication_share": communication_share(line.phases_s),
+                "gpu": line.gpu,
                 "expert_tokens": line.expert_tokens,
                 "attempt": self._attempt,
             }
@@ -123,23 +150,36 @@ class Telemetry:
                 "phases_s": line.phases_s,
                 "predicted": line.predicted,
                 "dropped_tokens": line.dropped_tokens,
+                "balance": None if line.load is None else line.load.balance,
+                "overload": _overload(line),
                 "force_routing": line.force_routing,
                 "time": time.time(),
+                "elapsed_s": line.elapsed_s,
                 "attempt": self._attempt,
             }
         )
+        if line.load is not None and self._expert_lines is not None:
+            self._expert_lines.append(
+                {"step": line.step, "tokens": line.load.tokens, "attempt": self._attempt}
+            )
         if self._events is not None:
             # Its thread would print a traceback, and raise it at a later step.
             if not self._events_folder.is_dir():
                 raise LineFileDeletedError(self._events_folder)
             for name, value in _scalars(line).items():
                 self._events.add_scalar(name, value, line.step)
+        if self._wandb is not None:
+            self._wandb.log(_scalars(line), line.step)
 
-    def close(self) -> None:
-        """Flush and close the files."""
-        self._rank_lines.close()
-        if self._step_lines is not None:
-            self._step_lines.close()
+    def close(self, *, is_complete: bool = True) -> None:
+        """Flush and close the files; is_complete: whether all ranks have come to the same step."""
+        if self._host_records is not None:
+            self._host_records.close(is_complete=is_complete)
+        for file in (self._rank_lines, self._step_lines, self._expert_lines):
+            if file is not None:
+                file.close()
+        if self._wandb is not None:
+            self._wandb.close(exit_code=0 if is_complete else 1)
         if self._events is not None and self._events_folder.is_dir():
             self._events.close()
 
@@ -154,6 +194,11 @@ def memory_bytes(device_type: str) -> int:
         num_pages = int(Path("/proc/self/statm").read_text().split()[1])
         return num_pages * os.sysconf("SC_PAGE_SIZE")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes, the peak so far
+
+
+def _overload(line: StepLine) -> dict[str, float] | None:
+    found = None if line.load is None else line.load.overload
+    return None if found is None else asdict(found)
 
 
 def _check(phases_s: Mapping[str, float]) -> None:
@@ -173,6 +218,9 @@ def _scalars(line: StepLine) -> dict[str, Any]:
     }
     if line.validation_loss is not None:
         scalars["loss/validation"] = line.validation_loss
+    if line.load is not None and line.load.balance is not None:
+        scalars["experts/balance"] = line.load.balance
+    scalars |= {f"experts/overload_{name}": value for name, value in (_overload(line) or {}).items()}
     return scalars | {f"phases_s/{name}": seconds for name, seconds in line.phases_s.items()}
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from planner import Plan, StrategyError
 from planner.counts.flops import batch_flops
 from planner.hardware.catalog import Device, calibration_path, device_of
@@ -17,10 +19,14 @@ from planner.prediction.predict import predict, predicted_phases
 from planner.timing.gemm_time import rate
 from runtime.profiling.phase_clock import step_s
 from runtime.telemetry import loss_curve, step_timeline
+from runtime.telemetry.expert_load import ExpertLoad
+from runtime.telemetry.gpu_counters import GpuCounters
+from runtime.telemetry.host_records import GATHER_FROM, HostRecords
 from runtime.telemetry.loss_curve import draw_loss_curve
 from runtime.telemetry.progress_line import ProgressLine
-from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
+from runtime.telemetry.records import RANKS_NAME, RankLine, StepLine, Telemetry, memory_bytes
 from runtime.telemetry.step_timeline import draw_timeline
+from runtime.telemetry.wandb_log import WandbLog
 from runtime.training.trainer import StepReport
 
 logger = logging.getLogger(__name__)
@@ -30,14 +36,33 @@ class RunReporter:
     """A context around the steps of one rank; keeps what the run's result is made of."""
 
     def __init__(
-        self, plan: Plan, run_folder: Path, rank: int, *, attempt: int, first_step: int, device_type: str
+        self,
+        plan: Plan,
+        run_folder: Path,
+        rank: int,
+        *,
+        attempt: int,
+        first_step: int,
+        device: torch.device,
+        host_folder: Path | None = None,
     ) -> None:
-        self._plan, self._run_folder, self._device_type = plan, run_folder, device_type
+        """
+        Args:
+            host_folder: in memory, shared by the ranks of this host: a large world's ranks put their steps
+                there. None: each has a file of its own, however large the world.
+        """
+        self._plan, self._run_folder, self._device = plan, run_folder, device
         self._first_step = first_step
-        tensorboard = plan.strategy.operate.tensorboard
         self._telemetry = Telemetry(
-            run_folder, rank, attempt=attempt, first_step=first_step, tensorboard=tensorboard
+            run_folder,
+            rank,
+            attempt=attempt,
+            first_step=first_step,
+            tensorboard=plan.strategy.operate.tensorboard,
+            host_records=_host_records(plan, run_folder, rank, host_folder),
+            wandb=_open_wandb(plan, run_folder, attempt) if rank == 0 else None,
         )
+        self._gpu = GpuCounters(device)
         forced = plan.strategy.runtime.force_routing
         self._force_routing = None if forced is None else forced.model_dump(exclude_none=True)
         last_step = plan.strategy.training.steps
@@ -51,7 +76,6 @@ class RunReporter:
         self._wait_shares: list[float] = []
 
     def __enter__(self) -> "RunReporter":
-        self._context.callback(self._telemetry.close)
         if self._progress is not None:
             self._context.enter_context(self._progress)
         return self
@@ -60,9 +84,10 @@ class RunReporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._context.close()
+        self._telemetry.close(is_complete=kind is None)
 
-    def observe(self, report: StepReport) -> None:
-        """Writes and shows one step."""
+    def observe(self, report: StepReport, load: ExpertLoad | None = None) -> None:
+        """Writes and shows one step; load: of the experts, on rank 0."""
         self._first = self._first or report
         self._last = report
         self._wait_shares.append(report.phases_s["stage_wait"] / step_s(report.phases_s))
@@ -71,8 +96,9 @@ class RunReporter:
             RankLine(
                 step=report.step,
                 phases_s=report.phases_s,
-                memory_bytes=memory_bytes(self._device_type),
+                memory_bytes=memory_bytes(self._device.type),
                 expert_tokens=result.expert_tokens.tolist(),
+                gpu=self._gpu.read(),
             )
         )
         if self._progress is None:
@@ -93,6 +119,8 @@ class RunReporter:
             dropped_tokens=result.dropped_tokens,
             predicted=self._predicted,
             force_routing=self._force_routing,
+            load=load,
+            elapsed_s=round(time.monotonic() - self._began, 3),
         )
         self._telemetry.append_step(line)
         self._progress.show_step(
@@ -150,6 +178,23 @@ class RunReporter:
                 f"{expected.bubble_share:.1%} pipeline bubble and the rest transfers",
                 flush=True,
             )
+
+
+def _open_wandb(plan: Plan, run_folder: Path, attempt: int) -> WandbLog | None:
+    return None if plan.strategy.operate.wandb is None else WandbLog(plan, run_folder, attempt=attempt)
+
+
+def _host_records(plan: Plan, run_folder: Path, rank: int, folder: Path | None) -> HostRecords | None:
+    if folder is None or plan.world_size < GATHER_FROM:
+        return None
+    host = plan.host_of(rank)
+    return HostRecords(
+        run_folder / RANKS_NAME / f"host-{host.name.replace('/', '_')}.jsonl",
+        folder,
+        rank=rank,
+        ranks=host.ranks,
+        stages={rank: plan.stage_of(rank).name for rank in host.ranks},
+    )
 
 
 def _drawn(name: str, draw: Callable[[], Path | None]) -> Path | None:

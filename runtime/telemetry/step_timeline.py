@@ -25,8 +25,22 @@ TRACE_NAME, PICTURE_NAME = "timeline.json", "timeline.png"
 _TRACED = 3
 # A picture of more ranks shows no more; the first ranks of each stage are drawn.
 MAX_RANKS = 128
-# The colour-blind can distinguish them; forward and backward differ in lightness too.
-PHASE_COLOURS = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98", "stage_wait": "#e07b00"}
+# The colour-blind can distinguish them (Okabe and Ito's, 2008); forward and backward differ in lightness too.
+# Waits for other ranks are drawn narrower, upon the pass in which they happen.
+PASS_COLOURS = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98"}
+WAIT_COLOURS = {
+    "all_to_all": "#d55e00",
+    "tensor_parallel": "#f0e442",
+    "gradient_reduce": "#cc79a7",
+    "stage_wait": "#e69f00",
+}
+_LABELS = {
+    "all_to_all": "all-to-all of tokens",
+    "tensor_parallel": "TP collective",
+    "gradient_reduce": "gradient reduction",
+    "stage_wait": "waiting for another stage",
+}
+_NUMBERED_ROWS = 32  # micro-batches have their number in a picture of so many ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,24 +149,31 @@ def draw_timeline(folder: Path) -> Path | None:
     figure = Figure(figsize=(10, 1.4 + 0.24 * len(rows)), dpi=140, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for event in events:
-        kind = event["name"].split()[0]
-        if kind not in PHASE_COLOURS:
-            continue
-        is_wait = event["cat"] == "phase"
-        axes.barh(
-            rows[event["tid"]],
-            event["dur"] / 1e3,
-            left=event["ts"] / 1e3,
-            height=0.36 if is_wait else 0.8,
-            color=PHASE_COLOURS[kind],
+    for (rank, kind), bars in _bars(events, end_us=max((e["ts"] + e["dur"] for e in events), default=0)):
+        is_wait = kind in WAIT_COLOURS
+        height = 0.4 if is_wait else 0.8
+        colour = WAIT_COLOURS[kind] if is_wait else PASS_COLOURS[kind]
+        axes.broken_barh(
+            [(start / 1e3, duration / 1e3) for start, duration in bars],
+            (rows[rank] - height / 2, height),
+            facecolors=colour,
             linewidth=0,
+            zorder=3 if is_wait else 2,
         )
-        if kind in ("forward", "backward") and len(rows) <= 32:
+    has_numbers = len(rows) <= _NUMBERED_ROWS
+    for event in events:
+        if has_numbers and event["name"].split()[0] in ("forward", "backward"):
             middle = (event["ts"] + event["dur"] / 2) / 1e3
             number = event["name"].split()[1]
             axes.text(
-                middle, rows[event["tid"]] - 0.28, number, ha="center", va="center", fontsize=6, color="white"
+                middle,
+                rows[event["tid"]] - 0.3,
+                number,
+                ha="center",
+                va="center",
+                fontsize=5.5,
+                color="white",
+                zorder=4,
             )
     axes.set_yticks(list(rows.values()), [f"rank {rank}" for rank in rows], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -160,15 +181,50 @@ def draw_timeline(folder: Path) -> Path | None:
     other = trace["otherData"]
     names = " → ".join(name.split(maxsplit=1)[1] for _, name in sorted(stages.items()))
     axes.set_title(f"{other['name']}, step {other['step']}: {names}", loc="left", fontsize=10)
-    labels = {"stage_wait": "waiting for another stage"}
-    patches = [Patch(color=colour, label=labels.get(kind, kind)) for kind, colour in PHASE_COLOURS.items()]
-    figure.legend(handles=patches, frameon=False, ncols=4, fontsize=8, loc="outside lower left")
+    found = {event["name"].split()[0] for event in events}
+    patches = [
+        Patch(color=colour, label=_LABELS.get(kind, kind))
+        for kind, colour in (PASS_COLOURS | WAIT_COLOURS).items()
+        if kind in found
+    ]
+    title = "a number in a bar is its micro-batch" if has_numbers else None
+    figure.legend(
+        handles=patches,
+        frameon=False,
+        ncols=4,
+        fontsize=8,
+        loc="outside lower left",
+        title=title,
+        title_fontsize=8,
+        alignment="left",
+    )
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     picture = BytesIO()
     figure.savefig(picture, format="png")
     replace(folder / PICTURE_NAME, picture.getvalue())
     return folder / PICTURE_NAME
+
+
+def _bars(
+    events: Sequence[dict[str, Any]], *, end_us: float
+) -> Iterator[tuple[tuple[int, str], list[tuple[float, float]]]]:
+    """Start and duration of each bar, by rank and kind. Waits closer than a fraction of a pixel are one bar:
+    a step of a large model has thousands."""
+    gap_us = end_us / 4000
+    bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for event in sorted(events, key=lambda event: event["ts"]):
+        kind = event["name"].split()[0]
+        wanted = WAIT_COLOURS if event["cat"] == "phase" else PASS_COLOURS
+        if kind not in wanted:
+            continue
+        own = bars.setdefault((event["tid"], kind), [])
+        start, end = event["ts"], event["ts"] + event["dur"]
+        if own and event["cat"] == "phase" and start - sum(own[-1]) < gap_us:
+            own[-1] = (own[-1][0], end - own[-1][0])
+        else:
+            own.append((start, end - start))
+    yield from bars.items()
 
 
 def _before(spans: Sequence[TimeSpan], end_ns: int) -> tuple[TimeSpan, ...]:

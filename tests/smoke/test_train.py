@@ -1,5 +1,6 @@
 """`deepspeed train.py` for real: it trains, survives a kill, stops when asked, says once what is wrong."""
 
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.__main__ import main
 from tests.support.holders import other_process_that_holds
 from tests.support.launching import Launch
 
@@ -35,7 +37,9 @@ def test_a_run_leaves_its_files_and_its_loss_falls(unbroken: tuple[Launch, str])
         "attempts",
         "done.json",
         "tensorboard",
+        "experts.jsonl",
         "loss.png",
+        "timeline.png",
         "tokenizer.json",
     }
     losses = launch.losses()
@@ -52,6 +56,42 @@ def test_a_run_leaves_its_files_and_its_loss_falls(unbroken: tuple[Launch, str])
     assert "step 12/12" in output
     assert (launch.run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((launch.run / "checkpoints").glob("step-*"))) == 2  # keep_last
+
+
+def test_its_telemetry_adds_up(unbroken: tuple[Launch, str]) -> None:
+    """Each token has one expert in each of the MoE layers, whoever routed it."""
+    launch, _ = unbroken
+    steps = launch.lines()
+    experts = [json.loads(line) for line in (launch.run / "experts.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in experts] == [line["step"] for line in steps]
+    for step, line in zip(steps, experts, strict=True):
+        assert {sum(layer) for layer in line["tokens"]} == {step["tokens"]}
+        worst = max(max(layer) / (sum(layer) / len(layer)) - 1 for layer in line["tokens"])
+        assert step["overload"]["worst"] == pytest.approx(worst)
+        assert 0 < step["balance"] <= 1
+    ranks = [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted((launch.run / "ranks").glob("rank-*.jsonl"))
+    ]
+    of_ranks = [
+        [[sum(counts) for counts in zip(*layer, strict=True)] for layer in zip(*own, strict=True)]
+        for own in zip(*([line["expert_tokens"] for line in lines] for lines in ranks), strict=True)
+    ]
+    assert of_ranks == [line["tokens"] for line in experts]
+    elapsed = [line["elapsed_s"] for line in steps]
+    assert elapsed == sorted(elapsed)
+
+
+def test_monitor_and_report_show_it(unbroken: tuple[Launch, str], capsys: pytest.CaptureFixture[str]) -> None:
+    launch, _ = unbroken
+    assert main(["monitor", str(launch.run), "--once"]) == 0
+    shown = capsys.readouterr().out
+    assert "step 12 of 12" in shown
+    assert f"loss {launch.losses()[12][0]:.3f}" in shown
+    assert main(["report", str(launch.run)]) == 0
+    page = (launch.run / "report.html").read_text()
+    assert "Timeline of step 3" in page
+    assert "all-to-all of tokens, " in page  # a colocated plan has no stages, and its collectives are drawn
 
 
 def test_a_finished_run_prints_its_result_and_trains_no_further(unbroken: tuple[Launch, str]) -> None:

@@ -29,8 +29,6 @@ def test_fp8_runs() -> None:
         (("runtime.overlap_all_to_all=true",), "SW290", "runtime.overlap_all_to_all"),
         (("training.optimizer.moments=bf16",), "SW296", "training.optimizer.moments"),
         (("model.init_from=runs/x",), "SW285", "model.init_from"),
-        (("operate.wandb=project",), "SW287", "operate.wandb"),
-        (("operate.metrics_port=9000",), "SW287", "operate.metrics_port"),
     ],
 )
 def test_what_is_not_implemented_is_one_problem(overrides: tuple[str, ...], code: str, path: str) -> None:

@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
 from planner.prediction.breakdown import PHASES
 from runtime.files.json_lines import LineFileDeletedError, read_steps
+from runtime.telemetry.expert_load import ExpertLoad, Overload
 from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
 
 PHASES_S = dict.fromkeys(PHASES, 0.0) | {"compute": 1.5, "all_to_all": 0.25, "other": 0.25}
@@ -40,7 +42,18 @@ def test_a_step_has_every_key_of_the_interface(tmp_path):
     before = time.time()
     forced = {"kind": "hot_expert", "share": 0.3}
     telemetry.append_step(
-        step_line(1, validation_loss=6.75, predicted={"compute": 1.0}, force_routing=forced)
+        step_line(
+            1,
+            validation_loss=6.75,
+            predicted={"compute": 1.0},
+            force_routing=forced,
+            load=ExpertLoad(
+                tokens=[[5, 3]],
+                balance=0.8,
+                overload=Overload(mean=0.25, worst=0.25, cumulative=0.125),
+            ),
+            elapsed_s=2.5,
+        )
     )
     telemetry.close()
     line = json.loads((tmp_path / "telemetry.jsonl").read_text())
@@ -59,20 +72,26 @@ def test_a_step_has_every_key_of_the_interface(tmp_path):
         "phases_s": PHASES_S,
         "predicted": {"compute": 1.0},
         "dropped_tokens": 0,
+        "balance": 0.8,
+        "overload": {"mean": 0.25, "worst": 0.25, "cumulative": 0.125},
         "force_routing": {"kind": "hot_expert", "share": 0.3},
+        "elapsed_s": 2.5,
         "attempt": 2,
     }
+    experts = json.loads((tmp_path / "experts.jsonl").read_text())
+    assert experts == {"step": 1, "tokens": [[5, 3]], "attempt": 2}
 
 
 def test_each_rank_has_a_file_of_its_own(tmp_path):
     telemetry = Telemetry(tmp_path, 12, attempt=1)
-    telemetry.append_rank_step(rank_line(4))
+    telemetry.append_rank_step(replace(rank_line(4), gpu={"utilization": 0.75}))
     telemetry.close()
     assert json.loads((tmp_path / "ranks" / "rank-0012.jsonl").read_text()) == {
         "step": 4,
         "phases_s": PHASES_S,
         "memory_bytes": 123,
         "communication_share": 0.125,
+        "gpu": {"utilization": 0.75},
         "expert_tokens": [[5, 3], [0, 8]],
         "attempt": 1,
     }

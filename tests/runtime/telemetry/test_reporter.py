@@ -29,6 +29,7 @@ FINE = StepResult(
     ended_ns=0,
 )
 NAN = float("nan")
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_the_summary_has_the_losses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], last: StepResult, validation: float, words: str
 ) -> None:
     plan = build_plan(loads(STRATEGY, ["runtime.force_routing={kind: ragged}"]))
-    reporter = RunReporter(plan, tmp_path, 0, attempt=1, first_step=1, device_type="cpu")
+    reporter = RunReporter(plan, tmp_path, 0, attempt=1, first_step=1, device=CPU)
     with reporter:
         for step, result in enumerate((FINE, last), start=1):
             reporter.observe(
@@ -71,9 +72,7 @@ def test_the_summary_has_the_losses(
 def test_a_picture_that_cannot_be_drawn_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    reporter = RunReporter(
-        build_plan(loads(STRATEGY)), tmp_path, 0, attempt=1, first_step=1, device_type="cpu"
-    )
+    reporter = RunReporter(build_plan(loads(STRATEGY)), tmp_path, 0, attempt=1, first_step=1, device=CPU)
     with reporter:
         pass
     if fault == "no matplotlib":

@@ -1,0 +1,104 @@
+"""The log of Weights & Biases, offline, and what keeps it from being opened."""
+
+import importlib.util
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from planner import build_plan, loads
+from runtime.telemetry.records import Telemetry
+from runtime.telemetry.wandb_log import WandbLog, find_wandb_problems, run_id
+from tests.runtime.startup.test_resume import STRATEGY
+from tests.runtime.telemetry.test_records import step_line
+
+PLAN = build_plan(loads(STRATEGY, ["operate.wandb=moe"]))
+
+
+def test_an_offline_log_has_the_steps_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two attempts, the second of which trains a step again: the log goes on, and does not begin again."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for attempt, steps in ((1, (1, 2, 3)), (2, (3, 4))):
+        telemetry = Telemetry(tmp_path, 0, attempt=attempt, wandb=WandbLog(PLAN, tmp_path, attempt=attempt))
+        for step in steps:
+            telemetry.append_step(step_line(step, loss=6.0 + attempt))
+        telemetry.close()
+    from wandb.proto import wandb_internal_pb2
+
+    logged, ids = [], set()
+    for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
+        for data in records_of(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.HasField("run"):
+                ids.add(record.run.run_id)
+                assert (record.run.project, record.run.display_name) == ("moe", PLAN.strategy.name)
+            if record.HasField("history"):
+                items = {".".join(item.nested_key) or item.key: item for item in record.history.item}
+                names = ("step", "loss/train", "attempt")
+                logged.append(tuple(json.loads(items[name].value_json) for name in names))
+    assert sorted(logged) == [(1, 7.0, 1), (2, 7.0, 1), (3, 7.0, 1), (3, 8.0, 2), (4, 8.0, 2)]
+    assert ids == {run_id(tmp_path)}
+
+
+def records_of(content: bytes) -> Iterator[bytes]:
+    """Records of a .wandb file: LevelDB's log format after a header of 7 bytes (github.com/google/leveldb,
+    doc/log_format.md): blocks of 32 KiB, in them checksum, length and type of each piece of a record."""
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # complete, or the last piece
+            yield parts
+            parts = b""
+
+
+def test_nothing_is_wrong_without_the_key() -> None:
+    assert find_wandb_problems(loads(STRATEGY), {}) == []
+
+
+def test_a_missing_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (problem,) = find_wandb_problems(PLAN.strategy, {})
+    assert (problem.code, problem.path) == ("SW906", "operate.wandb")
+
+
+@pytest.mark.parametrize(
+    ("environment", "codes"),
+    [
+        ({}, ["SW907"]),
+        ({"WANDB_MODE": "offline"}, []),
+        ({"WANDB_API_KEY": "k"}, []),
+        ({"NETRC": "netrc"}, []),
+        ({"NETRC": "netrc", "WANDB_BASE_URL": "https://wandb.example.com"}, ["SW907"]),
+        ({"NETRC": "damaged"}, ["SW907"]),
+    ],
+)
+def test_without_a_login_it_is_refused_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], codes: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    (tmp_path / "netrc").chmod(0o600)
+    (tmp_path / "damaged").write_text("machine\n")
+    assert [problem.code for problem in find_wandb_problems(PLAN.strategy, environment)] == codes
+
+
+def test_a_run_that_begins_again_has_another_log(tmp_path: Path) -> None:
+    (tmp_path / "attempts").mkdir()
+    claim = tmp_path / "attempts" / "0001.json"
+    claim.write_text('{"pid": 1}')
+    first = run_id(tmp_path)
+    (tmp_path / "attempts" / "0002.json").write_text('{"pid": 2}')
+    assert run_id(tmp_path) == first
+    claim.write_text('{"pid": 3}')
+    assert run_id(tmp_path) != first
