@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def test_an_offline_log_has_the_steps_of_a_run(tmp_path: Path, monkeypatch: pyte
         for step in steps:
             telemetry.append_step(step_line(step, loss=6.0 + attempt))
         telemetry.close()
+        time.sleep(1.1)  # W&B names the folder of an offline log by the second
     from wandb.proto import wandb_internal_pb2
 
     logged, ids = [], set()
