@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from runtime.process.gpu_presence import has_gpu
+from runtime.process.handover import hand_over
 from runtime.process.launchers import is_other_rank_here
 from runtime.process.missing_module import end_without_module
 from runtime.process.rank_0_wait import leave_to_rank_0
@@ -38,6 +39,8 @@ HOW = "start it with deepspeed, torchrun, srun or mpirun, or with plain python f
 
 def main(argv: Sequence[str]) -> None:
     """Ends the process: 0 done, 2 wrong input, 3 an error, 130 stopped on request."""
+    if (code := hand_over("train", argv)) is not None:  # a warm parent of this launch has forked the rank
+        sys.exit(code)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before signals are taken: no traceback
     path, overrides, takes_over, rank_logs = parse_arguments(argv)

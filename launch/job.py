@@ -31,6 +31,8 @@ _OF_LAUNCH_SH = ("host-ended", "guarded", "reason")
 _MADE = "made-by-launch-job"
 # Programs of DeepSpeed that run through the link and are not ranks.
 _LAUNCHERS = ("deepspeed.launcher.runner", "deepspeed.launcher.launch")
+# Program of warm parents, and of the ranks that they have forked (runtime/process/fork_server.py).
+_WARM_PARENT = "runtime.warm_parent"
 
 
 def make_link(link: Path) -> None:
@@ -86,11 +88,23 @@ def processes(link: Path) -> list[psutil.Process]:
 
 
 def ranks(link: Path) -> list[psutil.Process]:
-    """Processes of the attempt that are ranks."""
+    """Processes of the attempt that the launcher has started as ranks.
+
+    Not those that a warm parent has forked for them: they would get each signal twice, as it is passed on.
+    """
+    others = {*_LAUNCHERS, _WARM_PARENT}
     return [
         process
         for process, arguments in _all_arguments()
-        if arguments[:1] == [str(link)] and not set(arguments[1:5]) & set(_LAUNCHERS)
+        if arguments[:1] == [str(link)] and not set(arguments[1:5]) & others
+    ]
+
+
+def _warm(link: Path) -> list[psutil.Process]:
+    return [
+        process
+        for process, arguments in _all_arguments()
+        if arguments[:1] == [str(link)] and _WARM_PARENT in arguments[1:5]
     ]
 
 
@@ -107,8 +121,9 @@ def end(link: Path, grace_s: float = GRACE_S) -> list[psutil.Process]:
     asked: set[int] = set()
 
     def ask_new() -> None:
+        warm = {process.pid for process in _warm(link)}  # they end with their ranks, which are told
         for process in processes(link):  # a launcher may start ranks meanwhile
-            if process.pid not in asked:
+            if process.pid not in asked | warm:
                 asked.add(process.pid)
                 _send(process, signal.SIGTERM)
 

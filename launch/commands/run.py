@@ -39,7 +39,9 @@ def run(
     from launch.scripts.held_run import find_held_run
     from launch.scripts.launch_files import build_launch_plan, launch_paths
     from launch.supervisor.journal import Journal
-    from launch.supervisor.supervise import Supervisor, stop_requests, supervision
+    from launch.supervisor.run_lock import supervision
+    from launch.supervisor.stop_requests import stop_requests
+    from launch.supervisor.supervise import Supervisor
 
     loaded = load(strategy, only_overrides(overrides))
     plan = build_launch_plan(loaded)

@@ -1,7 +1,5 @@
 """One attempt of a supervised run: launch.sh as a process, and the end of everything that it started."""
 
-import os
-import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -11,27 +9,34 @@ from pathlib import Path
 import psutil
 
 from launch.scripts.template import LaunchPaths
-from launch.ssh.options import ssh_arguments
+from launch.supervisor.commands import LOCAL, on_host, over_ssh, run_quietly
 
 # For ssh to one host, its login shell and a Python that kills processes; keep-alives end it at 30 s.
 FENCE_TIMEOUT_S = 40.0
 END_WAIT_S = 10.0
-LOCAL = "localhost"
 
 
 class Attempt:
     """Started by its constructor.
 
     Args:
-        hosts: of the attempt's ranks; ("localhost",) is this machine.
+        link: the attempt's own link to the interpreter.
+        hosts: on which it has processes; ("localhost",) is this machine.
         stdout: a file descriptor for what ranks and launcher print; None: this program's.
     """
 
     def __init__(
-        self, paths: LaunchPaths, hosts: Sequence[str], *, takes_over: bool, stdout: int | None = None
+        self,
+        paths: LaunchPaths,
+        link: Path,
+        hosts: Sequence[str],
+        *,
+        takes_over: bool,
+        stdout: int | None = None,
     ) -> None:
-        self._paths, self._hosts = paths, tuple(hosts)
+        self._paths, self._link, self._hosts = paths, link, tuple(hosts)
         arguments = [str(paths.run / "launch.sh"), *(["--take-over"] if takes_over else [])]
+        arguments += ["--job", link.name.removeprefix("python-")]
         # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which asks the ranks once.
         self._process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout, start_new_session=True
@@ -57,15 +62,9 @@ class Attempt:
         if self.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
-    def link(self) -> Path | None:
-        """The attempt's own link to the interpreter; None if launch.sh has made none yet, or removed it."""
-        found = sorted(self._paths.run.glob(f"logs/job-*-{self.pid}/bin/python-*-{self.pid}"))
-        return found[-1] if found else None
-
     def kill(self) -> tuple[str, ...]:
         """Ends every process of the attempt by force; returns the hosts that did not confirm it."""
-        link = self.link()
-        left = () if link is None else fence(self._paths, self._hosts, link)
+        left = fence(self._paths, self._hosts, self._link)
         if self.wait(END_WAIT_S) is None:  # it waits for a host that does not answer
             _kill_tree(self.pid)
             self._process.wait()
@@ -74,13 +73,10 @@ class Attempt:
 
 def fence(paths: LaunchPaths, hosts: Sequence[str], link: Path) -> tuple[str, ...]:
     """Kills the processes of an attempt on these hosts at once; returns the hosts that did not confirm it."""
+    words = [paths.python, "-m", "launch.job", "kill", str(link)]
 
     def end(host: str) -> bool:
-        command = ["env", "-C", str(paths.project), paths.python, "-m", "launch.job", "kill", str(link)]
-        if host != LOCAL:
-            options = ssh_arguments(paths.ssh_config, os.environ)
-            command = ["ssh", "-T", *options, "--", host, shlex.join(command)]
-        return run_quietly(command, FENCE_TIMEOUT_S) == 0
+        return run_quietly(on_host(paths, host, words), FENCE_TIMEOUT_S) == 0
 
     with ThreadPoolExecutor(max_workers=64) as pool:
         confirmed = list(pool.map(end, hosts))
@@ -91,28 +87,11 @@ def unreachable(paths: LaunchPaths, hosts: Sequence[str], timeout_s: float) -> t
     """Those of these hosts on which no command runs within the time."""
 
     def answers(host: str) -> bool:
-        options = ssh_arguments(paths.ssh_config, os.environ)
-        return host == LOCAL or run_quietly(["ssh", "-T", *options, "--", host, "true"], timeout_s) == 0
+        return host == LOCAL or run_quietly(over_ssh(paths, host, "true"), timeout_s) == 0
 
     with ThreadPoolExecutor(max_workers=64) as pool:
         answered = list(pool.map(answers, hosts))
     return tuple(host for host, is_there in zip(hosts, answered, strict=True) if not is_there)
-
-
-def run_quietly(command: Sequence[str], timeout_s: float) -> int | None:
-    """The exit code of a command without input and output; None if it took too long or is not there."""
-    try:
-        ended = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return ended.returncode
 
 
 def _kill_tree(pid: int) -> None:

@@ -24,7 +24,7 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Of the attempts before. errors: the signatures of errors of the program. restarts: their times."""
+    """Of the attempts before. errors: the signatures of their verdicts. restarts: their times."""
 
     errors: Sequence[str] = ()
     restarts: Sequence[float] = ()
@@ -52,7 +52,7 @@ def decide(
         return Decision(code=_CODES[verdict.cause], text=text)
     if is_asked:
         return Decision(code=ExitCode.STOPPED, text="stopped on request")
-    if verdict.cause is Cause.PROGRAM and not lost and verdict.signature in history.errors:
+    if verdict.signature is not None and not lost and verdict.signature in history.errors:
         return Decision(
             code=ExitCode.INTERNAL_ERROR,
             text=f"the same error a second time: {verdict.reason}; another attempt would only cost GPU hours",

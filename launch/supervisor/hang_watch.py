@@ -76,6 +76,11 @@ class HangWatch:
             limit_s=self.limit_s(beat.phase),
         )
 
+    @property
+    def last_progress(self) -> float | None:
+        """When a rank was last seen to have got further; None before any was seen."""
+        return max((seen.since for seen in self._seen.values()), default=None)
+
     def limit_s(self, phase: str) -> float:
         """How long a rank may stand still in a phase."""
         longest = self._longest_s.get(phase)

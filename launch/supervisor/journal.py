@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Journal:
     """Appends to the journal of a run.
 
     Args:
-        tell: called with each entry, after it is on disk: prints it, calls the hook.
+        tell: called with each entry, once it is on disk: prints it, calls the hook.
     """
 
     def __init__(self, run_folder: Path, tell: Callable[[Entry], object]) -> None:
@@ -33,19 +34,23 @@ class Journal:
         self._tell = tell
 
     def write(self, event: str, text: str, **facts: Any) -> None:
-        """
-        Raises:
-            OSError: if it cannot be written.
-        """
+        """A disk that takes no entry does not end the run: it is told all the same, with a warning."""
         entry = Entry(time=time.time(), event=event, text=text, facts=facts)
         line = json.dumps({"time": entry.time, "event": event, "text": text, **facts}).encode() + b"\n"
+        try:
+            self._append(line)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            print(f"warning: SW456 {self._path} takes no entry ({reason})", file=sys.stderr, flush=True)
+        self._tell(entry)
+
+    def _append(self, line: bytes) -> None:
         with self._path.open("ab") as file:
             if file.tell() and not _ends_a_line(self._path):
                 line = b"\n" + line  # after a line that a kill cut off
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._tell(entry)
 
 
 def read_journal(run_folder: Path) -> Iterator[Entry]:

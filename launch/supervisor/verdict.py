@@ -28,10 +28,13 @@ class Cause(Enum):
 
 # None of these gets better by another attempt.
 FINAL = (Cause.DONE, Cause.DIVERGED, Cause.WRONG_INPUT, Cause.NO_MEETING)
-# Before the ranks have met: a taken port, an unknown name, nobody there (planner/errors/startup.yaml).
-_NO_MEETING = ("SW611", "SW632", "SW633", "SW634", "SW635")
-# A rank tells of another one that is gone, or of a collective that does not end: not its own fault.
-_ECHOES = ("SW631", "SW636", "SW637")
+# Before the ranks have met: nobody there, a taken port, an unknown name, other secrets, a missing package
+# (planner/errors/startup.yaml), or a program that starts them failed (launch.yaml).
+_NO_MEETING = {"SW446", "SW608", "SW611", "SW632", "SW633", "SW634", "SW638"}
+# A rank or launch.sh tells of another one that is gone, or of a collective that does not end.
+_ECHOES = {"SW445", "SW447", "SW631", "SW636", "SW637"}
+# The host of an SW445 (launch/launcher_output.py).
+_HOST = re.compile(r"\bthe (?:ranks of|connection to) (\S+) (?:ended|was lost)")
 _CODE = re.compile(r"\bSW\d{3}\b")
 # What differs between two occurrences of the same error: ranks, hosts, addresses, numbers.
 _RANK = re.compile(r"\[rank [^\]]*\]")
@@ -40,16 +43,33 @@ _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """cause, reason: for the journal. ranks: that failed, where it is known; () otherwise."""
+    """cause, reason: for the journal. ranks, hosts: that failed, where it is known; () otherwise.
+
+    step: at which a rank was lost, where it is known. has_met: whether the ranks had met before.
+    """
 
     cause: Cause
     reason: str
     ranks: tuple[int, ...] = ()
+    hosts: tuple[str, ...] = ()
+    step: int | None = None
+    has_met: bool = True
 
     @property
-    def signature(self) -> str:
-        """Equal for two occurrences of the same error."""
-        return _NUMBER.sub("#", _RANK.sub("[rank]", self.reason))
+    def signature(self) -> str | None:
+        """Equal for two occurrences of the same error; None where a second one says nothing of the program.
+
+        A rank that is lost twice at the same step, on whichever host, is one: a program may end by a fault of
+        memory instead of an exception. So is a start that fails twice in the same way.
+        """
+        if self.cause is Cause.RANK_LOST and self.has_met:
+            return None if self.step is None else f"ranks {self.ranks} lost at step {self.step}"
+        if self.cause not in (Cause.PROGRAM, Cause.RANK_LOST):
+            return None
+        text = self.reason
+        for host in self.hosts:
+            text = text.replace(host, "HOST")
+        return _NUMBER.sub("#", _RANK.sub("[rank]", text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +104,30 @@ def read_outcome(run_folder: Path, *, after: int) -> Outcome | None:
     return None
 
 
-def judge(outcome: Outcome | None, *, gone: Sequence[int] = (), exit_code: int | None = None) -> Verdict:
+def judge(
+    outcome: Outcome | None,
+    *,
+    gone: Sequence[int] = (),
+    exit_code: int | None = None,
+    has_met: bool = True,
+    step: int | None = None,
+) -> Verdict:
     """Of an attempt that has ended, or whose ranks are gone.
 
     Args:
         outcome: None where no rank could write one.
         gone: ranks whose processes disappeared without a word.
         exit_code: of the launcher.
+        has_met: whether a rank was seen at more than its start.
+        step: the highest that a rank was seen in; None before the first.
     """
     ranks = tuple(sorted(gone))
+    killed = Verdict(
+        cause=Cause.RANK_LOST, reason=_killed(ranks), ranks=ranks, has_met=has_met, step=step or None
+    )
     if outcome is None:
-        if ranks:
-            return Verdict(cause=Cause.RANK_LOST, reason=_killed(ranks), ranks=ranks)
         reason = f"the launcher ended with code {exit_code}, and no rank wrote how"
-        return Verdict(cause=Cause.PROGRAM, reason=reason)
+        return killed if ranks else Verdict(cause=Cause.PROGRAM, reason=reason, has_met=has_met)
     if outcome.code == ExitCode.OK:
         return Verdict(cause=Cause.DONE, reason="done")
     text = outcome.text or f"exit code {outcome.code}"
@@ -106,15 +136,16 @@ def judge(outcome: Outcome | None, *, gone: Sequence[int] = (), exit_code: int |
     if outcome.code == ExitCode.WRONG_INPUT:
         return Verdict(cause=Cause.WRONG_INPUT, reason=text)
     if ranks:  # what the others say is what they saw of it
-        return Verdict(cause=Cause.RANK_LOST, reason=_killed(ranks), ranks=ranks)
+        return killed
     if outcome.code == ExitCode.STOPPED:
         return Verdict(cause=Cause.STOPPED, reason="stopped by a signal to a rank")
-    codes = [str(problem.get("code") or "") or _code_in(problem) for problem in outcome.problems]
-    if any(code in _NO_MEETING for code in codes):
+    codes = {code for problem in outcome.problems for code in _codes_of(problem)}
+    if codes & _NO_MEETING and not has_met:
         return Verdict(cause=Cause.NO_MEETING, reason=text)
-    if any(code in _ECHOES for code in codes):
-        return Verdict(cause=Cause.RANK_LOST, reason=text)
-    return Verdict(cause=Cause.PROGRAM, reason=text, ranks=_rank_in(text))
+    if codes & _ECHOES:
+        hosts = tuple(dict.fromkeys(_HOST.findall(text))) if "SW445" in codes else ()
+        return Verdict(cause=Cause.RANK_LOST, reason=text, hosts=hosts, has_met=has_met)
+    return Verdict(cause=Cause.PROGRAM, reason=text, ranks=_rank_in(text), has_met=has_met)
 
 
 def _killed(ranks: Sequence[int]) -> str:
@@ -122,9 +153,10 @@ def _killed(ranks: Sequence[int]) -> str:
     return f"{who} ended without a reason (killed, or a fault of the hardware)"
 
 
-def _code_in(problem: Mapping[str, Any]) -> str:
-    found = _CODE.search(str(problem.get("found") or ""))
-    return found[0] if found else ""
+def _codes_of(problem: Mapping[str, Any]) -> tuple[str, ...]:
+    """Its own code; a rank's error has it in the text."""
+    own = problem.get("code")
+    return (str(own),) if own else tuple(_CODE.findall(str(problem.get("found") or "")))
 
 
 def _rank_in(text: str) -> tuple[int, ...]:

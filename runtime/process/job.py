@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.process.launchers import Launcher, find_launcher
+from runtime.process.started_by import launcher_id
 
 # Each launcher's own name of the job. Those of an outer launcher may differ between ranks: mpirun starts
 # its daemons on other hosts, and only those, with srun; a batch script may start each host's torchrun in a
@@ -23,25 +24,27 @@ _LOCAL_SIZES = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # deepspeed's and torchrun's
 def job_of_rank(
     environment: Mapping[str, str] = os.environ,
     *,
-    command: Sequence[str] = tuple(sys.argv),
+    command: Sequence[str] | None = None,
     executable: str = sys.executable,
     parent: int | None = None,
 ) -> str:
     """16 hexadecimal digits.
 
     Args:
+        command: None takes that of this process.
         executable: a generated launch runs each attempt through a link of its own (launch/job.py).
-        parent: the launcher's process id; None takes the parent of this process. It counts where one launcher
-            has started all ranks: the same command, started twice, is two jobs.
+        parent: the launcher's process id; None takes that of this process. It counts where one launcher has
+            started all ranks: the same command, started twice, is two jobs.
     """
+    words = sys.argv if command is None else command
     parts = [
         link_of(executable),
         *(environment.get(name, "") for name in _NAMES.get(find_launcher(environment), ())),
-        *(word for word in command if not word.startswith(("--local_rank", "--local-rank"))),
+        *(word for word in words if not word.startswith(("--local_rank", "--local-rank"))),
     ]
     world_size = environment.get("WORLD_SIZE")
     if world_size and any(environment.get(name) == world_size for name in _LOCAL_SIZES):
-        parts.append(str(os.getppid() if parent is None else parent))
+        parts.append(str(launcher_id() if parent is None else parent))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

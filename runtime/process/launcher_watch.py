@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from planner.problems import Problem
+from runtime.process.started_by import launcher_id
 
 _STDIN = 0
 # Files beside the attempt's link to the interpreter. launch/job.py writes the first; launch.sh the others:
@@ -26,16 +27,16 @@ class LauncherWatch:
     def __init__(self, launcher: int | None = None) -> None:
         """
         Args:
-            launcher: the launcher's process id; None takes the parent of this process.
+            launcher: the launcher's process id; None takes that of this process.
         """
-        self._launcher = os.getppid() if launcher is None else launcher
+        self._launcher = launcher_id() if launcher is None else launcher
         self._runner = runner_above(self._launcher)
         self._connection = connection_above(self._launcher)
         self._has_stdin_ended = None if self._connection is None else _end_of_stdin()
 
     def is_gone(self) -> bool:
-        """Whether the launcher, this rank's parent, has ended."""
-        return os.getppid() != self._launcher
+        """Whether the launcher has ended."""
+        return launcher_id() != self._launcher
 
     def is_abandoned(self) -> bool:
         """Whether whatever started the launcher has ended: a command on this host, or a connection to it."""
@@ -101,7 +102,7 @@ def hosts_given(launcher: int | None = None) -> dict[str, int] | None:
     None under another launcher, or where its command cannot be read.
     """
     prefix = "--world_info="
-    for word in _command_of(os.getppid() if launcher is None else launcher):
+    for word in _command_of(launcher_id() if launcher is None else launcher):
         if word.startswith(prefix):
             try:
                 hosts: dict[str, list[Any]] = json.loads(base64.urlsafe_b64decode(word[len(prefix) :]))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runtime.process.launchers import VARIABLES, Launcher, find_launcher
+from runtime.process.started_by import launcher_id, parent_of
 
 LIMIT_S = 20.0
 _POLL_S = 0.2
@@ -34,19 +35,19 @@ def wait_for_rank_0(launcher: Launcher, limit_s: float = LIMIT_S) -> None:
     rank_0 = next((process for process, rank in ranks.items() if rank == "0"), None)
     if rank_0 is None and len(ranks) > 1:
         return  # the others are to be seen: it has ended
-    while time.monotonic() < deadline and (rank_0 is None or _parent_of(rank_0) == os.getppid()):
+    while time.monotonic() < deadline and (rank_0 is None or parent_of(rank_0) == launcher_id()):
         time.sleep(_POLL_S)
 
 
 def _siblings(variable: str) -> Iterator[tuple[int, str]]:
     """Process id and rank of every rank that the parent of this process has started, this one among them."""
-    parent, sign = os.getppid(), f"{variable}=".encode()
+    parent, sign = launcher_id(), f"{variable}=".encode()
     try:
         processes = [int(path.name) for path in _PROCESSES.iterdir() if path.name.isdecimal()]
     except OSError:
         return
     for process in processes:
-        if _parent_of(process) != parent:
+        if parent_of(process) != parent:
             continue
         try:
             environment = (_PROCESSES / str(process) / "environ").read_bytes().split(b"\0")
@@ -55,12 +56,3 @@ def _siblings(variable: str) -> Iterator[tuple[int, str]]:
         for entry in environment:
             if entry.startswith(sign):
                 yield process, entry[len(sign) :].decode(errors="replace")
-
-
-def _parent_of(process: int) -> int | None:
-    """None for a process that has ended, also one that its parent has not waited for yet."""
-    try:
-        state, parent = (_PROCESSES / str(process) / "stat").read_text().rpartition(")")[2].split()[:2]
-    except (OSError, ValueError):
-        return None
-    return None if state == "Z" else int(parent)

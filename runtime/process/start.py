@@ -19,6 +19,7 @@ from planner.standard_streams import open_streams_of_run
 from planner.units import plural
 from runtime.process.identity import Identity, LauncherError, identify
 from runtime.process.launchers import TORCH_VARIABLES, Launcher
+from runtime.process.library_environment import set_library_environment
 from runtime.process.rank_0_wait import leave_to_rank_0
 from runtime.process.rank_log import open_rank_log
 from runtime.process.start_command import start_command
@@ -124,11 +125,7 @@ def _set_environment(plan: Plan | None, identity: Identity) -> None:
     logging.basicConfig(format=f"{who}%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     # torch 2.13 deprecates a name that DeepSpeed 0.19.8 calls: nothing a user could act on.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # torch's flight recorder: of a rank that stands still it says in which collective. It writes no files.
-    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "64")
-    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    set_library_environment(is_cpu=plan is not None and plan.strategy.cluster.gpu.is_cpu)
     # DeepSpeed 0.19.8 requires it (engine.py:1972), and under a plain `python train.py` nobody sets it.
     os.environ.setdefault("LOCAL_RANK", str(identity.local_rank))
     if identity.is_launched:
@@ -143,8 +140,3 @@ def _set_environment(plan: Plan | None, identity: Identity) -> None:
         os.environ.pop(
             "TORCHELASTIC_USE_AGENT_STORE", None
         )  # an outer torchrun's store is not of these ranks
-    if plan is not None and plan.strategy.cluster.gpu.is_cpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        # torch's tensors of 2 MiB and more in huge pages, where the system lets programs ask for them:
-        # otherwise it clears a page of 4 KiB at a time whenever a large gradient is made.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from planner import Plan
 from runtime.process.launchers import Launcher
+from runtime.process.started_by import launcher_id
 
 PROGRAM = "train.py …"
 
@@ -51,7 +52,7 @@ def start_command(plan: Plan, launcher: Launcher, environment: Mapping[str, str]
 def _is_started_by_launch() -> bool:
     """Whether torchrun was started as `python -m torch.distributed.launch`, which sets the same variables."""
     try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{launcher_id()}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
     return b"torch.distributed.launch" in words or any(

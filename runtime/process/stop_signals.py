@@ -35,7 +35,7 @@ class StopRequest:
     def __init__(self, parent: int | None = None) -> None:
         """
         Args:
-            parent: the launcher's process id; None takes the parent of this process.
+            parent: the launcher's process id; None takes that of this process.
         """
         self._launcher = LauncherWatch(parent)
         self._is_abandoned = False

@@ -17,6 +17,14 @@ WAIT = "import time; print(1, flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAIT
 
 
+LISTENING = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[1]).touch())
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
 @pytest.fixture
 def link(tmp_path: Path) -> Iterator[Path]:
     made = tmp_path / "logs/job-1/bin/python-1"
@@ -72,6 +80,29 @@ def test_a_rank_that_starts_later_finds_that_it_was_asked(link: Path, command: s
         )
         assert job.main([command, str(link)]) == 0
     assert said == ["False\n", "True\n"]
+
+
+@pytest.mark.parametrize("command", ["ask", "end"])
+def test_what_a_warm_parent_has_forked_hears_of_it_once(link: Path, tmp_path: Path, command: str) -> None:
+    """The process that the launcher has started passes the signal on to it."""
+    module = tmp_path / "runtime"
+    module.mkdir()
+    (module / "__init__.py").touch()
+    (module / "warm_parent.py").write_text(f"import pathlib\n{LISTENING}")
+    note = tmp_path / "heard"
+    forked = subprocess.Popen(
+        [str(link), "-m", "runtime.warm_parent", str(note)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert forked.stdout is not None
+    assert forked.stdout.readline() == "ready\n"
+    if command == "ask":
+        job.ask(link)
+    else:
+        assert job.end(link, grace_s=0.5) == []
+    time.sleep(0.5)
+    assert not note.exists()
+    forked.kill()
+    forked.communicate()
 
 
 def test_what_does_not_listen_is_killed(link: Path) -> None:

@@ -53,7 +53,7 @@ FLOORS = {
         ("checkpoint",),
         ("telemetry",),
         ("startup",),
-        ("generate", "probe", "attempts", "__init__"),
+        ("generate", "probe", "attempts", "warm_parent", "__init__"),
     ),
     "launch": (
         ("cli", "ssh", "remote"),

@@ -49,6 +49,9 @@ def test_after_a_kill_the_run_ends_with_the_unbroken_curve(unbroken: Launch, tmp
     launch = Launch(tmp_path)
     texts = supervised(launch, lambda rank: rank.kill())
     assert any("rank 1 ended without a reason" in text for text in texts)
+    assert any(text.startswith("recovered in ") for text in texts)
+    warm = next(path for path in (launch.run / "logs").glob("*-2_warm-localhost.log"))
+    assert warm.read_text().count("is forked for") == 2  # the ranks of the second attempt
     assert launch.losses() == unbroken.losses()
     assert {line["attempt"] for line in launch.lines()} == {1, 2}
 

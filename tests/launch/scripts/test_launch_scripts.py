@@ -286,7 +286,7 @@ def test_placeholder_hosts_are_not_launched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "env", "words"),
     [
-        (("training.steps=3",), {}, "SW421 usage: launch.sh [--take-over] [PORT]"),
+        (("training.steps=3",), {}, "SW421 usage: launch.sh [--take-over] [--job NAME] [PORT]"),
         (("0",), {}, "SW421 invalid port 0 "),
         (("99999",), {}, "SW421 invalid port 99999 "),
         ((), {"MEMORY_FRACTION": "0.25"}, "SW425 MEMORY_FRACTION=0.25 "),

@@ -45,6 +45,7 @@ def test_ranks_that_did_not_meet_because_a_host_is_lost_try_again() -> None:
 
 def test_the_same_error_twice_ends_the_run_another_error_does_not() -> None:
     first = Verdict(cause=Cause.PROGRAM, reason="[rank 1/4 a] ValueError: token 7 (a.py:1)")
+    assert first.signature is not None
     history = History(errors=[first.signature])
     ended = after(Cause.PROGRAM, "[rank 2/4 b] ValueError: token 8 (a.py:1)", history=history)
     assert ended.code == 3

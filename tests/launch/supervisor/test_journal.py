@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from launch.supervisor.journal import JOURNAL_NAME, Entry, Journal, read_journal
 
 
@@ -29,3 +31,10 @@ def test_what_was_cut_off_or_is_no_entry_is_left_out(tmp_path: Path) -> None:
 
 def test_a_run_without_a_journal_has_no_entries(tmp_path: Path) -> None:
     assert list(read_journal(tmp_path)) == []
+
+
+def test_a_disk_that_takes_no_entry_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[Entry] = []
+    Journal(tmp_path / "gone", told.append).write("start", "attempt 1")
+    assert [entry.text for entry in told] == ["attempt 1"]
+    assert "SW456" in capsys.readouterr().err

@@ -15,11 +15,17 @@ from typing import Any
 
 import pytest
 
+from launch.scripts.launch_files import build_launch_plan, launch_paths
 from launch.supervisor import attempt as attempt_module
+from launch.supervisor import reaping as reaping_module
 from launch.supervisor import supervise as supervise_module
+from launch.supervisor import watch as watch_module
 from launch.supervisor.cordon import write_cordoned
+from launch.supervisor.job_link import make_link
 from launch.supervisor.journal import Journal, read_journal
-from launch.supervisor.supervise import Supervisor, stop_requests, supervision
+from launch.supervisor.run_lock import supervision
+from launch.supervisor.stop_requests import stop_requests
+from launch.supervisor.supervise import Supervisor
 from planner import StrategyError, loads
 from planner.plan.plan import Plan
 
@@ -51,6 +57,7 @@ def leave(code):
     name = "done.json" if code == 0 else "failed.json"
     content = {{"attempt": number, "code": code, "problems": scene.get("problems", []), "checkpoint": 3}}
     (run / name).write_text(json.dumps(content))
+    time.sleep(scene.get("lingers", 0))
     sys.exit(code)
 signal.signal(signal.SIGTERM, lambda *_: leave(130))
 (run / "heartbeats").mkdir(exist_ok=True)
@@ -67,19 +74,40 @@ sys.exit(7)
 WAIT = {"group": "world", "operation": "all_reduce", "number": 3}
 
 
+class Parents:
+    """In the place of warm parents: notes how they were ended."""
+
+    def __init__(self, link: Path, hosts: tuple[str, ...]) -> None:
+        self.link, self.hosts, self.end = link, hosts, ""
+        self.codes: dict[str, int] = {}
+
+    def missing(self) -> dict[str, int]:
+        return self.codes
+
+    def close(self) -> None:
+        self.end = "with their attempt"
+
+    def kill(self) -> None:
+        self.end = "unused"
+
+
 class Play:
     """A run whose attempts are scenes; `down`: hosts that do not answer."""
 
     def __init__(self, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
         self.strategy = loads(STRATEGY.format(runs=runs))
         self.run = runs / "play"
         self.run.mkdir(parents=True)
         self.down: set[str] = set()
         self.fenced: list[tuple[str, ...]] = []
         self.hosts: list[tuple[str, ...]] = []
+        self.parents: list[Parents] = []
         monkeypatch.setattr(supervise_module, "launch_files", self._files)
         monkeypatch.setattr(supervise_module, "unreachable", self._unreachable)
+        monkeypatch.setattr(supervise_module, "WarmParents", self._warm_parents)
         monkeypatch.setattr(attempt_module, "END_WAIT_S", 0.1)
+        monkeypatch.setattr(attempt_module, "fence", lambda paths, hosts, link: ())
 
     def supervise(self, *scenes: dict[str, Any]) -> int:
         (self.run / "scenes.json").write_text(json.dumps(scenes))
@@ -96,6 +124,10 @@ class Play:
     def _files(self, plan: Plan, paths: object, environ: object) -> dict[str, bytes]:
         self.hosts.append(tuple(host.name for host in plan.hosts))
         return {"launch.sh": PLAYER.format(python=sys.executable, run=str(self.run)).encode()}
+
+    def _warm_parents(self, paths: object, link: Path, hosts: Sequence[str]) -> "Parents":
+        self.parents.append(Parents(link, tuple(hosts)))
+        return self.parents[-1]
 
     def _unreachable(self, paths: object, hosts: Sequence[str], timeout_s: float) -> tuple[str, ...]:
         return tuple(host for host in hosts if host in self.down)
@@ -118,7 +150,7 @@ def beats(**states: str) -> dict[str, Any]:
 def test_a_run_that_is_done_needs_one_attempt(play: Play) -> None:
     assert play.supervise({"code": 0}) == 0
     assert play.events() == ["start", "end"]
-    assert (play.run / "arguments-1").read_text() == ""
+    assert (play.run / "arguments-1").read_text().startswith("--job ")
 
 
 def test_a_killed_rank_s_host_is_replaced_in_its_place(play: Play) -> None:
@@ -126,7 +158,7 @@ def test_a_killed_rank_s_host_is_replaced_in_its_place(play: Play) -> None:
     assert play.supervise(lost, {"code": 0}) == 0
     assert play.hosts == [("a", "b"), ("c", "b")]
     assert play.events() == ["start", "restart", "replace", "start", "end"]
-    assert (play.run / "arguments-2").read_text() == "--take-over"
+    assert (play.run / "arguments-2").read_text().startswith("--take-over --job ")
 
 
 def test_a_host_that_does_not_answer_is_replaced_whatever_its_ranks_said(play: Play) -> None:
@@ -136,6 +168,19 @@ def test_a_host_that_does_not_answer_is_replaced_whatever_its_ranks_said(play: P
     assert play.hosts == [("a", "b"), ("a", "c")]
     told = next(entry for entry in read_journal(play.run) if entry.event == "not fenced")
     assert told.text.startswith("b could not be reached: ranks of this attempt may still run there")
+
+
+def test_what_ended_ranks_have_left_is_no_hang(play: Play) -> None:
+    """launch.sh may take longer to end than operate.hang_timeout, which is 1 s here."""
+    assert play.supervise({"heartbeats": beats(), "code": 0, "lingers": 3}, {"code": 0}) == 0
+    assert play.events() == ["start", "end"]
+
+
+def test_a_launcher_that_does_not_end_is_ended(play: Play) -> None:
+    play.monkeypatch.setattr(watch_module, "FAILED_WAIT_S", 1.0)
+    lasting = {"code": 3, "problems": [{"found": "[rank 0/4 a] ValueError: 7 (a.py:1)"}], "lingers": 60}
+    assert play.supervise(lasting, {"code": 0}) == 0
+    assert play.events() == ["start", "restart", "start", "end"]
 
 
 def test_a_hang_is_told_with_its_rank_and_its_host_leaves(play: Play) -> None:
@@ -222,22 +267,63 @@ def test_a_cordoned_host_is_not_used_from_the_start(play: Play) -> None:
 
 
 def test_what_a_killed_supervisor_left_is_ended_first(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = play.run / "logs" / "job-20261130-x-4711" / "bin" / "python-20261130-x-4711"
-    link.parent.mkdir(parents=True)
-    link.touch()
-    Journal(play.run, lambda entry: None).write("start", "attempt 1", pid=4711, hosts=["a", "b"])
+    paths = launch_paths(build_launch_plan(play.strategy))
+    link, next_link = make_link(paths, "20261130-x-4711-1"), make_link(paths, "20261130-x-4711-2")
+    make_link(paths, "20261130-x-47-1")  # of another supervisor
+    Journal(play.run, lambda entry: None).write(
+        "start", "attempt 1", pid=4712, jobs="20261130-x-4711", hosts=["a", "b"], spares=["c"]
+    )
     fenced: list[tuple[Sequence[str], Path]] = []
 
     def fence(paths: object, hosts: Sequence[str], found: Path) -> tuple[str, ...]:
         fenced.append((hosts, found))
-        return ("b",)
+        return ("b",) if found == link else ()
 
-    monkeypatch.setattr(supervise_module, "fence", fence)
+    monkeypatch.setattr(reaping_module, "fence", fence)
     assert play.supervise({"code": 0}) == 0
-    assert fenced == [(["a", "b"], link)]
+    assert fenced == [(["a", "b", "c"], link), (["a", "b", "c"], next_link)]
+    assert not next_link.parents[1].exists()
     reap = next(entry for entry in read_journal(play.run) if entry.event == "reap")
     assert "b could not be reached, ranks may still run there" in reap.text
-    assert (play.run / "arguments-1").read_text() == "--take-over"
+    assert (play.run / "arguments-1").read_text().startswith("--take-over --job ")
+
+
+def test_parents_are_warmed_up_for_the_next_attempt_on_all_hosts_and_spares(play: Play) -> None:
+    lost = {"heartbeats": beats(r1="gone"), "seconds": 30}
+    assert play.supervise(lost, {"heartbeats": beats(), "seconds": 2, "code": 0}) == 0
+    assert [made.hosts for made in play.parents] == [("a", "b", "c"), ("c", "b")]
+    assert [made.end for made in play.parents] == ["with their attempt", "unused"]
+    job = play.parents[0].link.name.removeprefix("python-")
+    assert (play.run / "arguments-2").read_text() == f"--take-over --job {job}"
+
+
+def test_a_host_without_its_warm_parent_is_told(play: Play) -> None:
+    made = play._warm_parents
+
+    def failed(paths: object, link: Path, hosts: Sequence[str]) -> Parents:
+        parents = made(paths, link, hosts)
+        parents.codes = {"b": 1}
+        return parents
+
+    play.monkeypatch.setattr(supervise_module, "WarmParents", failed)
+    assert play.supervise({"heartbeats": beats(r1="gone"), "seconds": 30}, {"code": 0}) == 0
+    cold = next(entry for entry in read_journal(play.run) if entry.event == "cold")
+    assert cold.text.startswith("no warm parent on b: its ranks start by themselves")
+
+
+def test_a_recovery_is_told_with_its_parts(play: Play) -> None:
+    lost = {"heartbeats": beats(r1="gone"), "seconds": 30}
+    assert play.supervise(lost, {"heartbeats": beats(), "seconds": 2, "code": 0}) == 0
+    told = next(entry for entry in read_journal(play.run) if entry.event == "recovered")
+    assert told.text.startswith("recovered in ")
+    parts = [told.facts[f"{name}_s"] for name in ("detect", "decide", "start", "load", "replay")]
+    assert sum(parts) == pytest.approx(told.facts["total_s"], abs=0.05)
+
+
+def test_a_rank_that_is_lost_twice_at_one_step_ends_the_run(play: Play) -> None:
+    lost = {"heartbeats": beats(r1="gone"), "seconds": 30}
+    assert play.supervise(lost, lost, {"code": 0}) == 3
+    assert "a second time" in play.last_text()
 
 
 def test_one_supervisor_of_a_run(play: Play) -> None:

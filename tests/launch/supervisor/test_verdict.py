@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launch.supervisor.verdict import Cause, Outcome, judge, read_outcome
+from launch.supervisor.verdict import Cause, Outcome, Verdict, judge, read_outcome
 
 
 def outcome(code: int, found: str = "", problem_code: str | None = None) -> Outcome:
@@ -21,7 +21,9 @@ def outcome(code: int, found: str = "", problem_code: str | None = None) -> Outc
         (1, "the loss of step 41 is not finite", "SW955", Cause.DIVERGED),
         (2, "20 is not divisible by 8", "SW201", Cause.WRONG_INPUT),
         (130, "", None, Cause.STOPPED),
-        (3, "port 29500 is in use by pid 7", "SW632", Cause.NO_MEETING),
+        (3, "port 29500 is in use by pid 7", "SW632", Cause.PROGRAM),  # the ranks had met
+        (3, "the ranks of node2 ended with exit code 1: x", "SW445", Cause.RANK_LOST),
+        (3, "the ranks ended without a reason; their launcher …", "SW447", Cause.RANK_LOST),
         (3, "[rank 1/4 a] RuntimeError: x (router.py:81)", None, Cause.PROGRAM),
         (3, "[rank 0/4 a] SW631 a peer rank disappeared", None, Cause.RANK_LOST),
         (3, "[rank 0/4 a] SW637 rank 0 on b ended without a reason", None, Cause.RANK_LOST),
@@ -29,6 +31,41 @@ def outcome(code: int, found: str = "", problem_code: str | None = None) -> Outc
 )
 def test_what_rank_0_wrote_decides(code: int, found: str, problem_code: str | None, cause: Cause) -> None:
     assert judge(outcome(code, found, problem_code)).cause is cause
+
+
+@pytest.mark.parametrize("code", ["SW446", "SW608", "SW611", "SW632", "SW633", "SW634", "SW638"])
+def test_ranks_that_never_met_are_no_reason_to_try_again(code: str) -> None:
+    assert judge(outcome(3, "why", code), has_met=False).cause is Cause.NO_MEETING
+
+
+@pytest.mark.parametrize(
+    ("found", "host"),
+    [
+        ("the ranks of node2 ended with exit code 1: ModuleNotFoundError: x", "node2"),
+        ("the connection to gpu-7.rack was lost, or its ssh failed", "gpu-7.rack"),
+    ],
+)
+def test_the_host_whose_ranks_ended_is_the_one_that_failed(found: str, host: str) -> None:
+    assert judge(outcome(3, found, "SW445")).hosts == (host,)
+
+
+def test_a_start_that_fails_alike_on_another_host_is_the_same_error() -> None:
+    first, second = (
+        judge(outcome(3, f"the ranks of {host} ended with exit code 1: no psutil", "SW445"), has_met=False)
+        for host in ("node2", "node3")
+    )
+    assert first.signature == second.signature is not None
+
+
+def test_a_rank_that_is_lost_twice_at_one_step_is_lost_by_the_program() -> None:
+    assert judge(None, gone=(1,), step=7).signature == judge(None, gone=(1,), step=7).signature is not None
+    assert judge(None, gone=(1,), step=7).signature != judge(None, gone=(1,), step=8).signature
+    assert judge(None, gone=(1,), step=7).signature != judge(None, gone=(2,), step=7).signature
+
+
+def test_an_unknown_step_and_a_hang_prove_nothing_of_the_program() -> None:
+    assert judge(outcome(3, "[rank 0/4 a] SW631 a peer rank disappeared")).signature is None
+    assert Verdict(cause=Cause.HANG, reason="rank 3 …").signature is None
 
 
 def test_a_rank_that_was_seen_to_go_is_the_cause_not_what_its_peers_say() -> None:
