@@ -68,7 +68,7 @@ def _curves(run: RunData) -> Iterator[str]:
     yield line_chart(lines, "Cross-entropy, nats per token, over steps", "step", marks=marks)
     yield heading(3, "Throughput, tokens/s")
     rates = tuple((s.step, s.tokens_per_s) for s in run.steps)
-    lines = [Line(label="measured", points=rates, colour=2)]
+    lines = [Line(label="measured", points=rates, colour=0)]
     tokens, predicted = run.steps[-1].tokens, run.steps[-1].predicted.get("step_s")
     if tokens and predicted:
         ends = (run.steps[0].step, run.steps[-1].step)

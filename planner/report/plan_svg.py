@@ -211,7 +211,7 @@ def _legend(plan: Plan, scale: Scale, top: int) -> Iterator[str]:
         yield _text(MARGIN + 34, y + 13, stage.name, 13, bold=True)
         yield _text(MARGIN + 140, y + 13, f"ranks {rank_range(stage.ranks)}", 13)
         yield _text(MARGIN + 275, y + 13, layer_text(stage), 13)
-        yield _text(MARGIN + 450, y + 13, f"groups: {_groups(stage)}", 13)
+        yield _text(MARGIN + 490, y + 13, f"groups: {_groups(stage)}", 13)
     has_tp_bar = scale.has_text and any(stage.dense.size("tp") > 1 for stage in plan.stages)
     hints = (
         "Groups: their number × their size.",

@@ -1,6 +1,7 @@
 """`run` and `cordon` as commands: what they refuse, what the hook gets, how an end is printed."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,13 @@ from launch.__main__ import main
 from launch.supervisor import supervise as supervise_module
 from launch.supervisor.cordon import read_cordoned
 from planner import load
+from tests.launch.monitor.test_openmetrics import free_port
 from tests.launch.supervisor.test_supervise import PLAYER, STRATEGY
+
+SCRAPE = (
+    'import urllib.request as r; open("{file}", "ab").write('
+    'r.urlopen("http://127.0.0.1:{port}/metrics", timeout=20).read())'
+)
 
 
 @pytest.fixture
@@ -62,6 +69,34 @@ def test_the_hook_gets_each_event(strategy: Path, plays: Path, tmp_path: Path) -
     assert main(["run", str(strategy), f"operate.hook=[{hook}, --channel]"]) == 0
     assert (tmp_path / "told").read_text().startswith("--channel|start|attempt 1 of ")
     assert '"event": "end"' in (tmp_path / "entries").read_text()
+
+
+def test_it_serves_metrics_while_it_supervises(
+    strategy: Path, plays: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scenes(plays, 0)
+    port = free_port()
+    hook = tmp_path / "hook"  # called while the supervisor runs
+    hook.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c '{SCRAPE.format(port=port, file=tmp_path / 'seen')}'\n"
+    )
+    hook.chmod(0o755)
+    assert main(["run", str(strategy), f"operate.metrics_port={port}", f"operate.hook=[{hook}]"]) == 0
+    assert f"serving http://127.0.0.1:{port}/metrics" in capfd.readouterr().err
+    assert "switchyard_run_state" in (tmp_path / "seen").read_text()
+
+
+def test_a_taken_port_ends_it_before_the_first_attempt(
+    strategy: Path, plays: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["run", str(strategy), f"operate.metrics_port={port}"]) == 2
+    told = capfd.readouterr().err
+    assert "SW461" in told
+    assert "attempt 1" not in told
 
 
 def test_a_hook_that_fails_ends_no_run(
