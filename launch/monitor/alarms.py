@@ -11,8 +11,6 @@ from launch.run_folder.records import StepRecord
 from planner.units import plural
 
 _NAMED = 8  # ranks or experts in one line
-# Tokens that an expert must have had the chance of, on average, before none of them says anything.
-_MIN_STEPS = WINDOW
 
 
 def find_alarms(
@@ -46,7 +44,7 @@ def find_alarms(
             f"straggler: rank {slowest.rank} took {slowest.ratio:.2f} times as long for its own work as its "
             f"stage's others, in {NUM_WINDOWS} windows of {WINDOW} steps in a row"
         )
-    if experts is not None and len(steps) >= _MIN_STEPS:
+    if experts is not None:
         if experts.dead:
             yield f"{plural(len(experts.dead), 'dead expert')}: {_listed([str(e) for e in experts.dead])}"
         if experts.overloaded:
@@ -60,7 +58,7 @@ def _of_losses(steps: Sequence[StepRecord]) -> Iterator[str]:
     last = steps[-1]
     if last.is_loss_not_finite:
         yield f"the loss of step {last.step} is not finite"
-    skipped = [step.step for step in steps[-WINDOW:] if step.grad_norm is None]
+    skipped = [step.step for step in steps[-WINDOW:] if step.is_skipped]
     if skipped:
         yield (
             f"{plural(len(skipped), 'step')} of the last {len(steps[-WINDOW:])} skipped, as the gradient is "
@@ -88,14 +86,30 @@ def _of_ranks(
         found = [view.rank for view in ranks if view.heartbeat is not None and view.heartbeat.state == kind]
         if found:
             yield f"{_ranks(found)}: the process is {kind}"
-    limit_s = 60.0 if run.strategy is None else run.strategy.operate.hang_timeout
-    silent = [view for view in ranks if view.silent_s is not None and view.silent_s > limit_s]
+    silent = [
+        view
+        for view in ranks
+        if view.heartbeat is not None
+        and view.silent_s is not None
+        and view.silent_s > _silence_limit_s(run, steps, view.heartbeat.phase)
+    ]
     if silent:
+        least_s = min(view.silent_s for view in silent if view.silent_s is not None)
         waits = {
             str(view.heartbeat.waits_in) for view in silent if view.heartbeat and view.heartbeat.waits_in
         }
         where = f", in {_listed(sorted(waits))}" if waits else ""
-        yield f"{_ranks([view.rank for view in silent])} began nothing new for {limit_s:g} s{where}"
+        yield f"{_ranks([view.rank for view in silent])} began nothing new for {least_s:.0f} s{where}"
+
+
+def _silence_limit_s(run: RunDescription, steps: Sequence[StepRecord], phase: str) -> float:
+    """As a supervisor judges, but for the longest step: only those that are kept are known here."""
+    if run.strategy is None:
+        return 60.0
+    if phase != "step":
+        return run.strategy.launch.timeout
+    longest_s = max((step.step_s for step in steps), default=0.0)
+    return max(run.strategy.operate.hang_timeout, 5 * longest_s)
 
 
 def _ranks(ranks: Sequence[int]) -> str:

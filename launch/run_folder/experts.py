@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 # Over the mean of its layer. An expert that has less than DEAD of it learns next to nothing.
 OVERLOADED, DEAD = 2.0, 0.01
+# Tokens per expert of a layer below which chance leaves some experts without any.
+MIN_MEAN = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +39,11 @@ def shares(tokens: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def expert_health(tokens: Sequence[Sequence[float]]) -> ExpertHealth:
-    """Of the tokens of several steps together, [MoE layers][num_experts]: a few tokens say nothing."""
+    """Of the tokens of several steps together, [MoE layers][num_experts]; few tokens tell nothing."""
     experts = [
         Expert(layer=i, expert=j, share=share)
         for i, layer in enumerate(shares(tokens))
+        if sum(tokens[i]) >= MIN_MEAN * len(layer)
         for j, share in enumerate(layer)
     ]
     dead = sorted((e for e in experts if e.share < DEAD), key=lambda e: (e.share, e.layer, e.expert))

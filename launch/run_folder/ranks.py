@@ -39,7 +39,12 @@ class RankTails:
             del self.steps[step]
 
     def _observe(self, record: RankRecord) -> None:
-        # In the order of the file: a step that was repeated after a resume counts as it was the last time.
+        before = self.last.get(record.rank)
+        if before is not None and record.step <= before.step:  # repeated after a resume
+            for step in [step for step in self.steps if step > record.step]:
+                self.steps[step].pop(record.rank, None)
+                if not self.steps[step]:
+                    del self.steps[step]
         self.last[record.rank] = record
         self.steps.setdefault(record.step, {})[record.rank] = record
 

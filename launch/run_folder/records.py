@@ -33,6 +33,7 @@ class StepRecord:
     time: float | None
     elapsed_s: float | None
     is_loss_not_finite: bool
+    is_skipped: bool  # the gradient was not finite, so no rank made an update
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -96,6 +97,7 @@ def parse_step(line: Mapping[str, Any]) -> StepRecord | None:
         time=number(line.get("time")),
         elapsed_s=number(line.get("elapsed_s")),
         is_loss_not_finite=isinstance(not_finite, Mapping) and "loss" in not_finite,
+        is_skipped=isinstance(not_finite, Mapping) and "grad_norm" in not_finite,
     )
 
 

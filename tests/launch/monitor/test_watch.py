@@ -300,7 +300,20 @@ def test_a_rank_that_begins_nothing_new_is_an_alarm(tmp_path: Path):
     now.seconds += 61
     runs.heartbeats(folder, range(4), waits_in=wait, state="running")  # the thread that writes lives
     alarm = next(alarm for alarm in watch.look().alarms if "began nothing new" in alarm)
-    assert alarm == "ranks 0, 1, 2, 3 began nothing new for 60 s, in all_reduce 9 of data"
+    assert alarm == "ranks 0, 1, 2, 3 began nothing new for 61 s, in all_reduce 9 of data"
+
+
+def test_a_build_and_a_save_may_take_longer_than_a_step(tmp_path: Path):
+    """Until launch.timeout, 10 minutes."""
+    now = Clock()
+    folder = runs.write_run(tmp_path / "run")
+    runs.heartbeats(folder, range(4), phase="save")
+    watch = RunWatch(folder, now=now)
+    watch.look()
+    for seconds, is_alarm in ((300, False), (301, True)):
+        now.seconds += seconds
+        runs.heartbeats(folder, range(4), phase="save", state="running")
+        assert any("began nothing new" in alarm for alarm in watch.look().alarms) is is_alarm
 
 
 @pytest.mark.parametrize("state", ["stopped", "gone"])
@@ -334,3 +347,20 @@ def test_a_restart_is_seen_while_one_watches(tmp_path: Path):
     )
     found = watch.look()
     assert (found.last.step, found.attempt) == (12, 2)
+
+
+def test_after_a_restart_the_ranks_are_judged_by_what_they_do_now(tmp_path: Path):
+    """Rank 2 was slow before it, on a host that has left."""
+    folder = runs.write_run(
+        tmp_path / "run", rank_phases=lambda rank, step: runs.phases(compute=0.15 if rank == 2 else 0.1)
+    )
+    runs.write_lines(
+        folder / "telemetry.jsonl", [runs.step_line(s, attempt=2, first_step=11) for s in range(11, 21)]
+    )
+    for rank in range(4):
+        lines = [runs.rank_line(step, attempt=2) for step in range(11, 21)]
+        runs.write_lines(folder / "ranks" / f"rank-{rank:04d}.jsonl", lines)
+    found = look(folder)
+    assert found.last.step == 20
+    assert found.slowest.ratio == pytest.approx(1.0)
+    assert not any("straggler" in alarm for alarm in found.alarms)

@@ -9,6 +9,11 @@ def test_an_expert_is_judged_by_the_mean_of_its_layer():
     assert [(e.layer, e.expert, e.share) for e in health.overloaded] == [(2, 3, 3.99)]
 
 
+def test_few_tokens_say_nothing():
+    assert expert_health([[0, 198, 198, 0]]).dead == ()  # 99 each, on average
+    assert len(expert_health([[0, 200, 200, 0]]).dead) == 2
+
+
 def test_a_layer_without_tokens_has_nobody_to_name():
     health = expert_health([[0, 0]])
     assert health.dead == health.overloaded == ()

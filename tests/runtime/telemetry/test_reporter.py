@@ -16,6 +16,7 @@ from runtime.telemetry.reporter import RunReporter
 from runtime.training.train_step import StepResult
 from runtime.training.trainer import StepReport
 from tests.runtime.startup.test_resume import STRATEGY
+from tests.support.reference import tiny
 
 FINE = StepResult(
     loss=6.25,
@@ -89,3 +90,26 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
         "SW965 timeline.png could not be drawn",
         "SW965 loss.png could not be drawn",
     ]
+
+
+@pytest.mark.parametrize(("num_replicas", "name"), [(31, "rank-0000.jsonl"), (32, "host-localhost.jsonl")])
+def test_from_256_ranks_on_a_host_has_one_file(tmp_path: Path, num_replicas: int, name: str) -> None:
+    parallel = {"ep": 8, "dp": num_replicas}
+    plan = build_plan(tiny(parallel=parallel, training__global_batch=8 * num_replicas))
+    assert plan.world_size == 8 * num_replicas
+    reporter = RunReporter(
+        plan, tmp_path, 0, attempt=1, first_step=1, device=CPU, host_folder=tmp_path / "memory"
+    )
+    report = StepReport(
+        step=1,
+        result=FINE,
+        validation_loss=None,
+        learning_rate=1e-3,
+        totals=Totals(num_targets=64, num_tokens=64, num_sequences=2, num_pairs=1056),
+        phases_s=dict.fromkeys(PHASES, 0.1),
+    )
+    reporter.__enter__()
+    reporter.observe(report)
+    reporter.__exit__(KeyboardInterrupt, None, None)  # nobody waits for the other ranks: they are not here
+    assert [path.name for path in (tmp_path / "ranks").iterdir()] == [name]
+    assert '"step": 1' in (tmp_path / "ranks" / name).read_text()
