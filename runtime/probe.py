@@ -10,6 +10,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
     from runtime.startup.run_rank import run_rank
 
-    run_rank(start, Path(options.out), _claim, _probe)
+    run_rank(start, Path(options.out), _claim, partial(_probe, options.modules))
 
 
 def _claim(context: "RunContext") -> "StartDecision":
@@ -58,7 +60,15 @@ def _claim(context: "RunContext") -> "StartDecision":
     return StartDecision(attempt=context.attempt)
 
 
-def _probe(context: "RunContext", decision: "StartDecision", exit_reporter: "ExitReporter") -> ExitCode:
+def _probe(
+    modules: Sequence[str],
+    context: "RunContext",
+    decision: "StartDecision",
+    exit_reporter: "ExitReporter",
+) -> ExitCode:
+    for name in modules:  # one that is there, but does not load, keeps the training from starting
+        import_module(name)
+
     from runtime.parallel.device import join_world, take_device
     from runtime.parallel.groups import make_groups
     from runtime.startup.consensus import should_stop
@@ -197,10 +207,17 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"switchyard {__version__}")
     parser.add_argument("--strategy", metavar="FILE", required=True, help="the strategy")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where rank 0 writes its result")
+    parser.add_argument(
+        "--modules", metavar="NAME,…", type=_names, default=(), help="what ranks of a training import"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--rank-logs", metavar="PREFIX", help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(argv)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 if __name__ == "__main__":

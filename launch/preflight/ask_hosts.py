@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _FACTS = frozenset(
         "hostname",
         "python",
         "packages",
+        "missing_modules",
         "cuda",
         "nccl",
         "code",
@@ -103,23 +104,33 @@ async def ask_hosts(
     shared: SharedFolder,
     *,
     wants_gpus: bool,
+    modules: Sequence[str],
     on_answer: Callable[[str, HostFailure | None], object],
 ) -> dict[str, HostAnswer | HostFailure]:
     """Every host's answer or failure.
 
     Args:
         output: the folder of runs.
+        modules: names of modules that ranks import.
         on_answer: called when a host has answered or failed.
     """
 
     async def ask(host: str) -> HostAnswer:
-        return await _ask(ssh, program, host, output, shared, wants_gpus=wants_gpus)
+        request = {
+            "do": "facts",
+            "output": str(output),
+            "shared": str(shared.folder),
+            "me": host,
+            "wants_gpus": wants_gpus,
+            "modules": list(modules),
+        }
+        return await _ask(ssh, program, host, request, shared)
 
     return await on_all(ssh, hosts, ask, on_answer)
 
 
 async def _ask(
-    ssh: Ssh, program: Program, host: str, output: Path, shared: SharedFolder, *, wants_gpus: bool
+    ssh: Ssh, program: Program, host: str, request: Mapping[str, Any], shared: SharedFolder
 ) -> HostAnswer:
     async with talk(ssh, host, program) as conversation:
         pings = []
@@ -130,13 +141,6 @@ async def _ask(
                 pings.append((sent, float(theirs["time"]), time.time()))
             except (KeyError, TypeError, ValueError):
                 raise conversation.broken(f"{theirs} to a request for the time") from None
-        request = {
-            "do": "facts",
-            "output": str(output),
-            "shared": str(shared.folder),
-            "me": host,
-            "wants_gpus": wants_gpus,
-        }
         facts = await conversation.ask(request)
         if missing := sorted(_FACTS - facts.keys()):
             raise conversation.broken(f"facts without {', '.join(missing)}")

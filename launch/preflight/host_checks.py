@@ -75,12 +75,35 @@ def _versions(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator
         yield from equal_everywhere("SW511", name, values, missing="none", fix=fix)
 
 
+def _modules(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
+    """Beside PACKAGES, whose versions are compared."""
+    for host, answer in answers.items():
+        missing = _missing_modules(answer)
+        if not missing:
+            yield passed("modules", "all that ranks import", host=host)
+            continue
+        yield failed(
+            "SW519",
+            "modules",
+            f"cannot find {', '.join(missing)}",
+            expected="every module that ranks import, in the launch's environment",
+            fix="run `pip install --constraint constraints.txt --editable .` with that environment's pip in "
+            "the project folder on the host",
+            host=host,
+        )
+
+
+def _missing_modules(answer: HostAnswer) -> list[str]:
+    return [name for name in answer.facts["missing_modules"] if name not in PACKAGES]
+
+
 def _code(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[PreflightCheck]:
     values = {}
     for host, answer in answers.items():
         code = answer.facts["code"]
         values[host] = code["fingerprint"]
-        if code["error"] is not None:
+        is_told = any(f"'{name}'" in str(code["error"]) for name in _missing_modules(answer))
+        if code["error"] is not None and not is_told:
             yield failed(
                 "SW512",
                 "code",
@@ -233,6 +256,7 @@ def _clock(plan: Plan, roles: tuple[Role, ...], answers: Answers) -> Iterator[Pr
 
 _RULES: tuple[Callable[[Plan, tuple[Role, ...], Answers], Iterator[PreflightCheck]], ...] = (
     _versions,
+    _modules,
     _code,
     _shared,
     _disk,

@@ -9,9 +9,10 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,29 +36,41 @@ _VISIBLE_S = 5.0
 _OUTPUT_LINES = 6
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)
-_NOISE = ("[W", "Warning", "warn(", "INFO", "NOTE")
+_ABOVE = "what the ranks said above"  # launch.sh, which has a terminal in mind
+_NOISE = ("[W", "Warning", "warn(", "INFO", "NOTE", "; log of rank 0: ")
 
 
 class ProbeJobFailed(Exception):
-    """The job ended without a result; `found` says in which exchange, and what the ranks printed."""
+    """The job ended without a result.
 
-    def __init__(self, found: str) -> None:
+    Attributes:
+        found: in which exchange, and what the ranks printed.
+        fix: of the first reason that has one of its own; "" if none has.
+    """
+
+    def __init__(self, found: str, fix: str = "") -> None:
         self.found = found
+        self.fix = fix
         super().__init__(found)
 
 
-def job_files(plan: Plan, paths: LaunchPaths, folder: Path) -> dict[str, bytes]:
+def job_files(plan: Plan, paths: LaunchPaths, folder: Path, modules: Sequence[str] = ()) -> dict[str, bytes]:
     """The files of the launch, for a run in `folder`.
+
+    Args:
+        modules: what its ranks import before they exchange anything.
 
     Raises:
         StrategyError: with everything that prevents the launch.
     """
-    return launch_files(plan, job_paths(paths, folder), os.environ)
+    return launch_files(plan, job_paths(paths, folder, modules), os.environ)
 
 
-def job_paths(paths: LaunchPaths, folder: Path) -> LaunchPaths:
+def job_paths(paths: LaunchPaths, folder: Path, modules: Sequence[str] = ()) -> LaunchPaths:
     """Paths of the job: a folder of its own, and another program."""
-    return replace(paths, run=folder, program=("--module", MODULE, "--out", str(folder)))
+    names = ("--modules", ",".join(modules)) if modules else ()
+    program = ("--module", MODULE, "--out", str(folder), *names)
+    return replace(paths, run=folder, program=program)
 
 
 async def run_job(
@@ -88,15 +101,14 @@ async def run_job(
             await asyncio.wait_for(_follow(process, folder / PROGRESS_NAME, on_progress), TIMEOUT_S)
         except asyncio.TimeoutError:
             await _stop(process)
-            found = _failure(folder, f"the job did not end within {TIMEOUT_S:.0f} s")
-            raise ProbeJobFailed(found) from None
+            raise _failure(folder, f"the job did not end within {TIMEOUT_S:.0f} s") from None
     finally:
         await _stop(process)
     if not (folder / "failed.json").exists():
         await asyncio.to_thread(appears, folder / "done.json", _VISIBLE_S)
     result = _read(folder / RESULT_NAME)
     if not (folder / "done.json").exists() or result is None:
-        raise ProbeJobFailed(_failure(folder, f"launch.sh ended with exit code {process.returncode}"))
+        raise _failure(folder, f"launch.sh ended with exit code {process.returncode}")
     return result
 
 
@@ -151,16 +163,22 @@ def _in_session(session: int) -> list[int]:
     return found
 
 
-def _failure(folder: Path, how: str) -> str:
+def _failure(folder: Path, how: str) -> ProbeJobFailed:
     """Why a job has no result: its last exchange, the problems in failed.json, or else the last output."""
     parts = [how]
     progress = _lines(folder / PROGRESS_NAME)
     parts.append(f"during {progress[-1]}" if progress else "before the first exchange")
-    failed = _read(folder / "failed.json") or {}
-    parts += [" ".join(str(problem["found"]).split()) for problem in failed.get("problems", ())]
-    if not failed.get("problems"):
+    problems = (_read(folder / "failed.json") or {}).get("problems", ())
+    parts += [" ".join([*_code_of(problem), *str(problem["found"]).split()]) for problem in problems]
+    if not problems:
         parts += _last_output(folder)
-    return "; ".join(parts)
+    fix = next((problem["fix"] for problem in problems if problem.get("fix")), "")
+    return ProbeJobFailed(*(_without_folder(text, folder) for text in ("; ".join(parts), fix)))
+
+
+def _code_of(problem: Mapping[str, Any]) -> Iterator[str]:
+    if "code" in problem:
+        yield str(problem["code"])
 
 
 def _last_output(folder: Path) -> Iterator[str]:
@@ -168,6 +186,13 @@ def _last_output(folder: Path) -> Iterator[str]:
         said = [line for line in _lines(path) if not any(word in line for word in _NOISE)]
         if said:
             yield f"{path.name}: " + " | ".join(line.strip()[:200] for line in said[-_OUTPUT_LINES:])
+
+
+def _without_folder(text: str, folder: Path) -> str:
+    """Without the path of a folder that is gone when somebody reads this, and what would be done there."""
+    text = re.sub("start launch.sh again(: the run resumes)?", "run preflight again", text)
+    text = re.sub(rf"; see (failed\.json in {re.escape(str(folder))} and )?{_ABOVE}(, and logs/)?", "", text)
+    return text.replace(str(folder), "the folder of this job")
 
 
 def _lines(path: Path) -> list[str]:

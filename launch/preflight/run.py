@@ -19,6 +19,7 @@ from launch.preflight.check import PreflightCheck, Role, failed, passed, roles_o
 from launch.preflight.host_checks import host_checks
 from launch.preflight.link_checks import exchange_timings, link_checks, link_timings, measured_links
 from launch.preflight.probe_job import ProbeJobFailed, job_files, job_paths, run_job
+from launch.preflight.rank_modules import modules_of_ranks
 from launch.preflight.report import PreflightReport, print_report, report_dict
 from launch.scripts.hostfile import has_placeholder_hosts, is_local
 from launch.scripts.launch_files import build_launch_plan, cannot_write, launch_paths
@@ -127,7 +128,7 @@ async def _run(request: _Request, progress: Progress) -> PreflightReport:
         if not job:
             progress.show("starting the ranks")
             folder = shared.folder / "job"
-            files = job_files(plan, paths, folder)
+            files = job_files(plan, paths, folder, modules_of_ranks(plan))
             try:
                 result = await run_job(files, job_paths(paths, folder), folder, progress.show)
             except ProbeJobFailed as error:
@@ -190,6 +191,7 @@ async def _ask(
         paths.run.parent,
         shared,
         wants_gpus=not plan.strategy.cluster.gpu.is_cpu,
+        modules=modules_of_ranks(plan),
         on_answer=show,
     )
 
@@ -232,7 +234,7 @@ def _job_failed(job: ProbeJobFailed) -> PreflightCheck:
         "exchanges",
         job.found,
         expected="all ranks start, join their groups and run the plan's exchanges",
-        fix="read the output of the ranks; NCCL_DEBUG=INFO under launch.environment makes NCCL print more",
+        fix=job.fix or "correct what they said; NCCL_DEBUG=INFO under launch.environment makes NCCL say more",
     )
 
 

@@ -19,6 +19,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def main() -> int:
     return 0
 
 
-def facts(*, output: str, shared: str, me: str, wants_gpus: bool) -> dict[str, Any]:
+def facts(
+    *, output: str, shared: str, me: str, wants_gpus: bool, modules: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that preflight checks about this host.
 
     Args:
@@ -48,6 +51,7 @@ def facts(*, output: str, shared: str, me: str, wants_gpus: bool) -> dict[str, A
         shared: a folder that the asking machine created, with the nonce in it.
         me: this host's name in the strategy.
         wants_gpus: whether the strategy uses GPUs.
+        modules: names of modules that ranks import.
     """
     gpus = gpu_facts() if wants_gpus else None
     has_driver = gpus is not None and gpus["error"] != NO_DRIVER
@@ -60,6 +64,7 @@ def facts(*, output: str, shared: str, me: str, wants_gpus: bool) -> dict[str, A
         "interfaces": [name for _, name in socket.if_nameindex()],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "packages": {name: _version(name) for name in PACKAGES},
+        "missing_modules": [name for name in modules if not _is_there(name)],
         "cuda": _torch_cuda(),
         "nccl": _nccl(),
         "code": _code(),
@@ -129,6 +134,15 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _is_there(module: str) -> bool:
+    """Whether Python finds a module; it is not loaded, which takes seconds for some."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None  # None: a folder without code of that name
 
 
 def _torch_cuda() -> str | None:

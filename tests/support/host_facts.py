@@ -11,6 +11,7 @@ HEALTHY: dict[str, Any] = {
     "interfaces": ["lo", "eth0", "ib0"],
     "python": "3.11.7",
     "packages": {"torch": "2.13.0", "deepspeed": "0.19.8", "transformers": "5.23.0"},
+    "missing_modules": [],
     "cuda": "12.8",
     "nccl": "2.27.5",
     "code": {"fingerprint": "code", "error": None},

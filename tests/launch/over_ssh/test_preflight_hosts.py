@@ -32,6 +32,14 @@ def statvfs(path):
     return os.statvfs_result(found)
 os.statvfs = statvfs
 """
+WITHOUT_SAFETENSORS = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name == "safetensors":
+            raise ModuleNotFoundError("No module named 'safetensors'", name=name)
+sys.meta_path.insert(0, Without())
+"""
 # Two GPUs as the driver of a host would tell of them; the second had an error.
 FAKE_NVML = """
 from types import SimpleNamespace
@@ -132,6 +140,7 @@ def test_every_fault_is_reported_on_its_host(scene: Scene, capsys: pytest.Captur
         scene.hosts.hook("node4", f"export LD_PRELOAD={FAKETIME} FAKETIME=-1h\n")
     scene.hosts.hook("node5", "echo Welcome to node5\n")
     scene.hosts.hook("node6", "ulimit -n 40\n")
+    scene.hosts.hook("node7", scene.stub("without", {"sitecustomize.py": WITHOUT_SAFETENSORS}))
     answer = answer_of(
         capsys,
         *scene.preflight(
@@ -147,6 +156,7 @@ def test_every_fault_is_reported_on_its_host(scene: Scene, capsys: pytest.Captur
         ("torch", "node2"),
         ("disk", "node3"),
         ("open files", "node6"),
+        ("modules", "node7"),
         ("answers", "refused"),
         ("answers", "down"),
         ("answers", "changed"),
@@ -158,6 +168,7 @@ def test_every_fault_is_reported_on_its_host(scene: Scene, capsys: pytest.Captur
         assert found["clock", "node4"].startswith("-3600.")
     assert set(found) == expected
     assert found["torch", "node2"] == "9.9.9"
+    assert found["modules", "node7"] == "cannot find safetensors"
     kinds = {host["name"]: host["failure"] for host in answer["hosts"] if host["failure"]}
     assert kinds == {
         "refused": "key refused",

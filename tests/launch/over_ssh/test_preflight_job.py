@@ -96,6 +96,30 @@ def test_stopped_while_ranks_run_leaves_nothing_on_any_host(
         assert not runs.exists()
 
 
+@pytest.mark.slow
+def test_a_module_that_does_not_load_on_one_host_is_told_as_it_was_said_there(
+    hosts: LoopbackHosts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is there, so that asking for it finds nothing wrong; the plan's ranks try."""
+    broken = tmp_path / "modules" / "matplotlib.py"
+    broken.parent.mkdir()
+    broken.write_text(
+        "raise ImportError('libpng16.so.16: cannot open shared object file', name='matplotlib')"
+    )
+    change = f"SSH_ORIGINAL_COMMAND=${{SSH_ORIGINAL_COMMAND/PYTHONPATH=/PYTHONPATH={broken.parent}:}}\n"
+    hosts.hook("node2", change)
+    two = ("parallel={ep: 2}", "cluster.hosts=[node1, node2]")
+    code = main([*arguments(hosts, tmp_path / "runs", *two), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    (check,) = (check for check in answer["checks"] if check["verdict"] == "fails")
+    assert (code, check["name"]) == (1, "exchanges")
+    assert "SW608 " in check["found"]
+    assert "cannot load matplotlib: libpng16.so.16: cannot open shared object file" in check["found"]
+    assert ".preflight-" not in check["found"] + check["fix"]
+    assert not (tmp_path / "runs").exists()
+    assert processes_that_name(tmp_path / "runs") == []
+
+
 def is_rank(process: psutil.Process) -> bool:
     try:
         words = process.cmdline()

@@ -73,6 +73,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("torch", {"packages__torch": "2.12.0"}),
     ("deepspeed", {"packages__deepspeed": None}),
     ("python", {"python": "3.10.1"}),
+    ("modules", {"missing_modules": ["psutil", "torch"]}),
     ("torch's CUDA", {"cuda": None}),
     ("NCCL", {"nccl": "2.26.0"}),
     ("shared path", {"shared__nonce": None}),

@@ -1,6 +1,7 @@
 """Job of a preflight: what counts as done, what a failure says, that it ends. Scripts replace launch.sh"""
 
 import asyncio
+import json
 import os
 import time
 from pathlib import Path
@@ -65,6 +66,41 @@ def test_without_a_reason_the_last_output_of_the_ranks_is_reported(tmp_path: Pat
         run(tmp_path / "job", f"echo '{{}}' >failed.json; {body}")
     assert "1_rank0.log: RuntimeError: no such interface" in caught.value.found
     assert "launch.log: refused" in caught.value.found
+
+
+def test_a_failure_names_no_file_that_is_removed_with_the_job(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    said = [
+        f"launch.sh: 2 ranks on 2 hosts; log of rank 0: {job}/logs/1_rank0.log",
+        "node2: SW608 /usr/bin/python3 on node2 cannot load yaml: No module named 'yaml'",
+        f"launch.sh: SW434 run not done (launcher exit code 3); see failed.json in {job} and what the "
+        "ranks said above, and logs/",
+    ]
+    body = "\n".join(f'echo "{line}" >&2' for line in said)
+    with pytest.raises(ProbeJobFailed) as caught:
+        run(job, f"{body}; exit 3")
+    assert str(tmp_path) not in caught.value.found
+    assert "node2: SW608 /usr/bin/python3 on node2 cannot load yaml" in caught.value.found
+    assert "log of rank 0" not in caught.value.found
+    assert caught.value.found.endswith("launch.sh: SW434 run not done (launcher exit code 3)")
+
+
+def test_the_fix_of_a_problem_is_the_fix_of_the_check(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    problem = {
+        "code": "SW609",
+        "found": f"node2 cannot write the logs of its ranks to {job}/logs: read-only file system",
+        "fix": f"make {job}/logs writable on node2, then start launch.sh again: the run resumes",
+    }
+    failed = json.dumps({"code": 2, "problems": [problem]})
+    with pytest.raises(ProbeJobFailed) as caught:
+        run(job, f"cat >failed.json <<'END'\n{failed}\nEND\nexit 2")
+    assert caught.value.found.split("; ")[-1] == (
+        "SW609 node2 cannot write the logs of its ranks to the folder of this job/logs: read-only file system"
+    )
+    assert caught.value.fix == (
+        "make the folder of this job/logs writable on node2, then run preflight again"
+    )
 
 
 def test_a_job_without_end_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
