@@ -14,7 +14,8 @@ PHASES = ("build", "restore", "first step", "step", "validation", "save", "end")
 class Wait:
     """A collective that a rank has entered and not left.
 
-    group: its description. number: of this collective among those of the group, from 1.
+    group: what names it alone, the same on all its ranks. number: of this collective among those of the
+    group, from 1.
     """
 
     group: str

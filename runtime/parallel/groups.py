@@ -84,9 +84,9 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
     made: dict[tuple[int, ...], dist.ProcessGroup] = {}
     mine: dict[str, Group] = {}
 
-    def make(ranks: tuple[int, ...]) -> dist.ProcessGroup:
+    def make(ranks: tuple[int, ...], purpose: str) -> dist.ProcessGroup:
         if ranks not in made:
-            made[ranks] = _new_group(plan, ranks)
+            made[ranks] = _new_group(plan, ranks, purpose)
         return made[ranks]
 
     for stage in plan.stages:
@@ -95,7 +95,7 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
             grids |= {"ep": stage.expert, "edp": stage.expert}
         for axis, grid in grids.items():
             for ranks in grid.groups(axis):
-                process_group, host_groups = make(ranks), None
+                process_group, host_groups = make(ranks, f"{axis} of {stage.name}"), None
                 if axis == "ep" and plan.strategy.runtime.all_to_all == "hierarchical":
                     host_groups = _make_host_groups(plan, ranks, rank, make)
                 if rank in ranks:
@@ -133,9 +133,13 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
 
 
 def _new_group(
-    plan: Plan, ranks: Sequence[int], purpose: str | None = None, backend: str | None = None
+    plan: Plan, ranks: Sequence[int], purpose: str, backend: str | None = None
 ) -> dist.ProcessGroup:
-    """A group with the world's timeout for a lost peer, not gloo's default of 30 minutes."""
+    """A group with the world's timeout for a lost peer, not gloo's default of 30 minutes.
+
+    Args:
+        purpose: what heartbeats say of a rank that waits in it.
+    """
     made: dist.ProcessGroup = dist.new_group(
         list(ranks),
         timeout=timedelta(seconds=plan.strategy.launch.timeout),
@@ -160,14 +164,14 @@ def _make_reduction_groups(plan: Plan, rank: int) -> ReductionGroups:
 
 
 def _make_host_groups(
-    plan: Plan, ranks: tuple[int, ...], rank: int, make: Callable[[tuple[int, ...]], dist.ProcessGroup]
+    plan: Plan, ranks: tuple[int, ...], rank: int, make: Callable[[tuple[int, ...], str], dist.ProcessGroup]
 ) -> HostGroups | None:
     """Makes the groups of a two-level all-to-all. Every rank calls it; None for others, or one level."""
     members = by_host(ranks, [len(host.ranks) for host in plan.hosts])
     if len(members) == 1 or len(members[0]) == 1:
         return None
-    inside = {ranks_inside: make(ranks_inside) for ranks_inside in members}
-    between = {rail: make(rail) for rail in zip(*members, strict=True)}
+    inside = {ranks_inside: make(ranks_inside, "ep inside a host") for ranks_inside in members}
+    between = {rail: make(rail, "ep between hosts") for rail in zip(*members, strict=True)}
     if rank not in ranks:
         return None
     return HostGroups(
@@ -185,7 +189,8 @@ def _make_boundary_groups(plan: Plan, clock: Clock) -> list[BoundaryGroups]:
         activations = gradients = dist.group.WORLD
         if dist.get_backend() == "nccl":
             ranks = sorted((*before.ranks, *after.ranks))
-            activations, gradients = _new_group(plan, ranks), _new_group(plan, ranks)
+            activations = _new_group(plan, ranks, f"activations to {after.name}")
+            gradients = _new_group(plan, ranks, f"gradients to {before.name}")
         made.append(BoundaryGroups(activations=activations, gradients=gradients, clock=clock))
     return made
 

@@ -131,8 +131,11 @@ def find_open_collective() -> Wait | None:
         return None
     entry = open_ones[-1]
     name, description = entry["process_group"]
+    # A name is one group's, and the same on all its ranks. A description may be that of several; torch has
+    # "undefined" where there is none.
+    has_description = description not in ("", "undefined")
     return Wait(
-        group=description or f"group {name}",
+        group=f"{description} (group {name})" if has_description else f"group {name}",
         operation=entry["profiling_name"].rpartition(":")[2],
         number=entry["p2p_seq_id"] if entry["is_p2p"] else entry["collective_seq_id"],
     )

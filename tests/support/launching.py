@@ -17,8 +17,9 @@ import psutil
 from tests.support.processes import processes_that_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a launcher around the tests, such as srun, has set; and what hides GPUs from DeepSpeed's launcher.
-_LAUNCHERS_VARIABLES = (
+# What is not for ranks that are started as by a user: what a launcher around the tests, such as srun, has
+# set; what hides GPUs from DeepSpeed's launcher; torch's recorder, which ranks.py switches off for its own.
+NOT_HANDED_ON = (
     "RANK",
     "WORLD_SIZE",
     "LOCAL_",
@@ -29,6 +30,7 @@ _LAUNCHERS_VARIABLES = (
     "OMPI_",
     "PMI",
     "CUDA_VISIBLE_DEVICES",
+    "TORCH_FR_",
 )
 
 STRATEGY = """
@@ -80,7 +82,7 @@ class Launch:
         """Starts a launcher in the project folder; `python` and the like are those of this environment."""
         here = Path(sys.executable).parent
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS_VARIABLES)
+            name: value for name, value in os.environ.items() if not name.startswith(NOT_HANDED_ON)
         }
         environment |= {
             "DS_ACCELERATOR": "cpu",

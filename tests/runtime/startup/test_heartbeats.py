@@ -1,5 +1,6 @@
 """Which rank writes its host's heartbeats, and what they say of ranks that stand still or are gone."""
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from planner.heartbeats import read_heartbeats
 from runtime.process import pulse as pulse_module
 from runtime.process.pulse import Pulse, pulse_path
 from runtime.startup.heartbeats import SILENT_S, HostHeartbeats
+from tests.support.launching import ROOT
 
 
 class Host:
@@ -114,3 +116,79 @@ def test_the_newest_attempt_of_a_rank_counts(host: Host) -> None:
     other = host.file.with_name("host-a.json")
     other.write_text(host.file.read_text().replace('"attempt": 3', '"attempt": 2').replace("build", "step"))
     assert read_heartbeats(host.run_folder)[4].phase == "build"
+
+
+# Rank 1 comes late to each collective that a run makes; rank 0's heartbeat thread looks meanwhile. Sends and
+# receives are not among them: torch 2.13 records those of NCCL, and not those of gloo.
+LATE = """
+import os, sys, threading, time
+os.environ["TORCH_FR_BUFFER_SIZE"] = "64"
+import torch, torch.distributed as dist
+from runtime.parallel.bytes_exchange import broadcast_bytes, gather_bytes
+from runtime.startup.heartbeats import find_open_collective
+
+rank = 0 if os.fork() else 1
+store = dist.FileStore(sys.argv[1], 2)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+group = dist.new_group([0, 1], group_desc="tp of layers")
+x = torch.ones(4)
+late = {
+    "all_reduce": lambda: dist.all_reduce(x, group=group),
+    "all_gather": lambda: dist.all_gather_into_tensor(torch.empty(8), x),
+    "reduce_scatter": lambda: dist.reduce_scatter_tensor(torch.empty(2), x),
+    "all_to_all": lambda: dist.all_to_all_single(torch.empty(4), x),
+    "broadcast": lambda: dist.broadcast(x, 1),
+    "gather_bytes": lambda: gather_bytes(b"x"),
+    "broadcast_bytes": lambda: broadcast_bytes(b"x"),
+    "gather": lambda: dist.gather(x, [torch.empty(4), torch.empty(4)] if rank == 0 else None, dst=0),
+    "barrier": dist.barrier,
+}
+for name, act in late.items():
+    dist.all_reduce(x)
+    if rank == 1:
+        store.get(name)
+        act()
+        continue
+    seen = []
+    def look(name=name):
+        deadline = time.monotonic() + 20
+        while not (seen and seen[-1]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            seen.append(find_open_collective())
+        store.set(name, "go on")
+    looking = threading.Thread(target=look)
+    looking.start()
+    act()
+    looking.join()
+    print(name, "|", seen[-1], flush=True)
+if rank == 1:
+    os._exit(0)
+print("then |", find_open_collective(), flush=True)
+"""
+
+
+def test_every_collective_that_a_run_waits_in_is_found(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path / "store")],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split(" | ") for line in done.stdout.splitlines())
+    groups = {name: wait.partition(" of ")[2] for name, wait in found.items()}
+    assert found.pop("then") == "None"
+    assert groups.pop("all_reduce") == "tp of layers (group 1)", "what names one group alone"
+    groups.pop("then")
+    assert set(groups.values()) == {"default_pg (group 0)"}
+    operations = {name: wait.split()[0] for name, wait in found.items()}
+    assert operations == {
+        **{name: name for name in ("all_reduce", "all_gather", "all_to_all")},
+        **{name: name for name in ("broadcast", "gather", "barrier")},
+        "reduce_scatter": "all_reduce",  # of which gloo makes it
+        "gather_bytes": "all_gather",
+        "broadcast_bytes": "broadcast",
+    }
