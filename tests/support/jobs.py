@@ -17,6 +17,7 @@ from launch.scripts.launch_files import launch_files, write_together
 from launch.scripts.template import LaunchPaths
 from planner import build_plan, loads
 from planner.paths import PROJECT
+from tests.support.launching import NOT_HANDED_ON
 from tests.support.processes import processes_that_name
 
 STRATEGY = """
@@ -74,12 +75,19 @@ class Job:
     """A run's folder with its generated files, and the launch.sh in it."""
 
     def __init__(
-        self, folder: Path, name: str, ssh_config: Path | None, *overrides: str, light: bool = False
+        self,
+        folder: Path,
+        name: str,
+        ssh_config: Path | None,
+        *overrides: str,
+        light: bool = False,
+        targets: tuple[str, ...] = (),
     ) -> None:
         """
         Args:
             ssh_config: how the hosts are reached; None for a job on this machine.
             light: ranks that train nothing, in a project of their own.
+            targets: as in `generate --for`; none for launch.sh and launch.sbatch.
         """
         text = folder / "text.txt"
         if not text.exists():
@@ -93,7 +101,7 @@ class Job:
         self.output = self.run / "launch.out"
         self.project = _light_project(folder) if light else PROJECT
         paths = LaunchPaths(project=self.project, run=self.run, python=sys.executable, ssh_config=ssh_config)
-        self.files = launch_files(self.plan, paths, {})
+        self.files = launch_files(self.plan, paths, {}, targets)
         write_together(self.run, self.files)
         self.process: subprocess.Popen[str] | None = None
 
@@ -102,7 +110,7 @@ class Job:
         self.start_command([str(self.run / "launch.sh")], env=env, cwd=self.run)
 
     def start_command(self, command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> None:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("CUDA")}
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(NOT_HANDED_ON)}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 command,

@@ -82,7 +82,9 @@ def test_nothing_is_left(ended: dict[str, tuple[Job, int, str]], name: str) -> N
     job, code, said = ended[name]
     _, _, expected, reasons = ENDS[name]
     assert code == expected, said
-    assert sorted(job.ends().values()) == sorted(reasons)
+    ends = sorted(job.ends().values())
+    # A rank that is asked before it takes signals just ends.
+    assert set(ends) <= set(reasons) if name == EARLY else ends == sorted(reasons)
     assert [process.cmdline() for process in job.processes()] == []
     assert list((job.run / "logs").glob("job-*")) == []
     assert not (job.run / "done.json").exists()

@@ -51,6 +51,8 @@ def test_each_rank_is_where_the_plan_has_it_and_gets_what_was_written(
     assert job.read("done.json")
     assert job.processes() == []
     given = dict.fromkeys(ORDER[:8], 8) | {"node9": 4}
+    logs = job.output.read_text().split("log of rank 0: ")[1].partition("_rank0.log")[0]
+    assert Path(logs).parent == job.run / "logs"
     rows = {row["rank"]: row for row in job.read("plan.json")["ranks"]}
     for rank, rank_saw in seen.items():
         env, host = rank_saw["environment"], rank // 8
@@ -62,7 +64,7 @@ def test_each_rank_is_where_the_plan_has_it_and_gets_what_was_written(
         assert row["stage"] == stage
         # The numbers of the address: the last part is the host's own.
         assert env["SSH_CONNECTION"].split()[2] == f"127.0.7.{ORDER[host].removeprefix('node')}"
-        assert rank_saw["arguments"] == ["--strategy", str(job.run / "strategy.yaml")]
+        assert rank_saw["arguments"] == [*("--strategy", str(job.run / "strategy.yaml")), "--rank-logs", logs]
         assert {name: env.get(name) for name in VALUES} == VALUES
         assert env["SWITCHYARD_PLAN"] == job.plan.fingerprint
         groups = (env["EMBEDDING_GPUS"], env["EXPERT_GPUS"], env["AGGREGATION_GPUS"])
