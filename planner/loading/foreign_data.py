@@ -23,10 +23,11 @@ def corpora(value: Any, find: Find) -> Meaning:
         return Meaning(writes={"data.path": value})
     writes: dict[str, Any] = {}
     mix = as_mix(parts) if has_weights(parts) else None
+    read = parts if mix is None else [(part["path"], part["weight"]) for part in mix]
     if mix is not None and len(mix) > 1:
         writes["data.mix"] = mix
     else:
-        writes["data.path"] = _on_the_hub(as_paths(parts), find)
+        writes["data.path"] = _on_the_hub(as_paths(read), find)
     items = [item for item in _items(value) if isinstance(item, Mapping)]
     kinds = {_format(item.get("type")) for item in items if item.get("type") is not None}
     notes = [_note(as_paths(parts))]

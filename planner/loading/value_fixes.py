@@ -15,7 +15,7 @@ from planner.loading.shares import share_of_another
 from planner.loading.trial import is_legal_in
 from planner.loading.unit_spellings import suggest_quantity
 from planner.strategy.claim_quantities import CLAIM_QUANTITIES
-from planner.strategy.mix_spellings import as_mix, find_parts, has_weights
+from planner.strategy.mix_spellings import as_mix, explain_mix, find_parts
 from planner.units import NAMED_COUNTS, UNITS, Dimension, quantity_pattern
 
 # Tokens and parameters are written alike; the keys of a strategy are tokens.
@@ -60,8 +60,8 @@ def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) 
     if (shared := share_of_another(path, value, data)) is not None:
         yield Proposal(*shared)
     yield from (Proposal(*found) for found in candidates_of_key(path, value, data))
-    if tuple(path) == ("data", "mix") and (parts := find_parts(value)) is not None:
-        yield Proposal(as_mix(parts), "" if has_weights(parts) else ", or data.path for all of each of them")
+    if tuple(path) == ("data", "mix") and (parts := find_parts(value)):
+        yield Proposal(as_mix(parts), explain_mix(parts))
     if isinstance(value, str):
         if tuple(path) == ("parallel",):
             yield from _short_name(value)

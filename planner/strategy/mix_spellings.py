@@ -38,18 +38,41 @@ def find_parts(value: Any) -> list[Part] | None:
 
 
 def as_mix(parts: Sequence[Part]) -> list[dict[str, Any]] | None:
-    """The same as a value of data.mix.
+    """The same as a value of data.mix; None without parts.
 
     A part without a weight gets an equal share of what the others leave of 1, or 1 where they leave nothing.
+    A part of weight 0 is left out, as other programs read none of it, unless all have it: then the shares are
+    equal. A weight below 0 is one with a sign too many.
     """
-    weights = [weight for _, weight in parts]
-    if not parts or any(weight is not None and weight <= 0 for weight in weights):
+    if not parts:
         return None
+    weights = [None if weight is None else abs(weight) for _, weight in parts]
+    if not any(weight is None or weight > 0 for weight in weights):
+        weights = [1.0] * len(weights)
     written = [Fraction(repr(weight)) for weight in weights if weight is not None]
     left, missing = 1 - sum(written, Fraction()), len(weights) - len(written)
     each = left / missing if missing and written and left > 0 else Fraction(1)
-    share = int(each) if each.denominator == 1 else float(f"{float(each):.6g}")
-    return [{"path": path, "weight": share if weight is None else weight} for path, weight in parts]
+    share = _plain(each)
+    return [
+        {"path": path, "weight": share if weight is None else _plain(Fraction(repr(weight)))}
+        for (path, _), weight in zip(parts, weights, strict=True)
+        if weight != 0
+    ]
+
+
+def explain_mix(parts: Sequence[Part]) -> str:
+    """What is said behind the fix: which parts and weights it changes, and the other choice."""
+    weights = [weight for _, weight in parts if weight is not None]
+    if not weights:
+        return ", or data.path for all of each of them"
+    notes = [f", with {_plain(Fraction(repr(-w)))} for {w:g}" for w in weights if w < 0]
+    if 0 in weights:
+        dropped = [str(path) for path, weight in parts if weight == 0]
+        is_equal = len(dropped) == len(parts)
+        notes.append(
+            ", for equal shares" if is_equal else f", without {', '.join(dropped)}, which has no share"
+        )
+    return "".join(notes)
 
 
 def has_weights(parts: Sequence[Part]) -> bool:
@@ -73,6 +96,10 @@ def weight_of(value: Any) -> float | None:
         return float(value) if re.fullmatch(r"\d*\.?\d+", value.strip()) else None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
     return value if is_number else None
+
+
+def _plain(number: Fraction) -> int | float:
+    return int(number) if number.denominator == 1 else float(f"{float(number):.6g}")
 
 
 def _is_path(value: Any) -> bool:

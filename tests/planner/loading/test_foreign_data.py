@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from planner.strategy.mix_spellings import as_mix, find_parts
+from planner.strategy.mix_spellings import find_parts
 from tests.support.examples import TEXT
 from tests.support.fixes import Written, settle
 
@@ -73,8 +73,34 @@ def test_what_names_no_blend_is_not_taken_for_one(value: Any) -> None:
     assert parts is None or parts == [("a", 1)]
 
 
-def test_no_weight_below_0_is_proposed() -> None:
-    assert as_mix([("a", 0.7), ("b", -0.3)]) is None
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ((0, 0.5), [("b", 0.5)]),  # other programs read nothing of a part of weight 0
+        ((0.7, -0.3), BLEND),
+        ((-1, None), [("a", 1), ("b", 1)]),
+        ((0, 0), [("a", 1), ("b", 1)]),
+        ((0, None), [("b", 1)]),
+    ],
+)
+def test_a_weight_that_is_not_above_0_does_not_lose_the_data(
+    weights: tuple[float | None, float | None], expected: list[tuple[str, float]]
+) -> None:
+    value = [{"path": path, "weight": weight} for path, weight in zip("ab", weights, strict=True)]
+    for written in (value, [{"path": p["path"]} if p["weight"] is None else p for p in value]):
+        data = mended("data", "mix", written)
+        assert data.path is None
+        assert [(part.path, part.weight) for part in data.mix] == expected
+
+
+def test_single_part_of_weight_0_is_all_of_the_mixture() -> None:
+    (part,) = mended("data", "mix", [{"path": "a", "weight": 0}]).mix
+    assert (part.path, part.weight) == ("a", 1)
+
+
+def test_a_blend_of_another_program_leaves_out_what_has_no_share() -> None:
+    data = mended("", "data_path", [0, "a", 1, "b"])
+    assert (data.path, data.mix) == ("b", None)
 
 
 @pytest.mark.parametrize(
