@@ -1,11 +1,10 @@
 """What a file that is not text is, told by its first bytes, and what to do with it."""
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from runtime.data.naming import Naming
+from runtime.data.naming import Naming, shell_path
 
 LEAVE_OUT = "leave it out of data.path"
 TAR_MARK = slice(257, 262)
@@ -90,6 +89,8 @@ WITH_TEXT = {
     b"\x93NUMPY": ("an array of NumPy", ARRAYS),
     b"\x89HDF\r\n": ("an HDF5 file", ARRAYS),
     b"MMIDIDX\0": ("the index of a corpus of Megatron-LM", ARRAYS),
+    (20240520).to_bytes(4, "little"): ("token ids of llm.c", ARRAYS),
+    (20240801).to_bytes(4, "little"): ("token ids of llm.c", ARRAYS),
     OLE: ("a document of Microsoft Office", "save it as plain text or CSV with the program that wrote it"),
     b"WARC/1.": (
         "a web archive (WARC)",
@@ -142,8 +143,8 @@ def _zip(naming: Naming, new: Path, head: bytes) -> Binary:
 def _fill(fix: str, naming: Naming, new: Path) -> str:
     command, then, named = fix.partition(THEN)
     for suffix in (".txt", ".csv", ".parquet", ".jsonl"):
-        command = command.replace("{new}" + suffix, shlex.quote(f"{new}{suffix}"))
-    command = command.replace("{file}", shlex.quote(str(naming.file))).replace("{new}", shlex.quote(str(new)))
+        command = command.replace("{new}" + suffix, shell_path(f"{new}{suffix}"))
+    command = command.replace("{file}", shell_path(naming.file)).replace("{new}", shell_path(new))
     return naming.then_write(command, Path(named.replace("{new}", str(new)))) if then else command
 
 

@@ -17,6 +17,7 @@ from runtime.data.corpus import Source, data_problem
 from runtime.data.documents import DocumentReader, TextChunk, TextReader, with_read_problems
 from runtime.data.form import Form, NotText, judge_form
 from runtime.data.json_values import TRAILING_COMMA
+from runtime.data.list_rows import lists_fix
 from runtime.data.messages import (
     COMPLETION,
     MESSAGES,
@@ -26,7 +27,7 @@ from runtime.data.messages import (
     extract_conversation,
 )
 from runtime.data.records import KeysMissing, MalformedRecord, Record, read_records
-from runtime.data.shape_fix import holds_records, listed, sample_records, shape_fix
+from runtime.data.shape_fix import holds_records, listed, longest_field, override, sample_records, shape_fix
 
 NUM_SAMPLED = 100  # records of each file in which roles are looked for
 CALLS = "calls tools, which the chat template does not write"
@@ -82,6 +83,7 @@ class ConversationReader:
         """The conversation; None, and a fault is added, if there is none."""
         if isinstance(record, MalformedRecord):
             faults.add("malformed", record.place, record.why)
+            faults.rows += [record.fields] if record.fields else []
             return None
         try:
             return self._render(record.value)
@@ -99,7 +101,7 @@ class ConversationReader:
     def _render(self, value: dict[str, Any] | str) -> TextChunk:
         conversation = extract_conversation(value, self.format, self.field)
         if not conversation.messages:
-            return TextChunk("", True)
+            return TextChunk("", True, is_rejected=conversation.is_rejected)
         self._check_tools(conversation)
         rendered = self.template.render(
             conversation.messages, conversation.first_answer, conversation.tools, conversation.left_out
@@ -142,6 +144,7 @@ class _Faults:
         self.num_conversations = 0
         self.first: dict[str, tuple[int, str]] = {}
         self.counts: Counter[str] = Counter()
+        self.rows: list[tuple[Any, ...]] = []  # lists in place of objects
 
     def add(self, kind: str, place: int, found: str) -> None:
         self.first.setdefault(kind, (place, found))
@@ -181,13 +184,15 @@ class _Faults:
             expected = f"a text or messages under {reader._keys}"
         fix = "correct or remove the record"
         if kind == "absent" and self.counts[kind] in (0, total):
-            fix = self._other_form() or _other_format(reader)
+            fix = self._other_form() or self._as_text()
+        elif kind == "malformed" and self.counts[kind] == total and (lists := self._of_lists()) is not None:
+            fix = lists
         elif kind.endswith(CALLS):
             fix = "choose a tokenizer whose chat template writes tool_calls, or remove the records with calls"
         elif TRAILING_COMMA in found:
             fix = "remove that comma"
         elif self.counts[kind] == total > 1:
-            fix = f"every record has it: {_other_format(reader)}"
+            fix = f"every record has it: {self._as_text()}"
         return data_problem("SW724", found, expected, fix, file, place, path="data.format")
 
     def _other_form(self) -> str | None:
@@ -198,16 +203,27 @@ class _Faults:
         records = sample_records(self.source, form)
         return shape_fix(self.source, form, records, self.reader.field, self.reader.format)
 
+    def _of_lists(self) -> str | None:
+        form, reader = self.source.form, self.reader
+        if form is None:
+            return None
+        return lists_fix(self.source, form, self.rows, reader.field, reader.format)
 
-def _other_format(reader: ConversationReader) -> str:
-    if reader.format == "chat":
+    def _as_text(self) -> str:
+        """The overrides that read the file as text: no record looks like a conversation."""
+        form = self.source.form
+        if form is None or form.kind == "text":
+            return f"write data.format=text data.text_field={TEXT_FIELD}, or leave the file out of data.path"
+        records = sample_records(self.source, form)
+        if any(isinstance(record.get(TEXT_FIELD), str) for record in records):
+            field: str | None = TEXT_FIELD
+        else:
+            field = longest_field(records, TEXT_FIELD)
+        if not field:
+            return "leave the file out of data.path: its records have no conversations and no text"
         return (
-            "name the key of the messages in data.text_field, write data.format=prompt for prompt and "
-            "completion or data.format=text for text, or leave the file out of data.path"
+            f"write data.format=text {override('data.text_field', field)}, or leave the file out of data.path"
         )
-    return (
-        "write data.format=chat for messages or data.format=text for text, or leave the file out of data.path"
-    )
 
 
 def find_roles(sources: Sequence[Source], reader: ConversationReader) -> list[str]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from runtime.data.compression import open_content, piped
 from runtime.data.form import HEAD_BYTES, Form
+from runtime.data.naming import converted_name, shell_path
 
 # pyarrow 26.0's read_table may abort when Python ends (apache/arrow issues 34314 and 50482).
 ARROW = "pyarrow.BufferReader(sys.stdin.buffer.read())"
@@ -32,11 +33,6 @@ class Reader(NamedTuple):
 
     expression: str
     modules: tuple[str, ...] = ()
-
-
-def converted_name(file: Path) -> Path:
-    """The file that a conversion writes."""
-    return file.with_name(f"{file.name}.converted.jsonl")
 
 
 def conversion_command(
@@ -65,7 +61,7 @@ def conversion_command(
     body = " ".join([first, *loops])
     program = f"import {names}; [print(json.dumps({converted}{default})) {body}]"
     command = piped(file, form.compression, f"python -c {shlex.quote(program)}")
-    return f"{command} > {shlex.quote(str(converted_name(file)))}"
+    return f"{command} > {shell_path(converted_name(file))}"
 
 
 def find_reader(file: Path, form: Form, *, as_rows: bool = False) -> Reader | None:

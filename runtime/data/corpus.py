@@ -10,24 +10,23 @@ import os
 import re
 import stat
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from planner.problems import Problem
+from runtime.data.folders import NOT_LIBRARY, identity_of, leads_nowhere, walk_folder
 from runtime.data.form import Form
 from runtime.data.naming import Naming, Written, alone
-from runtime.data.saved_dataset import SPLITS, STATE, find_saved_files, saved_warning
+from runtime.data.numbered_sets import expand_braces, find_gaps
+from runtime.data.saved_dataset import saved_warning
 from runtime.data.splits import choose_train, warn_of_splits
 
-# Distributions differ in whether they ship the library's own tests; without them a demo on another machine
-# reads much the same text, and half as much (12 of 31 MB in CPython 3.11.7).
-NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
 # NAME, OWNER/NAME, and either with :CONFIGURATION
 DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 # A name with one of these is a misspelt file, not a dataset.
 FILE_SUFFIXES = frozenset(
-    {".arrow", ".bz2", ".csv", ".gz", ".json", ".jsonl", ".md", ".ndjson"}
+    {".arrow", ".bz2", ".csv", ".gz", ".json", ".jsonl", ".lzma", ".md", ".ndjson"}
     | {".parquet", ".py", ".tsv", ".txt", ".xz", ".zst"}
 )
 MAX_PROBLEMS = 20  # a corpus may hold millions of the same kind
@@ -108,6 +107,8 @@ def unreadable(file: Path, error: OSError, key: str = "data.path") -> Problem:
     """The Problem of a file or folder that the system does not let this user read."""
     found = f"cannot be read: {error.strerror or error}"
     expected, fix = "a file that this user may read", "correct its permissions, or leave it out"
+    if file.is_symlink() and leads_nowhere(file):
+        fix = "correct the link or remove it, or leave it out"
     return data_problem("SW705", found, expected, fix, file, path=key)
 
 
@@ -121,7 +122,7 @@ def find_mix(paths: Sequence[str | Sequence[str] | None], weights: Sequence[floa
     corpora = []
     written = Written(parts=tuple(map(_entries, paths)), weights=tuple(weights))
     for number, path in enumerate(paths):
-        found = find_corpus(path)
+        found = _standard_library() if path is None else _find_entries(written, number)
         sources = tuple(replace(source, part=number, written=written) for source in found.sources)
         problems = tuple(replace(problem, path=key_of_part(number)) for problem in found.problems)
         corpora.append(replace(found, sources=sources, problems=problems))
@@ -132,17 +133,20 @@ def find_corpus(path: str | Sequence[str] | None) -> Corpus:
     """The files that `data.path` names. A file that is reached twice is read once, with a warning."""
     if path is None:
         return _merge([_standard_library()])
-    entries = _entries(path)
-    written = Written(parts=(entries,))
+    return _find_entries(Written(parts=(_entries(path),)), 0)
+
+
+def _find_entries(written: Written, part: int) -> Corpus:
     found = []
-    for number, entry in enumerate(entries):
-        corpus = _find(entry)
+    for number, entry in enumerate(written.parts[part]):
+        corpus = _find(entry, Naming(written=written, file=Path(entry), part=part, entry=number))
         is_folder = any(not source.is_named for source in corpus.sources)
         siblings = [source.file for source in corpus.sources] if is_folder else ()
         sources = tuple(
             replace(source, entry=number, siblings=siblings, written=written) for source in corpus.sources
         )
-        found.append(replace(corpus, sources=sources))
+        gaps = find_gaps(siblings)
+        found.append(replace(corpus, sources=sources, warnings=(*corpus.warnings, *gaps)))
     return _merge(found)
 
 
@@ -157,7 +161,7 @@ def _merge(parts: Sequence[Corpus]) -> Corpus:
     num_repeated = 0
     for source in (source for part in parts for source in part.sources):
         # Text that is read twice could end up on both sides of the validation split.
-        first = sources.setdefault(_identity(source.file), source)
+        first = sources.setdefault(identity_of(source.file), source)
         num_repeated += first is not source
     problems = [problem for part in parts for problem in part.problems]
     if not sources and not problems:
@@ -172,8 +176,9 @@ def _merge(parts: Sequence[Corpus]) -> Corpus:
 
 def _standard_library() -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
-    problems: list[Problem] = []
-    files = [file for file in _walk(root, problems, NOT_LIBRARY) if file.suffix == ".py"]
+    errors: list[tuple[Path, OSError]] = []
+    files = [file for file in walk_folder(root, errors, NOT_LIBRARY) if file.suffix == ".py"]
+    problems = [unreadable(*each) for each in errors]
     if not files and not problems:
         problems.append(
             _no_file(f"this Python has no library sources in {root}", "set data.path to your own text")
@@ -182,7 +187,7 @@ def _standard_library() -> Corpus:
     return Corpus(sources=sources, problems=tuple(problems))
 
 
-def _find(entry: str) -> Corpus:
+def _find(entry: str, naming: Naming) -> Corpus:
     path = Path(entry).expanduser()
     try:
         status = path.stat()
@@ -190,12 +195,16 @@ def _find(entry: str) -> Corpus:
         # A file may have a star in its name; only if there is none is it a glob.
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             return Corpus(sources=(), problems=(unreadable(path, error),))
+        braces = _without_braces(entry, naming)
+        if braces is not None:
+            return Corpus(sources=(), problems=(braces,))
         if glob.has_magic(entry):
             return _find_glob(entry)
         return _find_dataset(entry)
     if stat.S_ISDIR(status.st_mode):
-        problems: list[Problem] = []
-        choice = choose_train(path, list(_walk(path, problems)))
+        errors: list[tuple[Path, OSError]] = []
+        choice = choose_train(path, list(walk_folder(path, errors)))
+        problems = [unreadable(*each) for each in errors]
         files = choice.files
         warnings = [saved_warning(path), choice.warning]
         if not files and not problems:
@@ -212,7 +221,7 @@ def _find(entry: str) -> Corpus:
 
 def _find_glob(pattern: str) -> Corpus:
     matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 (absolute patterns)
-    files = [Path(match) for match in matches if Path(match).is_file()]
+    files = [path for path in map(Path, matches) if leads_nowhere(path) or path.is_file()]
     if files:
         warning = warn_of_splits(pattern, files)
         return Corpus(
@@ -222,8 +231,27 @@ def _find_glob(pattern: str) -> Corpus:
     if matches:
         fix = f"write {pattern.rstrip('/')}/**/* to include files below, or name the folder itself"
         return Corpus(sources=(), problems=(_no_file(f"the glob {pattern} matches only folders", fix),))
-    fix = f"correct the pattern (relative to {Path.cwd()})"
-    return Corpus(sources=(), problems=(_no_file(f"the glob {pattern} matches no files", fix),))
+    return Corpus(
+        sources=(), problems=(_no_file(f"the glob {pattern} matches no files", _correct_pattern()),)
+    )
+
+
+def _without_braces(entry: str, naming: Naming) -> Problem | None:
+    """The Problem of a pattern with braces, which a shell would expand; None for another entry."""
+    patterns = expand_braces(entry)
+    if len(patterns) < 2:
+        return None
+    kept = [each for each in patterns if glob.glob(str(Path(each).expanduser()), recursive=True)]  # noqa: PTH207
+    found = f"braces in {entry} are not a pattern of file names"
+    if not kept:
+        return _no_file(
+            f"{found}, and none of its {len(patterns)} patterns matches a file", _correct_pattern()
+        )
+    return _no_file(found, f"write {naming.override_with(kept)}")
+
+
+def _correct_pattern() -> str:
+    return f"correct the pattern (relative to {Path.cwd()})"
 
 
 def _find_dataset(name: str) -> Corpus:
@@ -251,53 +279,6 @@ def _find_dataset(name: str) -> Corpus:
             sources=(), problems=(_no_file(f"the dataset {name} holds no files", "name another dataset"),)
         )
     return Corpus(sources=tuple(Source(file=file, is_named=True) for file in files))
-
-
-def _walk(
-    folder: Path,
-    problems: list[Problem],
-    left_out: frozenset[str] = frozenset(),
-    above: tuple[tuple[int, int], ...] = (),
-) -> Iterator[Path]:
-    """The files below `folder`, sorted by path components, without hidden ones and `__pycache__`.
-
-    Dangling links are included: reading one gives its Problem. A dataset of save_to_disk is its data files.
-    """
-    try:
-        status = folder.stat()
-        identity = status.st_dev, status.st_ino
-        if identity in above:  # a link back to a folder above
-            return
-        with os.scandir(folder) as entries:
-            children = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        problems.append(unreadable(folder, error))
-        return
-    if {STATE, SPLITS} & {child.name for child in children}:
-        saved = find_saved_files(folder)
-        if saved is not None:
-            for path in saved:
-                if path.is_dir():
-                    yield from _walk(path, problems, left_out, (*above, identity))
-                else:
-                    yield path
-            return
-    for child in children:
-        if child.name.startswith(".") or child.name == "__pycache__":
-            continue
-        if child.is_dir():
-            if child.name not in left_out:
-                yield from _walk(Path(child.path), problems, left_out, (*above, identity))
-        elif child.is_file() or (child.is_symlink() and not Path(child.path).exists()):
-            yield Path(child.path)
-
-
-def _identity(file: Path) -> tuple[int, int] | str:
-    try:
-        status = file.stat()
-    except OSError:
-        return str(file)  # `stat_sources` reports it
-    return status.st_dev, status.st_ino
 
 
 def _no_file(found: str, fix: str) -> Problem:

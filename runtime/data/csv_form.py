@@ -16,13 +16,15 @@ csv.field_size_limit(sys.maxsize)
 
 # The last two are of programs that need a character that no text has (Hive, ASCII's unit separator).
 DELIMITERS = (",", "\t", ";", "|", "\x01", "\x1f")
-COLON = ":"  # too common in logs and settings: only below a header that leaves no doubt
+# Too common in logs, settings and formulas: only below a header that leaves no doubt, of so many columns.
+DOUBTFUL = {":": 3, "^": 2, "~": 2}
 EXCEL = re.compile(r"sep=([^\r\n])\r?\n")  # the first line by which Excel is told the delimiter
 COMMENT = "# \t"  # what a header may have before it
 COMMENTS = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)+")
 NAME = re.compile(r"[A-Za-z_][\w.:/-]{0,63}")
 # "First Name", "Review (text)": names that people write, told from prose by complete agreement of the rows.
 PHRASE = re.compile(r"[^\W\d][\w .:/()#%?-]{0,39}")
+TITLE = re.compile(r"[^\W\d][\w /()#%-]{0,39}(?<! )")  # no sentence
 # A name that a program would give to a column, told from a text of one word.
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -115,11 +117,17 @@ def _judge_rows(head: str, is_complete: bool, field: str, *, is_doubtful: bool =
         form, rows = _judge_delimiter(head, is_complete, delimiter, field)
         if form is not None and (not is_doubtful or (form.has_header and _agrees(rows, field))):
             return form
-    if COLON in first:
-        form, rows = _judge_delimiter(head, is_complete, COLON, field)
+    for delimiter, num_columns in DOUBTFUL.items():
+        if delimiter not in first:
+            continue
+        form, rows = _judge_delimiter(head, is_complete, delimiter, field)
+        if form is None or len(rows) < 2 or not _is_even(rows):
+            continue
         # With spaces after it, or without a row below, it is a key of settings, `text: one`.
-        is_table = form is not None and form.has_header and not form.skips_spaces
-        if is_table and len(rows) > 1 and _is_even(rows) and _agrees(rows, field, 3):
+        is_table = form.has_header and not form.skips_spaces and _agrees(rows, field, num_columns)
+        if is_table and (delimiter == ":" or field in rows[0] or _is_above_others(rows)):
+            return form
+        if delimiter != ":" and not form.has_header and len(rows[0]) > 2 and len(rows) > MIN_ROWS:
             return form
     return judge_one_column(head, is_complete, field)
 
@@ -164,25 +172,37 @@ def _agrees(rows: list[list[str]], field: str, num_columns: int = 2) -> bool:
 
 
 def judge_one_column(head: str, is_complete: bool, field: str) -> CsvForm | None:
-    """The form if the first line is a name, of the wanted column or in quotes of another, above rows of one
-    field. Lines of JSON texts look the same, but the first of them is a text like the others."""
-    first = head.lstrip("\r\n").partition("\n")[0].strip()
-    name = first.strip('"')
-    is_another = COLUMN.fullmatch(name) and (first == f'"{name}"' or _is_quoted_below(head, first))
-    if name != field and not is_another:
-        return None
+    """The form of a table of one column: its name above rows of one field, or rows that only a CSV has.
+
+    Lines of JSON texts look the same, but the first of them is a text like the others, and a quote in one has
+    a backslash before it, not another quote.
+    """
     rows, is_quoted = _read_rows(head, is_complete, ",", has_quotes=True)
-    if not is_quoted or any(len(row) != 1 for row in rows):
+    if not is_quoted or not rows or any(len(row) != 1 for row in rows):
         return None
+    form = CsvForm(delimiter=",", has_quotes=True, has_header=True)
+    name = rows[0][0]
     if name == field:
-        is_table = len(rows) > 1
-    else:
-        is_table = len(rows) > MIN_ROWS and not any(COLUMN.fullmatch(row[0]) for row in rows[1:])
-    return CsvForm(delimiter=",", has_quotes=True, has_header=True) if is_table else None
+        return form if len(rows) > 1 else None
+    lines = [line.rstrip("\r") for line in head.strip("\r\n").split("\n")]
+    if not lines[-1].endswith('"') and not is_complete:
+        lines.pop()
+    if len(rows) <= MIN_ROWS or not all(map(_is_in_quotes, lines[1:])):
+        return form if _is_json_below(head, lines[0]) else None
+    kind = COLUMN if COLUMN.fullmatch(name) else TITLE
+    is_named = kind.fullmatch(name) and not any(kind.fullmatch(row[0]) for row in rows[1:])
+    if is_named and (_is_in_quotes(lines[0]) or kind is COLUMN):
+        return form
+    is_doubled = any('""' in line[1:-1] for line in lines) and not any('\\"' in line for line in lines)
+    return replace(form, has_header=False) if is_doubled and _is_in_quotes(lines[0]) else None
 
 
-def _is_quoted_below(head: str, first: str) -> bool:
-    """Whether what is below the first line is in quotes, as the fields of a column."""
+def _is_in_quotes(line: str) -> bool:
+    return len(line) > 1 and line.startswith('"') and line.endswith('"')
+
+
+def _is_json_below(head: str, first: str) -> bool:
+    """Whether what is below the first line is JSON in quotes, as a CSV has messages."""
     body = head.strip().removeprefix(first).strip()
     return first.isidentifier() and body.startswith('"[{') and '""' in body
 

@@ -30,13 +30,15 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class TextChunk(NamedTuple):
     """A part of one document. `num_mended`: lone surrogates replaced by U+FFFD.
 
-    `answers`: of a conversation, the characters of each answer, from start to stop.
+    `answers`: of a conversation, the characters of each answer, from start to stop. `is_rejected`: it has no
+    text because its record says that the answer is a bad one.
     """
 
     text: str
     ends_document: bool
     num_mended: int = 0
     answers: tuple[tuple[int, int], ...] = ()
+    is_rejected: bool = False
 
 
 class DocumentReader(Protocol):
@@ -104,11 +106,12 @@ def with_read_problems(source: Source, items: Iterator[TextChunk | Problem]) -> 
         yield data_problem(
             "SW703", found, expected, "pip install -e '.[parquet]'", source.file, path=source.key
         )
-    except (FileNotFoundError, PermissionError) as error:  # since it was found
-        yield unreadable(source.file, error, source.key)
     except UnicodeDecodeError:
         yield wrong_encoding(source)
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the content
+            yield unreadable(source.file, error, source.key)
+            return
         found, expected = f"damaged file: {error}", "a complete file of the form that its beginning shows"
         yield data_problem(
             "SW709", found, expected, "replace it, or leave it out", source.file, path=source.key

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from planner.problems import Problem, StrategyError
-from planner.units import shorten
+from runtime.data.answers import check_answers
 from runtime.data.cache import TOKENIZER_NAME, DataManifest
 from runtime.data.chat_template import Rendered, conversation_tokenizer, encode_rendered
-from runtime.data.conversations import ConversationReader, find_roles
 from runtime.data.corpus import Corpus, Source, data_problem
 from runtime.data.documents import DocumentReader, TextChunk
 from runtime.data.lost_text import SAMPLE_BYTES, measure_lost_text
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 BATCH_CHARACTERS = 1 << 20  # encoding takes about 200 bytes of memory per character
 NUM_NAMED = 3
-NUM_ROLES = 6
 PROGRESS_S = 5.0
 
 
@@ -45,7 +43,7 @@ def encode_corpus(
         raise StrategyError(survey.problems)
     warnings = _warnings(survey)
     if reader.has_answers:
-        warnings += _check_answers(survey, reader)
+        warnings += check_answers(survey, reader)
     if survey.num_documents == 0:
         raise StrategyError((_nothing_to_read(survey),))
     if coder is None:
@@ -238,35 +236,14 @@ def _warnings(survey: Survey) -> list[str]:
     return warnings
 
 
-def _check_answers(survey: Survey, reader: DocumentReader) -> list[str]:
-    """A warning if some conversations have no answer.
-
-    Raises:
-        StrategyError: if more than half have none.
-    """
-    if not survey.num_empty:
-        return []
-    total = survey.num_empty + survey.num_documents
-    found = f"conversations without an answer ({survey.num_empty:,} of {total:,})"
-    if survey.num_empty > survey.num_documents:
-        expected = "a message of the role assistant, or a completion, in more than half of the conversations"
-        assert isinstance(reader, ConversationReader), "only these have answers"
-        roles = find_roles(survey.sources, reader)
-        found += f"; roles: {', '.join(shorten(role, 40) for role in roles[:NUM_ROLES]) or 'none'}"
-        if "assistant" in roles:
-            fix = "fill in the answers, which have no text or weight 0, or leave these files out of data.path"
-        else:
-            fix = "name the role of the answers assistant in the data, or leave these files out of data.path"
-        raise StrategyError((data_problem("SW726", found, expected, fix, path="data.format"),))
-    return [f"SW725 {found} were left out"]
-
-
 def _nothing_to_read(survey: Survey) -> Problem:
     found = (
         f"no text in the data (empty documents: {survey.num_empty:,}; "
         f"files that are not text: {len(survey.skipped):,})"
     )
     fix = "name other data"
+    if survey.num_rejected:
+        found += f", and {survey.num_rejected:,} answers that are marked as bad (label, kto_tag, winner)"
     if survey.skipped:
         found += f": {', '.join(survey.skipped[:NUM_NAMED])}"
         fix += ", or name one of these files itself in data.path, to be told what it lacks"

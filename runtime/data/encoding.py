@@ -2,7 +2,6 @@
 
 import lzma
 import re
-import shlex
 import zlib
 from collections import Counter
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 from planner.units import shorten
 from runtime.data.compression import READ_BYTES, Compression, open_content, piped
-from runtime.data.naming import Naming
+from runtime.data.naming import Naming, shell_path
 
 # Python's name: what iconv calls it.
 NAMES = {
@@ -37,6 +36,12 @@ FREQUENT = frozenset(
     "的一是不了人我在有他这为之大来以个中上们到说国和地也子时道出而要于就下得可你年生"
     "這為來個們說國時於會學對發經"
 )
+CYRILLIC = ("cp1251", "koi8-r")
+MAX_LATIN = 0.1  # of the letters of words in Cyrillic
+FEW_LETTERS = 3  # different ones beyond ASCII
+# Chinese characters, Hangul, and the symbols and half-width forms between such.
+WIDE = (("\u3400", "\u9fff"), ("\uac00", "\ud7ff"), ("\ud800", "\udfff"), ("\uff00", "\uffef"))
+FEW_BLOCKS = 4
 SAMPLE_CHARACTERS = 40
 SAMPLE_BYTES = READ_BYTES // 8  # before the damaged line, and after it
 
@@ -56,7 +61,7 @@ def find_encoding_fault(compression: Compression | None, naming: Naming) -> Enco
     suffix = "" if compression is None else Path(file.suffix).suffix
     plain = file.with_name(file.name.removesuffix(file.suffix)) if compression and file.suffix else file
     new = plain.with_name(f"{plain.stem}.utf8{plain.suffix}{suffix}")
-    to = f"> {shlex.quote(str(new))}"
+    to = f"> {shell_path(new)}"
     where = f"not UTF-8 near byte {offset}"
     if _is_mostly_utf8(sample):
         command = _command(file, compression, "iconv -c -f UTF-8 -t UTF-8")
@@ -65,20 +70,35 @@ def find_encoding_fault(compression: Compression | None, naming: Naming) -> Enco
             f"leave the damaged bytes out: {naming.then_write(f'{command} {to}', new)}",
             False,
         )
-    encoding = guess_encoding(sample)
-    if encoding is None:
+    encodings = _guess_encodings(sample)
+    if not encodings:
         command = _command(file, compression, "iconv -f ENCODING -t UTF-8")
         then = naming.then_write(f"{command} {to}", new)
         fix = f"convert it, with the name of its encoding (iconv -l lists them): {then}"
         return EncodingFault(f"{where}, in an encoding that is not recognized", fix, True)
-    shown = _shown(sample, encoding)
-    found = f"{where}; it looks like {NAMES[encoding]}, which reads {shown!r}"
-    command = _command(file, compression, f"iconv -f {NAMES[encoding]} -t UTF-8")
-    return EncodingFault(found, f"convert it: {naming.then_write(f'{command} {to}', new)}", True)
+    readings = [f"{NAMES[each]}, which reads {_shown(sample, each)!r}" for each in encodings]
+    found = f"{where}; it looks like {', or like '.join(readings)}"
+    command = _command(file, compression, f"iconv -f {NAMES[encodings[0]]} -t UTF-8")
+    doing = (
+        "convert it" if len(encodings) == 1 else f"convert it, with -f {NAMES[encodings[1]]} if that is right"
+    )
+    return EncodingFault(found, f"{doing}: {naming.then_write(f'{command} {to}', new)}", True)
 
 
 def guess_encoding(text: bytes) -> str | None:
     """Python's name of the encoding of a text that is not UTF-8; None if none of NAMES fits."""
+    return next(iter(_guess_encodings(text)), None)
+
+
+def _guess_encodings(text: bytes) -> list[str]:
+    """The encodings that fit, the likeliest first; more than one where a few different letters say little."""
+    guess = _guess_one(text)
+    if guess in CYRILLIC and len({byte for byte in text if byte > 127}) <= FEW_LETTERS:
+        return ["cp1252", guess] if _decode(text, "cp1252") is not None else [guess]
+    return [] if guess is None else [guess]
+
+
+def _guess_one(text: bytes) -> str | None:
     wide = _guess_wide(text)
     if wide is not None or b"\0" in text:
         return wide
@@ -94,10 +114,12 @@ def guess_encoding(text: bytes) -> str | None:
         decoded = _decode(text, encoding)
         if decoded is not None and _share(decoded, first, last) >= share:
             return encoding
-    cyrillic = {encoding: _decode(text, encoding) or "" for encoding in ("cp1251", "koi8-r")}
+    cyrillic = {encoding: _decode(text, encoding) or "" for encoding in CYRILLIC}
     # Read as the other of the two, capitals are small letters and small ones capitals.
     best = max(cyrillic, key=lambda name: sum("а" <= letter <= "я" for letter in cyrillic[name]))
-    if _share(cyrillic[best], "А", "я") >= MIN_SHARE:
+    # No word has letters of both alphabets: été has, of which é alone would be й.
+    num_latin = sum(byte < 128 for word in words for byte in word)
+    if _share(cyrillic[best], "А", "я") >= MIN_SHARE and num_latin <= MAX_LATIN * num_letters:
         return best
     chinese = {encoding: Counter(_decode(text, encoding) or "") for encoding in ("gb18030", "big5")}
     counts = {name: sum(found[each] for each in FREQUENT) for name, found in chinese.items()}
@@ -123,8 +145,18 @@ def _guess_wide(text: bytes) -> str | None:
     ):
         decoded = _decode(even, encoding) if fits else None
         if decoded and sum(c.isprintable() or c.isspace() for c in decoded) >= 0.98 * len(decoded):
-            return encoding
+            return encoding if _is_of_few_alphabets(decoded) else None
     return None
+
+
+def _is_of_few_alphabets(text: str) -> bool:
+    """Whether its characters are of a few alphabets: token ids, read as UTF-16, are of all."""
+    low = [c for c in text if c < "\x80"]
+    if sum(c.isprintable() or c in "\t\n\r\f" for c in low) < 0.98 * len(low):
+        return False
+    # A block of 256 holds an alphabet, except those of Chinese, Japanese and Korean.
+    blocks = Counter(ord(c) >> 8 for c in text if c >= "\u0100" and not any(a <= c <= b for a, b in WIDE))
+    return sum(num for _, num in blocks.most_common(FEW_BLOCKS)) >= 0.9 * blocks.total()
 
 
 def _decode(text: bytes, encoding: str) -> str | None:
@@ -199,5 +231,5 @@ def _shown(text: bytes, encoding: str) -> str:
 
 def _command(file: Path, compression: Compression | None, iconv: str) -> str:
     if compression is None:
-        return f"{iconv} {shlex.quote(str(file))}"
+        return f"{iconv} {shell_path(file)}"
     return piped(file, compression, iconv)

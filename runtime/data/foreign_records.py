@@ -6,16 +6,14 @@ Python's literals, JSON5 and YAML: as raw text they would be trained with their 
 import ast
 import json
 import re
-import shlex
 import warnings
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from runtime.data.compression import Compression, piped
+from runtime.data.foreign import Foreign
 from runtime.data.json_values import JsonDamaged, read_json_values
-from runtime.data.naming import Naming
 
 MIN_SHARE = 0.5  # of the lines that are records
 MIN_SHARE_OF_MEMBERS = 0.8
@@ -38,14 +36,6 @@ PYTHON_LINE = re.compile(r"\s*\{\s*'")
 YAML_RECORD = re.compile(
     r"(?:\s*#[^\n]*\n|\s*\n|%YAML[^\n]*\n)*(?:---[^\n]*\n+(?!---)[\w\"'-]|- +[\w\"' -]+:(?: |\n))"
 )
-
-
-class Foreign(NamedTuple):
-    """What the records are, and the Python program that writes them as JSON lines from stdin to stdout."""
-
-    name: str
-    program: str
-    package: str | None = None
 
 
 PYTHON_LINES = Foreign(
@@ -155,19 +145,6 @@ def find_foreign_records(head: str, is_complete: bool, field: str) -> Foreign | 
     if YAML_RECORD.match(head) and _are_records(_yaml(head, is_complete), field):
         return YAML
     return None
-
-
-def conversion(foreign: Foreign, compression: Compression | None, encoding: str, naming: Naming) -> str:
-    """The fix: the command that converts the file, and the override that names the result."""
-    file = naming.file
-    new = file.with_name(f"{file.name}.jsonl")
-    program = foreign.program.replace("import ", "import io, ", 1).replace(
-        "sys.stdin", f'io.TextIOWrapper(sys.stdin.buffer, "{encoding}")'
-    )
-    command = piped(file, compression, f"python -c {shlex.quote(program)}")
-    install = f"pip install {foreign.package} && " if foreign.package else ""
-    command = f"{install}{command} > {shlex.quote(str(new))}"
-    return f"convert it to JSON lines: {naming.then_write(command, new)}"
 
 
 def _lines(head: str, is_complete: bool) -> list[str]:

@@ -6,7 +6,6 @@ suffix at all.
 
 import codecs
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +14,14 @@ from runtime.data.binary import LEAVE_OUT, find_binary
 from runtime.data.compression import DECOMPRESSORS, Compression, find_compression, open_content, piped
 from runtime.data.csv_form import CsvForm, judge_csv, judge_one_column
 from runtime.data.encoding import find_encoding_fault, guess_encoding
-from runtime.data.foreign_records import (
-    ENCODED,
-    WRAPPED,
-    Foreign,
-    conversion,
-    find_damaged_json,
-    find_foreign_records,
-)
+from runtime.data.foreign import Foreign, conversion
+from runtime.data.foreign_documents import find_documents
+from runtime.data.foreign_records import ENCODED, WRAPPED, find_damaged_json, find_foreign_records
 from runtime.data.json_values import BETWEEN, JsonDamaged, json_line, parse_json_line, read_json_values
-from runtime.data.naming import Naming, alone
+from runtime.data.merge_marks import find_marks, resolution
+from runtime.data.naming import Naming, alone, shell_path
 from runtime.data.placeholder import Placeholder, find_answer, find_pointer
+from runtime.data.token_files import FROM_TOKENS, are_token_ids
 
 Kind = Literal["text", "json lines", "json", "csv", "parquet", "arrow file", "arrow stream"]
 HEAD_BYTES = 1 << 18
@@ -51,6 +47,7 @@ MEMBER = re.compile(r'\s*("(\\.|[^"\\])*"\s*:.*|[][{}, ]+)\s*')
 MIN_SHARE_OF_MEMBERS = 0.8
 
 
+FOREIGN = "SW727"  # records in a form that is not read, and a command that converts them
 TAKE_OUT_ZEROS = r"tr -d '\000'"
 EXPECTED = "text in UTF-8 or with a byte order mark, JSON, CSV, Parquet or Arrow, also compressed"
 
@@ -108,7 +105,7 @@ def judge_form(file: Path, field: str, naming: Naming | None = None) -> Form:
     """
     naming = naming or alone(file)
     with file.open("rb") as stream:
-        compression = find_compression(stream.read(8))
+        compression = find_compression(stream.read(16))
     with open_content(file, compression) as content:
         head = content.read(HEAD_BYTES)
         is_complete = len(head) < HEAD_BYTES and not content.read(1)
@@ -135,12 +132,16 @@ def judge_form(file: Path, field: str, naming: Naming | None = None) -> Form:
     answer = find_answer(naming, text, field, is_complete=is_complete)
     if answer is not None:
         raise _in_place_of_data(answer)
+    mark = find_marks(text)
+    if mark is not None:
+        what = f"text with the marks of an unfinished merge, from line {mark} on"
+        raise NotText(what, resolution(compression, naming), "SW747")
     form = _judge_text(
         text, is_complete, field, Form(kind="text", compression=compression, encoding=encoding)
     )
     if isinstance(form, Foreign):
         fix = conversion(form, compression, encoding, naming)
-        raise NotText(f"it looks like {form.name}", fix, "SW727")
+        raise NotText(f"it looks like {form.name}", fix, FOREIGN)
     return form
 
 
@@ -153,10 +154,12 @@ def with_zero_byte(compression: Compression | None, naming: Naming, offset: int,
     if guess_encoding(part) is not None:
         return not_utf8(compression, naming)
     if not _is_text_without_zeros(part):
+        if are_token_ids(part):
+            return NotText("binary: numbers of 16 or 32 bits, as token ids are stored", FROM_TOKENS)
         return NotText(f"binary: zero byte at offset {offset}")
     file = naming.file
     new = file.with_name(f"{file.stem}.mended{file.suffix if compression is None else ''}")
-    command = f"{piped(file, compression, TAKE_OUT_ZEROS)} > {shlex.quote(str(new))}"
+    command = f"{piped(file, compression, TAKE_OUT_ZEROS)} > {shell_path(new)}"
     fix = f"take its zero bytes out: {naming.then_write(command, new)}"
     return NotText(f"text with a zero byte at offset {offset}", fix)
 
@@ -179,7 +182,7 @@ def not_utf8(compression: Compression | None, naming: Naming) -> NotText:
 def _decompression(compression: Compression, naming: Naming, suffix: str) -> str:
     file = naming.file
     new = file.with_suffix("") if file.suffix else file.with_name(f"{file.name}{suffix}")
-    command = f"{DECOMPRESSORS[compression]} {shlex.quote(str(file))} > {shlex.quote(str(new))}"
+    command = f"{DECOMPRESSORS[compression]} {shell_path(file)} > {shell_path(new)}"
     return f"decompress it: {naming.then_write(command, new)}"
 
 
@@ -202,7 +205,7 @@ def _judge_text(head: str, is_complete: bool, field: str, plain: Form) -> Form |
         return form("json")
     if OBJECT.match(head.lstrip(BETWEEN)) or (head.lstrip()[:1] == "{" and _is_damaged_json(head)):
         return form("json", is_single=_is_single(head, is_complete))
-    foreign = find_foreign_records(head, is_complete, field)
+    foreign = find_foreign_records(head, is_complete, field) or find_documents(head, is_complete)
     if foreign is not None:
         return foreign
     table = judge_csv(head, is_complete, field)

@@ -4,6 +4,7 @@ import json
 from typing import Any, Literal, NamedTuple
 
 from runtime.data.chat_template import Message
+from runtime.data.preferences import is_rejected
 from runtime.data.shape_fix import listed
 
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
@@ -16,13 +17,15 @@ ROLES = {"human": "user", "gpt": "assistant"}
 class Conversation(NamedTuple):
     """Messages, of which the assistant's are answers from number `first_answer` on.
 
-    left_out: numbers of answers without a loss: of weight 0, or without content. No messages: a null.
+    left_out: numbers of answers without a loss: of weight 0, or without content. No messages: a null, or with
+    is_rejected a record that says that its answer is a bad one.
     """
 
     messages: list[Message]
     first_answer: int
     tools: list[Any] | None
     left_out: frozenset[int] = frozenset()
+    is_rejected: bool = False
 
 
 class NoConversation(Exception):
@@ -49,8 +52,8 @@ def extract_conversation(
     if format == "chat":
         if field not in value:
             raise NoConversation(f"no key {field!r}; keys: {listed(value)}", absent_in=value)
-        if value[field] is None:
-            return Conversation([], 0, tools)
+        if value[field] is None or is_rejected(value, field):
+            return Conversation([], 0, tools, is_rejected=value[field] is not None)
         messages = _messages(value[field], field)
         return Conversation(messages, 0, tools, _without_loss(messages))
     missing = [key for key in (PROMPT, COMPLETION) if key not in value]
@@ -58,8 +61,8 @@ def extract_conversation(
         raise NoConversation(
             f"no key {' or '.join(map(repr, missing))}; keys: {listed(value)}", absent_in=value
         )
-    if value[PROMPT] is None or value[COMPLETION] is None:
-        return Conversation([], 0, tools)
+    if value[PROMPT] is None or value[COMPLETION] is None or is_rejected(value, COMPLETION):
+        return Conversation([], 0, tools, is_rejected=value[COMPLETION] is not None)
     prompt = _side(value[PROMPT], PROMPT, "user")
     messages = [*prompt, *_side(value[COMPLETION], COMPLETION, "assistant")]
     return Conversation(messages, len(prompt), tools, _without_loss(messages))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from planner.yaml12_writer import flow_yaml
 
+CONVERTED = ".converted.jsonl"  # what a conversion adds to a file's name
 MAX_SIBLINGS = 12  # files of a folder that an override lists
 
 
@@ -72,11 +73,22 @@ class Naming:
         if not self._has_many:
             return ""
         hidden = self.file.with_name(f".{self.file.name}")
-        return f" && mv {shlex.quote(str(self.file))} {shlex.quote(str(hidden))}"
+        return f" && mv {shell_path(self.file)} {shell_path(hidden)}"
 
     @property
     def _has_many(self) -> bool:
         return len(self.siblings) > MAX_SIBLINGS
+
+
+def converted_name(file: Path) -> Path:
+    """The file that a conversion writes."""
+    return file.with_name(f"{file.name}{CONVERTED}")
+
+
+def shell_path(file: Path | str) -> str:
+    """The file's name as a shell takes it: one that begins with `-` would be an option."""
+    name = str(file)
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _reaches(entry: str, new: Path) -> bool:

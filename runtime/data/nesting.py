@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from runtime.data.dialogs import speech
 from runtime.data.prompt_columns import are_messages, at
 from runtime.data.turn_columns import find_answers
 
@@ -56,6 +57,8 @@ def find_nested(value: dict[str, Any], name: str, *, has_many: bool) -> Nested |
     if table is not None:
         return table
     if isinstance(value.get(name), str) or any(map(are_messages, value.values())):
+        return None
+    if any(isinstance(part, list) and speech(key, part, "r") is not None for key, part in value.items()):
         return None
     if has_many and find_answers(value) is not None:
         return None

@@ -2,13 +2,12 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from runtime.data.naming import Naming
+from runtime.data.naming import Naming, shell_path
 
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lzma")
 # Of files that hold records, or nothing but text; a page under such a name is an answer to a failed download.
 RECORD_SUFFIXES = frozenset({".arrow", ".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv"})
 DATA_SUFFIXES = RECORD_SUFFIXES | {".text", ".tokens", ".txt"}
@@ -47,12 +46,12 @@ def find_pointer(naming: Naming, head: bytes, *, is_complete: bool) -> Placehold
     if not is_complete or len(head) > MAX_POINTER_BYTES:
         return None
     file = naming.file
-    folder = shlex.quote(str(file.parent))
+    folder = shell_path(file.parent)
     if LFS.match(head) and b"\noid sha256:" in head:
         fix = f"fetch the data: git -C {folder} lfs pull, or download the file itself"
         return Placeholder("a pointer of Git LFS, not the file itself", fix, "SW729", _is_data(file))
     if ANNEX.fullmatch(head):
-        fix = f"fetch the data: git -C {folder} annex get {shlex.quote(file.name)}"
+        fix = f"fetch the data: git -C {folder} annex get {shell_path(file.name)}"
         return Placeholder("a pointer of git-annex, not the file itself", fix, "SW729", _is_data(file))
     return None
 
@@ -64,7 +63,7 @@ def find_answer(naming: Naming, head: str, field: str, *, is_complete: bool) -> 
     if suffix in DATA_SUFFIXES and PAGE.match(head):
         rest = file.name.removesuffix(suffix) if file.name.endswith(suffix) else file.name
         page = file.with_name(rest.replace(suffix, "") + ".html" + rest.partition(suffix)[2])
-        command = f"mv {shlex.quote(str(file))} {shlex.quote(str(page))}"
+        command = f"mv {shell_path(file)} {shell_path(page)}"
         fix = f"download the file again, or, if the page is the text, say so by its name: {command}"
         return Placeholder(
             "a web page in place of the data", f"{fix}, then write {naming.override(page)}", "SW730", True

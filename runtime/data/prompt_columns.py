@@ -23,6 +23,7 @@ PAIRS = (
     ("human", "assistant"),
     ("human", "gpt"),
     ("human", "bot"),
+    ("human", "moss"),
     ("user", "bot"),
     ("user", "model"),
     ("post", "reply"),
@@ -32,8 +33,11 @@ PAIRS = (
     ("inputs_pretokenized", "targets_pretokenized"),
 )
 CONTEXTS = ("input", "context", "passage")
-SYSTEMS = ("system", "system_prompt", "system_message")
+SYSTEMS = ("system", "system_prompt", "system_message", "meta_instruction")
 HISTORY = "history"
+# Whether the answer is a good one (TRL's and LLaMA-Factory's data for KTO).
+LABELS = ("label", "kto_tag")
+SCORES = ("overall_score", "fine-grained_score", "score", "rating")
 CHOICES = ("choices", "options", "endings")
 # Of multiple choice: the question, and the number or letter of the right choice.
 QUESTIONS = (*PROMPTS, "ctx", "sentence")
@@ -86,7 +90,10 @@ def find_prompts(record: dict[str, Any]) -> Answers | None:
         asked = " + ".join([*before, f'[{{"role": "user", "content": {asked}}}]'])
     if (asked, answer[0]) == (at("prompt"), at("completion")):
         return Answers("data.format=prompt ")
-    converted = f'{{"prompt": {asked}, "completion": {answer[0]}}}'
+    label = next(
+        (f", {json.dumps(key)}: {at(key)}" for key in LABELS if isinstance(record.get(key), bool)), ""
+    )
+    converted = f'{{"prompt": {asked}, "completion": {answer[0]}{label}}}'
     return Answers("data.format=prompt ", converted, condition=answer[1])
 
 
@@ -115,6 +122,13 @@ def _answer(value: Any, expression: str) -> tuple[str, str | None] | None:
     if _are_texts(value):
         return f"{expression}[0]", f"if {expression}"
     if isinstance(value, list) and value and isinstance(value[0], dict):
+        score = next(
+            (key for key in SCORES if all(isinstance(each.get(key), (int, float)) for each in value)), None
+        )
+        if score is not None and len(value) > 1:  # UltraFeedback
+            best = f"max({expression}, key=lambda c: c[{json.dumps(score)}])"
+            found = _answer({key: v for key, v in value[0].items() if key != score}, best)
+            return None if found is None else (found[0], f"if {expression}")
         inner = _answer(value[0], f"{expression}[0]")
         return None if inner is None else (inner[0], f"if {expression}")
     if isinstance(value, dict):
@@ -126,16 +140,21 @@ def _answer(value: Any, expression: str) -> tuple[str, str | None] | None:
 
 def _messages_before(record: dict[str, Any], names: dict[str, str]) -> list[str]:
     """The expressions of the lists of messages before the prompt."""
-    found = []
-    system = _first(names, SYSTEMS, str, record)
-    if system is not None:
-        known = f"bool(r.get({json.dumps(system)}))"
-        found.append(f'[{{"role": "system", "content": {at(system)}}}][:{known}]')
+    found = system_message(record, names)
     history = record.get(HISTORY)
     if isinstance(history, list) and all(_are_texts(turn) and len(turn) == 2 for turn in history):
         message = '{"role": w, "content": t}'
         found.append(f'[{message} for h in {at(HISTORY)} or [] for w, t in zip(("user", "assistant"), h)]')
     return found
+
+
+def system_message(record: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The expression of the list of the system's message, where the record has its text."""
+    system = _first(names, SYSTEMS, str, record)
+    if system is None:
+        return []
+    known = f"bool(r.get({json.dumps(system)}))"
+    return [f'[{{"role": "system", "content": {at(system)}}}][:{known}]']
 
 
 def _find_choices(record: dict[str, Any], names: dict[str, str]) -> Answers | None:

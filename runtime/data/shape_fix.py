@@ -11,14 +11,15 @@ from typing import Any
 from planner.strategy.schema import TEXT_FIELD
 from planner.units import shorten
 from planner.yaml12_writer import flow_yaml
-from runtime.data.conversion import conversion_command, converted_name
+from runtime.data.conversion import conversion_command
 from runtime.data.corpus import Source
 from runtime.data.csv_form import open_csv
 from runtime.data.form import Form
+from runtime.data.naming import converted_name
 from runtime.data.nesting import Nested, find_nested
 from runtime.data.prompt_columns import COMPLETIONS, PROMPTS, Answers, are_messages, at
 from runtime.data.records import DAMAGE, Record, open_text, read_records
-from runtime.data.turn_columns import find_answers
+from runtime.data.turn_columns import find_answers, find_whole
 
 MAX_NAMED = 12  # keys named in a message; a table may have hundreds of columns
 MAX_DEPTH = 4
@@ -47,12 +48,18 @@ def shape_fix(
         name: the field that should hold the text, or the messages.
         format: data.format as it is written; with chat and prompt there is a chat template already.
     """
+    if find_whole(records) and form.csv is None:
+        command = conversion_command(source.file, form, '{"messages": list(t)}', rows=True)
+        if command is not None:
+            return converted_fix(
+                source, command, "join its messages to one conversation", "data.format=chat ", name, format
+            )
     for record in records:
         nested = find_nested(record, name, has_many=len(records) > 1)
         if nested is not None:
-            fix = _nested_fix(source, form, nested, name, format)
+            fix = nested_fix(source, form, nested, name, format)
         elif (answers := find_answers(record, format)) is not None:
-            fix = _answers_fix(source, form, answers, name, format)
+            fix = answers_fix(source, form, answers, name, format)
         else:
             continue
         if fix is not None:
@@ -75,7 +82,7 @@ def holds_records(source: Source, form: Form, name: str) -> bool:
     return bool(set(PROMPTS) & first.keys()) and bool(set(COMPLETIONS) & first.keys())
 
 
-def _answers_fix(source: Source, form: Form, answers: Answers, name: str, format: str) -> str | None:
+def answers_fix(source: Source, form: Form, answers: Answers, name: str, format: str) -> str | None:
     overrides = _with_field(answers.overrides, name)
     template = NEEDS_TEMPLATE if format == "text" else ""
     if answers.converted is None:
@@ -84,11 +91,17 @@ def _answers_fix(source: Source, form: Form, answers: Answers, name: str, format
     command = conversion_command(source.file, form, answers.converted, loops, answers.modules)
     if command is None:
         return None
-    then = source.naming.then_write(command, converted_name(source.file), overrides)
-    return f"{answers.doing}: {then}{template}" + (LEAVE_OUT if format == "text" else "")
+    return converted_fix(source, command, answers.doing, answers.overrides, name, format)
 
 
-def _nested_fix(source: Source, form: Form, nested: Nested, name: str, format: str) -> str | None:
+def converted_fix(source: Source, command: str, doing: str, overrides: str, name: str, format: str) -> str:
+    """The fix that makes conversations of records: the command, and the overrides that read them."""
+    then = source.naming.then_write(command, converted_name(source.file), _with_field(overrides, name))
+    template = NEEDS_TEMPLATE + LEAVE_OUT if format == "text" else ""
+    return f"{doing}: {then}{template}"
+
+
+def nested_fix(source: Source, form: Form, nested: Nested, name: str, format: str) -> str | None:
     first, loops, template = nested.first, list(nested.loops), ""
     modules: tuple[str, ...] = ()
     converted, overrides = "r", ""
@@ -228,6 +241,14 @@ def absent_fix(source: Source, form: Form, name: str) -> str | None:
     return command and f"{doing}: {source.naming.then_write(command, converted_name(source.file))}"
 
 
+def renamed_fix(source: Source, form: Form, name: str) -> str:
+    """The fix where an empty name, which no override can write, is that of the text."""
+    command = conversion_command(source.file, form, f'dict(r, **{{{_quoted(name)}: r[""]}})')
+    if command is None:
+        return "give the column of the text a name"
+    return f"give its text a name: {source.naming.then_write(command, converted_name(source.file))}"
+
+
 def without_empty_fix(source: Source, form: Form, name: str) -> str | None:
     """The fix where most records are empty and no other field has text: the file without them."""
     if "." in name or longest_field(sample_records(source, form), name) is not None:
@@ -267,6 +288,6 @@ def override(key: str, value: str) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """The first names, as a message shows them, and how many there are if these are not all."""
-    shown = [shorten(str(name), 40) for name in names]
+    shown = [shorten(str(name), 40) or "''" for name in names]
     more = f", … ({len(shown):,})" if len(shown) > MAX_NAMED else ""
     return (", ".join(shown[:MAX_NAMED]) or "none") + more

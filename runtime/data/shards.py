@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.problems import Problem
-from runtime.data.conversion import converted_name
 from runtime.data.corpus import Source
-from runtime.data.naming import Naming
+from runtime.data.naming import CONVERTED, Naming, converted_name, shell_path
 
 Fault = tuple[Source, Problem]
 THEN = ", then write "
@@ -42,14 +41,12 @@ def _joined(group: Sequence[Fault]) -> Problem:
     doing, _, run = _with_variable(source, command).partition(": ")
     same = [path for path in source.siblings if path.parent == folder and path.suffix == suffix]
     if set(same) == set(files) and suffix:
-        listed = f"{shlex.quote(str(folder))}/*{suffix}"
+        listed = f"{shell_path(folder)}/*{suffix}"
     else:
-        listed = " ".join(shlex.quote(str(file)) for file in files)
+        listed = " ".join(shell_path(file) for file in files)
     others = [path for path in source.siblings if path not in set(files)]
     naming: Naming = source.naming
-    named = naming.override_with(
-        [f"{folder}/*{converted_name(source.file).name[len(source.file.name) :]}", *others]
-    )
+    named = naming.override_with([f"{folder}/*{CONVERTED}", *others])
     then = after.replace(naming.override(converted_name(source.file)), named)
     return replace(
         problem,
@@ -59,12 +56,11 @@ def _joined(group: Sequence[Fault]) -> Problem:
 
 
 def _converted(source: Source) -> str:
-    return shlex.quote(str(converted_name(source.file)))
+    return shell_path(converted_name(source.file))
 
 
 def _with_variable(source: Source, command: str) -> str:
     """The command with the shell's variable f in the place of the file. A glob names the new files, so that
     nothing has to be hidden."""
-    end = converted_name(source.file).name[len(source.file.name) :]
     mended = command.removesuffix(source.naming.hiding())
-    return mended.replace(_converted(source), f'"$f"{end}').replace(shlex.quote(str(source.file)), '"$f"')
+    return mended.replace(_converted(source), f'"$f"{CONVERTED}').replace(shell_path(source.file), '"$f"')

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from planner.problems import Problem
 from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
 from runtime.data.documents import DocumentReader, not_text
-from runtime.data.form import NotText, judge_form
+from runtime.data.form import FOREIGN, NotText, judge_form
 from runtime.data.records import DAMAGE
 from runtime.data.shards import THEN, join_shards
 
@@ -21,7 +21,8 @@ class Survey:
     """What one pass over the corpus found.
 
     `sources` are the files to encode, with their forms; `skipped` are files that are not text, found in a
-    folder or by a glob. Empty documents are left out; `num_bytes` counts the documents' UTF-8 bytes.
+    folder or by a glob. Empty documents are left out, and so are answers that their records call bad
+    (`num_rejected`); `num_bytes` counts the documents' UTF-8 bytes.
     """
 
     sources: tuple[Source, ...]
@@ -29,6 +30,7 @@ class Survey:
     skipped: tuple[str, ...]
     num_documents: int
     num_empty: int
+    num_rejected: int
     num_bytes: int
     num_mended: int
 
@@ -37,13 +39,13 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
     """Reads everything once, so that every mistake is reported before the long work begins."""
     kept: list[Source] = []
     faults: list[tuple[Source, Problem]] = []
-    skipped: list[tuple[Source, str]] = []
+    skipped: list[tuple[Source, NotText]] = []
     problems: list[Problem] = []
     num_looked_at = MAX_PROBLEMS  # faults at which they are joined again: twice as many, or it takes long
-    num_documents = num_empty = num_bytes = num_mended = 0
+    num_documents = num_empty = num_rejected = num_bytes = num_mended = 0
     for source in (_with_form(source, reader) for source in sources):
         lengths = [0]  # bytes of each document of this file; the last one is still open
-        num_mended_here = 0
+        num_mended_here = num_rejected_here = 0
         try:
             for item in reader.read(source):
                 if isinstance(item, Problem):
@@ -51,16 +53,18 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
                     continue
                 lengths[-1] += len(item.text.encode())
                 num_mended_here += item.num_mended
+                num_rejected_here += item.is_rejected
                 if item.ends_document:
                     lengths.append(0)
         except NotText as reason:
             if source.is_named or reason.is_fault:
                 faults.append((source, not_text(source, reason)))
             else:
-                skipped.append((source, str(reason)))
+                skipped.append((source, reason))
             continue
         kept.append(source)
-        num_empty += lengths[:-1].count(0)
+        num_rejected += num_rejected_here
+        num_empty += lengths[:-1].count(0) - num_rejected_here
         num_documents += len(lengths) - 1 - lengths[:-1].count(0)
         num_bytes += sum(lengths)
         num_mended += num_mended_here
@@ -86,6 +90,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
         skipped=tuple(f"{source.file} ({reason})" for source, reason in skipped),
         num_documents=num_documents,
         num_empty=num_empty,
+        num_rejected=num_rejected,
         num_bytes=num_bytes,
         num_mended=num_mended,
     )
@@ -98,13 +103,15 @@ def _with_form(source: Source, reader: DocumentReader) -> Source:
         return source  # reading it says what is wrong
 
 
-def _records_in(skipped: Sequence[tuple[Source, str]], reader: DocumentReader) -> list[Problem]:
-    """The Problems of skipped files that hold records inside a single object, as settings are written too.
+def _records_in(skipped: Sequence[tuple[Source, NotText]], reader: DocumentReader) -> list[Problem]:
+    """The Problems of skipped files that a command converts, or that hold records inside a single object.
 
-    Where they are most of the data they are no settings.
+    Settings are written as one object too; where such files are most of the data they are no settings.
     """
     faults = []
-    for source, _ in skipped:
+    for source, reason in skipped:
+        if reason.code == FOREIGN:
+            faults.append((source, not_text(source, reason)))
         if source.form is not None and source.form.is_single:
             items = reader.read(replace(source, is_named=True))
             faults += [(source, item) for item in items if isinstance(item, Problem) and THEN in item.fix]
@@ -113,7 +120,7 @@ def _records_in(skipped: Sequence[tuple[Source, str]], reader: DocumentReader) -
     return join_shards(faults)[:MAX_PROBLEMS]
 
 
-def _mostly_skipped(kept: Sequence[Source], skipped: Sequence[tuple[Source, str]]) -> list[Problem]:
+def _mostly_skipped(kept: Sequence[Source], skipped: Sequence[tuple[Source, NotText]]) -> list[Problem]:
     """A Problem if more was skipped than is read, in files or in bytes."""
     bytes_kept = sum(source.file.stat().st_size for source in kept)
     bytes_skipped = sum(source.file.stat().st_size for source, _ in skipped)

@@ -8,6 +8,7 @@ from planner.problems import Problem
 from runtime.data.corpus import Source, data_problem
 from runtime.data.form import Form
 from runtime.data.json_values import TRAILING_COMMA
+from runtime.data.list_rows import lists_fix
 from runtime.data.records import MalformedRecord
 from runtime.data.shape_fix import (
     absent_fix,
@@ -16,6 +17,7 @@ from runtime.data.shape_fix import (
     named_rows_fix,
     numbered_fix,
     override,
+    renamed_fix,
     rows_fix,
     sample_records,
     shape_fix,
@@ -110,7 +112,10 @@ class RecordFaults:
         if kind == "malformed":
             expected = f"records of {self.form}, each with its text under {self.name!r}"
             fix = "remove that comma" if TRAILING_COMMA in found else "correct or remove the line"
-            if self.counts[kind] == total > 1:
+            lists = lists_fix(self.source, self.form, self.rows, self.name)
+            if self.counts[kind] == total and lists is not None:
+                fix = lists
+            elif self.counts[kind] == total > 1:
                 fix = named_rows_fix(self.source, self.form, self.rows, self.name) or (
                     f"leave the file out of data.path, or write it again: no line is a record of {self.form}"
                 )
@@ -158,6 +163,8 @@ def suggest_field(source: Source, form: Form, name: str) -> str:
     if fix is not None:
         return fix
     field = longest_field(records, name)
+    if field == "":
+        return renamed_fix(source, form, name)
     if field is None:
         first = records[0] if records else None
         return f"leave the file out of data.path: its records have no text, but {_kinds(first)}"

@@ -12,6 +12,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from planner.problems import Problem
+from planner.units import shorten
+from runtime.data.tokenizer_class import find_unknown_class
 
 END_OF_TEXT = "<|endoftext|>"
 NUM_BYTES = 256  # every byte is a token, so that no text is unknown
@@ -24,6 +26,7 @@ SAMPLE_BYTES_PER_ENTRY = 2_000
 # for training only (tokenizers 0.23.3; every BPE merge rewrites the word).
 LONG_RUN = re.compile(r"\S{256}|\s{256}")
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "config.json")
+MAX_WHY = 200  # characters of another program's reason
 SPACE = "▁"  # of a SentencePiece model, which transformers adds to an empty vocabulary too
 # End-of-text tokens of published tokenizers, for a tokenizer.json without tokenizer_config.json.
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]")
@@ -131,7 +134,8 @@ def load_tokenizer(path: Path) -> TextCoder:
     except TokenizerUnusable:
         raise
     except Exception as error:  # tokenizers raises bare Exception for a bad file
-        found = f"{path} is not a tokenizer: {type(error).__name__}: {error}"
+        why = shorten(" ".join(str(error).split()), MAX_WHY)
+        found = f"{path} is not a tokenizer: {type(error).__name__}: {why}"
         raise TokenizerUnusable("SW732", found, expected, "choose another file or folder") from error
 
 
@@ -198,6 +202,10 @@ def _load_with_transformers(folder: Path) -> TextCoder:
         found = f"{folder} holds no file of a tokenizer"
         expected = "a tokenizer.json, or a folder written by a Hugging Face tokenizer's save_pretrained"
         raise TokenizerUnusable("SW732", found, expected, "name the folder of a tokenizer")
+    unknown = None if models else find_unknown_class(folder)
+    if unknown is not None:
+        expected = "a tokenizer.json, or tokenizer_class in tokenizer_config.json beside a vocabulary"
+        raise TokenizerUnusable("SW732", unknown.found, expected, unknown.fix)
     from transformers import AutoTokenizer  # takes seconds to import
 
     auto = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -2,19 +2,29 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from planner.yaml12_writer import flow_yaml
-from runtime.data.prompt_columns import PROMPTS, Answers, are_messages, at, find_prompts
+from runtime.data.dialogs import speech
+from runtime.data.preferences import find_choice
+from runtime.data.prompt_columns import PROMPTS, Answers, are_messages, at, find_prompts, system_message
 
 MESSAGES = "messages"
 # Texts in turn, the user's first (UltraChat).
 TURNS = ("data", "dialog", "dialogue", "conversation", "conversations", "turns", "utterances")
 ANSWERERS = frozenset({"assistant", "gpt", "bot", "model", "chatgpt"})
-# HH-RLHF: a text with who speaks before each turn.
-SPEAKER = r"(?:^|\n\n)(Human|Assistant):"
-SPOKEN = r"(?:^|\n\n)(Human|Assistant):(.*?)(?=\n\n(?:Human|Assistant):|\Z)"
+# A text with who speaks before each turn: HH-RLHF, MOSS.
+SPEAKERS = (
+    (r"(?:^|\n)(Human|User|Assistant|Bot|AI):", r"(?:^|\n)(%s):(.*?)(?=\n(?:%s):|\Z)"),
+    (r"\[(Human|MOSS)\]: ", r"\[(%s)\]: (.*?)(?=<eo\w>|\[(?:%s)\]: |\Z)"),
+)
 DOING = "make messages of its turns"
+
+
+def find_whole(records: Sequence[dict[str, Any]]) -> bool:
+    """Whether the records are the messages of one conversation."""
+    return len(records) > 1 and are_messages(records) and _has_both(records)
 
 
 def find_answers(record: dict[str, Any], format: str = "text") -> Answers | None:
@@ -25,7 +35,7 @@ def find_answers(record: dict[str, Any], format: str = "text") -> Answers | None
     """
     conversations = [key for key, value in record.items() if are_messages(value)]
     complete = next((key for key in conversations if _has_both(record[key])), None)
-    preferred = _find_preferred(record)
+    preferred = find_choice(record) or _find_preferred(record)
     if preferred is not None:
         return preferred
     if complete is None or complete in PROMPTS or format == "prompt":
@@ -66,6 +76,8 @@ def _find_turns(record: dict[str, Any]) -> Answers | None:
     for key, value in record.items():
         messages = _messages(key, value)
         if messages is not None:
+            names = {name.lower(): name for name in record}
+            messages = " + ".join([*system_message(record, names), messages])
             modules = ("re",) if "re." in messages else ()
             return Answers("data.format=chat ", f'{{"{MESSAGES}": {messages}}}', DOING, modules=modules)
     for key, value in record.items():
@@ -85,11 +97,8 @@ def _find_turns(record: dict[str, Any]) -> Answers | None:
 
 def _messages(key: str, value: Any) -> str | None:
     """The expression of the messages that the value holds in another shape."""
-    if isinstance(value, str) and len(set(re.findall(SPEAKER, value))) == 2:
-        role = '{"Human": "user"}.get(w, "assistant")'
-        return (
-            f'[{{"role": {role}, "content": t.strip()}} for w, t in re.findall(r"{SPOKEN}", {at(key)}, re.S)]'
-        )
+    if isinstance(value, str):
+        return _spoken(value, at(key))
     if isinstance(value, dict):
         return _tree(key, value)
     if not isinstance(value, list) or not value:
@@ -99,6 +108,8 @@ def _messages(key: str, value: Any) -> str | None:
         return f'[{{"role": {role}, "content": t}} for i, t in enumerate({at(key)})]'
     if not all(isinstance(turn, dict) for turn in value):
         return None
+    if are_messages(value):
+        return None  # read as they are
     if all({"role", "parts"} <= turn.keys() for turn in value):  # Gemini
         text = '"".join(p.get("text", "") for p in m["parts"])'
         role = '{"model": "assistant"}.get(m["role"], m["role"])'
@@ -106,9 +117,22 @@ def _messages(key: str, value: Any) -> str | None:
     if all({"input", "output"} <= turn.keys() for turn in value):  # XTuner
         parts = '(("system", "system"), ("user", "input"), ("assistant", "output"))'
         return f'[{{"role": w, "content": m[k]}} for m in {at(key)} for w, k in {parts} if m.get(k)]'
-    if all({"role", "text"} <= turn.keys() for turn in value):  # Open Assistant
+    if all({"role", "text"} <= turn.keys() and turn["role"] in ("prompter", "assistant") for turn in value):
+        # Open Assistant
         role = '{"prompter": "user"}.get(m["role"], m["role"])'
         return f'[{{"role": {role}, "content": m["text"]}} for m in {at(key)}]'
+    return speech(key, value, at(key))
+
+
+def _spoken(text: str, expression: str) -> str | None:
+    """The expression of the messages of a text that names the speaker before each turn."""
+    for speaker, spoken in SPEAKERS:
+        names = sorted(set(re.findall(speaker, text)))
+        if len(names) == 2 and len(set(names) & {"Human", "User"}) == 1:
+            role = '"user" if w in ("Human", "User") else "assistant"'
+            turns = spoken % ("|".join(names), "|".join(names))
+            found = f're.findall(r"{turns}", {expression}, re.S)'
+            return f'[{{"role": {role}, "content": t.strip()}} for w, t in {found}]'
     return None
 
 
@@ -119,6 +143,10 @@ def _tree(key: str, value: dict[str, Any]) -> str | None:
         message = f'[{{"role": {role}, "content": m["text"]}}]'
         walk = f'lambda f, m: {message} + (f(f, m["replies"][0]) if m.get("replies") else [])'
         return f"(lambda f, m: f(f, m))({walk}, {at(key)})"
+    if all(isinstance(turn, dict) for turn in value.values()):  # MOSS: numbered turns
+        exchanges = speech(key, list(value.values()), f"{at(key)}.values()")
+        if exchanges is not None:
+            return exchanges
     turns = [turn.get("message") for turn in value.values() if isinstance(turn, dict)]
     known = [turn for turn in turns if isinstance(turn, dict)]
     if len(turns) == len(value) and known and all({"author", "content"} <= turn.keys() for turn in known):

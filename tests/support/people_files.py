@@ -37,6 +37,10 @@ def table(rows: Iterable[Sequence[Any]], **how: Any) -> bytes:
     return stream.getvalue().encode()
 
 
+def _with_ends(texts: Sequence[str]) -> list[str]:
+    return [each for text in texts for each in (text, "end")]
+
+
 RECORDS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
 BODIES = [{"id": number, "title": "Old", "body": text} for number, text in enumerate(TEXTS)]
 SQUAD = {
@@ -79,6 +83,12 @@ NESTED = {
     "texts by their ids": TextFile("a.json", whole({f"doc{n}": text for n, text in enumerate(TEXTS)})),
     "splits in one file": TextFile("a.json", whole({"train": RECORDS, "test": RECORDS[:1]})),
     "an object in each row": TextFile("a.jsonl", lines([{"n": 1, "row": record} for record in RECORDS])),
+    "arrays of records on lines": TextFile(
+        "a.jsonl", lines([[record, {"id": 9, "text": "end"}] for record in RECORDS]), _with_ends(TEXTS)
+    ),
+    "arrays of records on lines, under another key": TextFile(
+        "a.jsonl", lines([[record, {"id": 9, "body": "end"}] for record in BODIES]), _with_ends(TEXTS)
+    ),
     "documents in each line": TextFile(
         "a.jsonl", lines([{"docs": [each], "source": "x"} for each in RECORDS])
     ),

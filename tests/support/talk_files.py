@@ -21,20 +21,28 @@ def _pairs(build: Callable[[str, str], Any]) -> list[Any]:
     return [build(asked, text) for asked, text in zip(ASKED, TEXTS, strict=True)]
 
 
-def _talks(*before: tuple[str, str], answer: Callable[[str], str] = str) -> list[list[tuple[str, str]]]:
+def both() -> list[tuple[str, str]]:
+    """Each question and its answer."""
+    return list(zip(ASKED, TEXTS, strict=True))
+
+
+def talks_of_pairs(
+    *before: tuple[str, str], answer: Callable[[str], str] = str
+) -> list[list[tuple[str, str]]]:
     return [
         [*before, ("user", asked), ("assistant", answer(text))]
         for asked, text in zip(ASKED, TEXTS, strict=True)
     ]
 
 
-def _message(role: str, content: str) -> dict[str, str]:
+def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
 def _with(context: str) -> list[list[tuple[str, str]]]:
     return [
-        [("user", f"{asked}\n\n{context}"), talk[-1]] for asked, talk in zip(ASKED, _talks(), strict=True)
+        [("user", f"{asked}\n\n{context}"), talk[-1]]
+        for asked, talk in zip(ASKED, talks_of_pairs(), strict=True)
     ]
 
 
@@ -44,10 +52,10 @@ CHOICES = ["one", "two", "three", "four"]
 DIALOGUE = "\n\nHuman: {}\n\nAssistant: {}"
 TALKS = {
     "prompt, completion": TalkFile(
-        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "completion": b})), _talks()
+        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "completion": b})), talks_of_pairs()
     ),
     "prompt, response": TalkFile(
-        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "response": b})), _talks()
+        "a.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "response": b})), talks_of_pairs()
     ),
     "Dolly": TalkFile(
         "dolly.jsonl",
@@ -59,7 +67,9 @@ TALKS = {
         _with("The year 1905."),
     ),
     "Alpaca": TalkFile(
-        "alpaca.json", whole(_pairs(lambda a, b: {"instruction": a, "input": "", "output": b})), _talks()
+        "alpaca.json",
+        whole(_pairs(lambda a, b: {"instruction": a, "input": "", "output": b})),
+        talks_of_pairs(),
     ),
     "LLaMA-Factory": TalkFile(
         "a.json",
@@ -74,26 +84,40 @@ TALKS = {
                 }
             )
         ),
-        _talks(("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?")),
+        talks_of_pairs(("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?")),
     ),
     "Orca": TalkFile(
         "orca.jsonl",
         lines(_pairs(lambda a, b: {"system_prompt": "Think.", "question": a, "response": b})),
-        _talks(("system", "Think.")),
+        talks_of_pairs(("system", "Think.")),
     ),
-    "GSM8K": TalkFile("gsm8k.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": b})), _talks()),
+    "GSM8K": TalkFile(
+        "gsm8k.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": b})), talks_of_pairs()
+    ),
     "MATH": TalkFile(
-        "math.jsonl", lines(_pairs(lambda a, b: {"problem": a, "solution": b, "answer": "4"})), _talks()
+        "math.jsonl",
+        lines(_pairs(lambda a, b: {"problem": a, "solution": b, "answer": "4"})),
+        talks_of_pairs(),
     ),
     "FLAN": TalkFile(
-        "flan.jsonl", lines(_pairs(lambda a, b: {"inputs": a, "targets": b, "task_name": "x"})), _talks()
+        "flan.jsonl",
+        lines(_pairs(lambda a, b: {"inputs": a, "targets": b, "task_name": "x"})),
+        talks_of_pairs(),
     ),
-    "input, output": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"input": a, "output": b})), _talks()),
-    "source, target": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"source": a, "target": b})), _talks()),
-    "user, assistant": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"user": a, "assistant": b})), _talks()),
-    "capitals": TalkFile("a.jsonl", lines(_pairs(lambda a, b: {"Question": a, "Answer": b})), _talks()),
+    "input, output": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"input": a, "output": b})), talks_of_pairs()
+    ),
+    "source, target": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"source": a, "target": b})), talks_of_pairs()
+    ),
+    "user, assistant": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"user": a, "assistant": b})), talks_of_pairs()
+    ),
+    "capitals": TalkFile(
+        "a.jsonl", lines(_pairs(lambda a, b: {"Question": a, "Answer": b})), talks_of_pairs()
+    ),
     "several answers": TalkFile(
-        "nq.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": [b, "no"]})), _talks()
+        "nq.jsonl", lines(_pairs(lambda a, b: {"question": a, "answer": [b, "no"]})), talks_of_pairs()
     ),
     "SQuAD, flat": TalkFile(
         "squad.jsonl",
@@ -112,7 +136,7 @@ TALKS = {
     "TriviaQA": TalkFile(
         "t.jsonl",
         lines(_pairs(lambda a, b: {"question": a, "answer": {"value": b, "aliases": [b]}})),
-        _talks(),
+        talks_of_pairs(),
     ),
     "BoolQ": TalkFile(
         "boolq.jsonl",
@@ -120,50 +144,52 @@ TALKS = {
         [[("user", f"{a}\n\n{b}"), ("assistant", "True")] for a, b in zip(ASKED, TEXTS, strict=True)],
     ),
     "DPO": TalkFile(
-        "dpo.jsonl", lines(_pairs(lambda a, b: {"prompt": a, "chosen": b, "rejected": "no"})), _talks()
+        "dpo.jsonl",
+        lines(_pairs(lambda a, b: {"prompt": a, "chosen": b, "rejected": "no"})),
+        talks_of_pairs(),
     ),
     "DPO, messages": TalkFile(
         "dpo.jsonl",
         lines(
             _pairs(
                 lambda a, b: {
-                    "prompt": [_message("user", a)],
-                    "chosen": [_message("assistant", b)],
-                    "rejected": [_message("assistant", "no")],
+                    "prompt": [message("user", a)],
+                    "chosen": [message("assistant", b)],
+                    "rejected": [message("assistant", "no")],
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "DPO, conversations": TalkFile(
         "dpo.jsonl",
         lines(
             _pairs(
                 lambda a, b: {
-                    "chosen": [_message("user", a), _message("assistant", b)],
-                    "rejected": [_message("user", a), _message("assistant", "no")],
+                    "chosen": [message("user", a), message("assistant", b)],
+                    "rejected": [message("user", a), message("assistant", "no")],
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "OpenAI, preferences": TalkFile(
         "p.jsonl",
         lines(
             _pairs(
                 lambda a, b: {
-                    "input": {"messages": [_message("user", a)], "tools": [], "parallel_tool_calls": True},
-                    "preferred_output": [_message("assistant", b)],
-                    "non_preferred_output": [_message("assistant", "no")],
+                    "input": {"messages": [message("user", a)], "tools": [], "parallel_tool_calls": True},
+                    "preferred_output": [message("assistant", b)],
+                    "non_preferred_output": [message("assistant", "no")],
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "OpenAI, fine-tuning": TalkFile(
         "f.jsonl",
-        lines(_pairs(lambda a, b: {"messages": [_message("user", a), _message("assistant", b)]})),
-        _talks(),
+        lines(_pairs(lambda a, b: {"messages": [message("user", a), message("assistant", b)]})),
+        talks_of_pairs(),
     ),
     "ShareGPT": TalkFile(
         "s.json",
@@ -175,9 +201,11 @@ TALKS = {
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
-    "UltraChat": TalkFile("u.jsonl", lines(_pairs(lambda a, b: {"id": "1", "data": [a, b]})), _talks()),
+    "UltraChat": TalkFile(
+        "u.jsonl", lines(_pairs(lambda a, b: {"id": "1", "data": [a, b]})), talks_of_pairs()
+    ),
     "UltraChat 200k": TalkFile(
         "u.jsonl",
         lines(
@@ -185,16 +213,16 @@ TALKS = {
                 lambda a, b: {
                     "prompt": a,
                     "prompt_id": "1",
-                    "messages": [_message("user", a), _message("assistant", b)],
+                    "messages": [message("user", a), message("assistant", b)],
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "HH-RLHF": TalkFile(
         "hh.jsonl",
         lines(_pairs(lambda a, b: {"chosen": DIALOGUE.format(a, b), "rejected": DIALOGUE.format(a, "no")})),
-        _talks(),
+        talks_of_pairs(),
     ),
     "Gemini": TalkFile(
         "g.jsonl",
@@ -208,15 +236,15 @@ TALKS = {
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "XTuner": TalkFile(
         "x.jsonl",
         lines(_pairs(lambda a, b: {"conversation": [{"system": "Be brief.", "input": a, "output": b}]})),
-        _talks(("system", "Be brief.")),
+        talks_of_pairs(("system", "Be brief.")),
     ),
     "translation": TalkFile(
-        "t.jsonl", lines(_pairs(lambda a, b: {"translation": {"en": a, "de": b}})), _talks()
+        "t.jsonl", lines(_pairs(lambda a, b: {"translation": {"en": a, "de": b}})), talks_of_pairs()
     ),
     "MMLU": TalkFile("mmlu.csv", table([[asked, *CHOICES, "C"] for asked in ASKED]), CHOSEN),
     "MMLU with names": TalkFile(
@@ -246,22 +274,28 @@ TALKS = {
         lines([{"ind": 1, "ctx": asked, "endings": CHOICES, "label": "2"} for asked in ASKED]),
         CHOSEN,
     ),
-    "CSV": TalkFile("qa.csv", table([["query", "response"], *zip(ASKED, TEXTS, strict=True)]), _talks()),
+    "CSV": TalkFile(
+        "qa.csv", table([["query", "response"], *zip(ASKED, TEXTS, strict=True)]), talks_of_pairs()
+    ),
     "TSV": TalkFile(
-        "qa.tsv", table([["question", "answer"], *zip(ASKED, TEXTS, strict=True)], delimiter="\t"), _talks()
+        "qa.tsv",
+        table([["question", "answer"], *zip(ASKED, TEXTS, strict=True)], delimiter="\t"),
+        talks_of_pairs(),
     ),
     "CSV with semicolons": TalkFile(
-        "qa.csv", table([["instruction", "output"], *zip(ASKED, TEXTS, strict=True)], delimiter=";"), _talks()
+        "qa.csv",
+        table([["instruction", "output"], *zip(ASKED, TEXTS, strict=True)], delimiter=";"),
+        talks_of_pairs(),
     ),
     "UltraFeedback": TalkFile(
         "u.jsonl",
         lines(_pairs(lambda a, b: {"instruction": a, "completions": [{"model": "m", "response": b}]})),
-        _talks(),
+        talks_of_pairs(),
     ),
     "P3": TalkFile(
         "p.jsonl",
         lines(_pairs(lambda a, b: {"inputs_pretokenized": a, "targets_pretokenized": b})),
-        _talks(),
+        talks_of_pairs(),
     ),
     "Open Assistant, trees": TalkFile(
         "o.jsonl",
@@ -280,7 +314,7 @@ TALKS = {
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "ChatGPT, export": TalkFile(
         "conversations.json",
@@ -299,7 +333,7 @@ TALKS = {
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "messages of a request": TalkFile(
         "r.jsonl",
@@ -307,38 +341,42 @@ TALKS = {
             _pairs(
                 lambda a, b: {
                     "custom_id": "1",
-                    "body": {"messages": [_message("user", a), _message("assistant", b)]},
+                    "body": {"messages": [message("user", a), message("assistant", b)]},
                 }
             )
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
-    "lists below names": TalkFile("a.json", whole([["q", "a"], *zip(ASKED, TEXTS, strict=True)]), _talks()),
+    "lists below names": TalkFile(
+        "a.json", whole([["q", "a"], *zip(ASKED, TEXTS, strict=True)]), talks_of_pairs()
+    ),
     "messages in a CSV": TalkFile(
         "m.csv",
         table(
             [
                 ["messages"],
                 *(
-                    [json.dumps([_message("user", a), _message("assistant", b)])]
+                    [json.dumps([message("user", a), message("assistant", b)])]
                     for a, b in zip(ASKED, TEXTS, strict=True)
                 ),
             ]
         ),
-        _talks(),
+        talks_of_pairs(),
     ),
     "Alpaca below a key": TalkFile(
-        "a.json", whole({"data": _pairs(lambda a, b: {"instruction": a, "input": "", "output": b})}), _talks()
+        "a.json",
+        whole({"data": _pairs(lambda a, b: {"instruction": a, "input": "", "output": b})}),
+        talks_of_pairs(),
     ),
     "conversations below a key": TalkFile(
         "a.json",
-        whole({"items": _pairs(lambda a, b: {"messages": [_message("user", a), _message("assistant", b)]})}),
-        _talks(),
+        whole({"items": _pairs(lambda a, b: {"messages": [message("user", a), message("assistant", b)]})}),
+        talks_of_pairs(),
     ),
     "Alpaca, indented objects": TalkFile(
         "a.json",
         b"\n".join(whole(each, 2) for each in _pairs(lambda a, b: {"instruction": a, "output": b})),
-        _talks(),
+        talks_of_pairs(),
     ),
-    "questions in columns": TalkFile("a.json", whole({"question": ASKED, "answer": TEXTS}), _talks()),
+    "questions in columns": TalkFile("a.json", whole({"question": ASKED, "answer": TEXTS}), talks_of_pairs()),
 }

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from planner import Problem
-from runtime.data.corpus import NOT_LIBRARY, Corpus, find_corpus
+from runtime.data.corpus import Corpus, find_corpus
 from runtime.data.corpus_hash import hash_corpus, stat_sources
+from runtime.data.folders import NOT_LIBRARY
 
 
 def names(corpus: Corpus, root: Path) -> list[str]:

@@ -15,6 +15,8 @@ from runtime.data.messages import extract_conversation
 from runtime.data.records import Record, read_records
 from runtime.data.survey import survey_corpus
 from tests.support.data_strategies import make_strategy
+from tests.support.dialog_files import DIALOGS
+from tests.support.document_files import DOCUMENT_FILES
 from tests.support.fixes import follow_data_fix
 from tests.support.people_files import CSV_FORMS, JSON_FORMS, NESTED, RECORDS, TEXTS, TextFile, lines
 from tests.support.talk_files import TALKS, TalkFile
@@ -54,7 +56,7 @@ def followed(root: Path, path: object) -> Strategy:
     return make_strategy(root, None if is_named else path, "data.tokenizer=tok", *overrides)
 
 
-FILES = {**NESTED, **JSON_FORMS, **CSV_FORMS}
+FILES = {**NESTED, **JSON_FORMS, **CSV_FORMS, **DOCUMENT_FILES}
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
@@ -71,9 +73,38 @@ def test_text_is_read_or_its_fix_leads_to_it(
     assert documents(strategy) == list(file.texts)
 
 
-@pytest.mark.parametrize("kind", TALKS)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("-a.json", NESTED["SQuAD"].content),
+        ("--b.json.gz", gzip.compress(NESTED["SQuAD"].content)),
+        ("-c.txt", TEXTS[3].encode("cp1252")),
+        ("-d.txt", b"zero\0" + TEXTS[3].encode()),
+        ("-e.sql", DOCUMENT_FILES["SQLite"].content),
+    ],
+)
+def test_name_that_begins_with_a_dash_is_no_option_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    assert documents(followed(tmp_path, name))[-1] in (TEXTS[3], f"zero{TEXTS[3]}")
+
+
+def test_dashes_of_a_folders_files_are_no_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-data").mkdir()
+    for number in range(2):
+        (tmp_path / "-data" / f"-{number}.json").write_bytes(NESTED["SQuAD"].content)
+    assert documents(followed(tmp_path, "-data")) == [*TEXTS] * 2
+
+
+CONVERSATIONS = {**TALKS, **DIALOGS}
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
 def test_fix_of_conversations_leads_to_them(tmp_path: Path, kind: str) -> None:
-    file: TalkFile = TALKS[kind]
+    file: TalkFile = CONVERSATIONS[kind]
     path = tmp_path / f"my {file.name}"
     path.write_bytes(file.content)
     assert talks_of(followed(tmp_path, path)) == [list(talk) for talk in file.talks]
