@@ -28,6 +28,7 @@ TITLE = re.compile(r"[^\W\d][\w /()#%-]{0,39}(?<! )")  # no sentence
 # A name that a program would give to a column, told from a text of one word.
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
 MIN_SHARE = 0.5  # of the rows that have the header's number of fields, where the header is one of names
 MIN_ROWS = 3
 MAX_TITLE_LINES = 12
@@ -258,7 +259,14 @@ def _has_header(rows: list[list[str]], field: str) -> bool:
     share = sum(len(row) == len(header) for row in body) / max(1, len(body))
     if all(map(NAME.fullmatch, names)):
         return field in names or share >= MIN_SHARE
-    return all(map(PHRASE.fullmatch, names)) and share == 1 and (field in names or len(body) >= MIN_ROWS)
+    if field not in names and (len(body) < MIN_ROWS or _are_sentences(rows)):
+        return False
+    return all(map(PHRASE.fullmatch, names)) and share == 1
+
+
+def _are_sentences(rows: list[list[str]]) -> bool:
+    """Whether every row ends as a sentence does: prose whose commas have no spaces after them."""
+    return all(row[-1].rstrip().endswith(SENTENCE_ENDS) for row in rows)
 
 
 def _has_spaced_header(header: list[str], field: str) -> bool:
@@ -279,4 +287,6 @@ def _is_table_without_header(rows: list[list[str]]) -> bool:
         return False
     if any(all(NUMBER.fullmatch(field.strip()) for field in column) for column in columns):
         return True
+    if _are_sentences(rows):
+        return False
     return any(rows[0]) and not any(field.startswith(" ") for row in rows for field in row)

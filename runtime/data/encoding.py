@@ -30,6 +30,7 @@ NAMES = {
 WORD = re.compile(rb"[A-Za-z\x80-\xff]+")
 DENSE = 0.6  # of the bytes of words that are not ASCII alone: more are of another alphabet than Latin
 MIN_ZEROS = 0.2  # for each four bytes: of the white space and digits of any alphabet
+MAX_ZEROS = 0.15  # of the other bytes: frequent Chinese and Korean characters have one
 MIN_SHARE = 0.8  # of the characters beyond ASCII that have to be of the encoding's script
 # Among the most frequent characters of Chinese: the first of both scripts or simplified, then traditional.
 FREQUENT = frozenset(
@@ -140,8 +141,8 @@ def _guess_wide(text: bytes) -> str | None:
     for encoding, fits in (
         ("utf-32-le", zeros[2] == zeros[3] == num),
         ("utf-32-be", zeros[0] == zeros[1] == num),
-        ("utf-16-le", zeros[0] == zeros[2] == 0 and zeros[1] + zeros[3] > MIN_ZEROS * num),
-        ("utf-16-be", zeros[1] == zeros[3] == 0 and zeros[0] + zeros[2] > MIN_ZEROS * num),
+        ("utf-16-le", zeros[0] + zeros[2] <= MAX_ZEROS * num and zeros[1] + zeros[3] > MIN_ZEROS * num),
+        ("utf-16-be", zeros[1] + zeros[3] <= MAX_ZEROS * num and zeros[0] + zeros[2] > MIN_ZEROS * num),
     ):
         decoded = _decode(even, encoding) if fits else None
         if decoded and sum(c.isprintable() or c.isspace() for c in decoded) >= 0.98 * len(decoded):

@@ -22,7 +22,8 @@ def lists_fix(
     """
     if not rows or not all(row and all(isinstance(each, dict) for each in row) for row in rows):
         return None
-    first = list(max(rows, key=lambda row: len(row)))
+    longest: Sequence[Any] = max(rows, key=len)
+    first = list(longest)
     doing = "make a conversation of each list"
     if are_messages(first):
         answers = Answers("data.format=chat ", '{"messages": r}', doing)

@@ -56,9 +56,9 @@ def opened(
     return open_data(strategy, entry=prepare_data(strategy))
 
 
-def problems(root: Path, file: Path, **how: str) -> tuple[Problem, ...]:
+def problems(root: Path, file: Path, *overrides: str, **how: str) -> tuple[Problem, ...]:
     with pytest.raises(StrategyError) as caught:
-        opened(root, file, **how)
+        opened(root, file, *overrides, **how)
     return caught.value.problems
 
 

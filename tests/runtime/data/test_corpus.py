@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 from planner import Problem
-from runtime.data.corpus import Corpus, find_corpus
+from runtime.data.corpus import Corpus, CorpusUnreadable, find_corpus, find_mix
 from runtime.data.corpus_hash import hash_corpus, stat_sources
+from runtime.data.documents import TextReader
 from runtime.data.folders import NOT_LIBRARY
+from runtime.data.survey import survey_corpus
+from tests.support.data_strategies import make_strategy
+from tests.support.fixes import follow_data_fix
 
 
 def names(corpus: Corpus, root: Path) -> list[str]:
     return [source.file.relative_to(root).as_posix() for source in corpus.sources]
 
 
-def only_problem(path: str) -> Problem:
+def only_problem(path: str | tuple[str, ...]) -> Problem:
     (problem,) = find_corpus(path).problems
     assert problem.path == "data.path"
     return problem
@@ -64,6 +68,88 @@ def test_file_reached_twice_is_read_once_with_a_warning(tree: Path) -> None:
 def test_link_to_a_folder_above_is_not_followed(tree: Path) -> None:
     (tree / "a" / "back").symlink_to(tree)
     assert names(find_corpus(str(tree)), tree) == ["a/y.jsonl", "a/z.md", "a.txt", "b.txt"]
+
+
+def test_links_that_lead_nowhere_are_problems(tmp_path: Path) -> None:
+    """To themselves, to one another, to a file that is gone: in a folder, by a glob and by their names."""
+    (tmp_path / "a.txt").write_text("words")
+    for name, target in {"b.txt": "b.txt", "c": "d", "d": "c", "e.txt": "gone"}.items():
+        (tmp_path / name).symlink_to(target)
+    for path in (str(tmp_path), f"{tmp_path}/*"):
+        sources = find_corpus(path).sources
+        with pytest.raises(CorpusUnreadable) as caught:
+            stat_sources(sources)
+        survey = survey_corpus(sources, TextReader(field="text"))
+        for problems in (caught.value.problems, survey.problems):
+            assert [Path(str(p.file)).name for p in problems] == ["b.txt", "c", "d", "e.txt"]
+            assert {p.code for p in problems} == {"SW705"}
+            assert all("correct the link or remove it" in p.fix for p in problems)
+    assert only_problem(f"{tmp_path}/b.txt").code == "SW705"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("*.{txt,md}", ["*.txt", "*.md"]), ("{a,x}.txt", ["a.txt"]), ("{a,b}{0..2}.txt", ["a1.txt", "b2.txt"])],
+)
+def test_braces_are_told_the_patterns_that_they_mean(tree: Path, pattern: str, names: list[str]) -> None:
+    for name in ("c.md", "a1.txt", "b2.txt"):
+        (tree / name).write_text("x")
+    problem = only_problem(f"{tree}/{pattern}")
+    fixed = make_strategy(tree, None, *follow_data_fix(problem.fix)).data.path
+    assert fixed == (f"{tree}/{names[0]}" if len(names) == 1 else tuple(f"{tree}/{name}" for name in names))
+    assert find_corpus(fixed).problems == ()
+
+
+def test_braces_in_a_list_and_in_a_mix_keep_the_others(tree: Path) -> None:
+    braces = f"{tree}/{{a,b}}.txt"
+    problem = only_problem((f"{tree}/a", braces))
+    assert make_strategy(tree, None, *follow_data_fix(problem.fix)).data.path == (
+        f"{tree}/a",
+        f"{tree}/a.txt",
+        f"{tree}/b.txt",
+    )
+    (problem,) = find_mix([f"{tree}/a", braces], [1.0, 2.0]).problems
+    mix = make_strategy(tree, None, *follow_data_fix(problem.fix)).data.mix
+    assert mix is not None
+    assert [(part.path, part.weight) for part in mix] == [
+        (f"{tree}/a", 1),
+        ((f"{tree}/a.txt", f"{tree}/b.txt"), 2),
+    ]
+
+
+def test_braces_that_match_nothing_are_a_problem_and_a_name_with_them_is_a_file(tree: Path) -> None:
+    assert "none of its 2 patterns matches" in only_problem(f"{tree}/{{x,y}}.txt").found
+    (tree / "{x,y}.txt").write_text("x")
+    assert names(find_corpus(f"{tree}/{{x,y}}.txt"), tree) == ["{x,y}.txt"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "total", "missing"),
+    [
+        ((0, 2), 3, "00001"),
+        ((1, 2), 3, "00000"),
+        ((1, 3), 3, "00002"),
+        ((0, 1, 2), 3, None),
+        ((1, 2, 3), 3, None),
+    ],
+)
+def test_missing_files_of_a_numbered_set_are_a_warning(
+    tmp_path: Path, numbers: tuple[int, ...], total: int, missing: str | None
+) -> None:
+    for number in numbers:
+        (tmp_path / f"part-{number:05}-of-{total:05}.jsonl.gz").write_bytes(b"x")
+    for path in (str(tmp_path), f"{tmp_path}/*"):
+        warnings = find_corpus(path).warnings
+        if missing is None:
+            assert warnings == ()
+        else:
+            (warning,) = warnings
+            assert warning.startswith(
+                f"SW746 {tmp_path}: 1 of 3 files part-NUMBER-of-00003.jsonl.gz are missing"
+            )
+            assert warning.endswith(f": {missing}")
+    # One file that is named by itself is meant.
+    assert find_corpus(f"{tmp_path}/part-00001-of-00003.jsonl.gz").warnings == ()
 
 
 def test_linked_folder_is_read(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

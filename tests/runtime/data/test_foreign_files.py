@@ -1,10 +1,8 @@
 """Files in other forms and encodings: told as what they are, and the printed command mends them."""
 
-import bz2
 import gzip
 import io
 import json
-import lzma
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,10 +11,10 @@ import pytest
 
 from runtime.data.corpus import find_corpus
 from runtime.data.documents import TextReader
-from runtime.data.encoding import guess_encoding
 from runtime.data.form import judge_form
 from runtime.data.survey import survey_corpus
 from tests.runtime.data.test_forms import only_problem, read, write, zstd
+from tests.support.document_files import DOCUMENT_FILES
 from tests.support.fixes import run_fix
 
 WORDS = ["first, words", 'it\'s "more"', "Grüße"]
@@ -116,54 +114,59 @@ def test_records_in_a_form_that_is_not_read_are_converted_by_the_fix(
     assert read(run_fix(problem.fix)) == expected
 
 
-LANGUAGES = {
-    "cp1252": "Le café était fermé. Où est la bibliothèque ?",
-    "cp1251": "Привет, как дела? Это простой текст.",
-    "koi8-r": "Привет, как дела? Это простой текст.",
-    "gb18030": "这是一个测试文本,用于检测编码。",
-    "big5": "這是一個測試文本,用於檢測編碼。",
-    "cp932": "これはテストです。文字コードを調べます。",
-    "euc-jp": "これはテストです。文字コードを調べます。",
-    "cp949": "이것은 시험입니다. 글자를 확인합니다.",
-    "utf-16-le": "Grüße an alle",
-    "utf-16-be": "Grüße an alle",
-    "utf-32-le": "Grüße an alle",
-}
+def test_a_page_that_shows_the_marks_of_a_merge_is_text(tmp_path: Path) -> None:
+    marks = "<<<<<<< HEAD\nours\n=======\ntheirs\n>>>>>>> branch\n"
+    for text in (
+        f"# Merges\n\n```\n{marks}```\n",
+        "\n".join(f"    {line}" for line in marks.split("\n")),
+        "Title\n=======\n\n>>>>>>> quoted\n<<<<<<< not\n",
+    ):
+        assert judge_form(write(tmp_path / "a.md", text), "text").kind == "text"
 
 
-@pytest.mark.parametrize("encoding", LANGUAGES)
-def test_encoding_is_known_by_its_bytes(encoding: str) -> None:
-    assert guess_encoding((LANGUAGES[encoding] + "\n").encode(encoding) * 3) == encoding
+def test_dumps_in_a_folder_are_left_out_unless_they_are_most_of_it(tmp_path: Path) -> None:
+    (tmp_path / "wiki").mkdir()
+    dump = DOCUMENT_FILES["wikiextractor"]
+    for number in range(2):
+        write(tmp_path / "wiki" / f"wiki_0{number}", dump.content)
+    source = write(tmp_path / "prose.txt", "words " * 500)
+    survey = survey_corpus(find_corpus(str(tmp_path / "wiki")).sources, TextReader(field="text"))
+    (problem,) = survey.problems
+    assert "and in 1 other files" in problem.found
+    texts = [
+        text for path in sorted(run_fix(problem.fix).parent.glob("*.converted.jsonl")) for text in read(path)
+    ]
+    assert texts == [*dump.texts] * 2
+    write(tmp_path / "b.txt", "words " * 500)
+    (tmp_path / "wiki" / "wiki_01").unlink()
+    for converted in (tmp_path / "wiki").glob("*.jsonl"):
+        converted.unlink()
+    survey = survey_corpus(find_corpus(str(tmp_path)).sources, TextReader(field="text"))
+    assert (survey.problems, len(survey.skipped)) == ((), 1)
+    assert "documents between <doc> and </doc>" in survey.skipped[0]
+    assert source.exists()
 
 
-@pytest.mark.parametrize("encoding", LANGUAGES)
 @pytest.mark.parametrize(
-    "form", ["{}\n", 'id,text\n1,"{}"\n2,plain\n', '{{"text": "{}"}}\n{{"text": "plain"}}\n']
+    "text",
+    [
+        "他来了,又走了。\n我们都知道,他不会回来。\n雨停了,天晴了。\n",
+        "It rained,it poured.\nHe came,he saw.\nThey sang,we slept!\nWho knew,who cared?\n",
+    ],
 )
-def test_text_in_another_encoding_is_converted_by_the_fix(tmp_path: Path, encoding: str, form: str) -> None:
-    content = form.format(LANGUAGES[encoding])
-    problem = only_problem(write(tmp_path / "my text.dat", content.encode(encoding)))
-    assert problem.code == "SW728"
-    expected = write(tmp_path / "expected", content)
-    assert read(run_fix(problem.fix)) == read(expected)
+def test_prose_whose_commas_have_no_spaces_is_text(tmp_path: Path, text: str) -> None:
+    assert judge_form(write(tmp_path / "a", text), "text").kind == "text"
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
-def test_compressed_text_in_another_encoding_is_converted_by_the_fix(
-    tmp_path: Path, compress: type[bytes]
-) -> None:
-    problem = only_problem(write(tmp_path / "a.txt.z", compress("Grüße\n".encode("cp1252"))))
-    assert read(run_fix(problem.fix)) == ["Grüße\n"]
-
-
-def test_damaged_bytes_in_utf8_are_not_another_encoding(tmp_path: Path) -> None:
-    lines = "".join(f'{{"text": "schön {number}"}}\n' for number in range(5)).encode()
-    problem = only_problem(write(tmp_path / "a", lines + b'{"text": "sch\xf6n"}\n'))
-    assert (problem.code, problem.line) == ("SW707", 6)
-    assert (
-        "although most of the text is"
-        in only_problem(write(tmp_path / "b", "schön\n".encode() * 3 + b"\xf6")).found
+def test_programs_in_sql_are_text(tmp_path: Path) -> None:
+    """Dumps are rows: a program has them too, and more of other statements."""
+    program = (
+        "-- Adds the roles of a new project.\nCREATE TABLE roles (id int, name text);\n"
+        "INSERT INTO roles (id, name) VALUES (1, 'owner'), (2, 'guest');\n"
+        "CREATE FUNCTION is_owner(who int) RETURNS boolean AS $$\n  SELECT EXISTS (SELECT 1 FROM roles "
+        "WHERE id = who AND name = 'owner');\n$$ LANGUAGE sql;\n"
     )
+    assert judge_form(write(tmp_path / "a.sql", program), "text").kind == "text"
 
 
 def test_archives_are_unpacked_by_the_fix(tmp_path: Path) -> None:

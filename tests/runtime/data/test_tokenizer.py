@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from planner import Problem
 from runtime.data.tokenizer import (
@@ -34,6 +34,61 @@ def problem_of(call: Callable[..., object], *arguments: object) -> Problem:
     with pytest.raises(TokenizerUnusable) as caught:
         call(*arguments)
     return caught.value.problem
+
+
+# Special tokens of the vocabulary, the class that its fix names, and the end of a text of that class.
+BARE = {
+    "GPT2Tokenizer": (["<|endoftext|>"], "<|endoftext|>"),
+    "RobertaTokenizer": (["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "</s>"),
+    "Qwen2Tokenizer": (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>"),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_vocabulary_of_an_unknown_class_is_read_after_the_fix(tmp_path: Path, name: str) -> None:
+    special, end = BARE[name]
+    folder = tmp_path / "a tok"
+    folder.mkdir()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    problem = problem_of(load_tokenizer, folder)
+    assert (problem.code, name in problem.fix) == ("SW732", True)
+    assert "\n" not in problem.found
+    subprocess.run(["bash", "-c", problem.fix.partition(": ")[2]], check=True)
+    coder = load_tokenizer(folder)
+    assert coder.tokenizer.encode(TEXTS[0], add_special_tokens=False).ids == tokenizer.encode(TEXTS[0]).ids
+    assert coder.end_of_text == tokenizer.token_to_id(end)
+
+
+def test_vocabulary_of_words_is_read_after_the_fix(tmp_path: Path) -> None:
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "river", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(entries) + "\n")
+    problem = problem_of(load_tokenizer, tmp_path)
+    subprocess.run(["bash", "-c", problem.fix.partition(": ")[2]], check=True)
+    coder = load_tokenizer(tmp_path)
+    assert coder.tokenizer.encode("the rivers", add_special_tokens=False).ids == [5, 6, 7]
+    assert coder.end_of_text == 3
+
+
+@pytest.mark.parametrize(("name", "missing"), [("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")])
+def test_half_of_a_vocabulary_names_the_other_half(tmp_path: Path, name: str, missing: str) -> None:
+    (tmp_path / name).write_text("{}")
+    problem = problem_of(load_tokenizer, tmp_path)
+    assert (problem.code, problem.fix) == ("SW732", f"copy {missing} from where {name} came from")
+
+
+def test_reason_of_transformers_is_one_short_line(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    (tmp_path / "vocab.json").write_text("[1, 2")
+    problem = problem_of(load_tokenizer, tmp_path)
+    assert (problem.code, "\n" in problem.found) == ("SW732", False)
+    assert len(problem.found) < 400
 
 
 @pytest.mark.parametrize(
