@@ -1,13 +1,22 @@
 """What a file that is not text is, told by its first bytes, and what to do with it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from runtime.data.naming import Naming, shell_path
+from runtime.data.sqlite_text import find_text_column
 
 LEAVE_OUT = "leave it out of data.path"
 TAR_MARK = slice(257, 262)
+SQLITE = b"SQLite format 3\0"
+# What pandoc reads, by what the archive begins with.
+PANDOC = {
+    b"word/": "a Word document",
+    b"application/epub+zip": "an e-book (EPUB)",
+    b"application/vnd.oasis.opendocument.text": "an OpenDocument text",
+}
 ZIP = b"PK\x03\x04"
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 NUM_NAMES = 4096  # bytes of a ZIP archive in which the name of its first files are looked for
@@ -58,7 +67,7 @@ WITH_TEXT = {
         "an RTF document",
         "convert it: pandoc {file} -t plain -o {new}.txt, then write data.path={new}.txt",
     ),
-    b"SQLite format 3\0": (
+    SQLITE: (
         "an SQLite database",
         "write the table to CSV: sqlite3 -csv -header {file} 'SELECT * FROM TABLE' > {new}.csv, with its "
         "name in place of TABLE, then write data.path={new}.csv",
@@ -113,7 +122,11 @@ def find_binary(naming: Naming, head: bytes) -> Binary | None:
     for first, what in WITHOUT_TEXT.items():
         if head.startswith(first):
             return Binary(what, LEAVE_OUT)
-    new = file.with_suffix("") if file.suffix else file.with_name(f"{file.name}.content")
+    new = _unpacked(file)
+    if head.startswith(SQLITE):
+        found = find_text_column(file)
+        if found is not None:
+            return Binary(f"an SQLite database, whose texts are in {found.place}", found.fix(naming))
     for first, (what, fix) in WITH_TEXT.items():
         if head.startswith(first):
             return Binary(what, _fill(fix, naming, new))
@@ -125,10 +138,18 @@ def find_binary(naming: Naming, head: bytes) -> Binary | None:
     return next((Binary(what, fix) for what, fix, matches in BY_STRUCTURE if matches(head)), None)
 
 
+def _unpacked(file: Path) -> Path:
+    """Where the content goes: the name without its suffixes, unless there is something of this name."""
+    name = file.name.removesuffix(file.suffix).removesuffix(".tar")
+    new = file.with_name(name) if file.suffix and name else file.with_name(f"{file.name}.content")
+    return file.with_name(f"{file.name}.content") if new.exists() else new
+
+
 def _zip(naming: Naming, new: Path, head: bytes) -> Binary:
-    if b"word/" in head:
+    kind = next((name for mark, name in PANDOC.items() if mark in head), None)
+    if kind is not None:
         fix = "convert it: pandoc {file} -t plain -o {new}.txt, then write data.path={new}.txt"
-        return Binary("a Word document", _fill(fix, naming, new))
+        return Binary(kind, _fill(fix, naming, new))
     if b"xl/" in head:
         return Binary("an Excel workbook", "save its sheet as CSV (UTF-8), and name that file in data.path")
     if b"/data.pkl" in head or b".npy" in head:
@@ -149,6 +170,8 @@ def _fill(fix: str, naming: Naming, new: Path) -> str:
 
 
 def _is_pickle(head: bytes) -> bool:
+    if re.match(rb"(?:\((?:lp|dp|i)|c[\w.]+\n\w+\n)", head) and re.search(rb"\np\d+\n", head[:NUM_NAMES]):
+        return True  # of protocol 0, which is text
     return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 

@@ -28,6 +28,7 @@ from runtime.data.messages import (
 )
 from runtime.data.records import KeysMissing, MalformedRecord, Record, read_records
 from runtime.data.shape_fix import holds_records, listed, longest_field, override, sample_records, shape_fix
+from runtime.data.threads import is_thread, thread_fix
 
 NUM_SAMPLED = 100  # records of each file in which roles are looked for
 CALLS = "calls tools, which the chat template does not write"
@@ -201,6 +202,8 @@ class _Faults:
         if form is None or form.kind == "text":
             return None
         records = sample_records(self.source, form)
+        if records and all(map(is_thread, records)):
+            return thread_fix(self.source, form, self.reader.field, self.reader.format)
         return shape_fix(self.source, form, records, self.reader.field, self.reader.format)
 
     def _of_lists(self) -> str | None:

@@ -151,8 +151,9 @@ def _judge_delimiter(
     if rows and _has_spaced_header(rows[0], field):
         form = CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
         return form, rows
-    has_header = _has_header(rows, field)
-    if has_header or _is_table_without_header(rows):
+    is_prose = delimiter in ",;" and _are_sentences(rows)
+    has_header = _has_header(rows, field) and not (is_prose and field not in rows[0])
+    if has_header or (_is_table_without_header(rows) and not is_prose):
         return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header), rows
     return None, rows
 
@@ -259,13 +260,13 @@ def _has_header(rows: list[list[str]], field: str) -> bool:
     share = sum(len(row) == len(header) for row in body) / max(1, len(body))
     if all(map(NAME.fullmatch, names)):
         return field in names or share >= MIN_SHARE
-    if field not in names and (len(body) < MIN_ROWS or _are_sentences(rows)):
-        return False
-    return all(map(PHRASE.fullmatch, names)) and share == 1
+    return all(map(PHRASE.fullmatch, names)) and share == 1 and (field in names or len(body) >= MIN_ROWS)
 
 
 def _are_sentences(rows: list[list[str]]) -> bool:
-    """Whether every row ends as a sentence does: prose whose commas have no spaces after them."""
+    """Whether rows are prose whose commas have no spaces: all end as sentences do, and none has a number."""
+    if any(NUMBER.fullmatch(field.strip()) for row in rows for field in row):
+        return False
     return all(row[-1].rstrip().endswith(SENTENCE_ENDS) for row in rows)
 
 
@@ -287,6 +288,4 @@ def _is_table_without_header(rows: list[list[str]]) -> bool:
         return False
     if any(all(NUMBER.fullmatch(field.strip()) for field in column) for column in columns):
         return True
-    if _are_sentences(rows):
-        return False
     return any(rows[0]) and not any(field.startswith(" ") for row in rows for field in row)

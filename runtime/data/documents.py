@@ -17,6 +17,7 @@ from runtime.data.form import EXPECTED, Form, NotText, judge_form, not_utf8, wit
 from runtime.data.records import DAMAGE, KeysMissing, KeysRepeated, MalformedRecord, read_records
 from runtime.data.shape_fix import holds_records
 from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, keys_repeated, top_keys
+from runtime.data.threads import is_thread, thread_fix
 
 CHUNK_CHARACTERS = 1 << 18
 CUT_CHARACTERS = 1 << 14  # how far back from a chunk's end to look for a good place to cut
@@ -175,6 +176,11 @@ def _read_texts(source: Source, form: Form, field: str) -> Iterator[str | Proble
             if isinstance(record, MalformedRecord):
                 faults.add_malformed(record)
                 continue
+            if not faults.num_texts and is_thread(record.value):
+                problem = _no_documents(source, form, field, record.place)
+                if problem is not None:
+                    yield problem
+                    return
             try:
                 text = extract_text(record.value, field) or ""
             except NoText as error:
@@ -194,6 +200,16 @@ def _read_texts(source: Source, form: Form, field: str) -> Iterator[str | Proble
     ):
         raise NotText(f"one JSON object without text under {field!r}")
     yield from faults.problems()
+
+
+def _no_documents(source: Source, form: Form, field: str, place: int) -> Problem | None:
+    """The Problem of messages with roles, which are no documents although they have a text."""
+    fix = thread_fix(source, form, field)
+    if fix is None or field != "text":
+        return None
+    found = "messages of conversations, each with its role and the message that it answers"
+    expected = f"documents under {field!r} (data.text_field)"
+    return data_problem("SW708", found, expected, fix, source.file, place, path="data.text_field")
 
 
 def _read_text(source: Source, form: Form) -> Iterator[str]:

@@ -22,6 +22,7 @@ TRANSLATIONS = re.compile(XML + r"<tmx[\s>]", re.DOTALL)
 ARTICLES = re.compile(XML + r"<PubmedArticleSet[\s>]", re.DOTALL)
 DOC = re.compile(r"\s*<doc(?:\s[^>]*)?>\s*\n.*?^\s*</doc>", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 MAILBOX = re.compile(rf"From \S+ .*{MONTH}.*\d\d:\d\d.*\n(?:[A-Za-z][\w-]*:.*\n|[ \t].*\n)+", re.ASCII)
+STYLED = re.compile(r"\[Script Info\](?s:.)*?^Dialogue: ", re.MULTILINE)
 SUBTITLES = re.compile(r"\s*\d+[ \t]*\r?\n\d+:\d\d:\d\d[,.]\d+ --> \d|WEBVTT\b(?s:.)*? --> ")
 LABELLED = re.compile(r"(?:__label__\S+[ \t,]*)+\S.*")
 TREEBANK = re.compile(r"#.*|\d+(?:[-.]\d+)?(?:\t[^\t]*){9}")
@@ -78,6 +79,20 @@ SUBTITLE = Foreign(
     'read = re.sub(marks, "", sys.stdin.read()); '
     'print(json.dumps({"text": re.sub(r"\\s*\\n\\s*", "\\n", re.sub(r"<[^>]+>", "", read)).strip()}))',
 )
+STYLED_SUBTITLE = Foreign(
+    "subtitles with their times and styles",
+    "import json, re, sys; "
+    'lines = [re.sub(r"\\{[^}]*\\}", "", line.split(",", 9)[9]).strip() '
+    'for line in sys.stdin if line.startswith("Dialogue: ")]; '
+    'print(json.dumps({"text": "\\n".join(lines).replace(r"\\N", "\\n")}))',
+)
+CRAWLED = Foreign(
+    "the text of crawled pages (WET)",
+    "import json, re, sys; "
+    '[print(json.dumps({"text": p.partition(b"\\r\\n\\r\\n")[2].decode(errors="replace").strip()})) '
+    'for p in re.split(rb"(?m)^WARC/1\\.\\d\\r?\\n", sys.stdin.buffer.read()) '
+    'if b"WARC-Type: conversion" in p[:2000]]',
+)
 LABELS = Foreign(
     "lines of fastText, each with its label",
     "import json, re, sys; [print(json.dumps({'text': t})) for line in sys.stdin "
@@ -121,8 +136,14 @@ BY_BEGINNING: tuple[tuple[Foreign, Callable[[str], object]], ...] = (
     (DOCS, DOC.match),
     (MAIL, MAILBOX.match),
     (SUBTITLE, SUBTITLES.match),
+    (STYLED_SUBTITLE, STYLED.match),
 )
 BY_LINES = ((LABELS, LABELLED, 1), (SENTENCES, TREEBANK, MIN_LINES), (TAGS, TAGGED, MIN_LINES))
+
+
+def is_crawled_text(head: bytes) -> bool:
+    """Whether the file is a crawl's archive of text, not of pages."""
+    return head.startswith(b"WARC/1.") and b"\nWARC-Type: conversion" in head
 
 
 def _share(pattern: re.Pattern[str], lines: list[str]) -> float:
@@ -133,7 +154,8 @@ def _find_separated(lines: list[str]) -> Foreign | None:
     """A table whose fields are separated by several characters, of which the one with most text is taken."""
     for separator in SEPARATORS:
         counts = {line.count(separator) for line in lines}
-        if len(lines) < MIN_LINES or len(counts) > 1 or counts.pop() < 2:
+        least = 1 if " " in separator else 2
+        if len(lines) < MIN_LINES or len(counts) > 1 or counts.pop() < least:
             continue
         rows = [line.split(separator) for line in lines]
         lengths = [sum(map(len, column)) for column in zip(*rows, strict=True)]

@@ -15,7 +15,7 @@ from runtime.data.compression import DECOMPRESSORS, Compression, find_compressio
 from runtime.data.csv_form import CsvForm, judge_csv, judge_one_column
 from runtime.data.encoding import find_encoding_fault, guess_encoding
 from runtime.data.foreign import Foreign, conversion
-from runtime.data.foreign_documents import find_documents
+from runtime.data.foreign_documents import CRAWLED, find_documents, is_crawled_text
 from runtime.data.foreign_records import ENCODED, WRAPPED, find_damaged_json, find_foreign_records
 from runtime.data.json_values import BETWEEN, JsonDamaged, json_line, parse_json_line, read_json_values
 from runtime.data.merge_marks import find_marks, resolution
@@ -122,6 +122,9 @@ def judge_form(file: Path, field: str, naming: Naming | None = None) -> Form:
     pointer = find_pointer(naming, head, is_complete=is_complete)
     if pointer is not None:
         raise _in_place_of_data(pointer)
+    if is_crawled_text(head):
+        fix = conversion(CRAWLED, compression, "utf-8", naming)
+        raise NotText(f"it looks like {CRAWLED.name}", fix, FOREIGN)
     binary = find_binary(naming, head)
     if binary is not None:
         raise NotText(binary.what, binary.fix)

@@ -26,6 +26,7 @@ PARTS = frozenset(
         "passages",
         "sections",
         "segments",
+        "sents",
     }
     | {"sentences", "text", "tokens", "words"}
 )
@@ -53,6 +54,9 @@ def find_nested(value: dict[str, Any], name: str, *, has_many: bool) -> Nested |
         name: the field that should hold the text.
         has_many: whether the file has other values beside this one, so that it probably is a record.
     """
+    document = _find_notebook(value, name) or _find_words(value, name)
+    if document is not None:
+        return document
     table = None if has_many else _find_rows(value) or _find_columns(value, name)
     if table is not None:
         return table
@@ -66,6 +70,33 @@ def find_nested(value: dict[str, Any], name: str, *, has_many: bool) -> Nested |
     if found is None or (has_many and _own_text(value) * 2 > _num_characters(value)):
         return None
     return replace(found, joint=_joint(value, found)) if has_many else found
+
+
+def _find_notebook(value: dict[str, Any], name: str) -> Nested | None:
+    """The text of a notebook of Jupyter: its cells, without what they printed."""
+    cells = value.get("cells")
+    if "nbformat" not in value or not isinstance(cells, list) or not all(isinstance(c, dict) for c in cells):
+        return None
+    joined = '"\\n\\n".join("".join(c["source"]) for c in r["cells"])'
+    loop = f"for r in [{{{json.dumps(name)}: {joined}}}]"
+    return Nested(where="cells", loops=(loop,), first={name: "text"}, doing="join its cells")
+
+
+def _find_words(value: dict[str, Any], name: str) -> Nested | None:
+    """The text of a record whose sentences are lists of words."""
+    for key, part in value.items():
+        if (
+            key.lower() not in PARTS
+            or not isinstance(part, list)
+            or not part
+            or isinstance(value.get(name), str)
+        ):
+            continue
+        if all(isinstance(sentence, list) and all(isinstance(w, str) for w in sentence) for sentence in part):
+            joined = f'"\\n".join(" ".join(s) for s in {at(key)})'
+            loop = f"for r in [dict(r, **{{{json.dumps(name)}: {joined}}})]"
+            return Nested(where=f"{key}[][]", loops=(loop,), first={name: "text"}, doing="join its words")
+    return None
 
 
 def _joint(value: dict[str, Any], found: Nested) -> str | None:

@@ -141,7 +141,8 @@ def _tree(key: str, value: dict[str, Any]) -> str | None:
     if {"role", "text", "replies"} <= value.keys():
         role = '{"prompter": "user"}.get(m["role"], m["role"])'
         message = f'[{{"role": {role}, "content": m["text"]}}]'
-        walk = f'lambda f, m: {message} + (f(f, m["replies"][0]) if m.get("replies") else [])'
+        best = 'min(m["replies"], key=lambda c: 99 if c.get("rank") is None else c["rank"])'
+        walk = f'lambda f, m: {message} + (f(f, {best}) if m.get("replies") else [])'
         return f"(lambda f, m: f(f, m))({walk}, {at(key)})"
     if all(isinstance(turn, dict) for turn in value.values()):  # MOSS: numbered turns
         exchanges = speech(key, list(value.values()), f"{at(key)}.values()")

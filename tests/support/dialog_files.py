@@ -129,6 +129,45 @@ DIALOGS = {
     "users and bots as text": TalkFile(
         "a.jsonl", lines([{"id": 1, "log": f"User: {a}\nBot: {b}\n"} for a, b in both()]), talks_of_pairs()
     ),
+    "Open Assistant, messages": TalkFile(
+        "oasst.jsonl",
+        lines(
+            [
+                {
+                    "message_id": f"{kind}{n}",
+                    "parent_id": parent and f"{parent}{n}",
+                    "text": text,
+                    "role": role,
+                }
+                for n, (a, b) in enumerate(both())
+                for kind, parent, text, role in (
+                    ("a", None, a, "prompter"),
+                    ("b", "a", b, "assistant"),
+                    ("c", "b", "And nobody answered?", "prompter"),
+                )
+            ]
+        ),
+        talks_of_pairs(),
+    ),
+    "Open Assistant, ranked": TalkFile(
+        "o.jsonl",
+        lines(
+            [
+                {
+                    "prompt": {
+                        "text": a,
+                        "role": "prompter",
+                        "replies": [
+                            {"text": "worse", "role": "assistant", "rank": 1, "replies": []},
+                            {"text": b, "role": "assistant", "rank": 0, "replies": []},
+                        ],
+                    }
+                }
+                for a, b in both()
+            ]
+        ),
+        talks_of_pairs(),
+    ),
     "Chatbot Arena": TalkFile("arena.jsonl", lines(ARENA), CHOSEN),
     "Chatbot Arena, a table": TalkFile(
         "arena.jsonl",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from tests.support.people_files import TEXTS, TextFile, lines, table
+from tests.support.people_files import TEXTS, TextFile, lines, table, whole
 
 QUOTED = (
     *TEXTS,
@@ -52,6 +52,11 @@ def _copied(values: Sequence[str]) -> str:
     )
 
 
+def _parallel(separator: str) -> bytes:
+    """A sentence and its translation on each line."""
+    return "".join(f"{text} So.{separator}It is {n}.\n" for n, text in enumerate(TEXTS)).encode()
+
+
 def _xml(root: str, body: str) -> bytes:
     return f'<?xml version="1.0" encoding="utf-8"?>\n<{root}>\n{body}</{root.split()[0]}>\n'.encode()
 
@@ -64,6 +69,12 @@ def _page(text: str) -> str:
 
 
 WIKI = _page("#REDIRECT [[B]]") + "".join(map(_page, TEXTS))
+STYLED = (
+    "[Script Info]\nTitle: x\n\n[Events]\nFormat: Layer, Start, End, Style, Name, L, R, V, Effect, Text\n"
+)
+STYLED += "".join(
+    f"Dialogue: 0,0:00:0{n}.00,0:00:0{n}.90,Default,,0,0,0,,{{\\i1}}{text}\n" for n, text in enumerate(TEXTS)
+)
 NAMESPACE = 'xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="en"'
 WORDS = [text.split() for text in TEXTS]
 DOCUMENT_FILES = {
@@ -188,5 +199,36 @@ DOCUMENT_FILES = {
     "one column, its name without quotes": TextFile(
         "a.csv", b"review\n" + table(([t] for t in TEXTS), quoting=1)
     ),
+    "Jupyter": TextFile(
+        "a.ipynb",
+        whole(
+            {
+                "cells": [
+                    {"cell_type": "markdown", "metadata": {}, "source": [f"{TEXTS[0]}\n", TEXTS[1]]},
+                    {"cell_type": "code", "metadata": {}, "source": "a = 1", "outputs": [{"text": ["1"]}]},
+                ],
+                "metadata": {"kernelspec": {"name": "python3"}},
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            },
+            1,
+        ),
+        [f"{TEXTS[0]}\n{TEXTS[1]}\n\na = 1"],
+    ),
+    "sentences of words": TextFile(
+        "docred.json",
+        whole([{"title": "A", "sents": [words, ["The", "end", "."]], "labels": []} for words in WORDS]),
+        [f"{text}\nThe end ." for text in TEXTS],
+    ),
+    "Advanced SubStation": TextFile("a.ass", STYLED.encode(), ["\n".join(TEXTS)]),
+    "WET": TextFile(
+        "CC-MAIN.warc.wet",
+        b"WARC/1.0\r\nWARC-Type: warcinfo\r\n\r\nSoftware: x\r\n\r\n"
+        + "".join(
+            f"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 9\r\n\r\n{t}\r\n\r\n" for t in TEXTS
+        ).encode(),
+    ),
+    "parallel text": TextFile("a.tsv", _parallel("\t"), [f"{text} So." for text in TEXTS]),
+    "parallel text with bars": TextFile("a.txt", _parallel(" ||| "), [f"{text} So." for text in TEXTS]),
     "an empty name": TextFile("a.jsonl", lines([{"id": n, "": text} for n, text in enumerate(TEXTS)])),
 }

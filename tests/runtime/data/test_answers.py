@@ -1,4 +1,4 @@
-"""Conversations without an answer or with a bad one, and what is no conversation: counted, and mended by fixes."""
+"""Conversations without an answer or with a bad one, and what is no conversation: counted, and fixed."""
 
 from pathlib import Path
 from typing import Any

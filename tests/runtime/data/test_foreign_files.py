@@ -3,8 +3,11 @@
 import gzip
 import io
 import json
+import pickle
+import sqlite3
 import tarfile
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -182,6 +185,32 @@ def test_archives_are_unpacked_by_the_fix(tmp_path: Path) -> None:
     problem = only_problem(write(tmp_path / "c.tar.gz", stream.getvalue()))
     assert "a tar archive" in problem.found
     assert read(run_fix(problem.fix)) == ["words"]
+
+
+def test_texts_of_a_database_are_written_by_the_fix(tmp_path: Path) -> None:
+    file = tmp_path / "a b.db"
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute('CREATE TABLE "my posts" (id int, kind text, "the body" text)')
+        rows = [(number, "old", text) for number, text in enumerate([*WORDS, None])]
+        database.executemany('INSERT INTO "my posts" VALUES (?, ?, ?)', rows)
+        database.execute("CREATE TABLE other (a int)")
+    problem = only_problem(file)
+    assert "an SQLite database, whose texts are in column the body of table my posts" in problem.found
+    assert read(run_fix(problem.fix)) == WORDS
+
+
+def test_pickle_that_is_text_is_a_pickle(tmp_path: Path) -> None:
+    for value in (WORDS, {"a": WORDS}, Path("a")):
+        problem = only_problem(write(tmp_path / "a", pickle.dumps(value, protocol=0)))
+        assert "a pickle of Python" in problem.found
+
+
+def test_archive_is_unpacked_beside_what_has_its_name(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:bz2") as packed:
+        packed.add(write(tmp_path / "words.txt", "words"), "words.txt")
+    write(tmp_path / "a", "another file")
+    assert read(run_fix(only_problem(write(tmp_path / "a.tar.bz2", stream.getvalue())).fix)) == ["words"]
 
 
 def test_file_that_is_compressed_twice_is_decompressed_by_the_fix(tmp_path: Path) -> None:
