@@ -187,7 +187,7 @@ def judge_one_column(head: str, is_complete: bool, field: str) -> CsvForm | None
     if name == field:
         return form if len(rows) > 1 else None
     lines = [line.rstrip("\r") for line in head.strip("\r\n").split("\n")]
-    if not lines[-1].endswith('"') and not is_complete:
+    if not lines[-1].endswith('"') and not is_complete and len(lines) > 1:
         lines.pop()
     if len(rows) <= MIN_ROWS or not all(map(_is_in_quotes, lines[1:])):
         return form if _is_json_below(head, lines[0]) else None
@@ -265,7 +265,7 @@ def _has_header(rows: list[list[str]], field: str) -> bool:
 
 def _are_sentences(rows: list[list[str]]) -> bool:
     """Whether rows are prose whose commas have no spaces: all end as sentences do, and none has a number."""
-    if any(NUMBER.fullmatch(field.strip()) for row in rows for field in row):
+    if not rows or any(NUMBER.fullmatch(field.strip()) for row in rows for field in row):
         return False
     return all(row[-1].rstrip().endswith(SENTENCE_ENDS) for row in rows)
 
