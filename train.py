@@ -149,18 +149,32 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool, str | No
     )  # launch.sh, on several hosts
     for flag, key in DOCUMENT_FLAGS.items():
         parser.add_argument(f"--{flag}", metavar="N", help=f"the same as {key}=N")
+    if {"-h", "--help", "--version"} & set(argv):
+        _show(parser, argv)
     arguments = parser.parse_intermixed_args(argv)
-    if arguments.version:
-        from planner import __version__
-
-        print(f"switchyard {__version__}")
-        sys.exit(0)
     given = {key: getattr(arguments, flag) for flag, key in DOCUMENT_FLAGS.items()}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     if arguments.strategy is None and not overrides:
         parser.error(f"--strategy FILE is required, for example --strategy {DOCUMENT_STRATEGY}")
     path = arguments.strategy or DOCUMENT_STRATEGY
     return path, overrides + arguments.overrides, arguments.take_over, arguments.rank_logs
+
+
+def _show(parser: RankParser, argv: Sequence[str]) -> None:
+    """Prints the help or the version, and ends with 0. Without the packages it returns: help needs none."""
+    try:
+        from planner.standard_streams import run_program
+        from planner.version import VERSION
+    except ImportError as error:
+        if "--version" in argv:
+            end_without_module(error, FAILED)
+        return
+
+    def show() -> None:
+        parser.parse_intermixed_args(argv)
+        print(f"switchyard {VERSION}")
+
+    run_program(show)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from benchmarks.jobs import Job, JobFailed, busy_s
 from planner import __version__, load
 from planner.hardware.catalog import CALIBRATION_NAME
 from planner.rules.not_implemented import find_unimplemented
+from planner.standard_streams import run_program
 
 STRATEGY = "ds_configs/tiny_cpu.yaml"
 # Name, ranks, overrides. Compact rank order makes rank 0, whose phases are reported, an expert rank.
@@ -153,4 +154,4 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: sys.exit(main(sys.argv[1:])))

@@ -28,6 +28,7 @@ from planner.hardware.catalog import CALIBRATION_NAME, CPU, device_named
 from planner.hardware.hardware_file import devices, read_hardware
 from planner.hardware.scaling import bandwidth_of
 from planner.problems import StrategyError
+from planner.standard_streams import run_program
 from planner.yaml12_writer import section_yaml
 
 _GLOO = "measured with gloo between ranks of this host, after computation on each rank"
@@ -250,4 +251,4 @@ def _options(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: sys.exit(main(sys.argv[1:])))

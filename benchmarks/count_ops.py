@@ -20,6 +20,7 @@ from planner import Strategy, __version__
 from planner.counts.head_chunk import head_chunk_tokens
 from planner.counts.rank_workload import RankWorkload
 from planner.counts.sent_rows import balanced_ranks
+from planner.standard_streams import run_program
 from planner.timing.op_sizes import MODULES, Terms, element_sizes, operation_counts
 from planner.timing.op_table import PATH, counted_values
 
@@ -201,4 +202,4 @@ def _differences(one: Counted, table: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: sys.exit(main(sys.argv[1:])))

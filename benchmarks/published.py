@@ -14,6 +14,7 @@ from planner.counts.flops import model_flops
 from planner.counts.rank_workload import BALANCED
 from planner.hardware.catalog import device_of
 from planner.prediction.roofline import roofline
+from planner.standard_streams import run_program
 from planner.timing.layer_time import PassTime
 from planner.timing.pipeline_time import Bracket, step_bracket
 from planner.timing.stage_time import StageTime
@@ -202,4 +203,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: sys.exit(main(sys.argv[1:])))

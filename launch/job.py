@@ -191,14 +191,10 @@ def main(arguments: Sequence[str]) -> int:
     The numbers are those of planner.exit_codes, whose package takes too long to import for a program that is
     started on every host to stop ranks.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(_USAGE)
-        return 0
-    if list(arguments) == ["--version"]:
-        from planner import __version__
+    if {"-h", "--help"} & set(arguments) or list(arguments) == ["--version"]:
+        from planner.standard_streams import run_program
 
-        print(f"switchyard {__version__}")
-        return 0
+        run_program(lambda: print(_USAGE))  # or the version
     if len(arguments) != 2 or arguments[0] not in ("make", "ask", "end", "kill", "remove"):
         print(_USAGE, file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from planner.plan.serialization import ds_config_json
 from planner.report.errors_page import errors_page
 from planner.report.foreign_names_page import foreign_names_page
 from planner.report.strategy_reference import strategy_reference
+from planner.standard_streams import run_program
 from planner.version import VERSION
 
 FOLDER = Path("ds_configs")
@@ -33,8 +34,13 @@ def write_generated() -> None:
     FOREIGN_NAMES.write_text(foreign_names_page(), encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes all files, or prints the help or the version."""
     parser = argparse.ArgumentParser(prog="python -m planner.generated", description=write_generated.__doc__)
     parser.add_argument("--version", action="version", version=f"switchyard {VERSION}")
     parser.parse_args()
     write_generated()
+
+
+if __name__ == "__main__":
+    run_program(main)

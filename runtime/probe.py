@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner import Plan, __version__
 from planner.exit_codes import ExitCode
+from planner.standard_streams import run_program
 from planner.timing.exchanges import Exchange, exchanges_of, host_pairs, neighbours, rank_pairs
 from runtime.process.start import start_rank
 
@@ -213,6 +214,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of the strategy")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--rank-logs", metavar="PREFIX", help=argparse.SUPPRESS)
+    if {"-h", "--help", "--version"} & set(argv):
+        run_program(lambda: parser.parse_intermixed_args(argv))
     return parser.parse_intermixed_args(argv)
 
 
