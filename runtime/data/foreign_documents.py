@@ -13,7 +13,8 @@ from runtime.data.sql_dump import find_sql_dump
 MIN_SHARE = 0.9  # of the lines that have the form
 MIN_LINES = 4  # of separated fields and of tags: fewer may be anything
 MAX_LINES = 400  # that are looked at
-XML = r"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!DOCTYPE[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+# A comment holds no end of one: or it would be looked for in as many ways as there are comments.
+XML = r"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!DOCTYPE[^>]*>\s*)?(?:<!--(?:[^-]|-(?!->))*-->\s*)*"
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 
 WIKI = re.compile(XML + r"<mediawiki[\s>]", re.DOTALL)
@@ -24,7 +25,7 @@ DOC = re.compile(r"\s*<doc(?:\s[^>]*)?>\s*\n.*?^\s*</doc>", re.DOTALL | re.MULTI
 MAILBOX = re.compile(rf"From \S+ .*{MONTH}.*\d\d:\d\d.*\n(?:[A-Za-z][\w-]*:.*\n|[ \t].*\n)+", re.ASCII)
 STYLED = re.compile(r"\[Script Info\](?s:.)*?^Dialogue: ", re.MULTILINE)
 SUBTITLES = re.compile(r"\s*\d+[ \t]*\r?\n\d+:\d\d:\d\d[,.]\d+ --> \d|WEBVTT\b(?s:.)*? --> ")
-LABELLED = re.compile(r"(?:__label__\S+[ \t,]*)+\S.*")
+LABELLED = re.compile(r"(?:__label__[^\s,]+[ \t,]+)+(?!__label__)\S.*")
 TREEBANK = re.compile(r"#.*|\d+(?:[-.]\d+)?(?:\t[^\t]*){9}")
 TAGGED = re.compile(r"-DOCSTART-.*|\S+(?:[ \t]\S+)*[ \t](?:O|[BIES]-\S+)")
 # What programs put between fields that may hold any single character.

@@ -34,7 +34,7 @@ JSON5_COMMENTS = re.compile(r"(?:\s*//[^\n]*\n|\s*/\*.*?\*/)*\s*", re.DOTALL)
 PYTHON_LIST = re.compile(r"\s*\[\s*\{\s*'")
 PYTHON_LINE = re.compile(r"\s*\{\s*'")
 YAML_RECORD = re.compile(
-    r"(?:\s*#[^\n]*\n|\s*\n|%YAML[^\n]*\n)*(?:---[^\n]*\n+(?!---)[\w\"'-]|- +[\w\"' -]+:(?: |\n))"
+    r"(?:[ \t\r]*(?:#[^\n]*)?\n|%YAML[^\n]*\n)*(?:---[^\n]*\n+(?!---)[\w\"'-]|- +[\w\"' -]+:(?: |\n))"
 )
 
 

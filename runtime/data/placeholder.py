@@ -15,7 +15,7 @@ LFS = re.compile(rb"version https://(git-lfs\.github\.com|hawser\.github\.com)/s
 ANNEX = re.compile(rb"/?(\.git/)?annex/objects/\S+\s*")
 MAX_POINTER_BYTES = 1024  # Git LFS's own limit
 PAGE = re.compile(
-    r"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+    r"\s*(<\?xml[^>]*>\s*)?(<!--(?:[^-]|-(?!->))*-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
 )
 STORE_ERROR = re.compile(r"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>")
 # The complete answers of GitHub, the Hugging Face Hub and others.

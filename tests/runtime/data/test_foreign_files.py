@@ -19,6 +19,7 @@ from runtime.data.survey import survey_corpus
 from tests.runtime.data.test_forms import only_problem, read, write, zstd
 from tests.support.document_files import DOCUMENT_FILES
 from tests.support.fixes import run_fix
+from tests.support.fuzz import within
 
 WORDS = ["first, words", 'it\'s "more"', "Grüße"]
 
@@ -170,6 +171,29 @@ def test_programs_in_sql_are_text(tmp_path: Path) -> None:
         "WHERE id = who AND name = 'owner');\n$$ LANGUAGE sql;\n"
     )
     assert judge_form(write(tmp_path / "a.sql", program), "text").kind == "text"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '<?xml version="1.0"?>\n' + "<!-- a comment -->\n" * 9999 + "<stylesheet/>",
+        "<!-- a comment -->\n" * 9999,
+        "# a comment\n\n \n" * 9999 + "port = 1\n",
+        ",".join(f"__label__{n}" for n in range(9999)),
+        "<<<<<<< a\n" * 9999 + "=======\n" * 9999,
+        "INSERT INTO a VALUES ('" + "(" * 99999,
+        "INSERT INTO a (b) VALUES " + "('a', " * 9999,
+        "<doc>\n" * 9999 + "\n" * 9999,
+        "From a 1 Jan 10:00\n" + "A: b\n" * 9999,
+        "word O" * 99999,
+        "\\" * 99999 + '"',
+    ],
+    ids=lambda content: content[:12],
+)
+@pytest.mark.parametrize("name", ["a", "a.csv"])
+def test_many_beginnings_without_an_end_are_judged_at_once(tmp_path: Path, name: str, content: str) -> None:
+    with within(2):
+        survey_corpus(find_corpus(str(write(tmp_path / name, content))).sources, TextReader(field="text"))
 
 
 def test_archives_are_unpacked_by_the_fix(tmp_path: Path) -> None:
