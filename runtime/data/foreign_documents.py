@@ -26,7 +26,7 @@ MAILBOX = re.compile(rf"From \S+ .*{MONTH}.*\d\d:\d\d.*\n(?:[A-Za-z][\w-]*:.*\n|
 STYLED = re.compile(r"\[Script Info\](?s:.)*?^Dialogue: ", re.MULTILINE)
 SUBTITLES = re.compile(r"\s*\d+[ \t]*\r?\n\d+:\d\d:\d\d[,.]\d+ --> \d|WEBVTT\b(?s:.)*? --> ")
 LABELLED = re.compile(r"(?:__label__[^\s,]+[ \t,]+)+(?!__label__)\S.*")
-TREEBANK = re.compile(r"#.*|\d+(?:[-.]\d+)?(?:\t[^\t]*){9}")
+TREEBANK = re.compile(r"\d+(?:[-.]\d+)?(?:\t[^\t]*){9}")  # below comments with the sentence
 TAGGED = re.compile(r"-DOCSTART-.*|\S+(?:[ \t]\S+)*[ \t](?:O|[BIES]-\S+)")
 # What programs put between fields that may hold any single character.
 SEPARATORS = (" +++$+++ ", " ||| ", "|||", "\t|\t", "::", "||", "<SEP>", "[SEP]")
@@ -124,7 +124,8 @@ def find_documents(head: str, is_complete: bool) -> Foreign | None:
     lines = [line.rstrip("\r") for line in head.split("\n")]
     lines = [line for line in (lines if is_complete else lines[:-1]) if line.strip()][:MAX_LINES]
     for found, pattern, least in BY_LINES:
-        if len(lines) >= least and _share(pattern, lines) >= MIN_SHARE:
+        meant = [line for line in lines if not line.startswith("#")] if found is SENTENCES else lines
+        if len(meant) >= least and _share(pattern, meant) >= MIN_SHARE:
             return found
     return _find_separated(lines)
 

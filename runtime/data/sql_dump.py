@@ -21,7 +21,7 @@ ROW = re.compile(rf"\(((?:{STRING}|[^\x27()])*)\)", re.S)
 VALUE = re.compile(rf"{STRING}|[^,\s\x27]+", re.S)
 COPY = re.compile(rf"(?ms)^COPY ({TABLE}) \(([^)]*)\) FROM stdin;\n(.*?)(?:^\\\.$|\Z)")
 MIN_ROWS = 3
-MIN_SHARE = 0.5  # of the characters that are of inserted rows, where no header says that it is a dump
+MIN_SHARE = 0.8  # of the characters that are of inserted rows, where no header says that it is a dump
 
 Column = tuple[str, int]  # the table as it is written, and the column's number
 

@@ -76,6 +76,11 @@ def test_quoted_column_of_another_name_is_not_a_document(tmp_path: Path) -> None
         "{% if a %}\n{{ b }}\n{% endif %}\n",
         'CONFIG = [{"a": 1}]\nprint(CONFIG)\n',
         'module.exports = [{"a": f(1)}];\n',
+        "# Settings of a program.\n#port = 1\n#host = a\n\n# Others.\n#user = me\n",
+        "#include <a.h>\n#include <b.h>\n#include <c.h>\n#include <d.h>\n#define A\n",
+        "CREATE TABLE a (b text);\nCREATE TRIGGER c BEFORE INSERT ON a EXECUTE PROCEDURE d (b);\n"
+        "INSERT INTO a VALUES ('one');\nINSERT INTO a VALUES ('two');\nINSERT INTO a VALUES ('three');\n"
+        "SELECT b, length(b), upper(b) FROM a WHERE b IS NOT NULL ORDER BY b;\n",
         "[link]: http://a.b\n[other]: http://c.d\n[third]: http://e.f\n",
     ],
 )
@@ -160,6 +165,11 @@ def test_dumps_in_a_folder_are_left_out_unless_they_are_most_of_it(tmp_path: Pat
 )
 def test_prose_whose_commas_have_no_spaces_is_text(tmp_path: Path, text: str) -> None:
     assert judge_form(write(tmp_path / "a", text), "text").kind == "text"
+
+
+def test_sources_of_the_standard_library_are_text() -> None:
+    kinds = {source.file: judge_form(source.file, "text").kind for source in find_corpus(None).sources[::4]}
+    assert {file for file, kind in kinds.items() if kind != "text"} == set()
 
 
 def test_programs_in_sql_are_text(tmp_path: Path) -> None:
