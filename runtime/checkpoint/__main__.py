@@ -1,12 +1,16 @@
-"""`python -m runtime.checkpoint inspect|verify`: contents of a checkpoint, and whether it is intact."""
+"""`python -m runtime.checkpoint inspect|verify|reshard`: a checkpoint's contents, whether it is intact, and
+the same in the files of another layout."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,16 +19,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from planner import Problem
+from planner import Problem, StrategyError, build_plan, load
 from planner.exit_codes import ExitCode
 from planner.standard_streams import find_output_failure, run_program
 from planner.terminal_text import make_console
 from runtime.checkpoint import commit
 from runtime.checkpoint.compatibility import meta_faults
 from runtime.checkpoint.manifest import MANIFEST_NAME, CheckpointError, CheckpointInfo
-from runtime.checkpoint.store import find_damage, open_checkpoint
+from runtime.checkpoint.store import find_damage, newest, open_checkpoint
 
 OUTPUT_VERSION = 2
+_PROGRESS_S = 10.0
 
 Folder = Annotated[Path, typer.Argument(help="a run, its checkpoints folder, or one checkpoint")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
@@ -33,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Inspect and verify checkpoints.",
+    help="Inspect, verify and reshard checkpoints.",
 )
 
 
@@ -89,6 +94,51 @@ def inspect(folder: Folder, as_json: AsJson = False) -> None:
         text = json.dumps(value) if isinstance(value, dict) else value
         console.print(f"{key.replace('_', ' '):20} {text}", markup=False)
     console.print(_table(info))
+
+
+@app.command(name="reshard")
+def reshard_command(
+    folder: Folder,
+    strategy: Annotated[str, typer.Argument(help="the strategy whose ranks get a file each")],
+    out: Annotated[Path, typer.Argument(help="a new folder, for output.resume")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value of the strategy")] = None,
+) -> None:
+    """Write the newest intact checkpoint in FOLDER once more, in the files of another layout's ranks.
+
+    No run needs it: every layout reads every checkpoint.
+    """
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        problem = Problem(
+            code="SW832",
+            file=str(out),
+            found="it exists and is not empty",
+            expected="a folder that does not exist yet",
+            fix=f"give another name, such as {out}-2",
+        )
+        _print_problems((problem,))
+    _checkpoints(folder)
+    try:
+        plan = build_plan(load(strategy, overrides or ()))
+    except StrategyError as error:
+        _print_problems(error.problems)
+    from runtime.checkpoint.reshard import reshard  # takes seconds: DeepSpeed
+
+    console = make_console(stderr=True, highlight=False, soft_wrap=True)
+    shown_at = time.monotonic()
+
+    def show(rank: int) -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at > _PROGRESS_S:
+            shown_at = time.monotonic()
+            console.print(f"{rank + 1:,} of {plan.world_size:,} ranks' files are written")
+
+    try:
+        info = newest(folder)
+        assert info is not None
+        written = reshard(info, plan, out, show)
+    except CheckpointError as error:
+        _end_damaged(error)
+    print(written)
 
 
 def _facts(info: CheckpointInfo) -> dict[str, Any]:
@@ -148,6 +198,13 @@ def _end_damaged(error: CheckpointError) -> NoReturn:
     raise typer.Exit(ExitCode.NEGATIVE) from error
 
 
+def _print_problems(problems: Sequence[Problem]) -> NoReturn:
+    console = make_console(stderr=True, highlight=False, soft_wrap=True)
+    for problem in problems:
+        console.print(str(problem), markup=False)
+    raise typer.Exit(ExitCode.WRONG_INPUT)
+
+
 def _refuse(folder: Path, found: str, expected: str) -> NoReturn:
     problem = Problem(
         code="SW831",
@@ -156,8 +213,7 @@ def _refuse(folder: Path, found: str, expected: str) -> NoReturn:
         expected=expected,
         fix="pass the folder of a run with checkpoints, such as runs/tiny_cpu",
     )
-    make_console(stderr=True, highlight=False, soft_wrap=True).print(str(problem), markup=False)
-    raise typer.Exit(ExitCode.WRONG_INPUT)
+    _print_problems((problem,))
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
         name = names[id(parameter)]
         shard = shards[name]
         real = shard.real(parameter)
-        owner = _is_owner(parameter, groups, partitioned=flat is not None)
+        owner = is_owner(parameter, groups, partitioned=flat is not None)
         if flat is not None:  # padding is at the end
             flat = (flat[0], min(flat[1], real.numel()))
             if flat[0] >= flat[1]:
@@ -130,7 +130,7 @@ def _adam(optimizer: torch.optim.Optimizer | DeepSpeedZeroOptimizer) -> torch.op
     return optimizer.optimizer if isinstance(optimizer, DeepSpeedZeroOptimizer) else optimizer
 
 
-def _is_owner(parameter: Tensor, groups: RankGroups, *, partitioned: bool) -> bool:
+def is_owner(parameter: Tensor, groups: RankGroups, *, partitioned: bool) -> bool:
     """Whether this rank is the first of those that hold the same elements."""
     if is_expert(parameter):
         return partitioned or groups.edp.rank == 0

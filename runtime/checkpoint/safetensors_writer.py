@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -83,11 +83,18 @@ class WrittenPiece:
     stored: StoredPiece
 
 
-def write_shard(path: Path, pieces: Sequence[OwnedPiece]) -> tuple[FileRecord, tuple[WrittenPiece, ...]]:
+def write_shard(
+    path: Path,
+    pieces: Sequence[OwnedPiece],
+    read: Callable[[OwnedPiece], Tensor] = lambda piece: piece.tensor,
+) -> tuple[FileRecord, tuple[WrittenPiece, ...]]:
     """Write `pieces` as one safetensors file, on disk when this returns.
 
     safetensors' own writer needs every tensor in memory and a second pass over the bytes for the hash. The
     format is a length, a JSON header and the bytes, so it is written here, one tensor in memory at a time.
+
+    Args:
+        read: the content of a piece, where its own tensor has none (on torch's meta device).
 
     Raises:
         OSError: if the file cannot be written.
@@ -132,7 +139,7 @@ def write_shard(path: Path, pieces: Sequence[OwnedPiece]) -> tuple[FileRecord, t
 
         put(memoryview(len(text).to_bytes(8, "little") + text))
         for piece in ordered:
-            put(_bytes_of(piece.tensor))
+            put(_bytes_of(read(piece)))
         os.fsync(file.fileno())
     fsync_folder(path.parent)
     return FileRecord(num_bytes=num_bytes, sha256=digest.hexdigest()), tuple(written)

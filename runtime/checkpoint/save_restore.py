@@ -52,7 +52,7 @@ class Saver:
     horizon: int
     end_of_text: int
     holds: Callable[[], bool]
-    on_written: Callable[[int], None]
+    on_written: Callable[[int], None] = lambda step: None
     _writer: AsyncWriter = field(default_factory=AsyncWriter, init=False)
 
     def save(self, step: int, result: dict[str, Any]) -> None:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+
+from torch import Tensor
 
 from planner.files import sha256_of, write_new
 from runtime.checkpoint import commit
@@ -78,8 +80,7 @@ def write(
         return commit.begin(folder, step)
 
     def write_own() -> _Shard:
-        path = target / f"rank-{ranks.rank:04d}.safetensors"
-        return write_shard(path, pieces) if pieces else None
+        return write_shard(_shard_path(target, ranks.rank), pieces) if pieces else None
 
     def publish() -> None:
         assert shards is not None
@@ -103,6 +104,42 @@ def write(
             commit.prune(folder, step, keep_last=keep_last, keep_every=keep_every)
         except OSError as error:  # the step is saved; old checkpoints left over do not change that
             logger.warning("SW815 %s: old checkpoints could not be removed: %s", folder, error)
+
+
+def write_shares(
+    folder: Path,
+    step: int,
+    shares: Iterable[tuple[int, Sequence[OwnedPiece]]],
+    meta: Meta,
+    *,
+    files: Mapping[str, Path],
+    read: Callable[[OwnedPiece], Tensor],
+    progress: Callable[[int], None],
+) -> Path:
+    """Save one step as `folder`/step-N by one process, in the files of many ranks; returns its folder.
+
+    Args:
+        shares: each rank and what it owns. read: the content of a piece.
+        progress: called with each rank whose file is written.
+
+    Raises:
+        CheckpointError: if it cannot be written. `folder` then has what it had before.
+    """
+    target: Path | None = None
+    try:
+        target = commit.begin(folder, step)
+        shards: list[_Shard] = []
+        for rank, pieces in shares:
+            shards.append(write_shard(_shard_path(target, rank), pieces, read) if pieces else None)
+            progress(rank)
+        copied = _copy_into(target, files)
+        write_new(target / MANIFEST_NAME, to_bytes(_make_manifest(step, meta, shards, copied)))
+        commit.publish(target, step)
+    except (OSError, CheckpointError) as error:
+        if target is not None and target.exists():
+            commit.delete_folder(target)
+        raise CheckpointError("SW811", f"{folder}: step {step} was not saved: {error}") from error
+    return folder / commit.step_name(step)
 
 
 def newest(folder: Path, ranks: Ranks = ALONE) -> CheckpointInfo | None:
@@ -189,6 +226,10 @@ def _damage_of(path: Path, record: FileRecord, expected: Sequence[ExpectedPiece]
     except OSError as error:
         return f"SW804 {path.name} cannot be read: {error.strerror}"
     return None
+
+
+def _shard_path(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank:04d}.safetensors"
 
 
 def _check_held(holds: Callable[[], bool]) -> None:

@@ -4,10 +4,11 @@ Only this module makes process groups. Their ranks come from planner.topology.pl
 groups in one order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import torch.distributed as dist
 
@@ -89,47 +90,71 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
             made[ranks] = _new_group(plan, ranks, purpose)
         return made[ranks]
 
-    for stage in plan.stages:
-        grids = {"data": stage.dense, "tp": stage.dense}
-        if stage.expert is not None:
-            grids |= {"ep": stage.expert, "edp": stage.expert}
-        for axis, grid in grids.items():
-            for ranks in grid.groups(axis):
-                process_group, host_groups = make(ranks, f"{axis} of {stage.name}"), None
-                if axis == "ep" and plan.strategy.runtime.all_to_all == "hierarchical":
-                    host_groups = _make_host_groups(plan, ranks, rank, make)
-                if rank in ranks:
-                    mine[axis] = Group(
-                        process_group=process_group,
-                        ranks=ranks,
-                        rank=ranks.index(rank),
-                        size=len(ranks),
-                        clock=clock,
-                        sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
-                        host_groups=host_groups,
-                    )
+    for axis, stage_name, ranks in _tables(plan):
+        process_group, host_groups = make(ranks, f"{axis} of {stage_name}"), None
+        if axis == "ep" and plan.strategy.runtime.all_to_all == "hierarchical":
+            host_groups = _make_host_groups(plan, ranks, rank, make)
+        if rank in ranks:
+            mine[axis] = Group(
+                process_group=process_group,
+                ranks=ranks,
+                rank=ranks.index(rank),
+                size=len(ranks),
+                clock=clock,
+                sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
+                host_groups=host_groups,
+            )
     boundaries = _make_boundary_groups(plan, clock)
     reductions = _make_reduction_groups(plan, rank) if plan.strategy.runtime.overlap_reduce else None
     saving = None
     if plan.strategy.output.async_save:
         saving = _new_group(plan, range(plan.world_size), SAVING_GROUP, backend="gloo")
     place = plan.stages.index(plan.stage_of(rank))
-    alone = Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)
-    mine = {axis: mine.get(axis, alone) for axis in ("data", "tp", "ep", "edp")}
-    model = ModelGroups(
-        tp=mine["tp"] if mine["tp"].size > 1 else None,
-        ep=mine["ep"] if mine["ep"].size > 1 else None,
-    )
     return RankGroups(
         rank=rank,
         stage=plan.stages[place],
         incoming=boundaries[place - 1] if place > 0 else None,
         outgoing=boundaries[place] if place < len(boundaries) else None,
-        model=model,
         reductions=reductions,
         saving=saving,
-        **mine,
+        **_complete(mine, Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)),
     )
+
+
+def tables_of(plan: Plan, rank: int) -> RankGroups:
+    """The groups of `rank` without process groups: for its shard of the model where nothing is exchanged."""
+    mine = {
+        axis: Group(process_group=None, ranks=ranks, rank=ranks.index(rank), size=len(ranks))
+        for axis, _, ranks in _tables(plan)
+        if rank in ranks
+    }
+    return RankGroups(
+        rank=rank,
+        stage=plan.stage_of(rank),
+        incoming=None,
+        outgoing=None,
+        reductions=None,
+        saving=None,
+        **_complete(mine, Group(process_group=None, ranks=(rank,), rank=0, size=1)),
+    )
+
+
+def _tables(plan: Plan) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Axis, stage and ranks of every group, in one order."""
+    for stage in plan.stages:
+        grids = {"data": stage.dense, "tp": stage.dense}
+        if stage.expert is not None:
+            grids |= {"ep": stage.expert, "edp": stage.expert}
+        for axis, grid in grids.items():
+            for ranks in grid.groups(axis):
+                yield axis, stage.name, ranks
+
+
+def _complete(mine: dict[str, Group], alone: Group) -> dict[str, Any]:
+    """A rank's groups on all axes, and those of them that its layers use."""
+    groups = {axis: mine.get(axis, alone) for axis in ("data", "tp", "ep", "edp")}
+    layers = {axis: groups[axis] if groups[axis].size > 1 else None for axis in ("tp", "ep")}
+    return {**groups, "model": ModelGroups(**layers)}
 
 
 def _new_group(

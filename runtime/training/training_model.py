@@ -128,17 +128,22 @@ def model_config(strategy: Strategy) -> SwitchyardConfig:
     )
 
 
+def make_shard(strategy: Strategy, groups: RankGroups) -> SwitchyardForCausalLM:
+    """This rank's part of the model. On torch's meta device it has shapes and no values."""
+    return SwitchyardForCausalLM(
+        model_config(strategy),
+        groups=groups.model,
+        contents=StageContents(**vars(groups.stage.contents)),
+    )
+
+
 def build_model(plan: Plan, groups: RankGroups, device: torch.device) -> TrainingModel:
     """This rank's shard, drawn by (seed, name, expert) so that every layout starts from the same model."""
     strategy, stage = plan.strategy, groups.stage
     # The constructor draws by (torch's seed, name, expert).
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(strategy.training.seed)
-        model = SwitchyardForCausalLM(
-            model_config(strategy),
-            groups=groups.model,
-            contents=StageContents(**vars(stage.contents)),
-        )
+        model = make_shard(strategy, groups)
     model.head_chunk_tokens = head_chunk_tokens(strategy, stage.dense.size("tp"))
     if strategy.training.precision == "fp8":
         use_float8(model)

@@ -92,6 +92,12 @@ class Leg:
     saved: Path | None = None
 
 
+def run_leg(strategy: Strategy, leg: Leg) -> None:
+    """Steps of a trajectory in the strategy's layout, between checkpoints."""
+    plan = build_plan(strategy)
+    kept(plan.world_size).run(_train, plan, None, None, leg)
+
+
 def _together(plan: Plan, ranks: list[dict[str, Any]], agree: bool) -> Trajectory:
     for other in ranks[1:] if agree else []:
         for what in REPORTED:
