@@ -21,6 +21,7 @@ from planner.loading.changed_strategy import find_claim_faults
 from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
 from planner.loading.merge_config import with_ds_config
+from planner.loading.nesting import mend_nesting
 from planner.loading.override_faults import find_broken_rules_of, name_overrides
 from planner.loading.overrides import apply_overrides
 from planner.loading.programs import DEEPSPEED, find_program
@@ -106,6 +107,8 @@ def loads(
     if other is not None and find_program(root.value) != DEEPSPEED:
         raise StrategyError([other])  # its keys have no place in a strategy's top level
     problems += [] if other is None else [other]
+    root, misplaced = mend_nesting(root, file)
+    problems += misplaced
     source = None if model_from is None else find_program_file(model_from)
     merged = None if source is None else with_ds_config(root, source)
     left_out: tuple[str, ...] = ()
