@@ -12,6 +12,7 @@ from launch.cli.command import command
 from launch.cli.options import HardwareFile
 from launch.cli.output import CommandOutput
 from launch.cli.progress import counted
+from launch.commands.checkpoint_interval import with_checkpoint_interval
 from launch.commands.new_machine import Machine, describe_machine, option_problem
 from launch.commands.prediction import device_for
 from planner import Strategy, build_plan, loads
@@ -85,15 +86,15 @@ def init(
         if output.is_json:
             output.print_json(ExitCode.NEGATIVE, {"strategy": None, "why_not": why_not})
         return ExitCode.NEGATIVE
-    strategy = row.strategy
+    strategy, notes = with_checkpoint_interval(row.strategy, device_for(row.strategy, hardware))
     text = "\n".join((*_head(model, strategy, row, num_rows, machine, file), "")) + commented_yaml(
-        strategy, _notes(machine), _replaced(model, machine)
+        strategy, {**_notes(machine), **notes}, _replaced(model, machine)
     )
     assert loads(text) == strategy, "what is written is what was searched"
     if file is not None:
         _write(file, text)
     if output.is_json:
-        return output.print_json(ExitCode.OK, _answer(row, text, file))
+        return output.print_json(ExitCode.OK, _answer(row, strategy, text, file))
     if file is None:
         print(text, end="")
     else:
@@ -247,8 +248,8 @@ def _write(file: str, text: str) -> None:
         ) from None
 
 
-def _answer(row: "SearchRow", text: str, file: str | None) -> dict[str, Any]:
-    plan = build_plan(row.strategy)
+def _answer(row: "SearchRow", strategy: Strategy, text: str, file: str | None) -> dict[str, Any]:
+    plan = build_plan(strategy)
     return {
         "strategy": text,
         "file": file,

@@ -168,11 +168,15 @@ def unknown_keys(entry: Mapping[str, Any]) -> Iterator[EntryError]:
 
 def peaks_of(entry: Mapping[str, Any]) -> dict[str, float]:
     """FLOP/s by precision."""
-    peaks = _mapping(entry, "peak")
-    try:
-        return {key: number(text, "FLOP/s") for key, text in peaks.items()}
-    except (TypeError, ValueError) as error:
-        raise EntryError("peak", f"peak: {error}") from None
+    found, wrong = {}, []
+    for key, text in _mapping(entry, "peak").items():
+        try:
+            found[key] = number(text, "FLOP/s")
+        except (TypeError, ValueError) as error:
+            wrong.append(f"{key}: {error}")
+    if wrong:
+        raise EntryError("peak", f"peak: {'; '.join(wrong)}")
+    return found
 
 
 def curves_of(entry: Mapping[str, Any], key: str, *default: Any) -> dict[str, Curve]:

@@ -12,6 +12,7 @@ from planner.files import read_limited
 from planner.hardware.device import KEYS, EntryError, make_device, unknown_keys
 from planner.hardware.scaling import scaled_entry
 from planner.problems import Problem, StrategyError
+from planner.units import Dimension, QuantityError, parse_quantity
 from planner.yaml12 import MAX_BYTES, Document
 from planner.yaml12 import Mapping as DocumentMapping
 
@@ -95,6 +96,16 @@ def _faults_of(name: str, entry: Any, known: Mapping[str, dict[str, Any]], file:
     if "memory" not in entry:
         yield EntryError("memory", "memory is missing")
     trial = {"memory": devices()[NEAREST]["memory"], **{key: entry[key] for key in entry if key in KEYS}}
+    for key, dimension in _UNITS.items():
+        if key in entry and (why := _why_not(entry[key], dimension)) is not None:
+            yield EntryError(key, f"{key}: {why}")
+            trial[key] = devices()[NEAREST].get(key, "1 TB/s")
+    unmeasured = [key for key in _MEASURED if key not in entry]
+    if "like" not in entry and len(unmeasured) > 2:
+        yield EntryError(
+            "like", f"{', '.join(unmeasured)} are missing; `like: {NEAREST}` takes them from that device"
+        )
+        trial = {**trial, "like": NEAREST, "source": trial.get("source", "none")}
     seen: set[str] = set()
     while True:
         try:
@@ -105,6 +116,21 @@ def _faults_of(name: str, entry: Any, known: Mapping[str, dict[str, Any]], file:
             if not isinstance(error, EntryError) or str(error) in seen or not _stand_in(trial, error.key):
                 return
             seen.add(str(error))
+
+
+# What benchmarks.calibrate measures; an entry that is `like` another has that one's.
+_MEASURED = ("gemm", "elementwise", "operation", "latency", "message", "link_share")
+_UNITS: Mapping[str, Dimension] = {"memory": "bytes", "memory_bandwidth": "bytes/s"}
+
+
+def _why_not(value: Any, dimension: Dimension) -> str | None:
+    """Why a value is not a quantity with its unit; None where it is one."""
+    if not isinstance(value, str):
+        return f"{value!r} has no unit"
+    try:
+        return None if parse_quantity(value, dimension) > 0 else f"{value!r} is not above 0"
+    except QuantityError as error:
+        return str(error)
 
 
 def _stand_in(trial: dict[str, Any], key: str) -> bool:
@@ -179,7 +205,8 @@ def _resolved(
             bases = {**others, **found}
             base = find_name(str(like), bases)
             if base is None:
-                raise EntryError("like", f"like: unknown device {like!r}; known: {', '.join(bases)}")
+                names = ", ".join(each for each in bases if each != LINKS)
+                raise EntryError("like", f"like: unknown device {like!r}; known: {names}")
             entry = scaled_entry(entry, base, bases[base])
         elif not isinstance(entry, dict):
             raise TypeError(f"{name} is not a mapping")

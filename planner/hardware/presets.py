@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -115,25 +115,53 @@ def _of_table(file: Path, written: Any) -> dict[str, LinkPreset]:
     found: dict[str, LinkPreset] = {}
     problems: list[Problem] = []
     for name, entry in written.items():
-        try:
+        wrong = tuple(_faults_of(entry))
+        if wrong:
+            problems.append(_not_a_link(file, f"{LINKS}.{name}", f"not a link: {'; '.join(wrong)}", entry))
+        else:
             found[name] = _preset(name, entry)
-        except KeyError as error:
-            problems.append(_not_a_link(file, f"{LINKS}.{name}", f"not a link: {error.args[0]} is missing"))
-        except (TypeError, ValueError, AttributeError) as error:
-            problems.append(_not_a_link(file, f"{LINKS}.{name}", f"not a link: {error}"))
     if problems:
         raise StrategyError(problems)
     return found
 
 
-def _not_a_link(file: Path, path: str, found: str) -> Problem:
+def _faults_of(entry: Any) -> Iterator[str]:
+    """Everything that is wrong with a link."""
+    if not isinstance(entry, Mapping):
+        yield "not a mapping"
+        return
+    for key in ("bandwidth", "source"):
+        if key not in entry:
+            yield f"{key} is missing"
+    try:
+        number(entry.get("bandwidth", 1), "bytes/s")
+    except (TypeError, ValueError) as error:
+        yield str(error)
+    if isinstance(entry.get("bandwidth"), (int, float)):
+        yield f"bandwidth {entry['bandwidth']} has no unit"
+    for key in entry:
+        if key not in ("bandwidth", "source"):
+            yield f"unknown key {key!r}"
+
+
+def _not_a_link(file: Path, path: str, found: str, entry: Any = None) -> Problem:
+    name, given = path.rpartition(".")[2], entry if isinstance(entry, Mapping) else {"bandwidth": entry}
+    rate = given.get("bandwidth", given.get("rate"))
+    try:
+        is_rate = isinstance(rate, str) and number(rate, "bytes/s") > 0
+    except ValueError:
+        is_rate = False
+    written = {"bandwidth": rate if is_rate else "50 GB/s", "source": given.get("source", "data sheet")}
+    hint = "" if is_rate else ", with the figure of the link"
     return Problem(
         code="SW141",
         file=str(file),
         path=path,
         found=found,
         expected="NAME: {bandwidth: 50 GB/s, source: where the figure is from}",
-        fix=f"correct {path}",
+        fix=f"write {name}: {{bandwidth: {written['bandwidth']}, source: {written['source']}}}{hint}"
+        if path != LINKS
+        else "write links: {NAME: {bandwidth: 50 GB/s, source: data sheet}}",
     )
 
 

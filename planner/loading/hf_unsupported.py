@@ -90,11 +90,41 @@ def find_unsupported(kind: str, config: Mapping, known: Container[str]) -> Itera
 _LEFT_OUT = ("quantization_config", "attention_dropout", "hidden_dropout", "router_jitter_noise")
 
 
+_MLA = "attention is multi-head latent attention (MLA)"
+_LINEAR = "some layers have linear attention or a state space in place of attention"
+# Families whose layers are none of a strategy's, also where a config leaves the keys that say so to their
+# defaults (transformers 5.17).
+_OTHER_LAYERS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            *("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "kimi_k25", "minicpm3"),
+            *("longcat_flash", "glm4_moe_lite", "glm_moe_dsa", "youtu"),
+        ),
+        _MLA,
+    ),
+    **dict.fromkeys(
+        (
+            *("qwen3_next", "qwen3_5_moe", "jamba", "bamba", "nemotron_h", "granitemoehybrid", "minimax"),
+            *("kimi_linear", "zamba", "zamba2", "lfm2_moe"),
+        ),
+        _LINEAR,
+    ),
+    "gpt_oss": "attention has sinks and biases, and experts have biases",
+    "llama4_text": "some layers attend within chunks, without rotary embeddings in others",
+    "llama4": "some layers attend within chunks, without rotary embeddings in others",
+    "dbrx": "its norms are LayerNorms, and queries, keys and values are clipped",
+    "phimoe": "its norms are LayerNorms, and its router is a sparse mixer",
+    "switch_transformers": "it has an encoder",
+    "nllb-moe": "it has an encoder",
+}
+
+
 def find_missing_features(kind: str, config: Mapping) -> tuple[str, ...]:
-    """Keys of a config, of whatever family, that make it a model which no strategy can express."""
+    """Keys of a config, of whatever family, or the family, that make it a model no strategy can express."""
     others = frozenset(config.entries) - set(_NEUTRAL)
     found = (fault for fault in find_unsupported(kind, config, others) if fault.key not in _LEFT_OUT)
-    return tuple(f"{fault.key} ({fault.found.rpartition(': ')[2]})" for fault in found)
+    features = tuple(f"{fault.key} ({fault.found.rpartition(': ')[2]})" for fault in found)
+    return features or ((f"{kind} ({_OTHER_LAYERS[kind]})",) if kind in _OTHER_LAYERS else ())
 
 
 def _same(value: Any, legal: Any) -> bool:

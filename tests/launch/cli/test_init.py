@@ -12,6 +12,7 @@ from launch.commands.new_machine import describe_machine
 from planner import build_plan, load, loads, predict
 from planner.memory.rank_memory import fullest_ranks
 from planner.plan.memory_limit import memory_limit
+from planner.prediction.run_forecast import forecast_run
 from planner.rules.not_implemented import find_unimplemented
 from planner.search.search import search
 
@@ -27,6 +28,7 @@ SMALL = {
     "vocab_size": 32000,
     "torch_dtype": "bfloat16",
 }
+LARGE = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
 MIXTRAL = {"model_type": "mixtral"}  # its class's defaults are 8x7B
 
 
@@ -189,3 +191,22 @@ def test_what_does_not_fit_says_with_how_many_hosts_it_would(
     assert "it does with --hosts " in said
     enough = said.rsplit(" ", 1)[1].strip()
     assert main([*call, enough]) == 0
+
+
+@pytest.mark.parametrize(("gpus", "is_longer"), [(8, True), (1, False)])
+def test_saves_take_a_small_part_of_the_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gpus: int, is_longer: bool
+) -> None:
+    """Weights and moments of 8x7B over a step of 8 GPUs are long to write; those of a small model are not."""
+    (tmp_path / "config.json").write_text(json.dumps(SMALL if not is_longer else {**SMALL, **LARGE}))
+    text = printed(capsys, "--model", tmp_path, "--gpu", "H100", "--gpus-per-host", gpus)
+    strategy = loads(text)
+    if not is_longer:
+        assert strategy.output.checkpoint_every == 100
+        return
+    shares = []
+    for every in (strategy.output.checkpoint_every, 100):
+        plan = build_plan(loads(text, [f"output.checkpoint_every={every}"]))
+        shares.append(forecast_run(plan, predict(plan)).checkpoint_share)
+    assert shares[0] <= 0.05 < shares[1]
+    assert f"every 100 steps they would take {shares[1]:.0%}" in text

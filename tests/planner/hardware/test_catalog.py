@@ -74,7 +74,7 @@ def test_a_calibration_replaces_the_entry_of_its_name(tmp_path: Path) -> None:
     ("text", "why"),
     [
         ("cpu: 3", "wrong type"),
-        ("cpu: {memory: 1 GB}", "latency is missing"),
+        ("cpu: {memory: 1 GB}", "latency, message, link_share are missing"),
         ("", "the file is empty"),
         ("- cpu", "no entries by name"),
         ("cpu: {a: 1", "line 1: "),

@@ -132,7 +132,7 @@ links:
         ("Two", 4): "peak",
         ("Two", 5): "unknown key 'price'",
         ("Two", 6): "gemm",
-        ("Two", 1): "is missing",
+        ("Two", 1): "elementwise, operation, latency, message, link_share are missing; `like: H100`",
         ("Other", 13): "memory is missing",
         ("Other", 14): "unknown device 'nothing'",
         ("Third", 16): "not a mapping",

@@ -471,6 +471,15 @@ def _shell() -> dict[str, Any]:
         ({"sliding_window": 128}, "choose another model: no strategy expresses sliding_window (every token"),
         ({"attention_dropout": 0.1}, "write the model section by hand"),
         ({"kv_lora_rank": None}, "write the model section by hand"),
+        # the keys that say so are left to the defaults of the family
+        (
+            {"model_type": "deepseek_v3"},
+            "choose another model: no strategy expresses deepseek_v3 (attention is",
+        ),
+        (
+            {"model_type": "qwen3_next"},
+            "choose another model: no strategy expresses qwen3_next (some layers have",
+        ),
     ],
 )
 def test_a_model_of_another_family_is_not_written_by_hand_where_it_cannot_be(
