@@ -28,7 +28,7 @@ SMALL = {
     "vocab_size": 32000,
     "torch_dtype": "bfloat16",
 }
-LARGE = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
+LARGE = {"num_hidden_layers": 24, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
 MIXTRAL = {"model_type": "mixtral"}  # its class's defaults are 8x7B
 
 
