@@ -28,7 +28,7 @@ SMALL = {
     "vocab_size": 32000,
     "torch_dtype": "bfloat16",
 }
-LARGE = {"num_hidden_layers": 24, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
+LARGE = {"num_hidden_layers": 12, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
 MIXTRAL = {"model_type": "mixtral"}  # its class's defaults are 8x7B
 
 
@@ -199,7 +199,8 @@ def test_saves_take_a_small_part_of_the_time(
 ) -> None:
     """Weights and moments of 8x7B over a step of 8 GPUs are long to write; those of a small model are not."""
     (tmp_path / "config.json").write_text(json.dumps(SMALL if not is_longer else {**SMALL, **LARGE}))
-    text = printed(capsys, "--model", tmp_path, "--gpu", "H100", "--gpus-per-host", gpus)
+    given = ("--gpu", "H100", "--gpus-per-host", gpus, "--tokens", "1T")
+    text = printed(capsys, "--model", tmp_path, *given)
     strategy = loads(text)
     if not is_longer:
         assert strategy.output.checkpoint_every == 100
