@@ -10,6 +10,7 @@ import typer
 
 from launch.cli.command import command
 from launch.cli.output import CommandOutput
+from planner import Problem, StrategyError
 from planner.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def monitor(
     from launch.monitor.watch import RunWatch
     from launch.run_folder.description import find_run
 
+    if metrics is not None and (once or output.is_json):
+        raise StrategyError([_two_ways("--once" if once else "--json")])
     folder = find_run(run)
     watch = RunWatch(folder)
     is_live = not (once or output.is_json or output.is_plain)
@@ -60,11 +63,20 @@ def monitor(
         else:
             last = _settled(watch, first)
             _print(output, last)
-            if port is not None and not once:
+            if port is not None:
                 threading.Event().wait()  # serves until it is interrupted
     if is_live:
         _print(output, last)  # on the terminal's own screen, where it stays
     return ExitCode.OK if is_healthy(last) else ExitCode.NEGATIVE
+
+
+def _two_ways(option: str) -> Problem:
+    return Problem(
+        code="SW463",
+        found=f"--metrics serves until it is interrupted, and {option} ends at once",
+        expected="one of the two",
+        fix=f"leave {option} out",
+    )
 
 
 def _settled(watch: "RunWatch", first: "Snapshot") -> "Snapshot":

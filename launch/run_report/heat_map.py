@@ -8,7 +8,7 @@ from launch.run_report.run_data import ExpertTime
 from launch.run_report.svg import DIVERGING, SEQUENTIAL, WIDTH, legend, ramp, rect, svg, text
 
 _LEFT, _TOP = 62, 20
-_MOST = 4.0  # times the mean: the darkest colour
+_MOST = 16.0  # times the mean: the darkest colour
 _TITLED_CELLS = 6000  # more than these have no text of their own on hover
 
 
@@ -23,22 +23,20 @@ def over_time(experts: ExpertTime) -> str:
             most = max(load)
             steps = f"step {first}" if first == last else f"steps {first}-{last}"
             title = f"layer {layer}, {steps}: expert {load.index(most)} has {most:.2f} times the mean"
-            colour = ramp(SEQUENTIAL, (min(most, _MOST) - 1) / (_MOST - 1))
+            colour = ramp(SEQUENTIAL, _position(most))
             parts.append(rect(_LEFT + i * width, _TOP + layer * cell, width + 0.3, cell, colour, title))
     bottom = _TOP + num_layers * cell
     parts += _layer_names(num_layers, cell)
     parts.append(text(_LEFT, bottom + 15, f"step {experts.columns[0][0]}", css="small"))
     parts.append(text(WIDTH, bottom + 15, f"step {experts.columns[-1][1]}", anchor="end", css="small"))
-    marks = (1.0, 1.75, 2.5, 3.25, _MOST)
-    labels = [
-        (ramp(SEQUENTIAL, (m - 1) / (_MOST - 1)), f"{m:g}×{' or more' if m == _MOST else ''}") for m in marks
-    ]
+    marks = (1.0, 2.0, 4.0, 8.0, _MOST)
+    labels = [(ramp(SEQUENTIAL, _position(m)), f"{m:g}×{' or more' if m == _MOST else ''}") for m in marks]
     parts += legend(labels, bottom + 36)
     return svg(WIDTH, bottom + 46, parts, "Busiest expert of each layer over time, times the layer's mean")
 
 
 def by_expert(experts: ExpertTime) -> str:
-    """Each expert's tokens over its layer's mean, in the last tenth of the steps."""
+    """Each expert's tokens over its layer's mean, in the last steps."""
     load = shares(experts.latest)
     num_layers, num_experts = len(load), len(load[0])
     cell = max(5.0, min(18.0, 300 / num_layers))
@@ -74,6 +72,11 @@ def by_expert(experts: ExpertTime) -> str:
         )
     )
     return svg(WIDTH, bottom + 32, parts, "Load of each expert, times its layer's mean")
+
+
+def _position(times: float) -> float:
+    """Of a multiple of the mean on the scale, 0 to 1: each doubling is as far as the next."""
+    return math.log2(max(1.0, times)) / math.log2(_MOST)
 
 
 def _diverging(share: float) -> str:

@@ -19,13 +19,14 @@ from planner.report.ledger import LedgerEntry, read_ledger
 
 MAX_COLUMNS = 80  # of the heat map over time
 _MAX_TRACE_BYTES = 1 << 28
-_LATEST_SHARE = 0.1  # of the steps: what experts do now
+# What experts do now: a tenth of the steps, but not so few that an expert lacks tokens by chance.
+_LATEST_SHARE, _LATEST_STEPS = 0.1, 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertTime:
     """columns: first and last step, and tokens [MoE layers][num_experts] of those steps. latest: of the last
-    tenth of the steps, the first of which is latest_from."""
+    steps, the first of which is latest_from."""
 
     columns: tuple[tuple[int, int, list[list[float]]], ...]
     latest: list[list[float]]
@@ -129,7 +130,7 @@ def _read_experts(folder: Path, steps: tuple[StepRecord, ...]) -> ExpertTime | N
         return None
     first, last = steps[0].step, steps[-1].step
     width = max(1, -(-(last - first + 1) // MAX_COLUMNS))
-    latest_from = last - max(1, int((last - first + 1) * _LATEST_SHARE)) + 1
+    latest_from = max(first, last - max(_LATEST_STEPS, int((last - first + 1) * _LATEST_SHARE)) + 1)
     found: dict[int, list[list[float]]] = {}
     columns: dict[int, list[list[float]] | None] = {}
     for line in LineTail(folder / EXPERTS_NAME).read():

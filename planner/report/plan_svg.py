@@ -142,7 +142,8 @@ def _heading(plan: Plan, *, num_left_out: int) -> Iterator[str]:
         MARGIN,
         60,
         f"{plan.world_size} {unit} on {hosts}{spare}{left_out}; "
-        f"{batch.global_batch} sequences per step in {batch.accumulation} micro-batches",
+        f"{batch.global_batch} sequences per step in "
+        f"{batch.accumulation} micro-batch{'es' * (batch.accumulation > 1)}",
         14,
         css="quiet",
     )

@@ -155,7 +155,7 @@ def draw_timeline(folder: Path) -> Path | None:
         colour = WAIT_COLOURS[kind] if is_wait else PASS_COLOURS[kind]
         axes.broken_barh(
             [(start / 1e3, duration / 1e3) for start, duration in bars],
-            (rows[rank] - height / 2, height),
+            (rows[rank] - height / 2 + (0.12 if is_wait else 0), height),  # below the number
             facecolors=colour,
             linewidth=0,
             zorder=3 if is_wait else 2,
@@ -167,7 +167,7 @@ def draw_timeline(folder: Path) -> Path | None:
             number = event["name"].split()[1]
             axes.text(
                 middle,
-                rows[event["tid"]] - 0.3,
+                rows[event["tid"]] - 0.23,
                 number,
                 ha="center",
                 va="center",

@@ -105,7 +105,7 @@ class WandbLog:
                 id=run_id(run_folder),
                 resume=None if _is_offline(os.environ) else "allow",  # offline, `wandb sync` joins them by id
                 dir=str(run_folder),
-                config={**strategy.model_dump(context=AS_TEXT), "plan": plan.fingerprint},
+                config=logged_config(plan),
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
             )
             # W&B's own step may not go back, and a run that resumes from a checkpoint does.
@@ -133,6 +133,12 @@ class WandbLog:
             self._run.finish(exit_code=exit_code)
         except Exception as error:
             logger.warning("SW967 the log of Weights & Biases ends: %s: %s", type(error).__name__, error)
+
+
+def logged_config(plan: Plan) -> dict[str, Any]:
+    """The strategy without what belongs to the site: launch.environment may contain keys of services."""
+    strategy = plan.strategy.model_dump(context=AS_TEXT, exclude={"launch", "operate", "output"})
+    return {**strategy, "plan": plan.fingerprint}
 
 
 def run_id(run_folder: Path) -> str:

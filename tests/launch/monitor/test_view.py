@@ -51,6 +51,14 @@ def test_a_folder_that_is_no_run_is_one_problem(tmp_path: Path, capsys: pytest.C
         assert capsys.readouterr().err.startswith(f"SW460 {name} ")
 
 
+@pytest.mark.parametrize("option", ["--once", "--json"])
+def test_a_frame_that_should_serve_is_refused(
+    recorded: Path, option: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["monitor", str(recorded), option, "--metrics", "9100"]) == 2
+    assert f"SW463 --metrics serves until it is interrupted, and {option}" in capsys.readouterr().err
+
+
 def test_a_run_is_found_by_its_name(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

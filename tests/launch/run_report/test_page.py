@@ -120,8 +120,8 @@ def test_figures_are_those_of_the_files(page: Page) -> None:
 def test_experts_are_named(page: Page) -> None:
     (dead,) = [text for text in page.texts if text.startswith("Dead experts")]
     (overloaded,) = [text for text in page.texts if text.startswith("Overloaded experts")]
-    assert dead == "Dead experts from step 37 on: layer 3 expert 17 (0.00×)"
-    assert overloaded == "Overloaded experts from step 37 on: layer 5 expert 2 (4.27×)"
+    assert dead == "Dead experts from step 31 on: layer 3 expert 17 (0.00×)"
+    assert overloaded == "Overloaded experts from step 31 on: layer 5 expert 2 (4.27×)"
     assert "layer 5, step 1: expert 2 has 4.27 times the mean" in page.texts
     assert "layer 3 expert 17: 0.00 times the mean" in page.texts
 

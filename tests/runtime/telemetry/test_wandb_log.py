@@ -11,7 +11,7 @@ import pytest
 
 from planner import build_plan, loads
 from runtime.telemetry.records import Telemetry
-from runtime.telemetry.wandb_log import WandbLog, find_wandb_problems, run_id
+from runtime.telemetry.wandb_log import WandbLog, find_wandb_problems, logged_config, run_id
 from tests.runtime.startup.test_resume import STRATEGY
 from tests.runtime.telemetry.test_records import step_line
 
@@ -93,6 +93,14 @@ def test_without_a_login_it_is_refused_before_the_data_are_read(
     (tmp_path / "netrc").chmod(0o600)
     (tmp_path / "damaged").write_text("machine\n")
     assert [problem.code for problem in find_wandb_problems(PLAN.strategy, environment)] == codes
+
+
+def test_nothing_of_the_site_leaves_it() -> None:
+    plan = build_plan(loads(STRATEGY, ["operate.wandb=moe", "launch.environment={TOKEN: s3cret}"]))
+    config = logged_config(plan)
+    assert config["plan"] == plan.fingerprint
+    assert config["model"]["num_experts"] == plan.strategy.model.num_experts
+    assert "s3cret" not in repr(config)
 
 
 def test_a_run_that_begins_again_has_another_log(tmp_path: Path) -> None:
