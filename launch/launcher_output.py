@@ -3,7 +3,8 @@
 `python -m launch.launcher_output FOLDER [HOSTS]`, in launch.sh. Everything is passed on; but a traceback of
 DeepSpeed's programs becomes one Problem (with SWITCHYARD_DEBUG=1 it is shown), and C++ stacks are left out.
 In FOLDER, beside the attempt's link to the interpreter, it writes `host-ended` once the launcher of a host
-has ended with an error, and `reason` at the end of its input: each a Problem as JSON.
+has ended with an error, and `reason` at the end of its input: each a Problem as JSON, or empty where the
+disk takes no more and the Problem was shown.
 
 launch.sh waits for its end, so the planner, which takes a second to import, is imported only for a Problem.
 """
@@ -88,6 +89,7 @@ class LauncherOutput:
     _reason: Problem | None = None
     _ended_host: Problem | None = None
     _is_end_shown: bool = False
+    _shown: Problem | None = None  # because it could not be written
 
     def take(self, line: str) -> Iterator[str]:
         host, text = self._split(line)
@@ -178,8 +180,13 @@ class LauncherOutput:
         try:
             replace(self.folder / name, json.dumps(problem.as_json()).encode())
         except OSError as error:
-            _show(f"launch.sh: {self.folder / name}: {error.strerror or error}")
-            _show(str(problem))
+            if self._shown is not problem:
+                _show(f"launch.sh: {self.folder / name}: {error.strerror or error}")
+                _show(str(problem))
+                self._shown = problem
+            # launch.sh has to know that there is one; a full disk may still take an empty file.
+            with contextlib.suppress(OSError):
+                (self.folder / name).touch()
 
 
 def _launcher_failed(host: str, said: str) -> Problem:
@@ -206,6 +213,10 @@ _FIXES: Mapping[str, str] = {
 
 
 def _show(line: str) -> None:
+    if not line.replace("\t", "").isprintable():  # of a Problem, which has several lines, or of any program
+        from planner.terminal_text import escape_controls
+
+        line = escape_controls(line)
     with contextlib.suppress(OSError):  # the terminal is gone; what was said is still noted
         print(line, file=sys.stderr, flush=True)
 

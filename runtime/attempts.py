@@ -3,6 +3,7 @@
 launch.sh calls `record-failure` where the ranks left no reason.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -72,24 +73,32 @@ def record_launch_failure(
 ) -> None:
     """Write failed.json for ranks that ended without it, and print the reason. Ends with 0 in any case.
 
-    Where launch.sh has ended the ranks for a lost host, launch.launcher_output has shown the reason.
+    Where launch.sh has ended the ranks for a lost host, launch.launcher_output has shown the reason; where
+    the disk took no more, the file is empty and the reason was shown too.
     """
+    text = ""
+    with contextlib.suppress(OSError):
+        text = reason.read_text(encoding="utf-8")
+    is_shown = reason.exists() and (not text or reason.with_name("guarded").exists())
     try:
-        problem = Problem(**json.loads(reason.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        problem = Problem(**json.loads(text))
+    except (ValueError, TypeError):
+        found = "the ranks ended without a reason"
+        if is_shown:
+            found = "the ranks ended for a reason that was on the terminal only, as the disk took no more"
         problem = Problem(
             code="SW447",
-            found=f"the ranks ended without a reason; their launcher ended with exit code {launcher_code}",
+            found=f"{found}; their launcher ended with exit code {launcher_code}",
             expected="ranks that run until the last step",
             fix="look into `dmesg` on the hosts (the OOM killer leaves a line there), then start launch.sh "
             "again: the run resumes from its last checkpoint",
         )
     try:
-        is_shown = reason.exists() and reason.with_name("guarded").exists()
         if record_failure(run, problem, code=ExitCode.INTERNAL_ERROR) and not is_shown:
             print(problem, file=sys.stderr)
     except OSError as error:
-        print(problem, file=sys.stderr)
+        if not is_shown:
+            print(problem, file=sys.stderr)
         print(f"{run}: failed.json could not be written: {error.strerror or error}", file=sys.stderr)
 
 

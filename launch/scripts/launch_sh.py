@@ -25,7 +25,7 @@ def launch_sh(plan: Plan, paths: LaunchPaths) -> str:
         "PROGRAM": shlex.join(paths.program),
         "SSH_OPTIONS": " ".join(OPTIONS),
         "SSH_CONFIG": shlex.quote(str(paths.ssh_config)),
-        "LOOK": "what the ranks said above" if is_local(plan) else "logs/",
+        "LOOK": "what the ranks said above" + ("" if is_local(plan) else ", and logs/"),
     }
     chosen = {name for name, holds in conditions.items() if holds} | common_conditions(paths)
     common = common_values(plan, paths) | site_values(plan)

@@ -38,7 +38,7 @@ def launch_sbatch(plan: Plan, paths: LaunchPaths, variables: tuple[str, ...]) ->
         "SRUN_OPTIONS": shlex.join(_written(dict(sorted(plan.strategy.launch.srun.items())))),
         "LEAD": lead.how,
         "TRIED": tried,
-        "LOOK": "logs/",
+        "LOOK": "$run/logs/",
         "PYTHON": shlex.quote(rank_python(plan, paths)),
     }
     site = site_values(plan) | container_values(plan, paths, variables)

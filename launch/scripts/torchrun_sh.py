@@ -18,6 +18,7 @@ def launch_torchrun_sh(plan: Plan, paths: LaunchPaths) -> str:
     The port has to be equal on all hosts, so it follows from the plan.
     """
     conditions = {
+        "torchrun": True,
         "local": is_local(plan),
         "placeholder_hosts": has_placeholder_hosts(plan) and not is_local(plan),
     }

@@ -1,5 +1,7 @@
 """Stop requests of a rank: TERM, INT and USR1, and the end of whatever started it.
 
+USR2 is a TERM: Open MPI's mpirun, which ends its ranks soon after a TERM of its own, passes USR2 on to them.
+
 A thread of its own takes the signals, since the main thread may be in a collective, where no Python handler
 runs. A first signal sets a flag; all ranks agree on it at the next step boundary. A second one of the same
 kind, or 20 s without a boundary after TERM or INT, ends the rank at once, without a checkpoint; so does the
@@ -21,7 +23,7 @@ ECHO_S = 3.0
 POLL_S = 1.0
 # A poll that took this much longer means that the process was paused: by Ctrl-Z, Slurm or a debugger.
 PAUSE_S = 2.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def block_signals() -> None:
@@ -99,6 +101,7 @@ class StopRequest:
                 self._receive(signal.SIGTERM)
 
     def _receive(self, number: int) -> None:
+        number = signal.SIGTERM if number == signal.SIGUSR2 else number
         name = signal.Signals(number).name
         now = time.monotonic()
         first_at = self._first_at.setdefault(number, now)

@@ -9,6 +9,7 @@ import pytest
 
 from launch.launcher_output import LauncherOutput
 from planner.paths import PROJECT
+from tests.support.hostile import CONTROLS, ESCAPED, HOSTILE
 
 # As DeepSpeed 0.19.8 and pdsh 2.34 print it.
 TRACEBACK = [
@@ -134,6 +135,19 @@ def test_pdsh_that_is_interrupted_is_not_shown(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path) -> None:
+    """Whoever said it: a login shell of a host, ssh, DeepSpeed, a library."""
+    command = [sys.executable, "-m", "launch.launcher_output", str(tmp_path), "node1,node2"]
+    text = HOSTILE.replace("\n", "")
+    given = f"node1: {text}\n{text}\nnode2: Error: {text}\n{ENDED.format('node2', 3)}\n"
+    done = subprocess.run(
+        command, cwd=PROJECT, input=given.encode(), capture_output=True, timeout=60, check=False
+    )
+    said = done.stderr.decode()
+    assert said.count(ESCAPED) == 3
+    assert not CONTROLS & set(said), said
+
+
 def test_a_folder_that_takes_nothing_loses_no_reason(tmp_path: Path) -> None:
     """A full disk: what cannot be noted is printed."""
     command = [sys.executable, "-m", "launch.launcher_output", str(tmp_path / "gone"), "node1,node2"]
@@ -147,4 +161,17 @@ def test_a_folder_that_takes_nothing_loses_no_reason(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0
-    assert "SW445 the ranks of node2 ended with exit code 3: OSError: [Errno 28] No space left" in done.stderr
+    reason = "SW445 the ranks of node2 ended with exit code 3: OSError: [Errno 28] No space left"
+    assert done.stderr.count(reason) == 1
+
+
+def test_a_full_disk_still_tells_launch_sh_that_a_host_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("planner.files.replace", fails)
+    shown(tmp_path, "node2: OSError: [Errno 28] No space left", ENDED.format("node2", 3), hosts="node1,node2")
+    assert {path.name for path in tmp_path.iterdir() if path.stat().st_size == 0} == {"host-ended", "reason"}
+    assert capsys.readouterr().err.count("SW445 the ranks of node2 ended with exit code 3") == 1

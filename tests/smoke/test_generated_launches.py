@@ -1,6 +1,7 @@
 """Scripts that `generate --for` writes, for real: the losses of DeepSpeed's launcher; how they stop."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -92,8 +93,11 @@ def test_a_slurm_job_stops_saves_is_requeued_and_resumes(tmp_path: Path, slurm: 
     until(lambda: step_of(launch) > 3, 300, lambda: log_of(launch))
     slurm.ask("scancel", "--batch", "--signal=USR1", job)
     until(lambda: "to be requeued" in log_of(launch), 120, lambda: log_of(launch))
-    saved = launch.read("failed.json")["checkpoint"]
-    assert saved is not None
+    said = re.search(
+        r"launch.sbatch: stopped by SIGUSR1, saved at step (\d+) near the time limit; to be", log_of(launch)
+    )
+    assert said is not None, log_of(launch)
+    saved = int(said[1])
     assert saved > 3
     until(lambda: step_of(launch) > saved + 3, 300, lambda: log_of(launch))
     slurm.ask("scancel", job)
@@ -121,6 +125,7 @@ def test_torchrun_on_two_hosts_of_different_size_trains_the_same(tmp_path: Path)
     first.start_command([script, "0"], env=env)
     for code, output in (first.finish(300), second.finish(300)):
         assert code == 0, output
+        assert "SW639" not in output, "the ranks of both share a secret"
     assert first.losses() == one.losses()
 
 
@@ -137,8 +142,10 @@ def test_a_signal_to_the_script_saves_and_says_so(target: str, tmp_path: Path) -
     launch.terminate()
     code, output = launch.finish()
     assert code == 130, output
-    assert f"{name}: stopped on request; started again, the run resumes" in output
-    assert launch.read("failed.json")["checkpoint"] > 3
+    saved = launch.read("failed.json")["checkpoint"]
+    assert saved > 3
+    said = f"{name}: stopped by SIGTERM, saved at step {saved}; started again, the run resumes"
+    assert output.count(said) == 1, output
     assert launch.processes() == []
 
 

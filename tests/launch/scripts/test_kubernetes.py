@@ -158,6 +158,25 @@ def test_what_pods_would_not_see_is_refused(override: str) -> None:
     assert problems(*NEEDED, override) == {"launch.kubernetes.mount_path": "SW444"}
 
 
+def test_pods_of_several_nodes_may_have_a_secret_that_people_create() -> None:
+    built = plan("parallel.ep=8", "cluster.gpus_per_host=4", "launch.kubernetes.namespace=ml", *NEEDED)
+    text = files_of(built, targets=("kubernetes",))["launch.kubernetes.yaml"]
+    _, job = manifest(text=text)
+    reference = {"name": "small", "key": "secret", "optional": True}
+    assert trainer(job)["env"][-1] == {
+        "name": "SWITCHYARD_SECRET",
+        "valueFrom": {"secretKeyRef": reference},
+    }
+    line = (
+        "# kubectl create secret generic small --namespace=ml --from-literal=secret=$(openssl rand -hex 32)"
+    )
+    assert line in text.splitlines()
+    _, job = manifest()
+    assert "SWITCHYARD_SECRET" not in {variable["name"] for variable in trainer(job)["env"]}, (
+        "ranks of one host have a key of their own"
+    )
+
+
 def test_on_cpus_no_gpu_is_asked_for() -> None:
     built = build_plan(load("ds_configs/tiny_cpu.yaml", NEEDED))
     _, job = manifest(text=files_of(built, targets=("kubernetes",))["launch.kubernetes.yaml"])

@@ -189,6 +189,61 @@ def test_a_lost_connection_is_no_requested_stop(staged: Scene) -> None:
     assert staged.start("launch.sh")[0] == 3
 
 
+STOPPED = "stopped by SIGUSR1, saved at step 14"
+
+
+@pytest.mark.parametrize("target", ["deepspeed", "torchrun", "mpi"])
+def test_what_rank_0_says_of_a_stop_is_the_last_line_of_every_script(target: str, tmp_path: Path) -> None:
+    scene = Scene(tmp_path, plan_of("tiny_cpu"), (target,))
+    own = {"deepspeed": None, "torchrun": "$SWITCHYARD_LAUNCH", "mpi": "$SWITCHYARD_LAUNCH"}[target]
+    ended = end("failed", attempt=1, launch=own, code=130)
+    failed = json.dumps({"attempt": 1, "code": 130, "stopped": STOPPED}, indent=1)  # as rank 0 writes it
+    then = f"kill -TERM $PPID; sleep 1; {ended}; echo '{failed}' >run/failed.json; exit 130"
+    scene.stand_in("mpirun" if target == "mpi" else "python", f"trap '' USR1 USR2 TERM; {then}")
+    code, said = scene.start(FILE_NAMES[target])
+    assert code == 130, said
+    assert said.splitlines()[-1] == f"{FILE_NAMES[target]}: {STOPPED}; started again, the run resumes"
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Scene:
+    return Scene(tmp_path, build_plan(load(STAGED, [NAMED])), ("torchrun",))
+
+
+def test_hosts_that_start_torchrun_by_themselves_have_one_secret(torchrun: Scene) -> None:
+    seen = set()
+    for node in ("3", "0"):
+        torchrun.start("launch.torchrun.sh", node)
+        seen.add(torchrun.env("python")["SWITCHYARD_SECRET"])
+    (secret,) = seen
+    assert re.fullmatch("[0-9a-f]{64}", secret)
+    assert (torchrun.run / "logs/torchrun.secret").stat().st_mode & 0o777 == 0o600
+    assert list((torchrun.run / "logs").iterdir()) == [torchrun.run / "logs/torchrun.secret"]
+    assert secret not in " ".join(torchrun.called("python"))
+    torchrun.start("launch.torchrun.sh", "0", SWITCHYARD_SECRET="written by the operator")
+    assert torchrun.env("python")["SWITCHYARD_SECRET"] == "written by the operator"
+
+
+def test_without_a_place_for_the_secret_nothing_starts(torchrun: Scene) -> None:
+    (torchrun.run / "logs").mkdir()
+    (torchrun.run / "logs/torchrun.secret").symlink_to("/nowhere/secret")
+    code, said = torchrun.start("launch.torchrun.sh", "0")
+    assert (code, torchrun.called("python")) == (2, [])
+    assert "launch.torchrun.sh: SW448 cannot read the secret of the run, " in said
+
+
+@pytest.mark.parametrize(("attempt", "expected"), [(8, 130), (7, 3)])
+def test_a_stop_on_another_host_is_a_stop_on_this_one(torchrun: Scene, attempt: int, expected: int) -> None:
+    """Rank 0 is elsewhere, and says so in the run's folder; an end of before this start is not this one's."""
+    (torchrun.run / "attempts").mkdir()
+    (torchrun.run / "attempts/0007.json").write_text("{}")
+    failed = json.dumps({"attempt": attempt, "code": 130, "stopped": STOPPED}, indent=1)
+    torchrun.stand_in("python", f"(sleep 1; echo '{failed}' >run/failed.json) & exit 1")
+    code, said = torchrun.start("launch.torchrun.sh", "1")
+    assert code == expected, said
+    assert (STOPPED in said) == (expected == 130)
+
+
 def test_run_folder_that_cannot_be_written_is_refused(tiny: Scene) -> None:
     (tiny.run / "logs").touch()
     code, told = tiny.start("launch.sh")

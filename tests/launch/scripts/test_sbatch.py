@@ -1,12 +1,13 @@
 """launch.sbatch with stand-ins for Slurm: what ranks get, the container, and when a job is requeued."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from planner import build_plan, load
 from tests.launch.scripts.test_generate import STAGED
-from tests.launch.scripts.test_launch_scripts import NAMED, Scene, end
+from tests.launch.scripts.test_launch_scripts import NAMED, STOPPED, Scene, end
 
 JOB = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "gpu[0-8]"}
 RUNS = 'while [[ $1 == --* ]]; do shift; done; SLURM_PROCID=9 SLURM_LOCALID=1 exec "$@"'
@@ -84,7 +85,9 @@ def test_ranks_start_in_the_container_of_the_engine(engine: str, tmp_path: Path)
         assert inside[-8:] == ["--pwd", here, "reg#x/y:1 $a", *ranks]
 
 
-def near_the_limit(staged: Scene, *, saves: str = "", requeues: bool = True) -> tuple[int, str]:
+def near_the_limit(
+    staged: Scene, *, saves: str = "", requeues: bool = True, then: str = ""
+) -> tuple[int, str]:
     """A job that Slurm signals, and whose ranks then stop."""
     requeue = "[[ $1 == requeue ]]" if requeues else "{ [[ $1 == requeue ]] && exit 1; }"
     staged.stand_in("scontrol", f"{requeue} || for i in {{0..8}}; do echo gpu$i; done")
@@ -92,7 +95,7 @@ def near_the_limit(staged: Scene, *, saves: str = "", requeues: bool = True) -> 
     (staged.folder / "asked").unlink(missing_ok=True)
     wait = f"kill -USR1 $PPID; until [[ -e {staged.folder}/asked ]]; do sleep 0.05; done; "
     save = f"mkdir -p run/checkpoints; echo {saves} >run/checkpoints/latest; " if saves else ""
-    staged.stand_in("srun", f"{wait}{save}{end('failed', attempt=1, code=130)}; exit 130")
+    staged.stand_in("srun", f"{wait}{save}{end('failed', attempt=1, code=130)}{then}; exit 130")
     return start(staged)
 
 
@@ -102,6 +105,12 @@ def test_a_job_near_its_limit_that_saved_is_requeued_each_time(staged: Scene) ->
         assert (code, "checkpoint saved near the time limit; to be requeued" in told) == (0, True), told
     assert staged.called("scancel") == ["--signal=USR1", "77"] * 3
     assert staged.called("scontrol")[-2:] == ["requeue", "77"]
+
+
+def test_a_job_near_its_limit_repeats_what_rank_0_says_of_the_stop(staged: Scene) -> None:
+    failed = json.dumps({"attempt": 1, "code": 130, "stopped": STOPPED}, indent=1)
+    _, told = near_the_limit(staged, saves="step-1", then=f"; echo '{failed}' >run/failed.json")
+    assert told.splitlines()[-1] == f"launch.sbatch: {STOPPED} near the time limit; to be requeued"
 
 
 def test_a_job_that_saved_nothing_is_requeued_once(staged: Scene) -> None:

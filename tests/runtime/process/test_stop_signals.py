@@ -126,6 +126,13 @@ def test_a_signal_before_there_are_steps_ends_the_rank_at_once(tree, number: sig
     assert answer.read_text() == f"ended: by {number.name} while the ranks were starting"
 
 
+def test_usr2_is_a_term_which_mpirun_passes_on(tree) -> None:
+    _, answer = tree("deepspeed", starting=True)
+    os.kill(int(answer.with_suffix(".pid").read_text()), signal.SIGUSR2)
+    _until(answer.exists, timeout=3)
+    assert answer.read_text() == "ended: by SIGTERM while the ranks were starting"
+
+
 def test_usr1_before_there_are_steps_waits_for_one_to_save(tree) -> None:
     _, answer = tree("deepspeed", starting=True)
     os.kill(int(answer.with_suffix(".pid").read_text()), signal.SIGUSR1)

@@ -118,7 +118,7 @@ guard() {
     # kill -0 also succeeds for a zombie parent, so compare the parent's id instead.
     [[ ! -r /proc/$BASHPID/stat ]] || read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
     if [[ $parent != "$$" ]] || ((out > 30)); then
-      : >"${link%/*}/guarded"
+      true 2>/dev/null >"${link%/*}/guarded" || true # of a full or read-only disk the hosts say more
       on_hosts end || true
       kill -KILL "$launcher" 2>/dev/null || true
       [[ $parent == "$$" ]] || "$python" -m launch.job remove "$link"
@@ -158,18 +158,25 @@ is_ours() { # FILE
   [[ -n $attempt ]] || return 1
   grep -qsF "\"launch\": \"$launch\"" "$run/attempts/$(printf '%04d' "$((10#$attempt))").json"
 }
-outcome=3
+reason_is_in() { # PLACE: that, and failed.json where it could be written
+  if is_ours failed.json; then
+    echo "see failed.json in $run and $1"
+  else
+    echo "see $1"
+  fi
+}
+outcome=3 stopped='' # what failed.json says of a requested stop, and of what was saved
+written='' # the code in this attempt's failed.json
 [[ -z $stopping ]] || outcome=130
 if is_ours done.json; then
   outcome=0
 elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
+  written=$outcome
+  [[ $outcome != 130 ]] ||
+    stopped=$(sed -n 's/^ *"stopped": *"\(.*\)",\{0,1\}$/\1/p' "$run/failed.json" | head -n 1)
 fi
-# The code in this attempt's failed.json, what it says of a stop, and whether the ranks saved their last step.
-written='' stopped='' saved=''
-! is_ours failed.json || written=$outcome
-[[ $written != 130 ]] ||
-  stopped=$(sed -n 's/^ *"stopped": *"\(.*\)",\{0,1\}$/\1/p' "$run/failed.json" | head -n 1)
+saved='' # whether the ranks saved their last step
 [[ $stopped != *', saved at step '* || $code != 130 ]] || saved=yes
 # Ranks that the guard ended report 130 (stopped on request), but nobody requested it.
 [[ -n $stopping || ! -e ${link%/*}/guarded || $outcome == 0 ]] || outcome=3
@@ -188,5 +195,5 @@ fi
 # Where rank 0 left no reason: it never started, was killed, or was ended and had none.
 [[ $written == "$outcome" ]] ||
   "$link" -m runtime.attempts record-failure "$run" "${link%/*}/reason" "$code" || true
-echo "launch.sh: SW434 run not done (launcher exit code $code); see failed.json in $run and logs/" >&2
+echo "launch.sh: SW434 run not done (launcher exit code $code); $(reason_is_in 'what the ranks said above, and logs/')" >&2
 exit "${outcome:-3}"

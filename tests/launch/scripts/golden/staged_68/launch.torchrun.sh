@@ -58,16 +58,44 @@ node=$((10#$node))
 mapfile -t variables <"$run/env"
 launch=torchrun-$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$ # as the claims of its attempts name it
 export SWITCHYARD_LAUNCH="$launch"
+attempts_before=0
+for claim in "$run"/attempts/*.json; do
+  [[ ! $claim =~ /([0-9]+)\.json$ ]] || ((10#${BASH_REMATCH[1]} <= attempts_before)) ||
+    attempts_before=$((10#${BASH_REMATCH[1]}))
+done
+# What the ranks share and strangers do not know: each host is started by itself, so it is in a file of the run that
+# only its owner reads. Of hosts that make it at the same time, one succeeds.
+if [[ -z ${SWITCHYARD_SECRET:-} ]]; then
+  secret=$run/logs/torchrun.secret
+  if [[ ! -e $secret ]]; then
+    made=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
+    if ! new=$(mktemp "$secret.XXXXXX") || ! printf %s "$made" >"$new"; then
+      refuse SW448 "cannot make the secret of the run in $run/logs"
+    fi
+    ln "$new" "$secret" 2>/dev/null || true
+    rm -f "$new"
+  fi
+  SWITCHYARD_SECRET=$(cat "$secret") ||
+    refuse SW448 "cannot read the secret of the run, $secret: the ranks of all hosts run as one user"
+  export SWITCHYARD_SECRET
+fi
 command=(env "${variables[@]}" "$python" -m torch.distributed.run --nnodes=${#slots[@]} --node_rank="$node"
   --nproc_per_node="${slots[node]}" --master_addr="${LAUNCH_MASTER_ADDR:-node0}" --master_port="$port"
   --rdzv_conf=timeout=90 train.py --strategy "$run/strategy.yaml" ${takes_over[@]+"${takes_over[@]}"})
 
 set -m # own process group: a signal reaches this script only, which forwards it to each rank once
-stopping=''
-# Not to torchrun, which gives its ranks 30 s to save.
-trap 'stopping=yes; pkill -USR1 -P "$launcher" -f train.py || true' INT TERM HUP USR1
+stopping='' launcher=''
+ask() { # SIGNAL
+  stopping=$1
+  [[ -n $launcher ]] || return 0
+  # Not to torchrun, which gives its ranks 30 s to save, unless it has none yet.
+  pkill "-$1" -P "$launcher" -f train.py || kill "-$1" "$launcher" || true
+}
+trap 'ask TERM' INT TERM HUP
+trap 'ask USR1' USR1
 "${command[@]}" &
 launcher=$!
+[[ -z $stopping ]] || ask "$stopping"
 set +m
 code=0
 wait "$launcher" 2>/dev/null || code=$? # bash reports a killed job there
@@ -83,21 +111,39 @@ is_ours() { # FILE
   local attempt
   attempt=$(sed -n 's/^.*"attempt": *\([0-9][0-9]*\).*$/\1/p' "$run/$1" 2>/dev/null | head -n 1)
   [[ -n $attempt ]] || return 1
+  # Rank 0 claimed it, whose host has another launch; an attempt since this start is that of all hosts.
+  ((node == 0)) || { ((10#$attempt > attempts_before)); return; }
   grep -qsF "\"launch\": \"$launch\"" "$run/attempts/$(printf '%04d' "$((10#$attempt))").json"
 }
-outcome=3
+reason_is_in() { # PLACE: that, and failed.json where it could be written
+  if is_ours failed.json; then
+    echo "see failed.json in $run and $1"
+  else
+    echo "see $1"
+  fi
+}
+for _ in {1..50}; do # the end of rank 0 may be seen here a moment later
+  ((node > 0 && code != 0)) || break
+  if is_ours done.json || is_ours failed.json; then break; fi
+  sleep 0.1
+done
+outcome=3 stopped='' # what failed.json says of a requested stop, and of what was saved
 [[ -z $stopping ]] || outcome=130
 if is_ours done.json; then
   outcome=0
 elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
+  [[ $outcome != 130 ]] ||
+    stopped=$(sed -n 's/^ *"stopped": *"\(.*\)",\{0,1\}$/\1/p' "$run/failed.json" | head -n 1)
 fi
 # done.json and failed.json are of rank 0, on the first host; another may see them later.
 ((node == 0 || code != 0)) || exit 0
 [[ $outcome != 0 ]] || exit 0
+# Asked on another host, or by a signal to the ranks themselves.
+[[ $stopped != *', saved at step '* ]] || stopping=yes
 if [[ -n $stopping && $outcome == 130 ]]; then
-  echo "launch.torchrun.sh: stopped on request; started again, the run resumes from its last checkpoint" >&2
+  echo "launch.torchrun.sh: ${stopped:-stopped on request}; started again, the run resumes" >&2
   exit 130
 fi
-echo "launch.torchrun.sh: SW434 run not done (torchrun exit code $code); see failed.json in $run" >&2
+echo "launch.torchrun.sh: SW434 run not done (torchrun exit code $code); $(reason_is_in 'what the ranks said above')" >&2
 exit "${outcome:-3}"

@@ -54,11 +54,17 @@ command=(env "${variables[@]}" mpirun "${options[@]}" "$python" -u train.py --st
   ${takes_over[@]+"${takes_over[@]}"})
 
 set -m # own process group: a signal reaches this script only, which forwards it to each rank once
-stopping=''
-# mpirun forwards USR1 to every rank, but ends them seconds after INT or TERM.
-trap 'stopping=yes; kill -USR1 "$launcher" || true' INT TERM HUP USR1
+stopping='' launcher=''
+ask() { # SIGNAL
+  stopping=$1
+  [[ -z $launcher ]] || kill "-$1" "$launcher" || true
+}
+# mpirun passes USR1 and USR2 on to every rank, but ends them seconds after INT or TERM. USR2 is TERM for a rank.
+trap 'ask USR2' INT TERM HUP
+trap 'ask USR1' USR1
 "${command[@]}" &
 launcher=$!
+[[ -z $stopping ]] || ask "$stopping"
 set +m
 code=0
 wait "$launcher" 2>/dev/null || code=$? # bash reports a killed job there
@@ -76,17 +82,28 @@ is_ours() { # FILE
   [[ -n $attempt ]] || return 1
   grep -qsF "\"launch\": \"$launch\"" "$run/attempts/$(printf '%04d' "$((10#$attempt))").json"
 }
-outcome=3
+reason_is_in() { # PLACE: that, and failed.json where it could be written
+  if is_ours failed.json; then
+    echo "see failed.json in $run and $1"
+  else
+    echo "see $1"
+  fi
+}
+outcome=3 stopped='' # what failed.json says of a requested stop, and of what was saved
 [[ -z $stopping ]] || outcome=130
 if is_ours done.json; then
   outcome=0
 elif is_ours failed.json; then
   outcome=$(sed -n 's/^.*"code": *\([0-9][0-9]*\).*$/\1/p' "$run/failed.json" | head -n 1)
+  [[ $outcome != 130 ]] ||
+    stopped=$(sed -n 's/^ *"stopped": *"\(.*\)",\{0,1\}$/\1/p' "$run/failed.json" | head -n 1)
 fi
 [[ $outcome != 0 ]] || exit 0
+# Asked on another host, or by a signal to the ranks themselves.
+[[ $stopped != *', saved at step '* ]] || stopping=yes
 if [[ -n $stopping && $outcome == 130 ]]; then
-  echo "launch.mpirun.sh: stopped on request; started again, the run resumes from its last checkpoint" >&2
+  echo "launch.mpirun.sh: ${stopped:-stopped on request}; started again, the run resumes" >&2
   exit 130
 fi
-echo "launch.mpirun.sh: SW434 run not done (mpirun exit code $code); see failed.json in $run" >&2
+echo "launch.mpirun.sh: SW434 run not done (mpirun exit code $code); $(reason_is_in 'what the ranks said above')" >&2
 exit "${outcome:-3}"
