@@ -115,7 +115,12 @@ def agree_on_start(
     decision = _decide(context, reporter, own, decide)
     store.set("decision", decision.to_json())
     if decision.exit_code is not None:
-        _wait_for_readers(store, min(world_size, identity.world_size) - 1)
+        others = range(1, min(world_size, identity.world_size))
+        if (
+            plan is not None and not own.problems
+        ):  # it has waited for reports; a rank that did not come will not read
+            others = [rank for rank in others if store.check([f"report/{rank}"])]
+        _wait_for_readers(store, len(others))
     return decision
 
 
@@ -265,7 +270,7 @@ def _wait_for_readers(store: Store, num_readers: int, key: str = "read") -> None
     """Rank 0 may serve the store: it stays until the others have read the decision to end.
 
     Args:
-        num_readers: the other ranks that were started, which may be fewer than the plan has.
+        num_readers: the other ranks that were started and are here, which may be fewer than the plan has.
     """
     deadline = time.monotonic() + ERROR_TIMEOUT_S
     while store.add(key, 0) < num_readers and time.monotonic() < deadline:

@@ -83,6 +83,21 @@ def test_a_stop_before_the_start_ends_all_at_once(monkeypatch: pytest.MonkeyPatc
     assert seconds < 10, "rank 0 waits for no reader that has left"
 
 
+def test_a_rank_that_never_comes_costs_the_timeout_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = dist.HashStore()
+    monkeypatch.setattr(consensus, "connect", lambda *_: store)
+    plan = build_plan(loads(STRATEGY, ["parallel.ep=2", "launch.timeout=1 s"]))
+    context = context_of(0, folder=tmp_path)
+    context = replace(context, start=replace(context.start, plan=plan))
+    began = time.monotonic()
+    decision = agree_on_start(context, ExitReporter(context=context), lambda _: StartDecision())
+    assert decision.exit_code == 2
+    assert "SW611 rank 1 (on localhost by the plan) did not report within 1 s" in capsys.readouterr().err
+    assert time.monotonic() - began < 20, "rank 0 waits for nobody to read its decision"
+
+
 def test_ranks_of_other_code_end_with_the_others_in_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
