@@ -115,7 +115,7 @@ def agree_on_start(
     decision = _decide(context, reporter, own, decide)
     store.set("decision", decision.to_json())
     if decision.exit_code is not None:
-        others = range(1, min(world_size, identity.world_size))
+        others = list(range(1, min(world_size, identity.world_size)))
         if (
             plan is not None and not own.problems
         ):  # it has waited for reports; a rank that did not come will not read

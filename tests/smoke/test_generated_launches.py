@@ -1,8 +1,9 @@
 """Scripts that `generate --for` writes, for real: the losses of DeepSpeed's launcher; how they stop."""
 
 import json
-import re
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.scripts.launch_files import FILE_NAMES
 from tests.smoke.conftest import MPI, OVERRIDES, Losses
+from tests.support.jobs import Job
 from tests.support.launching import ROOT, Launch, free_port
 from tests.support.slurm import Slurm
 
@@ -93,11 +96,8 @@ def test_a_slurm_job_stops_saves_is_requeued_and_resumes(tmp_path: Path, slurm: 
     until(lambda: step_of(launch) > 3, 300, lambda: log_of(launch))
     slurm.ask("scancel", "--batch", "--signal=USR1", job)
     until(lambda: "to be requeued" in log_of(launch), 120, lambda: log_of(launch))
-    said = re.search(
-        r"launch.sbatch: stopped by SIGUSR1, saved at step (\d+) near the time limit; to be", log_of(launch)
-    )
-    assert said is not None, log_of(launch)
-    saved = int(said[1])
+    saved = launch.read("failed.json")["checkpoint"]
+    assert saved is not None
     assert saved > 3
     until(lambda: step_of(launch) > saved + 3, 300, lambda: log_of(launch))
     slurm.ask("scancel", job)
@@ -167,3 +167,59 @@ def test_mpirun_trains_the_same(hosts: str, tmp_path: Path, expected: Losses) ->
     if hosts != "1":
         assert (launch.run / "logs/mpirun.hosts").read_text() == "127.0.0.3\n127.0.0.2\n"
         assert (tmp_path / "ssh.log").read_text().split() == ["127.0.0.3", "127.0.0.2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("target", ["torchrun", "mpi"])
+def test_a_signal_to_the_script_reaches_every_rank(
+    target: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    """Ranks that train nothing. A TERM and no USR1, so that one that hangs or still starts ends too."""
+    if target == "mpi" and shutil.which("mpirun") is None:
+        pytest.skip("mpirun missing (apt-get install openmpi-bin)")
+    plan = ("cluster.gpus_per_host=2", "parallel={ep: 2, zero_stage: 1}")
+    job = Job(tmp_path, "asked", None, *plan, light=True, targets=(target,))
+    script = FILE_NAMES[target]
+    try:
+        job.start_command([str(job.run / script)], cwd=job.run, env=MPI)
+        job.wait_for_light_ranks(120)
+        job.send(number)
+        code, said = job.finish(60)
+    finally:
+        job.kill_all()
+    heard = "SIGUSR1" if number == signal.SIGUSR1 else "SIGTERM"
+    assert job.ends() == dict.fromkeys(range(2), f"asked by {heard}")
+    assert code == 130, said
+    assert said.splitlines()[-1] == f"{script}: stopped on request; started again, the run resumes"
+    assert job.processes() == []
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_hosts_shares_a_secret_and_both_end_as_stopped(tmp_path: Path) -> None:
+    """Ranks that train nothing, so that each host's script is asked."""
+    hosts = ("cluster.hosts=[a slots=1, b slots=1]", "parallel={ep: 2, zero_stage: 1}")
+    job = Job(tmp_path, "both", None, *hosts, light=True, targets=("torchrun",))
+    env = {"LAUNCH_MASTER_ADDR": "127.0.0.1", "LAUNCH_MASTER_PORT": str(free_port())}
+    script = str(job.run / "launch.torchrun.sh")
+    first, second = (
+        subprocess.Popen(
+            [script, node], env=os.environ | env, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        for node in ("0", "1")
+    )
+    job.process = first
+    try:
+        seen = job.wait_for_light_ranks(120)
+        first.terminate()
+        second.terminate()
+        _, said = first.communicate(timeout=60)
+        _, said_there = second.communicate(timeout=90)
+    finally:
+        second.kill()
+        job.kill_all()
+    secrets = {saw["environment"]["SWITCHYARD_SECRET"] for saw in seen.values()}
+    assert secrets == {(job.run / "logs/torchrun.secret").read_text()}
+    assert first.returncode == 130, said
+    assert job.ends() == dict.fromkeys(range(2), "asked by SIGTERM")
+    assert second.returncode == 130, said_there
