@@ -10,6 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from planner.problems import Problem
 from planner.units import shorten
+from planner.yaml12_mistakes import fix_of_line
 from planner.yaml12_scalars import MAX_DIGITS, resolve_scalar
 from planner.yaml12_stream import several_documents
 
@@ -127,12 +128,15 @@ class Document:
                 return None
             mark = error.problem_mark or error.context_mark
             what = " ".join(part for part in (error.context, error.problem) if part)
+            last = mark.line + 1 if mark else 1
+            first = error.context_mark.line + 1 if error.context_mark else last
+            line, fix = fix_of_line(text, first, last)
             self._problem(
                 "SW102",
-                mark.line + 1 if mark else None,
+                line,
                 f"this is not YAML: {shorten(what.replace(_HASH, '#'), 120)}",
                 "a YAML mapping, as in ds_configs/",
-                "correct this line (indent with spaces, close quotes and brackets)",
+                fix,
             )
             return None
         except yaml.YAMLError as error:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from planner.hardware.catalog import known_devices
 from planner.hardware.presets import known_links
+from planner.loading.anchors import keep_anchors
 from planner.loading.changed_strategy import find_claim_faults
 from planner.loading.fault import Fault, dotted
 from planner.loading.hf_config import with_model
@@ -137,7 +138,7 @@ def loads(
         _, in_file = check(replace(sources, root=alone))
         strategy, found = check(sources, overrides=texts, in_file=in_file)
         found = list(name_overrides(found, texts, in_file, file))
-    problems += found
+    problems += keep_anchors(found, text)
     if problems:
         raise StrategyError(sorted(problems, key=_order))
     assert strategy is not None, "a strategy that does not validate has a Problem"

@@ -57,7 +57,8 @@ def read_numbers(
         thousand: what k is for the key: 1024 more often than 1000 for a sequence length.
         takes_tokens: of the key, whose noun is tokens.
     """
-    plain = text.strip().strip("'\"()[]")
+    # also typographic quotes, and spaces of no width
+    plain = re.sub(r"\s+(//|--).*$", "", text.strip(" \t\n\u00a0\u200b\ufeff“”‘’«»„'\"()[]"))
     if len(plain) > 64:
         return
     product = _product(plain)

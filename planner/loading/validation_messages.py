@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from planner.yaml12_writer import flow_yaml
 
 MAX_FAULTS = 100  # a file with more is not a strategy
 _IS_MISSING = "is missing"
+_GPU = ("cluster", "gpu")
 
 
 def find_faults(
@@ -54,9 +56,14 @@ def find_faults(
     meant = {path for fault in faults.values() for path in fault.meant}
     # A misspelt required key is one mistake, not two.
     return [
-        Fault(path=path, found=None) if fault.found == _IS_MISSING and path in meant else fault
+        Fault(path=path, found=None) if fault.found == _IS_MISSING and _follows(path, meant) else fault
         for path, fault in faults.items()
     ]
+
+
+def _follows(path: Path, meant: Collection[Path]) -> bool:
+    """Whether a missing key is written under another name; a GPU's figures follow from its name."""
+    return path in meant or (path[:2] == _GPU and (*_GPU, "name") in meant)
 
 
 def _fault(

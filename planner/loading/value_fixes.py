@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from planner.loading.entry_spellings import as_entries
 from planner.loading.foreign_names import foreign_names
 from planner.loading.json_schema import field_schema
 from planner.loading.key_spellings import candidates_of_key, share_of_memory
@@ -62,6 +63,7 @@ def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) 
     yield from (Proposal(*found) for found in candidates_of_key(path, value, data))
     if tuple(path) == ("data", "mix") and (parts := find_parts(value)):
         yield Proposal(as_mix(parts), explain_mix(parts))
+    yield from (Proposal(found) for found in as_entries(path, value))
     if isinstance(value, str):
         if tuple(path) == ("parallel",):
             yield from _short_name(value)
@@ -80,6 +82,7 @@ def _candidates(path: Sequence[str | int], value: Any, data: Mapping[str, Any]) 
 
 def _short_name(text: str) -> Iterator[Proposal]:
     """Degrees in another spelling: ep4_tp2, EP=4, TP=2, EP4xTP2."""
+    text = text.strip("“”‘’«»„'\" ")
     found: dict[str, str] = {}
     rest = text
     for match in re.finditer(r"(?i)(EP|TP|PP|DP)\s*[=:_-]?\s*0*([1-9]\d{0,8})", text):
@@ -135,6 +138,8 @@ def _of_number(path: Sequence[str | int], number: float) -> Iterator[Proposal]:
         and any(b.get("maximum", b.get("exclusiveMaximum")) == 1 for b in branches)
     ):
         yield Proposal(float(f"{number / 100:.6g}"), f", which is {number:g} %")
+    if isinstance(number, float) and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", repr(number)):
+        yield Proposal(round(number * 1000), f", or {round(number)} where {number:g} is meant")
     if isinstance(number, float):
         yield Proposal(-number)
         yield Proposal(round(number))

@@ -99,7 +99,7 @@ def _corrected(items: Iterable[object]) -> _Meant:
     found: dict[str, str] = {}
     hints: dict[str, None] = {}
     for item in items:
-        reading = read_dialect(str(item))
+        reading = read_dialect(_as_line(item))
         if reading.unclear:
             return None, ""
         hints |= {reading.hint: None}
@@ -107,6 +107,22 @@ def _corrected(items: Iterable[object]) -> _Meant:
             if slots != 0:  # a host without slots runs no rank
                 found.setdefault(machine_of(name), name if slots is None else f"{name} slots={slots}")
     return list(found.values()) or None, "".join(hints)
+
+
+_NAMES = ("name", "host", "hostname", "address", "ip", "node")
+_COUNTS = ("slots", "gpus", "num_gpus", "gpus_per_host", "nproc_per_node", "count")
+
+
+def _as_line(item: object) -> str:
+    """{name: n1, slots: 8} as a line of a hostfile; anything else as it is."""
+    if not isinstance(item, dict):
+        return str(item)
+    name = next((item[key] for key in _NAMES if isinstance(item.get(key), str)), None)
+    slots = next((item[key] for key in _COUNTS if isinstance(item.get(key), int)), None)
+    used = (name is not None) + (slots is not None)
+    if name is None or used != len(item):
+        return str(item)
+    return name if slots is None else f"{name} slots={slots}"
 
 
 def _numbered(count: int) -> Hosts:

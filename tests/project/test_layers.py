@@ -25,7 +25,7 @@ FLOORS = {
         ("problems", "units", "errors", "exit_codes", "files", "paths", "version"),
         ("terminal_text",),
         ("standard_streams", "run_holder", "heartbeats"),
-        ("yaml12_scalars", "yaml12_stream"),
+        ("yaml12_scalars", "yaml12_stream", "yaml12_mistakes"),
         ("yaml12",),
         ("yaml12_writer",),
         ("hardware",),
