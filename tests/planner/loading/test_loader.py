@@ -351,13 +351,12 @@ def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
 
 def test_later_problems_get_the_line_or_override_of_their_key(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
-    path.write_text(TEXT + "  optimizer: {moments: bf16}\noperate: {wandb: project}\n")
+    path.write_text(TEXT + "  optimizer: {moments: bf16}\n")
     loaded = load(path, ["runtime.overlap_all_to_all=true"])
     placed = locate_problems(find_unimplemented(loaded), loaded)
     assert [(p.path, p.line, p.override) for p in placed] == [
         ("runtime.overlap_all_to_all", None, "runtime.overlap_all_to_all=true"),
         ("training.optimizer.moments", 18, None),
-        ("operate.wandb", 19, None),
     ]
 
 
