@@ -14,6 +14,7 @@ from launch.cli.command import Work
 from launch.cli.output import CommandOutput
 from launch.commands.audit import audit
 from launch.commands.cordon import cordon
+from launch.commands.drill import drill
 from launch.commands.explain import explain
 from launch.commands.fallback import fallback
 from launch.commands.generate import generate
@@ -38,6 +39,7 @@ COMMANDS = (
     generate,
     preflight,
     run,
+    drill,
     cordon,
     monitor,
     report,

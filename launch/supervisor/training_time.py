@@ -22,7 +22,8 @@ def describe_training_time(
 ) -> tuple[str, list[dict[str, float]]] | None:
     """A line, and the same for programs; None where no recovery, step or save was measured.
 
-    Steps wait until a checkpoint is complete, so stall and write are the same seconds.
+    Where steps wait until a checkpoint is complete, stall and write are the same seconds. With
+    output.async_save nothing here sees when it is: at the latest when the next one is due.
     """
     steps = list(_read_steps(run_folder))
     stalls = list(save_stalls_s(steps, plan.strategy.output.checkpoint_every))
@@ -36,7 +37,7 @@ def describe_training_time(
     for between_s in (*MTBFS_S, *own):
         costs = CheckpointCosts(
             stall_s=median(stalls),
-            write_s=median(stalls),
+            write_s=interval_s if plan.strategy.output.async_save else median(stalls),
             recovery_s=fmean(recovery.restart_s for recovery in recoveries),
             mtbf_s=between_s,
         )

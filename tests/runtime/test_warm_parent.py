@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from planner.paths import PROJECT
-from tests.support.launching import Launch
+from tests.support.launching import Launch, free_port
 
 LIST = """
 import importlib, json, os, sys, threading
@@ -23,7 +23,8 @@ print(json.dumps({"modules": sorted(sys.modules), "threads": len(os.listdir("/pr
 @pytest.mark.slow
 def test_a_forked_rank_has_nothing_left_to_import(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
-    command = ["deepspeed", "--num_gpus", "2", "--module", "tests.support.module_list", str(tmp_path)]
+    command = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), "--no_local_rank"]
+    command += ["--module", "tests.support.module_list", str(tmp_path)]
     code, output = launch.run_command(*command, "--strategy", str(launch.strategy))
     assert code == 0, output
     warm = subprocess.run(

@@ -49,5 +49,13 @@ def test_the_ratio_is_told_for_three_rates_of_failures(tmp_path: Path) -> None:
     assert "0.55 s for a save and 20.0 s for a restart" in told[0]
 
 
+def test_a_save_beside_the_steps_is_whole_when_the_next_is_due(tmp_path: Path) -> None:
+    (tmp_path / "telemetry.jsonl").write_text("".join(json.dumps(made) + "\n" for made in LINES))
+    plan = build_plan(loads(STRATEGY, ["output.async_save=true"]))
+    told = describe_training_time(plan, tmp_path, [RECOVERY])
+    assert told is not None
+    assert told[1][0]["effective_training_time_ratio"] == pytest.approx(1 / (1 + 0.275 + 23 / 600))
+
+
 def test_without_a_recovery_nothing_is_told(tmp_path: Path) -> None:
     assert describe_training_time(build_plan(loads(STRATEGY)), tmp_path, []) is None

@@ -1,0 +1,113 @@
+"""Choice of drills: the kinds that are asked for and that this machine can have."""
+
+from collections.abc import Sequence
+
+from launch.drill import kinds
+from launch.drill.hosts import why_no_loopback, why_no_namespaces
+from launch.drill.kinds import KINDS, NAMES, Kind
+from planner import Problem, StrategyError
+from planner.units import QuantityError, parse_quantity
+
+
+def choose(names: Sequence[str], *, is_random: bool) -> tuple[list[Kind], list[str], bool]:
+    """The kinds, what was left out and why, and whether the hosts have a network of their own.
+
+    Raises:
+        StrategyError: for an unknown kind, or one that this machine cannot have.
+    """
+    if unknown := [name for name in names if name not in NAMES]:
+        raise StrategyError(
+            [
+                Problem(
+                    code="SW471",
+                    found=f"no kind of drill: {', '.join(unknown)}",
+                    expected=f"--kind with one of: {', '.join(NAMES)}",
+                    fix="correct the name",
+                )
+            ]
+        )
+    if unready := [kind.name for kind in KINDS if kind.name in names and not kind.is_ready]:
+        raise StrategyError([_not_ready(unready)])
+    left_out = [f"not drilled yet: {kind.name}" for kind in KINDS if not names and not kind.is_ready]
+    wanted = [kind for kind in KINDS if kind.is_ready and (not names or kind.name in names)]
+    if is_random and not kinds.IS_RANDOM_SEEN_TO_WORK:
+        raise StrategyError([_not_ready(["--hours"])])
+    if is_random:
+        if other := [kind.name for kind in wanted if kind.group != "ranks" and names]:
+            raise StrategyError([_not_at_random(other)])
+        left_out, wanted = [], [kind for kind in wanted if kind.group == "ranks"]
+    reason = why_no_namespaces()
+    if reason is None:
+        return wanted, left_out, True
+    if (missing := why_no_loopback()) is not None:
+        raise StrategyError([_no_hosts(missing)])
+    possible = [kind for kind in wanted if not kind.needs_network]
+    refused = [kind.name for kind in wanted if kind.needs_network]
+    if refused and names:
+        raise StrategyError([_no_network(refused, reason)])
+    left_out += [f"left out, as it needs a network of its own ({reason}): {name}" for name in refused]
+    return possible, left_out, False
+
+
+def parse_mtbf(text: str) -> float:
+    """Seconds.
+
+    Raises:
+        StrategyError: if it is no time.
+    """
+    try:
+        seconds = float(parse_quantity(text, "seconds"))
+    except QuantityError as error:
+        seconds, reason = 0.0, f": {error}"
+    else:
+        reason = ""
+    if seconds <= 0:
+        raise StrategyError(
+            [
+                Problem(
+                    code="SW478",
+                    found=f"--mtbf {text!r} is no time between faults{reason}",
+                    expected="a time above 0 with its unit",
+                    fix="write it as in --mtbf '10 min'",
+                )
+            ]
+        )
+    return seconds
+
+
+def _not_at_random(names: Sequence[str]) -> Problem:
+    possible = ", ".join(kind.name for kind in KINDS if kind.group == "ranks" and kind.is_ready)
+    return Problem(
+        code="SW479",
+        found=f"{', '.join(names)} is not drilled at random",
+        expected=f"with --hours, kinds that ranks do to themselves: {possible}",
+        fix="leave it out, or leave out --hours",
+    )
+
+
+def _not_ready(names: Sequence[str]) -> Problem:
+    return Problem(
+        code="SW477",
+        found=f"{', '.join(names)} cannot be drilled yet",
+        expected="a kind of drill that was seen to work",
+        fix="leave it out; without --kind all others are drilled",
+    )
+
+
+def _no_hosts(missing: str) -> Problem:
+    return Problem(
+        code="SW475",
+        found=f"this machine cannot have hosts for drills: {missing}",
+        expected="OpenSSH's client and server, and pdsh",
+        fix="apt-get install openssh-server openssh-client pdsh",
+    )
+
+
+def _no_network(names: Sequence[str], reason: str) -> Problem:
+    return Problem(
+        code="SW476",
+        found=f"{', '.join(names)} needs hosts with a network of their own, which this machine cannot have: "
+        f"{reason}",
+        expected="root, and unshare, ip and tc (util-linux, iproute2)",
+        fix="run it as root, or leave that kind out",
+    )
