@@ -50,7 +50,14 @@ def read_dialect(line: str) -> Reading:
     if len(line) > _LONGEST:
         return Reading(unclear=f"it has {len(line):,} characters")
     text = re.sub(r"#.*$|\s//.*$", "", line.strip()).strip()
-    text = re.sub(r"^-\s+", "", text).rstrip(",;\\ ")
+    if text[:1] == ";":
+        return Reading(no_host="a comment begins with #")
+    if text and all(letter in "[]{}(), " for letter in text):
+        return Reading(no_host="a bracket")
+    text = re.sub(r"^[-*•]\s+", "", text).rstrip(",;\\ ")
+    if not _is_json(text):
+        text = _QUOTED.sub(r"\1", text)
+    text = re.sub(r"^([^\s:]+):\s+(\d+)$", r"\1 \2", text)  # of a YAML mapping
     no_host = _what_it_is(text)
     if no_host:
         return Reading(no_host=no_host)
@@ -63,6 +70,15 @@ def read_dialect(line: str) -> Reading:
     if twice:
         return Reading(unclear=f"{shorten(twice[0], 60)} is in it twice")
     return Reading(found.hosts, found.hint, found.braces)
+
+
+# A word in quotes, also in those of a word processor.
+_QUOTED = re.compile(r"[\"'`“”‘’„«»]([^\s\"'`“”‘’„«»]+)[\"'`“”‘’„«»]")
+
+
+def _is_json(text: str) -> bool:
+    """Whether a line is JSON as a whole, whose quotes belong to it."""
+    return text[:1] in ("[", "{") and text[-1:] in ("]", "}")
 
 
 def read_rankfile(lines: Sequence[str]) -> Mapping[int, Reading]:

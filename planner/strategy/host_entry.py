@@ -158,6 +158,9 @@ def _read_count(text: str) -> tuple[int | None, str]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         devices |= set(range(int(first), int(last or first) + 1))
+    firsts = [int(part.partition("-")[0]) for part in text.split(",")]
+    if firsts != sorted(firsts):
+        raise UnclearError(f"{text!r} may be a number or a list of devices")  # 8,0 is 8 in German
     if not devices or (len(devices) < text.count(",") + 1):
         raise UnclearError(f"{text!r} is not a list of devices")
     if sorted(devices) != list(range(len(devices))):

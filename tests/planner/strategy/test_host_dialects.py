@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.examples import TEXT
-from tests.support.fixes import Written, settle
+from tests.support.fixes import Written, apply_fix, settle
 
 # A hostfile as it is found -> hosts and slots after every fix. gpus_per_host is 8.
 FILES = {
@@ -196,3 +196,32 @@ def test_a_fault_of_a_hostfile_keeps_its_line_under_an_override(tmp_path: Path) 
     written = Written(written.data, (f"cluster.hosts.hostfile={tmp_path / 'wrong'}",))
     (problem,) = (problem for problem in written.problems() if problem.code == "SW135")
     assert str(problem).startswith(f"{tmp_path / 'wrong'}:2: SW135 cluster.hosts: cannot parse 'n1 4'")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("“n1” slots=8\n", ("n1",)),
+        ("\"n1\" slots=8\n'n2' 8\n", ("n1", "n2")),
+        ("n1: 8\nn2: 8\n", ("n1", "n2")),
+        ('[\n  "n1",\n  "n2"\n]\n', ("n1", "n2")),
+        ("; gpus\n* n1 slots=8\n", ("n1",)),
+    ],
+)
+def test_quotes_brackets_and_marks_are_not_part_of_a_name(
+    tmp_path: Path, text: str, expected: tuple[str, ...]
+) -> None:
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text(text, encoding="utf-8")
+    written = Written.of(TEXT, f"cluster.hosts={{hostfile: {hostfile}}}", hostfile=hostfile)
+    for problem in written.problems():
+        apply_fix(written, problem)
+    hosts = written.load().cluster
+    assert (hosts.hosts.names, set(hosts.slots)) == (expected, {8})
+
+
+def test_a_decimal_comma_is_not_a_list_of_devices(tmp_path: Path) -> None:
+    path = tmp_path / "hostfile"
+    path.write_text("n1 slots=8,0\n")
+    (problem,) = Written.of(TEXT, f"cluster.hosts={{hostfile: {path}}}").problems()
+    assert "may be a number or a list of devices" in problem.found
