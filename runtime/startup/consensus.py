@@ -116,9 +116,8 @@ def agree_on_start(
     store.set("decision", decision.to_json())
     if decision.exit_code is not None:
         others = list(range(1, min(world_size, identity.world_size)))
-        if (
-            plan is not None and not own.problems
-        ):  # it has waited for reports; a rank that did not come will not read
+        # It has waited for reports: a rank that did not come will not read either.
+        if plan is not None and not own.problems:
             others = [rank for rank in others if store.check([f"report/{rank}"])]
         _wait_for_readers(store, len(others))
     return decision
