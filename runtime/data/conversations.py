@@ -31,6 +31,7 @@ from runtime.data.shape_fix import holds_records, listed, longest_field, overrid
 from runtime.data.threads import is_thread, thread_fix
 
 NUM_SAMPLED = 100  # records of each file in which roles are looked for
+THEN = ", then write "
 CALLS = "calls tools, which the chat template does not write"
 
 
@@ -192,6 +193,8 @@ class _Faults:
             fix = "choose a tokenizer whose chat template writes tool_calls, or remove the records with calls"
         elif TRAILING_COMMA in found:
             fix = "remove that comma"
+        elif self.counts[kind] == total and THEN in (other := self._other_form() or ""):
+            fix = other
         elif self.counts[kind] == total > 1:
             fix = f"every record has it: {self._as_text()}"
         return data_problem("SW724", found, expected, fix, file, place, path="data.format")

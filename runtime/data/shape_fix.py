@@ -104,7 +104,10 @@ def converted_fix(source: Source, command: str, doing: str, overrides: str, name
 def nested_fix(source: Source, form: Form, nested: Nested, name: str, format: str) -> str | None:
     first, loops, template = nested.first, list(nested.loops), ""
     modules: tuple[str, ...] = ()
-    converted, overrides = "r", ""
+    converted, overrides, as_text = "r", "", ""
+    if format != "text" and (isinstance(first, str) or find_answers(first, format) is None):
+        name, as_text = TEXT_FIELD, "data.format=text "
+        overrides = f"data.text_field={TEXT_FIELD} "
     if nested.joint is not None and (isinstance(first, str) or isinstance(first.get(name), str)):
         part = "r" if isinstance(first, str) else at(name)
         converted = f"dict(r, **{{{_quoted(name)}: {nested.joint}.join({part} {' '.join(loops)})}})"
@@ -125,7 +128,7 @@ def nested_fix(source: Source, form: Form, nested: Nested, name: str, format: st
     command = conversion_command(source.file, form, converted, loops, modules)
     if command is None:
         return None
-    then = source.naming.then_write(command, converted_name(source.file), overrides)
+    then = source.naming.then_write(command, converted_name(source.file), f"{as_text}{overrides}")
     return f"{nested.doing} ({nested.where}): {then}{template}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.problems import Problem
+from planner.units import plural
 from runtime.data.corpus import Source
 from runtime.data.naming import CONVERTED, Naming, converted_name, shell_path
 
@@ -50,7 +51,7 @@ def _joined(group: Sequence[Fault]) -> Problem:
     then = after.replace(naming.override(converted_name(source.file)), named)
     return replace(
         problem,
-        found=f"{problem.found}, and in {len(files) - 1:,} other files of {folder}",
+        found=f"{problem.found}, and in {plural(len(files) - 1, 'other file')} of {folder}",
         fix=f"{doing}: for f in {listed}; do {run}; done{THEN}{then}",
     )
 

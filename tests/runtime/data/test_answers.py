@@ -1,5 +1,6 @@
 """Conversations without an answer or with a bad one, and what is no conversation: counted, and fixed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,28 @@ def test_records_without_conversations_are_read_as_text_by_the_fix(
     prose.write_text(words(90))
     (problem,) = problems(tmp_path, prose, format=format)
     assert follow_data_fix(problem.fix) == ("data.format=text", "data.text_field=text")
+
+
+def test_messages_of_other_keys_are_converted_by_the_fix(tmp_path: Path) -> None:
+    """As a chat program exports one conversation: its messages have senders and texts."""
+    names = {"user": "Ann", "assistant": "Ben"}
+    talk = [{"id": 1, "from": names[m["role"]], "text": m["content"]} for m in [m for t in TALKS for m in t]]
+    file = write_lines(tmp_path / "a.json", [{"name": "Ben", "messages": talk}])
+    (problem,) = problems(tmp_path, file)
+    assert problem.found.startswith("message 1 of 'messages' has no role")
+    (override,) = (each for each in follow_data_fix(problem.fix) if each.startswith("data.path="))
+    converted = [json.loads(line) for line in Path(override.partition("=")[2]).read_text().splitlines()]
+    assert converted == [{"messages": [m for t in TALKS for m in t]}]
+
+
+def test_documents_inside_others_are_read_as_text_by_the_fix(tmp_path: Path) -> None:
+    documents = [{"body": words(40, seed=n)} for n in range(9)]
+    nested = write_lines(tmp_path / "a.json", [{"version": 1, "data": documents}])
+    lists = write_lines(tmp_path / "b.jsonl", [documents[:4], documents[4:]])
+    for file in (nested, lists):
+        (problem,) = problems(tmp_path, file)
+        overrides = follow_data_fix(problem.fix)
+        assert {"data.format=text", "data.text_field=body"} <= set(overrides)
 
 
 def test_lists_of_messages_are_converted_by_the_fix_of_chat_too(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_dumps_in_a_folder_are_left_out_unless_they_are_most_of_it(tmp_path: Pat
     source = write(tmp_path / "prose.txt", "words " * 500)
     survey = survey_corpus(find_corpus(str(tmp_path / "wiki")).sources, TextReader(field="text"))
     (problem,) = survey.problems
-    assert "and in 1 other files" in problem.found
+    assert "and in 1 other file of" in problem.found
     texts = [
         text for path in sorted(run_fix(problem.fix).parent.glob("*.converted.jsonl")) for text in read(path)
     ]
