@@ -8,6 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from runtime.data.csv_header import (
+    COLUMN,
+    MIN_ROWS,
+    NAME,
+    are_sentences,
+    has_header,
+    has_spaced_header,
+    is_even,
+    is_table_without_header,
+)
+
 if TYPE_CHECKING:
     import _csv
 
@@ -21,16 +32,7 @@ DOUBTFUL = {":": 3, "^": 2, "~": 2}
 EXCEL = re.compile(r"sep=([^\r\n])\r?\n")  # the first line by which Excel is told the delimiter
 COMMENT = "# \t"  # what a header may have before it
 COMMENTS = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)+")
-NAME = re.compile(r"[A-Za-z_][\w.:/-]{0,63}")
-# "First Name", "Review (text)": names that people write, told from prose by complete agreement of the rows.
-PHRASE = re.compile(r"[^\W\d][\w .:/()#%?-]{0,39}")
 TITLE = re.compile(r"[^\W\d][\w /()#%-]{0,39}(?<! )")  # no sentence
-# A name that a program would give to a column, told from a text of one word.
-COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
-NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
-SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
-MIN_SHARE = 0.5  # of the rows that have the header's number of fields, where the header is one of names
-MIN_ROWS = 3
 MAX_TITLE_LINES = 12
 
 
@@ -90,7 +92,7 @@ def _judge_below_title(head: str, is_complete: bool, field: str, *, is_table: bo
         first = lines[num_skipped].strip()
         for delimiter in (delimiter for delimiter in DELIMITERS if delimiter in first):
             form, rows = _judge_delimiter("".join(lines[num_skipped:]), is_complete, delimiter, field)
-            if form is None or not form.has_header or len(rows) < 2 or not _is_even(rows):
+            if form is None or not form.has_header or len(rows) < 2 or not is_even(rows):
                 continue
             titles = [line.strip().split(delimiter) for line in lines[:num_skipped]]
             if any(sum(map(bool, title)) >= len(rows[0]) for title in titles):
@@ -122,7 +124,7 @@ def _judge_rows(head: str, is_complete: bool, field: str, *, is_doubtful: bool =
         if delimiter not in first:
             continue
         form, rows = _judge_delimiter(head, is_complete, delimiter, field)
-        if form is None or len(rows) < 2 or not _is_even(rows):
+        if form is None or len(rows) < 2 or not is_even(rows):
             continue
         # With spaces after it, or without a row below, it is a key of settings, `text: one`.
         is_table = form.has_header and not form.skips_spaces and _agrees(rows, field, num_columns)
@@ -140,7 +142,7 @@ def _judge_delimiter(
     rows, is_quoted = _read_rows(head, is_complete, delimiter, has_quotes=True)
     if not is_quoted and '\\"' in head:
         escaped, is_escaped = _read_rows(head, is_complete, delimiter, has_quotes=True, has_escapes=True)
-        if is_escaped and _is_even(escaped) and _has_header(escaped, field):
+        if is_escaped and is_even(escaped) and has_header(escaped, field):
             return CsvForm(delimiter=delimiter, has_quotes=True, has_header=True, has_escapes=True), escaped
     if not is_quoted:
         unquoted, _ = _read_rows(head, is_complete, delimiter, has_quotes=False)
@@ -148,19 +150,14 @@ def _judge_delimiter(
             rows = unquoted
         else:
             is_quoted = True  # the reader names the row where a quote is wrong
-    if rows and _has_spaced_header(rows[0], field):
+    if rows and has_spaced_header(rows[0], field):
         form = CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
         return form, rows
-    is_prose = delimiter in ",;" and _are_sentences(rows)
-    has_header = _has_header(rows, field) and not (is_prose and field not in rows[0])
-    if has_header or (_is_table_without_header(rows) and not is_prose):
-        return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_header), rows
+    is_prose = delimiter in ",;" and are_sentences(rows)
+    has_names = has_header(rows, field) and not (is_prose and field not in rows[0])
+    if has_names or (is_table_without_header(rows) and not is_prose):
+        return CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=has_names), rows
     return None, rows
-
-
-def _is_even(rows: list[list[str]]) -> bool:
-    """Whether all rows have the same number of fields."""
-    return len({len(row) for row in rows}) == 1
 
 
 def _agrees(rows: list[list[str]], field: str, num_columns: int = 2) -> bool:
@@ -170,7 +167,7 @@ def _agrees(rows: list[list[str]], field: str, num_columns: int = 2) -> bool:
         return True
     # A space after each delimiter is prose's, or that of settings.
     has_spaces = any(cell.startswith(" ") for row in rows for cell in row)
-    return not has_spaces and len(rows[0]) >= num_columns and len(rows) > MIN_ROWS and _is_even(rows)
+    return not has_spaces and len(rows[0]) >= num_columns and len(rows) > MIN_ROWS and is_even(rows)
 
 
 def judge_one_column(head: str, is_complete: bool, field: str) -> CsvForm | None:
@@ -244,48 +241,4 @@ def _read_rows(
 def _has_no_quoting(rows: list[list[str]]) -> bool:
     """Whether the rows fit together with quotes as characters of the text, and none encloses a field."""
     fields = [field for row in rows for field in row]
-    return _is_even(rows) and not any(re.fullmatch('".*"', field) for field in fields)
-
-
-def _has_header(rows: list[list[str]], field: str) -> bool:
-    if not rows or len(rows[0]) < 2:
-        return False
-    header, body = rows[0], rows[1:]
-    names = header if header[0] else header[1:]  # pandas writes the index under an empty name
-    is_ended = names[-1] == "" and (len(names) > 2 or field in names)
-    if is_ended and _is_even(rows):  # a delimiter ends every row
-        names = names[:-1]
-    if len(set(names)) < len(names) and not (_is_even(rows) and (field in names or len(body) >= MIN_ROWS)):
-        return False
-    share = sum(len(row) == len(header) for row in body) / max(1, len(body))
-    if all(map(NAME.fullmatch, names)):
-        return field in names or share >= MIN_SHARE
-    return all(map(PHRASE.fullmatch, names)) and share == 1 and (field in names or len(body) >= MIN_ROWS)
-
-
-def _are_sentences(rows: list[list[str]]) -> bool:
-    """Whether rows are prose whose commas have no spaces: all end as sentences do, and none has a number."""
-    if not rows or any(NUMBER.fullmatch(field.strip()) for row in rows for field in row):
-        return False
-    return all(row[-1].rstrip().endswith(SENTENCE_ENDS) for row in rows)
-
-
-def _has_spaced_header(header: list[str], field: str) -> bool:
-    """`id, text`: only where it names the wanted column, since prose has a space after each comma."""
-    if len(header) < 2 or not all(name.startswith(" ") for name in header[1:]):
-        return False
-    names = [name.strip() for name in header]
-    return field in names and all(map(NAME.fullmatch, names))
-
-
-def _is_table_without_header(rows: list[list[str]]) -> bool:
-    """Whether rows have the same number of fields, and either a column of numbers or none that begins with a
-    space, as prose after a comma does."""
-    if len(rows) < MIN_ROWS or not _is_even(rows):
-        return False
-    columns = list(zip(*rows, strict=True))
-    if sum(any(column) for column in columns) < 2:  # statements that end with a semicolon
-        return False
-    if any(all(NUMBER.fullmatch(field.strip()) for field in column) for column in columns):
-        return True
-    return any(rows[0]) and not any(field.startswith(" ") for row in rows for field in row)
+    return is_even(rows) and not any(re.fullmatch('".*"', field) for field in fields)

@@ -221,7 +221,8 @@ def _share_of_json_lines(head: str, is_complete: bool) -> float:
     if not is_complete:
         lines.pop()  # cut off
     lines = [text for line in lines if (text := json_line(line))]
-    if len(lines) < 2 or not (lines[0][:1] in tuple('{["') or OBJECT.match(lines[-1])):
+    first = next((line for line in lines if line != "null"), "")
+    if len(lines) < 2 or not (first[:1] in tuple('{["') or OBJECT.match(lines[-1])):
         return 0.0
     if ARRAY_OF_LINES.match(head):
         return 0.0

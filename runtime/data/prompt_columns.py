@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 # Each with each: Alpaca, Dolly, question answering, mathematics, preference pairs (the chosen answer).
 PROMPTS = ("prompt", "instruction", "question", "query", "problem")
 COMPLETIONS = (
-    *("completion", "output", "response", "chosen", "solution", "answer"),
+    *("completion", "canonical_solution", "output", "response", "chosen", "solution", "answer"),
     *("answers", "completions", "responses", "outputs", "instances"),
 )
 # Only together: alone they are names of many other things.
@@ -37,7 +37,8 @@ SYSTEMS = ("system", "system_prompt", "system_message", "meta_instruction")
 HISTORY = "history"
 # Whether the answer is a good one (TRL's and LLaMA-Factory's data for KTO).
 LABELS = ("label", "kto_tag")
-SCORES = ("overall_score", "fine-grained_score", "score", "rating")
+SCORES = ("overall_score", "fine-grained_score", "pm_score", "score", "rating")
+RANK = "rank"  # the best is the first
 CHOICES = ("choices", "options", "endings")
 # Of multiple choice: the question, and the number or letter of the right choice.
 QUESTIONS = (*PROMPTS, "ctx", "sentence")
@@ -123,10 +124,16 @@ def _answer(value: Any, expression: str) -> tuple[str, str | None] | None:
         return f"{expression}[0]", f"if {expression}"
     if isinstance(value, list) and value and isinstance(value[0], dict):
         score = next(
-            (key for key in SCORES if all(isinstance(each.get(key), (int, float)) for each in value)), None
+            (
+                key
+                for key in (*SCORES, RANK)
+                if all(isinstance(each, dict) and isinstance(each.get(key), (int, float)) for each in value)
+            ),
+            None,
         )
-        if score is not None and len(value) > 1:  # UltraFeedback
-            best = f"max({expression}, key=lambda c: c[{json.dumps(score)}])"
+        if score is not None and len(value) > 1:  # UltraFeedback, Nectar
+            choose = "min" if score == RANK else "max"
+            best = f"{choose}({expression}, key=lambda c: c[{json.dumps(score)}])"
             found = _answer({key: v for key, v in value[0].items() if key != score}, best)
             return None if found is None else (found[0], f"if {expression}")
         inner = _answer(value[0], f"{expression}[0]")

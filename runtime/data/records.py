@@ -111,7 +111,8 @@ def _json_record(line: int, value: Any) -> Record | MalformedRecord:
     if isinstance(value, (dict, str)):
         return Record(line, value)
     fields = tuple(value) if isinstance(value, list) else None
-    return MalformedRecord(line, f"a JSON {type(value).__name__}, not an object", fields)
+    kind = "null" if value is None else f"a JSON {type(value).__name__}"
+    return MalformedRecord(line, f"{kind}, not an object", fields)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Records of conversations: those that are read under another key, and those in another shape."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,14 +12,16 @@ from runtime.data.preferences import find_choice
 from runtime.data.prompt_columns import PROMPTS, Answers, are_messages, at, find_prompts, system_message
 
 MESSAGES = "messages"
+REFERENCE = "reference"
 # Texts in turn, the user's first (UltraChat).
 TURNS = ("data", "dialog", "dialogue", "conversation", "conversations", "turns", "utterances")
 ANSWERERS = frozenset({"assistant", "gpt", "bot", "model", "chatgpt"})
 # A text with who speaks before each turn: HH-RLHF, MOSS.
 SPEAKERS = (
-    (r"(?:^|\n)(Human|User|Assistant|Bot|AI):", r"(?:^|\n)(%s):(.*?)(?=\n(?:%s):|\Z)"),
+    (r"(?:^|\n)(Human|User|USER|Assistant|ASSISTANT|Bot|AI):", r"(?:^|\n)(%s):(.*?)(?=\n(?:%s):|\Z)"),
     (r"\[(Human|MOSS)\]: ", r"\[(%s)\]: (.*?)(?=<eo\w>|\[(?:%s)\]: |\Z)"),
 )
+ASKING = ["Human", "User", "USER"]
 DOING = "make messages of its turns"
 
 
@@ -74,7 +77,7 @@ def _find_preferred(record: dict[str, Any]) -> Answers | None:
 
 def _find_turns(record: dict[str, Any]) -> Answers | None:
     for key, value in record.items():
-        messages = _messages(key, value)
+        messages = _answered(key, value, record) or _messages(key, value)
         if messages is not None:
             names = {name.lower(): name for name in record}
             messages = " + ".join([*system_message(record, names), messages])
@@ -93,6 +96,17 @@ def _find_turns(record: dict[str, Any]) -> Answers | None:
             f"translate from {next(iter(languages))}",
         )
     return None
+
+
+def _answered(key: str, value: Any, record: dict[str, Any]) -> str | None:
+    """The expression of questions that another list of the record answers (MT-bench)."""
+    answers = record.get(REFERENCE)
+    if key not in TURNS or not isinstance(value, list) or not isinstance(answers, list) or not answers:
+        return None
+    if len(value) != len(answers) or not all(isinstance(text, str) for text in (*value, *answers)):
+        return None
+    pairs = f"zip({at(key)}, {at(REFERENCE)})"
+    return f'[{{"role": w, "content": t}} for p in {pairs} for w, t in zip(("user", "assistant"), p)]'
 
 
 def _messages(key: str, value: Any) -> str | None:
@@ -128,11 +142,12 @@ def _spoken(text: str, expression: str) -> str | None:
     """The expression of the messages of a text that names the speaker before each turn."""
     for speaker, spoken in SPEAKERS:
         names = sorted(set(re.findall(speaker, text)))
-        if len(names) == 2 and len(set(names) & {"Human", "User"}) == 1:
-            role = '"user" if w in ("Human", "User") else "assistant"'
+        if len(names) == 2 and len(set(names) & set(ASKING)) == 1:
+            role = f'"user" if w in {json.dumps(ASKING)} else "assistant"'
             turns = spoken % ("|".join(names), "|".join(names))
             found = f're.findall(r"{turns}", {expression}, re.S)'
-            return f'[{{"role": {role}, "content": t.strip()}} for w, t in {found}]'
+            said = 't.replace("<|endoftext|>", "").strip()' if "<|endoftext|>" in text else "t.strip()"
+            return f'[{{"role": {role}, "content": {said}}} for w, t in {found}]'
     return None
 
 

@@ -168,6 +168,36 @@ DIALOGS = {
         ),
         talks_of_pairs(),
     ),
+    "Glaive": TalkFile(
+        "glaive.json",
+        whole(
+            [
+                {"system": "Be kind.", "chat": f"USER: {a}\n\n\nASSISTANT: {b} <|endoftext|>\n\n\n"}
+                for a, b in both()
+            ]
+        ),
+        talks_of_pairs(("system", "Be kind.")),
+    ),
+    "MT-bench": TalkFile(
+        "question.jsonl",
+        lines([{"question_id": 1, "turns": [a, "And?"], "reference": [b, "So."]} for a, b in both()]),
+        NAMED,
+    ),
+    "Nectar": TalkFile(
+        "n.jsonl",
+        lines(
+            [
+                {"prompt": a, "answers": [{"answer": "no", "rank": 2.0}, {"answer": b, "rank": 1.0}]}
+                for a, b in both()
+            ]
+        ),
+        talks_of_pairs(),
+    ),
+    "HumanEval": TalkFile(
+        "h.jsonl",
+        lines([{"task_id": "1", "prompt": a, "canonical_solution": b, "test": "x"} for a, b in both()]),
+        talks_of_pairs(),
+    ),
     "Chatbot Arena": TalkFile("arena.jsonl", lines(ARENA), CHOSEN),
     "Chatbot Arena, a table": TalkFile(
         "arena.jsonl",

@@ -76,6 +76,7 @@ STYLED += "".join(
     f"Dialogue: 0,0:00:0{n}.00,0:00:0{n}.90,Default,,0,0,0,,{{\\i1}}{text}\n" for n, text in enumerate(TEXTS)
 )
 NAMESPACE = 'xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="en"'
+WORD_LISTS = ["ferry", "mill", "piano on the stairs", "hill"]
 WORDS = [text.split() for text in TEXTS]
 DOCUMENT_FILES = {
     "MediaWiki, XML": TextFile("pages-articles.xml", _xml(f"mediawiki {NAMESPACE}", WIKI)),
@@ -187,6 +188,14 @@ DOCUMENT_FILES = {
         "a.txt", ("id^name^body\n" + "".join(f"{n}^x^{t}\n" for n, t in enumerate(TEXTS))).encode()
     ),
     "carets without names": TextFile("a.txt", "".join(f"{n}^x^{t}\n" for n, t in enumerate(TEXTS)).encode()),
+    "verses": TextFile(
+        "bible.txt",
+        "".join(f"Genesis 1:{n}\t{text} So it was.\n" for n, text in enumerate(TEXTS)).encode(),
+        [f"{text} So it was." for text in TEXTS],
+    ),
+    "a name that comes again": TextFile(
+        "a.csv", table([[text, "good" if n % 2 else "bad"] for n, text in enumerate(WORD_LISTS)]), WORD_LISTS
+    ),
     "tildes": TextFile(
         "a.txt", ("id~name~body\n" + "".join(f"{n}~x~{t}\n" for n, t in enumerate(TEXTS))).encode()
     ),

@@ -271,6 +271,11 @@ def test_fault_of_every_line_is_the_files(tmp_path: Path) -> None:
     assert "no line is a record" in problem.fix
 
 
+def test_null_on_the_first_line_does_not_make_text_of_records(tmp_path: Path) -> None:
+    problem = only_problem(write(tmp_path / "a.jsonl", 'null\n{"text": "one"}\n{"text": "two"}\n'))
+    assert (problem.code, problem.line, problem.found) == ("SW707", 1, "null, not an object")
+
+
 def test_records_without_text_name_their_keys_and_kinds(tmp_path: Path) -> None:
     line = '{"ids": [1, 2], "parts": [{"t": 0}], "n": null}\n'
     problem = only_problem(write(tmp_path / "a.jsonl", line * 3))
