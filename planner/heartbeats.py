@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, get_type_hints
 
 HEARTBEATS_NAME = "heartbeats"
 # In the order in which an attempt goes through them; from the first step on they alternate.
@@ -70,7 +72,26 @@ def read_heartbeats(run_folder: Path) -> dict[int, Heartbeat]:
 
 
 def _heartbeat(fields: Mapping[str, object]) -> Heartbeat:
-    known = {name: fields[name] for name in Heartbeat.__dataclass_fields__}
-    waits_in = known.pop("waits_in")
-    wait = None if waits_in is None else Wait(**waits_in)  # type: ignore[arg-type]
-    return Heartbeat(**known, waits_in=wait)  # type: ignore[arg-type]
+    """
+    Raises:
+        TypeError, KeyError, AttributeError: if it is not one.
+    """
+    waits_in = fields["waits_in"]
+    wait = None if waits_in is None else Wait(**_typed(waits_in, Wait, {}))  # type: ignore[arg-type]
+    return Heartbeat(**_typed(fields, Heartbeat, {"waits_in": wait}))  # type: ignore[arg-type]
+
+
+@lru_cache
+def _types(kind: type) -> Mapping[str, type]:
+    return get_type_hints(kind)
+
+
+def _typed(fields: Any, kind: type, others: Mapping[str, object]) -> dict[str, object]:
+    """The fields of a dataclass whose texts and integers are what they should be; `others` are given."""
+    found = dict(others)
+    for name, annotation in _types(kind).items():
+        if name not in others:
+            found[name] = fields[name]
+            if type(found[name]) is not annotation:
+                raise TypeError(f"{name} is {type(found[name]).__name__}, not {annotation.__name__}")
+    return found
