@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -96,8 +97,11 @@ def test_a_slurm_job_stops_saves_is_requeued_and_resumes(tmp_path: Path, slurm: 
     until(lambda: step_of(launch) > 3, 300, lambda: log_of(launch))
     slurm.ask("scancel", "--batch", "--signal=USR1", job)
     until(lambda: "to be requeued" in log_of(launch), 120, lambda: log_of(launch))
-    saved = launch.read("failed.json")["checkpoint"]
-    assert saved is not None
+    said = re.search(
+        r"launch.sbatch: stopped by SIGUSR1, saved at step (\d+) near the time limit; to be", log_of(launch)
+    )
+    assert said is not None, log_of(launch)
+    saved = int(said[1])
     assert saved > 3
     until(lambda: step_of(launch) > saved + 3, 300, lambda: log_of(launch))
     slurm.ask("scancel", job)

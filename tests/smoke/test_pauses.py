@@ -4,6 +4,7 @@ The ranks train nothing, so that a case takes seconds: they take signals and wat
 product's own code. A pause stops the complete job, as Ctrl-Z does; Slurm's suspend and a debugger stop ranks.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -70,8 +71,7 @@ class Paused:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.job.processes():
-            process.resume()
+        self.resume()
         self.job.kill_all()
 
     def pause(self) -> None:
@@ -80,7 +80,8 @@ class Paused:
 
     def resume(self) -> None:
         for process in self.job.processes():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a rank that goes on ends the launcher
+                process.resume()
 
     def send(self, number: signal.Signals) -> None:
         for rank in self.ranks:
