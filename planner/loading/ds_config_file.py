@@ -17,11 +17,13 @@ from planner.loading.foreign_names import (
 )
 from planner.loading.foreign_recipe import share_of_steps
 from planner.loading.interpolations import find_interpolations, with_resolved
+from planner.loading.off_spellings import is_off as says_off
 from planner.loading.programs import OTHER_MEANINGS
 from planner.loading.refused_keys import find_refusal, is_off
 from planner.loading.source_file import SourceFile
 from planner.loading.trial import is_legal
 from planner.loading.validation_messages import legal_values
+from planner.loading.value_fixes import propose_value
 from planner.problems import Problem
 from planner.strategy.sources import Sources
 from planner.yaml12 import Entry
@@ -98,7 +100,15 @@ def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConf
                 elif find_foreign(path) is None:
                     left_out[name] = f"{flow_yaml(converted)} is not legal for {here}"
                 else:
-                    problems.append(_problem(source, path, item, legal_values(tuple(here.split(".")))))
+                    target = tuple(here.split("."))
+                    meant = propose_value(target, converted, data)
+                    if meant is None or not says_off(converted):
+                        is_same = meant is not None and converted == item
+                        written = meant.value if meant is not None and is_same else None
+                        problems.append(_problem(source, path, item, legal_values(target), written))
+                        continue
+                    writes[here], said[here] = meant.value, name
+                    left_out[name] = f"{flow_yaml(item)}: {here} is {flow_yaml(meant.value)}{meant.hint}"
             for here, why in meaning.asks.items():
                 left_out[name] = f"{flow_yaml(item)}: {here} is not known ({why})"
             if meaning.refused or meaning.no_effect or meaning.note:
@@ -176,12 +186,16 @@ def _main(section: Mapping[str, Any]) -> Any:
     return section.get("stage", section.get("enabled", dict(section)))
 
 
-def _problem(source: SourceFile, path: tuple[str, ...], value: Any, legal: str) -> Problem:
+def _problem(source: SourceFile, path: tuple[str, ...], value: Any, legal: str, meant: Any = None) -> Problem:
+    """`meant`: the legal value that the file seems to mean; None where nothing says one."""
+    fix = f"correct {path[-1]} in {source.file.name}, or remove it there and write the key of the strategy"
+    if meant is not None:
+        fix = f"write {path[-1]}: {flow_yaml(meant)} in {source.file.name}"
     problem = Problem(
         code="SW156",
         path=".".join(path),
         found=f"{flow_yaml(value)} is not legal",
         expected=legal,
-        fix=f"correct {path[-1]} in {source.file.name}, or remove it there and write the key of the strategy",
+        fix=fix,
     )
     return Sources(file=str(source.file), root=Entry(value=source.root, line=None)).locate(problem, path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping as MappingOf
 from dataclasses import replace
 from typing import Any
 
-from planner.loading.foreign_names import own_tails
+from planner.loading.foreign_names import find_foreign, own_tails
 from planner.loading.json_schema import find_section, is_list, list_paths
 from planner.problems import Problem
 from planner.units import shorten
@@ -60,7 +60,7 @@ def _to_their_sections(root: Entry) -> dict[Path, Path]:
     moves: dict[Path, Path] = {}
     for key, entry in entries.items():
         here = key if "." in key else own_tails().get(key, key)
-        is_misplaced = "." in key or key not in paths
+        is_misplaced = "." in key or (key not in paths and _has_one_place(key, here, entry))
         if is_misplaced and here in paths and "." in here and not _has(root, tuple(here.split("."))):
             moves[(key,)] = tuple(here.split("."))
         for inner in _entries(entry):
@@ -69,6 +69,15 @@ def _to_their_sections(root: Entry) -> dict[Path, Path]:
                 moves[key, inner] = target  # training: {optimizer.eps: 1e-8}
     are_dotted = any("." in path[-1] for path in moves)
     return moves if len(moves) >= _FEW or are_dotted else {}
+
+
+def _has_one_place(key: str, here: str, entry: Entry) -> bool:
+    """Whether a key by name is meant: other programs have none of that name (bf16), and its value fits."""
+    target = tuple(here.split("."))
+    if len(target) != 2 or find_foreign((key,)) is not None:
+        return False
+    section, written = find_section(target), set(_entries(entry))
+    return not written or (section is not None and bool(written & set(section.written_keys())))
 
 
 def _in_lower_case(root: Entry) -> dict[Path, Path]:

@@ -278,3 +278,20 @@ def test_a_schedulers_rate_replaces_the_optimizers_and_is_said(
     assert found.left_out["optimizer.params.lr"] == (
         "0.0001: scheduler.params.warmup_max_lr sets training.learning_rate"
     )
+
+
+def test_never_is_what_a_key_has_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last of 700 steps is always saved; -1 is no validation on the way in nanotron."""
+    text = (
+        "train-iters: 700\nsave-interval: 0\nclip-grad: 1.0\ntensor-model-parallel-size: 2\nnum-layers: 4\n"
+    )
+    found = answer(capsys, file_of(tmp_path, text, "megatron.yaml"))
+    assert found["strategy"]["output"] == {"checkpoint_every": 700}
+    assert "at the end only" in found["left_out"]["save-interval"]
+
+
+def test_a_number_in_quotes_is_told_without_them(tmp_path: Path) -> None:
+    path = file_of(tmp_path, {"train_batch_size": "64", "zero_optimization": {"stage": 1}})
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, model_from=path)
+    assert [p.fix for p in caught.value.problems] == ["write train_batch_size: 64 in ds_config.json"]

@@ -91,3 +91,14 @@ def test_keys_in_another_case_are_one_problem(respell) -> None:  # type: ignore[
 def test_other_mistakes_are_told_too() -> None:
     found = problems_of(FLAT.replace("steps: 100", "steps: 100 steps") + "ep: 3\n")
     assert [p.code for p in found] == ["SW128", "SW113", "SW201"]
+
+
+def test_keys_that_other_programs_have_too_keep_their_meaning() -> None:
+    """bf16 is DeepSpeed's precision, not the peak of a GPU; its optimizer has parameters of its own."""
+    given = "bf16: {enabled: true}\noptimizer: {type: Adam, params: {lr: 1.0e-4}}\ngradient_clipping: 0.5\n"
+    fixes = [problem.fix for problem in problems_of(TEXT + given)]
+    assert [fix.partition(" instead")[0] for fix in fixes] == [
+        "write training.precision: bf16",
+        "write training.learning_rate: 0.0001",
+        "write training.gradient_clipping: 0.5",
+    ]
