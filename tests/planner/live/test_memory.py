@@ -187,7 +187,7 @@ def test_state_is_exact_and_each_phase_is_bounded(name: str, monkeypatch: pytest
         for phase, found in held.peaks.items():
             # Between steps that scalar and those sums, which are in no phase's bound; a thread of gloo may
             # hold the bucket that was reduced before.
-            late = buckets[phase] if phase == "reduction" else 0
+            late = buckets["reduction"] if phase in ("reduction", "update") else 0
             assert found <= bounds[phase] + late + 8 + 4 * 8, (rank, phase, found, bounds[phase])
         # Sums of peaks that never met were at 0.72 to 0.98 here, staged ranks at 0.46 to 0.82.
         tight = 0.4 if "staged" in name else 0.75
