@@ -118,13 +118,13 @@ class ForkServer:
             return f"it has {threads} threads, and cannot fork"
         if _has_opened_gpu():
             return "a library has opened a GPU in it, which a forked process cannot use"
-        names = sorted(
-            name for name in {*request["environment"], *self._environment} if _is_read_when_loaded(name)
-        )
-        differing = [
-            name for name in names if request["environment"].get(name) != self._environment.get(name)
-        ]
-        return f"it was started with another {', '.join(differing)}" if differing else None
+        # What this process was given, the rank must have; what the rank has, this process, which has set
+        # some of it itself since.
+        given, asked = self._environment, request["environment"]
+        differing = {name for name in given if asked.get(name) != given[name]}
+        differing |= {name for name in asked if os.environ.get(name) != asked[name]}
+        named = ", ".join(sorted(name for name in differing if _is_read_when_loaded(name)))
+        return f"it was started with another {named}" if named else None
 
     def _fork(
         self, connection: socket.socket, request: Mapping[str, Any], streams: tuple[int, ...]

@@ -16,6 +16,7 @@ def main() -> None:
     with listener:
         server = ForkServer(listener, dict(os.environ))
         signal.signal(signal.SIGTERM, server.close)
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # as runtime/warm_parent.py does
         print("ready", flush=True)
         start = server.serve()
     if start is not None:

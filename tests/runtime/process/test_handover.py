@@ -113,6 +113,12 @@ def test_a_variable_that_libraries_read_when_they_load_must_be_the_server_s(serv
     assert "another OMP_NUM_THREADS" in err
 
 
+def test_a_variable_that_the_server_has_set_itself_is_no_difference(served: Host) -> None:
+    """DeepSpeed's launcher sets PYTORCH_NVML_BASED_CUDA_CHECK for ranks, and a warm parent for itself."""
+    out, err = served.start("tell", PYTORCH_NVML_BASED_CUDA_CHECK="1").communicate("", timeout=TIMEOUT_S)
+    assert (json.loads(out)["is_forked"], err) == (True, "on stderr\n")
+
+
 def test_signals_reach_the_rank_and_its_exit_code_the_launcher(served: Host, tmp_path: Path) -> None:
     start, rank = waiting_rank(served, tmp_path)
     start.send_signal(signal.SIGTERM)
