@@ -51,7 +51,7 @@ FILES: dict[str, tuple[Any, bool]] = {
 }
 
 
-@pytest.mark.parametrize("number", quick_and_slow(12, 500))
+@pytest.mark.parametrize("number", quick_and_slow(4, 200))
 @pytest.mark.parametrize("name", FILES)
 def test_any_content_is_shown_or_left_out(tmp_path: Path, name: str, number: int) -> None:
     content, is_line = FILES[name]

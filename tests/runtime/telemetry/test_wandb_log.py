@@ -18,6 +18,7 @@ from tests.runtime.telemetry.test_records import step_line
 PLAN = build_plan(loads(STRATEGY, ["operate.wandb=moe"]))
 
 
+@pytest.mark.slow  # W&B takes seconds to open and to close a log
 def test_an_offline_log_has_the_steps_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attempts, the second of which trains a step again: the log goes on, and does not begin again."""
     monkeypatch.setenv("WANDB_MODE", "offline")
