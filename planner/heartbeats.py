@@ -1,5 +1,6 @@
 """Heartbeats of a run: heartbeats/HOST.json, in which one rank of a host says what each of them does now."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -69,6 +70,13 @@ def read_heartbeats(run_folder: Path) -> dict[int, Heartbeat]:
             if rank not in found or beat.attempt > found[rank].attempt:
                 found[rank] = beat
     return found
+
+
+def remove_unfinished(run_folder: Path) -> None:
+    """Removes what ranks that were killed have left of files that they were about to replace."""
+    for path in (run_folder / HEARTBEATS_NAME).glob(".*.json.*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _heartbeat(fields: Mapping[str, object]) -> Heartbeat:

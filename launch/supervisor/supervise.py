@@ -29,7 +29,7 @@ from launch.supervisor.warm_parents import WarmParents
 from launch.supervisor.watch import AttemptWatch, are_training
 from planner import Plan, StrategyError
 from planner.exit_codes import ExitCode
-from planner.heartbeats import Heartbeat
+from planner.heartbeats import Heartbeat, remove_unfinished
 from planner.run_holder import newest_attempt
 from planner.strategy.schema import Strategy
 
@@ -168,6 +168,7 @@ class Supervisor:
         unfenced = attempt.kill() if verdict.cause is not Cause.DONE else ()
         if warm is not None:
             warm.close()
+        remove_unfinished(paths.run)
         return verdict, tuple(host for host in unfenced if host in hosts)
 
     def _write_files(self, plan: Plan) -> None:

@@ -155,7 +155,10 @@ def test_a_run_that_is_done_needs_one_attempt(play: Play) -> None:
 
 def test_a_killed_rank_s_host_is_replaced_in_its_place(play: Play) -> None:
     lost = {"heartbeats": beats(r1="gone"), "seconds": 30}
+    (play.run / "heartbeats").mkdir()
+    (play.run / "heartbeats" / ".b.json.4711").touch()  # a rank was killed while it wrote
     assert play.supervise(lost, {"code": 0}) == 0
+    assert [path.name for path in (play.run / "heartbeats").iterdir() if path.name.startswith(".")] == []
     assert play.hosts == [("a", "b"), ("c", "b")]
     assert play.events() == ["start", "restart", "replace", "start", "end"]
     assert (play.run / "arguments-2").read_text().startswith("--take-over --job ")
