@@ -6,10 +6,12 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from planner import build_plan, loads
+from planner import StrategyError, build_plan, loads
+from runtime.startup.open_run import open_run
 from runtime.telemetry.records import Telemetry
 from runtime.telemetry.wandb_log import WandbLog, find_wandb_problems, logged_config, run_id
 from tests.runtime.startup.test_resume import STRATEGY
@@ -102,6 +104,17 @@ def test_nothing_of_the_site_leaves_it() -> None:
     assert config["plan"] == plan.fingerprint
     assert config["model"]["num_experts"] == plan.strategy.model.num_experts
     assert "s3cret" not in repr(config)
+
+
+def test_rank_0_refuses_it_before_it_claims_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr("runtime.startup.open_run.find_wandb_problems", lambda s: find_wandb_problems(s, {}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    context = SimpleNamespace(plan=PLAN, folder=tmp_path / "run", takes_over=False)
+    with pytest.raises(StrategyError) as caught:
+        open_run(context)  # type: ignore[arg-type]
+    assert [problem.code for problem in caught.value.problems] == ["SW907"]
+    assert not (tmp_path / "run" / "attempts").exists()
 
 
 def test_a_run_that_begins_again_has_another_log(tmp_path: Path) -> None:
