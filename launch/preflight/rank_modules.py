@@ -42,7 +42,7 @@ def _modules_behind(program: Path, project: Path) -> Iterator[str]:
 def _imported(file: Path, project: Path) -> Iterator[str]:
     """Dotted names; `from a import b` gives a and a.b, of which either may be a module."""
     package = file.relative_to(project).parent.parts
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in _nodes(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -50,6 +50,20 @@ def _imported(file: Path, project: Path) -> Iterator[str]:
             base = ".".join((*above, *filter(None, [node.module])))
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All that this version of Python runs: not the other branch of `if sys.version_info >= (3, 11)`."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        test = ast.unparse(node.test) if isinstance(node, ast.If) else ""
+        if isinstance(node, ast.If) and test.startswith("sys.version_info >= ("):
+            least = ast.literal_eval(test.partition(" >= ")[2])
+            waiting += node.body if sys.version_info >= least else node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
 
 
 def _files_of(name: str, project: Path) -> Iterator[Path]:

@@ -71,7 +71,9 @@ def test_a_group_mismatch_shows_both_tables(wrong: str) -> None:
 def test_every_group_has_the_launch_timeout(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     waits = []
 
-    def new_group(ranks: list[int], timeout: timedelta, group_desc: str | None) -> tuple[int, ...]:
+    def new_group(
+        ranks: list[int], timeout: timedelta, backend: str | None, group_desc: str | None
+    ) -> tuple[int, ...]:
         waits.append(timeout)
         return tuple(ranks)
 

@@ -29,7 +29,8 @@ NOT_OF_RANKS = {"typer", "nvidia-ml-py"}  # of the commands, and of preflight's 
 def test_every_requirement_of_the_product_is_looked_for() -> None:
     text = (PROJECT / "pyproject.toml").read_text()
     lines = text.partition("\ndependencies = [\n")[2].partition("\n]")[0].splitlines()
-    required = {line.strip().strip('",').partition(">")[0] for line in lines}
+    # What an older Python needs instead of its own module is looked for there only.
+    required = {line.strip().strip('",').partition(">")[0] for line in lines if "python_version" not in line}
     assert required == {*NEEDED, *NOT_OF_RANKS}
     assert set(NEEDED.values()) <= set(modules_of_ranks(plan()))
 
@@ -39,6 +40,14 @@ def test_extras_and_what_the_plan_leaves_out_are_not() -> None:
     assert "tensorboard" not in found
     assert not found & EXTRAS
     assert not found & {"launch", "planner", "runtime", "model", "json", "__future__"}
+
+
+def test_what_only_another_version_of_python_needs_is_not(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import sys\nif sys.version_info >= (3, 2):\n    import needed\nelse:\n    import of_old\n"
+        "if sys.version_info >= (4, 0):\n    import of_new\nelse:\n    import of_today\n"
+    )
+    assert modules_of_ranks(plan(), tmp_path) == ("needed", "of_today")
 
 
 @pytest.fixture

@@ -199,6 +199,7 @@ def test_a_host_whose_answer_lacks_something_leaves_the_others_asked(
             tmp_path / "runs",
             shared,
             wants_gpus=False,
+            modules=(),
             on_answer=lambda host, failure: None,
         )
         found = asyncio.run(asking)

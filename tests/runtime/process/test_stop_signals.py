@@ -255,7 +255,8 @@ def test_the_heartbeat_of_a_claim_takes_the_rank_with_it(
 
 
 def test_every_thread_is_a_service_or_an_answer_that_is_waited_for() -> None:
-    """Saving and the progress line have none; a store is asked by threads whose end is waited for."""
+    """The progress line has none; a store is asked, and a checkpoint written, by threads that are waited for:
+    the failure of either is their caller's."""
     found = {
         (str(path.relative_to(ROOT)), line.strip().partition("Thread(")[2].partition(", daemon")[0])
         for folder in ("runtime", "model", "train.py")
@@ -264,6 +265,7 @@ def test_every_thread_is_a_service_or_an_answer_that_is_waited_for() -> None:
         if "Thread(" in line
     }
     assert found == {
+        ("runtime/checkpoint/async_writer.py", 'target=run, name="checkpoint-writer"'),
         ("runtime/process/service_thread.py", "target=run, name=name"),
         ("runtime/startup/failure_reason.py", 'target=run, name="failure-reason"'),
         ("runtime/startup/rank_store.py", 'target=greet, name="greet-store"'),
