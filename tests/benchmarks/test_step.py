@@ -124,6 +124,7 @@ def test_all_competitors_train_the_same_tokens_on_two_ranks(tmp_path: Path) -> N
         assert each["least_row_bytes"] <= rows["switchyard"] <= rows["deepspeed"]
 
 
+@pytest.mark.slow
 def test_two_programs_take_turns_on_a_tiny_model(tmp_path: Path) -> None:
     blocks = _bench(tmp_path, "--ranks", "1", "--precision", "fp32", "--only", "transformers", "deepspeed")
     _check(blocks, 1, {"switchyard", "transformers", "deepspeed"})

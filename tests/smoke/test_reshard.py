@@ -42,6 +42,7 @@ def test_a_run_continues_from_it_in_its_layout(tmp_path: Path) -> None:
         assert norm == pytest.approx(losses[step][2], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_wrong_input_is_2_and_writes_nothing(tmp_path: Path) -> None:
     strategy, out = Launch(tmp_path).strategy, tmp_path / "out"
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)

@@ -104,6 +104,7 @@ def test_a_finished_run_prints_its_result_and_trains_no_further(unbroken: tuple[
     assert launch.read("done.json")["attempt"] == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(unbroken: tuple[Launch, str], tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     launch.start()
@@ -153,6 +154,7 @@ def test_a_stop_while_the_ranks_start_is_heard_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_second_start_does_not_take_a_run_that_is_trained(
     unbroken: tuple[Launch, str], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.hosts import LoopbackHosts
 from tests.support.jobs import Job, until
 
+pytestmark = pytest.mark.slow
 TWO = ("cluster.hosts=[node1, node2]", "cluster.gpus_per_host=2")
 ONE = ("cluster.hosts=[node1]", "cluster.gpus_per_host=2", "parallel.ep=2")
 RUNNER, LAUNCHER = "deepspeed.launcher.runner", "deepspeed.launcher.launch"

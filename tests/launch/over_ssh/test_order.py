@@ -35,6 +35,7 @@ VALUES = {
 ALTERED = ["a $HOME", "`id`", 'say "yes"', "back\\slash", "50%n", " blank"]
 
 
+@pytest.mark.slow
 def test_each_rank_is_where_the_plan_has_it_and_gets_what_was_written(
     tmp_path: Path, hosts: LoopbackHosts
 ) -> None:

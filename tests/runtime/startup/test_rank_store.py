@@ -138,6 +138,7 @@ for address in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_firewall_an_absent_host_and_a_missing_route_are_told_apart() -> None:
     """In a network of its own; each within the timeout of 6 s, not after twice that."""
     inside = ["unshare", "--net", "bash", "-c", _NETWORK, "network"]
