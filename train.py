@@ -82,6 +82,7 @@ def train(context: "RunContext", decision: "StartDecision", exit_reporter: "Exit
     device = run.join_world()
     data = open_data(plan.strategy, entry=run.data_entry)
     clock = PhaseClock(make_timestamps(device), on_change=run.pulse.beat)
+    run.pulse.waits_for_stage = lambda: clock.current == "stage_wait"
     groups = make_groups(plan, run.rank, clock)
     engine = run.agree_on_groups(lambda: make_engine(build_model(plan, groups, device), plan, groups, clock))
     first_step = run.restore(engine, groups, data)

@@ -185,6 +185,8 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         if (found := wrong_kind(path, is_folder=False)) is not None:
             raise CheckpointError("SW801", f"{path} cannot be read: it is {found}")
         fields = json.loads(read_limited(path, MAX_BYTES))
+        if not isinstance(fields, dict):
+            raise ValueError("not a JSON object")
         stated = fields.pop("sha256")
         version = fields["schema_version"]
         actual = _own_hash(fields)

@@ -11,6 +11,7 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class Pulse:
         self._memory = _map(path, create=True)
         self._place = (os.getpid(), attempt)
         self._beats = self._thread_beats = 0
+        # Whether the main thread waits for a neighboring stage; whoever has a clock sets it.
+        self.waits_for_stage: Callable[[], bool] = lambda: False
         self.enter("build")
 
     def enter(self, phase: str, step: int = 0) -> None:

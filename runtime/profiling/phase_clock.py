@@ -56,6 +56,11 @@ class PhaseClock:
         """A context in which time counts to `name`, one of PHASES."""
         return self._phases[name]
 
+    @property
+    def current(self) -> str:
+        """The innermost phase that is open now, for any thread."""
+        return self._open[-1]
+
     def reset(self) -> dict[str, float]:
         """Seconds of each phase since the last reset (or the constructor); the step's time is their sum.
 

@@ -10,10 +10,12 @@ from unittest.mock import patch
 import psutil
 import pytest
 
+from launch.supervisor.hang_watch import find_failed_ranks
 from planner.heartbeats import read_heartbeats
 from runtime.process import pulse as pulse_module
 from runtime.process.pulse import Pulse, pulse_path
-from runtime.startup.heartbeats import SILENT_S, HostHeartbeats
+from runtime.profiling.phase_clock import PhaseClock
+from runtime.startup.heartbeats import QUIET_S, SILENT_S, STAGE_WAIT, HostHeartbeats
 from tests.support.launching import ROOT
 
 
@@ -102,6 +104,21 @@ def test_a_stopped_rank_is_told_as_stopped(host: Host) -> None:
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_a_rank_that_waits_for_another_stage_is_told_from_the_one_that_it_waits_for(host: Host) -> None:
+    clock = PhaseClock(on_change=host.pulses[4].beat)
+    host.pulses[4].waits_for_stage = lambda: clock.current == "stage_wait"
+    with clock.phase("compute"), clock.phase("stage_wait"):
+        for _ in range(2):
+            for beats in (host.beats[5], host.beats[4]):
+                beats.beat()
+            host.seconds += 2 * QUIET_S
+        ranks = read_heartbeats(host.run_folder)
+        assert ranks[4].waits_in == STAGE_WAIT
+        assert find_failed_ranks(ranks) == (5,)
+    host.beats[4].beat()
+    assert read_heartbeats(host.run_folder)[4].waits_in is None
 
 
 def test_a_broken_file_of_one_host_hides_no_other(host: Host) -> None:
