@@ -23,7 +23,7 @@ _READY_S = 60.0
 # Of a slow network: what is sent to the host has 5 Mbit/s (tc-tbf(8); kernels often lack netem).
 _SLOW = "tbf rate 5mbit burst 32kbit latency 400ms"
 
-_SSHD_CONFIG = """\
+SSHD_CONFIG = """\
 Port {port}
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/key.pub
@@ -37,7 +37,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 512:30:1024
 """
-_MATCH = """\
+SSHD_MATCH = """\
 Match LocalAddress {address}
   ForceCommand {folder}/enter {name}
 """
@@ -47,7 +47,7 @@ _ENTER = """\
 [[ ! -e {folder}/$1.off ]] || exit 1
 exec bash -c "$SSH_ORIGINAL_COMMAND"
 """
-_SSH_CONFIG = """\
+SSH_CONFIG = """\
 {aliases}Host *
   Port {port}
   IdentityFile {folder}/key
@@ -90,7 +90,7 @@ class Hosts(ABC):
         for key in ("key", "host_key"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key))
         aliases = "".join(f"Host {name}\n  HostName {address}\n" for name, address in addresses.items())
-        text = _SSH_CONFIG.format(aliases=aliases, port=port, folder=self.folder)
+        text = SSH_CONFIG.format(aliases=aliases, port=port, folder=self.folder)
         self.ssh_config.write_text(text, encoding="utf-8")
 
     def _wait_for(self, name: str) -> None:
@@ -120,7 +120,7 @@ class NamespaceHosts(Hosts):
                 _run("ip", *words.split())
             self._name_in_files(addresses)
             self._make_keys(22, addresses)
-            config = _SSHD_CONFIG.format(port=22, folder=self.folder)
+            config = SSHD_CONFIG.format(port=22, folder=self.folder)
             (self.folder / "sshd_config").write_text(config, encoding="utf-8")
             for number, name in enumerate(self.names, start=1):
                 self._start_host(number, name)
@@ -203,15 +203,15 @@ class LoopbackHosts(Hosts):
     def start(self) -> None:
         addresses = {name: f"127.0.7.{number}" for number, name in enumerate(self.names, start=1)}
         try:
-            port = _free_port(tuple(addresses.values()))
+            port = free_port(tuple(addresses.values()))
             self._make_keys(port, addresses)
             enter = self.folder / "enter"
             enter.write_text(_ENTER.format(folder=self.folder), encoding="utf-8")
             enter.chmod(0o755)
-            config = _SSHD_CONFIG.format(port=port, folder=self.folder)
+            config = SSHD_CONFIG.format(port=port, folder=self.folder)
             config += "".join(f"ListenAddress {address}\n" for address in addresses.values())
             for name, address in addresses.items():
-                config += _MATCH.format(address=address, folder=self.folder, name=name)
+                config += SSHD_MATCH.format(address=address, folder=self.folder, name=name)
             (self.folder / "sshd_config").write_text(config, encoding="utf-8")
             if os.geteuid() == 0:
                 Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -279,7 +279,7 @@ def _until(is_so: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.05)
 
 
-def _free_port(addresses: tuple[str, ...]) -> int:
+def free_port(addresses: tuple[str, ...]) -> int:
     """A port that is free on all of them.
 
     Raises:

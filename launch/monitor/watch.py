@@ -11,7 +11,7 @@ from launch.monitor.liveness import Liveness
 from launch.monitor.snapshot import RankView, Snapshot, State, Throughput
 from launch.monitor.straggler import NUM_WINDOWS, WINDOW, Slowest, find_slowest
 from launch.run_folder.clock import RunClock
-from launch.run_folder.description import EXPERTS_NAME, STEPS_NAME, RunDescription, describe_run
+from launch.run_folder.description import RunDescription, describe_run
 from launch.run_folder.experts import ExpertHealth, add, expert_health
 from launch.run_folder.limits import LimitReading, read_limits
 from launch.run_folder.lines import LineTail
@@ -21,6 +21,7 @@ from launch.supervisor.journal import read_journal
 from planner.exit_codes import ExitCode
 from planner.heartbeats import Heartbeat, read_heartbeats
 from planner.prediction.breakdown import PHASES
+from planner.run_files import EXPERTS_NAME, STEPS_NAME
 from planner.strategy.schema import Strategy
 from planner.units import plural
 

@@ -11,15 +11,10 @@ from launch.supervisor.journal import JOURNAL_NAME
 from launch.supervisor.verdict import Outcome, read_outcome
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.exit_codes import ExitCode
+from planner.run_files import RANKS_NAME, STEPS_NAME
 from planner.run_holder import CLAIMS_NAME, DONE_NAME, FAILED_NAME
 from planner.strategy.schema import Strategy
 
-STEPS_NAME, EXPERTS_NAME, RANKS_NAME, TRACE_NAME = (
-    "telemetry.jsonl",
-    "experts.jsonl",
-    "ranks",
-    "timeline.json",
-)
 STRATEGY_NAME = "strategy.yaml"
 _OF_A_RUN = (STRATEGY_NAME, STEPS_NAME, CLAIMS_NAME, DONE_NAME, FAILED_NAME, JOURNAL_NAME, RANKS_NAME)
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from launch.run_folder.description import RANKS_NAME
 from launch.run_folder.lines import LineTail
 from launch.run_folder.records import RankRecord, parse_host, parse_rank
+from planner.run_files import RANKS_NAME
 
 _RANK_FILE = re.compile(r"rank-(\d{4,9})\.jsonl")
 _HOST_FILE = re.compile(r"host-.+\.jsonl")

@@ -9,13 +9,14 @@ from typing import Any
 from launch.monitor.snapshot import Snapshot
 from launch.monitor.watch import RunWatch
 from launch.run_folder.clock import RunClock
-from launch.run_folder.description import EXPERTS_NAME, STEPS_NAME, TRACE_NAME, Claim
+from launch.run_folder.description import Claim
 from launch.run_folder.experts import ExpertHealth, add, expert_health
 from launch.run_folder.lines import LineTail
 from launch.run_folder.records import StepRecord, parse_experts, parse_step
 from launch.supervisor.journal import Entry, read_journal
 from planner.files import read_limited
 from planner.report.ledger import LedgerEntry, read_ledger
+from planner.run_files import EXPERTS_NAME, STEPS_NAME, TRACE_NAME
 
 MAX_COLUMNS = 80  # of the heat map over time
 _MAX_TRACE_BYTES = 1 << 28

@@ -5,21 +5,8 @@ from typing import Any
 
 from launch.run_folder.records import number
 from launch.run_report.svg import WIDTH, legend, rect, svg, text, tick_text, ticks
+from planner.report.timeline_style import LABELS, PASS_COLOURS, WAIT_COLOURS
 
-# The colours of timeline.png (runtime/telemetry/step_timeline.py), which launch may not import.
-PASSES = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98"}
-WAITS = {
-    "all_to_all": "#d55e00",
-    "tensor_parallel": "#f0e442",
-    "gradient_reduce": "#cc79a7",
-    "stage_wait": "#e69f00",
-}
-_LABELS = {
-    "all_to_all": "all-to-all of tokens",
-    "tensor_parallel": "TP collective",
-    "gradient_reduce": "gradient reduction",
-    "stage_wait": "waiting for another stage",
-}
 MAX_ROWS = 32
 _LEFT, _ROW = 130, 22
 
@@ -44,12 +31,12 @@ def step_timeline(trace: Mapping[str, Any]) -> str:
     for stage, rank, kind, name, start, duration in (*_passes(shown), *_merged(shown, (end - begin) / 2000)):
         y = rows[stage, rank] * _ROW + 6
         x, width = _LEFT + (start - begin) * scale, duration * scale
-        is_wait = kind in WAITS
-        title = f"rank {rank}: {_LABELS.get(name, name)}, {duration:.3g} ms"
+        is_wait = kind in WAIT_COLOURS
+        title = f"rank {rank}: {LABELS.get(name, name)}, {duration:.3g} ms"
         if is_wait:
-            parts.append(rect(x, y + 8, width, 8, WAITS[kind], title))
+            parts.append(rect(x, y + 8, width, 8, WAIT_COLOURS[kind], title))
             continue
-        parts.append(rect(x, y, width, _ROW - 4, PASSES[kind], title, ' class="pass"'))
+        parts.append(rect(x, y, width, _ROW - 4, PASS_COLOURS[kind], title, ' class="pass"'))
         micro_batch = name.split()[1:]
         if micro_batch and width > 12:
             parts.append(f'<text class="number" x="{x + 3:.1f}" y="{y + 7:.1f}">{micro_batch[0]}</text>')
@@ -60,7 +47,7 @@ def step_timeline(trace: Mapping[str, Any]) -> str:
         )
     parts.append(text(WIDTH, bottom + 28, "milliseconds", anchor="end", css="small"))
     kinds = {bar[2] for bar in shown}
-    items = [(c, _LABELS.get(k, k)) for k, c in (PASSES | WAITS).items() if k in kinds]
+    items = [(c, LABELS.get(k, k)) for k, c in (PASS_COLOURS | WAIT_COLOURS).items() if k in kinds]
     parts += legend(items, bottom + 46)
     parts.append(text(0, bottom + 84, "A number at the start of a pass is its micro-batch.", css="small"))
     return svg(WIDTH, bottom + 92, parts, "What each rank did in one step")
@@ -72,7 +59,7 @@ def _bars(events: Sequence[Any]) -> Iterator[Bar]:
             continue
         name, start, duration = str(event.get("name")), number(event.get("ts")), number(event.get("dur"))
         kind = name.partition(" ")[0]
-        known = WAITS if event.get("cat") == "phase" else PASSES
+        known = WAIT_COLOURS if event.get("cat") == "phase" else PASS_COLOURS
         stage, rank = event.get("pid"), event.get("tid")
         if kind not in known or type(stage) is not int or type(rank) is not int:
             continue
@@ -93,13 +80,13 @@ def _rows(ranks: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
 
 
 def _passes(bars: Sequence[Bar]) -> Iterator[Bar]:
-    yield from (bar for bar in bars if bar[2] in PASSES)
+    yield from (bar for bar in bars if bar[2] in PASS_COLOURS)
 
 
 def _merged(bars: Sequence[Bar], gap_ms: float) -> Iterator[Bar]:
     """Waits; those closer than a fraction of a pixel are one: a step of a large model has thousands."""
     last: dict[tuple[int, int, str], Bar] = {}
-    for bar in sorted((bar for bar in bars if bar[2] in WAITS), key=lambda bar: bar[4]):
+    for bar in sorted((bar for bar in bars if bar[2] in WAIT_COLOURS), key=lambda bar: bar[4]):
         stage, rank, kind, name, start, duration = bar
         before = last.get((stage, rank, kind))
         if before is not None and start - (before[4] + before[5]) < gap_ms:

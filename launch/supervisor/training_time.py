@@ -10,9 +10,9 @@ from typing import Any
 from launch.supervisor.recovery import Recovery
 from planner import Plan
 from planner.prediction.training_time import CheckpointCosts
+from planner.run_files import STEPS_NAME
 from planner.units import format_seconds, plural
 
-TELEMETRY_NAME = "telemetry.jsonl"
 # Between two failures of a run: a very bad day, and a bad cluster of a few thousand GPUs.
 MTBFS_S = (600.0, 3 * 3600.0)
 
@@ -84,7 +84,7 @@ def save_stalls_s(steps: Sequence[dict[str, Any]], checkpoint_every: int) -> Ite
 
 def _read_steps(run_folder: Path) -> Iterator[dict[str, Any]]:
     try:
-        lines = (run_folder / TELEMETRY_NAME).read_bytes().split(b"\n")
+        lines = (run_folder / STEPS_NAME).read_bytes().split(b"\n")
     except OSError:
         return
     for line in lines:

@@ -88,6 +88,11 @@ def bytes_per_parameter(
     )
 
 
+def partition_elements(num_elements: int, ranks: int) -> int:
+    """Elements of each rank's share of a flattened group, with the padding at its end."""
+    return -(-num_elements // (_ALIGNMENT * ranks)) * _ALIGNMENT
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlatGroup:
     """Parameters that DeepSpeed steps together; `ranks` hold the same ones and share the work under ZeRO.
@@ -109,13 +114,12 @@ class FlatGroup:
     def __post_init__(self) -> None:
         # Computed once, because a search asks for them of thousands of stages.
         offsets = tuple(accumulate((tensor.num_elements for tensor in self.tensors), initial=0))
-        unit = _ALIGNMENT * self.ranks
-        aligned = -(-offsets[-1] // unit) * unit
+        partition = partition_elements(offsets[-1], self.ranks)
         for name, value in (
             ("offsets", offsets),
             ("num_elements", offsets[-1]),
-            ("aligned", aligned),
-            ("partition", aligned // self.ranks),
+            ("aligned", partition * self.ranks),
+            ("partition", partition),
             ("largest", max((tensor.num_elements for tensor in self.tensors), default=0)),
         ):
             object.__setattr__(self, name, value)

@@ -14,6 +14,7 @@ from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optim
 from torch import Tensor
 
 from planner import Plan
+from planner.memory.optimizer_state import partition_elements
 from planner.plan.ds_config import zero_stage
 from runtime.checkpoint.engine_state import MOMENTS, VALUE, is_owner
 from runtime.checkpoint.safetensors_writer import OwnedPiece
@@ -21,9 +22,6 @@ from runtime.parallel.groups import RankGroups, tables_of
 from runtime.training.engine import parameter_groups
 from runtime.training.grad_norm import is_expert
 from runtime.training.training_model import make_shard
-
-# Partitions of DeepSpeed 0.19.8 begin at even elements (zero/stage_1_and_2.py:380).
-_ALIGNMENT = 2
 
 
 def planned_pieces(
@@ -75,8 +73,7 @@ def _held(
             continue
         peers = groups.edp if is_expert(parameters[0]) else groups.data
         offsets = list(accumulate((parameter.numel() for parameter in parameters), initial=0))
-        unit = _ALIGNMENT * peers.size
-        size = -(-offsets[-1] // unit) * unit // peers.size
+        size = partition_elements(offsets[-1], peers.size)
         first = peers.rank * size
         for parameter, offset in zip(parameters, offsets, strict=False):
             start, stop = max(offset, first), min(offset + parameter.numel(), first + size)

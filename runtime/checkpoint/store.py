@@ -84,9 +84,7 @@ def write(
 
     def publish() -> None:
         assert shards is not None
-        copied = _copy_into(target, files or {})
-        manifest = _make_manifest(step, meta, shards, copied)
-        write_new(target / MANIFEST_NAME, to_bytes(manifest))
+        _write_manifest(target, step, meta, shards, files or {})
         _check_held(holds)
         commit.publish(target, step)
 
@@ -132,8 +130,7 @@ def write_shares(
         for rank, pieces in shares:
             shards.append(write_shard(_shard_path(target, rank), pieces, read) if pieces else None)
             progress(rank)
-        copied = _copy_into(target, files)
-        write_new(target / MANIFEST_NAME, to_bytes(_make_manifest(step, meta, shards, copied)))
+        _write_manifest(target, step, meta, shards, files)
         commit.publish(target, step)
     except (OSError, CheckpointError) as error:
         if target is not None and target.exists():
@@ -235,6 +232,14 @@ def _shard_path(folder: Path, rank: int) -> Path:
 def _check_held(holds: Callable[[], bool]) -> None:
     if not holds():
         raise CheckpointError("SW812", "a newer attempt holds this run; this one stops saving")
+
+
+def _write_manifest(
+    folder: Path, step: int, meta: Meta, shards: Sequence[_Shard], files: Mapping[str, Path]
+) -> None:
+    """Copies `files` into the folder, and writes what it then holds."""
+    manifest = _make_manifest(step, meta, shards, _copy_into(folder, files))
+    write_new(folder / MANIFEST_NAME, to_bytes(manifest))
 
 
 def _make_manifest(

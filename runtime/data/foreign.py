@@ -22,6 +22,17 @@ class Foreign(NamedTuple):
     note: str | None = None
 
 
+def lines_of(head: str, is_complete: bool) -> list[str]:
+    """The lines of the text that begins with `head`, without one that it cuts off."""
+    lines = head.split("\n")
+    return lines if is_complete else lines[:-1]
+
+
+def share_of(pattern: re.Pattern[str], lines: list[str]) -> float:
+    """Of the lines that the pattern matches from end to end; 0 of none."""
+    return sum(pattern.fullmatch(line) is not None for line in lines) / max(1, len(lines))
+
+
 def conversion(foreign: Foreign, compression: Compression | None, encoding: str, naming: Naming) -> str:
     """The fix: the command that converts the file, and the override that names the result."""
     new = converted_name(naming.file)

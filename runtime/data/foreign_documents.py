@@ -7,7 +7,7 @@ would be trained.
 import re
 from collections.abc import Callable
 
-from runtime.data.foreign import Foreign
+from runtime.data.foreign import Foreign, lines_of, share_of
 from runtime.data.sql_dump import find_sql_dump
 
 MIN_SHARE = 0.9  # of the lines that have the form
@@ -121,11 +121,10 @@ def find_documents(head: str, is_complete: bool) -> Foreign | None:
     dump = find_sql_dump(head)
     if dump is not None:
         return dump
-    lines = [line.rstrip("\r") for line in head.split("\n")]
-    lines = [line for line in (lines if is_complete else lines[:-1]) if line.strip()][:MAX_LINES]
+    lines = [line.rstrip("\r") for line in lines_of(head, is_complete) if line.strip()][:MAX_LINES]
     for found, pattern, least in BY_LINES:
         meant = [line for line in lines if not line.startswith("#")] if found is SENTENCES else lines
-        if len(meant) >= least and _share(pattern, meant) >= MIN_SHARE:
+        if len(meant) >= least and share_of(pattern, meant) >= MIN_SHARE:
             return found
     return _find_separated(lines)
 
@@ -146,10 +145,6 @@ BY_LINES = ((LABELS, LABELLED, 1), (SENTENCES, TREEBANK, MIN_LINES), (TAGS, TAGG
 def is_crawled_text(head: bytes) -> bool:
     """Whether the file is a crawl's archive of text, not of pages."""
     return head.startswith(b"WARC/1.") and b"\nWARC-Type: conversion" in head
-
-
-def _share(pattern: re.Pattern[str], lines: list[str]) -> float:
-    return sum(pattern.fullmatch(line) is not None for line in lines) / len(lines)
 
 
 def _find_separated(lines: list[str]) -> Foreign | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from runtime.data.foreign import Foreign
+from runtime.data.foreign import Foreign, lines_of, share_of
 from runtime.data.json_values import JsonDamaged, read_json_values
 
 MIN_SHARE = 0.5  # of the lines that are records
@@ -82,12 +82,12 @@ YAML = Foreign(
 def find_damaged_json(head: str, is_complete: bool) -> Foreign | None:
     """What looks like JSON and holds other records: JSON inside texts or JavaScript, objects that a comma
     ends."""
-    lines = [line for line in _lines(head, is_complete) if line.strip()][:MAX_LINES]
+    lines = [line for line in lines_of(head, is_complete) if line.strip()][:MAX_LINES]
     if lines and all(map(_holds_json, lines)):
         return ENCODED
     if _is_wrapped(head, is_complete):
         return WRAPPED
-    if len(lines) > 1 and _share(ENDED_BY_COMMA, lines) >= MIN_SHARE:
+    if len(lines) > 1 and share_of(ENDED_BY_COMMA, lines) >= MIN_SHARE:
         return JSON5_LINES
     return None
 
@@ -127,7 +127,7 @@ def find_foreign_records(head: str, is_complete: bool, field: str) -> Foreign | 
         is_complete: whether `head` is all of the text.
         field: the key that should hold the documents.
     """
-    lines = [line for line in _lines(head, is_complete) if line.strip()][:MAX_LINES]
+    lines = [line for line in lines_of(head, is_complete) if line.strip()][:MAX_LINES]
     if not lines:
         return None
     if PYTHON_LINE.match(head) and sum(map(_is_python, lines)) >= MIN_SHARE * len(lines):
@@ -136,24 +136,15 @@ def find_foreign_records(head: str, is_complete: bool, field: str) -> Foreign | 
         return PYTHON_ARRAY
     start = JSON5_COMMENTS.match(head)
     if start and head[start.end() : start.end() + 1] in ("[", "{"):
-        body = [line for line in _lines(head[start.end() :], is_complete) if line.strip()]
-        if body[0].strip() != "{" and _share(JSON5_LINE, body) >= MIN_SHARE:
+        body = [line for line in lines_of(head[start.end() :], is_complete) if line.strip()]
+        if body[0].strip() != "{" and share_of(JSON5_LINE, body) >= MIN_SHARE:
             return JSON5_LINES
         has_key = re.search(rf"[{{,]\s*{KEY}\s*:", head)
-        if has_key and len(body) >= MIN_LINES and _share(JSON5_MEMBER, body) >= MIN_SHARE_OF_MEMBERS:
+        if has_key and len(body) >= MIN_LINES and share_of(JSON5_MEMBER, body) >= MIN_SHARE_OF_MEMBERS:
             return JSON5_FILE
     if YAML_RECORD.match(head) and _are_records(_yaml(head, is_complete), field):
         return YAML
     return None
-
-
-def _lines(head: str, is_complete: bool) -> list[str]:
-    lines = head.split("\n")
-    return lines if is_complete else lines[:-1]
-
-
-def _share(pattern: re.Pattern[str], lines: list[str]) -> float:
-    return sum(pattern.fullmatch(line) is not None for line in lines) / max(1, len(lines))
 
 
 def _is_python(line: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from planner import Plan, Problem, StrategyError, load
 from planner.plan.fingerprint import MODEL_EXCEPT, RECIPE_EXCEPT, forced_recipe
+from planner.run_files import STEPS_NAME
 from planner.strategy.schema import Strategy
 from planner.yaml12_writer import flow_yaml
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
@@ -17,7 +18,6 @@ from runtime.checkpoint.store import newest
 from runtime.data.cache import TOKENIZER_NAME
 from runtime.files.json_lines import read_steps
 from runtime.startup.outcome_files import is_done
-from runtime.telemetry.records import STEPS_NAME
 from runtime.training.loss_guard import WINDOW
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from planner import Problem
+from planner.run_files import RANKS_NAME, STEPS_NAME, TRACE_NAME
 from planner.run_holder import CLAIMS_NAME as ATTEMPTS_NAME
 from planner.run_holder import DONE_NAME, FAILED_NAME
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
@@ -18,12 +19,12 @@ from runtime.checkpoint.commit import LATEST_NAME, newest_step
 from runtime.data.cache import TOKENIZER_NAME
 from runtime.files.path_kind import wrong_kind
 from runtime.telemetry import loss_curve, step_timeline
-from runtime.telemetry.records import EVENTS_NAME, RANKS_NAME, STEPS_NAME
+from runtime.telemetry.records import EVENTS_NAME
 
 _FOLDERS = (CHECKPOINTS_NAME, ATTEMPTS_NAME, RANKS_NAME, EVENTS_NAME)
 _FILES = (
     *(DONE_NAME, FAILED_NAME, STEPS_NAME, TOKENIZER_NAME, "strategy.yaml", "plan.json", "ds_config.json"),
-    *(loss_curve.PICTURE_NAME, step_timeline.PICTURE_NAME, step_timeline.TRACE_NAME),
+    *(loss_curve.PICTURE_NAME, step_timeline.PICTURE_NAME, TRACE_NAME),
 )
 
 

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from planner.files import replace
+from planner.run_files import STEPS_NAME
 from runtime.files.json_lines import read_steps
-from runtime.telemetry.records import STEPS_NAME
 
 PICTURE_NAME = "loss.png"
 # The colour-blind can distinguish blue and orange; validation also has markers.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.prediction.breakdown import PHASES
+from planner.run_files import EXPERTS_NAME, RANKS_NAME, STEPS_NAME
 from runtime.files.json_lines import LineFile, LineFileDeletedError
 from runtime.profiling.phase_clock import communication_share, step_s, utilization
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from runtime.telemetry.host_records import HostRecords
     from runtime.telemetry.wandb_log import WandbLog
 
-STEPS_NAME, RANKS_NAME, EVENTS_NAME = "telemetry.jsonl", "ranks", "tensorboard"
-EXPERTS_NAME = "experts.jsonl"
+EVENTS_NAME = "tensorboard"
 
 
 @dataclass(frozen=True, kw_only=True)

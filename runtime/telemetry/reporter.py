@@ -16,6 +16,7 @@ from planner import Plan, StrategyError
 from planner.counts.flops import batch_flops
 from planner.hardware.catalog import Device, calibration_path, device_of
 from planner.prediction.predict import predict, predicted_phases
+from planner.run_files import RANKS_NAME
 from planner.timing.gemm_time import rate
 from runtime.profiling.phase_clock import step_s
 from runtime.telemetry import loss_curve, step_timeline
@@ -24,7 +25,7 @@ from runtime.telemetry.gpu_counters import GpuCounters
 from runtime.telemetry.host_records import GATHER_FROM, HostRecords
 from runtime.telemetry.loss_curve import draw_loss_curve
 from runtime.telemetry.progress_line import ProgressLine
-from runtime.telemetry.records import RANKS_NAME, RankLine, StepLine, Telemetry, memory_bytes
+from runtime.telemetry.records import RankLine, StepLine, Telemetry, memory_bytes
 from runtime.telemetry.step_timeline import draw_timeline
 from runtime.telemetry.wandb_log import WandbLog
 from runtime.training.trainer import StepReport

@@ -16,30 +16,18 @@ from pydantic import TypeAdapter
 
 from planner import Plan, Stage
 from planner.files import replace
+from planner.report.timeline_style import LABELS, PASS_COLOURS, WAIT_COLOURS
+from planner.run_files import TRACE_NAME
 from runtime.parallel.bytes_exchange import gather_bytes
 from runtime.profiling.phase_clock import TimeSpan
 from runtime.training.train_step import StepResult
 
-TRACE_NAME, PICTURE_NAME = "timeline.json", "timeline.png"
+PICTURE_NAME = "timeline.png"
 # From the third step of an attempt on, nothing happens for the first time.
 _TRACED = 3
 # A picture of more ranks shows no more; the first ranks of each stage are drawn.
 MAX_RANKS = 128
-# The colour-blind can distinguish them (Okabe and Ito's, 2008); forward and backward differ in lightness too.
 # Waits for other ranks are drawn narrower, upon the pass in which they happen.
-PASS_COLOURS = {"forward": "#7aa6da", "backward": "#1f4e8c", "update": "#8a8f98"}
-WAIT_COLOURS = {
-    "all_to_all": "#d55e00",
-    "tensor_parallel": "#f0e442",
-    "gradient_reduce": "#cc79a7",
-    "stage_wait": "#e69f00",
-}
-_LABELS = {
-    "all_to_all": "all-to-all of tokens",
-    "tensor_parallel": "TP collective",
-    "gradient_reduce": "gradient reduction",
-    "stage_wait": "waiting for another stage",
-}
 _NUMBERED_ROWS = 32  # micro-batches have their number in a picture of so many ranks
 
 
@@ -183,7 +171,7 @@ def draw_timeline(folder: Path) -> Path | None:
     axes.set_title(f"{other['name']}, step {other['step']}: {names}", loc="left", fontsize=10)
     found = {event["name"].split()[0] for event in events}
     patches = [
-        Patch(color=colour, label=_LABELS.get(kind, kind))
+        Patch(color=colour, label=LABELS.get(kind, kind))
         for kind, colour in (PASS_COLOURS | WAIT_COLOURS).items()
         if kind in found
     ]

@@ -24,7 +24,7 @@ FLOORS = {
     "planner": (
         ("problems", "units", "errors", "exit_codes", "files", "paths", "version"),
         ("terminal_text",),
-        ("standard_streams", "run_holder", "heartbeats"),
+        ("standard_streams", "run_files", "run_holder", "heartbeats"),
         ("yaml12_scalars", "yaml12_stream", "yaml12_mistakes"),
         ("yaml12",),
         ("yaml12_writer",),

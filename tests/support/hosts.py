@@ -6,53 +6,24 @@ to it by a hook, a piece of shell that runs before each command on that host alo
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from launch.drill.hosts import SSH_CONFIG, SSHD_CONFIG, SSHD_MATCH, free_port
+
 # Found where distributions put it, which is in no ordinary user's PATH.
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 NUM_HOSTS = 9
 
-_SSHD_CONFIG = """\
-Port {port}
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/key.pub
-PidFile {folder}/sshd.pid
-StrictModes no
-UsePAM no
-UseDNS no
-PrintMotd no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-MaxStartups 512:30:1024
-"""
-_ADDRESS = """\
-ListenAddress {address}
-"""
-_MATCH = """\
-Match LocalAddress {address}
-  ForceCommand {folder}/enter {name}
-"""
 # bash reads the hook, then becomes the command, as sshd would have started it.
 _ENTER = """\
 #!/bin/bash
 name=$1
 [[ ! -r {folder}/$name.hook ]] || . {folder}/$name.hook
 exec bash -c "$SSH_ORIGINAL_COMMAND"
-"""
-_SSH_CONFIG = """\
-Host *
-  Port {port}
-  IdentityFile {folder}/key
-  IdentitiesOnly yes
-  StrictHostKeyChecking no
-  UserKnownHostsFile /dev/null
-  LogLevel ERROR
 """
 
 
@@ -74,7 +45,7 @@ class LoopbackHosts:
         """
         if SSHD is None or shutil.which("pdsh") is None or shutil.which("ssh") is None:
             raise OSError("sshd, ssh or pdsh is missing (apt-get install openssh-server pdsh)")
-        folder, port = self.folder, _free_port(list(self._addresses.values()))
+        folder, port = self.folder, free_port(tuple(self._addresses.values()))
         for key in ("key", "host_key"):
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True
@@ -82,12 +53,14 @@ class LoopbackHosts:
         (folder / "enter").write_text(_ENTER.format(folder=folder))
         (folder / "enter").chmod(0o755)
         hosts = self._addresses.items()
-        config = _SSHD_CONFIG.format(port=port, folder=folder)
-        config += "".join(_ADDRESS.format(address=address) for _, address in hosts)
-        config += "".join(_MATCH.format(address=address, folder=folder, name=name) for name, address in hosts)
+        config = SSHD_CONFIG.format(port=port, folder=folder)
+        config += "".join(f"ListenAddress {address}\n" for _, address in hosts)
+        config += "".join(
+            SSHD_MATCH.format(address=address, folder=folder, name=name) for name, address in hosts
+        )
         (folder / "sshd_config").write_text(config)
         aliases = "".join(f"Host {name}\n  HostName {address}\n" for name, address in hosts)
-        self.ssh_config.write_text(aliases + _SSH_CONFIG.format(port=port, folder=folder))
+        self.ssh_config.write_text(SSH_CONFIG.format(aliases=aliases, port=port, folder=folder))
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         log = folder / "sshd.log"
@@ -122,15 +95,3 @@ def start_or_skip(hosts: LoopbackHosts) -> None:
         hosts.start()
     except OSError as error:
         pytest.skip(str(error))
-
-
-def _free_port(addresses: list[str]) -> int:
-    """A port that is free on all of them.
-
-    Raises:
-        OSError: where such addresses do not exist.
-    """
-    with socket.socket() as probe:
-        probe.bind((addresses[0], 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -16,29 +16,8 @@ from typing import Any
 
 import pytest
 
+from launch.drill.hosts import OUTER, SSH_CONFIG, SSHD_CONFIG
 from tests.support.hosts import SSHD
-
-_OUTER = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
-_SSHD_CONFIG = """\
-Port 22
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/key.pub
-PidFile none
-StrictModes no
-UsePAM no
-UseDNS no
-PrintMotd no
-PasswordAuthentication no
-PermitRootLogin prohibit-password
-"""
-_SSH_CONFIG = """\
-{aliases}Host *
-  IdentityFile {folder}/key
-  IdentitiesOnly yes
-  StrictHostKeyChecking no
-  UserKnownHostsFile /dev/null
-  LogLevel ERROR
-"""
 
 
 def run_inside(program: str, folder: Path, timeout: float) -> dict[str, Any]:
@@ -53,7 +32,7 @@ def run_inside(program: str, folder: Path, timeout: float) -> dict[str, Any]:
     if tried.returncode != 0:
         pytest.skip(f"no network namespaces here: {tried.stderr.strip()}")
     done = subprocess.run(
-        [*_OUTER, sys.executable, "-m", program, str(folder)],
+        [*OUTER, sys.executable, "-m", program, str(folder)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -79,9 +58,9 @@ class NamespaceHosts:
         self._quiet_names(count)
         for key in ("key", "host_key"):
             _run(f"ssh-keygen -q -t ed25519 -N '' -f {folder / key}")
-        (folder / "sshd_config").write_text(_SSHD_CONFIG.format(folder=folder))
+        (folder / "sshd_config").write_text(SSHD_CONFIG.format(port=22, folder=folder))
         aliases = "".join(f"Host node{i}\n  HostName 10.77.0.{i}\n" for i in range(1, count + 1))
-        self.ssh_config.write_text(_SSH_CONFIG.format(aliases=aliases, folder=folder))
+        self.ssh_config.write_text(SSH_CONFIG.format(aliases=aliases, port=22, folder=folder))
         for number in range(1, count + 1):
             self._start(number)
 

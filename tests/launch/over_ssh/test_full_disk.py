@@ -1,12 +1,12 @@
 """A disk that fills up between two checkpoints: the terminal has the reason, whatever cannot be written."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.hosts import LoopbackHosts
 from tests.support.jobs import Job
 
@@ -16,14 +16,8 @@ TWO_RANKS = ("cluster.hosts=[node1, node2]", "cluster.gpus_per_host=1", "paralle
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "64m") as folder:
+        yield folder
 
 
 def fill(disk: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.hosts import LoopbackHosts
 from tests.support.jobs import Job
 
@@ -66,20 +67,14 @@ def test_a_host_that_does_not_share_the_folder(tmp_path: Path, hosts: LoopbackHo
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "256k") as folder:
+        yield folder
 
 
-def test_a_full_disk(tmp_path: Path, hosts: LoopbackHosts, small_disk: Path) -> None:
-    job = Job(tmp_path, "full", hosts.ssh_config, *TWO, f"output.folder={small_disk}", light=True)
-    free = os.statvfs(small_disk)
-    (small_disk / "fill").write_bytes(bytes(free.f_bavail * free.f_bsize))
+def test_a_full_disk(tmp_path: Path, hosts: LoopbackHosts, full_disk: Path) -> None:
+    job = Job(tmp_path, "full", hosts.ssh_config, *TWO, f"output.folder={full_disk}", light=True)
+    free = os.statvfs(full_disk)
+    (full_disk / "fill").write_bytes(bytes(free.f_bavail * free.f_bsize))
     job.output = tmp_path / "launch.out"
     assert "No space left on device" in refused(job)
