@@ -7,13 +7,14 @@ checkpoint moves to another file system, or starts many runs, its files can be t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from planner import Plan
-from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo, Meta
+from runtime.checkpoint.manifest import CheckpointError, CheckpointInfo
 from runtime.checkpoint.planned_pieces import planned_pieces
 from runtime.checkpoint.reader import DTYPES, Reader
 from runtime.checkpoint.safetensors_writer import OwnedPiece
@@ -46,14 +47,6 @@ def reshard(info: CheckpointInfo, plan: Plan, out: Path, progress: Callable[[int
                 return torch.float32
             return DTYPES[reader.stored(name, kind).dtype]
 
-        meta = Meta(
-            attempt=info.meta.attempt,
-            model_fingerprint=info.meta.model_fingerprint,
-            recipe_fingerprint=info.meta.recipe_fingerprint,
-            layout=checkpoint_layout(plan),
-            counters=info.meta.counters,
-            extra=info.meta.extra,
-        )
         stored = {
             piece.file
             for kinds in info.manifest.tensors.values()
@@ -72,4 +65,5 @@ def reshard(info: CheckpointInfo, plan: Plan, out: Path, progress: Callable[[int
                 found = f"{list(kinds['weight'].shape)}, the strategy's model has {list(shape)}"
                 raise CheckpointError("SW808", f"{info.folder}: {name} has shape {found}")
         shares = ((rank, tuple(planned_pieces(plan, rank, dtype_of))) for rank in range(plan.world_size))
+        meta = replace(info.meta, layout=checkpoint_layout(plan))
         return write_shares(out, info.step, shares, meta, files=files, read=read, progress=progress)
