@@ -8,6 +8,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from runtime.process.gpu_presence import has_gpu
@@ -129,7 +130,12 @@ class RankParser(argparse.ArgumentParser):
 
 def needs_gpus(path: str, overrides: Sequence[str]) -> bool:
     """Whether the strategy is known to, unread: it is the document's own, on its own cluster."""
-    return path == DOCUMENT_STRATEGY and not any(text.startswith("cluster") for text in overrides)
+    return path in _document_paths() and not any(text.startswith("cluster") for text in overrides)
+
+
+def _document_paths() -> tuple[str, str]:
+    """Of the document's strategy: from the project folder, and from any other."""
+    return DOCUMENT_STRATEGY, str(Path(__file__).resolve().parent / DOCUMENT_STRATEGY)
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool, str | None]:
@@ -157,7 +163,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[str, list[str], bool, str | No
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     if arguments.strategy is None and not overrides:
         parser.error(f"--strategy FILE is required, for example --strategy {DOCUMENT_STRATEGY}")
-    path = arguments.strategy or DOCUMENT_STRATEGY
+    path = arguments.strategy or next(
+        (path for path in _document_paths() if Path(path).exists()), DOCUMENT_STRATEGY
+    )
     return path, overrides + arguments.overrides, arguments.take_over, arguments.rank_logs
 
 

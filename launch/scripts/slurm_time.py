@@ -18,7 +18,7 @@ _LONGEST_S = 65_535  # sbatch(1), --signal
 _SIGNAL = re.compile(r"B:(?:SIG)?(?:USR1|10)(?:@(\d{1,5}))?")
 _SLURM_LEAD_S = 60  # of a signal without a time
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_UNLIMITED = ("INFINITE", "UNLIMITED", "-1")
+_UNLIMITED = ("INFINITE", "UNLIMITED", "-1")  # in any case; 0 is no limit either (sbatch(1), --time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,11 @@ def time_problems(plan: Plan) -> Iterator[Problem]:
             fix=f"write signal: B:USR1@{lead.seconds}",
         )
         return
-    if limit is None or isinstance(limit, bool) or str(limit) in _UNLIMITED:
+    if limit is None or isinstance(limit, bool) or str(limit).strip().upper() in _UNLIMITED:
         return
     seconds = _seconds(str(limit))
+    if seconds == 0:
+        return
     longer = lead.seconds + max(600, lead.seconds)
     hours, minutes = divmod(math.ceil(longer / 60), 60)
     fix = f"write time: '{hours:02}:{minutes:02}:00', or more"

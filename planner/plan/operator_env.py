@@ -94,9 +94,9 @@ def parse_ranks(text: str) -> tuple[int, ...]:
     """
     ranks: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,7})(?:\s*-\s*(\d{1,7}))?\s*", part)
+        match = re.fullmatch(r" *([0-9]{1,7})(?: *- *([0-9]{1,7}))? *", part)
         if match is None:
-            raise ValueError(f"{shorten(part.strip())!r} is not a rank or a range of ranks")
+            raise ValueError(f"{shorten(part.strip(' '))!r} is not a rank or a range of ranks")
         first, last = int(match.group(1)), int(match.group(2) or match.group(1))
         if last < first:
             raise ValueError(f"the range {part.strip()} is descending")
@@ -143,15 +143,19 @@ def _compare(name: str, text: str, ranks: tuple[int, ...]) -> list[Problem]:
 
 def _read_memory(name: str, text: str, gpu_memory: int) -> int | Problem:
     """The limit in bytes."""
-    text = text.strip()
+    text = text.strip(" ")  # a line break would end the variable's line in the file of a launch
     if name == "MAX_MEMORY_PER_GPU":
-        if not re.fullmatch(r"\d{1,18}", text) or int(text) == 0:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
             found = f"{shorten(text)!r} is not a number of bytes"
             return _problem(
                 "SW303", name, found, "an integer number of bytes above 0, without a unit", f"correct {name}"
             )
         return int(text)
-    if not re.fullmatch(r"\d{0,3}(\.\d{0,17})?", text) or not text.strip(".") or not 0 < float(text) <= 1:
+    if (
+        not re.fullmatch(r"[0-9]{0,3}(\.[0-9]{0,17})?", text)
+        or not text.strip(".")
+        or not 0 < float(text) <= 1
+    ):
         found = f"{shorten(text)!r} is not a fraction of the GPU's memory"
         return _problem("SW303", name, found, "a number above 0, at most 1", f"correct {name}")
     return int(float(text) * gpu_memory)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.problems import Problem, StrategyError
+from planner.units import shorten
 from runtime.process.launchers import (
     TORCH_VARIABLES,
     UNSUPPORTED,
@@ -15,6 +16,8 @@ from runtime.process.launchers import (
     is_on_one_host,
 )
 from runtime.process.rendezvous import find_rendezvous
+
+_MAX_DIGITS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,9 @@ def identify(environment: Mapping[str, str] = os.environ, *, how: str) -> Identi
         return Identity(rank=0, local_rank=0, world_size=1, host=host, launcher=launcher, is_on_one_host=True)
     names = VARIABLES[launcher]
     required = names[:2] if launcher is Launcher.BY_HAND else names
-    bad = [f"{name}={environment[name]}" for name in names if not environment.get(name, "0").isdecimal()]
+    bad = [
+        f"{name}={shorten(environment[name])}" for name in names if not _is_number(environment.get(name, "0"))
+    ]
     missing = [f"{name} is not set" for name in required if not environment.get(name)]
     if bad or missing:
         raise LauncherError(_wrong_variables(", ".join(bad + missing), names, how), is_first=True)
@@ -92,6 +97,10 @@ def identify(environment: Mapping[str, str] = os.environ, *, how: str) -> Identi
         master_addr=address,
         master_port=port,
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def _compare(environment: Mapping[str, str], names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ def listen(address: str, port: int, *, is_on_one_host: bool, resolve_s: float) -
 
     It listens on all interfaces, with a warning, where no address of rank 0's name is one that other hosts
     could reach here: Debian gives a host's own name 127.0.1.1, and in front of a container the address may
-    be another machine's.
+    be another machine's. 0.0.0.0 and :: are not of one interface.
 
     Args:
         address: MASTER_ADDR, a name or an address.
@@ -35,16 +35,17 @@ def listen(address: str, port: int, *, is_on_one_host: bool, resolve_s: float) -
     found = _resolve(address, port, resolve_s)
     # A name may mean another address on other hosts; a number means the same everywhere.
     is_loopback_fine = is_on_one_host or _is_number(address)
-    reachable = [entry for entry in found if is_loopback_fine or not _is_loopback(entry[1])]
-    for family, place in reachable:
+    reachable = [entry for entry in found if is_loopback_fine or not _ip_of(entry[1]).is_loopback]
+    is_any = any(_ip_of(place).is_unspecified for _, place in found)
+    for family, place in () if is_any else reachable:
         try:
             return _listening(family, place), str(place[0])
         except OSError as error:
             if error.errno not in _ELSEWHERE:
                 raise
-    why = (
-        "is not an address of this host" if reachable else "is a loopback address here, unlike on other hosts"
-    )
+    why = "is a loopback address here, unlike on other hosts"
+    if reachable:
+        why = "stands for every interface" if is_any else "is not an address of this host"
     logger.warning(
         "SW635 %s (%s) %s: rank 0 listens on port %d of all interfaces; set MASTER_ADDR to this host's "
         "address in the network of the ranks to listen on that one only",
@@ -101,5 +102,5 @@ def _is_number(address: str) -> bool:
     return True
 
 
-def _is_loopback(place: _Place) -> bool:
-    return ipaddress.ip_address(str(place[0]).partition("%")[0]).is_loopback
+def _ip_of(place: _Place) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(str(place[0]).partition("%")[0])

@@ -86,6 +86,13 @@ def test_the_documents_strategy_needs_gpus() -> None:
     assert not train.needs_gpus(*train.parse_arguments(("--strategy", "ds_configs/tiny_cpu.yaml"))[:2])
 
 
+def test_it_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, overrides, *_ = train.parse_arguments(DEGREES)
+    assert Path(path).samefile(ROOT / train.DOCUMENT_STRATEGY)
+    assert train.needs_gpus(path, overrides)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(has_gpu({}), reason="this machine has a GPU")
 def test_68_processes_are_refused_once_and_leave_nothing(tmp_path: Path) -> None:

@@ -345,6 +345,7 @@ def test_placeholder_hosts_are_not_launched(tmp_path: Path) -> None:
         (("0",), {}, "SW421 invalid port 0 "),
         (("99999",), {}, "SW421 invalid port 99999 "),
         ((), {"MEMORY_FRACTION": "0.25"}, "SW425 MEMORY_FRACTION=0.25 "),
+        ((), {"MEMORY_FRACTION": "\x1b[31m\n1"}, "SW425 MEMORY_FRACTION=?[31m?1 "),
     ],
 )
 def test_what_would_not_reach_the_ranks_is_refused(

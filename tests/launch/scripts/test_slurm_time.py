@@ -60,7 +60,8 @@ def test_a_limit_within_the_lead_is_refused_and_the_fix_works(limit: object) -> 
 
 @pytest.mark.parametrize(
     "limit",
-    [4, "'3:01'", "12:00:00", "1-0", "0-1", "'0-0:4'", "0-00:03:01", "UNLIMITED", "-1", "null", "false"],
+    [4, "'3:01'", "12:00:00", "1-0", "0-1", "'0-0:4'", "0-00:03:01", "UNLIMITED", "-1", "null", "false"]
+    + ["unlimited", "infinite", 0, "'0'", "'00:00:00'"],  # so says `sbatch --test-only` of Slurm 22.05
 )
 def test_a_longer_limit_or_none_is_not_refused(limit: object) -> None:
     assert problems(time=limit) == []

@@ -33,7 +33,11 @@ def test_colocated_groups_are_first_stage_all_ranks_last_stage() -> None:
         ("EXPERT_GPUS", "2-65,7", "SW302"),
         ("EXPERT_GPUS", "0-99999999999", "SW302"),
         ("EXPERT_GPUS", "0-9999999", "SW302"),
+        ("EXPERT_GPUS", "2-65\n", "SW302"),  # would end its line in the file of a launch
+        ("EXPERT_GPUS", "２-65", "SW302"),  # a digit, but not of ASCII
         ("MAX_MEMORY_PER_GPU", "16 MB", "SW303"),
+        ("MAX_MEMORY_PER_GPU", "9000000000\n", "SW303"),
+        ("MAX_MEMORY_PER_GPU", "９０００００００００", "SW303"),
         ("MAX_MEMORY_PER_GPU", "0", "SW303"),
         ("MEMORY_FRACTION", "1.5", "SW303"),
         ("MEMORY_FRACTION", "nan", "SW303"),

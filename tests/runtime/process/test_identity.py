@@ -133,6 +133,9 @@ def test_the_innermost_launcher_is_found(
         (SRUN_HOSTS | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "2345"}, ("10.0.0.7", 2345)),
         ({"RANK": "0", "WORLD_SIZE": "2"}, ("127.0.0.1", 29500)),
         (MPIRUN | {"OMPI_COMM_WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "77"}, ("node1", 77)),
+        (SRUN_HOSTS | {"MASTER_ADDR": "node_1.lan."}, ("node_1.lan.", 20041)),
+        (SRUN_HOSTS | {"MASTER_ADDR": "fe80::1%eth0"}, ("fe80::1%eth0", 20041)),
+        (DEEPSPEED | {"MASTER_ADDR": "0.0.0.0"}, ("0.0.0.0", 29500)),  # all ranks on one host
     ],
 )
 def test_the_rendezvous_is_on_rank_0s_host(environment: dict[str, str], expected: tuple[str, int]) -> None:
@@ -166,6 +169,7 @@ def test_an_arbitrary_distribution_begins_on_the_first_host_of_its_file(tmp_path
         ({"WORLD_SIZE": "2"}, "SW601", "RANK is not set"),
         ({"RANK": "one", "WORLD_SIZE": "2"}, "SW601", "RANK=one"),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "-1"}, "SW601", "LOCAL_RANK=-1"),
+        ({"RANK": "9" * 5000, "WORLD_SIZE": "2"}, "SW601", "RANK=99999"),
         # Left over from a platform that starts one process per host, or from an export in a batch script.
         (MPIRUN | {"RANK": "0", "WORLD_SIZE": "1"}, "SW601", "WORLD_SIZE=1 but OMPI_COMM_WORLD_SIZE=2"),
         (SRUN | {"RANK": "0"}, "SW601", "RANK=0 but SLURM_PROCID=1"),
@@ -175,6 +179,12 @@ def test_an_arbitrary_distribution_begins_on_the_first_host_of_its_file(tmp_path
         (SRUN | {"MASTER_PORT": "abc"}, "SW603", "MASTER_PORT=abc"),
         (TORCHRUN | {"MASTER_PORT": "70000"}, "SW603", "MASTER_PORT=70000"),
         (TORCHRUN | {"MASTER_PORT": "0"}, "SW603", "MASTER_PORT=0"),
+        (DEEPSPEED | {"MASTER_ADDR": "node1:29500"}, "SW617", "MASTER_ADDR=node1:29500 is not a host name"),
+        (DEEPSPEED | {"MASTER_ADDR": "http://node1"}, "SW617", "MASTER_ADDR=http://node1 is not"),
+        (DEEPSPEED | {"MASTER_ADDR": " node1"}, "SW617", "MASTER_ADDR= node1 is not"),
+        (DEEPSPEED | {"MASTER_ADDR": "node1..cluster"}, "SW617", "MASTER_ADDR=node1..cluster is not"),
+        (DEEPSPEED | {"MASTER_ADDR": "n" * 64}, "SW617", "is not a host name"),
+        (SRUN_HOSTS | {"MASTER_ADDR": "0.0.0.0"}, "SW617", "MASTER_ADDR=0.0.0.0 is the address of no host"),
         (MPIRUN | {"OMPI_COMM_WORLD_SIZE": "4"}, "SW604", "mpirun over several hosts"),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, "SW605", "PMI_RANK=1"),
         ({"PMIX_RANK": "1"}, "SW605", "PMIX_RANK=1"),
@@ -188,6 +198,22 @@ def test_what_a_launcher_cannot_have_meant_is_refused(
     (problem,) = refused.value.problems
     assert problem.code == code
     assert found in problem.found
+
+
+def test_an_address_with_a_port_is_told_how_to_write_both() -> None:
+    for written in ("node1:29511", "[fe80::1]:29511"):
+        with pytest.raises(LauncherError) as refused:
+            identify(SRUN_HOSTS | {"MASTER_ADDR": written}, how=HOW)
+        fix = refused.value.problems[0].fix
+        assert fix is not None
+        words = dict(word.split("=") for word in fix.removeprefix("set ").split(" and "))
+        identity = identify(SRUN_HOSTS | words, how=HOW)
+        assert (identity.master_addr in written, identity.master_port) == (True, 29511)
+
+
+def test_a_slurm_job_whose_number_is_none_has_a_port_all_the_same() -> None:
+    identity = identify(SRUN_HOSTS | {"SLURM_JOB_ID": "41_3"}, how=HOW)
+    assert 20_000 <= identity.master_port < 32_000
 
 
 @pytest.mark.parametrize(

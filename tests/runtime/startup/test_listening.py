@@ -122,6 +122,19 @@ def test_an_address_in_front_of_this_host_is_listened_for_on_all(caplog: pytest.
     assert record.getMessage().startswith("SW635 203.0.113.7 (203.0.113.7) is not an address of this host")
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_an_address_of_every_interface_is_listened_on_with_a_warning(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    found, reached = listen(address, port, is_on_one_host=True, resolve_s=0)
+    with found:
+        assert answers(own_address(), port)
+        assert answers(reached, port)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"SW635 {address} ({address}) stands for every interface")
+
+
 def test_without_ipv6_it_listens_on_all_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening.socket, "has_dualstack_ipv6", lambda: False)
     port = free_port()
