@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         from runtime.process.start import start_rank
         from runtime.startup.early_refusal import refuse_early
         from runtime.startup.run_rank import run_rank
-    except ImportError as error:
+    except Exception as error:  # a broken package may raise anything
         end_without_module(error, FAILED)
 
     start = start_rank(path, overrides, how=HOW, check=find_unimplemented, rank_logs=rank_logs)
@@ -174,7 +174,7 @@ def _show(parser: RankParser, argv: Sequence[str]) -> None:
     try:
         from planner.standard_streams import run_program
         from planner.version import VERSION
-    except ImportError as error:
+    except Exception as error:
         if "--version" in argv:
             end_without_module(error, FAILED)
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from planner import Problem
-from runtime.process.missing_module import missing_module
+from runtime.process.missing_module import is_load_failure, missing_module
 
 # What torch says when the other end of a collective has gone.
 _PEER_GONE = (
@@ -22,8 +22,8 @@ _PEER_GONE = (
 _OWN_FAULT = "Unable to find address"
 
 
-def missing_problem(error: ImportError) -> Problem:
-    """Of a package that this host lacks."""
+def missing_problem(error: BaseException) -> Problem:
+    """Of a package that this host lacks, or cannot load."""
     fields: dict[str, Any] = {**missing_module(error)}
     return Problem(**fields)
 
@@ -64,7 +64,7 @@ def wants_traceback() -> bool:
 
 def is_peer_loss(error: BaseException) -> bool:
     """Whether the error says no more than that another rank is gone."""
-    if isinstance(error, ImportError):
+    if is_load_failure(error):
         return False
     import torch.distributed as dist  # loaded by now: its import is not what failed
 

@@ -12,6 +12,7 @@ from planner.exit_codes import ExitCode
 from runtime.checkpoint.commit import FOLDER_NAME as CHECKPOINTS_NAME
 from runtime.checkpoint.commit import newest_step
 from runtime.process.launcher_watch import why_launch_ends_ranks
+from runtime.process.missing_module import is_load_failure
 from runtime.startup.context import RunContext
 from runtime.startup.divergence import divergence_json, divergence_problem
 from runtime.startup.error_text import describe, is_peer_loss, missing_problem, wants_traceback
@@ -128,7 +129,7 @@ class ExitReporter:
             return self._cannot_meet(error.problem)
         if isinstance(error, Diverged):
             return self._diverged(error)
-        if isinstance(error, ImportError) and self.context.store is None:
+        if is_load_failure(error) and self.context.store is None:
             return self._cannot_meet(missing_problem(error))
         is_echo = is_peer_loss(error)
         if is_echo and self.context.stop.asked is not None:
@@ -228,7 +229,7 @@ class ExitReporter:
 
     def _text_of(self, error: BaseException, *, is_echo: bool) -> str:
         context = self.context
-        if isinstance(error, ImportError) and not wants_traceback():
+        if is_load_failure(error) and not wants_traceback():
             return str(missing_problem(error))
         if wants_traceback() or not is_echo:
             return describe(error)
