@@ -130,6 +130,8 @@ class ExitReporter:
         if isinstance(error, Diverged):
             return self._diverged(error)
         if is_load_failure(error) and self.context.store is None:
+            if wants_traceback():
+                print(describe(error), file=sys.stderr, flush=True)
             return self._cannot_meet(missing_problem(error))
         is_echo = is_peer_loss(error)
         if is_echo and self.context.stop.asked is not None:

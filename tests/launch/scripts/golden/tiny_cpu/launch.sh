@@ -11,7 +11,8 @@ python=/srv/venv/bin/python
 plan=0000PLAN0000
 
 refuse() { # CODE MESSAGE
-  printf 'launch.sh: %s\n' "$*" >&2
+  local text="$*"
+  printf 'launch.sh: %s\n' "${text//[[:cntrl:]]/?}" >&2 # a variable's value may hold what a terminal would obey
   exit 2
 }
 
