@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +36,18 @@ def make_console(**options: object) -> Console:
 
     class EscapingConsole(Console):
         """Escapes each text once it is laid out; rich's own controls are segments of their own."""
+
+        @property
+        def file(self) -> IO[str]:
+            """Where it writes: not through the stream that escapes, nor while a live display redirects it."""
+            # Of a stdout that it redirects, rich 15.0 takes the stream behind it (console.py:760): once more.
+            found = super().file
+            as_is: IO[str] = getattr(found, "rich_proxied_file", found)
+            return as_is
+
+        @file.setter
+        def file(self, new_file: IO[str]) -> None:
+            self._file = new_file
 
         def render(
             self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -1,11 +1,17 @@
 """What a person sees while a run trains."""
 
+import contextlib
 import io
+import os
+import pty
 import re
+import subprocess
+import sys
 
 from rich.console import Console
 
 from runtime.telemetry.progress_line import ProgressLine
+from tests.support.launching import ROOT
 
 
 def tell(console: Console, steps, *, first_step=1, last_step=20, seconds_a_step=2.0) -> None:
@@ -81,3 +87,35 @@ def test_a_loss_that_is_not_a_number_is_shown_as_such():
     with ProgressLine(first_step=1, last_step=2, console=Console(file=stream, width=200)) as progress:
         progress.show_step(1, loss=float("nan"), validation_loss=None, tokens_per_s=10.0)
     assert "loss nan" in stream.getvalue()
+
+
+def test_on_a_terminal_the_bar_is_redrawn_by_its_own_controls() -> None:
+    """Which are no text of anybody's to be escaped, also while the bar redirects what is printed."""
+    program = (
+        "from planner.standard_streams import open_streams_of_run; open_streams_of_run()\n"
+        "from runtime.telemetry.progress_line import ProgressLine\n"
+        "with ProgressLine(first_step=1, last_step=2) as line:\n"
+        "    line.show_step(1, loss=1.0, validation_loss=None, tokens_per_s=1.0)\n"
+        "    print('of a file: \\x1b]0;title\\x07')\n"
+        "    line.show_step(2, loss=1.0, validation_loss=None, tokens_per_s=1.0)\n"
+    )
+    terminal, its_end = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment | {"TERM": "xterm", "COLUMNS": "60"},
+        stdout=its_end,
+        stderr=its_end,
+        check=True,
+        timeout=60,
+    )
+    os.close(its_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # at its end
+        while piece := os.read(terminal, 65536):
+            shown += piece
+    os.close(terminal)
+    assert b"\r\x1b[2K" in shown, "the line is erased before it is drawn again"
+    assert rb"\x1b" not in shown, shown
+    assert b"\x1b]0;" not in shown, "text obeys nothing"
