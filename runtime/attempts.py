@@ -1,6 +1,6 @@
 """Attempts of a run: `python -m runtime.attempts set-aside RUN` makes room for a fresh start.
 
-launch.sh calls `record-failure` where the ranks left no reason.
+The scripts of a launch call `record-failure` where the ranks left no reason.
 """
 
 import contextlib
@@ -90,7 +90,7 @@ def record_launch_failure(
             code="SW447",
             found=f"{found}; their launcher ended with exit code {launcher_code}",
             expected="ranks that run until the last step",
-            fix="look into `dmesg` on the hosts (the OOM killer leaves a line there), then start launch.sh "
+            fix="look into `dmesg` on the hosts (the OOM killer leaves a line there), then start the launch "
             "again: the run resumes from its last checkpoint",
         )
     try:

@@ -190,7 +190,7 @@ def _last_output(folder: Path) -> Iterator[str]:
 
 def _without_folder(text: str, folder: Path) -> str:
     """Without the path of a folder that is gone when somebody reads this, and what would be done there."""
-    text = re.sub("start launch.sh again(: the run resumes)?", "run preflight again", text)
+    text = re.sub("start (launch.sh|the launch) again(: the run resumes)?", "run preflight again", text)
     text = re.sub(rf"; see (failed\.json in {re.escape(str(folder))} and )?{_ABOVE}(, and logs/)?", "", text)
     return text.replace(str(folder), "the folder of this job")
 

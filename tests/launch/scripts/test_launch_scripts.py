@@ -205,6 +205,23 @@ def test_what_rank_0_says_of_a_stop_is_the_last_line_of_every_script(target: str
     assert said.splitlines()[-1] == f"{FILE_NAMES[target]}: {STOPPED}; started again, the run resumes"
 
 
+@pytest.mark.parametrize(("target", "starter"), [("torchrun", "python"), ("mpi", "mpirun")])
+def test_a_rank_0_that_was_killed_leaves_a_reason_by_the_script(
+    target: str, starter: str, tmp_path: Path
+) -> None:
+    """Under launch.sh too (test_remaining_processes…); a reason that rank 0 has left is not replaced."""
+    scene = Scene(tmp_path, plan_of("tiny_cpu"), (target,))
+    scene.stand_in(starter, "exit 137")
+    code, said = scene.start(FILE_NAMES[target])
+    assert (code, "SW434 run not done" in said) == (3, True)
+    module, command, run, _, launcher_code = scene.called("attempts")[1:]
+    assert (module, command, launcher_code) == ("runtime.attempts", "record-failure", "137")
+    assert Path(run) == scene.run
+    scene.stand_in(starter, end("failed", attempt=1, launch="$SWITCHYARD_LAUNCH", code=2) + "; exit 2")
+    assert scene.start(FILE_NAMES[target])[0] == 2
+    assert len(scene.called("attempts")) == 6, "once"
+
+
 @pytest.fixture
 def torchrun(tmp_path: Path) -> Scene:
     return Scene(tmp_path, build_plan(load(STAGED, [NAMED])), ("torchrun",))

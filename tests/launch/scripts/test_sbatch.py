@@ -136,3 +136,10 @@ def test_a_job_that_was_cancelled_is_not_requeued_and_says_how_it_continues(stag
     assert code == 130
     assert "stopped on request; submitted again, the run resumes" in told
     assert "requeue" not in staged.called("scontrol")
+
+
+def test_a_job_whose_rank_0_was_killed_leaves_a_reason(staged: Scene) -> None:
+    staged.stand_in("srun", "exit 137")
+    code, told = start(staged)
+    assert (code, "SW434 run not done (srun exit code 137)" in told) == (3, True)
+    assert staged.called("attempts")[:4] == ["-m", "runtime.attempts", "record-failure", str(staged.run)]

@@ -106,5 +106,8 @@ if [[ -n $stopping && $outcome == 130 ]]; then
   echo "launch.mpirun.sh: ${stopped:-stopped on request}; started again, the run resumes" >&2
   exit 130
 fi
+# Where rank 0 left no reason: it never started, or was killed. On the host of rank 0, whose attempt it was.
+is_ours failed.json ||
+  "$python" -m runtime.attempts record-failure "$run" "$run/logs/$launch.reason" "$code" || true
 echo "launch.mpirun.sh: SW434 run not done (mpirun exit code $code); $(reason_is_in 'what the ranks said above')" >&2
 exit "${outcome:-3}"

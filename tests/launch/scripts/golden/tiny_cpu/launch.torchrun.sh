@@ -131,5 +131,8 @@ if [[ -n $stopping && $outcome == 130 ]]; then
   echo "launch.torchrun.sh: ${stopped:-stopped on request}; started again, the run resumes" >&2
   exit 130
 fi
+# Where rank 0 left no reason: it never started, or was killed. On the host of rank 0, whose attempt it was.
+((node > 0)) || is_ours failed.json ||
+  "$python" -m runtime.attempts record-failure "$run" "$run/logs/$launch.reason" "$code" || true
 echo "launch.torchrun.sh: SW434 run not done (torchrun exit code $code); $(reason_is_in 'what the ranks said above')" >&2
 exit "${outcome:-3}"
