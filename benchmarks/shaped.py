@@ -146,7 +146,7 @@ def _text(options: argparse.Namespace, found: dict[str, Any]) -> str:
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shaped", description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it all run?")
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--ranks", type=int, default=2, help="of each host")

@@ -5,9 +5,10 @@ pass again inside one kernel, so that autograd keeps the region's arguments and 
 
 A kernel depends on what is computed and on nothing that ran before: it is compiled for an example that always
 has the same number of rows, the number is dynamic from the first call, and nothing is timed to choose it, so
-that a run that is resumed in the middle has the kernels of one that was not interrupted. torch makes another
-variant where a threshold of its own lies between (torch 2.13 sums more than 4,096 numbers in another way,
-_inductor/codegen/cpp.py:2254); more than a few are an error, as is a graph break.
+that a run that is resumed in the middle has the kernels of one that was not interrupted. torch 2.13 sums more
+than 4,096 numbers in another way (_inductor/codegen/cpp.py:2254), and its code may depend on the number that
+it sees first: more rows than that have a kernel and an example of their own. Should torch compile one again
+all the same, more than a few variants are an error, as is a graph break.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ REGIONS: dict[str, frozenset[RegionName]] = {
     "cuda": ALL_REGIONS,
 }
 
-_EXAMPLE_ROWS = 1024
+_MANY_ROWS = 4096  # torch's threshold
+_EXAMPLE_ROWS = {False: 1024, True: 8192}  # by whether there are more than that
 _FEWEST_ROWS = 2  # torch compiles sizes of 0 and 1 for themselves
-_MOST_VARIANTS = 4  # of one kernel, for sizes on both sides of torch's thresholds
+_MOST_VARIANTS = 4  # of one kernel
 _MOST_ELEMENTS = 2**31 - 1  # of a tensor whose elements have 32-bit indices
 # Nothing is timed: torch 2.13 measures the blocks of triton kernels otherwise, and takes another in each run.
 _OPTIONS: dict[str, Any] = {
@@ -65,7 +67,8 @@ class Rows:
 
 
 class Kernel:
-    """A function of tensors without gradient, compiled once for each dtype and width of its arguments.
+    """A function of tensors without gradient, compiled for each dtype and width of its arguments: once for
+    few rows, and once for many.
 
     `rows`: of each argument; None: of a fixed shape. Fewer than two rows, or more than a 32-bit index
     reaches, are computed by the function itself.
@@ -83,7 +86,7 @@ class Kernel:
             return self._compiled_for(args)(*args)
 
     def prepare(self, *args: Tensor) -> None:
-        """Compiles for arguments of this dtype and width on this device, whatever their number of rows."""
+        """Compiles for arguments of this dtype and width on this device, few or many rows as they have."""
         with torch.no_grad():
             self._compiled_for(args)
 
@@ -105,7 +108,9 @@ class Kernel:
 
     @staticmethod
     def _kind(arg: Tensor, rows: Rows | None) -> tuple[Any, ...]:
-        return arg.dtype, arg.device, tuple(arg.shape if rows is None else arg.shape[1:])
+        if rows is None:
+            return arg.dtype, arg.device, tuple(arg.shape)
+        return arg.dtype, arg.device, tuple(arg.shape[1:]), _has_many_rows(arg)
 
     def _compile(self, args: Sequence[Tensor], key: tuple[Any, ...]) -> Function:
         compiled: Function = torch.compile(  # type: ignore[call-overload]  # torch 2.13 types two of these not
@@ -124,10 +129,14 @@ class Kernel:
     def _example(arg: Tensor, rows: Rows | None) -> Tensor:
         if rows is None:
             return torch.zeros(arg.shape, dtype=arg.dtype, device=arg.device)
-        shape = (_EXAMPLE_ROWS * (1 + rows.group), *arg.shape[1:])
+        shape = (_EXAMPLE_ROWS[_has_many_rows(arg)] * (1 + rows.group), *arg.shape[1:])
         example = torch.zeros(shape, dtype=arg.dtype, device=arg.device)
         torch._dynamo.mark_dynamic(example, 0)
         return example
+
+
+def _has_many_rows(arg: Tensor) -> bool:
+    return len(arg) > _MANY_ROWS
 
 
 class Region:
@@ -172,7 +181,7 @@ class Region:
         return found
 
     def prepare(self, *args: Tensor) -> None:
-        """Compiles both kernels for arguments of this dtype and width."""
+        """Compiles both kernels for arguments of this dtype and width, few or many rows as they have."""
         self.forward.prepare(*args)
         with torch.no_grad():
             examples = [Kernel._example(arg, rows) for arg, rows in zip(args, self.forward.rows, strict=True)]

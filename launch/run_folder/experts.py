@@ -1,5 +1,6 @@
 """Experts of a run: which get too many tokens, which none."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,4 +56,4 @@ def add(total: list[list[float]] | None, tokens: Sequence[Sequence[float]]) -> l
     """The sum; of `tokens` alone where the model has changed its shape."""
     if total is None or [len(layer) for layer in total] != [len(layer) for layer in tokens]:
         return [list(layer) for layer in tokens]
-    return [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(total, tokens, strict=True)]
+    return [list(map(operator.add, x, y)) for x, y in zip(total, tokens, strict=True)]

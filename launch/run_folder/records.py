@@ -7,6 +7,8 @@ from typing import Any
 
 from planner.prediction.breakdown import COMMUNICATION, PHASES, USEFUL
 
+_EXACT = 1 << 53  # integers up to here are exact as floats
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
@@ -141,11 +143,16 @@ def parse_experts(line: Mapping[str, Any]) -> tuple[int, list[list[float]]] | No
     step, tokens = line.get("step"), line.get("tokens")
     if type(step) is not int or not isinstance(tokens, list) or not tokens:
         return None
-    layers = [
-        [number(count) or 0.0 for count in layer] for layer in tokens if isinstance(layer, list) and layer
-    ]
+    layers = [_counts(layer) for layer in tokens if isinstance(layer, list) and layer]
     widths = {len(layer) for layer in layers}
     return (step, layers) if len(layers) == len(tokens) and len(widths) == 1 else None
+
+
+def _counts(values: list[Any]) -> list[float]:
+    """0 for what is not a finite number."""
+    if {*map(type, values)} == {int} and min(values) > -_EXACT and max(values) < _EXACT:
+        return values  # as ranks write them; a long run has millions
+    return [number(value) or 0.0 for value in values]
 
 
 def number(value: Any) -> float | None:

@@ -20,8 +20,9 @@ from planner.run_files import EXPERTS_NAME, STEPS_NAME, TRACE_NAME
 
 MAX_COLUMNS = 80  # of the heat map over time
 _MAX_TRACE_BYTES = 1 << 28
-# What experts do now: a tenth of the steps, but not so few that an expert lacks tokens by chance.
-_LATEST_SHARE, _LATEST_STEPS = 0.1, 10
+# What experts do now: a tenth of the steps, but not so few that an expert lacks tokens by chance; of a long
+# run not its last weeks.
+_LATEST_SHARE, _FEWEST_LATEST, _MOST_LATEST = 0.1, 10, 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,8 @@ def _read_experts(folder: Path, steps: tuple[StepRecord, ...]) -> ExpertTime | N
         return None
     first, last = steps[0].step, steps[-1].step
     width = max(1, -(-(last - first + 1) // MAX_COLUMNS))
-    latest_from = max(first, last - max(_LATEST_STEPS, int((last - first + 1) * _LATEST_SHARE)) + 1)
+    num_latest = min(_MOST_LATEST, max(_FEWEST_LATEST, int((last - first + 1) * _LATEST_SHARE)))
+    latest_from = max(first, last - num_latest + 1)
     found: dict[int, list[list[float]]] = {}
     columns: dict[int, list[list[float]] | None] = {}
     for line in LineTail(folder / EXPERTS_NAME).read():

@@ -53,8 +53,9 @@ class ErrorBar:
 
 def read_ledger(folder: Path, runs: Sequence[str] = ()) -> tuple[LedgerEntry, ...]:
     """The runs of a folder that have steps with a prediction, by name; `runs`: only these."""
-    found = (_entry(path) for path in sorted(folder.glob("*/telemetry.jsonl")) if path.is_file())
-    return tuple(entry for entry in found if entry is not None and (not runs or entry.run in runs))
+    paths = [path for path in sorted(folder.glob("*/telemetry.jsonl")) if path.is_file()]
+    found = (_entry(path) for path in paths if not runs or path.parent.name in runs)
+    return tuple(entry for entry in found if entry is not None)
 
 
 def misplaced_telemetry(folder: Path) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -34,6 +34,7 @@ DTYPE_NAMES: dict[torch.dtype, Dtype] = {
     torch.bool: "BOOL",
 }
 WRITE_CHUNK_BYTES = 8 << 20
+FLUSH_BYTES = 64 << 20  # written before the disk is asked to take them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,12 +123,17 @@ def write_shard(
     text += b" " * (-len(text) % 8)
 
     digest = hashlib.sha256()
-    num_bytes = 0
-    # Hashing takes as long as writing, and both leave the interpreter to others.
-    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1, "checkpoint-hash") as hasher:
+    num_bytes = num_flushed = 0
+    # Hashing takes as long as writing, and the disk as long again; all three leave the interpreter to others.
+    with (
+        path.open("xb", buffering=0) as file,
+        ThreadPoolExecutor(1, "checkpoint-hash") as hasher,
+        ThreadPoolExecutor(1, "checkpoint-flush") as flusher,
+    ):
+        flush: Future[None] | None = None
 
         def put(data: memoryview) -> None:
-            nonlocal num_bytes
+            nonlocal num_bytes, num_flushed, flush
             for start in range(0, len(data), WRITE_CHUNK_BYTES):
                 chunk = data[start : start + WRITE_CHUNK_BYTES]
                 hashed = hasher.submit(digest.update, chunk)
@@ -136,10 +142,16 @@ def write_shard(
                     num_bytes += taken
                     chunk = chunk[taken:]
                 hashed.result()
+                if num_bytes - num_flushed >= FLUSH_BYTES and (flush is None or flush.done()):
+                    if flush is not None:
+                        flush.result()
+                    flush, num_flushed = flusher.submit(os.fsync, file.fileno()), num_bytes
 
         put(memoryview(len(text).to_bytes(8, "little") + text))
         for piece in ordered:
             put(_bytes_of(read(piece)))
+        if flush is not None:
+            flush.result()  # a fault of the disk is told only to the first who asks
         os.fsync(file.fileno())
     fsync_folder(path.parent)
     return FileRecord(num_bytes=num_bytes, sha256=digest.hexdigest()), tuple(written)

@@ -39,8 +39,10 @@ def test_the_bits_are_those_of_the_layout_without_it(case: Case) -> None:
     assert_same_bits(case.strategy, padding(case.strategy) if case.is_padded else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in recomputed() if case.precision == "fp32"][:3], ids=str)
 def test_it_equals_one_process(case: Case) -> None:
+    """As it must where the layout without it does, whose bits these are."""
     check(case.strategy, padding if case.is_padded else None, case.reference)
 
 
