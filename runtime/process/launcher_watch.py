@@ -19,6 +19,7 @@ _STDIN = 0
 # Files beside the attempt's link to the interpreter. launch/job.py writes the first; launch.sh the others:
 # the Problem of a host whose launcher has ended, and that it ends the ranks of the other hosts for that.
 _ASKED, _HOST_ENDED, _GUARDED = "asked-to-stop", "host-ended", "guarded"
+_SCRIPTS = ("launch.torchrun.sh", "launch.mpirun.sh")  # launch.sh has a guard of its own
 
 
 class LauncherWatch:
@@ -69,15 +70,18 @@ def why_launch_ends_ranks(bin_folder: Path | None = None) -> Problem | None:
 
 
 def runner_above(launcher: int) -> int | None:
-    """The process id of the `deepspeed` command above its launcher on this host; None under anything else.
+    """The process id of what started the launcher on this host, if the ranks end with it; else None.
 
     DeepSpeed 0.19.8 handles no signal there on a single node (runner.py:632): TERM or KILL ends the command
-    that was typed and leaves launch.py and the ranks running. The ranks treat its end as a TERM.
+    that was typed and leaves launch.py and the ranks running. The ranks treat its end as a TERM. A generated
+    script that is killed leaves torchrun or mpirun running, and nobody would pass a signal on to the ranks.
     """
-    if not _is_deepspeeds(launcher):
-        return None
     runner = _parent_of(launcher)
     words = _command_of(runner)[:4] if runner is not None else []
+    if any(Path(word).name in _SCRIPTS for word in words):
+        return runner
+    if not _is_deepspeeds(launcher):
+        return None
     is_runner = any(Path(word).name == "deepspeed" or word == "deepspeed.launcher.runner" for word in words)
     return runner if is_runner else None
 

@@ -200,6 +200,25 @@ def test_a_signal_to_the_script_reaches_every_rank(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", ["torchrun", "mpi"])
+def test_a_killed_script_takes_its_ranks_with_it(target: str, tmp_path: Path) -> None:
+    """Ranks that train nothing. torchrun and mpirun live on, but nobody would stop the ranks any more."""
+    if target == "mpi" and shutil.which("mpirun") is None:
+        pytest.skip("mpirun missing (apt-get install openmpi-bin)")
+    plan = ("cluster.gpus_per_host=2", "parallel={ep: 2, zero_stage: 1}")
+    job = Job(tmp_path, "killed", None, *plan, light=True, targets=(target,))
+    try:
+        job.start_command([str(job.run / FILE_NAMES[target])], cwd=job.run, env=MPI)
+        job.wait_for_light_ranks(120)
+        job.send(signal.SIGKILL)
+        until(lambda: len(job.ends()) == 2, 30, job.said)
+        until(lambda: job.processes() == [], 60, lambda: f"left: {job.processes()}")
+    finally:
+        job.kill_all()
+    assert job.ends() == dict.fromkeys(range(2), "asked by SIGTERM")
+
+
+@pytest.mark.slow
 def test_torchrun_on_two_hosts_shares_a_secret_and_both_end_as_stopped(tmp_path: Path) -> None:
     """Ranks that train nothing, so that each host's script is asked."""
     hosts = ("cluster.hosts=[a slots=1, b slots=1]", "parallel={ep: 2, zero_stage: 1}")

@@ -71,8 +71,9 @@ def tree(tmp_path: Path):
         process.wait()
 
 
-def test_the_end_of_the_deepspeed_command_is_a_term(tree) -> None:
-    runner, answer = tree("deepspeed")
+@pytest.mark.parametrize("name", ["deepspeed", "launch.torchrun.sh", "launch.mpirun.sh"])
+def test_the_end_of_the_deepspeed_command_and_of_a_script_is_a_term(name: str, tree) -> None:
+    runner, answer = tree(name)
     runner.kill()
     runner.wait()
     _until(answer.exists)
