@@ -2,13 +2,14 @@
 
 `deepspeed --module runtime.drill --strategy RUN/strategy.yaml`, started by `python -m launch drill`. Each
 fault of RUN/drill/faults.json happens once, in whichever attempt comes there first; RUN/drill/NAME.fired
-says when.
+says when: time, attempt and step.
 """
 
 import ctypes
 import errno
 import json
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -24,13 +25,21 @@ from runtime.process.pulse import Pulse
 
 FOLDER_NAME, FAULTS_NAME = "drill", "faults.json"
 GO_TIMEOUT_S = 60.0
+# The rank's heartbeat thread, which beats once a second, fails within so long; if not, the rank goes on.
+THREAD_END_S = 30.0
+# The thread that takes signals has one within so long, and so before the step ends.
+SIGNAL_S = 1.0
+# The supervisor knows how long a step may take once it has seen one begin and end: heartbeats are written
+# every second. A step that is as long as this before the one in which a rank hangs is seen.
+SEEN_S = 2.0
 USAGE = "deepspeed --module runtime.drill --strategy RUN/strategy.yaml, which `python -m launch drill` starts"
 _STEP_PHASES = ("first step", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """name: of its mark. kind: a key of ACTIONS. rank: on which it happens, when its step begins.
+    """name: of its mark. kind: a key of ACTIONS. rank: on which it happens, when its step begins, or the
+    first one after it.
 
     phase: of a save (SAVE_PHASES), for the kinds that happen in one.
     """
@@ -64,8 +73,11 @@ def arm(folder: Path, rank: int) -> None:
         if phase not in (*_STEP_PHASES, "save"):
             return
         for fault in read_faults(folder):
-            is_here = fault.rank == rank and fault.step == step and bool(fault.phase) == (phase == "save")
-            if is_here and _mark(folder, fault):
+            if fault.rank != rank or bool(fault.phase) != (phase == "save"):
+                continue
+            if fault.kind in _HANGS and step == fault.step - 1 and not _has_fired(folder, fault):
+                time.sleep(SEEN_S)
+            if fault.step <= step and _mark(folder, fault, pulse.attempt, step):
                 ACTIONS[fault.kind](folder, fault)
 
     setattr(Pulse, "enter", enter_and_look)  # noqa: B010
@@ -79,10 +91,15 @@ def read_faults(folder: Path) -> tuple[Fault, ...]:
         return ()
 
 
-def _mark(folder: Path, fault: Fault) -> bool:
+def _has_fired(folder: Path, fault: Fault) -> bool:
+    return (folder / f"{fault.name}.fired").exists()
+
+
+def _mark(folder: Path, fault: Fault, attempt: int, step: int) -> bool:
     """Whether it has not happened yet."""
+    mark = {"time": time.time(), "attempt": attempt, "step": step}
     try:
-        write_new(folder / f"{fault.name}.fired", json.dumps({"time": time.time()}).encode())
+        write_new(folder / f"{fault.name}.fired", json.dumps(mark).encode())
     except FileExistsError:
         return False
     return True
@@ -99,18 +116,30 @@ def _raise_in_thread(folder: Path, fault: Fault) -> None:
         raise RuntimeError(f"drill: {fault.name}")
 
     setattr(HostHeartbeats, "beat", beat)  # noqa: B010
+    time.sleep(THREAD_END_S)  # or the step of the next fault might come first
 
 
 def _segfault(folder: Path, fault: Fault) -> None:
+    _leave_no_core()
     ctypes.string_at(0)
 
 
 def _abort(folder: Path, fault: Fault) -> None:
+    _leave_no_core()
     os.abort()
 
 
+def _leave_no_core() -> None:
+    """A core would be written to the working directory, which is the project's."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _signal(number: signal.Signals) -> Callable[[Path, Fault], None]:
-    return lambda folder, fault: os.kill(os.getpid(), number)
+    def send(folder: Path, fault: Fault) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(SIGNAL_S)
+
+    return send
 
 
 def _hold_lock(folder: Path, fault: Fault) -> None:
@@ -174,6 +203,7 @@ ACTIONS: dict[str, Callable[[Path, Fault], None]] = {
     "disk-full": _fill_disk,
     "save-kill": _kill_in_save,
 }
+_HANGS = ("sigstop", "held-lock")
 
 if __name__ == "__main__":
     main(sys.argv[1:])

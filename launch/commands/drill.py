@@ -53,7 +53,8 @@ def drill(
     kinds, left_out, has_network = choose(tuple(kind or ()), is_random=hours is not None)
     fitted = fit(loaded)
     plan = build_plan(fitted)
-    problem = memory_problem(plan, psutil.virtual_memory().available)
+    num_runs = 1 if hours is None else 2  # at random, one without faults goes on beside it
+    problem = memory_problem(plan, psutil.virtual_memory().available, num_runs=num_runs)
     if problem is not None:
         raise StrategyError(locate_problems([problem], loaded))
     folder = Path(tempfile.mkdtemp(prefix="switchyard-drill-"))
@@ -99,15 +100,24 @@ def _is_worse(result: dict[str, Any]) -> bool:
 
 
 def _describe(report: dict[str, Any]) -> Iterator[str]:
+    from statistics import median
+
     from planner.units import format_seconds, plural
 
     yield (
         f"{plural(len(report['faults']), 'fault')} in {format_seconds(report['seconds'])}, "
         f"{len(report['recovered'])} recovered from, {plural(len(report['false_stops']), 'false stop')}"
     )
+    if times := report["recovery_s"]:
+        yield f"recovered within {median(times):.1f} s in the middle, {max(times):.1f} s at most"
     yield f"goodput {report['goodput']:.1%}: {plural(report['steps'], 'step')} that count"
-    yield "final bits: those of the unbroken run" if not report["wrong"] else "wrong:"
-    yield from (f"  {text}" for text in (*report["wrong"], *report["false_stops"]))
+    if not report["wrong"]:
+        yield (
+            "every step's loss and gradient norm, and the bits of the checkpoint of step "
+            f"{report['compared_step']}, are those of the run without faults"
+        )
+    yield from (f"wrong: {text}" for text in report["wrong"])
+    yield from (f"false stop: {text}" for text in report["false_stops"])
 
 
 def _run(folder: Path, *, has_network: bool) -> int:

@@ -1,13 +1,15 @@
-"""Drills at random: faults of ranks at moments drawn from a seed, in one long supervised run."""
+"""Drills at random: faults of ranks at moments drawn from a seed, in one long supervised run.
+
+The same training without a fault goes on beside it, and shows what its curve and its checkpoints must be.
+"""
 
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.drill.drills import RUN_TIMEOUT_S
 from launch.drill.fit import DrillSite, at_site
 from launch.drill.kinds import Kind, Place
 from launch.drill.run import DrillFailed, DrillRun, Fault
@@ -19,25 +21,35 @@ from planner.strategy.schema import Strategy
 # The learning rate of a step must not depend on when the run is stopped.
 HORIZON = 1000
 ENDLESS = 10**7
-CHECKPOINT_EVERY = 20
-STOP_TIMEOUT_S = 180.0
+# Steps. Checkpoints of every KEEP_EVERY stay, so that both runs have some of the same step.
+CHECKPOINT_EVERY, KEEP_EVERY = 20, 100
+# A fault is announced to the ranks so many steps before: they train while this program looks.
+ANNOUNCED_STEPS = 5
+# The run without faults waits every so many steps until the other one is there too, as long as a rank waits.
+PACE_STEPS = 100
+STOP_TIMEOUT_S = 240.0
+# A rank of the run without faults may wait, and is not to be taken for one that hangs.
+_PATIENT = {"operate.hang_timeout": 900.0, "launch.timeout": 900.0}
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomReport:
     """
-    faults: names, in their order. recovered: those after which the run got beyond their step. false_stops:
-    restarts without a fault. goodput: seconds of the steps that count over all seconds. wrong: what else was
-    wrong, among it each difference from the unbroken run.
+    faults: names, in their order. recovered: those after which the run got beyond their step. recovery_s:
+    after how many seconds, for each of those. false_stops: restarts without a fault. goodput: seconds of the
+    steps that count over all seconds. compared_step: of the checkpoint whose bits were compared. wrong: what
+    else was wrong, among it each difference from the run without faults.
     """
 
     seconds: float
     steps: int
     faults: tuple[str, ...]
     recovered: tuple[str, ...]
+    recovery_s: tuple[float, ...]
     false_stops: tuple[str, ...]
     goodput: float
+    compared_step: int
     wrong: tuple[str, ...]
 
 
@@ -51,52 +63,103 @@ def drill_at_random(
     seed: int,
     tell: Callable[[str], object],
 ) -> RandomReport:
-    """A run of so many seconds with a fault every `mtbf_s` on average, then the same steps without any.
+    """A run of so many seconds with a fault every `mtbf_s` on average, and one without any beside it.
 
     Args:
         strategy: fitted.
         kinds: of them, those that ranks do to themselves when a step begins.
 
     Raises:
-        DrillFailed: if a run ends by itself, or does not end.
+        DrillFailed: if one of the runs does not end, or the one without faults ends by itself.
     """
-    run = DrillRun(_long(strategy, site, "random", ENDLESS), ())
+    run = DrillRun(_long(strategy, site, "random"), ())
+    unbroken = DrillRun(change_keys(_long(strategy, site, "unbroken"), _PATIENT), ())
     try:
         began = time.time()
         run.start()
-        faults = _inject(run, _of_steps(kinds), seconds, mtbf_s, random.Random(seed), tell)
+        unbroken.start()
+        pace = _Pace(run, unbroken)
+        faults = _inject(run, _of_steps(kinds), seconds, mtbf_s, random.Random(seed), tell, pace)
+        _settle(run, faults, pace)
         run.ask_to_stop()
         code = run.finish(STOP_TIMEOUT_S)
         lasted_s = time.time() - began
-        wrong = [] if code == ExitCode.STOPPED else [f"the run ended with {code}"]
+        wrong = [] if code == ExitCode.STOPPED else [f"the run ended with {code}: {run.said()[-2000:]}"]
+        last = run.newest_step()
+        tell(f"stopped after step {last}; now the run without faults until there")
+        _let_reach(unbroken, last, pace)
         wrong += leftovers(run)
         wrong += broken_files(run.folder)
     finally:
         run.stop()
-    last = max(line["step"] for line in run.lines())
-    tell(f"{last} steps without a fault")
-    unbroken = DrillRun(_long(strategy, site, "unbroken", last), ())
-    try:
-        unbroken.start()
-        if (code := unbroken.finish(max(RUN_TIMEOUT_S, 2 * lasted_s))) != 0:
-            raise DrillFailed(f"the unbroken run ended with {code}: {unbroken.said()[-2000:]}")
-    finally:
         unbroken.stop()
-    curve = {step: values for step, values in run.curve().items() if step < last}
-    # After its last step the unbroken run validates; the other one was only stopped there.
-    wrong += curve_differences(curve, {s: v for s, v in unbroken.curve().items() if s < last})
-    if final_bits(run.folder, last) != final_bits(unbroken.folder, last):
-        wrong.append(f"the checkpoint of step {last} has other bits than that of the unbroken run")
+    # What was trained after the newest whole step is in neither.
+    curve = {step: values for step, values in unbroken.curve().items() if step < last}
+    wrong += curve_differences(run.curve(), curve)
+    compared = newest_common_checkpoint(run.folder, unbroken.folder)
+    if final_bits(run.folder, compared) != final_bits(unbroken.folder, compared):
+        wrong.append(f"the checkpoint of step {compared} has other bits than that without faults")
+    faults = [fault for fault in faults if run.has_fired(fault.name)]
+    times = {fault.name: recovery_s(run, fault) for fault in faults}
     useful_s = sum({line["step"]: line["step_s"] for line in run.lines()}.values())
     return RandomReport(
         seconds=lasted_s,
         steps=last,
-        faults=tuple(fault.name for fault in faults),
-        recovered=tuple(fault.name for fault in faults if is_recovered(run, fault)),
-        false_stops=tuple(find_false_stops(run, faults)),
+        faults=tuple(times),
+        recovered=tuple(name for name, time_s in times.items() if time_s is not None),
+        recovery_s=tuple(time_s for time_s in times.values() if time_s is not None),
+        false_stops=(
+            *find_false_stops(run, faults),
+            *(f"of the run without faults: {text}" for text in find_false_stops(unbroken, ())),
+        ),
         goodput=useful_s / lasted_s,
+        compared_step=compared,
         wrong=tuple(wrong),
     )
+
+
+class _Pace:
+    """Keeps the run without faults from training far ahead, which would cost the other one its cores."""
+
+    def __init__(self, run: DrillRun, unbroken: DrillRun) -> None:
+        self._run, self._unbroken = run, unbroken
+        self._next = PACE_STEPS
+        self._add()
+
+    def keep(self) -> None:
+        """
+        Raises:
+            DrillFailed: if the run without faults has ended.
+        """
+        self._unbroken.must_live()
+        if self._run.newest_step() >= self._next:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """It need not wait at the next of its steps."""
+        self._unbroken.go(self._name())
+        self._next += PACE_STEPS
+        self._add()
+
+    def _add(self) -> None:
+        self._unbroken.add(Fault(name=self._name(), kind="wait", rank=0, step=self._next))
+
+    def _name(self) -> str:
+        return f"pace-{self._next}"
+
+
+def newest_common_checkpoint(one: Path, other: Path) -> int:
+    """The highest step of which both runs have a checkpoint.
+
+    Raises:
+        DrillFailed: if there is none.
+    """
+    common = set.intersection(
+        *({path.name for path in run.glob("checkpoints/step-*")} for run in (one, other))
+    )
+    if not common:
+        raise DrillFailed(f"{one.name} and {other.name} have no checkpoint of the same step")
+    return int(max(common).removeprefix("step-"))
 
 
 def final_bits(run_folder: Path, step: int) -> dict[str, str]:
@@ -115,10 +178,17 @@ def final_bits(run_folder: Path, step: int) -> dict[str, str]:
     }
 
 
-def _long(strategy: Strategy, site: DrillSite, name: str, steps: int) -> Strategy:
+def _long(strategy: Strategy, site: DrillSite, name: str) -> Strategy:
     placed = at_site(strategy, site, name, checkpoint_every=CHECKPOINT_EVERY)
-    horizon = {"training.steps": steps, "training.schedule_steps": HORIZON}
-    return change_keys(placed, {**horizon, "output.validate_every": CHECKPOINT_EVERY})
+    return change_keys(
+        placed,
+        {
+            "training.steps": ENDLESS,
+            "training.schedule_steps": HORIZON,
+            "output.validate_every": CHECKPOINT_EVERY,
+            "output.keep_every": KEEP_EVERY,
+        },
+    )
 
 
 def _of_steps(kinds: Sequence[Kind]) -> list[Kind]:
@@ -132,45 +202,86 @@ def _inject(
     mtbf_s: float,
     source: random.Random,
     tell: Callable[[str], object],
+    pace: _Pace,
 ) -> list[Fault]:
-    """One fault after another, each once the run is beyond the one before it."""
+    """One fault after another, each once the run is beyond the one before it; fewer if the run ends."""
     end = time.monotonic() + seconds
     due = time.monotonic() + source.expovariate(1 / mtbf_s)
     faults: list[Fault] = []
-    while time.monotonic() < end:
+    while time.monotonic() < end and not run.has_ended():
         time.sleep(_POLL_S)
-        run.must_live()
-        is_free = not faults or is_recovered(run, faults[-1])
-        newest = max((line["step"] for line in run.lines()), default=0)
+        pace.keep()
+        newest = run.newest_step()
+        is_free = not faults or recovery_s(run, faults[-1]) is not None
         if time.monotonic() < due or not is_free or newest < CHECKPOINT_EVERY:
             continue
         kind, rank = source.choice(kinds), source.randrange(run.plan.world_size)
-        fault = Fault(name=f"{len(faults) + 1:03d}-{kind.name}", kind=kind.name, rank=rank, step=newest + 3)
+        name = f"{kind.name}-{_letters(len(faults))}"
+        fault = Fault(name=name, kind=kind.name, rank=rank, step=newest + ANNOUNCED_STEPS)
         run.add(fault)
         faults.append(fault)
         tell(f"  {fault.name} on rank {rank}, at step {fault.step}")
         due += source.expovariate(1 / mtbf_s)
-    return [fault for fault in faults if run.has_fired(fault.name)]
+    return faults
 
 
-def is_recovered(run: DrillRun, fault: Fault) -> bool:
-    """Whether a later attempt got to the fault's step again."""
+def _letters(number: int) -> str:
+    """0 is aaa. The supervisor takes two errors that differ in numbers for the same one, and then ends."""
+    return "".join(chr(ord("a") + number // 26**place % 26) for place in (2, 1, 0))
+
+
+def _settle(run: DrillRun, faults: Sequence[Fault], pace: _Pace) -> None:
+    """Until the run has recovered from the last fault: a stop while it starts would save nothing."""
+    run.drop_pending()
+    time.sleep(2 * _POLL_S)  # a rank may just have read of it
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < deadline and not run.has_ended():
+        if not faults or not run.has_fired(faults[-1].name) or recovery_s(run, faults[-1]) is not None:
+            return
+        time.sleep(_POLL_S)
+        pace.keep()
+
+
+def _let_reach(unbroken: DrillRun, step: int, pace: _Pace) -> None:
+    """The run without faults until it has done the step, and saved once more.
+
+    Raises:
+        DrillFailed: if it ends before, or does not get any further.
+    """
+    newest, deadline = 0, time.monotonic() + STOP_TIMEOUT_S
+    while newest < step:
+        if (now := unbroken.newest_step()) > newest:
+            newest, deadline = now, time.monotonic() + STOP_TIMEOUT_S
+        if time.monotonic() > deadline:
+            raise DrillFailed(f"the run without faults got no further than step {newest}")
+        time.sleep(_POLL_S)
+        pace.keep()
+    pace.let_go()  # a rank that waits does not hear of the stop
+    unbroken.ask_to_stop()
+    if (code := unbroken.finish(STOP_TIMEOUT_S)) != ExitCode.STOPPED:
+        raise DrillFailed(f"the run without faults ended with {code}: {unbroken.said()[-2000:]}")
+
+
+def recovery_s(run: DrillRun, fault: Fault) -> float | None:
+    """Seconds from a fault until a later attempt had done its step; None if none has.
+
+    Also None for a fault that has not happened.
+    """
     if not run.has_fired(fault.name):
-        return False
-    return run.time_beyond(fault.name, fault.step, by_new_attempt=True) is not None
+        return None
+    back = run.time_beyond(fault.name, by_new_attempt=True)
+    return None if back is None else back - run.mark_of(fault.name).time
 
 
-def find_false_stops(run: DrillRun, faults: Sequence[Fault]) -> list[str]:
+def find_false_stops(run: DrillRun, faults: Sequence[Fault]) -> Iterator[str]:
     """Restarts beyond the first after each fault."""
-    times = [run.time_of(fault.name) for fault in faults]
+    times = [run.mark_of(fault.name).time for fault in faults]
     explained: set[float] = set()
-    found = []
     for entry in run.entries():
         if entry.event != "restart":
             continue
         cause = max((time_ for time_ in times if time_ < entry.time), default=None)
         if cause is None or cause in explained:
-            found.append(entry.text)
+            yield entry.text
         else:
             explained.add(cause)
-    return found

@@ -15,8 +15,6 @@ from launch.supervisor.journal import Entry
 from planner.strategy.schema import Strategy
 
 RUN_TIMEOUT_S = 1200.0
-# The journal tells of a fault within so long, from its mark: a hang of ranks that are first of their phase.
-NOTICE_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +89,20 @@ def _run_group(
 
 def _judge(run: DrillRun, kind: Kind, name: str, of_run: tuple[str, ...]) -> DrillResult:
     try:
-        began = run.time_of(name)
+        mark = run.mark_of(name)
     except DrillFailed as error:
         return DrillResult(kind=kind.name, name=name, seconds=None, told="", faults=(str(error), *of_run))
-    step = next(fault.step for fault in run.faults if fault.name == name)
-    entries = [entry for entry in run.entries() if entry.time >= began]
-    told, fault = _cause_told(kind, entries, until=_next_fault(run, began))
+    entries = [entry for entry in run.entries() if entry.time >= mark.time]
+    told, fault = _cause_told(kind, entries, until=_next_fault(run, mark.time))
     is_restarted = bool(kind.causes) or kind.name == "supervisor-killed"
-    back = run.time_beyond(name, step, by_new_attempt=is_restarted)
+    back = run.time_beyond(name, by_new_attempt=is_restarted)
     faults = [*([fault] if fault else []), *of_run]
     if back is None:
-        faults.append(f"the run never got beyond step {step}")
+        faults.append(f"the run never got beyond step {mark.step}")
     return DrillResult(
         kind=kind.name,
         name=name,
-        seconds=None if back is None else back - began,
+        seconds=None if back is None else back - mark.time,
         told=told,
         faults=tuple(faults),
     )
@@ -128,7 +125,7 @@ def _next_fault(run: DrillRun, began: float) -> float:
     times = []
     for fault in run.faults:
         try:
-            times.append(run.time_of(fault.name))
+            times.append(run.mark_of(fault.name).time)
         except DrillFailed:
             continue
     return min((later for later in times if later > began), default=time.time())

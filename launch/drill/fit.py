@@ -125,17 +125,17 @@ def _small(strategy: Strategy) -> Strategy:
     )
 
 
-def memory_problem(plan: Plan, available_bytes: int) -> Problem | None:
-    """All ranks are processes of this machine."""
+def memory_problem(plan: Plan, available_bytes: int, *, num_runs: int = 1) -> Problem | None:
+    """All ranks are processes of this machine, those of `num_runs` runs at once."""
     needed = sum(memory.peak_bytes for memory in (rank_memory(plan, rank) for rank in range(plan.world_size)))
-    needed += plan.world_size * PROCESS_BYTES
+    needed = num_runs * (needed + plan.world_size * PROCESS_BYTES)
     if needed <= available_bytes:
         return None
     return Problem(
         code="SW473",
         path="model",
-        found=f"{plan.world_size} ranks of it need about {format_bytes(needed)} on this machine, which has "
-        f"{format_bytes(available_bytes)} free",
+        found=f"{num_runs * plan.world_size} ranks of it need about {format_bytes(needed)} on this machine, "
+        f"which has {format_bytes(available_bytes)} free",
         expected="a model that this machine can train",
         fix="override its sizes for the drill, as in model.num_hidden_layers=2 model.num_experts=8",
     )

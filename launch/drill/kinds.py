@@ -34,21 +34,9 @@ class Kind:
         return self.name not in NOT_SEEN_TO_WORK
 
 
-NOT_SEEN_TO_WORK = frozenset(
-    {
-        "thread-exception",
-        "segfault",
-        "abort",
-        "sigint",
-        "sigterm",
-        "sigstop",
-        "held-lock",
-        "save-kill",
-        "too-few-spares",
-    }
-)
+NOT_SEEN_TO_WORK: frozenset[str] = frozenset()
 # Drills at random.
-IS_RANDOM_SEEN_TO_WORK = False
+IS_RANDOM_SEEN_TO_WORK = True
 _LOST, _HUNG = (Cause.RANK_LOST,), (Cause.HANG,)
 # Ranks that are cut off may be seen to hang, or to be gone, before their host is found not to answer.
 _HOST = (Cause.HOST_LOST,)

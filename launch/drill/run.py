@@ -1,5 +1,6 @@
 """One supervised run of a drill, as a process, and what is seen of it from outside."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -41,6 +42,15 @@ class Fault:
     phase: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """When a fault happened. time: seconds since 1970. attempt, step: in which."""
+
+    time: float
+    attempt: int
+    step: int
+
+
 class DrillRun:
     """
     Args:
@@ -59,6 +69,8 @@ class DrillRun:
         write_new(self._strategy_file, strategy_yaml(self.plan).encode())
         self._output = self.folder.parent / f"{self.name}.out"
         self._process: subprocess.Popen[bytes] | None = None
+        self._lines: list[dict[str, Any]] = []
+        self._num_read = 0  # bytes of the telemetry
 
     def start(self) -> None:
         """Starts its supervisor, also for the second time."""
@@ -73,34 +85,46 @@ class DrillRun:
                 start_new_session=True,
             )
 
-    def wait_for(self, name: str) -> float:
-        """The time of a fault, once it has happened.
+    def wait_for(self, name: str) -> None:
+        """Until a fault has happened.
 
         Raises:
             DrillFailed: if the run ends before, or it takes too long.
         """
-        mark = self._marks / f"{name}.fired"
-        self._until(mark.exists, FIRED_TIMEOUT_S, f"{name} did not happen")
-        return self.time_of(name)
+        self._until(lambda: self.has_fired(name), FIRED_TIMEOUT_S, f"{name} did not happen")
 
-    def time_of(self, name: str) -> float:
+    def mark_of(self, name: str) -> Mark:
         """
         Raises:
             DrillFailed: if it has not happened.
         """
         try:
-            return float(json.loads((self._marks / f"{name}.fired").read_bytes())["time"])
-        except (OSError, ValueError) as error:
+            return Mark(**json.loads((self._marks / f"{name}.fired").read_bytes()))
+        except (OSError, ValueError) as error:  # or the mark is being written
             raise DrillFailed(f"{name} did not happen") from error
 
     def has_fired(self, name: str) -> bool:
-        return (self._marks / f"{name}.fired").exists()
+        try:
+            self.mark_of(name)
+        except DrillFailed:
+            return False
+        return True
 
     def add(self, fault: Fault) -> None:
         """Another fault, while the run trains."""
-        self.faults = (*self.faults, fault)
-        content = json.dumps([asdict(one) for one in self.faults]).encode()
-        replace(self._marks / FAULTS_NAME, content)
+        self._change((*self.faults, fault))
+
+    def drop_pending(self) -> None:
+        """No fault happens any more."""
+        self._change(tuple(fault for fault in self.faults if self.has_fired(fault.name)))
+
+    def _change(self, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        replace(self._marks / FAULTS_NAME, json.dumps([asdict(one) for one in faults]).encode())
+
+    def has_ended(self) -> bool:
+        assert self._process is not None
+        return self._process.poll() is not None
 
     def must_live(self) -> None:
         """
@@ -173,29 +197,38 @@ class DrillRun:
         return tuple(beats[rank].pid for rank in ranks if rank in beats)
 
     def lines(self) -> list[dict[str, Any]]:
-        """The whole lines of its telemetry."""
+        """The whole lines of its telemetry; read on from where the last call has ended."""
         path = self.folder / "telemetry.jsonl"
-        whole = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        found = []
-        for line in whole:
-            try:
-                found.append(json.loads(line))
-            except ValueError:  # cut off by a kill
-                continue
-        return found
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(self._num_read)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            self._num_read += len(whole) + len(newline)
+            for line in whole.splitlines():
+                with contextlib.suppress(ValueError):  # cut off by a kill
+                    self._lines.append(json.loads(line))
+        return self._lines
 
-    def time_beyond(self, name: str, step: int, *, by_new_attempt: bool) -> float | None:
-        """When the run had done this step, after a fault; None if it never did.
+    def newest_step(self) -> int:
+        """The highest of its telemetry; 0 before the first."""
+        return max((line["step"] for line in self.lines()), default=0)
+
+    def time_beyond(self, name: str, *, by_new_attempt: bool) -> float | None:
+        """When the run had done the step of a fault after it; None if it never did.
 
         Args:
             by_new_attempt: only a later attempt than the one that the fault hit counts.
+
+        Raises:
+            DrillFailed: if the fault has not happened.
         """
-        began = self.time_of(name)
-        hit = max((line["attempt"] for line in self.lines() if line["time"] <= began), default=0)
+        mark = self.mark_of(name)
         times = (
             line["time"]
             for line in self.lines()
-            if line["time"] > began and line["step"] >= step and (line["attempt"] > hit or not by_new_attempt)
+            if line["time"] > mark.time
+            and line["step"] >= mark.step
+            and (line["attempt"] > mark.attempt or not by_new_attempt)
         )
         return next(times, None)
 

@@ -66,6 +66,10 @@ class Pulse:
     def beats(self) -> int:
         return self._beats
 
+    @property
+    def attempt(self) -> int:
+        return self._place[1]
+
     def beat_of_thread(self, waits_in: Wait | None) -> None:
         """The heartbeat thread runs; `waits_in`: the collective that the main thread is in."""
         text = b"" if waits_in is None else json.dumps(asdict(waits_in)).encode()

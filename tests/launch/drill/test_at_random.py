@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.drill.at_random import final_bits, find_false_stops, is_recovered
-from launch.drill.run import DrillFailed, DrillRun, Fault
+from launch.drill.at_random import final_bits, find_false_stops, newest_common_checkpoint, recovery_s
+from launch.drill.run import DrillFailed, DrillRun, Fault, Mark
 from launch.supervisor.journal import Entry
 
 FAULTS = (
@@ -24,8 +24,11 @@ class Told(DrillRun):
     def has_fired(self, name: str) -> bool:
         return True
 
-    def time_of(self, name: str) -> float:
-        return {"001-sigkill": 100.0, "002-abort": 200.0}[name]
+    def mark_of(self, name: str) -> Mark:
+        return {
+            "001-sigkill": Mark(time=100.0, attempt=1, step=20),
+            "002-abort": Mark(time=200.0, attempt=2, step=50),
+        }[name]
 
     def entries(self) -> list[Entry]:
         return [Entry(time=time, event="restart", text=f"at {time}", facts={}) for time in self._restarts]
@@ -52,12 +55,12 @@ def test_a_restart_without_a_fault_of_its_own_is_a_false_stop(
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [((130.0, 19, 2), False), ((130.0, 20, 2), True), ((100.1, 20, 1), False)],
+    [((130.0, 19, 2), None), ((130.0, 20, 2), 30.0), ((100.1, 20, 1), None)],
 )
 def test_a_run_has_recovered_once_it_is_at_the_fault_s_step_again(
-    line: tuple[float, int, int], expected: bool
+    line: tuple[float, int, int], expected: float | None
 ) -> None:
-    assert is_recovered(Told([], [line]), FAULTS[0]) is expected
+    assert recovery_s(Told([], [line]), FAULTS[0]) == expected
 
 
 def test_the_bits_of_a_checkpoint_are_its_tensors(tmp_path: Path) -> None:
@@ -71,3 +74,12 @@ def test_the_bits_of_a_checkpoint_are_its_tensors(tmp_path: Path) -> None:
 def test_without_a_checkpoint_of_the_last_step_there_are_no_bits(tmp_path: Path) -> None:
     with pytest.raises(DrillFailed):
         final_bits(tmp_path, 40)
+
+
+def test_the_bits_are_compared_at_the_newest_step_that_both_have(tmp_path: Path) -> None:
+    for run, steps in {"random": (100, 200, 253), "unbroken": (100, 200, 260)}.items():
+        for step in steps:
+            (tmp_path / run / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    assert newest_common_checkpoint(tmp_path / "random", tmp_path / "unbroken") == 200
+    with pytest.raises(DrillFailed):
+        newest_common_checkpoint(tmp_path / "random", tmp_path / "other")
