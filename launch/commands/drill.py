@@ -18,9 +18,10 @@ from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import Overrides, StrategyFile
 from launch.cli.output import CommandOutput
-from planner import StrategyError, build_plan, load, locate_problems
+from planner import Plan, Strategy, StrategyError, build_plan, load, locate_problems
 from planner.exit_codes import ExitCode
 from planner.paths import PROJECT
+from planner.units import plural
 
 
 @command
@@ -39,29 +40,27 @@ def drill(
         str, typer.Option("--mtbf", metavar="TIME", help="with --hours: on average between two faults")
     ] = "5 min",
     seed: Annotated[int, typer.Option("--seed", help="with --hours: of the faults")] = 1,
+    on_cluster: Annotated[
+        bool, typer.Option("--on-cluster", help="on the strategy's own hosts, in its own layout")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="keep the folder of the drills' runs")] = False,
 ) -> ExitCode:
     """Break runs of it on hosts made for that, on this machine; exit code 1 if one does not recover."""
-    import psutil
-
     from launch.drill.choice import choose, parse_mtbf
-    from launch.drill.fit import fit, memory_problem
+    from launch.drill.kinds import Where
     from planner.plan.serialization import strategy_yaml
 
     loaded = load(strategy, only_overrides(overrides))
     mtbf_s = parse_mtbf(mtbf)
-    kinds, left_out, has_network = choose(tuple(kind or ()), is_random=hours is not None)
-    fitted = fit(loaded)
-    plan = build_plan(fitted)
-    num_runs = 1 if hours is None else 2  # at random, one without faults goes on beside it
-    problem = memory_problem(plan, psutil.virtual_memory().available, num_runs=num_runs)
-    if problem is not None:
-        raise StrategyError(locate_problems([problem], loaded))
-    folder = Path(tempfile.mkdtemp(prefix="switchyard-drill-"))
+    kinds, left_out, where = choose(tuple(kind or ()), is_random=hours is not None, on_cluster=on_cluster)
+    if where is Where.CLUSTER:
+        plan, folder = _on_cluster(loaded)
+    else:
+        plan, folder = _fitted(loaded, num_runs=1 if hours is None else 2)
     (folder / "strategy.yaml").write_text(strategy_yaml(plan), encoding="utf-8")
     settings = {
         "kinds": [chosen.name for chosen in kinds],
-        "has_network": has_network,
+        "where": where.value,
         "seconds": None if hours is None else hours * 3600,
         "mtbf_s": mtbf_s,
         "seed": seed,
@@ -69,8 +68,9 @@ def drill(
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     for text in left_out:
         print(f"warning: {text}", file=sys.stderr)
-    print(f"drill: {fitted.parallel.layout_name} on 4 hosts and a spare, in {folder}", file=sys.stderr)
-    code = _run(folder, has_network=has_network)
+    layout = plan.strategy.parallel.layout_name
+    print(f"drill: {layout} on {plural(len(plan.hosts), 'host')}, in {folder}", file=sys.stderr)
+    code = _run(folder, has_network=where is Where.NAMESPACES)
     results = _read(folder)
     is_ended = code == 0 and bool(results)
     is_well = is_ended and not any(_is_worse(result) for result in results)
@@ -80,16 +80,55 @@ def drill(
     if code == ExitCode.STOPPED:
         answer = ExitCode.STOPPED
     if output.is_json:
-        content: dict[str, Any] = {"layout": fitted.parallel.layout_name, "left_out": left_out}
+        content: dict[str, Any] = {"layout": layout, "left_out": left_out}
         content |= {"drills": results} if hours is None else {"random": results[0] if results else None}
         return output.print_json(answer, content)
     if hours is None:
-        _print(output, fitted.parallel.layout_name, results)
+        _print(output, f"{layout} on {plural(plan.world_size, 'rank')}", results)
     elif results:
         print("\n".join(_describe(results[0])))
     if not is_well:
         print(f"the runs are left in {folder}", file=sys.stderr)
     return answer
+
+
+def _fitted(strategy: Strategy, *, num_runs: int) -> tuple[Plan, Path]:
+    """The plan of it on hosts of this machine, and a new folder for `num_runs` runs at once.
+
+    Raises:
+        StrategyError: if this machine cannot train it.
+    """
+    import psutil
+
+    from launch.drill.fit import fit, memory_problem
+
+    plan = build_plan(fit(strategy))
+    problem = memory_problem(plan, psutil.virtual_memory().available, num_runs=num_runs)
+    if problem is not None:
+        raise StrategyError(locate_problems([problem], strategy))
+    return plan, Path(tempfile.mkdtemp(prefix="switchyard-drill-"))
+
+
+def _on_cluster(strategy: Strategy) -> tuple[Plan, Path]:
+    """The plan of a short run on the strategy's own hosts, and a new folder, which all of them see.
+
+    Raises:
+        StrategyError: for hosts that have no names, or a folder that cannot be made.
+    """
+    from launch.drill.fit import shorten
+    from launch.scripts.hostfile import made_up_hosts
+    from launch.scripts.launch_files import build_launch_plan, cannot_write, launch_paths
+
+    plan = build_launch_plan(shorten(strategy))
+    problem = made_up_hosts(plan)
+    if problem is not None:
+        raise StrategyError(locate_problems([problem], strategy))
+    output = launch_paths(plan).run.parent
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return plan, Path(tempfile.mkdtemp(prefix="drill-", dir=output))
+    except OSError as error:
+        raise StrategyError([cannot_write(output, error)]) from None
 
 
 def _is_worse(result: dict[str, Any]) -> bool:
@@ -102,7 +141,7 @@ def _is_worse(result: dict[str, Any]) -> bool:
 def _describe(report: dict[str, Any]) -> Iterator[str]:
     from statistics import median
 
-    from planner.units import format_seconds, plural
+    from planner.units import format_seconds
 
     yield (
         f"{plural(len(report['faults']), 'fault')} in {format_seconds(report['seconds'])}, "
@@ -186,5 +225,5 @@ def _print(output: CommandOutput, layout: str, results: Sequence[dict[str, Any]]
         below=("the run",),
     )
     wrong = sum(bool(result["faults"]) for result in results)
-    heading = [f"{len(results)} drills of {layout} on 8 ranks: {wrong or 'none'} left the run any worse"]
+    heading = [f"{len(results)} drills of {layout}: {wrong or 'none'} left the run any worse"]
     output.print_tables(heading, [table])

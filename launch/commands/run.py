@@ -16,7 +16,7 @@ from launch.cli.arguments import only_overrides
 from launch.cli.command import command
 from launch.cli.options import Overrides, StrategyFile
 from launch.cli.output import CommandOutput
-from planner import Plan, Problem, StrategyError, load, locate_problems
+from planner import StrategyError, load, locate_problems
 from planner.exit_codes import ExitCode
 from planner.paths import PROJECT
 
@@ -37,6 +37,7 @@ def run(
 ) -> ExitCode:
     """Train under supervision: after a loss, replace the host and resume; journal.jsonl has each decision."""
     from launch.scripts.held_run import find_held_run
+    from launch.scripts.hostfile import made_up_hosts
     from launch.scripts.launch_files import build_launch_plan, launch_paths
     from launch.supervisor.journal import Journal
     from launch.supervisor.run_lock import supervision
@@ -48,7 +49,7 @@ def run(
     folder = launch_paths(plan).run
     if fresh and (code := _set_aside(str(folder))) != ExitCode.OK:
         return code
-    problems = [problem for problem in (_made_up_hosts(plan), find_held_run(folder, plan)) if problem]
+    problems = [problem for problem in (made_up_hosts(plan), find_held_run(folder, plan)) if problem]
     if problems:
         raise StrategyError(locate_problems(problems, plan.strategy))
     with supervision(folder), _metrics(folder, loaded.operate.metrics_port):
@@ -103,17 +104,3 @@ def _set_aside(folder: str) -> ExitCode:
     command = [sys.executable, "-m", "runtime.attempts", "set-aside", folder]
     ended = subprocess.run(command, cwd=PROJECT, stdout=sys.stderr, check=False)
     return ExitCode(ended.returncode)
-
-
-def _made_up_hosts(plan: Plan) -> Problem | None:
-    from launch.scripts.hostfile import has_placeholder_hosts, is_local
-
-    if is_local(plan) or not has_placeholder_hosts(plan):
-        return None
-    return Problem(
-        code="SW453",
-        path="cluster.hosts",
-        found=f"{plan.strategy.cluster.hosts.count} hosts without names: {plan.hosts[0].name} … are made up",
-        expected="the names by which ssh reaches them",
-        fix="list the names, or write hostfile: FILE",
-    )

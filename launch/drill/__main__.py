@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from launch.drill.at_random import drill_at_random
+from launch.drill.cluster import ClusterHosts
 from launch.drill.drills import drill
 from launch.drill.fit import NUM_RANKS, NUM_SPARES, RANKS_PER_HOST, DrillSite
 from launch.drill.hosts import CannotHaveHosts, Hosts, LoopbackHosts, NamespaceHosts
-from launch.drill.kinds import KINDS
+from launch.drill.kinds import KINDS, Where
 from launch.drill.run import DrillFailed
 from planner import load
 from planner.files import write_new
+from planner.strategy.schema import Strategy
 
 NUM_HOSTS = NUM_RANKS // RANKS_PER_HOST + NUM_SPARES
 
@@ -27,15 +29,12 @@ def main(folder: Path) -> int:
     settings = json.loads((folder / "settings.json").read_bytes())
     kinds = [kind for kind in KINDS if kind.name in settings["kinds"]]
     strategy = load(str(folder / "strategy.yaml"))
-    own: type[Hosts] = NamespaceHosts if settings["has_network"] else LoopbackHosts
-    hosts = own(folder, NUM_HOSTS)
+    hosts = _hosts(settings["where"], folder, strategy)
     results: list[dict[str, Any]] = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # through `finally`
     try:
         hosts.start()
-        site = DrillSite(
-            folder=folder, hosts=hosts.names, ssh_config=hosts.ssh_config, interface=hosts.interface
-        )
+        site = _site(hosts, folder)
         if settings["seconds"] is not None:
             named = {name: settings[name] for name in ("seconds", "mtbf_s", "seed")}
             results.append(asdict(drill_at_random(strategy, site, kinds, tell=_tell, **named)))
@@ -51,6 +50,18 @@ def main(folder: Path) -> int:
         write_new(folder / "result.json", json.dumps(results).encode())
         hosts.close()
     return 0
+
+
+def _hosts(where: str, folder: Path, strategy: Strategy) -> Hosts:
+    if where == Where.CLUSTER:
+        return ClusterHosts(strategy)
+    return (NamespaceHosts if where == Where.NAMESPACES else LoopbackHosts)(folder, NUM_HOSTS)
+
+
+def _site(hosts: Hosts, folder: Path) -> DrillSite:
+    if isinstance(hosts, ClusterHosts):
+        return DrillSite(folder=folder)
+    return DrillSite(folder=folder, hosts=hosts.names, ssh_config=hosts.ssh_config, interface=hosts.interface)
 
 
 def _tell(text: str) -> None:

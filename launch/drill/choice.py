@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 from launch.drill import kinds
 from launch.drill.hosts import why_no_loopback, why_no_namespaces
-from launch.drill.kinds import KINDS, NAMES, Kind
+from launch.drill.kinds import KINDS, NAMES, Kind, Place, Where
 from planner import Problem, StrategyError
 from planner.units import QuantityError, parse_quantity
 
 
-def choose(names: Sequence[str], *, is_random: bool) -> tuple[list[Kind], list[str], bool]:
-    """The kinds, what was left out and why, and whether the hosts have a network of their own.
+def choose(names: Sequence[str], *, is_random: bool, on_cluster: bool) -> tuple[list[Kind], list[str], Where]:
+    """The kinds, what was left out and why, and which hosts they have.
 
     Raises:
-        StrategyError: for an unknown kind, or one that this machine cannot have.
+        StrategyError: for an unknown kind, or one that this machine, or a cluster, cannot have.
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise StrategyError(
@@ -30,6 +30,8 @@ def choose(names: Sequence[str], *, is_random: bool) -> tuple[list[Kind], list[s
         raise StrategyError([_not_ready(unready)])
     left_out = [f"not drilled yet: {kind.name}" for kind in KINDS if not names and not kind.is_ready]
     wanted = [kind for kind in KINDS if kind.is_ready and (not names or kind.name in names)]
+    if on_cluster:
+        return *_on_cluster(wanted, names, is_random=is_random), Where.CLUSTER
     if is_random and not kinds.IS_RANDOM_SEEN_TO_WORK:
         raise StrategyError([_not_ready(["--hours"])])
     if is_random:
@@ -38,7 +40,7 @@ def choose(names: Sequence[str], *, is_random: bool) -> tuple[list[Kind], list[s
         left_out, wanted = [], [kind for kind in wanted if kind.group == "ranks"]
     reason = why_no_namespaces()
     if reason is None:
-        return wanted, left_out, True
+        return wanted, left_out, Where.NAMESPACES
     if (missing := why_no_loopback()) is not None:
         raise StrategyError([_no_hosts(missing)])
     possible = [kind for kind in wanted if not kind.needs_network]
@@ -46,7 +48,19 @@ def choose(names: Sequence[str], *, is_random: bool) -> tuple[list[Kind], list[s
     if refused and names:
         raise StrategyError([_no_network(refused, reason)])
     left_out += [f"left out, as it needs a network of its own ({reason}): {name}" for name in refused]
-    return possible, left_out, False
+    return possible, left_out, Where.LOOPBACK
+
+
+def _on_cluster(
+    wanted: Sequence[Kind], names: Sequence[str], *, is_random: bool
+) -> tuple[list[Kind], list[str]]:
+    """Only what the drill's own ranks do, and what is done to its own files and supervisor."""
+    of_hosts = [kind.name for kind in wanted if kind.place is Place.HOSTS]
+    refused = [*(["--hours"] if is_random else []), *(of_hosts if names else [])]
+    if refused:
+        raise StrategyError([_not_on_cluster(refused)])
+    left_out = [f"left out, as the cluster's hosts are left alone: {name}" for name in of_hosts]
+    return [kind for kind in wanted if kind.place is not Place.HOSTS], left_out
 
 
 def parse_mtbf(text: str) -> float:
@@ -73,6 +87,15 @@ def parse_mtbf(text: str) -> float:
             ]
         )
     return seconds
+
+
+def _not_on_cluster(names: Sequence[str]) -> Problem:
+    return Problem(
+        code="SW470",
+        found=f"{', '.join(names)} is not drilled on a cluster",
+        expected="with --on-cluster, faults of the drill's own ranks, files and supervisor, in one run",
+        fix="leave it out, or leave out --on-cluster: on hosts of its own a drill does anything",
+    )
 
 
 def _not_at_random(names: Sequence[str]) -> Problem:

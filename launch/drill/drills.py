@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+from launch.drill.cluster import ClusterHosts
 from launch.drill.fit import DrillSite, at_site
 from launch.drill.groups import Group, make_group
 from launch.drill.hosts import Hosts, NamespaceHosts
@@ -12,6 +13,7 @@ from launch.drill.kinds import Kind
 from launch.drill.run import DrillFailed, DrillRun
 from launch.drill.verdicts import Curve, broken_files, curve_differences, leftovers
 from launch.supervisor.journal import Entry
+from planner import build_plan
 from planner.strategy.schema import Strategy
 
 RUN_TIMEOUT_S = 1200.0
@@ -49,7 +51,7 @@ def drill(
         if (code := unbroken.finish(RUN_TIMEOUT_S)) != 0:
             raise DrillFailed(f"the unbroken run ended with {code}: {unbroken.said()[-2000:]}")
     finally:
-        unbroken.stop()
+        _end(unbroken, hosts)
     by_group = sorted(kinds, key=lambda kind: _ORDER.index(kind.group))
     for name, members in groupby(by_group, key=lambda kind: kind.group):
         group = make_group(name, tuple(members))
@@ -64,7 +66,9 @@ _ORDER = ("ranks", "saves", "checkpoints", "supervisor", "network", "fallback")
 def _run_group(
     group: Group, strategy: Strategy, site: DrillSite, hosts: Hosts, unbroken: Curve
 ) -> Iterator[DrillResult]:
-    run = DrillRun(at_site(strategy, site, group.name, checkpoint_every=group.checkpoint_every), group.faults)
+    placed = at_site(strategy, site, group.name, checkpoint_every=group.checkpoint_every)
+    num_ranks = build_plan(placed).world_size  # on a cluster, not those for which the groups are written
+    run = DrillRun(placed, [replace(fault, rank=fault.rank % num_ranks) for fault in group.faults])
     faults: list[str] = []
     try:
         run.start()
@@ -77,14 +81,23 @@ def _run_group(
         if isinstance(hosts, NamespaceHosts):
             hosts.mend_all()
         faults += leftovers(run)
+        if isinstance(hosts, ClusterHosts):
+            faults += hosts.leftovers(run.folder)
         faults += broken_files(run.folder)
         changed_after = _resumed_after_change(run) if group.is_new_layout else None
         faults += curve_differences(run.curve(), unbroken, changed_after=changed_after)
     finally:
-        run.stop()
+        _end(run, hosts)
     for kind in group.kinds:
         for name in group.names[kind.name]:
             yield _judge(run, kind, name, tuple(faults))
+
+
+def _end(run: DrillRun, hosts: Hosts) -> None:
+    """Everything of it, whatever its state."""
+    run.stop()
+    if isinstance(hosts, ClusterHosts):
+        hosts.end_all(run.folder)
 
 
 def _judge(run: DrillRun, kind: Kind, name: str, of_run: tuple[str, ...]) -> DrillResult:

@@ -19,17 +19,20 @@ HANG_TIMEOUT_S = 10.0
 # The first of each phase may take so long, and a collective.
 LAUNCH_TIMEOUT_S = 60.0
 _LINK_BYTES_PER_S = 1e9
-# Of a rank beside what its plan needs: torch, DeepSpeed and the interpreter (measured: 300 MiB).
-PROCESS_BYTES = 300 * 2**20
+# Of a host's warm parent: torch, DeepSpeed and the interpreter (measured: 300 MiB).
+WARM_PARENT_BYTES = 300 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrillSite:
-    """Where the drills' runs are: hosts, how ssh reaches them, their network interface if it is named."""
+    """Where the drills' runs are: hosts, how ssh reaches them, their network interface if it is named.
+
+    hosts: None for the strategy's own.
+    """
 
     folder: Path
-    hosts: tuple[str, ...]
-    ssh_config: Path
+    hosts: tuple[str, ...] | None = None
+    ssh_config: Path | None = None
     interface: str | None = None
 
 
@@ -66,17 +69,17 @@ def fit(strategy: Strategy) -> Strategy:
 
 def at_site(strategy: Strategy, site: DrillSite, name: str, *, checkpoint_every: int = 2) -> Strategy:
     """A fitted strategy as a run of its own on the drill's hosts."""
-    hosts = Hosts(names=site.hosts, slots=tuple(None for _ in site.hosts))
-    return change_keys(
-        strategy.model_copy(update={"name": name}),
-        {
-            "cluster.hosts": hosts,
+    changes: dict[str, object] = {
+        "output.folder": str(site.folder / "runs"),
+        "output.checkpoint_every": checkpoint_every,
+    }
+    if site.hosts is not None:
+        changes |= {
+            "cluster.hosts": Hosts(names=site.hosts, slots=tuple(None for _ in site.hosts)),
             "launch.ssh_config": str(site.ssh_config),
             "launch.network_interface": site.interface,
-            "output.folder": str(site.folder / "runs"),
-            "output.checkpoint_every": checkpoint_every,
-        },
-    )
+        }
+    return change_keys(strategy.model_copy(update={"name": name}), changes)
 
 
 def _candidates(strategy: Strategy) -> Iterator[Strategy]:
@@ -92,10 +95,8 @@ def _candidates(strategy: Strategy) -> Iterator[Strategy]:
                     continue
 
 
-def _small(strategy: Strategy) -> Strategy:
-    """On CPUs of a few made-up hosts, for a dozen steps; what only a long run needs is left out."""
-    count = NUM_RANKS // RANKS_PER_HOST + NUM_SPARES
-    names = tuple(f"node{number}" for number in range(1, count + 1))
+def shorten(strategy: Strategy) -> Strategy:
+    """The strategy for a dozen steps; what only a long run needs is left out."""
     training: dict[str, object] = {"training.steps": NUM_STEPS, "training.schedule_steps": None}
     if strategy.training.warmup_steps >= NUM_STEPS:
         training["training.warmup_steps"] = 3
@@ -105,16 +106,10 @@ def _small(strategy: Strategy) -> Strategy:
         strategy,
         {
             **training,
-            "cluster.hosts": Hosts(names=names, slots=tuple(None for _ in names)),
-            "cluster.gpus_per_host": RANKS_PER_HOST,
-            "cluster.spare_hosts": NUM_SPARES,
-            "cluster.gpu": "cpu",
-            "cluster.links": {"intra_host": _LINK_BYTES_PER_S, "inter_host": _LINK_BYTES_PER_S},
-            "launch.timeout": LAUNCH_TIMEOUT_S,
-            "launch.launcher": "deepspeed",
             "operate.hang_timeout": HANG_TIMEOUT_S,
             "operate.restarts_per_hour": 1000,
             "operate.hook": None,
+            "operate.wandb": None,
             "output.checkpoint_every": 2,
             "output.validate_every": 4,
             "output.keep_last": 2,
@@ -125,10 +120,28 @@ def _small(strategy: Strategy) -> Strategy:
     )
 
 
+def _small(strategy: Strategy) -> Strategy:
+    """On CPUs of a few made-up hosts, and short."""
+    count = NUM_RANKS // RANKS_PER_HOST + NUM_SPARES
+    names = tuple(f"node{number}" for number in range(1, count + 1))
+    return change_keys(
+        shorten(strategy),
+        {
+            "cluster.hosts": Hosts(names=names, slots=tuple(None for _ in names)),
+            "cluster.gpus_per_host": RANKS_PER_HOST,
+            "cluster.spare_hosts": NUM_SPARES,
+            "cluster.gpu": "cpu",
+            "cluster.links": {"intra_host": _LINK_BYTES_PER_S, "inter_host": _LINK_BYTES_PER_S},
+            "launch.timeout": LAUNCH_TIMEOUT_S,
+            "launch.launcher": "deepspeed",
+        },
+    )
+
+
 def memory_problem(plan: Plan, available_bytes: int, *, num_runs: int = 1) -> Problem | None:
     """All ranks are processes of this machine, those of `num_runs` runs at once."""
     needed = sum(memory.peak_bytes for memory in (rank_memory(plan, rank) for rank in range(plan.world_size)))
-    needed = num_runs * (needed + plan.world_size * PROCESS_BYTES)
+    needed = num_runs * (needed + plan.strategy.cluster.hosts.count * WARM_PARENT_BYTES)
     if needed <= available_bytes:
         return None
     return Problem(

@@ -14,6 +14,14 @@ class Place(Enum):
     RUN = "run"
 
 
+class Where(str, Enum):
+    """Which hosts a drill has: made on this machine, with a network of their own or not; the strategy's."""
+
+    NAMESPACES = "namespaces"
+    LOOPBACK = "loopback"
+    CLUSTER = "cluster"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """

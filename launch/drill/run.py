@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from launch.drill.processes import processes_of
 from launch.supervisor.journal import Entry, read_journal
 from planner import build_plan
 from planner.files import replace, write_new
@@ -170,15 +171,8 @@ class DrillRun:
             process.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """All that has its folder in a word of its command, on any of the hosts."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if any(str(self.folder) in word for word in process.cmdline()):
-                    found.append(process)
-            except psutil.Error:  # it has ended
-                continue
-        return found
+        """Those of this machine, on whichever of the hosts that a drill has made on it."""
+        return processes_of(self.folder)
 
     def entries(self) -> list[Entry]:
         return list(read_journal(self.folder))

@@ -63,3 +63,16 @@ def host_problems(plan: Plan) -> Iterator[Problem]:
             expected=f"at most {MAX_PDSH_HOSTS} hosts",
             fix="use fewer hosts",
         )
+
+
+def made_up_hosts(plan: Plan) -> Problem | None:
+    """A Problem where a launch would have to reach hosts that have no names."""
+    if is_local(plan) or not has_placeholder_hosts(plan):
+        return None
+    return Problem(
+        code="SW453",
+        path="cluster.hosts",
+        found=f"{plan.strategy.cluster.hosts.count} hosts without names: {plan.hosts[0].name} … are made up",
+        expected="the names by which ssh reaches them",
+        fix="list the names, or write hostfile: FILE",
+    )

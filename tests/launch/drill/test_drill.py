@@ -35,7 +35,7 @@ def test_a_kind_that_was_not_seen_to_work_is_refused(
     [
         (("--mtbf", "10"), "SW478 --mtbf '10' is no time between faults: '10' has no unit"),
         (("--mtbf", "0 s"), "SW478"),
-        ((), "SW477 --hours cannot be drilled yet"),
+        (("--kind", "save-kill"), "SW479 save-kill is not drilled at random"),
     ],
 )
 def test_what_cannot_be_drilled_at_random_is_refused(
