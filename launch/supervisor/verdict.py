@@ -31,8 +31,12 @@ FINAL = (Cause.DONE, Cause.DIVERGED, Cause.WRONG_INPUT, Cause.NO_MEETING)
 # Before the ranks have met: nobody there, a taken port, an unknown name, other secrets, a missing package
 # (planner/errors/startup.yaml), or a program that starts them failed (launch.yaml).
 _NO_MEETING = {"SW446", "SW608", "SW611", "SW632", "SW633", "SW634", "SW638"}
-# A rank or launch.sh tells of another one that is gone, or of a collective that does not end.
-_ECHOES = {"SW445", "SW447", "SW631", "SW636", "SW637"}
+# A rank or launch.sh tells of another one that is gone.
+_ECHOES = {"SW445", "SW447", "SW631", "SW637"}
+# A rank tells of a collective that did not end within launch.timeout: so long the first of a phase may take.
+_STALLED = "SW636"
+# The hosts of an SW636 (runtime/startup/failure_reason.py).
+_ABSENT = re.compile(r"\branks? [\d,-]+ on (.+?) did not take part")
 # The host of an SW445 (launch/launcher_output.py).
 _HOST = re.compile(r"\bthe (?:ranks of|connection to) (\S+) (?:ended|was lost)")
 _CODE = re.compile(r"\bSW\d{3}\b")
@@ -142,6 +146,10 @@ def judge(
     codes = {code for problem in outcome.problems for code in _codes_of(problem)}
     if codes & _NO_MEETING and not has_met:
         return Verdict(cause=Cause.NO_MEETING, reason=text)
+    if _STALLED in codes:
+        absent = _ABSENT.search(text)
+        hosts = tuple(absent[1].split(", ")) if absent else ()
+        return Verdict(cause=Cause.HANG, reason=text, hosts=hosts, has_met=has_met)
     if codes & _ECHOES:
         hosts = tuple(dict.fromkeys(_HOST.findall(text))) if "SW445" in codes else ()
         return Verdict(cause=Cause.RANK_LOST, reason=text, hosts=hosts, has_met=has_met)

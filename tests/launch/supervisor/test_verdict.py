@@ -26,6 +26,7 @@ def outcome(code: int, found: str = "", problem_code: str | None = None) -> Outc
         (3, "the ranks ended without a reason; their launcher …", "SW447", Cause.RANK_LOST),
         (3, "[rank 1/4 a] RuntimeError: x (router.py:81)", None, Cause.PROGRAM),
         (3, "[rank 0/4 a] SW631 a peer rank disappeared", None, Cause.RANK_LOST),
+        (3, "[rank 0/4 a] SW636 a collective did not end", None, Cause.HANG),
         (3, "[rank 0/4 a] SW637 rank 0 on b ended without a reason", None, Cause.RANK_LOST),
     ],
 )
@@ -47,6 +48,24 @@ def test_ranks_that_never_met_are_no_reason_to_try_again(code: str) -> None:
 )
 def test_the_host_whose_ranks_ended_is_the_one_that_failed(found: str, host: str) -> None:
     assert judge(outcome(3, found, "SW445")).hosts == (host,)
+
+
+@pytest.mark.parametrize(
+    ("stall", "hosts"),
+    [
+        ("rank 3 on node2 did not take part", ("node2",)),
+        ("ranks 2,4-6 on node2, gpu-7.rack did not take part", ("node2", "gpu-7.rack")),
+        ("all ranks wait for each other", ()),
+    ],
+)
+def test_a_collective_that_timed_out_is_a_hang_of_the_hosts_that_were_not_in_it(
+    stall: str, hosts: tuple[str, ...]
+) -> None:
+    text = (
+        f"[rank 0/8 node1] SW636 a collective did not end within launch.timeout (600 s): {stall}\n  it hangs"
+    )
+    verdict = judge(outcome(3, text))
+    assert (verdict.cause, verdict.hosts) == (Cause.HANG, hosts)
 
 
 def test_a_start_that_fails_alike_on_another_host_is_the_same_error() -> None:
