@@ -139,11 +139,12 @@ def judge(
         return Verdict(cause=Cause.DIVERGED, reason=text)
     if outcome.code == ExitCode.WRONG_INPUT:
         return Verdict(cause=Cause.WRONG_INPUT, reason=text)
-    if ranks:  # what the others say is what they saw of it
+    codes = {code for problem in outcome.problems for code in _codes_of(problem)}
+    gave_reason = not codes & {*_ECHOES, _STALLED} and set(_rank_in(text)) & set(ranks)
+    if ranks and not gave_reason:  # what the others say is what they saw of it
         return killed
     if outcome.code == ExitCode.STOPPED:
         return Verdict(cause=Cause.STOPPED, reason="stopped by a signal to a rank")
-    codes = {code for problem in outcome.problems for code in _codes_of(problem)}
     if codes & _NO_MEETING and not has_met:
         return Verdict(cause=Cause.NO_MEETING, reason=text)
     if _STALLED in codes:

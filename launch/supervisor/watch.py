@@ -86,6 +86,8 @@ class AttemptWatch:
     def _judge_gone(self, attempt: Attempt, gone: Sequence[int]) -> Verdict:
         deadline = time.monotonic() + REASON_WAIT_S
         while time.monotonic() < deadline and attempt.poll() is None:
+            if read_outcome(self.run, after=self.before) is not None:
+                break
             time.sleep(LOOK_S / 5)
         return self._judge(gone, attempt.poll())
 

@@ -109,7 +109,7 @@ class ExitReporter:
         try:
             code = self.stopped(how)
         finally:
-            os._exit(code)
+            self._end(code)
 
     def fail_now(self, reason: str) -> NoReturn:
         """From a thread that the rank cannot run without, when it ends: says why and ends the process."""
@@ -119,7 +119,15 @@ class ExitReporter:
             self._first_reason(own, is_echo=False)
             self._write_failed(ExitCode.INTERNAL_ERROR, [{"found": own}])
         finally:
-            os._exit(ExitCode.INTERNAL_ERROR)
+            self._end(ExitCode.INTERNAL_ERROR)
+
+    def _end(self, code: ExitCode) -> NoReturn:
+        """Without its pulse, by which the supervisor would take the rank for one that was killed."""
+        try:
+            if self.context.pulse is not None:
+                self.context.pulse.close()
+        finally:
+            os._exit(code)
 
     def failed(self, error: BaseException) -> ExitCode:
         """An error: of this rank, or of a peer, which this rank notices as a broken collective."""

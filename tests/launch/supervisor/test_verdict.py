@@ -94,6 +94,12 @@ def test_a_rank_that_was_seen_to_go_is_the_cause_not_what_its_peers_say() -> Non
         assert verdict.reason.startswith("ranks 2, 3 ended without a reason")
 
 
+def test_a_rank_that_gave_its_reason_and_went_at_once_was_not_killed() -> None:
+    verdict = judge(outcome(3, "[rank 2/8 node2] RuntimeError: x (heartbeats.py:81)"), gone=(2,))
+    assert (verdict.cause, verdict.ranks) == (Cause.PROGRAM, (2,))
+    assert judge(outcome(3, "[rank 2/8 node2] SW631 a peer disappeared"), gone=(2,)).cause is Cause.RANK_LOST
+
+
 def test_a_run_that_is_done_is_done_whoever_went_first() -> None:
     assert judge(outcome(0), gone=(1,)).cause is Cause.DONE
 
