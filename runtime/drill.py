@@ -23,7 +23,7 @@ from planner.paths import PROJECT
 from runtime.process.handover import hand_over
 from runtime.process.pulse import Pulse
 
-FOLDER_NAME, FAULTS_NAME = "drill", "faults.json"
+FOLDER_NAME, FAULTS_NAME, BACKGROUND_NAME = "drill", "faults.json", "background"
 GO_TIMEOUT_S = 60.0
 # The rank's heartbeat thread, which beats once a second, fails within so long; if not, the rank goes on.
 THREAD_END_S = 30.0
@@ -33,6 +33,7 @@ SIGNAL_S = 1.0
 # every second. A step that is as long as this before the one in which a rank hangs is seen.
 SEEN_S = 2.0
 USAGE = "deepspeed --module runtime.drill --strategy RUN/strategy.yaml, which `python -m launch drill` starts"
+_NICEST = 19
 _STEP_PHASES = ("first step", "step")
 
 
@@ -66,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
 
 def arm(folder: Path, rank: int) -> None:
     """From now on this rank looks at each beginning of a phase whether a fault is due."""
+    if (folder / BACKGROUND_NAME).exists():
+        os.nice(_NICEST)
     enter = Pulse.enter
 
     def enter_and_look(pulse: Pulse, phase: str, step: int = 0) -> None:

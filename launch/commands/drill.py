@@ -67,9 +67,9 @@ def drill(
     }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     for text in left_out:
-        print(f"warning: {text}", file=sys.stderr)
+        print(f"warning: {text}", file=sys.stderr, flush=True)
     layout = plan.strategy.parallel.layout_name
-    print(f"drill: {layout} on {plural(len(plan.hosts), 'host')}, in {folder}", file=sys.stderr)
+    print(f"drill: {layout} on {plural(len(plan.hosts), 'host')}, in {folder}", file=sys.stderr, flush=True)
     code = _run(folder, has_network=where is Where.NAMESPACES)
     results = _read(folder)
     is_ended = code == 0 and bool(results)
@@ -88,7 +88,7 @@ def drill(
     elif results:
         print("\n".join(_describe(results[0])))
     if not is_well:
-        print(f"the runs are left in {folder}", file=sys.stderr)
+        print(f"the runs are left in {folder}", file=sys.stderr, flush=True)
     return answer
 
 

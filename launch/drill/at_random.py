@@ -25,10 +25,8 @@ ENDLESS = 10**7
 CHECKPOINT_EVERY, KEEP_EVERY = 20, 100
 # A fault is announced to the ranks so many steps before: they train while this program looks.
 ANNOUNCED_STEPS = 5
-# The run without faults waits every so many steps until the other one is there too, as long as a rank waits.
-PACE_STEPS = 100
 STOP_TIMEOUT_S = 240.0
-# A rank of the run without faults may wait, and is not to be taken for one that hangs.
+# The run without faults has the cores that the other one leaves: its ranks may stand still for long.
 _PATIENT = {"operate.hang_timeout": 900.0, "launch.timeout": 900.0}
 _POLL_S = 0.5
 
@@ -73,21 +71,20 @@ def drill_at_random(
         DrillFailed: if one of the runs does not end, or the one without faults ends by itself.
     """
     run = DrillRun(_long(strategy, site, "random"), ())
-    unbroken = DrillRun(change_keys(_long(strategy, site, "unbroken"), _PATIENT), ())
+    unbroken = DrillRun(change_keys(_long(strategy, site, "unbroken"), _PATIENT), (), in_background=True)
     try:
         began = time.time()
         run.start()
         unbroken.start()
-        pace = _Pace(run, unbroken)
-        faults = _inject(run, _of_steps(kinds), seconds, mtbf_s, random.Random(seed), tell, pace)
-        _settle(run, faults, pace)
+        faults = _inject(run, _of_steps(kinds), seconds, mtbf_s, random.Random(seed), tell)
+        _settle(run, faults)
         run.ask_to_stop()
         code = run.finish(STOP_TIMEOUT_S)
         lasted_s = time.time() - began
         wrong = [] if code == ExitCode.STOPPED else [f"the run ended with {code}: {run.said()[-2000:]}"]
         last = run.newest_step()
         tell(f"stopped after step {last}; now the run without faults until there")
-        _let_reach(unbroken, last, pace)
+        _let_reach(unbroken, last)
         wrong += leftovers(run)
         wrong += broken_files(run.folder)
     finally:
@@ -116,36 +113,6 @@ def drill_at_random(
         compared_step=compared,
         wrong=tuple(wrong),
     )
-
-
-class _Pace:
-    """Keeps the run without faults from training far ahead, which would cost the other one its cores."""
-
-    def __init__(self, run: DrillRun, unbroken: DrillRun) -> None:
-        self._run, self._unbroken = run, unbroken
-        self._next = PACE_STEPS
-        self._add()
-
-    def keep(self) -> None:
-        """
-        Raises:
-            DrillFailed: if the run without faults has ended.
-        """
-        self._unbroken.must_live()
-        if self._run.newest_step() >= self._next:
-            self.let_go()
-
-    def let_go(self) -> None:
-        """It need not wait at the next of its steps."""
-        self._unbroken.go(self._name())
-        self._next += PACE_STEPS
-        self._add()
-
-    def _add(self) -> None:
-        self._unbroken.add(Fault(name=self._name(), kind="wait", rank=0, step=self._next))
-
-    def _name(self) -> str:
-        return f"pace-{self._next}"
 
 
 def newest_common_checkpoint(one: Path, other: Path) -> int:
@@ -202,7 +169,6 @@ def _inject(
     mtbf_s: float,
     source: random.Random,
     tell: Callable[[str], object],
-    pace: _Pace,
 ) -> list[Fault]:
     """One fault after another, each once the run is beyond the one before it; fewer if the run ends."""
     end = time.monotonic() + seconds
@@ -210,7 +176,6 @@ def _inject(
     faults: list[Fault] = []
     while time.monotonic() < end and not run.has_ended():
         time.sleep(_POLL_S)
-        pace.keep()
         newest = run.newest_step()
         is_free = not faults or recovery_s(run, faults[-1]) is not None
         if time.monotonic() < due or not is_free or newest < CHECKPOINT_EVERY:
@@ -230,7 +195,7 @@ def _letters(number: int) -> str:
     return "".join(chr(ord("a") + number // 26**place % 26) for place in (2, 1, 0))
 
 
-def _settle(run: DrillRun, faults: Sequence[Fault], pace: _Pace) -> None:
+def _settle(run: DrillRun, faults: Sequence[Fault]) -> None:
     """Until the run has recovered from the last fault: a stop while it starts would save nothing."""
     run.drop_pending()
     time.sleep(2 * _POLL_S)  # a rank may just have read of it
@@ -239,10 +204,9 @@ def _settle(run: DrillRun, faults: Sequence[Fault], pace: _Pace) -> None:
         if not faults or not run.has_fired(faults[-1].name) or recovery_s(run, faults[-1]) is not None:
             return
         time.sleep(_POLL_S)
-        pace.keep()
 
 
-def _let_reach(unbroken: DrillRun, step: int, pace: _Pace) -> None:
+def _let_reach(unbroken: DrillRun, step: int) -> None:
     """The run without faults until it has done the step, and saved once more.
 
     Raises:
@@ -254,9 +218,8 @@ def _let_reach(unbroken: DrillRun, step: int, pace: _Pace) -> None:
             newest, deadline = now, time.monotonic() + STOP_TIMEOUT_S
         if time.monotonic() > deadline:
             raise DrillFailed(f"the run without faults got no further than step {newest}")
+        unbroken.must_live()
         time.sleep(_POLL_S)
-        pace.keep()
-    pace.let_go()  # a rank that waits does not hear of the stop
     unbroken.ask_to_stop()
     if (code := unbroken.finish(STOP_TIMEOUT_S)) != ExitCode.STOPPED:
         raise DrillFailed(f"the run without faults ended with {code}: {unbroken.said()[-2000:]}")

@@ -23,7 +23,7 @@ from planner.plan.serialization import strategy_yaml
 from planner.strategy.schema import Strategy
 
 # Of runtime/drill.py.
-FOLDER_NAME, FAULTS_NAME = "drill", "faults.json"
+FOLDER_NAME, FAULTS_NAME, BACKGROUND_NAME = "drill", "faults.json", "background"
 POLL_S = 0.1
 FIRED_TIMEOUT_S = 300.0
 
@@ -56,9 +56,10 @@ class DrillRun:
     """
     Args:
         strategy: of this run, on the drill's hosts.
+        in_background: whether its ranks leave the cores to other processes.
     """
 
-    def __init__(self, strategy: Strategy, faults: Sequence[Fault]) -> None:
+    def __init__(self, strategy: Strategy, faults: Sequence[Fault], *, in_background: bool = False) -> None:
         self.plan, self.faults = build_plan(strategy), tuple(faults)
         self.name = strategy.name
         self.folder = Path(strategy.output.folder) / strategy.name
@@ -66,6 +67,8 @@ class DrillRun:
         self._marks.mkdir(parents=True)
         content = json.dumps([asdict(fault) for fault in faults]).encode()
         write_new(self._marks / FAULTS_NAME, content)
+        if in_background:
+            (self._marks / BACKGROUND_NAME).touch()
         self._strategy_file = self.folder.parent / f"{self.name}.yaml"
         write_new(self._strategy_file, strategy_yaml(self.plan).encode())
         self._output = self.folder.parent / f"{self.name}.out"

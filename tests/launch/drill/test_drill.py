@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.drill import kinds
 from tests.support.launching import STRATEGY
 
 
@@ -18,16 +17,6 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(
     told = capsys.readouterr().err
     assert "SW471 no kind of drill: sigkil" in told
     assert "held-lock" in told
-
-
-def test_a_kind_that_was_not_seen_to_work_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    strategy = tmp_path / "smoke.yaml"
-    strategy.write_text(STRATEGY.format(text="null", runs=tmp_path))
-    monkeypatch.setattr(kinds, "NOT_SEEN_TO_WORK", {"sigkill"})
-    assert main(["drill", str(strategy), "--kind", "sigkill"]) == 2
-    assert "SW477 sigkill cannot be drilled yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

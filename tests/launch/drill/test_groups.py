@@ -40,7 +40,8 @@ def test_no_step_has_two_faults(group: Group) -> None:
 
 def test_launcher_and_ranks_mean_the_same_faults() -> None:
     assert [field.name for field in fields(launched.Fault)] == [field.name for field in fields(ranks.Fault)]
-    assert (launched.FOLDER_NAME, launched.FAULTS_NAME) == (ranks.FOLDER_NAME, ranks.FAULTS_NAME)
+    for name in ("FOLDER_NAME", "FAULTS_NAME", "BACKGROUND_NAME"):
+        assert getattr(launched, name) == getattr(ranks, name)
     assert set(SAVE_PHASES) == set(ranks._SAVE_EVENTS)
 
 
