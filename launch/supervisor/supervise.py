@@ -21,6 +21,7 @@ from launch.supervisor.fallback import shrink
 from launch.supervisor.host_pool import on_hosts, pool_of
 from launch.supervisor.job_link import job_prefix, make_link
 from launch.supervisor.journal import Journal
+from launch.supervisor.lost_hosts import find_lost_hosts
 from launch.supervisor.reaping import reap_earlier
 from launch.supervisor.recovery import Recovery, RecoveryClock, newest_checkpoint
 from launch.supervisor.training_time import describe_training_time
@@ -231,7 +232,12 @@ class Supervisor:
         """Hosts that do not answer, where that can have ended the attempt."""
         if verdict.cause in (Cause.DONE, Cause.DIVERGED, Cause.WRONG_INPUT) or self.is_asked:
             return ()
-        return unreachable(self._paths, self.pool.names, PROBE_TIMEOUT_S)
+        return find_lost_hosts(
+            lambda: unreachable(self._paths, self.pool.names, PROBE_TIMEOUT_S),
+            len(self.pool.names),
+            self.journal,
+            lambda: self.is_asked,
+        )
 
     def _failed_hosts(self, plan: Plan, verdict: Verdict) -> tuple[str, ...]:
         if verdict.cause not in (Cause.RANK_LOST, Cause.HANG):

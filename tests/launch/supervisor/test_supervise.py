@@ -17,6 +17,7 @@ import pytest
 
 from launch.scripts.launch_files import build_launch_plan, launch_paths
 from launch.supervisor import attempt as attempt_module
+from launch.supervisor import lost_hosts as lost_hosts_module
 from launch.supervisor import reaping as reaping_module
 from launch.supervisor import supervise as supervise_module
 from launch.supervisor import watch as watch_module
@@ -207,6 +208,17 @@ def test_without_a_spare_and_a_host_the_run_continues_on_what_is_left(play: Play
     assert play.hosts[0] == ("a", "b")
     assert play.hosts[-1] == ("a",)
     assert "fallback" in play.events()
+
+
+def test_where_no_host_answers_they_are_asked_again_before_they_are_given_up(play: Play) -> None:
+    """As when the supervisor's own network is away for a while: then nothing is wrong with the hosts."""
+    play.monkeypatch.setattr(lost_hosts_module, "CUT_OFF_PAUSE_S", 0.1)
+    answers = [("a", "b"), ("a", "b"), ()]
+    play.monkeypatch.setattr(supervise_module, "unreachable", lambda *_: answers.pop(0))
+    peer_gone = {"code": 3, "problems": [{"found": "[rank 0/4 a] SW631 a peer rank disappeared"}]}
+    assert play.supervise(peer_gone, {"code": 0}) == 0
+    assert play.hosts == [("a", "b"), ("a", "b")]
+    assert play.events() == ["start", "cut off", "restart", "start", "end"]
 
 
 def test_the_same_error_twice_ends_it(play: Play) -> None:
