@@ -83,7 +83,7 @@ def drill(
         content: dict[str, Any] = {"layout": layout, "left_out": left_out}
         content |= {"drills": results} if hours is None else {"random": results[0] if results else None}
         return output.print_json(answer, content)
-    if hours is None:
+    if hours is None and results:
         _print(output, f"{layout} on {plural(plan.world_size, 'rank')}", results)
     elif results:
         print("\n".join(_describe(results[0])))

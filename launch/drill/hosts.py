@@ -37,6 +37,9 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 512:30:1024
 """
+# bash then reads no ~/.bashrc for a command (shell.c, run_startup_files). Some take seconds, or wait for a
+# lock that a killed one has left: the faults of a drill are to be its own.
+_PLAIN_SHELLS = "SetEnv SHLVL=2\n"
 SSHD_MATCH = """\
 Match LocalAddress {address}
   ForceCommand {folder}/enter {name}
@@ -120,7 +123,7 @@ class NamespaceHosts(Hosts):
                 _run("ip", *words.split())
             self._name_in_files(addresses)
             self._make_keys(22, addresses)
-            config = SSHD_CONFIG.format(port=22, folder=self.folder)
+            config = SSHD_CONFIG.format(port=22, folder=self.folder) + _PLAIN_SHELLS
             (self.folder / "sshd_config").write_text(config, encoding="utf-8")
             for number, name in enumerate(self.names, start=1):
                 self._start_host(number, name)
@@ -208,7 +211,7 @@ class LoopbackHosts(Hosts):
             enter = self.folder / "enter"
             enter.write_text(_ENTER.format(folder=self.folder), encoding="utf-8")
             enter.chmod(0o755)
-            config = SSHD_CONFIG.format(port=port, folder=self.folder)
+            config = SSHD_CONFIG.format(port=port, folder=self.folder) + _PLAIN_SHELLS
             config += "".join(f"ListenAddress {address}\n" for address in addresses.values())
             for name, address in addresses.items():
                 config += SSHD_MATCH.format(address=address, folder=self.folder, name=name)
@@ -268,7 +271,10 @@ def _run(*words: str) -> None:
 
 
 def _succeeds(command: list[str]) -> bool:
-    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=30).returncode == 0
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        null = subprocess.DEVNULL
+        return subprocess.run(command, stdin=null, stderr=null, check=False, timeout=30).returncode == 0
+    return False
 
 
 def _until(is_so: Callable[[], bool], otherwise: str) -> None:
