@@ -11,11 +11,10 @@ from planner.paths import PROJECT
 from tests.support.launching import Launch, free_port
 
 LIST = """
-import importlib, json, os, sys, threading
+import json, os, sys
 os.environ["DS_ACCELERATOR"] = "cpu"
-from runtime.warm_parent import MODULES
-for module in MODULES:
-    importlib.import_module(module)
+from runtime.warm_parent import import_all
+import_all()
 print(json.dumps({"modules": sorted(sys.modules), "threads": len(os.listdir("/proc/self/task"))}))
 """
 
