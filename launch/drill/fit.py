@@ -14,7 +14,7 @@ from planner.strategy.schema import Strategy
 from planner.units import format_bytes
 
 NUM_RANKS, RANKS_PER_HOST, NUM_SPARES = 8, 2, 1
-NUM_STEPS = 12
+NUM_STEPS = 14
 HANG_TIMEOUT_S = 10.0
 # The first of each phase may take so long, and a collective.
 LAUNCH_TIMEOUT_S = 60.0

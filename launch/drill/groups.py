@@ -13,7 +13,8 @@ _FIRST = 3
 # Rank and step of each kind; of 8 ranks, two a host. The next attempt resumes from the last even step, or
 # from the one at which a signal has stopped it. A hang is found soon where the attempt has done a step
 # beside its first: so hangs come at the first attempt's fourth step, or after two kinds that save nothing.
-# A signal at the last step would stop nothing.
+# After a signal, which saves, a step without a fault shows that the run is back; at the last step it would
+# stop nothing.
 _RANKS = {
     "sigstop": (6, 4),
     "exception": (1, 5),
@@ -22,8 +23,8 @@ _RANKS = {
     "segfault": (2, 8),
     "abort": (5, 9),
     "sigint": (0, 10),
-    "sigterm": (4, 11),
     "sigkill": (7, 12),
+    "sigterm": (4, 13),
 }
 
 

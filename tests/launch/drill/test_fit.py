@@ -38,7 +38,7 @@ def test_eight_ranks_by_dp_first_then_by_ep(parallel: str, hosts: int, layout: s
     plan = build_plan(fitted)
     assert [len(host.ranks) for host in plan.hosts] == [2, 2, 2, 2]
     assert fitted.cluster.spare_hosts == 1
-    assert fitted.training.steps == 12
+    assert fitted.training.steps == 14
     assert fitted.operate.hang_timeout == 10
 
 

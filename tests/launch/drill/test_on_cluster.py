@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
+from launch.drill import kinds
 from launch.drill.processes import processes_of
 from planner.paths import PROJECT
 from tests.support.hosts import LoopbackHosts, start_or_skip
@@ -27,19 +28,27 @@ def written(folder: Path, hosts: str) -> Path:
 
 @pytest.mark.parametrize("words", [("--hours", "1"), ("--kind", "cut-network"), ("--kind", "too-few-spares")])
 def test_what_needs_hosts_or_cores_of_its_own_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
 ) -> None:
+    monkeypatch.setattr(kinds, "NOT_SEEN_TO_WORK", frozenset())
     strategy = written(tmp_path, "[a, b]")
     assert main(["drill", str(strategy), "--on-cluster", *words]) == 2
     assert f"SW470 {words[-1] if words[0] == '--kind' else words[0]} is not" in capsys.readouterr().err
 
 
-def test_hosts_without_names_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hosts_without_names_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kinds, "IS_ON_CLUSTER_SEEN_TO_WORK", True)
     assert main(["drill", str(written(tmp_path, "2")), "--on-cluster"]) == 2
     assert "SW453" in capsys.readouterr().err
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not kinds.IS_ON_CLUSTER_SEEN_TO_WORK, reason="it is refused until it was seen to work")
 def test_on_the_strategy_s_hosts_only_the_drill_s_ranks_are_broken(tmp_path: Path) -> None:
     (tmp_path / "hosts").mkdir()
     hosts = LoopbackHosts(tmp_path / "hosts")
