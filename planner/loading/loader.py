@@ -246,8 +246,8 @@ def _problems_of(fault: Fault, sources: Sources) -> list[Problem]:
         fix = fault.fix_at_origin(origin)
         return [replace(problem, path=origin.key, line=entry.line, file=origin.file, fix=fix)]
     located = sources.locate(problem, fault.path)
-    text = located.override or ""
-    if text.startswith(f"{path}=") or (fault.replaces and text.startswith(f"{path}.")):
+    key = (located.override or "").partition("=")[0].strip()
+    if located.override and (key == path or (fault.replaces and key.startswith(f"{path}."))):
         located = replace(located, fix=fault.fix_of_override())
     return [located]
 

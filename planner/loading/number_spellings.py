@@ -33,6 +33,8 @@ _MULTIPLES = {"k": 10**3, "m": 10**6, "mio": 10**6, "b": 10**9, "bn": 10**9, "g"
 _BINARY = {"ki": 2**10, "mi": 2**20}
 _PRODUCT = re.compile(r"[\d.eE+()\s-]+(?:(?:\*\*?|/)[\d.eE+()\s-]+)+")
 _LARGEST_POWER = 64
+# As articles have it: a minus sign, or the dash that some print for it.
+_TYPOGRAPHIC_MINUS = re.compile("^\\s*[\u2212\u2013]|(?<=[eE^])[\u2212\u2013]")
 Thousand = Literal["1000", "1024", "either"]
 
 
@@ -58,6 +60,7 @@ def read_numbers(
         takes_tokens: of the key, whose noun is tokens.
     """
     # also typographic quotes, and spaces of no width
+    text = _TYPOGRAPHIC_MINUS.sub("-", text)
     plain = re.sub(r"\s+(//|--).*$", "", text.strip(" \t\n\u00a0\u200b\ufeff“”‘’«»„'\"()[]"))
     if len(plain) > 64:
         return

@@ -25,7 +25,7 @@ def name_overrides(
     known = {(problem.code, problem.path) for problem in in_file}
     for problem in problems:
         section = f"{problem.path}."
-        culprits = [text for text in overrides if text.startswith(section)]
+        culprits = [text for text in overrides if text.lstrip().startswith(section)]
         is_of_strategy = problem.override is None and problem.file == file
         if is_of_strategy and culprits and (problem.code, problem.path) not in known:
             yield _blame(problem, culprits)

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +10,8 @@ from planner.loading.json_schema import field_schema, find_section, is_list, lis
 from planner.loading.unknown_keys import explain_unknown
 from planner.loading.value_examples import TEXT_MAPPINGS, example_of
 from planner.strategy.host_expressions import split_outside_brackets
-from planner.yaml12 import Document, Mapping
+from planner.yaml12 import Document
+from planner.yaml12 import Mapping as YamlMapping
 from planner.yaml12_scalars import resolve_scalar
 from planner.yaml12_writer import flow_yaml
 
@@ -19,6 +20,15 @@ _NEXT = re.compile(r"[\s,;]+(?=(?P<key>[+~-]{0,2}[A-Za-z_][\w./-]*)\s*=)")
 _SEPARATOR = re.compile(r"\]?(?:[/:]|__|->|\[)['\"]?|['\"]?\]$|['\"]")
 # A device is whole: the memory of one with the rates of another is neither.
 _WHOLE = (("cluster", "gpu"),)
+# Whose null is a default that follows from other keys, which their schema does not show.
+_DERIVED = ("model.num_key_value_heads", "model.head_dim")
+_LENGTHS = ("training.steps", "training.tokens")  # exactly one of them is written
+# Without these another model is trained, on other data, or in another place.
+_DECISIVE: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("data",): ("path", "mix", "text_field", "tokenizer", "format", "packing"),
+    ("model",): ("init_from",),
+    ("output",): ("folder", "resume"),
+}
 
 
 def meant_by(text: str) -> str:
@@ -84,6 +94,28 @@ def split_overrides(text: str) -> list[str]:
     return found
 
 
+def unquoted(text: str) -> str | None:
+    """The override inside quotes that a shell did not take off; None for another text."""
+    inner = text[1:-1]
+    is_quoted = text[:1] in ("'", '"') and text[-1:] == text[:1] and text[0] not in inner
+    return inner if is_quoted and "=" in inner else None
+
+
+def fix_of_nothing(key: str, value_at: Callable[[tuple[str, ...]], object]) -> str | None:
+    """The fix of an override with nothing after its `=`, where that would be taken for null; None for a key
+    that takes no null, whose Problem says so.
+
+    Args:
+        value_at: the value at a path of the document.
+    """
+    if key in _LENGTHS:
+        (other,) = set(_LENGTHS) - {key}
+        return f"write {key}=null" if value_at(tuple(other.split("."))) is not None else meant_by(key)
+    schema = field_schema(tuple(key.split("."))) or {}
+    takes_null = any(branch.get("type") == "null" for branch in schema.get("anyOf", ()))
+    return f"write {key}=null" if takes_null or key in _DERIVED else None
+
+
 def quote_items(text: str) -> str | None:
     """A list with its items in quotes where they need them, `[a, "::1"]`; None where it is none then."""
     if not (text.startswith("[") and text.endswith("]")):
@@ -100,16 +132,26 @@ def keys_of_section(keys: tuple[str, ...], value: Any) -> list[str]:
 
 
 def left_out(keys: tuple[str, ...], value: Any, written: Any) -> list[str]:
-    """The required keys that a section has and its override leaves out."""
+    """The keys that a section has and its override leaves out, of those that are required or decide what is
+    trained."""
     section = find_section(keys)
     if section is None or is_list(keys) or keys in _WHOLE:
         return []
-    if not isinstance(value, Mapping) or not isinstance(written, Mapping) or "model_type" in value.entries:
+    if (
+        not isinstance(value, YamlMapping)
+        or not isinstance(written, YamlMapping)
+        or "model_type" in value.entries
+    ):
         return []
     return [
         name
         for name, field in section.written_keys().items()
-        if field.is_required() and name in written.entries and name not in value.entries
+        if name in written.entries
+        and name not in value.entries
+        and (
+            field.is_required()
+            or (name in _DECISIVE.get(keys, ()) and written.entries[name].value is not None)
+        )
     ]
 
 

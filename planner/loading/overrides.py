@@ -2,17 +2,20 @@
 
 import re
 import shlex
+from functools import partial
 
 from yaml.reader import Reader
 
 from planner.loading.override_spellings import (
     KEY,
+    fix_of_nothing,
     keys_of_section,
     left_out,
     meant_by,
     own_key,
     quote_items,
     split_overrides,
+    unquoted,
     write_overrides,
 )
 from planner.problems import Problem
@@ -32,7 +35,6 @@ _ALSO_MAPPINGS = {
     "runtime.recompute.layers",
 }
 
-# Where nothing is not what null says: it would train on other data, or from other weights.
 _PATHS = ("data.path", "data.tokenizer", "model.init_from")
 
 
@@ -42,6 +44,11 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
     given: dict[str, str] = {}
     for raw in overrides:
         text = raw.encode(errors="backslashreplace").decode()  # bytes of the command line that are not UTF-8
+        inner = unquoted(text)
+        if inner is not None:
+            found, fix = "quotes around an override", write_overrides([inner])
+            problems.append(_problem("SW121", text, None, found, "key=value", fix))
+            continue
         key, _, value = text.partition("=")
         key = key.strip()
         if "=" not in text or not KEY.fullmatch(key):
@@ -88,9 +95,11 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
             )
             continue
         given[key] = text
-        if key in _PATHS and not value.strip():
+        # Read as null it would train on other data, from other weights, or without a limit.
+        if not value.strip() and (fix := fix_of_nothing(key, partial(_at, root))) is not None:
             found = "nothing after the =, as of a variable that is not set"
-            problems.append(_problem("SW117", text, key, found, "a path, or null", f"write {key}=null"))
+            expected = f"a {'path' if key in _PATHS else 'value'}, or null"
+            problems.append(_problem("SW117", text, key, found, expected, fix))
             continue
         entry, mistakes = _read_value(value, text, key)
         if entry is None:
@@ -164,6 +173,8 @@ def _put(
         what = show(inside)
         found = f"{parent} is {what}, so it has no key {keys[0]!r}"
         fix = f"leave {path} out, or write {parent}=VALUE"
+        if path == "cluster.gpu.name":
+            fix = write_overrides([f"{parent}={flow_yaml(value.plain())}"])
         if path in _ALSO_MAPPINGS:
             written = {"name": inside} if parent == "cluster.gpu" else {}
             mapping = flow_yaml({**written, keys[0]: value.plain()})

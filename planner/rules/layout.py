@@ -284,8 +284,8 @@ def find_widest_size(s: Strategy) -> int:
 
 
 RULES = (
-    tp_and_ep_nest,
     ep_divides_experts,
+    tp_and_ep_nest,  # after it: an ep that changes may nest
     ep_needs_moe_layers,
     heads_split_over_tp,
     aggregation_splits_over_tp,

@@ -15,6 +15,7 @@ from planner.strategy.schema import TEXT_FIELD, Data
 from runtime.data.chat_template import CannotRender, ChatTemplate, load_chat_template
 from runtime.data.corpus import Source, data_problem
 from runtime.data.documents import DocumentReader, TextChunk, TextReader, with_read_problems
+from runtime.data.field_fix import other_field_fix
 from runtime.data.form import Form, NotText, judge_form
 from runtime.data.json_values import TRAILING_COMMA
 from runtime.data.list_rows import lists_fix
@@ -27,7 +28,8 @@ from runtime.data.messages import (
     extract_conversation,
 )
 from runtime.data.records import KeysMissing, MalformedRecord, Record, read_records
-from runtime.data.shape_fix import holds_records, listed, longest_field, override, sample_records, shape_fix
+from runtime.data.shape_fix import holds_records, sample_records, shape_fix
+from runtime.data.text_field import listed, longest_field
 from runtime.data.threads import is_thread, thread_fix
 
 NUM_SAMPLED = 100  # records of each file in which roles are looked for
@@ -227,9 +229,8 @@ class _Faults:
             field = longest_field(records, TEXT_FIELD)
         if not field:
             return "leave the file out of data.path: its records have no conversations and no text"
-        return (
-            f"write data.format=text {override('data.text_field', field)}, or leave the file out of data.path"
-        )
+        is_whole = not self.counts["malformed"]
+        return other_field_fix(self.source, form, records, field, "data.format=text ", is_whole=is_whole)
 
 
 def find_roles(sources: Sequence[Source], reader: ConversationReader) -> list[str]:

@@ -14,9 +14,10 @@ from planner.problems import Problem
 from runtime.data.compression import READ_BYTES, open_content
 from runtime.data.corpus import Source, data_problem, unreadable
 from runtime.data.form import EXPECTED, Form, NotText, judge_form, not_utf8, with_zero_byte
+from runtime.data.record_faults import RecordFaults, keys_missing, keys_repeated
 from runtime.data.records import DAMAGE, KeysMissing, KeysRepeated, MalformedRecord, read_records
 from runtime.data.shape_fix import holds_records
-from runtime.data.text_field import NoText, RecordFaults, extract_text, keys_missing, keys_repeated, top_keys
+from runtime.data.text_field import NoText, extract_text, top_keys
 from runtime.data.threads import is_thread, thread_fix
 
 CHUNK_CHARACTERS = 1 << 18

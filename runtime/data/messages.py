@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from runtime.data.chat_template import Message
 from runtime.data.preferences import is_rejected
-from runtime.data.shape_fix import listed
+from runtime.data.text_field import listed
 
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
 # What an answer may have beside or in place of its content.

@@ -1,15 +1,14 @@
 """The fix for records of another shape: the command that converts the file, and the overrides for it."""
 
 import csv
+import json
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from planner.strategy.schema import TEXT_FIELD
-from planner.units import shorten
 from planner.yaml12_writer import flow_yaml
 from runtime.data.conversion import conversion_command
 from runtime.data.corpus import Source
@@ -19,10 +18,9 @@ from runtime.data.naming import converted_name
 from runtime.data.nesting import Nested, find_nested
 from runtime.data.prompt_columns import COMPLETIONS, PROMPTS, Answers, are_messages, at
 from runtime.data.records import DAMAGE, Record, open_text, read_records
+from runtime.data.text_field import longest_field
 from runtime.data.turn_columns import find_answers, find_whole
 
-MAX_NAMED = 12  # keys named in a message; a table may have hundreds of columns
-MAX_DEPTH = 4
 NUM_SAMPLED = 100  # records in which another field is looked for
 NEEDS_TEMPLATE = " and a data.tokenizer with a chat template"
 LEAVE_OUT = ", or leave the file out of data.path"
@@ -110,10 +108,10 @@ def nested_fix(source: Source, form: Form, nested: Nested, name: str, format: st
         overrides = f"data.text_field={TEXT_FIELD} "
     if nested.joint is not None and (isinstance(first, str) or isinstance(first.get(name), str)):
         part = "r" if isinstance(first, str) else at(name)
-        converted = f"dict(r, **{{{_quoted(name)}: {nested.joint}.join({part} {' '.join(loops)})}})"
+        converted = f"dict(r, **{{{quoted(name)}: {nested.joint}.join({part} {' '.join(loops)})}})"
         loops = []
     elif isinstance(first, str):
-        converted = f"{{{_quoted(name)}: r}}"
+        converted = f"{{{quoted(name)}: r}}"
     elif not isinstance(first.get(name), str):
         answers = find_answers(first, format)
         if answers is not None:
@@ -229,68 +227,11 @@ def _is_multiple_choice(rows: Sequence[Sequence[Any]]) -> bool:
     )
 
 
-def absent_fix(source: Source, form: Form, name: str) -> str | None:
-    """The fix where some of the records lack the field: their own text, or the file without them."""
-    lacking = [record for record in sample_records(source, form) if name.partition(".")[0] not in record]
-    field = longest_field(lacking, name)
-    if not lacking or "." in name or "." in (field or ""):
-        return None
-    if field is None:
-        converted, loops, doing = "r", [f"if {_quoted(name)} in r"], "leave out the records without it"
-    else:
-        doing, loops = f"take {field} where {name} is missing", []
-        converted = f"r if {_quoted(name)} in r else dict(r, **{{{_quoted(name)}: r.get({at(field)[2:-1]})}})"
-    command = conversion_command(source.file, form, converted, loops)
-    return command and f"{doing}: {source.naming.then_write(command, converted_name(source.file))}"
-
-
-def renamed_fix(source: Source, form: Form, name: str) -> str:
-    """The fix where an empty name, which no override can write, is that of the text."""
-    command = conversion_command(source.file, form, f'dict(r, **{{{_quoted(name)}: r[""]}})')
-    if command is None:
-        return "give the column of the text a name"
-    return f"give its text a name: {source.naming.then_write(command, converted_name(source.file))}"
-
-
-def without_empty_fix(source: Source, form: Form, name: str) -> str | None:
-    """The fix where most records are empty and no other field has text: the file without them."""
-    if "." in name or longest_field(sample_records(source, form), name) is not None:
-        return None
-    command = conversion_command(source.file, form, "r", [f"if {at(name)}"])
-    if command is None:
-        return None
-    return f"leave out the empty records: {source.naming.then_write(command, converted_name(source.file))}"
-
-
-def longest_field(records: Iterable[dict[str, Any]], name: str) -> str | None:
-    """The field with the most text, but not `name`; None if there is none. `a.b` is b inside a."""
-    lengths: Counter[str] = Counter()
-    for record in records:
-        for key, text in _texts(record):
-            lengths[key] += len(text)
-    del lengths[name]
-    return lengths.most_common(1)[0][0] if lengths else None
-
-
-def _texts(record: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:
-    for key, value in record.items():
-        if isinstance(value, str):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, dict) and depth < MAX_DEPTH:
-            yield from _texts(value, f"{prefix}{key}.", depth + 1)
-
-
-def _quoted(text: str) -> str:
-    return flow_yaml(text) if text.startswith('"') else f'"{text}"'
+def quoted(text: str) -> str:
+    """The text as Python writes it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def override(key: str, value: str) -> str:
     """The override as a shell takes it."""
     return shlex.quote(f"{key}={flow_yaml(value)}")
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first names, as a message shows them, and how many there are if these are not all."""
-    shown = [shorten(str(name), 40) or "''" for name in names]
-    more = f", … ({len(shown):,})" if len(shown) > MAX_NAMED else ""
-    return (", ".join(shown[:MAX_NAMED]) or "none") + more

@@ -143,6 +143,12 @@ ARGUMENTS = {
         )
     },
     "training['steps']=20": ["training.steps=20"],
+    "'training.steps=20'": ["training.steps=20"],
+    '"training.steps=20"': ["training.steps=20"],
+    "training.steps =20 steps": ["training.steps=20"],
+    "training.learning_rate=2e\u22124": ["training.learning_rate=2e-4"],
+    "training.tokens=": [],
+    "limits.memory_max=": ["limits.memory_max=null"],
     "Training.Steps=20": ["training.steps=20"],
     "training steps=20": ["training.steps=20"],
     "training.global-batch=64": ["training.global_batch=64"],
@@ -234,3 +240,31 @@ def test_a_described_gpu_without_parts_is_told_each_of_them() -> None:
     }
     assert all("with " in p.expected and not p.expected.endswith("with ") for p in written.problems())
     assert settle(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "override", "means"),
+    [
+        ("data: {path: corpus, packing: documents}", "data={tokenizer: tok}", "data.tokenizer=tok"),
+        ("output: {folder: /scratch/runs}", "output={keep_last: 3}", "output.keep_last=3"),
+    ],
+)
+def test_a_section_does_not_lose_what_is_trained_or_where(written: str, override: str, means: str) -> None:
+    """data={tokenizer: tok} would train on the default data, without a word."""
+    text = f"{TEXT}\n{written}\n"
+    (problem,) = Written.of(text, override).problems()
+    assert problem.code == "SW126"
+    assert settle(Written.of(text, override)) == loads(text, [means])
+
+
+def test_the_name_of_a_device_may_be_overridden_where_only_a_name_is_written() -> None:
+    text = TEXT.replace("cluster:", "cluster: {gpu: H100, hosts: 4, gpus_per_host: 8}\nx:", 1).split("x:")[0]
+    (problem,) = [p for p in Written.of(text, "cluster.gpu.name=H200").problems() if p.code == "SW124"]
+    assert problem.fix == "write cluster.gpu=H200"
+
+
+def test_a_fix_is_not_what_is_written_already() -> None:
+    """ep 3 nests with no tp of 2, and divides no 64 experts: once it divides them, tp fits too."""
+    codes = [problem.code for problem in Written.of(TEXT, "parallel.ep=3", "parallel.tp=2").problems()]
+    assert "SW201" in codes
+    assert "SW202" not in codes

@@ -112,6 +112,8 @@ def test_any_file_is_read_or_a_problem(tmp_path: Path, number: int) -> None:
     @example(content=b'{"text": ' + b"[" * 100_000, suffix=".jsonl", field="text")
     @example(content=b"[" * 100_000, suffix=".json", field="text")
     @example(content=b'"' * 100_000, suffix=".csv", field="text")
+    @example(content=b'{"te\x1et": "a"}\n' + b'{"text": "b"}\n' * 3, suffix=".jsonl", field="x")
+    @example(content=b'{"te\x1et": "a"}\n' + b'{"text": "b"}\n' * 3 + b"{torn", suffix=".jsonl", field="id")
     def holds(content: bytes, suffix: str, field: str) -> None:
         for old in tmp_path.iterdir():
             old.unlink()

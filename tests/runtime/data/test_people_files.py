@@ -240,3 +240,33 @@ def test_key_is_suggested_beside_lines_that_are_no_records(tmp_path: Path) -> No
     absent, torn = sorted(faults(find_corpus(str(tmp_path / "a.jsonl"))), key=lambda each: each.line or 0)
     assert (absent.line, torn.line) == (1, 5)
     assert follow_data_fix(absent.fix) == ("data.text_field=body",)
+
+
+@pytest.mark.parametrize("written", ["body", "meta.body"])
+def test_records_that_lack_the_suggested_key_are_left_out_by_the_fix(tmp_path: Path, written: str) -> None:
+    """A fix is one for the line that it is printed for, also if that line lacks what most lines have."""
+    outer, _, inner = written.rpartition(".")
+    records = [{outer: {inner: text}, "id": 1} if outer else {inner: text, "id": 1} for text in TEXTS]
+    (tmp_path / "a.jsonl").write_bytes(lines([{"bo\x1edy": "odd"}, *records, {outer or "note": 3}]))
+    (problem,) = faults(find_corpus(str(tmp_path / "a.jsonl")))
+    assert problem.line == 1
+    overrides = follow_data_fix(problem.fix)
+    assert overrides[0] == f"data.text_field={written}"
+    assert documents(make_strategy(tmp_path, None, *overrides)) == list(TEXTS)
+
+
+def test_a_few_long_records_do_not_decide_which_key_is_suggested(tmp_path: Path) -> None:
+    records = [{"body": text} for text in TEXTS]
+    (tmp_path / "a.jsonl").write_bytes(lines([*records, {"log": "a long log " * 100}]))
+    (problem,) = faults(find_corpus(str(tmp_path / "a.jsonl")))
+    assert documents(make_strategy(tmp_path, None, *follow_data_fix(problem.fix))) == list(TEXTS)
+
+
+def test_lines_that_are_no_records_and_records_without_the_key_are_corrected_by_hand(tmp_path: Path) -> None:
+    """No command is printed that would end at the torn line."""
+    (tmp_path / "a.jsonl").write_bytes(
+        lines([{"odd": 1}, *[{"body": text} for text in TEXTS]]) + b'{"body": "torn'
+    )
+    absent, torn = sorted(faults(find_corpus(str(tmp_path / "a.jsonl"))), key=lambda each: each.line or 0)
+    assert (absent.line, torn.line) == (1, 6)
+    assert absent.fix.startswith("correct or remove the records without body and write data.text_field=body;")
