@@ -96,10 +96,10 @@ def apply_overrides(root: Entry, overrides: tuple[str, ...]) -> tuple[Entry, lis
             continue
         given[key] = text
         # Read as null it would train on other data, from other weights, or without a limit.
-        if not value.strip() and (fix := fix_of_nothing(key, partial(_at, root))) is not None:
+        if not value.strip() and (filled := fix_of_nothing(key, partial(_at, root))) is not None:
             found = "nothing after the =, as of a variable that is not set"
             expected = f"a {'path' if key in _PATHS else 'value'}, or null"
-            problems.append(_problem("SW117", text, key, found, expected, fix))
+            problems.append(_problem("SW117", text, key, found, expected, filled))
             continue
         entry, mistakes = _read_value(value, text, key)
         if entry is None:

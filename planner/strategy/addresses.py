@@ -37,6 +37,11 @@ def _command(scheme: str, rest: str, value: str) -> str:
         else:
             repository, what = "/".join(rest.split("/")[:2]), ""
         return f"hf download {shlex.quote(repository)}{what} --local-dir {name}"
+    is_file = "." in rest.rpartition("/")[2]
+    if scheme in ("s3", "s3a") and is_file:
+        return f"aws s3 cp {shlex.quote(f's3://{rest}')} {name}"
+    if scheme in ("gs", "gcs") and is_file:
+        return f"gcloud storage cp {shlex.quote(f'gs://{rest}')} {name}"
     if scheme in ("s3", "s3a"):
         return f"aws s3 sync {shlex.quote(f's3://{rest}')} {name}"
     if scheme in ("gs", "gcs"):

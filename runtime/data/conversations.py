@@ -28,7 +28,7 @@ from runtime.data.messages import (
     extract_conversation,
 )
 from runtime.data.records import KeysMissing, MalformedRecord, Record, read_records
-from runtime.data.shape_fix import holds_records, sample_records, shape_fix
+from runtime.data.shape_fix import holds_records, leave_out_fix, sample_records, shape_fix
 from runtime.data.text_field import listed, longest_field
 from runtime.data.threads import is_thread, thread_fix
 
@@ -220,6 +220,8 @@ class _Faults:
     def _as_text(self) -> str:
         """The overrides that read the file as text: no record looks like a conversation."""
         form = self.source.form
+        if self.source.keeps_settings:
+            return leave_out_fix(self.source, self.reader.format)
         if form is None or form.kind == "text":
             return f"write data.format=text data.text_field={TEXT_FIELD}, or leave the file out of data.path"
         records = sample_records(self.source, form)
@@ -230,7 +232,9 @@ class _Faults:
         if not field:
             return "leave the file out of data.path: its records have no conversations and no text"
         is_whole = not self.counts["malformed"]
-        return other_field_fix(self.source, form, records, field, "data.format=text ", is_whole=is_whole)
+        return other_field_fix(
+            self.source, form, records, field, TEXT_FIELD, "data.format=text ", is_whole=is_whole
+        )
 
 
 def find_roles(sources: Sequence[Source], reader: ConversationReader) -> list[str]:

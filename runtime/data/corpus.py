@@ -38,6 +38,7 @@ class Source:
 
     `form` is None until the file was opened. `part`: the number of its part of data.mix; None without a mix.
     `entry`: the number of the entry that reaches it, whose files are `siblings` if it is a folder or glob.
+    `keeps_settings`: other files are as data.format and data.text_field say, so that no fix may change these.
     """
 
     file: Path
@@ -47,6 +48,7 @@ class Source:
     entry: int = 0
     siblings: Sequence[Path] = field(default=(), repr=False, compare=False)
     written: Written | None = field(default=None, repr=False, compare=False)
+    keeps_settings: bool = False
 
     @property
     def key(self) -> str:

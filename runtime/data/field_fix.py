@@ -8,7 +8,7 @@ from runtime.data.corpus import Source
 from runtime.data.form import Form
 from runtime.data.naming import converted_name
 from runtime.data.prompt_columns import at
-from runtime.data.shape_fix import LEAVE_OUT, override, quoted, sample_records, shape_fix
+from runtime.data.shape_fix import LEAVE_OUT, override, quoted, renamed, sample_records, shape_fix
 from runtime.data.text_field import find_keys, has_field, listed, longest_field
 
 MAX_NAMED = 12  # elements of a list whose kind is looked at
@@ -31,7 +31,7 @@ def suggest_field(source: Source, form: Form, name: str, *, is_whole: bool = Tru
     if field is None:
         first = records[0] if records else None
         return f"leave the file out of data.path: its records have no text, but {_kinds(first)}"
-    return other_field_fix(source, form, records, field, is_whole=is_whole)
+    return other_field_fix(source, form, records, field, name, is_whole=is_whole)
 
 
 def other_field_fix(
@@ -39,6 +39,7 @@ def other_field_fix(
     form: Form,
     records: Sequence[dict[str, Any]],
     field: str,
+    name: str,
     before: str = "",
     *,
     is_whole: bool = True,
@@ -47,10 +48,16 @@ def other_field_fix(
 
     Args:
         records: the first ones.
+        name: the field that should hold the text.
         before: another override, with a space after it.
         is_whole: as for suggest_field.
     """
     overrides = f"{before}{override('data.text_field', field)}"
+    if source.keeps_settings:
+        command = _command_without(source, form, records, field, name) if is_whole else None
+        if command is None:
+            return f"give its records their text under {name}, or leave the file out of data.path"
+        return f"take {field} as {name}: {source.naming.then_write(command, converted_name(source.file))}"
     if all(has_field(record, field) for record in records):
         return f"write {overrides}{LEAVE_OUT}"
     command = _command_without(source, form, records, field) if is_whole else None
@@ -61,12 +68,16 @@ def other_field_fix(
     return f"leave out the records without {field}: {then}{LEAVE_OUT}"
 
 
-def _command_without(source: Source, form: Form, records: Sequence[dict[str, Any]], field: str) -> str | None:
-    """The command that leaves out the records without a text in the field; None if there is none."""
-    keys = next(
-        (found for record in records if has_field(record, field) and (found := find_keys(record, field))),
-        None,
-    )
+def _command_without(
+    source: Source, form: Form, records: Sequence[dict[str, Any]], field: str, name: str | None = None
+) -> str | None:
+    """The command that leaves out the records without a text in the field; None if there is none.
+
+    Args:
+        name: the field that gets the text too.
+    """
+    found = ((record, find_keys(record, field)) for record in records if has_field(record, field))
+    record, keys = next((each for each in found if each[1]), ({}, None))
     if keys is None:
         return None
     tests, inner = [], "r"
@@ -74,7 +85,8 @@ def _command_without(source: Source, form: Form, records: Sequence[dict[str, Any
         tests.append(f"isinstance({inner}.get({quoted(key)}), dict)")
         inner += f"[{quoted(key)}]"
     tests.append(f"isinstance({inner}.get({quoted(keys[-1])}), str)")
-    return conversion_command(source.file, form, "r", [f"if {' and '.join(tests)}"])
+    converted = "r" if name is None else renamed(record, field, name)
+    return conversion_command(source.file, form, converted, [f"if {' and '.join(tests)}"])
 
 
 def absent_fix(source: Source, form: Form, name: str) -> str | None:

@@ -5,9 +5,11 @@ from typing import Any, Literal, NamedTuple
 
 from runtime.data.chat_template import Message
 from runtime.data.preferences import is_rejected
+from runtime.data.prompt_columns import are_messages
 from runtime.data.text_field import listed
 
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
+SHAREGPT = "conversations"  # its key of the messages
 # What an answer may have beside or in place of its content.
 CONTENT = ("tool_calls", "reasoning_content", "thinking")
 # ShareGPT's names of roles.
@@ -39,7 +41,8 @@ class NoConversation(Exception):
 def extract_conversation(
     value: dict[str, Any] | str, format: Literal["chat", "prompt"], field: str
 ) -> Conversation:
-    """The conversation of a record.
+    """The conversation of a record. With chat, unless another key is asked for, files of several kinds can be
+    trained together: messages, ShareGPT's, and prompts with their completions.
 
     Raises:
         NoConversation: if it lacks the keys, or has something else there.
@@ -49,6 +52,11 @@ def extract_conversation(
     tools = value.get("tools") or None
     if isinstance(tools, str):
         tools = _parse(tools, "tools")
+    if format == "chat" and field == MESSAGES and field not in value:
+        if are_messages(value.get(SHAREGPT)):
+            field = SHAREGPT
+        elif {PROMPT, COMPLETION} <= value.keys():
+            format = "prompt"
     if format == "chat":
         if field not in value:
             raise NoConversation(f"no key {field!r}; keys: {listed(value)}", absent_in=value)

@@ -26,6 +26,7 @@ class Written:
         mix = [
             {"path": _plain(entries if number == part else old), "weight": weight}
             for number, (old, weight) in enumerate(zip(self.parts, self.weights, strict=True))
+            if number != part or entries
         ]
         return f"data.mix={_quoted(mix)}"
 
@@ -64,9 +65,17 @@ class Naming:
     def override_with(self, entries: Sequence[str | Path]) -> str:
         """The override that has these entries in the place of the file's."""
         old = self.written.parts[self.part]
-        return self.written.override(
-            self.part, [*old[: self.entry], *map(str, entries), *old[self.entry + 1 :]]
-        )
+        named = [*old[: self.entry], *map(str, entries), *old[self.entry + 1 :]]
+        return self.written.override(self.part, list(dict.fromkeys(named)))  # a new file may be there already
+
+    def without(self) -> str | None:
+        """The override that names all files but this one; None if there are none, or too many."""
+        old = self.written.parts[self.part]
+        entries = [str(path) for path in self.siblings if path != self.file]
+        left = [*old[: self.entry], *entries, *old[self.entry + 1 :]]
+        if self._has_many or not (left or self.written.weights):
+            return None
+        return self.written.override(self.part, left)
 
     def hiding(self) -> str:
         """What the command ends with, so that the file is not read beside the new one."""

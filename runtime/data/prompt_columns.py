@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 PROMPTS = ("prompt", "instruction", "question", "query", "problem")
 COMPLETIONS = (
     *("completion", "canonical_solution", "output", "response", "chosen", "solution", "answer"),
-    *("answers", "completions", "responses", "outputs", "instances"),
+    *("answers", "completions", "responses", "outputs", "instances", "best answer", "best_answer"),
 )
 # Only together: alone they are names of many other things.
 PAIRS = (

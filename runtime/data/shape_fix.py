@@ -18,7 +18,7 @@ from runtime.data.naming import converted_name
 from runtime.data.nesting import Nested, find_nested
 from runtime.data.prompt_columns import COMPLETIONS, PROMPTS, Answers, are_messages, at
 from runtime.data.records import DAMAGE, Record, open_text, read_records
-from runtime.data.text_field import longest_field
+from runtime.data.text_field import find_keys, longest_field
 from runtime.data.turn_columns import find_answers, find_whole
 
 NUM_SAMPLED = 100  # records in which another field is looked for
@@ -81,9 +81,13 @@ def holds_records(source: Source, form: Form, name: str) -> bool:
 
 
 def answers_fix(source: Source, form: Form, answers: Answers, name: str, format: str) -> str | None:
-    overrides = _with_field(answers.overrides, name)
+    overrides = _changes(_with_field(answers.overrides, name), name, format)
     template = NEEDS_TEMPLATE if format == "text" else ""
+    if source.keeps_settings and (format == "text" or "data." in overrides):
+        return leave_out_fix(source, format)
     if answers.converted is None:
+        if not overrides.strip():
+            return None
         return f"write {overrides.strip()}{template}{LEAVE_OUT}"
     loops = [answers.condition] if answers.condition else []
     command = conversion_command(source.file, form, answers.converted, loops, answers.modules)
@@ -94,9 +98,35 @@ def answers_fix(source: Source, form: Form, answers: Answers, name: str, format:
 
 def converted_fix(source: Source, command: str, doing: str, overrides: str, name: str, format: str) -> str:
     """The fix that makes conversations of records: the command, and the overrides that read them."""
-    then = source.naming.then_write(command, converted_name(source.file), _with_field(overrides, name))
+    if source.keeps_settings and format == "text":
+        return leave_out_fix(source, format)
+    overrides = _changes(_with_field(overrides, name), name, format)
+    then = source.naming.then_write(command, converted_name(source.file), overrides)
     template = NEEDS_TEMPLATE + LEAVE_OUT if format == "text" else ""
     return f"{doing}: {then}{template}"
+
+
+def leave_out_fix(source: Source, format: str) -> str:
+    """The fix for a file of conversations beside texts, or of texts beside conversations."""
+    others = "texts" if format == "text" else "conversations"
+    this = "conversations" if format == "text" else "texts"
+    why = f"leave it out, or train it in a run of its own: the other files are {others}, and it has {this}"
+    override = source.naming.without()
+    return why if override is None else f"write {override} to {why}"
+
+
+def renamed(first: dict[str, Any], field: str, name: str) -> str:
+    """The Python expression of the record `r` with its text under `name` too."""
+    keys = find_keys(first, field)
+    assert keys is not None, "it has a text there"
+    return f"dict(r, **{{{quoted(name)}: {at(keys[0])}{''.join(f'[{quoted(key)}]' for key in keys[1:])}}})"
+
+
+def _changes(overrides: str, name: str, format: str) -> str:
+    """Without those that say what is written already: chat reads prompts and their completions too."""
+    if format == "prompt" or (format == "chat" and name == "messages"):
+        overrides = overrides.replace("data.format=prompt ", "")
+    return overrides.replace("data.format=chat ", "") if format == "chat" else overrides
 
 
 def nested_fix(source: Source, form: Form, nested: Nested, name: str, format: str) -> str | None:
@@ -116,13 +146,21 @@ def nested_fix(source: Source, form: Form, nested: Nested, name: str, format: st
         answers = find_answers(first, format)
         if answers is not None:
             converted, overrides = answers.converted or "r", _with_field(answers.overrides, name)
+            overrides = _changes(overrides, name, format)
+            if source.keeps_settings and (format == "text" or "data." in overrides):
+                return leave_out_fix(source, format)
             modules, template = answers.modules, NEEDS_TEMPLATE if format == "text" else ""
             loops += [answers.condition] if answers.condition else []
         else:
             field = longest_field([first], name)
             if field is None:
                 return None
-            overrides = f"{override('data.text_field', field)} "
+            if source.keeps_settings and format == "text":
+                converted = renamed(first, field, name)
+            else:
+                overrides = f"{override('data.text_field', field)} "
+    if source.keeps_settings and as_text:
+        return leave_out_fix(source, format)
     command = conversion_command(source.file, form, converted, loops, modules)
     if command is None:
         return None
@@ -181,8 +219,12 @@ def named_rows_fix(source: Source, form: Form, rows: Sequence[Sequence[Any]], na
         if answers is not None:
             converted, overrides = answers.converted or "r", _with_field(answers.overrides, name)
             template = NEEDS_TEMPLATE
+        elif source.keeps_settings and field != name:
+            converted, overrides = renamed(record[0], field, name), ""
         else:
             overrides = "" if field == name else f"{override('data.text_field', field)} "
+    if source.keeps_settings and template:
+        return leave_out_fix(source, "text")
     command = conversion_command(source.file, form, converted, loops, rows=True)
     if command is None:
         return None
@@ -200,9 +242,10 @@ def numbered_fix(source: Source, form: Form, names: Sequence[str], name: str) ->
     field = max((new for new, old in zip(given, names, strict=True) if old == name), key=lengths.__getitem__)
     numbered = '[f"{c}_{i}" if n.count(c) > 1 else c for i, c in enumerate(n, 1)]'
     loops = ["for n in [next(t)]", f"for n in [{numbered}]", "for r in t if r", "for r in [dict(zip(n, r))]"]
-    command = conversion_command(source.file, form, "r", loops, rows=True)
+    converted = renamed({field: ""}, field, name) if source.keeps_settings else "r"
+    command = conversion_command(source.file, form, converted, loops, rows=True)
     assert command is not None, "a CSV has a reader"
-    overrides = f"{override('data.text_field', field)} "
+    overrides = "" if source.keeps_settings else f"{override('data.text_field', field)} "
     then = source.naming.then_write(command, converted_name(source.file), overrides)
     return f"number the columns of the same name: {then}"
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner.problems import Problem
+from runtime.data.beside_others import settle
 from runtime.data.corpus import MAX_PROBLEMS, Source, data_problem
 from runtime.data.documents import DocumentReader, not_text
 from runtime.data.form import FOREIGN, NotText, judge_form
@@ -41,6 +42,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
     faults: list[tuple[Source, Problem]] = []
     skipped: list[tuple[Source, NotText]] = []
     problems: list[Problem] = []
+    fine: list[Source] = []
     num_looked_at = MAX_PROBLEMS  # faults at which they are joined again: twice as many, or it takes long
     num_documents = num_empty = num_rejected = num_bytes = num_mended = 0
     for source in (_with_form(source, reader) for source in sources):
@@ -63,6 +65,8 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
                 skipped.append((source, reason))
             continue
         kept.append(source)
+        if any(lengths) and not any(faulty is source for faulty, _ in faults[-MAX_PROBLEMS:]):
+            fine.append(source)
         num_rejected += num_rejected_here
         num_empty += lengths[:-1].count(0) - num_rejected_here
         num_documents += len(lengths) - 1 - lengths[:-1].count(0)
@@ -70,7 +74,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
         num_mended += num_mended_here
         if len(faults) < num_looked_at:
             continue
-        problems = join_shards(faults)
+        problems = join_shards(settle(faults, fine, reader))
         num_looked_at = 2 * len(faults)
         if len(problems) >= MAX_PROBLEMS:
             del problems[MAX_PROBLEMS:]
@@ -80,7 +84,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
             )
             break
     else:
-        problems = join_shards(faults)
+        problems = join_shards(settle(faults, fine, reader))
     if not problems and skipped and (missing := _mostly_skipped(kept, skipped)):
         records = _records_in(skipped, reader)
         problems += records or (missing if num_documents else [])

@@ -11,7 +11,7 @@ from runtime.data.dialogs import speech
 from runtime.data.preferences import find_choice
 from runtime.data.prompt_columns import PROMPTS, Answers, are_messages, at, find_prompts, system_message
 
-MESSAGES = "messages"
+MESSAGES, SHAREGPT = "messages", "conversations"  # those that are read without a word
 REFERENCE = "reference"
 # Texts in turn, the user's first (UltraChat).
 TURNS = ("data", "dialog", "dialogue", "conversation", "conversations", "turns", "utterances")
@@ -47,7 +47,8 @@ def find_answers(record: dict[str, Any], format: str = "text") -> Answers | None
             return prompts
     if conversations:
         key = complete or conversations[0]
-        return Answers("data.format=chat " if key == MESSAGES else f"{_field(key)} data.format=chat ")
+        is_known = key == MESSAGES or (key == SHAREGPT and MESSAGES not in record)
+        return Answers("data.format=chat " if is_known else f"{_field(key)} data.format=chat ")
     return _find_turns(record)
 
 

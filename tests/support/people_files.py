@@ -157,6 +157,12 @@ CSV_FORMS = {
     "a title above tabs": TextFile("a.tsv", b"All letters\n" + table(HEADED, delimiter="\t"), is_read=True),
     "a repeated other column": TextFile("a.csv", table([[row[0], *row] for row in HEADED]), is_read=True),
     "a delimiter after each row": TextFile("a.csv", table([[*row, ""] for row in HEADED]), is_read=True),
+    "several delimiters after each row": TextFile(
+        "a.csv", table([[*row, "", "", ""] for row in HEADED]), is_read=True
+    ),
+    "a sheet that was wider": TextFile(
+        "a.csv", table([["v1", "v2", "", ""], *([n, t, "", ""] for n, t in LISTS)])
+    ),
     "escaped quotes": TextFile("a.csv", table(HEADED, doublequote=False, escapechar="\\"), is_read=True),
     "UTF-16": TextFile("a.csv", table(HEADED).decode().encode("utf-16"), is_read=True),
     "UTF-16, tabs": TextFile("a.txt", table(HEADED, delimiter="\t").decode().encode("utf-16"), is_read=True),

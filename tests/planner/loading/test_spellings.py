@@ -156,6 +156,8 @@ def test_no_unit_is_invented_for_one_of_another_kind() -> None:
     ("address", "command"),
     [
         ("s3://bucket/texts", "aws s3 sync s3://bucket/texts texts"),
+        ("s3://bucket/a.jsonl", "aws s3 cp s3://bucket/a.jsonl a.jsonl"),
+        ("gs://b/t/a.jsonl.zst", "gcloud storage cp gs://b/t/a.jsonl.zst a.jsonl.zst"),
         ("hf://datasets/allenai/c4", "hf download allenai/c4 --repo-type dataset --local-dir c4"),
         ("hf://allenai/OLMoE", "hf download allenai/OLMoE --local-dir OLMoE"),
         ("gs://b/t/", "gcloud storage rsync -r gs://b/t/ t"),

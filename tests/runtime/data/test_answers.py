@@ -70,7 +70,7 @@ def test_roles_of_other_names_are_renamed_by_the_fix(
     assert (problem.code, problem.file) == ("SW726", str(file))
     overrides = follow_data_fix(problem.fix)
     path = next(each for each in overrides if each.startswith("data.path=")).partition("=")[2]
-    assert [each for each in overrides if "path" not in each] == ["data.text_field=text", "data.format=chat"]
+    assert [each for each in overrides if "path" not in each] == ["data.text_field=text"]
     fixed = opened(tmp_path, Path(path))
     plain = opened(tmp_path, write_lines(tmp_path / "b.jsonl", [{"messages": talk} for talk in TALKS]))
     assert np.array_equal(fixed.tokens, plain.tokens)
@@ -127,7 +127,7 @@ def test_lists_of_messages_are_converted_by_the_fix_of_chat_too(tmp_path: Path) 
     file = write_lines(tmp_path / "a.jsonl", TALKS)
     (problem,) = problems(tmp_path, file)
     overrides = follow_data_fix(problem.fix)
-    assert "data.format=chat" in overrides
+    assert "data.format=prompt" not in overrides
     path = next(each for each in overrides if each.startswith("data.path=")).partition("=")[2]
     plain = opened(tmp_path, write_lines(tmp_path / "b.jsonl", [{"messages": talk} for talk in TALKS]))
     assert np.array_equal(opened(tmp_path, Path(path)).tokens, plain.tokens)

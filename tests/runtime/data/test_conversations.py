@@ -407,12 +407,12 @@ def test_template_that_fails_for_every_record_is_the_tokenizers_problem(tmp_path
 
 def test_conversations_of_another_key_are_read_by_the_fix(tmp_path: Path) -> None:
     shared = [[{"from": "human", "value": "a"}, {"from": "gpt", "value": words(9)}]] * 40
-    file = write_lines(tmp_path / "a.jsonl", [{"id": 1, "conversations": talk} for talk in shared])
+    file = write_lines(tmp_path / "a.jsonl", [{"id": 1, "talk": talk} for talk in shared])
     (problem,) = problems(tmp_path, file)
-    assert problem.fix.startswith("write data.text_field=conversations data.format=chat,")
-    assert opened(tmp_path, file, "data.text_field=conversations").num_train_sequences > 0
+    assert problem.fix.startswith("write data.text_field=talk,")
+    assert opened(tmp_path, file, "data.text_field=talk").num_train_sequences > 0
     (problem,) = problems(tmp_path, file, format="prompt")
-    assert problem.fix.startswith("write data.text_field=conversations data.format=chat,")
+    assert problem.fix.startswith("write data.text_field=talk data.format=chat,")
 
 
 ANSWER = words(12).strip()
