@@ -25,7 +25,8 @@ def has_header(rows: list[list[str]], field: str) -> bool:
     names = header if header[0] else header[1:]  # pandas writes the index under an empty name
     is_ended = names[-1] == "" and (len(names) > 2 or field in names)
     if is_ended and is_even(rows):  # a delimiter ends every row, or several do where a sheet was wider
-        while len(names) > 1 and names[-1] == "":
+        names = names[:-1]
+        while len(names) > 2 and names[-1] == "":
             names = names[:-1]
     if len(set(names)) < len(names) and not (is_even(rows) and (field in names or len(body) >= MIN_ROWS)):
         return False
