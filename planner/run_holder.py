@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from planner.problems import Problem
+
 CLAIMS_NAME, DONE_NAME, FAILED_NAME = "attempts", "done.json", "failed.json"
 BEAT_S = 5.0
 # Between two looks at a claim of another host; file systems of several hosts show a change a moment later.
@@ -63,6 +65,18 @@ def find_live_holder(run_folder: Path, *, wait: Callable[[float], None] = time.s
         is_other = pid != os.getpid()
         return holder if is_other and _lives(pid, claim.get("process_started")) else None
     return holder if _changes(path, wait) else None
+
+
+def held_problem(run_folder: Path, holder: Holder, *, otherwise: str = "") -> Problem:
+    """Of a start into a run that another process trains. otherwise: completes the fix, from its "; "."""
+    return Problem(
+        code="SW647",
+        path="name",
+        found=f"{run_folder} is being trained ({holder})",
+        expected="a run that nobody trains, or a name of its own",
+        fix=f"wait for it; or stop it (kill -TERM {holder.pid} on {holder.host} saves its last step); or "
+        f"choose another name{otherwise}",
+    )
 
 
 def newest_claim(run_folder: Path) -> Path | None:

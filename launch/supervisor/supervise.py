@@ -31,7 +31,7 @@ from launch.supervisor.watch import AttemptWatch, are_training
 from planner import Plan, StrategyError
 from planner.exit_codes import ExitCode
 from planner.heartbeats import Heartbeat, remove_unfinished
-from planner.run_holder import newest_attempt
+from planner.run_holder import find_live_holder, held_problem, newest_attempt
 from planner.strategy.schema import Strategy
 
 PROBE_TIMEOUT_S = 15.0
@@ -73,9 +73,12 @@ class Supervisor:
         """Attempt after attempt until one is done, or another would be of no use.
 
         Raises:
-            StrategyError: if there is no plan on the hosts that are left.
+            StrategyError: if there is no plan on the hosts that are left, or another process trains the run.
         """
         self._has_fenced = reap_earlier(self._paths, self.journal)
+        holder = None if self._has_fenced else find_live_holder(self._paths.run)
+        if holder is not None:  # its ranks would find it too, after each of several starts
+            raise StrategyError([held_problem(self._paths.run, holder)])
         self._take_out(self._cordoned(), "cordoned")
         try:
             while (code := self._run_once()) is None:

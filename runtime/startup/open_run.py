@@ -5,14 +5,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from planner import Plan, Problem, StrategyError
+from planner import Plan, StrategyError
 from planner.exit_codes import ExitCode
 from planner.files import replace
 from planner.memory.fit import memory_warning
 from planner.plan.notes import forced_routing_warning
 from planner.plan.operator_env import read_environment
 from planner.plan.serialization import ds_config_json, plan_json, strategy_yaml
-from planner.run_holder import find_live_holder, newest_claim
+from planner.run_holder import find_live_holder, held_problem, newest_claim
 from runtime.checkpoint.compatibility import fingerprints
 from runtime.checkpoint.manifest import CheckpointInfo
 from runtime.checkpoint.save_restore import checkpoint_layout
@@ -91,19 +91,8 @@ def refuse_to_take(folder: Path, *, takes_over: bool) -> None:
     """
     holder = None if takes_over else find_live_holder(folder)
     if holder is not None:
-        raise StrategyError(
-            [
-                Problem(
-                    code="SW647",
-                    path="name",
-                    found=f"{folder} is being trained ({holder})",
-                    expected="a run that nobody trains, or a name of its own",
-                    fix=f"wait for it; or stop it (kill -TERM {holder.pid} on {holder.host} saves its last "
-                    "step); or choose another name; or start with --take-over: it then loses what it has "
-                    "not saved",
-                )
-            ]
-        )
+        otherwise = "; or start with --take-over: it then loses what it has not saved"
+        raise StrategyError([held_problem(folder, holder, otherwise=otherwise)])
 
 
 def horizon_of(plan: Plan, start: CheckpointInfo | None, *, is_own: bool) -> int:

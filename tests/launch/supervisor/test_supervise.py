@@ -29,6 +29,7 @@ from launch.supervisor.stop_requests import stop_requests
 from launch.supervisor.supervise import Supervisor
 from planner import StrategyError, loads
 from planner.plan.plan import Plan
+from tests.support.holders import other_process_that_holds
 
 STRATEGY = """
 name: play
@@ -152,6 +153,14 @@ def test_a_run_that_is_done_needs_one_attempt(play: Play) -> None:
     assert play.supervise({"code": 0}) == 0
     assert play.events() == ["start", "end"]
     assert (play.run / "arguments-1").read_text().startswith("--job ")
+
+
+def test_a_run_that_was_started_by_hand_and_lives_is_left_alone(play: Play) -> None:
+    with other_process_that_holds(play.run) as other, pytest.raises(StrategyError) as refused:
+        play.supervise({"code": 0})
+    (problem,) = refused.value.problems
+    assert (problem.code, f"pid {other.pid} on" in problem.found) == ("SW647", True)
+    assert (play.hosts, play.events()) == ([], []), "nothing was started or written"
 
 
 def test_a_killed_rank_s_host_is_replaced_in_its_place(play: Play) -> None:
