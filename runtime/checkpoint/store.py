@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 _Shard = tuple[FileRecord, tuple[WrittenPiece, ...]] | None
 # A checkpoint, or None and what is wrong with it.
 _Opened = tuple[CheckpointInfo | None, tuple[str, ...]]
+_MOST_READERS = 16  # of one rank at once: as many files as disks and networks serve well
 
 
 def write(
@@ -179,9 +182,15 @@ def find_damage(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
     by_size = sorted(info.manifest.files.items(), key=lambda item: (-item[1].num_bytes, item[0]))
     share = by_size[ranks.rank :: ranks.world_size]
 
+    def check(item: tuple[str, FileRecord]) -> str | None:
+        name, record = item
+        return _damage_of(info.folder / name, record, expected.get(name, ()))
+
     def check_share() -> list[str]:
-        found = (_damage_of(info.folder / name, record, expected.get(name, ())) for name, record in share)
-        return [damage for damage in found if damage is not None]
+        # Reading and hashing leave the interpreter to others; most often rank 0 does it alone.
+        num_readers = max(1, min(_MOST_READERS, _num_cores() // ranks.world_size))
+        with ThreadPoolExecutor(num_readers, "checkpoint-verify") as readers:
+            return [damage for damage in readers.map(check, share) if damage is not None]
 
     answers = ranks.on_all(check_share, list[str])
     return ranks.share(tuple(sorted(chain.from_iterable(answers or ()))), tuple[str, ...])
@@ -223,6 +232,11 @@ def _damage_of(path: Path, record: FileRecord, expected: Sequence[ExpectedPiece]
     except OSError as error:
         return f"SW804 {path.name} cannot be read: {error.strerror}"
     return None
+
+
+def _num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shard_path(folder: Path, rank: int) -> Path:
