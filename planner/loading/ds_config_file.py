@@ -60,6 +60,7 @@ def convert_ds_config(source: SourceFile, strategy: Mapping[str, Any]) -> DsConf
         for one in interpolations
         if one.entry is None
     }
+    strategy = _without_width(strategy, config)
     said: dict[str, str] = {}  # by which key there a key here was last written
     # Accumulation follows from the batches, and DeepSpeed's schedulers replace the optimizer's rate, whatever
     # their order in the file.
@@ -129,6 +130,25 @@ def sections_of(writes: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(name, {})
         place[last] = value
     return sections
+
+
+def _without_width(strategy: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The strategy without the width of its experts where the configuration has one of its own.
+
+    Beside it Megatron's ffn_hidden_size would be the width of dense layers.
+    """
+    model = strategy.get("model")
+    if not isinstance(model, dict) or not _has_key(config, "ffn_hidden_size"):
+        return strategy
+    kept = {key: value for key, value in model.items() if key != "moe_intermediate_size"}
+    return {**strategy, "model": kept}
+
+
+def _has_key(config: Mapping[str, Any], name: str) -> bool:
+    return any(
+        plain_name(str(key)) == name or (isinstance(value, dict) and _has_key(value, name))
+        for key, value in config.items()
+    )
 
 
 def _merged(sections: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

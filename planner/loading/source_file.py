@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from planner.files import read_limited
+from planner.loading.option_text import read_options
 from planner.loading.programs import DEEPSPEED, find_program
 from planner.loading.toml_document import looks_like_toml, read_toml, why_not_toml
 from planner.problems import Problem, StrategyError
@@ -53,6 +54,10 @@ def read_source(argument: str) -> SourceFile:
     is_model = isinstance(root, Mapping) and bool(set(root.entries) & _MODEL)
     if document.problems and looks_like_json and not is_model:
         raise StrategyError(document.problems)
+    if not isinstance(root, Mapping) or (document.problems and not looks_like_json):
+        options = read_options(text)
+        if options is not None and find_program(options) is not None:
+            return _of_program(file, options, argument)
     if document.problems and not looks_like_json and file.suffix.lower() in (".yaml", ".yml"):
         raise StrategyError(document.problems)
     if not isinstance(root, Mapping) or (document.problems and not looks_like_json):
