@@ -97,6 +97,7 @@ def train(context: "RunContext", decision: "StartDecision", exit_reporter: "Exit
         traced_step=run.traced_step,
         recent_losses=decision.recent_losses,
         pulse=run.pulse,
+        folder=run.folder,
     )
     with run:
         train_steps(run, trainer, first_step)
@@ -111,6 +112,7 @@ def train_steps(run: "TrainingRun", trainer: "Trainer", first_step: int) -> None
         trainer.check(report)  # raises if training has diverged
         should_stop = run.should_stop()
         if (run.is_due(step) or should_stop) and trainer.is_sound:
+            trainer.check_before_save()  # raises where ranks no longer hold the same
             run.save(step)
         if should_stop:
             break

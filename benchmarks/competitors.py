@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks import peers
 from benchmarks.peers import Forced
 from benchmarks.setting import CLIPPING, LEARNING_RATE, OURS, Setting, plan_of, tokens_of, zero_stage
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from runtime.data.rows import Rows
 from runtime.parallel.groups import make_groups
 from runtime.training.engine import make_engine

@@ -7,9 +7,8 @@ backward run inside `group.clock.phase(...)`, so that waits are counted where th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,27 +16,14 @@ from torch import Tensor
 
 from . import hierarchical
 from .e4m3 import pack_rows, unpack_rows
+from .observers import NO_CLOCK, NO_LOG, Clock, ExchangeLog
 
 # R rows on this rank, D anything behind them
 
 
-class Clock(Protocol):
-    """Counts the seconds spent inside `with clock.phase(name)`."""
-
-    def phase(self, name: str) -> AbstractContextManager[Any]: ...
-
-
-class _NoClock:
-    def phase(self, name: str) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-
-NO_CLOCK: Clock = _NoClock()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A process group, this rank's place in it, and the clock that its collectives run under.
+    """A process group, this rank's place in it, the clock that its collectives run under, and their log.
 
     `ranks` are global, in the order of the group. `sends_float8`: rows of vectors go to other ranks as e4m3
     with a scale each. `host_groups`: rows of an all-to-all take two steps.
@@ -48,6 +34,7 @@ class Group:
     rank: int
     size: int
     clock: Clock = field(default=NO_CLOCK, repr=False, compare=False)
+    log: ExchangeLog = field(default=NO_LOG, repr=False, compare=False)
     sends_float8: bool = False
     host_groups: hierarchical.HostGroups | None = None
 
@@ -133,8 +120,10 @@ def exchange_counts(counts: Tensor, group: Group | None) -> Tensor:
     if group is None:
         return counts
     received = torch.empty_like(counts)
+    group.log.gives(counts)
     with group.clock.phase("all_to_all"):
         dist.all_to_all_single(received, counts.contiguous(), group=group.process_group)
+    group.log.gets(received)
     return received
 
 
@@ -169,23 +158,29 @@ def all_gather(x: Tensor, group: Group) -> Tensor:
     gathered = x.new_empty(group.size * x.shape[0], *x.shape[1:])
     # torch 2.13 gave the call a new name and warns about the old one, which torch 2.11 still needs.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    group.log.gives(x)
     with group.clock.phase("tensor_parallel"):
         gather(gathered, x.contiguous(), group=group.process_group)
+    group.log.gets(gathered)
     return gathered.unflatten(0, (group.size, x.shape[0]))
 
 
 def max_over_tp(x: Tensor, group: Group) -> Tensor:
     """The element-wise maximum over the group's ranks. No gradient; gloo loses a nan."""
     largest = x.clone(memory_format=torch.contiguous_format)
+    group.log.gives(largest)
     with group.clock.phase("tensor_parallel"):
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=group.process_group)
+    group.log.gets(largest)
     return largest
 
 
 def _all_reduce(x: Tensor, group: Group) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
+    group.log.gives(total)
     with group.clock.phase("tensor_parallel"):
         dist.all_reduce(total, group=group.process_group)
+    group.log.gets(total)
     return total
 
 
@@ -270,17 +265,16 @@ def _exchange_rows(
         plain = replace(group, sends_float8=False)
         packed = _exchange_rows(pack_rows(x_RD), send_rows, receive_rows, plain, route, is_back=is_back)
         return unpack_rows(packed, x_RD.dtype)
+    group.log.gives(x_RD)
     with group.clock.phase("all_to_all"):
         if route is not None:
             assert group.host_groups is not None
             exchange = hierarchical.exchange_back if is_back else hierarchical.exchange
-            return exchange(x_RD, route, group.host_groups)
-        received = x_RD.new_empty(sum(receive_rows), *x_RD.shape[1:])
-        dist.all_to_all_single(
-            received,
-            x_RD.contiguous(),
-            list(receive_rows),
-            list(send_rows),
-            group=group.process_group,
-        )
+            received = exchange(x_RD, route, group.host_groups)
+        else:
+            received = x_RD.new_empty(sum(receive_rows), *x_RD.shape[1:])
+            dist.all_to_all_single(
+                received, x_RD.contiguous(), list(receive_rows), list(send_rows), group=group.process_group
+            )
+    group.log.gets(received)
     return received

@@ -37,10 +37,12 @@ def decide(
     is_asked: bool,
     lost: Sequence[str],
     restarts_per_hour: int,
+    on_corruption: str,
     now: float,
 ) -> Decision:
     """
     Args:
+        on_corruption: runtime.on_corruption.
         is_asked: whether the supervisor was asked to stop.
         lost: hosts that do not answer: then it is not the program, or the start, that is at fault.
         now: seconds, of the same clock as the history.
@@ -50,6 +52,9 @@ def decide(
     if verdict.cause in FINAL and not lost:
         text = f"{verdict.reason}: {_WHY_FINAL[verdict.cause]}"
         return Decision(code=_CODES[verdict.cause], text=text)
+    if verdict.cause is Cause.CORRUPTED and on_corruption == "stop":
+        text = f"{verdict.reason}: runtime.on_corruption is stop"
+        return Decision(code=ExitCode.INTERNAL_ERROR, text=text)
     if is_asked:
         return Decision(code=ExitCode.STOPPED, text="stopped on request")
     if verdict.signature is not None and not lost and verdict.signature in history.errors:

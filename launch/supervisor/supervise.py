@@ -125,6 +125,7 @@ class Supervisor:
             is_asked=self.is_asked,
             lost=lost,
             restarts_per_hour=self.strategy.operate.restarts_per_hour,
+            on_corruption=self.strategy.runtime.on_corruption,
             now=time.monotonic(),
         )
 
@@ -243,7 +244,7 @@ class Supervisor:
         )
 
     def _failed_hosts(self, plan: Plan, verdict: Verdict) -> tuple[str, ...]:
-        if verdict.cause not in (Cause.RANK_LOST, Cause.HANG):
+        if verdict.cause not in (Cause.RANK_LOST, Cause.HANG, Cause.CORRUPTED):
             return ()
         return tuple(dict.fromkeys((*(plan.host_of(rank).name for rank in verdict.ranks), *verdict.hosts)))
 
@@ -262,7 +263,7 @@ class Supervisor:
             self.pool = pool
             return
         dead = unreachable(self._paths, failed, PROBE_TIMEOUT_S)
-        if not dead and why != "cordoned":
+        if not dead and why not in _NEVER_KEPT:
             self.journal.write(
                 "keep", f"no spare is left; still in use, as ssh reaches it: {', '.join(failed)}"
             )
@@ -285,6 +286,8 @@ class Supervisor:
         return bool(set(self._cordoned()) & set(self.pool.names))
 
 
+# A host that is out for one of these reasons gets no ranks again, whether ssh reaches it or not.
+_NEVER_KEPT = ("cordoned", Cause.CORRUPTED.value)
 _RECOVERY_FACTS = (
     "detect_s",
     "decide_s",

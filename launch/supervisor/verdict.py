@@ -21,6 +21,7 @@ class Cause(Enum):
     WRONG_INPUT = "wrong input"
     NO_MEETING = "the ranks never met"
     PROGRAM = "an error of the program"
+    CORRUPTED = "silent corruption"
     HANG = "a hang"
     RANK_LOST = "a rank was killed"
     HOST_LOST = "a host was lost"
@@ -31,6 +32,8 @@ FINAL = (Cause.DONE, Cause.DIVERGED, Cause.WRONG_INPUT, Cause.NO_MEETING)
 # Before the ranks have met: nobody there, a taken port, an unknown name, other secrets, a missing package
 # (planner/errors/startup.yaml), or a program that starts them failed (launch.yaml).
 _NO_MEETING = {"SW446", "SW608", "SW611", "SW632", "SW633", "SW634", "SW638"}
+# All ranks tell of the same: copies that differ, or a micro-batch that was computed twice.
+_CORRUPTION = {"SW902", "SW908"}
 # A rank or launch.sh tells of another one that is gone.
 _ECHOES = {"SW445", "SW447", "SW631", "SW637"}
 # A rank tells of a collective that did not end within launch.timeout: so long the first of a phase may take.
@@ -140,6 +143,8 @@ def judge(
     if outcome.code == ExitCode.WRONG_INPUT:
         return Verdict(cause=Cause.WRONG_INPUT, reason=text)
     codes = {code for problem in outcome.problems for code in _codes_of(problem)}
+    if codes & _CORRUPTION:
+        return Verdict(cause=Cause.CORRUPTED, reason=text, hosts=_named_hosts(outcome.problems))
     gave_reason = not codes & {*_ECHOES, _STALLED} and set(_rank_in(text)) & set(ranks)
     if ranks and not gave_reason:  # what the others say is what they saw of it
         return killed
@@ -166,6 +171,13 @@ def _codes_of(problem: Mapping[str, Any]) -> tuple[str, ...]:
     """Its own code; a rank's error has it in the text."""
     own = problem.get("code")
     return (str(own),) if own else tuple(_CODE.findall(str(problem.get("found") or "")))
+
+
+def _named_hosts(problems: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Of Problems that name hosts beside their text (runtime/startup/corruption_report.py)."""
+    lists = [problem.get("hosts") for problem in problems]
+    names = [name for found in lists if isinstance(found, list) for name in found if isinstance(name, str)]
+    return tuple(dict.fromkeys(names))
 
 
 def _rank_in(text: str) -> tuple[int, ...]:

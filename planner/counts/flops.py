@@ -6,6 +6,7 @@ from functools import lru_cache
 from planner.counts.module_flops import stage_modules
 from planner.counts.parameters import model_parameters
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
+from planner.counts.replays import replays_per_step
 from planner.plan.plan import Plan
 from planner.strategy.schema import ModelShape
 
@@ -60,15 +61,19 @@ def model_flops(plan: Plan) -> Flops:
 
 def executed_flops(plan: Plan, imbalance: ExpertImbalance = BALANCED) -> Flops:
     """What the ranks compute in one step: with recompute, fused attention's repeated scores, the routes that
-    every TP partner decides, stock dispatch's einsums and padding.
+    every TP partner decides, stock dispatch's einsums and padding, and micro-batches that are computed twice.
 
     `load` above balanced counts every rank as if it were the fullest.
     """
     forward = backward = recompute = 0
+    replays = replays_per_step(plan)
     for stage in plan.stages:
         times = stage.dense.size("data") * stage.dense.size("tp") * plan.batch.accumulation
         for work in stage_modules(plan, stage, imbalance):
             forward += times * work.flops_forward
             backward += times * work.flops_backward
             recompute += times * work.flops_recompute
+            if replays:
+                again = work.flops_forward + work.flops_backward + work.flops_recompute
+                recompute += round(replays / plan.batch.accumulation * times * again)
     return Flops(forward=forward, backward=backward, recompute=recompute)

@@ -20,6 +20,7 @@ def list_notes(plan: Plan) -> tuple[str, ...]:
         *_host_order(plan),
         *_joined_conversations(plan),
         *_unknown_documents(plan),
+        *_no_copies(plan),
         *([forced] if (forced := forced_routing_warning(plan.strategy)) else []),
     )
 
@@ -115,3 +116,18 @@ def _unknown_documents(plan: Plan) -> Iterator[str]:
             "data.packing documents: attention is counted as for one document a sequence, an upper bound of "
             "FLOPs and time"
         )
+
+
+def _no_copies(plan: Plan) -> Iterator[str]:
+    """Where the check was asked for; by default it is on, and costs nothing where there is nothing to do."""
+    runtime = plan.strategy.runtime
+    is_alone = all(len(stage.ranks) == 1 for stage in plan.stages)
+    if "check_replicas_every" not in runtime.model_fields_set or not is_alone:
+        return
+    left = "nothing is compared"
+    if plan.strategy.training.precision != "fp32":
+        left = "bf16 weights are compared with their own masters only"
+    yield (
+        f"SW322 runtime.check_replicas_every {runtime.check_replicas_every}: no rank holds a copy of what "
+        f"another holds, so {left}; runtime.replay_every checks what is computed"
+    )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from planner.counts.forced_load import plan_load
 from planner.counts.rank_workload import ExpertImbalance, rank_workload
+from planner.counts.replays import replays_per_step
 from planner.hardware.catalog import Device
 from planner.memory.rank_memory import GPU_OVERHEAD_BYTES, GPU_OVERHEAD_RANGE
 from planner.plan.ds_config import sums_locally
@@ -83,6 +84,12 @@ def _lines(plan: Plan, device: Device, imbalance: ExpertImbalance, slower: float
         some = "" if len(plan.stages) == 1 else f", {slower * device.cores:.1f} of them busy on average"
         yield f"{ranks} ranks share {device.cores} cores{some}: compute is {slower:.3g} times slower"
     yield from _kernels(plan, imbalance)
+    replays = replays_per_step(plan)
+    if replays:
+        yield (
+            f"runtime.replay_every: a micro-batch more in one of {1 / replays:.3g} steps, those before a "
+            "checkpoint included; comparing its gradients is not counted"
+        )
     if sums_locally(plan):
         yield "fp32 sums of gradients: read and written once a micro-batch, derived and not measured"
     precision = strategy.training.precision

@@ -104,7 +104,7 @@ def predict(
     model = model or TimeModel(device or device_of(plan.strategy.cluster.gpu), imbalance)
     device, step = model.device, model.step(plan)
     accumulation, bracket = step.accumulation, step.bracket
-    phases = stage_phases(step.stages, step.boundaries, accumulation, bracket.expected_s)
+    phases = stage_phases(step.stages, step.boundaries, accumulation, bracket.expected_s, step.replays)
     transfers = [0.0, *(boundary.transfer_s for boundary in step.boundaries)]
     stages = tuple(
         StagePrediction(

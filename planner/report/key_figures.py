@@ -7,6 +7,7 @@ from typing import Any
 from planner.counts.flops import model_flops, token_flops
 from planner.counts.parameters import model_parameters
 from planner.memory.fit import fits, fullest_rank
+from planner.memory.replicated_state import replicated_state
 from planner.plan.memory_limit import memory_limit
 from planner.plan.plan import Plan
 from planner.prediction.predict import Prediction
@@ -89,6 +90,7 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
         "memory",
         f"{format_bytes(figures.peak_bytes)} on the fullest rank, of {format_bytes(limit)}{verdict}",
     )
+    yield "silent faults", _checks_text(plan)
     yield "run", _run_text(run)
     beside = ""
     if run.stall_s < run.checkpoint_s:
@@ -106,6 +108,20 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
             f"{plural(run.failures.best_interval_steps, 'step')} between checkpoints: ETTR "
             f"{run.failures.best_ratio:.1%}",
         )
+
+
+def _checks_text(plan: Plan) -> str:
+    runtime = plan.strategy.runtime
+    found = (
+        f"{replicated_state(plan).share:.1%} of weights, masters and moments compared every "
+        f"{plural(runtime.check_replicas_every, 'step')}"
+    )
+    if runtime.replay_every is None:
+        return f"{found}; nothing computed twice"
+    return (
+        f"{found}; 1 of {plural(plan.batch.accumulation, 'micro-batch')} computed twice every "
+        f"{plural(runtime.replay_every, 'step')}"
+    )
 
 
 def _run_text(run: RunForecast) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from planner.problems import Problem
 from planner.rules import (
     batch,
+    corruption,
     data,
     deepspeed_dispatch,
     float8,
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     *float8.RULES,
     *forced_routing.RULES,
     *batch.RULES,
+    *corruption.RULES,
     *data.RULES,
 )
 

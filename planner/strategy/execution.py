@@ -73,7 +73,18 @@ class Runtime(Section):
         "element and 4 a row",
     )
     check_replicas_every: Positive = Field(
-        default=100, description="steps between checks that replicas of parameters are bitwise equal"
+        default=100,
+        description="steps between checks that all copies of weights, masters and moments have the same bits",
+    )
+    replay_every: Positive | None = Field(
+        default=None,
+        description="steps between replays: one micro-batch is computed twice, and the bits of its loss and "
+        "gradients compared; null: none",
+    )
+    on_corruption: Literal["stop", "replace"] = Field(
+        default="stop",
+        description="what `launch run` does when a check finds different bits: end the run, or take the "
+        "hosts that it names out and resume from the last checkpoint",
     )
     deterministic: bool = Field(
         default=False,

@@ -27,8 +27,13 @@ class Bracket:
     no_overlap_s: float
 
 
-def step_bracket(stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int) -> Bracket:
-    """The step's time, from everything overlapped to nothing; `boundaries[i]` is behind `stages[i]`."""
+def step_bracket(
+    stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int, replays: float = 0.0
+) -> Bracket:
+    """The step's time, from everything overlapped to nothing; `boundaries[i]` is behind `stages[i]`.
+
+    `replays`: micro-batches that are computed once more, when the others are done.
+    """
     more = accumulation - 1
     busy = [stage.micro_batch.total_s for stage in stages]
     hidden = [_overlapped_s(stage.forward) + _overlapped_s(stage.backward) for stage in stages]
@@ -46,23 +51,26 @@ def step_bracket(stages: Sequence[StageTime], boundaries: Sequence[Boundary], ac
     )
     after = max(stage.after_s for stage in stages)
     return Bracket(
-        full_overlap_s=ideal + max(stage.optimizer_s for stage in stages),
-        expected_s=expected_step_s(stages, boundaries, accumulation),
-        no_overlap_s=sum(busy) + once + more * max(waiting) + after,
+        full_overlap_s=ideal + max(stage.optimizer_s for stage in stages) + replays * sum(hidden),
+        expected_s=expected_step_s(stages, boundaries, accumulation, replays),
+        no_overlap_s=(1 + replays) * (sum(busy) + once) + more * max(waiting) + after,
     )
 
 
-def expected_step_s(stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int) -> float:
+def expected_step_s(
+    stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int, replays: float = 0.0
+) -> float:
     """The expected time alone, which is all that a search asks for."""
     busy = [stage.micro_batch.total_s for stage in stages]
     later = [stage.later_s for stage in stages]
     after = max([stage.exposed_after_s for stage in stages])
     if not boundaries:
-        return busy[0] + (accumulation - 1) * later[0] + after
+        return (1 + replays) * busy[0] + (accumulation - 1) * later[0] + after
     once = sum([boundary.both_ways_s for boundary in boundaries])
     widest = max([boundary.transfer_s for boundary in boundaries])
     chunked = sum([_chunked_s(stages, boundaries, is_backward=b) for b in (False, True)])
-    return sum(busy) + once - chunked + (accumulation - 1) * max(*later, widest) + after
+    first = sum(busy) + once - chunked
+    return (1 + replays) * first + (accumulation - 1) * max(*later, widest) + after
 
 
 def forward_latency_s(
@@ -102,18 +110,22 @@ class StagePhases:
 
 
 def stage_phases(
-    stages: Sequence[StageTime], boundaries: Sequence[Boundary], accumulation: int, step_s: float
+    stages: Sequence[StageTime],
+    boundaries: Sequence[Boundary],
+    accumulation: int,
+    step_s: float,
+    replays: float = 0.0,
 ) -> tuple[StagePhases, ...]:
     """The phases of each stage in a step of `step_s` seconds."""
     found = []
+    passes = accumulation + replays
     for stage, transfer in zip(stages, _transfers_s(boundaries, len(stages)), strict=True):
         own = {
             "data": stage.data_s,
-            "compute": accumulation * (stage.forward.compute_s + stage.backward.compute_s),
-            "all_to_all": accumulation * (stage.forward.all_to_all_s + stage.backward.all_to_all_s)
+            "compute": passes * (stage.forward.compute_s + stage.backward.compute_s),
+            "all_to_all": passes * (stage.forward.all_to_all_s + stage.backward.all_to_all_s)
             - (accumulation - 1) * stage.all_to_all_hidden_s,
-            "tensor_parallel": accumulation
-            * (stage.forward.tensor_parallel_s + stage.backward.tensor_parallel_s),
+            "tensor_parallel": passes * (stage.forward.tensor_parallel_s + stage.backward.tensor_parallel_s),
             "stage_wait": 0.0,
             "gradient_reduce": stage.gradient_reduce_s - stage.reduce_hidden_s,
             "optimizer": stage.optimizer_s,
@@ -121,7 +133,7 @@ def stage_phases(
         }
         if len(stages) > 1:
             own["stage_wait"] = max(0.0, step_s - sum(own.values()))
-        transferred = min(accumulation * transfer, own["stage_wait"])
+        transferred = min(passes * transfer, own["stage_wait"])
         found.append(
             StagePhases(
                 phases_s=own, transfer_s=transferred, bubble_s=max(0.0, own["stage_wait"] - transferred)

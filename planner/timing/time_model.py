@@ -10,6 +10,7 @@ from functools import cached_property
 
 from planner.counts.forced_load import forced_load
 from planner.counts.rank_workload import BALANCED, ExpertImbalance
+from planner.counts.replays import replays_per_step
 from planner.hardware.catalog import Device
 from planner.plan.ds_config import bucket_elements, sums_locally, zero_stage
 from planner.plan.plan import Plan
@@ -27,20 +28,24 @@ from planner.topology.layout import BoundaryClass, StageClass
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """One step of a plan: each stage's time, and of each boundary behind a stage."""
+    """One step of a plan: each stage's time, and of each boundary behind a stage.
+
+    replays: micro-batches that are computed twice (runtime.replay_every), on average.
+    """
 
     network: Network
     stages: tuple[StageTime, ...]
     boundaries: tuple[Boundary, ...]
     accumulation: int
+    replays: float = 0.0
 
     @cached_property
     def bracket(self) -> Bracket:
-        return step_bracket(self.stages, self.boundaries, self.accumulation)
+        return step_bracket(self.stages, self.boundaries, self.accumulation, self.replays)
 
     @property
     def expected_s(self) -> float:
-        return expected_step_s(self.stages, self.boundaries, self.accumulation)
+        return expected_step_s(self.stages, self.boundaries, self.accumulation, self.replays)
 
 
 class TimeModel:
@@ -73,7 +78,7 @@ class TimeModel:
         busy = sum(
             len(stage.ranks)
             * (
-                plan.batch.accumulation * (time.forward.compute_s + time.backward.compute_s)
+                (plan.batch.accumulation + alone.replays) * (time.forward.compute_s + time.backward.compute_s)
                 + time.optimizer_s
                 + time.gradient_reduce_s
                 + time.data_s
@@ -124,6 +129,7 @@ class TimeModel:
             stages=tuple(stages),
             boundaries=tuple(boundaries),
             accumulation=batch.accumulation,
+            replays=replays_per_step(plan),
         )
 
     def _stage(self, plan: Plan, one: StageClass, network: Network, zero: int) -> StageTime:

@@ -14,11 +14,8 @@ from torch import Tensor
 
 from model.collectives import Shard
 from runtime.parallel.groups import RankGroups
-from runtime.training.fused_update import moments
 from runtime.training.grad_norm import is_expert, is_split_over_tp
-
-VALUE = "weight"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from runtime.training.held_tensors import VALUE, held_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +44,7 @@ def views(engine: DeepSpeedEngine, groups: RankGroups) -> Iterator[View]:
     """
     names = {id(p): name.removeprefix("model.") for name, p in engine.module.named_parameters()}
     shards = engine.module.model.shards()
-    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
-        held = _partitioned(engine.optimizer)
-    else:
-        held = _unpartitioned(engine.optimizer)
+    held = held_tensors(engine.optimizer)
     first = groups.data.rank == 0 and groups.tp.rank == 0
     for name, buffer in engine.module.model.named_buffers():
         shape = tuple(buffer.shape)
@@ -94,36 +88,6 @@ def optimizer_steps(engine: DeepSpeedEngine) -> int:
     counts = {int(state["step"]) for state in _adam(engine.optimizer).state.values()}
     assert len(counts) <= 1, f"Adam's parameters disagree on their step: {counts}"
     return counts.pop() if counts else 0
-
-
-# A parameter, the flat range of it that this rank holds (None: all), and its value and moments there.
-HeldTensors = Iterator[tuple[Tensor, tuple[int, int] | None, dict[str, Tensor]]]
-
-
-def _unpartitioned(optimizer: torch.optim.Optimizer) -> HeldTensors:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = moments(optimizer, parameter)
-            yield parameter, None, {VALUE: parameter.data} | {kind: state[kind] for kind in MOMENTS}
-
-
-def _partitioned(optimizer: DeepSpeedZeroOptimizer) -> HeldTensors:
-    """DeepSpeed 0.19.8 concatenates a group's parameters and cuts the result into equal partitions.
-
-    Offsets: stage_1_and_2.py, round_robin_bit16_offsets (round robin itself is off in our config).
-    """
-    for index, parameters in enumerate(optimizer.round_robin_bit16_groups):
-        master = optimizer.single_partition_of_fp32_groups[index]
-        state = moments(optimizer.optimizer, master)
-        tensors = {VALUE: master.data} | {kind: state[kind] for kind in MOMENTS}
-        size = optimizer.partition_size[index]
-        first = torch.distributed.get_rank(optimizer.real_dp_process_group[index]) * size
-        for parameter, offset in zip(parameters, optimizer.round_robin_bit16_offsets[index], strict=True):
-            start = max(offset, first)
-            stop = min(offset + parameter.numel(), first + size)
-            if start < stop:
-                flat = (start - offset, stop - offset)
-                yield parameter, flat, {k: t[start - first : stop - first] for k, t in tensors.items()}
 
 
 def _adam(optimizer: torch.optim.Optimizer | DeepSpeedZeroOptimizer) -> torch.optim.Optimizer:

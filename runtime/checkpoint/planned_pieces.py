@@ -16,11 +16,12 @@ from torch import Tensor
 from planner import Plan
 from planner.memory.optimizer_state import partition_elements
 from planner.plan.ds_config import zero_stage
-from runtime.checkpoint.engine_state import MOMENTS, VALUE, is_owner
+from runtime.checkpoint.engine_state import is_owner
 from runtime.checkpoint.safetensors_writer import OwnedPiece
 from runtime.parallel.groups import RankGroups, tables_of
 from runtime.training.engine import parameter_groups
 from runtime.training.grad_norm import is_expert
+from runtime.training.held_tensors import MOMENTS, VALUE
 from runtime.training.training_model import make_shard
 
 

@@ -3,6 +3,9 @@
 Not torch's gather_object and broadcast_object_list: they unpickle what a peer sends, and a pickle runs code.
 """
 
+import json
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -39,6 +42,14 @@ def broadcast_bytes(content: bytes, group: dist.ProcessGroup | None = None) -> b
     if len(tensor):
         dist.broadcast(tensor, src=0, group=group)
     return _to_bytes(tensor)
+
+
+def exchange_json(content: Any) -> list[Any]:
+    """What every rank says, in rank order, on every rank. Collective over the world."""
+    gathered = gather_bytes(json.dumps(content).encode())
+    merged = b"" if gathered is None else json.dumps([json.loads(one) for one in gathered]).encode()
+    everything: list[Any] = json.loads(broadcast_bytes(merged))
+    return everything
 
 
 def _device(group: dist.ProcessGroup | None) -> torch.device:

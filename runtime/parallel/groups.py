@@ -1,4 +1,4 @@
-"""Process groups of the plan's rank tables, and the check that DeepSpeed uses the same ones.
+"""Process groups of the plan's rank tables.
 
 Only this module makes process groups. Their ranks come from planner.topology.placement; all ranks make all
 groups in one order.
@@ -12,17 +12,15 @@ from typing import Any
 
 import torch.distributed as dist
 
-from model.collectives import NO_CLOCK, Clock, Group, ModelGroups
+from model.collectives import Group, ModelGroups
 from model.hierarchical import HostGroups
+from model.observers import NO_CLOCK, Clock
 from planner import Plan, Stage
 from planner.topology.host_blocks import by_host
+from runtime.parallel.exchange_log import FingerprintLog
 
 # The description of the group that saves beside training use.
 SAVING_GROUP = "checkpoints"
-
-
-class GroupMismatch(RuntimeError):
-    """DeepSpeed's groups differ from the plan's; the message has both tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +34,7 @@ class BoundaryGroups:
     activations: dist.ProcessGroup | None  # None is the world's, for torch
     gradients: dist.ProcessGroup | None
     clock: Clock
+    log: FingerprintLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +56,7 @@ class RankGroups:
     are the boundaries to the neighboring stages, None at the ends of the model. A group of one rank has a
     process group too, because DeepSpeed asks for it. `reductions`: None without runtime.overlap_reduce.
     `saving`: the world once more, for saves beside training; None without output.async_save.
+    `log`: of what passes through the groups of the model's layers and the boundaries.
     """
 
     rank: int
@@ -70,6 +70,7 @@ class RankGroups:
     model: ModelGroups
     reductions: ReductionGroups | None
     saving: dist.ProcessGroup | None
+    log: FingerprintLog
 
     @property
     def expert_group_name(self) -> str:
@@ -84,6 +85,7 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
     """
     made: dict[tuple[int, ...], dist.ProcessGroup] = {}
     mine: dict[str, Group] = {}
+    log = FingerprintLog()
 
     def make(ranks: tuple[int, ...], purpose: str) -> dist.ProcessGroup:
         if ranks not in made:
@@ -101,10 +103,11 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
                 rank=ranks.index(rank),
                 size=len(ranks),
                 clock=clock,
+                log=log,
                 sends_float8=axis == "ep" and plan.strategy.runtime.fp8_payload,
                 host_groups=host_groups,
             )
-    boundaries = _make_boundary_groups(plan, clock)
+    boundaries = _make_boundary_groups(plan, clock, log)
     reductions = _make_reduction_groups(plan, rank) if plan.strategy.runtime.overlap_reduce else None
     saving = None
     if plan.strategy.output.async_save:
@@ -117,6 +120,7 @@ def make_groups(plan: Plan, rank: int, clock: Clock = NO_CLOCK) -> RankGroups:
         outgoing=boundaries[place] if place < len(boundaries) else None,
         reductions=reductions,
         saving=saving,
+        log=log,
         **_complete(mine, Group(process_group=made.get((rank,)), ranks=(rank,), rank=0, size=1)),
     )
 
@@ -135,6 +139,7 @@ def tables_of(plan: Plan, rank: int) -> RankGroups:
         outgoing=None,
         reductions=None,
         saving=None,
+        log=FingerprintLog(),
         **_complete(mine, Group(process_group=None, ranks=(rank,), rank=0, size=1)),
     )
 
@@ -207,7 +212,7 @@ def _make_host_groups(
     )
 
 
-def _make_boundary_groups(plan: Plan, clock: Clock) -> list[BoundaryGroups]:
+def _make_boundary_groups(plan: Plan, clock: Clock, log: FingerprintLog) -> list[BoundaryGroups]:
     """One for each boundary, in the order in which activations flow."""
     made = []
     for before, after in pairwise(plan.stages):
@@ -216,81 +221,5 @@ def _make_boundary_groups(plan: Plan, clock: Clock) -> list[BoundaryGroups]:
             ranks = sorted((*before.ranks, *after.ranks))
             activations = _new_group(plan, ranks, f"activations to {after.name}")
             gradients = _new_group(plan, ranks, f"gradients to {before.name}")
-        made.append(BoundaryGroups(activations=activations, gradients=gradients, clock=clock))
+        made.append(BoundaryGroups(activations=activations, gradients=gradients, clock=clock, log=log))
     return made
-
-
-class StageGrid:
-    """DeepSpeed's `mpu` interface: the rank's data- and tensor-parallel groups in its stage.
-
-    With it DeepSpeed takes the stage's data-parallel group for its world, not the job's.
-    """
-
-    def __init__(self, groups: RankGroups) -> None:
-        self._groups = groups
-
-    def get_data_parallel_group(self) -> dist.ProcessGroup | None:
-        return self._groups.data.process_group
-
-    def get_data_parallel_world_size(self) -> int:
-        return self._groups.data.size
-
-    def get_data_parallel_rank(self) -> int:
-        return self._groups.data.rank
-
-    def get_data_parallel_group_ranks(self) -> list[int]:
-        return list(self._groups.data.ranks)
-
-    def get_model_parallel_group(self) -> dist.ProcessGroup | None:
-        return self._groups.tp.process_group
-
-    def get_model_parallel_world_size(self) -> int:
-        return self._groups.tp.size
-
-    def get_model_parallel_rank(self) -> int:
-        return self._groups.tp.rank
-
-    get_tensor_model_parallel_group = get_model_parallel_group
-    get_tensor_model_parallel_world_size = get_model_parallel_world_size
-    get_tensor_model_parallel_rank = get_model_parallel_rank
-
-
-def give_to_deepspeed(groups: RankGroups) -> StageGrid:
-    """Registers the expert groups with DeepSpeed before `initialize` would make its own.
-
-    DeepSpeed 0.19.8 would split the world into expert groups (utils/groups.py:417), which hangs or fails
-    where a stage is not the world; it uses groups that are registered already (moe/layer.py:91).
-    """
-    from deepspeed.utils import groups as theirs
-
-    if groups.stage.expert is not None:
-        name = groups.expert_group_name
-        theirs._EXPERT_PARALLEL_GROUP[name] = groups.ep.process_group
-        theirs._EXPERT_PARALLEL_GROUP_RANKS[name] = list(groups.ep.ranks)
-        theirs._EXPERT_DATA_PARALLEL_GROUP[name] = groups.edp.process_group
-        theirs._EXPERT_DATA_PARALLEL_GROUP_RANKS[name] = list(groups.edp.ranks)
-    grid = StageGrid(groups)
-    theirs.mpu = grid
-    return grid
-
-
-def check_deepspeed(groups: RankGroups) -> None:
-    """Compares the groups of DeepSpeed's new engine with the plan's.
-
-    Raises:
-        GroupMismatch: with both tables, before the first step.
-    """
-    from deepspeed.utils import groups as theirs
-
-    names = set() if groups.stage.expert is None else {groups.expert_group_name}
-    found = {"data": theirs._get_data_parallel_group(), "tp": theirs.mpu.get_model_parallel_group()}
-    for name in names:
-        found["ep"] = theirs._get_expert_parallel_group(name)
-        found["edp"] = theirs._get_expert_data_parallel_group(name)
-    planned = {axis: getattr(groups, axis).ranks for axis in found}
-    held = {axis: tuple(dist.get_process_group_ranks(group)) for axis, group in found.items()}
-    if held != planned or set(theirs._get_expert_parallel_group_dict()) != names:
-        raise GroupMismatch(
-            f"rank {groups.rank}: DeepSpeed's groups differ from the plan's\n"
-            f"  plan:      {planned}\n  DeepSpeed: {held}"
-        )

@@ -17,8 +17,7 @@ from runtime.parallel.pipeline_p2p import P2PChannel
 
 def recv_activations(channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:
     """A chunk of activations, [R, S, C]; backward sends their gradient to the previous stage."""
-    anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())
-    return _Receive.apply(anchor, channel, micro_batch, chunk)
+    return _Receive.apply(channel.anchor, channel, micro_batch, chunk)
 
 
 def send_activations(x_RSC: Tensor, channel: P2PChannel, micro_batch: int, chunk: int) -> Tensor:

@@ -51,7 +51,7 @@ class P2PChannel:
     A channel sends one payload and receives the other. Chunks of activations are sent first to last, those of
     gradients last to first, which is autograd's order: NCCL has no tags, so both ends must use one order.
     `sent_bytes` counts what this rank has sent. `sends_float8`: tokens' columns travel as e4m3 with a scale
-    for each token and piece.
+    for each token and piece. `anchor`: makes autograd run the backward pass of what was received.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class P2PChannel:
     ) -> None:
         self.chunks = tuple(chunks)
         self.sent_bytes = 0
+        self.anchor = torch.zeros((), requires_grad=True)
         self._sends: Payload = sends
         self._receives: Payload = "gradients" if sends == "activations" else "activations"
         self._columns, self._seq_length = columns, seq_length
@@ -127,6 +128,7 @@ class P2PChannel:
                 work.wait()
             for target, source in arriving.copies:
                 target.copy_(unpack_rows(source, self._dtype) if self._sends_float8 else source)
+        self._groups.log.gets(arriving.x_RSC)
         self._arriving[micro_batch][chunk] = None
         if not any(self._arriving[micro_batch]):
             del self._arriving[micro_batch]
@@ -135,6 +137,7 @@ class P2PChannel:
     def send(self, micro_batch: int, chunk: int, x_RSC: Tensor) -> None:
         """Sends a chunk, [R, S, C]; waits only where too many micro-batches are still being sent."""
         assert x_RSC.dtype == self._dtype, f"{x_RSC.dtype} is sent where {self._dtype} is expected"
+        self._groups.log.gives(x_RSC)
         with self._clock.phase("stage_wait"):
             for earlier in [m for m in self._leaving if m <= micro_batch - SENDS_IN_FLIGHT]:
                 self._wait_sent(earlier)

@@ -20,8 +20,8 @@ from planner.exit_codes import ExitCode
 from planner.memory.fit import cap_problem
 from planner.plan.operator_env import format_ranks, read_environment
 from runtime.checkpoint.compatibility import Fingerprints
+from runtime.parallel.deepspeed_groups import GroupMismatch
 from runtime.parallel.device import device_problems, sum_over_world
-from runtime.parallel.groups import GroupMismatch
 from runtime.parallel.kernels import kernel_problems
 from runtime.process.attempt_secret import secret_of_attempt
 from runtime.process.identity import Identity

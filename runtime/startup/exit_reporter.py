@@ -14,11 +14,13 @@ from runtime.checkpoint.commit import newest_step
 from runtime.process.launcher_watch import why_launch_ends_ranks
 from runtime.process.missing_module import is_load_failure
 from runtime.startup.context import RunContext
+from runtime.startup.corruption_report import corruption_json, corruption_problem
 from runtime.startup.divergence import divergence_json, divergence_problem
 from runtime.startup.error_text import describe, is_peer_loss, missing_problem, wants_traceback
 from runtime.startup.failure_reason import ECHO_WAIT_S, describe_stall, first_reason, left_by_rank_0
 from runtime.startup.meeting import CannotMeet
 from runtime.startup.outcome_files import claim_failed_start, write_done, write_failed
+from runtime.training.corruption import Corrupted
 from runtime.training.loss_guard import Diverged
 
 _STALL_TEXT = (
@@ -137,6 +139,8 @@ class ExitReporter:
             return self._cannot_meet(error.problem)
         if isinstance(error, Diverged):
             return self._diverged(error)
+        if isinstance(error, Corrupted):
+            return self._corrupted(error)
         if is_load_failure(error) and self.context.store is None:
             if wants_traceback():
                 print(describe(error), file=sys.stderr, flush=True)
@@ -161,6 +165,15 @@ class ExitReporter:
             print(problem, file=sys.stderr, flush=True)
             self._write_failed(ExitCode.NEGATIVE, [divergence_json(error, problem)])
         return ExitCode.NEGATIVE
+
+    def _corrupted(self, error: Corrupted) -> ExitCode:
+        """All ranks know, from the same findings. Another attempt may go well, elsewhere."""
+        if self.context.rank == 0:
+            plan = self.context.plan
+            problem = corruption_problem(error, plan, self._newest_checkpoint())
+            print(problem, file=sys.stderr, flush=True)
+            self._write_failed(ExitCode.INTERNAL_ERROR, [corruption_json(error, problem, plan)])
+        return ExitCode.INTERNAL_ERROR
 
     def _cannot_meet(self, problem: Problem) -> ExitCode:
         """The ranks have not met: no peer is gone, and all ranks of a host see the same."""

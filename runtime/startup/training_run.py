@@ -45,7 +45,7 @@ class TrainingRun:
         self.data_entry = Path(decision.data_entry)
         self.last_step = context.plan.strategy.training.steps
         self._context, self._decision, self._exit_reporter = context, decision, exit_reporter
-        self._folder = context.folder
+        self.folder = self._folder = context.folder
         self._is_save_due = False
         self.pulse = begin_heartbeats(context, exit_reporter.fail_now)
 

@@ -37,7 +37,9 @@ class StepLine:
     model_flops: what the step asks of any machine, as MFU counts it; peak_flops: of all ranks together, a
     second. phases_s: rank 0's, from its clock. predicted: the planner's seconds for the same phases, and its
     step_s. force_routing: as the strategy has it; None: the routers choose. load: of the experts over all
-    ranks. elapsed_s: since the attempt's first step began, by a clock that nobody sets.
+    ranks. elapsed_s: since the attempt's first step began, by a clock that nobody sets. checked: for silent
+    corruption: whether copies were compared, the micro-batch that was computed twice, and rank 0's seconds;
+    None: nothing was due.
     """
 
     step: int
@@ -55,6 +57,7 @@ class StepLine:
     force_routing: Mapping[str, Any] | None = None
     load: ExpertLoad | None = None
     elapsed_s: float | None = None
+    checked: Mapping[str, Any] | None = None
 
     @property
     def step_s(self) -> float:
@@ -155,6 +158,7 @@ class Telemetry:
                 "force_routing": line.force_routing,
                 "time": time.time(),
                 "elapsed_s": line.elapsed_s,
+                "checked": line.checked,
                 "attempt": self._attempt,
             }
         )

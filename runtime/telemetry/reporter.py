@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -121,6 +122,7 @@ class RunReporter:
             predicted=self._predicted,
             force_routing=self._force_routing,
             load=load,
+            checked=None if report.checked is None else asdict(report.checked),
             elapsed_s=round(time.monotonic() - self._began, 3),
         )
         self._telemetry.append_step(line)

@@ -18,11 +18,12 @@ from deepspeed.runtime.zero import stage_1_and_2
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
-from model.collectives import Clock
 from model.moe import MoELayer
+from model.observers import Clock
 from planner import Plan
 from planner.plan.ds_config import ds_config, sums_locally
-from runtime.parallel.groups import RankGroups, check_deepspeed, give_to_deepspeed
+from runtime.parallel.deepspeed_groups import check_deepspeed, give_to_deepspeed
+from runtime.parallel.groups import RankGroups
 from runtime.training.aligned_adamw import align
 from runtime.training.grad_norm import clip_divisor, global_norm, replicas
 from runtime.training.gradient_sums import GradientSums
@@ -38,14 +39,14 @@ class EngineMoE(MoELayer, DeepSpeedMoE):  # type: ignore[misc]  # DeepSpeed has 
     """
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
-        """Nothing: the groups are the plan's already (runtime.parallel.groups.give_to_deepspeed)."""
+        """Nothing: the groups are the plan's already (runtime.parallel.deepspeed_groups)."""
 
 
 def make_engine(module: nn.Module, plan: Plan, groups: RankGroups, clock: Clock) -> DeepSpeedEngine:
     """The engine of `module` and `plan`. Collective over the plan's world.
 
     Raises:
-        runtime.parallel.groups.GroupMismatch: if DeepSpeed's groups differ from the plan's.
+        runtime.parallel.deepspeed_groups.GroupMismatch: if DeepSpeed's groups differ from the plan's.
     """
     # DeepSpeed would compile a CPU op under a lock at the first start (comm/torch.py:49): a killed build
     # hangs every later run, and a machine without a compiler cannot start. gloo does the same work.

@@ -1,6 +1,7 @@
 """Training step and validation pass of one rank: micro-batches in, sums over the world out."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor
 
-from model.collectives import Clock
+from model.observers import Clock
 from runtime.data.rows import Totals
 from runtime.parallel.groups import RankGroups
 from runtime.parallel.pipeline_p2p import P2PChannels
@@ -23,6 +24,7 @@ from runtime.profiling.phase_clock import TimeSpan
 from runtime.profiling.timestamps import make_timestamps
 from runtime.training.expert_bias import update_expert_bias
 from runtime.training.micro_batch import MicroBatch
+from runtime.training.step_checks import StepChecks
 from runtime.training.training_model import Sums
 
 
@@ -55,12 +57,21 @@ def train_step(
     totals: Totals,
     clock: Clock,
     schedule: Schedule = one_forward_one_backward,
+    checks: StepChecks | None = None,
+    step: int = 0,
 ) -> StepResult:
     """Forward and backward of every micro-batch, then one clipped update. Collective over the world.
 
     Gradients are summed over micro-batches and ranks: each loss is divided by `totals` already.
+
+    Args:
+        checks: for silent corruption, of those that are due in this `step`.
+
+    Raises:
+        runtime.training.corruption.Corrupted: by a check, before the update; on every rank.
     """
     channels: P2PChannels = engine.module.channels
+    replay = None if checks is None else checks.begin(step)
     losses: dict[int, Tensor] = {}  # of the micro-batches in flight
     sums: list[Sums] = []
     stamps = make_timestamps(engine.device)
@@ -75,19 +86,27 @@ def train_step(
     for index, action in enumerate(actions):
         channels.post_recv(receives_to_post(actions, index, channels.place, channels.num_stages))
         micro_batch = micro_batches[action.micro_batch]
+        watch = nullcontext() if replay is None else replay.watch(action)
         if action.kind == "forward":
-            with clock.phase("compute"):
+            with clock.phase("compute"), watch:
                 losses[action.micro_batch], micro_sums = engine(micro_batch, totals, action.micro_batch)
+            if replay is not None:
+                replay.keep(action, losses[action.micro_batch], micro_sums)
             sums.append(micro_sums)
             passed(f"forward {action.micro_batch}")
             continue
-        with clock.phase("compute"):
+        with clock.phase("compute"), watch:
             # `backward` divides by the accumulation. With scale_wrt_gas=False DeepSpeed 0.19.8 still does,
             # in a hook on the forward's output (engine.py:3179); this factor undoes it.
             engine.backward(losses.pop(action.micro_batch) * engine.gradient_accumulation_steps())
         passed(f"backward {action.micro_batch}")
         if index == len(actions) - 1:
             channels.finish()
+            if checks is not None and checks.are_due:
+                with clock.phase("compute"):
+                    checks.replay(lambda m: engine.module(micro_batches[m], totals, m))
+                checks.before_update()
+                passed("check")
         with clock.phase("optimizer"):
             engine.step()
     grad_norm = float(engine.get_global_grad_norm())

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from deepspeed.runtime.engine import DeepSpeedEngine
 
@@ -17,7 +18,7 @@ from runtime.training.garbage_collection import freeze_what_stays, no_collection
 from runtime.training.loss_guard import Diverged, LossGuard
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.micro_batch import training_batches, validation_batches
-from runtime.training.replica_check import check_replicas
+from runtime.training.step_checks import Checked, StepChecks
 from runtime.training.train_step import StepResult, train_step, validation_loss
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 class StepReport:
     """One step on this rank. Losses are means over targets; totals: of the global batch.
 
-    phases_s sum to the step's time; spans: the same phases one by one, of the traced step only.
+    phases_s sum to the step's time; spans: the same phases one by one, of the traced step only. checked: for
+    silent corruption; None: nothing was due.
     """
 
     step: int
@@ -37,6 +39,7 @@ class StepReport:
     totals: Totals
     phases_s: dict[str, float]
     spans: tuple[TimeSpan, ...] = ()
+    checked: Checked | None = None
 
 
 @dataclass(kw_only=True)
@@ -44,7 +47,8 @@ class Trainer:
     """One rank's engine, data and clock.
 
     horizon: the last step of the learning rate's cosine. recent_losses: of the steps before this attempt's.
-    pulse: where the rank's heartbeat reads how far it has got.
+    pulse: where the rank's heartbeat reads how far it has got. folder: of the run, for the tensors in which
+    silent corruption was found.
     """
 
     plan: Plan
@@ -56,13 +60,19 @@ class Trainer:
     traced_step: int | None = None
     recent_losses: Sequence[float] = ()
     pulse: Pulse | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         self._guard = LossGuard(self.plan.strategy.training.steps, self.recent_losses)
+        self._checks = StepChecks(self.plan, self.engine, self.groups, self.folder)
         self._has_stepped = False
 
     def train_step(self, step: int) -> StepReport:
-        """Trains step `step` (counted from 1) and validates where it is due. Collective over the world."""
+        """Trains step `step` (counted from 1) and validates where it is due. Collective over the world.
+
+        Raises:
+            runtime.training.corruption.Corrupted: on every rank, where a check finds different bits.
+        """
         self._enter("step" if self._has_stepped else "first step", step)
         training, batch = self.plan.strategy.training, self.plan.batch
         rate = learning_rate(step, training, self.horizon)
@@ -82,8 +92,17 @@ class Trainer:
             )
             totals = self.data.train_totals(step - 1)
         with no_collection():
-            result = train_step(self.engine, self.groups, micro_batches, totals, self.clock)
+            result = train_step(
+                self.engine,
+                self.groups,
+                micro_batches,
+                totals,
+                self.clock,
+                checks=self._checks,
+                step=step,
+            )
         phases_s = self.clock.reset()
+        self._checks.after_update()
         if not self._has_stepped:  # the first step makes the optimizer's state, too
             freeze_what_stays()
             self._has_stepped = True
@@ -97,6 +116,7 @@ class Trainer:
             totals=totals,
             phases_s=phases_s,
             spans=spans,
+            checked=self._checks.checked,
         )
 
     @property
@@ -109,7 +129,6 @@ class Trainer:
 
         Raises:
             runtime.training.loss_guard.Diverged: if loss or gradients say so.
-            runtime.training.replica_check.ReplicasDiverged: if replicas of a parameter differ.
         """
         step, skipped = report.step, report.result.skipped
         if skipped and self.groups.rank == 0:  # the norm, and so the warning, is equal on all ranks
@@ -119,8 +138,14 @@ class Trainer:
         except Diverged as error:
             error.sequences = self.data.train_indices(error.first_step - 1).tolist()
             raise
-        if step % self.plan.strategy.runtime.check_replicas_every == 0:
-            check_replicas(self.engine.module, self.groups)
+
+    def check_before_save(self) -> None:
+        """Nothing is saved that differs between ranks. Collective over the world.
+
+        Raises:
+            runtime.training.corruption.Corrupted: on every rank.
+        """
+        self._checks.before_save()
 
     def _enter(self, phase: str, step: int) -> None:
         if self.pulse is not None:

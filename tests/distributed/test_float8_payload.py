@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.collectives import NO_CLOCK, all_to_all_rows
+from model.collectives import all_to_all_rows
+from model.observers import NO_CLOCK
 from model.router import Router
 from planner import Plan, Strategy, build_plan
 from planner.timing.exchanges import exchanges_of

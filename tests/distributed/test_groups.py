@@ -8,7 +8,8 @@ from deepspeed.utils import groups as theirs
 
 import runtime.training.engine
 from planner import Plan, build_plan, load
-from runtime.parallel.groups import GroupMismatch, make_groups
+from runtime.parallel.deepspeed_groups import GroupMismatch
+from runtime.parallel.groups import make_groups
 from tests.support.layout import start
 from tests.support.ranks import run_ranks
 from tests.support.reference import tiny

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import runtime.training.engine
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, build_plan
 from planner.counts.parameters import stage_parameters
 from runtime.data.rows import Rows

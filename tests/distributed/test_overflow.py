@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, build_plan
 from runtime.checkpoint.engine_state import optimizer_steps, views
 from runtime.data.rows import Rows

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 import planner.plan.ds_config
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, Strategy, build_plan
 from runtime.data.rows import Rows
 from runtime.training.micro_batch import training_batches

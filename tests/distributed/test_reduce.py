@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, build_plan
 from runtime.data.rows import Rows
 from runtime.training.micro_batch import training_batches

@@ -1,57 +1,116 @@
-"""Replica check: one flipped bit is found, and the parameter named, on every rank of the group."""
+"""Replica check: one flipped bit is found, the tensor named, and the rank where three or more hold it."""
+
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from planner import Plan, build_plan
-from runtime.training.replica_check import ReplicasDiverged, check_replicas
+from runtime.training.corruption import Corrupted
+from runtime.training.held_tensors import held_tensors
+from runtime.training.replica_check import check_replicas
 from tests.support.layout import start
-from tests.support.ranks import run_ranks
+from tests.support.ranks import kept
 from tests.support.reference import tiny
 
-NORM = "model.model.norm.weight"
-EXPERT = "model.model.layers.0.mlp.experts.down_proj"
-HEAD = "model.lm_head.weight"
+NORM = "model.norm.weight"
+EXPERT = "model.layers.0.mlp.experts.down_proj"
+HEAD = "lm_head.weight"
+WEIGHT, MASTER = "weight", "fp32 master"
+Answer = tuple[str, tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]]
 
 
-def _flip(plan: Plan, name: str | None) -> str:
-    """Flips the last bit of one element on rank 1; returns what the check says."""
+def _flip(plan: Plan, kind: str, name: str, flipped: int, folder: Path | None) -> Answer:
+    """Flips the last bit of one element on a rank; returns what the check says."""
     engine, groups = start(plan)
-    if name is not None and dist.get_rank() == 1:
-        bits = dict(engine.module.named_parameters())[name].data.view(torch.int32).view(-1)
-        bits[3] ^= 1
+    parameters = {n.removeprefix("model."): p for n, p in engine.module.named_parameters()}
+    held = {id(p): tensors for p, _, tensors in held_tensors(engine.optimizer)}
+    if name and dist.get_rank() == flipped:
+        parameter = parameters[name]
+        if kind == WEIGHT:
+            x = parameter.data
+        else:
+            x = held[id(parameter)]["weight" if kind == MASTER else kind]
+        x.view(-1).view({2: torch.int16, 4: torch.int32}[x.element_size()])[-1] ^= 1
     try:
-        check_replicas(engine.module, groups)
-    except ReplicasDiverged as error:
-        return str(error)
-    return ""
+        check_replicas(engine, groups, 7, folder)
+    except Corrupted as error:
+        return error.code, tuple((f.what, f.ranks, f.others) for f in error.findings)
+    return "", ()
 
 
-def _plan(**degrees: int) -> Plan:
-    width = degrees.get("dp", 1) * max(degrees.get("ep", 1), degrees.get("tp", 1)) // degrees.get("tp", 1)
-    return build_plan(tiny(parallel=degrees | {"zero_stage": 0}, training__micro_batch=16 // width))
+def _plan(precision: str = "fp32", **parallel: int) -> Plan:
+    width = parallel.get("dp", 1) * max(parallel.get("ep", 1), parallel.get("tp", 1)) // parallel.get("tp", 1)
+    return build_plan(
+        tiny(parallel=parallel, training__micro_batch=16 // width, training__precision=precision)
+    )
 
 
-@pytest.mark.parametrize("degrees", [{"ep": 4, "tp": 2}, {"ep": 1, "tp": 2, "dp": 2}], ids=str)
-def test_sound_replicas_pass(degrees: dict[str, int]) -> None:
-    assert run_ranks(4, _flip, _plan(**degrees), None) == [""] * 4
+def _answer(plan: Plan, kind: str, name: str, rank: int, folder: Path | None = None) -> Answer:
+    """The same on every rank."""
+    answers = kept(4).run(_flip, plan, kind, name, rank, folder)
+    assert answers == [answers[0]] * 4
+    return answers[0]
 
 
-def test_a_tp_partner_that_diverged_is_named() -> None:
-    answers = run_ranks(4, _flip, _plan(ep=4, tp=2), NORM)
-    assert all(NORM in answer for answer in (answers[0], answers[1], answers[3]))
-    assert "SW902" in answers[0]
-    assert "(tp group)" in answers[0]
+TP2 = {"ep": 4, "tp": 2, "zero_stage": 0}
+TP2_DP2 = {"tp": 2, "dp": 2, "zero_stage": 0}
+EP2_DP2 = {"ep": 2, "dp": 2, "zero_stage": 0}
+DP4 = {"dp": 4, "zero_stage": 0}
 
 
-def test_a_split_parameter_is_compared_over_data_only() -> None:
-    answers = run_ranks(4, _flip, _plan(ep=1, tp=2, dp=2), HEAD)
-    assert [HEAD in answer for answer in answers] == [False, True, False, True]
-    assert "(data group)" in answers[1]
+@pytest.mark.parametrize("parallel", [TP2, TP2_DP2, {**TP2_DP2, "zero_stage": 2}], ids=str)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sound_replicas_pass(parallel: dict[str, int], precision: str) -> None:
+    if precision == "bf16" and not parallel["zero_stage"]:
+        parallel = {**parallel, "zero_stage": 1}
+    assert _answer(_plan(precision, **parallel), WEIGHT, "", 0) == ("", ())
 
 
-def test_an_expert_is_compared_over_its_own_peers() -> None:
-    answers = run_ranks(4, _flip, _plan(ep=2, dp=2), EXPERT)
-    assert [EXPERT in answer for answer in answers] == [False, True, False, True]
-    assert "(edp group)" in answers[1]
+@pytest.mark.parametrize(
+    ("parallel", "name", "rank", "ranks", "others"),
+    [
+        (TP2, NORM, 1, (1,), (0, 2, 3)),  # of all ranks of the stage
+        (TP2_DP2, HEAD, 1, (1, 3), ()),  # of two, which hold the same columns
+        (EP2_DP2, EXPERT, 2, (0, 2), ()),
+        (DP4, EXPERT, 2, (2,), (0, 1, 3)),
+    ],
+)
+def test_a_weight_is_compared_with_its_copies(
+    parallel: dict[str, int], name: str, rank: int, ranks: tuple[int, ...], others: tuple[int, ...]
+) -> None:
+    answer = _answer(_plan(**parallel), WEIGHT, name, rank)
+    assert answer == ("SW902", ((f"weight {name}", ranks, others),))
+
+
+@pytest.mark.parametrize("kind", ["exp_avg", "exp_avg_sq"])
+def test_moments_without_zero_have_copies(kind: str) -> None:
+    assert _answer(_plan(**DP4), kind, EXPERT, 3) == ("SW902", ((f"{kind} {EXPERT}", (3,), (0, 1, 2)),))
+
+
+@pytest.mark.parametrize("kind", [MASTER, "exp_avg", "exp_avg_sq"])
+def test_what_tp_partners_share_has_copies_under_zero(kind: str) -> None:
+    """Both hold the same part of it; the last norm ends a partition."""
+    plan = _plan("bf16", **{**TP2_DP2, "zero_stage": 1})
+    assert _answer(plan, kind, NORM, 3)[1][0] == (f"{kind} {NORM}", (2, 3), ())
+
+
+def test_a_bf16_weight_is_compared_with_its_master() -> None:
+    """Without any copy; a master's bits below bf16's are in no weight, and not covered."""
+    plan = _plan("bf16", ep=4, zero_stage=1)
+    found = (f"weight {EXPERT} and its fp32 master", (1,), ())
+    assert _answer(plan, WEIGHT, EXPERT, 1) == ("SW902", (found,))
+    assert _answer(plan, MASTER, EXPERT, 1) == ("", ())
+
+
+def test_each_side_s_tensor_is_kept(tmp_path: Path) -> None:
+    _answer(_plan(**DP4), WEIGHT, NORM, 2, tmp_path)
+    folder = tmp_path / "corruption" / "step-00000007"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "rank-0000.safetensors",
+        "rank-0002.safetensors",
+    ]
+    right, wrong = (load_file(folder / f"rank-000{rank}.safetensors")[f"weight {NORM}"] for rank in (0, 2))
+    assert (right != wrong).nonzero().tolist() == [[15]]

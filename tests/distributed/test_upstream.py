@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import runtime.training.engine
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, build_plan
 from runtime.data.rows import Rows, Totals
 from runtime.training.micro_batch import training_batches

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.collectives import NO_CLOCK
 from model.experts import Experts
+from model.observers import NO_CLOCK
 from planner import Plan
 from runtime.data.rows import Rows
 from runtime.training.gradient_sums import GradientSums

@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, Strategy, build_plan
 from runtime.checkpoint.compatibility import Fingerprints
-from runtime.checkpoint.engine_state import VALUE, View, views
+from runtime.checkpoint.engine_state import View, views
 from runtime.checkpoint.save_restore import Saver, restore
 from runtime.data.rows import Rows
 from runtime.parallel.groups import make_groups
 from runtime.training.engine import make_engine
 from runtime.training.forced_experts import forced_experts
+from runtime.training.held_tensors import VALUE
 from runtime.training.lean_zero import LeanZeroOptimizer
 from runtime.training.lr_schedule import learning_rate
 from runtime.training.micro_batch import training_batches
+from runtime.training.step_checks import StepChecks
 from runtime.training.train_step import train_step
 from runtime.training.training_model import build_model
 from tests.support.ranks import World, kept, run_ranks
@@ -137,6 +139,8 @@ def _train(
     if leg.loaded is not None:
         assert restore(leg.loaded / f"step-{leg.first:08d}", engine, groups) == leg.first
     training = plan.strategy.training
+    # Replicas are compared there, too; the other layouts have tests of their own.
+    checks = StepChecks(plan, engine, groups, None) if plan.strategy.runtime.replay_every else None
     caught: dict[str, list[Part]] = {}
     parameters = {name.removeprefix("model.") for name, _ in engine.module.named_parameters()}
     order = [view for view in views(engine, groups) if view.kind == VALUE and view.name in parameters]
@@ -166,7 +170,9 @@ def _train(
         )
         totals = rows.totals()
         caught.clear()
-        outcome = train_step(engine, groups, micro_batches, totals, NO_CLOCK)
+        outcome = train_step(engine, groups, micro_batches, totals, NO_CLOCK, checks=checks, step=step + 1)
+        if checks is not None:
+            checks.after_update()
         result["losses"].append(outcome.loss)
         result["aux_losses"].append(outcome.aux_loss)
         result["z_losses"].append(outcome.z_loss)

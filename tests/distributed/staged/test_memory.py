@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, build_plan
 from planner.memory.rank_memory import transfer_buffers
 from runtime.data.rows import Rows

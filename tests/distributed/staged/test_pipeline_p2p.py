@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.collectives import NO_CLOCK
+from model.observers import NO_CLOCK
 from planner import Plan, build_plan
 from planner.hardware.catalog import device_of
 from planner.timing.boundary_time import boundaries_of

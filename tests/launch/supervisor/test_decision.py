@@ -13,6 +13,7 @@ def after(
     history: History | None = None,
     is_asked: bool = False,
     lost: tuple[str, ...] = (),
+    on_corruption: str = "stop",
 ) -> Decision:
     return decide(
         Verdict(cause=cause, reason=reason),
@@ -20,6 +21,7 @@ def after(
         is_asked=is_asked,
         lost=lost,
         restarts_per_hour=4,
+        on_corruption=on_corruption,
         now=10_000,
     )
 
@@ -63,3 +65,10 @@ def test_restarts_of_the_last_hour_are_limited() -> None:
 def test_who_was_asked_to_stop_makes_no_other_attempt() -> None:
     assert after(Cause.STOPPED, is_asked=True).code == 130
     assert after(Cause.DONE, is_asked=True).code == 0
+
+
+def test_silent_corruption_ends_the_run_unless_hosts_are_to_be_replaced() -> None:
+    ended = after(Cause.CORRUPTED, "copies differ")
+    assert (ended.code, ended.text) == (3, "copies differ: runtime.on_corruption is stop")
+    assert after(Cause.CORRUPTED, on_corruption="replace").code is None
+    assert after(Cause.CORRUPTED, on_corruption="replace", is_asked=True).code == 130

@@ -29,6 +29,7 @@ from launch.supervisor.stop_requests import stop_requests
 from launch.supervisor.supervise import Supervisor
 from planner import StrategyError, loads
 from planner.plan.plan import Plan
+from planner.strategy.changes import change_keys
 from tests.support.holders import other_process_that_holds
 
 STRATEGY = """
@@ -228,6 +229,26 @@ def test_where_no_host_answers_they_are_asked_again_before_they_are_given_up(pla
     assert play.supervise(peer_gone, {"code": 0}) == 0
     assert play.hosts == [("a", "b"), ("a", "b")]
     assert play.events() == ["start", "cut off", "restart", "start", "end"]
+
+
+def corrupt(*hosts: str) -> dict[str, Any]:
+    return {"code": 3, "problems": [{"code": "SW902", "found": "step 4: copies differ", "hosts": hosts}]}
+
+
+def test_silent_corruption_ends_the_run_where_it_is_to_stop(play: Play) -> None:
+    assert play.supervise(corrupt("b")) == 3
+    assert play.events() == ["start", "end"]
+    assert play.last_text() == "step 4: copies differ: runtime.on_corruption is stop"
+
+
+def test_the_host_of_silent_corruption_is_replaced_and_never_used_again(play: Play) -> None:
+    """Without a spare, too, although ssh reaches it."""
+    play.strategy = change_keys(play.strategy, {"runtime.on_corruption": "replace"})
+    assert play.supervise(corrupt("b"), corrupt("a"), {"code": 0}) == 0
+    assert play.hosts == [("a", "b"), ("a", "c"), ("c",)]
+    texts = {entry.event: entry.text for entry in read_journal(play.run)}
+    assert texts["replace"] == "b left (silent corruption); now on a, c"
+    assert "no spare is left for a" in texts["fallback"]
 
 
 def test_the_same_error_twice_ends_it(play: Play) -> None:

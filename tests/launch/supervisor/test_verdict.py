@@ -143,3 +143,12 @@ def test_only_a_newer_attempt_s_outcome_counts(tmp_path: Path) -> None:
 def test_a_broken_outcome_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "failed.json").write_text(content)
     assert read_outcome(tmp_path, after=0) is None
+
+
+@pytest.mark.parametrize("code", ["SW902", "SW908"])
+def test_silent_corruption_names_the_hosts_and_is_no_error_of_the_program(code: str) -> None:
+    problems = [{"code": code, "found": "step 7: copies differ", "hosts": ["b", "c", "b"], "ranks": [2, 3]}]
+    verdict = judge(Outcome(attempt=1, code=3, problems=problems), gone=[1])
+    assert (verdict.cause, verdict.hosts) == (Cause.CORRUPTED, ("b", "c"))
+    assert verdict.signature is None
+    assert judge(outcome(3, "step 7: copies differ", code)).hosts == ()

@@ -61,6 +61,20 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "false",
     ),
     (
+        ("runtime.replay_every=10",),
+        "SW267",
+        "runtime.replay_every",
+        ("10", "runtime.deterministic false"),
+        "deterministic true",
+    ),
+    (
+        ("cluster.gpu=cpu", "training.precision=fp32", "runtime.on_corruption=replace"),
+        "SW268",
+        "runtime.on_corruption",
+        ("one host",),
+        "several hosts",
+    ),
+    (
         ("runtime.force_routing={kind: hot_expert}",),
         "SW261",
         "runtime.force_routing.share",

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from planner import Problem, StrategyError, build_plan, loads
-from runtime.parallel.groups import GroupMismatch
+from runtime.parallel.deepspeed_groups import GroupMismatch
 from runtime.process.identity import Identity
 from runtime.process.launchers import Launcher
 from runtime.process.start import Start

@@ -154,18 +154,6 @@ def test_a_run_by_tokens_ends_with_the_step_that_reaches_them() -> None:
     assert run.saved == [5, 10, 11]
 
 
-def test_replicas_are_compared_every_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ("training.steps=10", "training.warmup_steps=1", "runtime.check_replicas_every=3")
-    plan = build_plan(loads(STRATEGY, overrides))
-    run = FakeRun(plan, None)
-    checked: list[int] = []
-    monkeypatch.setattr(
-        "runtime.training.trainer.check_replicas", lambda *_: checked.append(run.observed[-1])
-    )
-    train_steps(run, _trainer(plan), first_step=1)
-    assert checked == [3, 6, 9]
-
-
 def test_only_rank_0_logs_a_skipped_step(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         saved({3}, rank=1)

@@ -1,0 +1,33 @@
+"""Rules on checks for silent corruption: what a replay of a micro-batch and a replacement of hosts need."""
+
+from collections.abc import Iterator
+
+from planner.problems import Problem
+from planner.strategy.schema import Strategy
+
+
+def replay_is_reproducible(s: Strategy) -> Iterator[Problem]:
+    """Kernels that add in another order each time differ from themselves, on healthy hardware."""
+    if s.runtime.replay_every is not None and not s.cluster.gpu.is_cpu and not s.runtime.deterministic:
+        yield Problem(
+            code="SW267",
+            path="runtime.replay_every",
+            found=f"{s.runtime.replay_every} with runtime.deterministic false: on a GPU a kernel may add in "
+            "another order each time, and a micro-batch that is computed twice differs on healthy hardware",
+            expected="null, or runtime.deterministic true",
+            fix="set runtime.deterministic to true, or runtime.replay_every to null",
+        )
+
+
+def corrupt_hosts_have_others(s: Strategy) -> Iterator[Problem]:
+    if s.runtime.on_corruption == "replace" and s.cluster.hosts.count == 1:
+        yield Problem(
+            code="SW268",
+            path="runtime.on_corruption",
+            found="replace with one host: no other could take its place",
+            expected="stop, or several hosts",
+            fix="set runtime.on_corruption to stop, or add hosts to cluster.hosts",
+        )
+
+
+RULES = (replay_is_reproducible, corrupt_hosts_have_others)
