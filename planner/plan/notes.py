@@ -21,6 +21,7 @@ def list_notes(plan: Plan) -> tuple[str, ...]:
         *_joined_conversations(plan),
         *_unknown_documents(plan),
         *_no_copies(plan),
+        *_no_other_host(plan),
         *([forced] if (forced := forced_routing_warning(plan.strategy)) else []),
     )
 
@@ -131,3 +132,11 @@ def _no_copies(plan: Plan) -> Iterator[str]:
         f"SW322 runtime.check_replicas_every {runtime.check_replicas_every}: no rank holds a copy of what "
         f"another holds, so {left}; runtime.replay_every checks what is computed"
     )
+
+
+def _no_other_host(plan: Plan) -> Iterator[str]:
+    if plan.strategy.runtime.on_corruption == "replace" and plan.strategy.cluster.hosts.count == 1:
+        yield (
+            "SW323 runtime.on_corruption replace with one host: no other can take its place, and silent "
+            "corruption ends the run"
+        )

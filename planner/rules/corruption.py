@@ -1,4 +1,4 @@
-"""Rules on checks for silent corruption: what a replay of a micro-batch and a replacement of hosts need."""
+"""Rules on checks for silent corruption: what a replay of a micro-batch needs."""
 
 from collections.abc import Iterator
 
@@ -19,15 +19,4 @@ def replay_is_reproducible(s: Strategy) -> Iterator[Problem]:
         )
 
 
-def corrupt_hosts_have_others(s: Strategy) -> Iterator[Problem]:
-    if s.runtime.on_corruption == "replace" and s.cluster.hosts.count == 1:
-        yield Problem(
-            code="SW268",
-            path="runtime.on_corruption",
-            found="replace with one host: no other could take its place",
-            expected="stop, or several hosts",
-            fix="set runtime.on_corruption to stop, or add hosts to cluster.hosts",
-        )
-
-
-RULES = (replay_is_reproducible, corrupt_hosts_have_others)
+RULES = (replay_is_reproducible,)

@@ -67,3 +67,12 @@ def test_a_check_that_is_asked_for_and_has_nothing_to_compare_is_noted() -> None
     assert "with their own masters only" in notes(**asked, training__precision="bf16")
     assert "SW322" not in notes()
     assert "SW322" not in notes(**asked, parallel={"dp": 2})
+
+
+def test_a_replacement_that_nothing_could_be_is_noted() -> None:
+    def notes(hosts: int) -> str:
+        strategy = tiny(runtime__on_corruption="replace", cluster__hosts=hosts)
+        return " ".join(list_notes(build_plan(strategy)))
+
+    assert "SW323 runtime.on_corruption replace with one host" in notes(1)
+    assert "SW323" not in notes(2)

@@ -68,13 +68,6 @@ BROKEN: list[tuple[tuple[str, ...], str, str, tuple[str, ...], str]] = [
         "deterministic true",
     ),
     (
-        ("cluster.gpu=cpu", "training.precision=fp32", "runtime.on_corruption=replace"),
-        "SW268",
-        "runtime.on_corruption",
-        ("one host",),
-        "several hosts",
-    ),
-    (
         ("runtime.force_routing={kind: hot_expert}",),
         "SW261",
         "runtime.force_routing.share",
