@@ -6,6 +6,7 @@ from typing import Any
 
 from planner.counts.flops import model_flops, token_flops
 from planner.counts.parameters import model_parameters
+from planner.counts.replays import replays_per_step
 from planner.memory.fit import fits, fullest_rank
 from planner.memory.replicated_state import replicated_state
 from planner.plan.memory_limit import memory_limit
@@ -90,7 +91,6 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
         "memory",
         f"{format_bytes(figures.peak_bytes)} on the fullest rank, of {format_bytes(limit)}{verdict}",
     )
-    yield "silent faults", _checks_text(plan)
     yield "run", _run_text(run)
     beside = ""
     if run.stall_s < run.checkpoint_s:
@@ -108,6 +108,7 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
             f"{plural(run.failures.best_interval_steps, 'step')} between checkpoints: ETTR "
             f"{run.failures.best_ratio:.1%}",
         )
+    yield "silent faults", _checks_text(plan)
 
 
 def _checks_text(plan: Plan) -> str:
@@ -142,7 +143,7 @@ def _failure_text(run: RunForecast, failures: FailureForecast) -> str:
 
 def key_figures_dict(plan: Plan, prediction: Prediction) -> dict[str, Any]:
     """The same for machines, in base units."""
-    figures = key_figures(plan, prediction)
+    figures, state = key_figures(plan, prediction), replicated_state(plan)
     return {
         "parameters": {"total": figures.parameters, "active": figures.active_parameters},
         "flops_per_token": {
@@ -157,6 +158,9 @@ def key_figures_dict(plan: Plan, prediction: Prediction) -> dict[str, Any]:
         "tokens_per_s_per_gpu": figures.tokens_per_s_per_gpu,
         "memory_bytes": figures.peak_bytes,
         "memory_limit_bytes": memory_limit(plan.strategy),
+        "state_bytes": state.total,
+        "state_compared_bytes": state.compared,
+        "replays_per_step": replays_per_step(plan),
     }
 
 
