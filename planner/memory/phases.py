@@ -69,11 +69,16 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldState:
-    """What a micro-batch's size does not change: the state, gradients, and the optimizer's own tensors."""
+    """What a micro-batch's size does not change: the state, gradients, and the optimizer's own tensors.
+
+    replayed: of a micro-batch that is computed twice, the first pass's gradients, where they are kept in the
+    rank's own memory; None: none is computed twice.
+    """
 
     state: StaticState
     gradients: GradientMemory
     update_temporaries: int
+    replayed: int | None = None
 
 
 def step_moments(
@@ -85,7 +90,7 @@ def step_moments(
         in_flight: micro-batches whose activations the stage keeps at most (1F1B).
         accumulation: micro-batches of a step.
     """
-    gradients, inputs = held.gradients, work.inputs * accumulation
+    gradients, inputs, first = held.gradients, work.inputs * accumulation, held.replayed or 0
     found: list[Moment] = []
     for count, is_later in _cases(in_flight, accumulation):
         earlier = gradients.between if is_later else 0
@@ -118,7 +123,7 @@ def step_moments(
         found += [
             Moment(
                 phase="backward",
-                gradients=gradients.at(elements, is_later=is_later),
+                gradients=gradients.at(elements, is_later=is_later) + first,
                 sums=gradients.sums,
                 activations=(count - 1) * work.kept + kept_of_one + inputs,
                 temporaries=temporaries + work.beside,
@@ -130,7 +135,7 @@ def step_moments(
         found += [
             Moment(
                 phase="backward",
-                gradients=gradients.last_backward,
+                gradients=gradients.last_backward + first,
                 sums=gradients.sums,
                 activations=kept_of_one + inputs,
                 temporaries=temporaries + work.beside,
@@ -141,11 +146,23 @@ def step_moments(
     found.append(
         Moment(
             phase="reduction",
-            gradients=gradients.reduction,
+            gradients=gradients.reduction + first,
             activations=inputs + work.lasting,
             buckets=gradients.bucket_reduction,
         )
     )
+    if held.replayed is not None:
+        found += [
+            Moment(
+                phase="replay",
+                gradients=gradients.reduction + gradients.largest + first,
+                activations=kept + inputs,
+                logits=logits,
+                temporaries=temporaries + work.beside,
+                buckets=gradients.bucket_reduction,
+            )
+            for kept, logits, temporaries in _passes(work)
+        ]
     found.append(
         Moment(
             phase="update",
@@ -165,8 +182,8 @@ def most_bytes(
     held: HeldState, work: StageActivations, in_flight: int, accumulation: int, buffers: int
 ) -> int:
     """The total of the fullest of `step_moments`, with transfer buffers where there are any; for a search."""
-    gradients = held.gradients
-    most = gradients.reduction + work.lasting + gradients.bucket_reduction + buffers
+    gradients, first = held.gradients, held.replayed or 0
+    most = gradients.reduction + first + work.lasting + gradients.bucket_reduction + buffers
     most = max(most, gradients.update + held.update_temporaries)
     beside = max(work.forward, work.head_kept + work.loss if work.loss else 0) - work.head_kept
     for count, is_later in _cases(in_flight, accumulation):
@@ -179,13 +196,30 @@ def most_bytes(
             at = gradients.at
             backward = max([kept + more + at(n, is_later=False) for kept, more, n in work.backward_moments])
         backward += (
-            (count - 1) * work.kept + work.beside + gradients.sums + gradients.bucket_backward + buffers
+            (count - 1) * work.kept
+            + work.beside
+            + gradients.sums
+            + gradients.bucket_backward
+            + buffers
+            + first
         )
         most = max(most, forward, backward)
     if gradients.sums:
         last = gradients.last_backward + gradients.sums + gradients.bucket_last
-        most = max(most, last + work.backward + work.beside + buffers)
+        most = max(most, last + work.backward + work.beside + buffers + first)
+    if held.replayed is not None:
+        held_then = gradients.reduction + gradients.largest + first + gradients.bucket_reduction
+        most = max(most, held_then + max(map(sum, _passes(work))) + work.beside + buffers)
     return most + work.inputs * accumulation
+
+
+def _passes(work: StageActivations) -> list[tuple[int, int, int]]:
+    """Activations, logits and temporaries at the fullest moments of one micro-batch, forward and backward."""
+    kept = work.kept - work.head_kept
+    found = [(kept, 0, work.forward)]
+    if work.loss:
+        found.append((kept, work.head_kept + work.loss, 0))
+    return found + [(kept_of_one, 0, temporaries) for kept_of_one, temporaries, _ in work.backward_moments]
 
 
 def _cases(in_flight: int, accumulation: int) -> tuple[tuple[int, bool], ...]:

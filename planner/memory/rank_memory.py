@@ -122,7 +122,16 @@ def held_state(plan: Plan, stage: Stage, rank: int | None = None) -> HeldState:
         state=static_state(plan, stage, groups),
         gradients=gradient_memory(plan, groups, places, bucket_elements(plan)),
         update_temporaries=_update_temporaries(plan, groups),
+        replayed=_replayed_gradients(plan, groups),
     )
+
+
+def _replayed_gradients(plan: Plan, groups: Sequence[FlatGroup]) -> int | None:
+    """A GPU's go to the host's memory."""
+    if plan.strategy.runtime.replay_every is None:
+        return None
+    elements = sum(group.num_elements for group in groups)
+    return plan.strategy.training.element_bytes * elements if plan.strategy.cluster.gpu.is_cpu else 0
 
 
 def work_memory(plan: Plan, stage: Stage, imbalance: ExpertImbalance = BALANCED) -> StageActivations:

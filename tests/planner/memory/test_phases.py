@@ -28,6 +28,7 @@ SMALL = (
     "data.validation_sequences=1",
 )
 ONE = (*SMALL, "training.global_batch=1")
+REPLAYED = "runtime.replay_every=10"
 # Two such ranks, each with all experts: every gradient is reduced.
 # At most half of a group is added to a sum at once: the head is in one with attention and routers.
 DECAYED_HALF = (64_000 + 2 * (4 * 64 * 64 + 4 * 64)) // 2
@@ -153,6 +154,18 @@ def test_what_is_not_reduced_overlaps_with_nothing() -> None:
     assert phases_of(plan(*own, "runtime.overlap_reduce=true")) == phases_of(plan(*own))
 
 
+def test_a_micro_batch_that_is_computed_twice_meets_all_gradients() -> None:
+    """On a CPU those of its first pass, too, in the dtype of the weights."""
+    on_cpu = (*ONE, "cluster.gpu=cpu", "training.precision=bf16")
+    plain, found = phases_of(plan(*on_cpu)), phases_of(plan(*on_cpu, REPLAYED))
+    first = 2 * ALL
+    assert "replay" not in plain
+    assert found["replay"].gradients >= plain["reduction"].gradients + first
+    assert found["replay"].activations >= plain["forward"].activations
+    assert found["backward"].gradients == plain["backward"].gradients + first
+    assert found["update"] == plain["update"]
+
+
 def test_one_micro_batch_has_nothing_to_sum() -> None:
     assert phases_of(plan(*ONE, "runtime.reduce=once")) == phases_of(plan(*ONE))
 
@@ -165,6 +178,8 @@ def test_a_search_counts_sums_and_overlap_too() -> None:
         ("parallel={ep: 8, pp: 4}", *overlaps),
         ("parallel={ep: 8, zero_stage: 1}", "training.precision=fp32", *overlaps),
         ("parallel={ep: 8, placement: staged}", "runtime.reduce=once", *overlaps),
+        ("parallel={ep: 8, pp: 4}", "runtime.replay_every=10", "runtime.deterministic=true"),
+        ("parallel={ep: 8, placement: staged}", "training.precision=bf16", "cluster.gpu=cpu", REPLAYED),
     ):
         built = plan(*own, "training.global_batch=256", "limits.memory_max=1000 GB")
         peak = max(memory.peak_bytes for memory in fullest_ranks(built))
