@@ -1,4 +1,4 @@
-"""A bit flips in a real run: it ends, says where, keeps both sides; the next has the bits of an unbroken one."""
+"""A bit flips in a real run: it ends and says where; the next has the bits of an unbroken one."""
 
 import json
 import sys
