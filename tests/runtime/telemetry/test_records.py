@@ -53,6 +53,7 @@ def test_a_step_has_every_key_of_the_interface(tmp_path):
                 overload=Overload(mean=0.25, worst=0.25, cumulative=0.125),
             ),
             elapsed_s=2.5,
+            checked={"replicas": True, "replayed": 3, "seconds": 0.25},
         )
     )
     telemetry.close()
@@ -76,6 +77,7 @@ def test_a_step_has_every_key_of_the_interface(tmp_path):
         "overload": {"mean": 0.25, "worst": 0.25, "cumulative": 0.125},
         "force_routing": {"kind": "hot_expert", "share": 0.3},
         "elapsed_s": 2.5,
+        "checked": {"replicas": True, "replayed": 3, "seconds": 0.25},
         "attempt": 2,
     }
     experts = json.loads((tmp_path / "experts.jsonl").read_text())
