@@ -2,8 +2,7 @@
 
 Σ bits_i · w_i modulo 2⁶⁴ with odd weights w_i: one element that changes, by however many bits, always changes
 the sum, as an odd number has an inverse there; two changes cancel only where their weights happen to match.
-The weight belongs to the element's place in the whole tensor, so fingerprints of its parts add up to that of
-the whole, however it is cut. torch.hash_tensor is an xor: two equal flips anywhere in it cancel.
+torch.hash_tensor is an xor: two equal flips anywhere in it cancel.
 """
 
 import torch
@@ -22,14 +21,10 @@ def bits_of(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fingerprint(x: Tensor, start: int = 0) -> Tensor:
-    """An int64 scalar on the tensor's device; nothing waits for it.
-
-    Args:
-        start: the place of the first element in the whole tensor that `x` is a flat part of.
-    """
+def fingerprint(x: Tensor) -> Tensor:
+    """An int64 scalar on the tensor's device; nothing waits for it."""
     total = torch.zeros((), dtype=torch.int64, device=x.device)
-    place = start
+    place = 0
     for chunk in bits_of(x).split(update_chunk_elements(is_cpu=x.device.type == "cpu")):
         places = torch.arange(place, place + len(chunk), dtype=torch.int64, device=x.device)
         weights = places.mul_(_STRIDE).bitwise_or_(1)

@@ -38,12 +38,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "training__bias_update_speed": 0.02,
         "training__micro_batch": 2,
     },
-    # TP partners hold matrices of different sizes, and ZeRO cuts what they share at different places.
-    "uneven tp": {
+    "zero, tp": {
         "parallel": {"tp": 2, "dp": 2, "zero_stage": 1},
         "model__vocab_size": 47,
-        "model__num_shared_experts": 1,
-        "model__moe_intermediate_size": 25,
         "training__precision": "bf16",
         "training__micro_batch": 4,
     },

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from planner import build_plan
+from planner.memory.optimizer_state import groups_of
 from planner.memory.replicated_state import replicated_state
 from planner.plan.notes import list_notes
 from tests.support.reference import tiny
@@ -56,6 +57,24 @@ ALL = SHARED + SPLIT + EXPERTS
 def test_bytes_over_all_ranks(parallel: dict[str, int], precision: Any, total: int, compared: int) -> None:
     found = replicated_state(build_plan(tiny(parallel=parallel, training__precision=precision)))
     assert (found.total, found.compared) == (total, compared)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__vocab_size": 47},
+        {"model__num_shared_experts": 1, "model__expert": "swiglu"},
+        {"model__qk_norm": "projection", "model__first_dense_layers": 1, "model__intermediate_size": 36},
+    ],
+)
+@pytest.mark.parametrize("tp", [2, 4])
+def test_tp_partners_cut_their_partitions_at_the_same_places(changes: dict[str, Any], tp: int) -> None:
+    """What they share is compared part by part (runtime/training/replica_check.py)."""
+    plan = build_plan(tiny(parallel={"tp": tp, "ep": 2}, **changes))
+    (stage,) = plan.stages
+    first, *others = [groups_of(plan, stage, tp_rank) for tp_rank in range(tp)]
+    for other in others:
+        assert [group.offsets for group in other] == [group.offsets for group in first]
 
 
 def test_a_check_that_is_asked_for_and_has_nothing_to_compare_is_noted() -> None:

@@ -1,6 +1,4 @@
-"""Fingerprints of tensors: no flip of a bit is missed, and parts add up to the whole."""
-
-from itertools import pairwise
+"""Fingerprints of tensors: no flip of a bit is missed."""
 
 import pytest
 import torch
@@ -40,12 +38,12 @@ def test_zeros_of_both_signs_and_kinds_of_nan_differ() -> None:
     assert len(found) == len(bits)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_parts_add_up_to_the_whole_however_it_is_cut(dtype: torch.dtype) -> None:
-    x = _values(dtype, 2**19 + 41)  # more than is looked at at once
-    for cuts in ((0, 7, len(x)), (0, 2**19 - 1, 2**19 + 40, len(x)), (0, 0, len(x))):
-        parts = [fingerprint(x[start:stop], start) for start, stop in pairwise(cuts)]
-        assert torch.equal(torch.stack(parts).sum(), fingerprint(x))
+def test_large_tensors_are_looked_at_in_parts() -> None:
+    x = _values(torch.float32, 2**19 + 41)
+    for place in (0, 2**19 - 1, 2**19, 2**19 + 40):
+        changed = x.clone()
+        changed.view(torch.int32)[place] ^= 1
+        assert int(fingerprint(changed)) != int(fingerprint(x)), place
 
 
 def test_a_tensor_has_one_whatever_its_strides() -> None:
