@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,17 @@ def test_hosts_that_start_torchrun_by_themselves_have_one_secret(torchrun: Scene
     assert secret not in " ".join(torchrun.called("python"))
     torchrun.start("launch.torchrun.sh", "0", SWITCHYARD_SECRET="written by the operator")
     assert torchrun.env("python")["SWITCHYARD_SECRET"] == "written by the operator"
+
+
+def test_a_taken_port_is_told_before_torchrun_is_started(torchrun: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        env = {"LAUNCH_MASTER_ADDR": "127.0.0.1", "LAUNCH_MASTER_PORT": port}
+        code, said = torchrun.start("launch.torchrun.sh", "0", **env)
+        assert (code, torchrun.called("python")) == (2, [])
+        assert f"launch.torchrun.sh: SW632 port {port} of 127.0.0.1 is in use" in said
+        torchrun.start("launch.torchrun.sh", "1", **env)
+        assert torchrun.called("python"), "on the other hosts rank 0's may answer already"
 
 
 def test_without_a_place_for_the_secret_nothing_starts(torchrun: Scene) -> None:

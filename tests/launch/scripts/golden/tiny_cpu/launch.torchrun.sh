@@ -56,6 +56,13 @@ done
 [[ -n $node ]] || refuse SW421 "host $HOSTNAME is not in $run/hostfile: give its number, 0 to 0"
 node=$((10#$node))
 ((node < ${#slots[@]})) || refuse SW421 "node $node of ${#slots[@]} (0 to 0)"
+address=${LAUNCH_MASTER_ADDR:-localhost}
+# torchrun listens there on this host, and answers a port that is in use with a traceback.
+# shellcheck disable=SC2016 # the inner shell's
+if ((node == 0)) && timeout 5 bash -c ': <"/dev/tcp/$1/$2"' - "$address" "$port" 2>/dev/null; then
+  refuse SW632 "port $port of $address is in use (\`ss -ltnp\` shows by what): export another LAUNCH_MASTER_PORT" \
+    "on all hosts, or end it"
+fi
 
 mapfile -t variables <"$run/env"
 launch=torchrun-$(date +%Y%m%d-%H%M%S)-${HOSTNAME//[^A-Za-z0-9.-]/_}-$$ # as the claims of its attempts name it
@@ -66,7 +73,7 @@ for claim in "$run"/attempts/*.json; do
     attempts_before=$((10#${BASH_REMATCH[1]}))
 done
 command=(env "${variables[@]}" "$python" -m torch.distributed.run --nnodes=${#slots[@]} --node_rank="$node"
-  --nproc_per_node="${slots[node]}" --master_addr="${LAUNCH_MASTER_ADDR:-localhost}" --master_port="$port"
+  --nproc_per_node="${slots[node]}" --master_addr="$address" --master_port="$port"
   --rdzv_conf=timeout=600 train.py --strategy "$run/strategy.yaml" ${takes_over[@]+"${takes_over[@]}"})
 
 set -m # own process group: a signal reaches this script only, which forwards it to each rank once
