@@ -13,7 +13,7 @@ def read_cordoned(output_folder: Path) -> tuple[str, ...]:
     try:
         content = json.loads((output_folder / CORDONED_NAME).read_bytes())
         return tuple(name for name in content["hosts"] if isinstance(name, str))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ()
 
 

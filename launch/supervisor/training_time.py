@@ -92,6 +92,6 @@ def _read_steps(run_folder: Path) -> Iterator[dict[str, Any]]:
             content = json.loads(line)
             content["attempt"] + content["step"] + content["time"] + content["step_s"]
             content["validation_loss"]
-        except (ValueError, TypeError, KeyError):  # cut off by a kill
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut off by a kill
             continue
         yield content

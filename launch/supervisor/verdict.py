@@ -103,7 +103,7 @@ def read_outcome(run_folder: Path, *, after: int) -> Outcome | None:
             attempt = int(content["attempt"])
             code = ExitCode.OK if name == DONE_NAME else int(content["code"])
             problems = list(content.get("problems", ()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             continue
         if attempt > after and all(isinstance(problem, Mapping) for problem in problems):
             checkpoint = content.get("checkpoint")

@@ -152,3 +152,10 @@ def test_silent_corruption_names_the_hosts_and_is_no_error_of_the_program(code: 
     assert (verdict.cause, verdict.hosts) == (Cause.CORRUPTED, ("b", "c"))
     assert verdict.signature is None
     assert judge(outcome(3, "step 7: copies differ", code)).hosts == ()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"attempt": Infinity}', '{"attempt": NaN}', "[1]", ""])
+@pytest.mark.parametrize("name", ["done.json", "failed.json"])
+def test_an_outcome_that_cannot_be_read_is_none(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert read_outcome(tmp_path, after=0) is None
