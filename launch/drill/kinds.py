@@ -42,7 +42,7 @@ class Kind:
         return self.name not in NOT_SEEN_TO_WORK
 
 
-NOT_SEEN_TO_WORK = frozenset({"too-few-spares"})
+NOT_SEEN_TO_WORK: frozenset[str] = frozenset()
 # Drills at random, and on a cluster.
 IS_RANDOM_SEEN_TO_WORK = False
 IS_ON_CLUSTER_SEEN_TO_WORK = False
