@@ -53,6 +53,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
 }
 
+QUICK = ("pipeline", "zero, tp")
+
 
 def _strategy(name: str, **changes: Any) -> Strategy:
     return tiny(**LAYOUTS[name], **changes)
@@ -62,7 +64,10 @@ def _tensors(course: Trajectory) -> list[dict[Any, torch.Tensor]]:
     return [*course.gradients, course.final, dict(enumerate(course.expert_tokens))]
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS],
+)
 def test_it_changes_no_bit(name: str) -> None:
     found = run_layout(_strategy(name, runtime__replay_every=1))
     expected = run_layout(_strategy(name))

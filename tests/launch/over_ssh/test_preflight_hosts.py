@@ -221,7 +221,7 @@ def test_gpus_are_counted_and_a_host_without_a_driver_says_so(
     assert "no ranks were started" in answer["job"]["why_not"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_while_hosts_are_asked_leaves_nothing(scene: Scene, number: signal.Signals) -> None:
     mark = scene.folder / "asked"
     scene.hosts.hook("node2", f"touch {mark}; sleep 12\n")
