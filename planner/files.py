@@ -6,6 +6,7 @@ import os
 import select
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 20
 PIPE_WAIT_S = 30.0  # for the next byte: a pipe may be the output of a slow program
@@ -48,6 +49,29 @@ def replace(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.rename(path)
     fsync_folder(path.parent)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """An ordinary file for reading: a pipe would wait for its writer, and a device may have no end.
+
+    Raises:
+        OSError: if it is anything else, or cannot be read.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an ordinary file.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    with open_file(path) as file:
+        return file.read()
 
 
 def read_limited(path: str | os.PathLike[str], max_bytes: int) -> bytes:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from planner.files import read_file
+
 HEARTBEATS_NAME = "heartbeats"
 # In the order in which an attempt goes through them; from the first step on they alternate.
 PHASES = ("build", "restore", "first step", "step", "validation", "save", "end")
@@ -62,7 +64,7 @@ def read_heartbeats(run_folder: Path) -> dict[int, Heartbeat]:
     found: dict[int, Heartbeat] = {}
     for path in sorted((run_folder / HEARTBEATS_NAME).glob("*.json")):
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_file(path))
             ranks = {int(rank): _heartbeat(fields) for rank, fields in content.items()}
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
             continue

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from planner.files import read_file
 from planner.problems import Problem
 
 CLAIMS_NAME, DONE_NAME, FAILED_NAME = "attempts", "done.json", "failed.json"
@@ -97,7 +98,7 @@ def newest_attempt(run_folder: Path) -> int:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

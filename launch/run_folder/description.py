@@ -11,6 +11,7 @@ from launch.supervisor.journal import JOURNAL_NAME
 from launch.supervisor.verdict import Outcome, read_outcome
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.exit_codes import ExitCode
+from planner.files import read_file
 from planner.run_files import RANKS_NAME, STEPS_NAME
 from planner.run_holder import CLAIMS_NAME, DONE_NAME, FAILED_NAME
 from planner.strategy.schema import Strategy
@@ -120,7 +121,7 @@ def _claims(folder: Path) -> list[Claim]:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from planner.files import open_file
+
 _CHUNK_BYTES = 1 << 22
 
 
@@ -35,7 +37,7 @@ class LineTail:
     def read(self) -> Iterator[dict[str, Any]]:
         """The lines since the last call that are JSON objects; what else is there is counted as damaged."""
         try:
-            with self._path.open("rb") as file:
+            with open_file(self._path) as file:
                 stat = self._path.stat()
                 self.exists = True
                 self._find_start(stat.st_ino, stat.st_size)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from planner.files import replace
+from planner.files import read_file, replace
 
 CORDONED_NAME = "cordoned.json"
 
@@ -11,7 +11,7 @@ CORDONED_NAME = "cordoned.json"
 def read_cordoned(output_folder: Path) -> tuple[str, ...]:
     """The names; none where there is no such file, or none that can be understood."""
     try:
-        content = json.loads((output_folder / CORDONED_NAME).read_bytes())
+        content = json.loads(read_file(output_folder / CORDONED_NAME))
         return tuple(name for name in content["hosts"] if isinstance(name, str))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ()

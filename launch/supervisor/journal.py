@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.files import read_file
+
 JOURNAL_NAME = "journal.jsonl"
 
 
@@ -56,7 +58,7 @@ class Journal:
 def read_journal(run_folder: Path) -> Iterator[Entry]:
     """The entries in their order; what a kill cut off is left out."""
     try:
-        lines = (run_folder / JOURNAL_NAME).read_bytes().split(b"\n")
+        lines = read_file(run_folder / JOURNAL_NAME).split(b"\n")
     except OSError:
         return
     for line in lines:

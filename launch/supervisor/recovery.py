@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from planner.files import read_file
 from planner.heartbeats import PHASES, Heartbeat
 from planner.units import plural
 
@@ -47,7 +48,7 @@ class Recovery:
 def newest_checkpoint(run_folder: Path) -> int:
     """The step that `latest` names, as it does once a save is whole; 0 where it names none."""
     try:
-        name = (run_folder / "checkpoints" / "latest").read_text(encoding="utf-8")
+        name = read_file(run_folder / "checkpoints" / "latest").decode()
         return int(name.removeprefix("step-"))
     except (OSError, ValueError):
         return 0

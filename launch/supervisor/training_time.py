@@ -9,6 +9,7 @@ from typing import Any
 
 from launch.supervisor.recovery import Recovery
 from planner import Plan
+from planner.files import read_file
 from planner.prediction.training_time import CheckpointCosts
 from planner.run_files import STEPS_NAME
 from planner.units import format_seconds, plural
@@ -84,7 +85,7 @@ def save_stalls_s(steps: Sequence[dict[str, Any]], checkpoint_every: int) -> Ite
 
 def _read_steps(run_folder: Path) -> Iterator[dict[str, Any]]:
     try:
-        lines = (run_folder / STEPS_NAME).read_bytes().split(b"\n")
+        lines = read_file(run_folder / STEPS_NAME).split(b"\n")
     except OSError:
         return
     for line in lines:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.exit_codes import ExitCode
+from planner.files import read_file
 from planner.run_holder import DONE_NAME, FAILED_NAME
 
 
@@ -99,7 +100,7 @@ def read_outcome(run_folder: Path, *, after: int) -> Outcome | None:
     """The outcome of an attempt that is newer than attempt `after`; None where no complete one is there."""
     for name in (DONE_NAME, FAILED_NAME):
         try:
-            content = json.loads((run_folder / name).read_bytes())
+            content = json.loads(read_file(run_folder / name))
             attempt = int(content["attempt"])
             code = ExitCode.OK if name == DONE_NAME else int(content["code"])
             problems = list(content.get("problems", ()))
