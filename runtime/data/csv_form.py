@@ -16,6 +16,7 @@ from runtime.data.csv_header import (
     has_header,
     has_spaced_header,
     is_even,
+    is_spaced,
     is_table_without_header,
 )
 
@@ -150,9 +151,11 @@ def _judge_delimiter(
             rows = unquoted
         else:
             is_quoted = True  # the reader names the row where a quote is wrong
-    if rows and has_spaced_header(rows[0], field):
-        form = CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
-        return form, rows
+    if rows and is_spaced(rows[0]):
+        spaced, is_whole = _read_rows(head, is_complete, delimiter, has_quotes=is_quoted, skips_spaces=True)
+        if is_whole and has_spaced_header(spaced, field):
+            form = CsvForm(delimiter=delimiter, has_quotes=is_quoted, has_header=True, skips_spaces=True)
+            return form, spaced
     is_prose = delimiter in ",;" and are_sentences(rows)
     has_names = has_header(rows, field) and not (is_prose and field not in rows[0])
     if has_names or (is_table_without_header(rows) and not is_prose):
@@ -222,10 +225,22 @@ def open_csv(lines: Iterable[str], form: CsvForm) -> "_csv.Reader":
 
 
 def _read_rows(
-    head: str, is_complete: bool, delimiter: str, *, has_quotes: bool, has_escapes: bool = False
+    head: str,
+    is_complete: bool,
+    delimiter: str,
+    *,
+    has_quotes: bool,
+    has_escapes: bool = False,
+    skips_spaces: bool = False,
 ) -> tuple[list[list[str]], bool]:
     """The rows that are complete in `head`, up to the first malformed one; whether there was none."""
-    form = CsvForm(delimiter=delimiter, has_quotes=has_quotes, has_header=True, has_escapes=has_escapes)
+    form = CsvForm(
+        delimiter=delimiter,
+        has_quotes=has_quotes,
+        has_header=True,
+        has_escapes=has_escapes,
+        skips_spaces=skips_spaces,
+    )
     lines = io.StringIO(head, newline="")
     rows = []
     try:

@@ -11,6 +11,8 @@ NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
 MIN_SHARE = 0.5  # of the rows that have the header's number of fields, where the header is one of names
 MIN_ROWS = 3
+MIN_SPACED_ROWS = 8
+MAX_LABELS = 0.3  # different values of a column of labels, of its rows
 
 
 def is_even(rows: list[list[str]]) -> bool:
@@ -59,12 +61,28 @@ def are_sentences(rows: list[list[str]]) -> bool:
     return all(row[-1].rstrip().endswith(SENTENCE_ENDS) for row in rows)
 
 
-def has_spaced_header(header: list[str], field: str) -> bool:
-    """`id, text`: only where it names the wanted column, since prose has a space after each comma."""
-    if len(header) < 2 or not all(name.startswith(" ") for name in header[1:]):
+def is_spaced(header: list[str]) -> bool:
+    """Whether a space follows each delimiter, `id, text`: of prose too."""
+    return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
+
+
+def has_spaced_header(rows: list[list[str]], field: str) -> bool:
+    """Whether rows whose first `is_spaced`, read without these spaces, are a table: its header names the
+    wanted column, or is above rows of as many fields, one of which is a number or a label in all of them."""
+    names, body = rows[0], rows[1:]
+    if field in names:
+        return all(map(NAME.fullmatch, names))
+    if len(body) < MIN_SPACED_ROWS or not is_even(rows) or not all(map(COLUMN.fullmatch, names)):
         return False
-    names = [name.strip() for name in header]
-    return field in names and all(map(NAME.fullmatch, names))
+    columns = list(zip(*body, strict=True))
+    if any(name in column for name, column in zip(names, columns, strict=True)):
+        return False
+    has_labels = any(
+        all(map(NUMBER.fullmatch, column))
+        or (len(set(column)) <= MAX_LABELS * len(column) and not any(" " in cell for cell in column))
+        for column in columns
+    )
+    return has_labels and any(" " in cell for column in columns for cell in column)
 
 
 def is_table_without_header(rows: list[list[str]]) -> bool:

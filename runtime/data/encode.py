@@ -231,6 +231,13 @@ def _warnings(survey: Survey) -> list[str]:
         warnings.append(
             f"SW719 files that are not text were skipped ({len(survey.skipped):,}): {names}{more}"
         )
+    if survey.numbers:
+        names = ", ".join(str(source.file) for source in survey.numbers[:NUM_NAMED])
+        more = ", …" if len(survey.numbers) > NUM_NAMED else ""
+        warnings.append(
+            f"SW749 documents that are nothing but whole numbers are trained digit by digit: {names}{more}; "
+            "if they are token ids, give the text that they were made from"
+        )
     if survey.num_mended:
         warnings.append(f"SW720 unpaired UTF-16 surrogates were replaced by U+FFFD ({survey.num_mended:,})")
     return warnings

@@ -1,5 +1,6 @@
 """The first pass over the corpus: every mistake in it, and its counts, before the long work begins."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from runtime.data.shards import THEN, join_shards
 
 NUM_NAMED = 3
 MAX_GLOBS = 5
+MIN_NUMBER_BYTES = 200  # fewer may be a table or a list
+ONLY_NUMBERS = re.compile(r"[\d\s,]*")
 MAX_RECORDS = 1000  # skipped files that are looked into once more
 
 
@@ -23,7 +26,8 @@ class Survey:
 
     `sources` are the files to encode, with their forms; `skipped` are files that are not text, found in a
     folder or by a glob. Empty documents are left out, and so are answers that their records call bad
-    (`num_rejected`); `num_bytes` counts the documents' UTF-8 bytes.
+    (`num_rejected`); `num_bytes` counts the documents' UTF-8 bytes. `numbers`: files whose documents are
+    nothing but whole numbers.
     """
 
     sources: tuple[Source, ...]
@@ -34,6 +38,7 @@ class Survey:
     num_rejected: int
     num_bytes: int
     num_mended: int
+    numbers: tuple[Source, ...]
 
 
 def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
@@ -43,11 +48,13 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
     skipped: list[tuple[Source, NotText]] = []
     problems: list[Problem] = []
     fine: list[Source] = []
+    numbers: list[Source] = []
     num_looked_at = MAX_PROBLEMS  # faults at which they are joined again: twice as many, or it takes long
     num_documents = num_empty = num_rejected = num_bytes = num_mended = 0
     for source in (_with_form(source, reader) for source in sources):
         lengths = [0]  # bytes of each document of this file; the last one is still open
         num_mended_here = num_rejected_here = 0
+        has_only_numbers = True
         try:
             for item in reader.read(source):
                 if isinstance(item, Problem):
@@ -55,6 +62,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
                     continue
                 lengths[-1] += len(item.text.encode())
                 num_mended_here += item.num_mended
+                has_only_numbers = has_only_numbers and ONLY_NUMBERS.fullmatch(item.text) is not None
                 num_rejected_here += item.is_rejected
                 if item.ends_document:
                     lengths.append(0)
@@ -67,6 +75,8 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
         kept.append(source)
         if any(lengths) and not any(faulty is source for faulty, _ in faults[-MAX_PROBLEMS:]):
             fine.append(source)
+        if has_only_numbers and sum(lengths) >= MIN_NUMBER_BYTES:
+            numbers.append(source)
         num_rejected += num_rejected_here
         num_empty += lengths[:-1].count(0) - num_rejected_here
         num_documents += len(lengths) - 1 - lengths[:-1].count(0)
@@ -97,6 +107,7 @@ def survey_corpus(sources: Sequence[Source], reader: DocumentReader) -> Survey:
         num_rejected=num_rejected,
         num_bytes=num_bytes,
         num_mended=num_mended,
+        numbers=tuple(numbers),
     )
 
 

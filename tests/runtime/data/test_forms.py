@@ -205,6 +205,38 @@ def test_spaces_after_commas_are_none_of_a_tables_fields(tmp_path: Path) -> None
     assert read(write(tmp_path / "prose", prose)) == [prose]
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "label, review\n" + "".join(f'{("pos", "neg")[n % 2]}, "Film {n}, and dull"\n' for n in range(12)),
+        "id, note\n" + "".join(f"{n}, a note with number {n}\n" for n in range(12)),
+        "note, mark\n" + "".join(f"a note with number {n}, {n % 3}.5\n" for n in range(12)),
+    ],
+)
+def test_table_with_spaces_after_commas_names_its_columns(tmp_path: Path, table: str) -> None:
+    problem = only_problem(write(tmp_path / "a.csv", table))
+    column = next(name for name in ("review", "note") if name in table)
+    assert problem.code == "SW708"
+    assert column in problem.fix
+    (source,) = find_corpus(str(tmp_path / "a.csv")).sources
+    texts = [item.text for item in TextReader(field=column).read(source)]
+    assert len(texts) == 12
+    assert "number 3" in texts[3] or texts[3] == "Film 3, and dull"
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "red, green\n" + "roses are red, violets are blue\n" * 12,
+        "dogs, cats\n" + "".join(f"animal {n}, another {7 * n} one\n" for n in range(20)),
+        "".join(f"He went to town {n}, and she stayed at home.\n" for n in range(20)),
+        "one, two\n" + "three, four\n" * 20,
+    ],
+)
+def test_lines_with_spaces_after_commas_stay_text(tmp_path: Path, prose: str) -> None:
+    assert read(write(tmp_path / "a", prose)) == [prose]
+
+
 def test_more_nulls_than_texts_is_a_problem_whose_fix_works(tmp_path: Path) -> None:
     rows = [{"input": "", "output": text} for text in TEXTS]
     for name, content in {

@@ -179,3 +179,21 @@ def test_warnings_are_repeated_by_a_later_start(
         warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert [text[:5] for text in warned] == ["SW719", "SW721"]
         assert str(corpus / "picture") in warned[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_warned"),
+    [
+        (" ".join(str(n * 7919 % 50257) for n in range(4000)), True),
+        ("".join(f"{n * 31 % 500}\n" for n in range(3000)), True),
+        ("".join(f"{n} + {n} = {2 * n}\n" for n in range(3000)), False),
+    ],
+)
+def test_documents_of_whole_numbers_are_told(
+    tmp_path: Path, text: str, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "ids.txt"
+    file.write_text(text)
+    prepare_data(make_strategy(tmp_path, file, "training.steps=1"))
+    warned = [record.getMessage() for record in caplog.records if "SW749" in record.getMessage()]
+    assert [str(file) in message for message in warned] == [True] * is_warned
