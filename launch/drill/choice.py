@@ -6,6 +6,7 @@ from launch.drill import kinds
 from launch.drill.hosts import why_no_loopback, why_no_namespaces
 from launch.drill.kinds import KINDS, NAMES, Kind, Place, Where
 from planner import Problem, StrategyError
+from planner.loading.unit_spellings import suggest_quantity
 from planner.units import QuantityError, parse_quantity
 
 
@@ -79,13 +80,16 @@ def parse_mtbf(text: str) -> float:
     else:
         reason = ""
     if seconds <= 0:
+        meant = suggest_quantity(text, "seconds")
+        written = "10 min" if meant is None or meant.text.startswith("0 ") else meant.text
         raise StrategyError(
             [
                 Problem(
                     code="SW478",
                     found=f"--mtbf {text!r} is no time between faults{reason}",
                     expected="a time above 0 with its unit",
-                    fix="write it as in --mtbf '10 min'",
+                    fix=f"write --mtbf '{written}'"
+                    + (f" ({meant.hint})" if meant is not None and meant.hint else ""),
                 )
             ]
         )

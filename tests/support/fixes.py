@@ -14,6 +14,8 @@ from planner.strategy.parallel import degrees_of
 from planner.yaml12 import Document
 from planner.yaml12_writer import flow_yaml
 
+# A quoted scalar of YAML: with escapes, or with doubled quotes.
+_QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^']|'')*'""", re.DOTALL)
 _INSTEAD = re.compile(r" instead of [\w.<-]+(: |$|;|,| \(|$)")
 _KEY = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
@@ -208,7 +210,8 @@ def _split_commas(text: str) -> list[str]:
     parts, depth, start, quote = [], 0, 0, ""
     for i, letter in enumerate(text):
         if quote:
-            quote = "" if letter == quote else quote
+            is_escaped = quote == '"' and (i - len(text[:i].rstrip("\\"))) % 2
+            quote = "" if letter == quote and not is_escaped else quote
         elif letter in "\"'" and (i == 0 or not text[i - 1].isalnum()):
             quote = letter
         elif letter in "[{":
@@ -232,7 +235,9 @@ def _plain(text: str) -> Any:
                 cut = text[: i + 1]
                 break
     elif text[:1] in "\"'":
-        cut = text[: text.index(text[0], 1) + 1]
+        quoted = _QUOTED.match(text)
+        assert quoted is not None, f"{text} has no closing quote"
+        cut = quoted[0]
     root = Document(cut, None).root
     return root.plain() if root is not None else None
 
