@@ -27,21 +27,17 @@ def choose(names: Sequence[str], *, is_random: bool, on_cluster: bool) -> tuple[
                 )
             ]
         )
-    if unready := [kind.name for kind in KINDS if kind.name in names and not kind.is_ready]:
-        raise StrategyError([_not_ready(unready)])
-    left_out = [f"not drilled yet: {kind.name}" for kind in KINDS if not names and not kind.is_ready]
-    wanted = [kind for kind in KINDS if kind.is_ready and (not names or kind.name in names)]
+    left_out: list[str] = []
+    wanted = [kind for kind in KINDS if not names or kind.name in names]
     if on_cluster:
         chosen = _on_cluster(wanted, names, is_random=is_random)
         if not kinds.IS_ON_CLUSTER_SEEN_TO_WORK:
             raise StrategyError([_not_ready(["--on-cluster"])])
         return *chosen, Where.CLUSTER
-    if is_random and not kinds.IS_RANDOM_SEEN_TO_WORK:
-        raise StrategyError([_not_ready(["--hours"])])
     if is_random:
         if other := [kind.name for kind in wanted if kind.group != "ranks" and names]:
             raise StrategyError([_not_at_random(other)])
-        left_out, wanted = [], [kind for kind in wanted if kind.group == "ranks"]
+        wanted = [kind for kind in wanted if kind.group == "ranks"]
     reason = why_no_namespaces()
     if reason is None:
         return wanted, left_out, Where.NAMESPACES

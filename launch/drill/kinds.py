@@ -36,15 +36,7 @@ class Kind:
     place: Place = Place.RANK
     needs_network: bool = False
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether it was seen to work; until then it is refused."""
-        return self.name not in NOT_SEEN_TO_WORK
 
-
-NOT_SEEN_TO_WORK: frozenset[str] = frozenset()
-# Drills at random, and on a cluster.
-IS_RANDOM_SEEN_TO_WORK = False
 IS_ON_CLUSTER_SEEN_TO_WORK = False
 _LOST, _HUNG = (Cause.RANK_LOST,), (Cause.HANG,)
 # Ranks that are cut off may be seen to hang, or to be gone, before their host is found not to answer.

@@ -31,6 +31,7 @@ def _nothing() -> None:
     """What asks for new ranks, and leaves them as they are."""
 
 
+@pytest.mark.slow
 def test_a_case_does_not_depend_on_those_before_it() -> None:
     """New ranks for each case, and the same ranks for all of them in another order, one twice."""
     alone = {case: bits(run_layout(case.strategy, before=_nothing)) for case in CASES}

@@ -30,6 +30,7 @@ def test_checkpoints_hold_the_same_bytes_and_resume(tmp_path: Path) -> None:
     assert file_hashes(killed.run) == expected
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     launch.start("training.steps=2000", "output.checkpoint_every=1", ASYNC)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.drill import kinds
 from tests.support.launching import STRATEGY
 
 
@@ -20,22 +19,13 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(
     assert "held-lock" in told
 
 
-def test_a_kind_that_was_not_seen_to_work_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    strategy = tmp_path / "smoke.yaml"
-    strategy.write_text(STRATEGY.format(text="null", runs=tmp_path))
-    monkeypatch.setattr(kinds, "NOT_SEEN_TO_WORK", {"sigkill"})
-    assert main(["drill", str(strategy), "--kind", "sigkill"]) == 2
-    assert "SW477 sigkill cannot be drilled yet" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--mtbf", "10"), "SW478 --mtbf '10' is no time between faults: '10' has no unit"),
         (("--mtbf", "0 s"), "SW478"),
-        ((), "SW477 --hours cannot be drilled yet"),
+        (("--mtbf", "2m"), "fix:      write --mtbf '2 min'"),
+        (("--kind", "cut-network"), "cut-network"),
     ],
 )
 def test_what_cannot_be_drilled_at_random_is_refused(

@@ -33,7 +33,6 @@ def test_what_needs_hosts_or_cores_of_its_own_is_refused(
     capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr(kinds, "NOT_SEEN_TO_WORK", frozenset())
     strategy = written(tmp_path, "[a, b]")
     assert main(["drill", str(strategy), "--on-cluster", *words]) == 2
     assert f"SW470 {words[-1] if words[0] == '--kind' else words[0]} is not" in capsys.readouterr().err

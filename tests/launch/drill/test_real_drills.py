@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from launch.drill import kinds
 from launch.drill.hosts import why_no_loopback
 from launch.drill.kinds import KINDS, SAVE_PHASES
 from planner.paths import PROJECT
@@ -80,7 +79,7 @@ def test_every_kind_is_drilled_or_left_out_by_name(answer: dict[str, Any]) -> No
     drilled = {found["kind"] for found in answer["drills"]}
     left_out = {text.rpartition(" ")[2] for text in answer["left_out"]}
     assert drilled | left_out == {kind.name for kind in KINDS}
-    assert left_out <= {kind.name for kind in KINDS if kind.needs_network or not kind.is_ready}
+    assert left_out <= {kind.name for kind in KINDS if kind.needs_network}
 
 
 @pytest.mark.parametrize("name", TOLD)
@@ -94,7 +93,6 @@ def test_the_run_recovers_and_ends_as_the_unbroken_one(answer: dict[str, Any], n
     assert 0 < drills[name]["seconds"] < 300
 
 
-@pytest.mark.skipif(not kinds.IS_RANDOM_SEEN_TO_WORK, reason="they are refused until they were seen to work")
 def test_faults_at_random_end_with_the_bits_of_the_run_without_any(tmp_path: Path) -> None:
     if (reason := why_no_loopback()) is not None:
         pytest.skip(reason)

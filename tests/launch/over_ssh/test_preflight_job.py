@@ -60,7 +60,8 @@ def test_stages_on_two_hosts_exchange_and_the_planner_gets_what_they_measured(
     assert 0.99 * min(ways) < float(rate.split(": ")[1].split(" GB/s")[0]) < 1.01 * max(ways)
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_while_ranks_run_leaves_nothing_on_any_host(
     hosts: LoopbackHosts, tmp_path: Path, number: signal.Signals
 ) -> None:

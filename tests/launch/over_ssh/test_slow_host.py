@@ -42,6 +42,7 @@ def _possible() -> None:
         pytest.skip(f"network namespaces and tc: {done.stderr.strip()}")
 
 
+@pytest.mark.slow
 def test_a_host_behind_a_slow_link_is_named(tmp_path: Path) -> None:
     import torch.distributed  # noqa: F401 - once, before the ranks are forked
 

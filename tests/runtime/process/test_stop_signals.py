@@ -141,7 +141,7 @@ def test_usr1_before_there_are_steps_waits_for_one_to_save(tree) -> None:
     assert answer.read_text() == "SIGUSR1"
 
 
-@pytest.mark.parametrize("paused_s", [0.1, 1.5, 4.0])
+@pytest.mark.parametrize("paused_s", [0.1, 1.5, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_a_rank_that_was_paused_still_hears_term(tree, paused_s: float) -> None:
     """SIGSTOP and SIGCONT, as Ctrl-Z and fg, Slurm's suspend and a debugger send them."""
     _, answer = tree("deepspeed")
