@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from launch.drill import kinds
 from launch.drill.hosts import why_no_loopback, why_no_namespaces
 from launch.drill.kinds import KINDS, NAMES, Kind, Place, Where
 from planner import Problem, StrategyError
@@ -30,10 +29,7 @@ def choose(names: Sequence[str], *, is_random: bool, on_cluster: bool) -> tuple[
     left_out: list[str] = []
     wanted = [kind for kind in KINDS if not names or kind.name in names]
     if on_cluster:
-        chosen = _on_cluster(wanted, names, is_random=is_random)
-        if not kinds.IS_ON_CLUSTER_SEEN_TO_WORK:
-            raise StrategyError([_not_ready(["--on-cluster"])])
-        return *chosen, Where.CLUSTER
+        return *_on_cluster(wanted, names, is_random=is_random), Where.CLUSTER
     if is_random:
         if other := [kind.name for kind in wanted if kind.group != "ranks" and names]:
             raise StrategyError([_not_at_random(other)])
@@ -108,15 +104,6 @@ def _not_at_random(names: Sequence[str]) -> Problem:
         found=f"{', '.join(names)} is not drilled at random",
         expected=f"with --hours, kinds that ranks do to themselves: {possible}",
         fix="leave it out, or leave out --hours",
-    )
-
-
-def _not_ready(names: Sequence[str]) -> Problem:
-    return Problem(
-        code="SW477",
-        found=f"{', '.join(names)} cannot be drilled yet",
-        expected="a kind of drill that was seen to work",
-        fix="leave it out; without --kind all others are drilled",
     )
 
 

@@ -37,7 +37,6 @@ class Kind:
     needs_network: bool = False
 
 
-IS_ON_CLUSTER_SEEN_TO_WORK = False
 _LOST, _HUNG = (Cause.RANK_LOST,), (Cause.HANG,)
 # Ranks that are cut off may be seen to hang, or to be gone, before their host is found not to answer.
 _HOST = (Cause.HOST_LOST,)
