@@ -39,6 +39,8 @@ FREQUENT = frozenset(
 )
 CYRILLIC = ("cp1251", "koi8-r")
 MAX_LATIN = 0.1  # of the letters of words in Cyrillic
+SYMBOLS = "€£¢¥§©®™°±µ·•…–—‘’“”«»¡¿½¼¾²³ªº"  # of CP1252 that stand in a text of ASCII
+ADJACENT = re.compile(rb"[\x80-\xff]{2}")
 FEW_LETTERS = 3  # different ones beyond ASCII
 # Chinese characters, Hangul, and the symbols and half-width forms between such.
 WIDE = (("\u3400", "\u9fff"), ("\uac00", "\ud7ff"), ("\ud800", "\udfff"), ("\uff00", "\uffef"))
@@ -128,7 +130,15 @@ def _guess_one(text: bytes) -> str | None:
     if counts[best]:
         return best
     latin = _decode(text, "cp1252")
-    return "cp1252" if latin is not None and _share(latin, "À", "ÿ") >= MIN_SHARE else None
+    if latin is None:
+        return None
+    is_alone = (
+        ADJACENT.search(text) is None
+    )  # other encodings write a letter, or a word, in several such bytes
+    num_symbols = sum(map(latin.count, SYMBOLS)) if is_alone else 0
+    num_beyond = sum(character > "\x7f" for character in latin)
+    share = _share(latin, "À", "ÿ") + num_symbols / max(1, num_beyond)
+    return "cp1252" if share >= MIN_SHARE else None
 
 
 def _guess_wide(text: bytes) -> str | None:

@@ -113,3 +113,10 @@ def test_damaged_bytes_in_utf8_are_not_another_encoding(tmp_path: Path) -> None:
         "although most of the text is"
         in only_problem(write(tmp_path / "b", "schön\n".encode() * 3 + b"\xf6")).found
     )
+
+
+@pytest.mark.parametrize("text", ["It cost £5.\n", "20° in the shade\n", "© 2020 by us\n", "a · b – c\n"])
+def test_a_symbol_in_a_text_of_ascii_is_of_cp1252(tmp_path: Path, text: str) -> None:
+    problem = only_problem(write(tmp_path / "a.txt", text.encode("cp1252")))
+    assert "it looks like CP1252" in problem.found
+    assert read(run_fix(problem.fix)) == [text]
