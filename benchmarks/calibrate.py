@@ -30,6 +30,7 @@ from planner.hardware.scaling import bandwidth_of
 from planner.problems import StrategyError
 from planner.standard_streams import run_program
 from planner.yaml12_writer import section_yaml
+from runtime.process.usable_cores import num_usable_cores
 
 _GLOO = "measured with gloo between ranks of this host, after computation on each rank"
 
@@ -37,7 +38,7 @@ _GLOO = "measured with gloo between ranks of this host, after computation on eac
 def main(argv: list[str]) -> int:
     """0 once the file is written."""
     options = _options(argv)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_usable_cores()
     load_before = os.getloadavg()[0]
     print(f"GEMMs and operations, {cores if options.name == CPU else 1} at once …", flush=True)
     rates: Rates = _run(cores if options.name == CPU else 1, _primitives, options.name)

@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+import json
 import os
 import select
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 BLOCK_BYTES = 1 << 20
 PIPE_WAIT_S = 30.0  # for the next byte: a pipe may be the output of a slow program
@@ -72,6 +73,15 @@ def read_file(path: Path) -> bytes:
     """
     with open_file(path) as file:
         return file.read()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in an ordinary file; an empty one where there is none, or it cannot be read."""
+    try:
+        content = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_limited(path: str | os.PathLike[str], max_bytes: int) -> bytes:

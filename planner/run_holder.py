@@ -4,18 +4,17 @@ A claim is a file attempts/NNNN.json; the highest number holds the run. It names
 which touches the file every few seconds, so that hosts that do not see the process see the file change.
 """
 
-import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from planner.files import read_file
+from planner.files import read_object
 from planner.problems import Problem
 
 CLAIMS_NAME, DONE_NAME, FAILED_NAME = "attempts", "done.json", "failed.json"
@@ -57,7 +56,7 @@ def find_live_holder(run_folder: Path, *, wait: Callable[[float], None] = time.s
     path = newest_claim(run_folder)
     if path is None or any((run_folder / name).exists() for name in (DONE_NAME, FAILED_NAME)):
         return None
-    claim = _read(path)
+    claim = read_object(path)
     pid, host = claim.get("pid"), claim.get("host")
     if not isinstance(pid, int) or not isinstance(host, str) or "machine" not in claim:
         return None  # torn, or of a version without heartbeats: nothing shows that it lives
@@ -94,14 +93,6 @@ def newest_attempt(run_folder: Path) -> int:
     """The highest number that was claimed; 0: none."""
     path = newest_claim(run_folder)
     return 0 if path is None else int(path.stem)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(read_file(path))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def host_and_boot() -> str:

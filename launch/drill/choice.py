@@ -26,7 +26,6 @@ def choose(names: Sequence[str], *, is_random: bool, on_cluster: bool) -> tuple[
                 )
             ]
         )
-    left_out: list[str] = []
     wanted = [kind for kind in KINDS if not names or kind.name in names]
     if on_cluster:
         return *_on_cluster(wanted, names, is_random=is_random), Where.CLUSTER
@@ -36,14 +35,14 @@ def choose(names: Sequence[str], *, is_random: bool, on_cluster: bool) -> tuple[
         wanted = [kind for kind in wanted if kind.group == "ranks"]
     reason = why_no_namespaces()
     if reason is None:
-        return wanted, left_out, Where.NAMESPACES
+        return wanted, [], Where.NAMESPACES
     if (missing := why_no_loopback()) is not None:
         raise StrategyError([_no_hosts(missing)])
     possible = [kind for kind in wanted if not kind.needs_network]
     refused = [kind.name for kind in wanted if kind.needs_network]
     if refused and names:
         raise StrategyError([_no_network(refused, reason)])
-    left_out += [f"left out, as it needs a network of its own ({reason}): {name}" for name in refused]
+    left_out = [f"left out, as it needs a network of its own ({reason}): {name}" for name in refused]
     return possible, left_out, Where.LOOPBACK
 
 

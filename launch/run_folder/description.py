@@ -1,17 +1,14 @@
 """Description of a run: strategy and plan, attempts, and how it ended, each as far as its folder tells."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launch.run_folder.records import number
 from launch.supervisor.journal import JOURNAL_NAME
 from launch.supervisor.verdict import Outcome, read_outcome
 from planner import Plan, Problem, StrategyError, build_plan, load
 from planner.exit_codes import ExitCode
-from planner.files import read_file
+from planner.files import read_object
 from planner.run_files import RANKS_NAME, STEPS_NAME
 from planner.run_holder import CLAIMS_NAME, DONE_NAME, FAILED_NAME
 from planner.strategy.schema import Strategy
@@ -107,7 +104,7 @@ def _claims(folder: Path) -> list[Claim]:
     found = []
     for path in (folder / CLAIMS_NAME).glob("*.json"):
         if path.stem.isdecimal() and len(path.stem) < 10:
-            content = _read_json(path)
+            content = read_object(path)
             host = content.get("host")
             found.append(
                 Claim(
@@ -117,11 +114,3 @@ def _claims(folder: Path) -> list[Claim]:
                 )
             )
     return sorted(found, key=lambda claim: claim.attempt)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(read_file(path))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

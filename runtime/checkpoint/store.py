@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -40,6 +39,7 @@ from runtime.checkpoint.manifest import (
 from runtime.checkpoint.safetensors_writer import OwnedPiece, WrittenPiece, write_shard
 from runtime.checkpoint.shard_header import ExpectedPiece, find_header_fault
 from runtime.parallel.collective_actions import ALONE, Ranks, RanksFailed
+from runtime.process.usable_cores import num_usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def find_damage(info: CheckpointInfo, ranks: Ranks = ALONE) -> tuple[str, ...]:
 
     def check_share() -> list[str]:
         # Reading and hashing leave the interpreter to others; most often rank 0 does it alone.
-        num_readers = max(1, min(_MOST_READERS, _num_cores() // ranks.world_size))
+        num_readers = max(1, min(_MOST_READERS, num_usable_cores() // ranks.world_size))
         with ThreadPoolExecutor(num_readers, "checkpoint-verify") as readers:
             return [damage for damage in readers.map(check, share) if damage is not None]
 
@@ -232,11 +232,6 @@ def _damage_of(path: Path, record: FileRecord, expected: Sequence[ExpectedPiece]
     except OSError as error:
         return f"SW804 {path.name} cannot be read: {error.strerror}"
     return None
-
-
-def _num_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shard_path(folder: Path, rank: int) -> Path:

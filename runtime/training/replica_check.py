@@ -6,7 +6,7 @@ moments too; under ZeRO 1 and 2 the masters and moments of what TP partners shar
 with the fp32 masters of which they are the rounded values. Nothing is compared with what one rank alone has.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def check_replicas(engine: DeepSpeedEngine, groups: RankGroups, step: int, folde
     unrounded = _not_rounded(engine)
     if sum_over_world(len(differing) + len(unrounded), engine.device) == 0:
         return
-    findings = _judge(copies, differing, unrounded, groups)
+    findings = _judge(copies, held, differing, unrounded, groups)
     own = groups.rank
     tensors = {
         copy.what: copy.tensor
@@ -117,17 +117,18 @@ def _count_unequal(weight: Tensor, master: Tensor) -> Tensor:
 
 def _judge(
     copies: Sequence[Copy],
+    held: Mapping[str, Tensor],
     differing: set[str],
     unrounded: dict[str, dict[str, Tensor]],
     groups: RankGroups,
 ) -> list[Finding]:
-    """The same on every rank. Collective over the world."""
+    """The same on every rank. Collective over the world. `held`: fingerprints of the copies."""
     names = {name for one in exchange_json(sorted(differing)) for name in one}
     said = exchange_json(
         {
             "unrounded": sorted(unrounded),
             "copies": [
-                [copy.what, _holders(copy, groups), int(fingerprint(copy.tensor))]
+                [copy.what, _holders(copy, groups), int(held[copy.what])]
                 for copy in copies
                 if copy.what in names
             ],

@@ -207,13 +207,13 @@ def _assignments(text: str) -> Any:
 
 
 def _split_commas(text: str) -> list[str]:
-    parts, depth, start, quote = [], 0, 0, ""
+    parts, depth, start, quoted_to = [], 0, 0, 0
     for i, letter in enumerate(text):
-        if quote:
-            is_escaped = quote == '"' and (i - len(text[:i].rstrip("\\"))) % 2
-            quote = "" if letter == quote and not is_escaped else quote
-        elif letter in "\"'" and (i == 0 or not text[i - 1].isalnum()):
-            quote = letter
+        if i < quoted_to:
+            continue
+        if letter in "\"'" and (i == 0 or not text[i - 1].isalnum()):
+            quoted = _QUOTED.match(text, i)
+            quoted_to = len(text) if quoted is None else quoted.end()
         elif letter in "[{":
             depth += 1
         elif letter in "]}":
