@@ -10,6 +10,8 @@ COMPLETIONS = (
     *("completion", "canonical_solution", "output", "response", "chosen", "solution", "answer"),
     *("answers", "completions", "responses", "outputs", "instances", "best answer", "best_answer"),
 )
+# Code and worked solutions: with each prompt, but settings have such keys too.
+CODE = ("code", "reference_code", "solutions", "generated_solution", "snippet", "sql")
 # Only together: alone they are names of many other things.
 PAIRS = (
     ("inputs", "targets"),
@@ -30,9 +32,11 @@ PAIRS = (
     ("input_text", "output_text"),
     ("input_text", "target_text"),
     ("q", "a"),
+    ("intent", "snippet"),
+    ("question", "query"),
     ("inputs_pretokenized", "targets_pretokenized"),
 )
-CONTEXTS = ("input", "context", "passage")
+CONTEXTS = ("input", "context", "passage", "body")
 SYSTEMS = ("system", "system_prompt", "system_message", "meta_instruction")
 HISTORY = "history"
 # Whether the answer is a good one (TRL's and LLaMA-Factory's data for KTO).
@@ -99,7 +103,7 @@ def find_prompts(record: dict[str, Any]) -> Answers | None:
 
 
 def _find_pair(record: dict[str, Any], names: dict[str, str]) -> tuple[str, str] | None:
-    candidates = [(prompt, completion) for prompt in PROMPTS for completion in COMPLETIONS]
+    candidates = [(prompt, completion) for prompt in PROMPTS for completion in (*COMPLETIONS, *CODE)]
     for prompt, completion in (*candidates, *PAIRS):
         if prompt in names and completion in names:
             asked, answered = record[names[prompt]], record[names[completion]]
@@ -115,6 +119,8 @@ def _answer(value: Any, expression: str) -> tuple[str, str | None] | None:
     Of a list of messages the last one is taken, of several texts the first.
     """
     if isinstance(value, str):
+        if _are_texts(_listed_in(value)):  # APPS
+            return f"json.loads({expression})[0]", f"if {expression} and json.loads({expression})"
         return expression, None
     if are_messages(value):
         return f"{expression}[-1:]", None
@@ -212,6 +218,16 @@ def _first(
         if key is not None and key not in used and (record[key] is None or isinstance(record[key], kind)):
             return key
     return None
+
+
+def _listed_in(text: str) -> Any:
+    """The JSON list that a text is; None for others."""
+    if not text.startswith('["'):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _are_texts(value: Any) -> bool:

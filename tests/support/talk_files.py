@@ -274,6 +274,39 @@ TALKS = {
         lines([{"ind": 1, "ctx": asked, "endings": CHOICES, "label": "2"} for asked in ASKED]),
         CHOSEN,
     ),
+    "MBPP, sanitized": TalkFile(
+        "mbpp.json",
+        whole(_pairs(lambda a, b: {"task_id": 2, "prompt": a, "code": b, "test_list": ["assert f() == 1"]})),
+        talks_of_pairs(),
+    ),
+    "APPS": TalkFile(
+        "apps.jsonl",
+        lines(
+            [
+                *_pairs(lambda a, b: {"id": 1, "question": a, "solutions": json.dumps([b, "no"])}),
+                {"id": 5, "question": "Without any?", "solutions": ""},
+            ]
+        ),
+        talks_of_pairs(),
+    ),
+    "SVAMP": TalkFile(
+        "svamp.json",
+        whole(_pairs(lambda a, b: {"Body": "Ann has 8.", "Question": a, "Equation": "8 - 3", "Answer": b})),
+        _with("Ann has 8."),
+    ),
+    "CoNaLa": TalkFile(
+        "c.json", whole(_pairs(lambda a, b: {"intent": a, "snippet": b, "question_id": 1})), talks_of_pairs()
+    ),
+    "Spider": TalkFile(
+        "s.json",
+        whole(_pairs(lambda a, b: {"db_id": "x", "query": b, "question": a, "question_toks": a.split()})),
+        talks_of_pairs(),
+    ),
+    "OpenMathInstruct": TalkFile(
+        "o.jsonl",
+        lines(_pairs(lambda a, b: {"problem": a, "generated_solution": b, "expected_answer": "4"})),
+        talks_of_pairs(),
+    ),
     "CSV": TalkFile(
         "qa.csv", table([["query", "response"], *zip(ASKED, TEXTS, strict=True)]), talks_of_pairs()
     ),
