@@ -12,6 +12,7 @@ import numpy as np
 
 from planner.problems import Problem, StrategyError
 from runtime.data.answers import check_answers
+from runtime.data.beside_text import find_answers_beside
 from runtime.data.cache import TOKENIZER_NAME, DataManifest
 from runtime.data.chat_template import Rendered, conversation_tokenizer, encode_rendered
 from runtime.data.corpus import Corpus, Source, data_problem
@@ -44,6 +45,8 @@ def encode_corpus(
     warnings = _warnings(survey)
     if reader.has_answers:
         warnings += check_answers(survey, reader)
+    else:
+        warnings += find_answers_beside(survey.sources, reader.field)
     if survey.num_documents == 0:
         raise StrategyError((_nothing_to_read(survey),))
     if coder is None:
