@@ -30,6 +30,7 @@ csv.field_size_limit(sys.maxsize)
 DELIMITERS = (",", "\t", ";", "|", "\x01", "\x1f")
 # Too common in logs, settings and formulas: only below a header that leaves no doubt, of so many columns.
 DOUBTFUL = {":": 3, "^": 2, "~": 2}
+SPECIAL = re.compile(r"<\|\w+\|>")  # <|im_start|>: the bars of a special token delimit nothing
 EXCEL = re.compile(r"sep=([^\r\n])\r?\n")  # the first line by which Excel is told the delimiter
 COMMENT = "# \t"  # what a header may have before it
 COMMENTS = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)+")
@@ -140,6 +141,8 @@ def _judge_delimiter(
     head: str, is_complete: bool, delimiter: str, field: str
 ) -> tuple[CsvForm | None, list[list[str]]]:
     """The form of the table with this delimiter, None if it is none; the rows that were read."""
+    if delimiter == "|" and SPECIAL.search(head):
+        return None, []
     rows, is_quoted = _read_rows(head, is_complete, delimiter, has_quotes=True)
     if not is_quoted and '\\"' in head:
         escaped, is_escaped = _read_rows(head, is_complete, delimiter, has_quotes=True, has_escapes=True)

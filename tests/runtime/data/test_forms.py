@@ -302,6 +302,7 @@ def test_saved_splits_are_read_as_the_train_split(tmp_path: Path) -> None:
         "Dear John,\n\nthank you, and goodbye.\n",
         "import os, sys\n\nx, y = 1, 2\n",
         "| a | b |\n|---|---|\n| 1 | 2 |\n",
+        "<|im_start|>user\nWho was it?<|im_end|>\n<|im_start|>assistant\nNobody.<|im_end|>\n" * 4,
         "\tindented\twith tabs\n\tand\tso on\n",
         '"Hello," he said.\n"Yes," she said.\n',
         "text\nwith a heading, and a list:\none, two, three\n",
