@@ -7,8 +7,9 @@ from runtime.data.conversion import conversion_command
 from runtime.data.corpus import Source
 from runtime.data.form import Form
 from runtime.data.naming import converted_name
+from runtime.data.nesting import find_marked
 from runtime.data.prompt_columns import at
-from runtime.data.shape_fix import LEAVE_OUT, override, quoted, renamed, sample_records, shape_fix
+from runtime.data.shape_fix import LEAVE_OUT, nested_fix, override, quoted, renamed, sample_records, shape_fix
 from runtime.data.text_field import find_keys, has_field, listed, longest_field
 
 MAX_NAMED = 12  # elements of a list whose kind is looked at
@@ -108,6 +109,13 @@ def absent_fix(source: Source, form: Form, name: str) -> str | None:
         converted = f"r if {quoted(name)} in r else dict(r, **{{{quoted(name)}: r.get({quoted(field)})}})"
         command = conversion_command(source.file, form, converted)
     return command and f"{doing}: {source.naming.then_write(command, converted_name(source.file))}"
+
+
+def marked_fix(source: Source, form: Form, name: str) -> str | None:
+    """The fix where some texts are lists of parts: all of them joined."""
+    found = (find_marked(record, name) for record in sample_records(source, form))
+    marked = next(filter(None, found), None)
+    return None if marked is None else nested_fix(source, form, marked, name, "text")
 
 
 def renamed_fix(source: Source, form: Form, name: str) -> str:

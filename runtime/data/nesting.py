@@ -54,7 +54,7 @@ def find_nested(value: dict[str, Any], name: str, *, has_many: bool) -> Nested |
         name: the field that should hold the text.
         has_many: whether the file has other values beside this one, so that it probably is a record.
     """
-    document = _find_notebook(value, name) or _find_words(value, name)
+    document = _find_notebook(value, name) or _find_words(value, name) or find_marked(value, name)
     if document is not None:
         return document
     table = None if has_many else _find_rows(value) or _find_columns(value, name)
@@ -97,6 +97,23 @@ def _find_words(value: dict[str, Any], name: str) -> Nested | None:
             loop = f"for r in [dict(r, **{{{json.dumps(name)}: {joined}}})]"
             return Nested(where=f"{key}[][]", loops=(loop,), first={name: "text"}, doing="join its words")
     return None
+
+
+def find_marked(value: dict[str, Any], name: str) -> Nested | None:
+    """The text of a record that is a list of parts, of which links and bold words are objects (Telegram)."""
+    parts = value.get(name)
+    if not isinstance(parts, list) or all(isinstance(p, str) for p in parts) or not all(map(_is_part, parts)):
+        return None
+    joined = f'"".join(p if isinstance(p, str) else p["text"] for p in r.get({json.dumps(name)}) or [])'
+    loop = f"for r in [dict(r, **{{{json.dumps(name)}: {joined}}})]"
+    return Nested(
+        where=f"{name}[]", loops=(loop,), first={**value, name: "text"}, doing="join the parts of its texts"
+    )
+
+
+def _is_part(part: Any) -> bool:
+    is_object = isinstance(part, dict) and isinstance(part.get("type"), str) and "role" not in part
+    return isinstance(part, str) or (is_object and isinstance(part.get("text"), str))
 
 
 def _joint(value: dict[str, Any], found: Nested) -> str | None:
@@ -215,6 +232,9 @@ def _of_elements(
         return Nested(where=where, loops=loops, first=sample[0])
     if not all(isinstance(element, dict) for element in sample):
         return None
+    marked = next(filter(None, (find_marked(element, name) for element in sample)), None)
+    if marked is not None:
+        return replace(marked, where=f"{where}.{marked.where}", loops=(*loops, *marked.loops))
     first = max(sample, key=_num_characters)
     if not _is_record(first, name):
         # An element that wraps its record, as Elasticsearch and the datasets server have it.

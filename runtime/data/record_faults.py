@@ -6,7 +6,7 @@ from typing import Any
 
 from planner.problems import Problem
 from runtime.data.corpus import Source, data_problem
-from runtime.data.field_fix import absent_fix, suggest_field, without_empty_fix
+from runtime.data.field_fix import absent_fix, marked_fix, suggest_field, without_empty_fix
 from runtime.data.form import Form
 from runtime.data.json_values import TRAILING_COMMA
 from runtime.data.list_rows import lists_fix
@@ -73,6 +73,8 @@ class RecordFaults:
         fix = "correct or remove the record"
         if kind == "absent" and 1 < self.counts[kind] < total and not self.counts["malformed"]:
             fix = absent_fix(self.source, self.form, self.name) or fix
+        elif kind != "absent" and not self.counts["malformed"]:
+            fix = marked_fix(self.source, self.form, self.name) or fix
         if self.counts[kind] == total - (self.counts["malformed"] if kind != "malformed" else 0):
             fix = suggest_field(self.source, self.form, self.name, is_whole=not self.counts["malformed"])
         return data_problem("SW708", found, expected, fix, self.source.file, place, path="data.text_field")

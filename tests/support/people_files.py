@@ -70,7 +70,21 @@ SCHEMA = {"fields": [{"name": "text", "type": "string"}], "pandas_version": "1.4
 LISTS = [[record["id"], record["text"]] for record in RECORDS]
 HEADED = [["id", "text"], *LISTS]
 
+# Telegram's: a text with links or bold words is a list of parts.
+MARKED = [
+    {
+        "id": n,
+        "type": "message",
+        "text": text if n % 2 else [text[:9], {"type": "bold", "text": text[9:]}, ""],
+    }
+    for n, text in enumerate(TEXTS)
+]
+
 NESTED = {
+    "Telegram": TextFile("result.json", whole({"name": "A", "type": "private_group", "messages": MARKED}, 1)),
+    "Telegram, messages on lines": TextFile(
+        "a.jsonl", lines([*MARKED[1:], MARKED[0]]), (*TEXTS[1:], TEXTS[0])
+    ),
     "a version above the data": TextFile("a.json", whole({"version": "1.0", "data": RECORDS})),
     "a status above documents": TextFile("a.json", whole({"status": "ok", "documents": BODIES}, 2)),
     "SQuAD": TextFile("train-v2.0.json", whole(SQUAD)),
