@@ -10,7 +10,7 @@ from runtime.data.prompt_columns import CODE, PROMPTS, at
 from runtime.data.shape_fix import NEEDS_TEMPLATE, sample_records
 
 # Beside a text; a summary, a translation or a label beside it leaves a text that is complete.
-ANSWERS = ("completion", "response", "canonical_solution", "solution", *CODE)
+ANSWERS = ("completion", "response", "canonical_solution", "solution", "output", "target", "reply", *CODE)
 MIN_SHARE = 0.5  # of the records
 MAX_FILES = 100  # looked into
 
