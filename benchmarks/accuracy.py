@@ -20,6 +20,7 @@ from planner import __version__, load
 from planner.hardware.catalog import CALIBRATION_NAME
 from planner.rules.not_implemented import find_unimplemented
 from planner.standard_streams import run_program
+from runtime.process.usable_cores import num_usable_cores
 
 STRATEGY = "ds_configs/tiny_cpu.yaml"
 # Name, ranks, overrides. Compact rank order makes rank 0, whose phases are reported, an expert rank.
@@ -109,7 +110,7 @@ def _start(case: Case, folder: Path, until: float) -> None:
 
 def _take_turns(cases: list[Case], until: float) -> None:
     """Rounds over all jobs until each has its steps, or the time is over."""
-    cores = len(os.sched_getaffinity(0))
+    cores = num_usable_cores()
     while time.monotonic() < until:
         waiting = [c for c in cases if c.job is not None and c.why_not is None and len(c.steps) < STEPS]
         if not waiting:

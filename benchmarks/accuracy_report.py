@@ -1,7 +1,6 @@
 """Accuracy report: predicted and measured steps and phases of each layout, as tables and JSON."""
 
 import json
-import os
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from planner.prediction.breakdown import PHASES
 from planner.prediction.predict import predict
 from planner.report.tables import Table, print_tables
 from planner.strategy.parallel import Parallel
+from runtime.process.usable_cores import num_usable_cores
 
 
 @dataclass
@@ -174,7 +174,7 @@ def _as_json(cases: list[Case], folder: Path, strategy: str) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "machine": platform.node(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_usable_cores(),
         "strategy": strategy,
         "layouts": [
             {

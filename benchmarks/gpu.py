@@ -8,7 +8,6 @@ largest shares; writes JSON. `--device cpu --tiny` runs the same code without a 
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from benchmarks.worlds import World, WorldFailed
 from planner import __version__
 from planner.memory.fit import fits
 from planner.problems import StrategyError
+from runtime.process.usable_cores import num_usable_cores
 
 # ds_configs/ep64_tp2_staged.yaml: 4.37 B parameters. Its experts have two matrices; the peers' have three.
 REFERENCE = Shape(
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _measure(setting: Setting, device: str, num_steps: int) -> dict[str, Any]:
     """Figures of one competitor in a process of its own, or its error."""
-    world = World(1, len(os.sched_getaffinity(0)) if device == "cuda" else 1, device)
+    world = World(1, num_usable_cores() if device == "cuda" else 1, device)
     try:
         width = 8192 if device == "cuda" else 128
         (rate,) = world.call(step_ranks.gemm_rate, setting.precision, width)

@@ -21,6 +21,7 @@ from benchmarks.step_report import Block, Report, Row
 from benchmarks.worlds import World, WorldFailed
 from planner import __version__
 from planner.problems import StrategyError
+from runtime.process.usable_cores import num_usable_cores
 
 ROUTINGS: dict[str, tuple[str, float | None]] = {
     "balanced": ("balanced", None),
@@ -88,7 +89,7 @@ def _measure(
 ) -> None:
     """One block for each routing: a launch of all competitors of one kind."""
     first = next(iter(settings.values()))
-    cores = len(os.sched_getaffinity(0))
+    cores = num_usable_cores()
     threads = threads or (cores if first.num_ranks == 1 and first.shape.hidden_size > 64 else 1)
     worlds: dict[str, World] = {}
     failed: dict[str, str] = {}

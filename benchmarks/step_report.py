@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.competitors import SETTINGS
 from benchmarks.setting import OURS, Setting, Shape, step_flops
 from benchmarks.step_ranks import Counts
+from runtime.process.usable_cores import num_usable_cores
 
 _RESAMPLES = 2000
 
@@ -231,7 +232,7 @@ def machine() -> str:
             if line.startswith("model name")
         )
         model = next(names, model)
-    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+    return f"{model}, {num_usable_cores()} cores"
 
 
 def versions() -> dict[str, str]:

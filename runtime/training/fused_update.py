@@ -5,9 +5,9 @@ weights are rounded from the masters right after these are updated.
 
 On a CPU every element is rounded alike, wherever it lies. torch 2.13's CPU kernel
 (aten/src/ATen/native/cpu/FusedAdamKernel.cpp) computes the last elements of a tensor, which do not fill a
-vector register, one by one, and rounds some of them otherwise. Under ZeRO a rank updates a flat partition: a
-parameter that TP partners share lies at another place in each one's, and would drift apart by where pieces
-end. Here such elements are copied to a tensor of a register's size, updated there, and copied back.
+vector register, one by one, and rounds some of them otherwise. Under ZeRO a rank updates the pieces of a flat
+partition, and where these end depends on the number of data-parallel ranks: so would the bits of an update.
+Here such elements are copied to a tensor of a register's size, updated there, and copied back.
 """
 
 from collections.abc import Iterable, Iterator

@@ -22,6 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
+from runtime.process.usable_cores import num_usable_cores
 from tests.support.equality import TOLERANCE, differences
 from tests.support.layout import run_layout
 from tests.support.matrix import LAYOUTS, Case, everything, in_bf16, in_cuts
@@ -188,9 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=int,
         help="only so many fp32 cases, by lot; bf16 and cuts of the layers are run in full",
     )
-    parser.add_argument(
-        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="worlds at the same time"
-    )
+    parser.add_argument("--jobs", type=int, default=num_usable_cores(), help="worlds at the same time")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run has left")
     parser.add_argument("--results", type=Path, default=Path("build/matrix.jsonl"), help="kept between runs")
     parser.add_argument("--output", type=Path, default=Path("docs/matrix.md"))
