@@ -16,6 +16,7 @@ from runtime.telemetry.records import Telemetry
 from runtime.telemetry.wandb_log import WandbLog, find_wandb_problems, logged_config, run_id
 from tests.runtime.startup.test_resume import STRATEGY
 from tests.runtime.telemetry.test_records import step_line
+from tests.support.launching import Launch
 
 PLAN = build_plan(loads(STRATEGY, ["operate.wandb=moe"]))
 
@@ -30,22 +31,44 @@ def test_an_offline_log_has_the_steps_of_a_run(tmp_path: Path, monkeypatch: pyte
             telemetry.append_step(step_line(step, loss=6.0 + attempt))
         telemetry.close()
         time.sleep(1.1)  # W&B names the folder of an offline log by the second
+    logged, ids = read_logs(tmp_path, PLAN.strategy.name, "step", "loss/train", "attempt")
+    assert logged == [(1, 7.0, 1), (2, 7.0, 1), (3, 7.0, 1), (3, 8.0, 2), (4, 8.0, 2)]
+    assert ids == {run_id(tmp_path)}
+
+
+@pytest.mark.slow  # a launch
+def test_a_launch_leaves_an_offline_log_of_rank_0(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    code, output = launch.train("operate.wandb=moe", env={"WANDB_MODE": "offline"})
+    assert code == 0, output
+    assert "Traceback" not in output
+    assert "SW967" not in output
+    logged, ids = read_logs(launch.run, "smoke", "step", "loss/train", "attempt")
+    assert logged == [(line["step"], line["loss"], 1) for line in launch.lines()]
+    assert len(logged) == 12
+    assert ids == {run_id(launch.run)}
+    assert len(list(launch.run.glob("wandb/offline-run-*"))) == 1, "rank 0's alone"
+
+
+def read_logs(folder: Path, name: str, *keys: str) -> tuple[list[tuple[object, ...]], set[str]]:
+    """Offline logs in the folder of a run: these values of all steps, sorted; the ids of the logs.
+
+    `name`: of the run.
+    """
     from wandb.proto import wandb_internal_pb2
 
     logged, ids = [], set()
-    for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for data in records_of(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             if record.HasField("run"):
                 ids.add(record.run.run_id)
-                assert (record.run.project, record.run.display_name) == ("moe", PLAN.strategy.name)
+                assert (record.run.project, record.run.display_name) == ("moe", name)
             if record.HasField("history"):
                 items = {".".join(item.nested_key) or item.key: item for item in record.history.item}
-                names = ("step", "loss/train", "attempt")
-                logged.append(tuple(json.loads(items[name].value_json) for name in names))
-    assert sorted(logged) == [(1, 7.0, 1), (2, 7.0, 1), (3, 7.0, 1), (3, 8.0, 2), (4, 8.0, 2)]
-    assert ids == {run_id(tmp_path)}
+                logged.append(tuple(json.loads(items[key].value_json) for key in keys))
+    return sorted(logged), ids
 
 
 def records_of(content: bytes) -> Iterator[bytes]:
