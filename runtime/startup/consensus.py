@@ -30,6 +30,7 @@ from runtime.process.job import job_of_rank
 from runtime.process.rendezvous import LOOPBACK
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
+from runtime.startup.meeting import AskedToStop
 from runtime.startup.rank_reports import RankReport, disagrees, find_problems, make_report, missing_ranks
 from runtime.startup.rank_store import Attempt, Server, join, serve
 
@@ -108,7 +109,12 @@ def agree_on_start(
     own = make_report(plan, identity, problems)
     world_size = identity.world_size if plan is None else plan.world_size
     timeout_s = ERROR_TIMEOUT_S if plan is None or problems else plan.strategy.launch.timeout
-    store = context.store = connect(identity, world_size, timeout_s)
+    try:
+        store = context.store = connect(
+            identity, world_size, timeout_s, lambda: context.stop.asked is not None
+        )
+    except AskedToStop:
+        return _stopped_before_training(context, reporter)
     if context.rank > 0:
         store.set(f"report/{own.rank}", own.to_json())
         return _await_decision(context, store)
@@ -133,10 +139,13 @@ def environment_problems(plan: Plan, environ: Mapping[str, str] = os.environ) ->
     return () if problem is None else (problem,)
 
 
-def connect(identity: Identity, world_size: int, timeout_s: float) -> Store:
+def connect(
+    identity: Identity, world_size: int, timeout_s: float, is_asked_to_stop: Callable[[], bool]
+) -> Store:
     """The store at MASTER_ADDR:MASTER_PORT; rank 0 serves it unless the launcher (torchrun) does already.
 
     Raises:
+        AskedToStop: if this rank was asked to stop while it waited for the store.
         CannotMeet: if it cannot be served, not be reached within `timeout_s`, or is not this attempt's.
         StrategyError: if SWITCHYARD_SECRET is no secret.
     """
@@ -161,7 +170,7 @@ def connect(identity: Identity, world_size: int, timeout_s: float) -> Store:
     server = Server.RANK_0
     if is_served:
         server = Server.LAUNCHER_OF_RANK_0 if identity.rank == 0 else Server.LAUNCHER
-    return join(address, port, attempt, timeout_s=timeout_s, server=server)
+    return join(address, port, attempt, timeout_s=timeout_s, server=server, is_asked_to_stop=is_asked_to_stop)
 
 
 def agree_on_groups(make: Callable[[], T], context: RunContext, device: torch.device) -> T:
@@ -222,8 +231,7 @@ def _decide(
     try:
         problems = collect_reports(context, own)
         if context.stop.asked is not None:
-            how = f"by {context.stop.asked} before training started"
-            return StartDecision(exit_code=reporter.stopped(how))
+            return _stopped_before_training(context, reporter)
         if problems:
             return StartDecision(exit_code=reporter.invalid_input(problems))
         return decide(context)
@@ -263,6 +271,10 @@ def _await_decision(context: RunContext, store: Store) -> StartDecision:
     if decision.exit_code is not None:
         store.add("read", 1)
     return decision
+
+
+def _stopped_before_training(context: RunContext, reporter: ExitReporter) -> StartDecision:
+    return StartDecision(exit_code=reporter.stopped(f"by {context.stop.asked} before training started"))
 
 
 def _wait_for_readers(store: Store, num_readers: int, key: str = "read") -> None:

@@ -1,4 +1,4 @@
-"""Failure of the ranks to meet, before there is a store in which one could give a reason to the others."""
+"""Why ranks have not met: a failure or a stop, before there is a store in which one could tell the others."""
 
 from planner import Problem
 
@@ -9,3 +9,7 @@ class CannotMeet(RuntimeError):
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         super().__init__(str(problem))
+
+
+class AskedToStop(Exception):
+    """The rank was asked to stop while it waited for the store."""

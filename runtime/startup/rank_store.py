@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 from planner import Problem
 from runtime.process.attempt_secret import VARIABLE
 from runtime.startup.listening import listen
-from runtime.startup.meeting import CannotMeet
+from runtime.startup.meeting import AskedToStop, CannotMeet
 from runtime.startup.sealed_store import SealedStore, seal_of
 
 RETRY_S = 0.2
@@ -101,14 +101,23 @@ def serve(address: str, port: int, attempt: Attempt, *, timeout_s: float, is_on_
     return attempt.entries(store)
 
 
-def join(address: str, port: int, attempt: Attempt, *, timeout_s: float, server: Server) -> Store:
+def join(
+    address: str,
+    port: int,
+    attempt: Attempt,
+    *,
+    timeout_s: float,
+    server: Server,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Store:
     """On the other ranks: the store that rank 0 serves. On every rank: the one that a launcher serves.
 
     Raises:
+        AskedToStop: if nobody serves it yet, or any more, and this rank was asked to stop.
         CannotMeet: if it is not reached within `timeout_s`, is another job's, or another secret's.
     """
     deadline = time.monotonic() + timeout_s
-    _wait_for_server(address, port, deadline)
+    _wait_for_server(address, port, deadline, is_asked_to_stop)
     left_s = max(MIN_S, deadline - time.monotonic())
     stores: list[TCPStore] = []
 
@@ -174,7 +183,7 @@ def _appears(store: Store, key: str, deadline: float) -> bool:
     return True
 
 
-def _wait_for_server(address: str, port: int, deadline: float) -> None:
+def _wait_for_server(address: str, port: int, deadline: float, is_over: Callable[[], bool]) -> None:
     resolve_by = min(deadline, time.monotonic() + RESOLVE_S)
     began = time.monotonic()
     reason: OSError | None = None
@@ -188,10 +197,11 @@ def _wait_for_server(address: str, port: int, deadline: float) -> None:
             # An attempt that was cut short says less than the one before: a missing host takes 3 s (ARP).
             if reason is None or patience_s == CONNECT_S or not isinstance(error, TimeoutError):
                 reason = error
-            is_over = time.monotonic() > (resolve_by if isinstance(error, socket.gaierror) else deadline)
-            if is_over:
+            if time.monotonic() > (resolve_by if isinstance(error, socket.gaierror) else deadline):
                 waited_s = time.monotonic() - began
                 raise CannotMeet(_not_reached(address, port, reason, waited_s)) from error
+        if is_over():  # and so was rank 0, which may have ended without this rank
+            raise AskedToStop
         time.sleep(RETRY_S)
 
 

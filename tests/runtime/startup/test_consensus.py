@@ -22,6 +22,7 @@ from runtime.startup.consensus import StartDecision, agree_on_groups, agree_on_s
 from runtime.startup.context import RunContext
 from runtime.startup.exit_reporter import ExitReporter
 from tests.runtime.startup.test_resume import STRATEGY
+from tests.support.launching import free_port
 
 PLAN = build_plan(loads(STRATEGY, ["parallel.ep=2"]))
 FAULT = Problem(code="SW999", path="x", found="found", expected="expected", fix="fix")
@@ -81,6 +82,18 @@ def test_a_stop_before_the_start_ends_all_at_once(monkeypatch: pytest.MonkeyPatc
     found, seconds = decisions(monkeypatch, tmp_path, is_asked=True)
     assert [decision.exit_code for decision in found] == [130, 130]
     assert seconds < 10, "rank 0 waits for no reader that has left"
+
+
+def test_a_rank_that_is_asked_to_stop_does_not_wait_for_a_rank_0_that_has_left(tmp_path: Path) -> None:
+    """Asked by USR1, as Slurm asks near a time limit, whose grace has no end: nobody serves the store."""
+    plan = build_plan(loads(STRATEGY, ["parallel.ep=2", "launch.timeout=15 s"]))
+    context = context_of(1, folder=tmp_path, stop=AskedToStop())
+    identity = replace(context.identity, master_addr="127.0.0.1", master_port=free_port())
+    context = replace(context, start=replace(context.start, plan=plan, identity=identity))
+    began = time.monotonic()
+    decision = agree_on_start(context, ExitReporter(context=context), lambda _: StartDecision())
+    assert decision.exit_code == 130
+    assert time.monotonic() - began < 10
 
 
 def test_a_rank_that_never_comes_costs_the_timeout_and_no_more(
