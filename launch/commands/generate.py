@@ -1,5 +1,6 @@
 """The `generate` command: the files of a launch, in the run folder."""
 
+import json
 import os
 import sys
 from enum import Enum
@@ -38,7 +39,7 @@ def generate(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="replace the files of a finished or running run of another plan")
+        bool, typer.Option("--force", help="replace the files of a finished or running run")
     ] = False,
 ) -> ExitCode:
     """Write the files of a launch to the run folder; exit code 1 if the plan is not predicted to fit."""
@@ -64,7 +65,7 @@ def generate(
         files = launch_files(plan, paths, os.environ, chosen)
     except StrategyError as error:
         raise StrategyError(locate_problems(error.problems, plan.strategy)) from None
-    held = find_held_run(paths.run, plan)
+    held = find_held_run(paths.run, plan, json.loads(files["plan.json"])["environment"])
     if held is not None and not force:
         raise StrategyError(locate_problems([held], plan.strategy))
     try:

@@ -49,7 +49,9 @@ def run(
     folder = launch_paths(plan).run
     if fresh and (code := _set_aside(str(folder))) != ExitCode.OK:
         return code
-    problems = [problem for problem in (made_up_hosts(plan), find_held_run(folder, plan)) if problem]
+    # No limits: a run that is being trained is refused whatever they are, by its lock or its claim.
+    held = find_held_run(folder, plan, {})
+    problems = [problem for problem in (made_up_hosts(plan), held) if problem]
     if problems:
         raise StrategyError(locate_problems(problems, plan.strategy))
     with supervision(folder), _metrics(folder, loaded.operate.metrics_port):

@@ -330,6 +330,27 @@ def test_the_files_of_a_running_run_of_another_plan_are_not_replaced_but_of_a_st
     assert main([*line, "training.steps=7"]) == 0, "the process was killed: the run may go on otherwise"
 
 
+def test_the_limits_of_a_running_run_are_not_replaced_but_those_of_a_stopped_one(
+    generated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, line = generated
+    before = (run / "env").read_bytes()
+    assert b"MAX_MEMORY_PER_GPU=1500000000\n" not in before
+    monkeypatch.setenv("MAX_MEMORY_PER_GPU", "1500000000")
+    with other_process_that_holds(run) as process:
+        told = refused(line, capsys)
+        assert f"is being trained (attempt 1, pid {process.pid} on " in told
+        assert re.search(r"with other limits: MAX_MEMORY_PER_GPU was \d+, now 1500000000", told), told
+        assert (run / "env").read_bytes() == before
+        monkeypatch.delenv("MAX_MEMORY_PER_GPU")
+        assert main([*line, "--for", "torchrun"]) == 0, "the same limits: one more script"
+        monkeypatch.setenv("MAX_MEMORY_PER_GPU", "1500000000")
+        assert main([*line, "--force"]) == 0
+        assert (run / "replaced-001" / "env").read_bytes() == before
+    assert main(line) == 0
+    assert b"MAX_MEMORY_PER_GPU=1500000000\n" in (run / "env").read_bytes()
+
+
 def test_a_finished_run_whose_strategy_is_lost_is_not_replaced(
     generated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
