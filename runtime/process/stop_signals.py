@@ -1,11 +1,12 @@
-"""Stop requests of a rank: TERM, INT and USR1, and the end of whatever started it.
+"""Stop requests of a rank: TERM, INT, HUP and USR1, and the end of whatever started it.
 
 USR2 is a TERM: Open MPI's mpirun, which ends its ranks soon after a TERM of its own, passes USR2 on to them.
+HUP is what torchrun and srun pass on when their terminal closes; under nohup it is no request.
 
 A thread of its own takes the signals, since the main thread may be in a collective, where no Python handler
 runs. A first signal sets a flag; all ranks agree on it at the next step boundary. A second one of the same
-kind, or 20 s without a boundary after TERM or INT, ends the rank at once, without a checkpoint; so does the
-first TERM or INT before there are steps, when there is nothing to save.
+kind, or 20 s without a boundary after all but USR1, ends the rank at once, without a checkpoint; so does the
+first of all but USR1 before there are steps, when there is nothing to save.
 """
 
 import signal
@@ -23,12 +24,18 @@ ECHO_S = 3.0
 POLL_S = 1.0
 # A poll that took this much longer means that the process was paused: by Ctrl-Z, Slurm or a debugger.
 PAUSE_S = 2.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def block_signals() -> None:
     """Leaves the stop signals to `StopRequest`'s thread. Call before any library starts threads."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _heard())
+
+
+def _heard() -> tuple[signal.Signals, ...]:
+    """All of them, without a HUP that nohup has ignored: blocked, it would be received all the same."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if not (is_ignored and number == signal.SIGHUP))
 
 
 class StopRequest:
@@ -81,16 +88,17 @@ class StopRequest:
         return agreed
 
     def _listen(self) -> NoReturn:
+        heard = _heard()
         while True:
             began = time.monotonic()
-            received = signal.sigtimedwait(STOP_SIGNALS, POLL_S)
+            received = signal.sigtimedwait(heard, POLL_S)
             paused_s = time.monotonic() - began - POLL_S
             if paused_s > PAUSE_S:
                 self._deadline += paused_s  # no step could end in the meantime
             # After SIGSTOP and SIGCONT, the wait has returned with numbers that are no signal.
-            if received is not None and received.si_signo in STOP_SIGNALS:
+            if received is not None and received.si_signo in heard:
                 self._receive(received.si_signo)
-            if self._is_starting and self._deadline < float("inf"):  # by TERM or INT
+            if self._is_starting and self._deadline < float("inf"):  # by TERM, INT or HUP
                 self._exit_now(f"by {self._asked} while the ranks were starting")
             if time.monotonic() > self._deadline:
                 self._exit_now(f"by {self._asked}: no step ended within {STOP_GRACE_S:.0f} s")

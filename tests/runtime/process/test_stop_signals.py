@@ -111,7 +111,7 @@ def test_the_end_of_a_shell_above_another_launcher_is_none(tree) -> None:
     assert not answer.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_asks(tree, number: signal.Signals) -> None:
     _, answer = tree("deepspeed")
     os.kill(int(answer.with_suffix(".pid").read_text()), number)
@@ -119,7 +119,22 @@ def test_a_signal_asks(tree, number: signal.Signals) -> None:
     assert answer.read_text() == number.name
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_a_terminal_is_none_under_nohup(tree) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what it starts inherits it
+    try:
+        _, answer = tree("deepspeed")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    rank = int(answer.with_suffix(".pid").read_text())
+    os.kill(rank, signal.SIGHUP)
+    time.sleep(1.5)
+    assert not answer.exists()
+    os.kill(rank, signal.SIGTERM)
+    _until(answer.exists)
+    assert answer.read_text() == "SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_there_are_steps_ends_the_rank_at_once(tree, number: signal.Signals) -> None:
     _, answer = tree("deepspeed", starting=True)
     os.kill(int(answer.with_suffix(".pid").read_text()), number)
