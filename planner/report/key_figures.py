@@ -108,14 +108,15 @@ def _lines(plan: Plan, prediction: Prediction, run: RunForecast) -> Iterator[tup
             f"{plural(run.failures.best_interval_steps, 'step')} between checkpoints: ETTR "
             f"{run.failures.best_ratio:.1%}",
         )
-    yield "silent faults", _checks_text(plan)
+    yield "silent faults", _checks_text(plan, prediction)
 
 
-def _checks_text(plan: Plan) -> str:
+def _checks_text(plan: Plan, prediction: Prediction) -> str:
     runtime = plan.strategy.runtime
+    comparing_s = max(stage.time.checks_s for stage in prediction.stages)
     found = (
         f"{replicated_state(plan).share:.1%} of weights, masters and moments compared every "
-        f"{plural(runtime.check_replicas_every, 'step')}"
+        f"{plural(runtime.check_replicas_every, 'step')}, {comparing_s / prediction.step_s:.2%} of the time"
     )
     if runtime.replay_every is None:
         return f"{found}; nothing computed twice"
@@ -161,6 +162,7 @@ def key_figures_dict(plan: Plan, prediction: Prediction) -> dict[str, Any]:
         "state_bytes": state.total,
         "state_compared_bytes": state.compared,
         "replays_per_step": replays_per_step(plan),
+        "comparing_s_per_step": max(stage.time.checks_s for stage in prediction.stages),
     }
 
 

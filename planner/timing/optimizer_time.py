@@ -85,24 +85,25 @@ def update_time(
     copies_s = 0.0
     if reduced:
         copies = op_overhead.reduction(zero, held.num_tensors, reduced, is_bf16=is_bf16)
-        copies_s = _traffic_s(copies, reduced * element_bytes, device, network)
+        copies_s = traffic_s(copies, reduced * element_bytes, device, network)
     added_s, alone = 0.0, elements - reduced
     if alone and zero == 2 and is_bf16:
         added = op_overhead.summation(held.num_tensors, alone, is_bf16=True)
-        added_s = _traffic_s(added, alone * element_bytes, device, network)
+        added_s = traffic_s(added, alone * element_bytes, device, network)
     sums = op_overhead.summation(held.num_tensors, elements, is_bf16=is_bf16)
     adam = op_overhead.update(zero, held.num_tensors, sum(groups), is_bf16=is_bf16, moment_bytes=moment_bytes)
     return UpdateTime(
         reduction_s=reduction + copies_s,
         added_s=added_s,
         gather_s=gather,
-        update_s=_traffic_s(adam, 4 * sum(groups), device, network),
+        update_s=traffic_s(adam, 4 * sum(groups), device, network),
         beside_s=reduction - last,
-        sum_s=_traffic_s(sums, elements * element_bytes, device, network),
+        sum_s=traffic_s(sums, elements * element_bytes, device, network),
     )
 
 
-def _traffic_s(traffic: Traffic, operation_bytes: float, device: Device, network: Network) -> float:
+def traffic_s(traffic: Traffic, operation_bytes: float, device: Device, network: Network) -> float:
+    """Seconds of operations that move bytes; `operation_bytes`: a usual one's."""
     moved, issued = (
         traffic.num_bytes / device.elementwise.at(operation_bytes),
         traffic.operations * device.operation_s,

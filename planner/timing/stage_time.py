@@ -35,6 +35,7 @@ class MicroBatchTime:
 class StageTime:
     """Seconds of a stage's slowest rank: of one micro-batch, and the rest of a step.
 
+    checks_s: of other_s, what comparing copies takes (runtime.check_replicas_every), on average.
     reduce_hidden_s: of gradient_reduce_s, what runs beside backward passes (runtime.overlap_reduce).
     all_to_all_hidden_s: of each micro-batch but one, what runs beside another's compute (overlap_all_to_all).
     """
@@ -44,6 +45,7 @@ class StageTime:
     optimizer_s: float
     data_s: float
     other_s: float
+    checks_s: float = 0.0
     reduce_hidden_s: float = 0.0
     all_to_all_hidden_s: float = 0.0
 

@@ -17,6 +17,7 @@ from planner.plan.plan import Plan
 from planner.strategy.recompute import RecomputeKind
 from planner.timing import collective_time, op_overhead
 from planner.timing.boundary_time import Boundary, boundary_of
+from planner.timing.check_time import comparisons_s
 from planner.timing.collective_time import Network, network_of, slowdown, world_placement
 from planner.timing.layer_time import LayerCost, joined, layer_cost
 from planner.timing.optimizer_time import UpdateTime, reductions_per_step, update_time
@@ -137,6 +138,7 @@ class TimeModel:
         update = self._update(plan, one, micro_batch.held, network, zero)
         norm_s, other_s = self._of_world(plan, network)
         accumulation, reductions = plan.batch.accumulation, reductions_per_step(plan)
+        checks_s = comparisons_s(plan, one, micro_batch.held, self.device, network)
         return StageTime(
             micro_batch=micro_batch,
             reduce_hidden_s=reductions * _reduce_hidden_s(plan, micro_batch, update),
@@ -144,7 +146,8 @@ class TimeModel:
             gradient_reduce_s=update.gradient_reduce_s(reductions),
             optimizer_s=update.optimizer_s(reductions, accumulation if sums_locally(plan) else 0) + norm_s,
             data_s=accumulation * op_overhead.DATA_OPERATIONS * self.device.operation_s,
-            other_s=other_s,
+            other_s=other_s + checks_s,
+            checks_s=checks_s,
         )
 
     def _micro_batch(self, plan: Plan, one: StageClass, network: Network) -> MicroBatchTime:

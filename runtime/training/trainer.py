@@ -101,8 +101,8 @@ class Trainer:
                 checks=self._checks,
                 step=step,
             )
-        phases_s = self.clock.reset()
         self._checks.after_update()
+        phases_s = self.clock.reset()
         if not self._has_stepped:  # the first step makes the optimizer's state, too
             freeze_what_stays()
             self._has_stepped = True
