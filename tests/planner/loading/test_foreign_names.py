@@ -55,6 +55,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("moe_router_load_balancing_type", "none", {"training.balance_loss": 0}),
     ("moe_router_bias_update_rate", 0.002, {"training.bias_update_speed": 0.002}),
     ("moe_router_topk", 2, {"model.num_experts_per_tok": 2}),
+    ("moe_router_pre_softmax", True, {"model.norm_topk_prob": False}),
     ("num_query_groups", 4, {"model.num_key_value_heads": 4}),
     ("kv_channels", 128, {"model.head_dim": 128}),
     ("moe_shared_expert_intermediate_size", 4096, {"model.num_shared_experts": 2}),  # of 2048 each
