@@ -269,6 +269,30 @@ def test_what_is_refused_and_on_is_never_called_off(name: str, value: str) -> No
     assert "off" not in caught.value.problems[0].fix
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "consequence"),
+    [
+        ("moe_router_topk_scaling_factor", "2.5", "gates are then not scaled"),
+        ("route_scale", "2.5", "gates are then not scaled"),
+        ("moe_token_drop_policy", "position", "other tokens are then dropped"),
+        ("weight_decay_incr_style", "cosine", "it then stays at training.optimizer.weight_decay"),
+    ],
+)
+def test_what_would_change_the_training_says_what_follows(name: str, value: str, consequence: str) -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, [f"training.{name}={value}"])
+    assert consequence in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("moe_token_drop_policy", "probs"), ("weight_decay_incr_style", "constant")]
+)
+def test_what_is_so_anyway_is_said_to_change_nothing(name: str, value: str) -> None:
+    with pytest.raises(StrategyError) as caught:
+        loads(TEXT, [f"training.{name}={value}"])
+    assert "changes nothing here" in caught.value.problems[0].fix
+
+
 def test_the_shipped_strategies_use_no_foreign_name() -> None:
     load("ds_configs/tiny_cpu.yaml")
     assert not {name for name in foreign_names() if "." not in name} & {
