@@ -64,7 +64,7 @@ class OperatorTimes(TorchDispatchMode):
     """Processor seconds of the operators that run while it is entered, by name."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.seconds: dict[str, float] = {}
 
     def __torch_dispatch__(
