@@ -90,8 +90,9 @@ def record_launch_failure(
             code="SW447",
             found=f"{found}; their launcher ended with exit code {launcher_code}",
             expected="ranks that run until the last step",
-            fix="look into `dmesg` on the hosts (the OOM killer leaves a line there), then start the launch "
-            "again: the run resumes from its last checkpoint",
+            fix="look into `dmesg` on the hosts (the OOM killer leaves a line there) and for whoever "
+            "killed them (`scancel JOB.STEP` does so unsaved), then start the launch again: the run resumes "
+            "from its last checkpoint",
         )
     try:
         if record_failure(run, problem, code=ExitCode.INTERNAL_ERROR) and not is_shown:
