@@ -125,8 +125,19 @@ class ChatTemplate:
         probed = [*messages[:number], {**messages[number], "content": PROBE}]
         closing = self._render(probed, tools)[0].rpartition(PROBE)[2]
         start, after = self._place_of_probe(text, [*probed, *messages[number + 1 :]], number, tools)
-        # Characters are meant, not path components.
-        return start, len(text) - len(after) + len(commonprefix([closing, after]))  # noqa: RUF071
+        return start, len(text) - len(after) + self._common_length(closing, after)
+
+    def _common_length(self, closing: str, after: str) -> int:
+        """How many characters both begin with, without a part of a special token.
+
+        What ends a conversation (<|endoftext|>) and what begins the next message (<|user|>) may begin alike.
+        """
+        length = len(commonprefix([closing, after]))  # noqa: RUF071  # characters, not path components
+        for token in filter(None, self.special_tokens.values()):
+            for text in (closing, after):
+                cut = text.find(token, max(0, length - len(token) + 1), length + len(token) - 1)
+                length = length if cut < 0 else cut
+        return length
 
     def _place_of_probe(
         self, text: str, probed: Sequence[Message], number: int, tools: list[Any] | None
@@ -194,7 +205,11 @@ def load_chat_template(path: Path) -> ChatTemplate:
 def encode_rendered(
     tokenizer: Tokenizer, conversations: Sequence[Rendered]
 ) -> list[tuple[list[int], list[bool]]]:
-    """Ids of each conversation, and which of them are of an answer: any of their characters is in a span."""
+    """Ids of each conversation, and which of them are of an answer: any of their characters is in a span.
+
+    Of an added token, such as the <|user|> of the next message, all characters must be.
+    """
+    added = tokenizer.get_added_tokens_decoder().keys()
     encoded = tokenizer.encode_batch([c.text for c in conversations], add_special_tokens=False)
     found = []
     for conversation, encoding in zip(conversations, encoded, strict=True):
@@ -204,7 +219,10 @@ def encode_rendered(
         for place, (start, stop) in enumerate(encoding.offsets):
             while span is not None and span[1] <= start:
                 span = next(spans, None)
-            is_answer[place] = span is not None and start < span[1] and span[0] < stop
+            is_added = encoding.ids[place] in added
+            is_answer[place] = span is not None and (
+                span[0] <= start and stop <= span[1] if is_added else start < span[1] and span[0] < stop
+            )
         found.append((encoding.ids, is_answer))
     return found
 

@@ -49,7 +49,7 @@ from runtime.data.tokenizer import (
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: increase it when the same documents would give other tokens or another file.
-CACHE_FORMAT = 6
+CACHE_FORMAT = 7
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,27 @@ def test_answer_without_a_generation_prompt_begins_with_its_content() -> None:
     assert answers(PLAIN, same) == ["a<|endoftext|> "]  # not the a of "assistant"
 
 
+def test_answer_ends_before_a_special_token_that_begins_as_the_end_of_the_conversation_does() -> None:
+    """As in Phi-3: eos_token ends the conversation, so the first answer is followed by <|user|> instead."""
+    phi = (
+        "{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+    )
+    assert answers(phi, TALK) == ["fgh  ij\n\n<|end|>\n", "jig <b><|end|>\n<|endoftext|>"]
+
+
+def test_added_token_that_only_begins_in_an_answer_is_not_of_it(tmp_path: Path) -> None:
+    folder = save_chat_tokenizer(tmp_path, CHATML)
+    tokenizer = conversation_tokenizer(load_tokenizer(folder))
+    text = "<|im_start|>ab<|im_end|><|im_start|>c"
+    spans = ((len("<|im_start|>"), text.rindex("<|im_start|>") + 1),)
+    ((ids, is_answer),) = encode_rendered(tokenizer, [Rendered(text=text, spans=spans)])
+    tokens = [tokenizer.id_to_token(number) for number in ids]
+    assert [token for token, is_one in zip(tokens, is_answer, strict=True) if is_one][-1] == "<|im_end|>"
+    assert sum(is_answer) == len(ids) - 3  # without both <|im_start|> and c
+
+
 def test_answer_that_looks_otherwise_when_others_follow_is_found_in_the_conversation() -> None:
     assert template_of(THOUGHTS).render(TALK).text == (
         "<|im_start|>user\nabc dé<|im_end|>\n<|im_start|>assistant\nfgh  ij<|im_end|>\n"
